@@ -1,0 +1,147 @@
+"""Frozen settings, checked on construction. Sizes are in tokens, rows or bytes as each field says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lrqk_cli.errors import UsageError
+
+AttentionMode = Literal["lrqk", "dense", "offload"]
+TailMode = Literal["mean", "none"]
+LayerKind = Literal["full", "sliding"]
+
+
+def _require(condition: bool, message: str, hint: str = "") -> None:
+    if not condition:
+        raise UsageError(message, hint)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """The shape of a decoder-only transformer, as far as memory and attention depend on it.
+
+    Attributes:
+        name: what the user called the model.
+        layer_kinds: one entry a layer; sliding layers keep ``sliding_window`` tokens only.
+        num_heads, num_kv_heads: query heads H and KV heads; H is a multiple of KV.
+        head_dim: d.
+        max_context: tokens the config allows, RoPE scaling included.
+        trained_context: tokens the model was trained on, before any RoPE scaling.
+        num_parameters: parameters of the model, tied embeddings counted once.
+    """
+
+    name: str
+    architecture: str
+    layer_kinds: tuple[LayerKind, ...]
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    max_context: int
+    trained_context: int
+    num_parameters: int
+    sliding_window: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context"):
+            _require(getattr(self, name) > 0, f"The model's {name} must be positive.")
+        _require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"{self.num_heads} query heads cannot be shared evenly by {self.num_kv_heads} KV heads.",
+        )
+        _require(
+            "sliding" not in self.layer_kinds or bool(self.sliding_window),
+            "A model with sliding-window layers must say how wide the window is.",
+        )
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layer_kinds)
+
+    @property
+    def num_full_layers(self) -> int:
+        """Number of layers that attend to the whole context."""
+        return self.layer_kinds.count("full")
+
+    @property
+    def group_size(self) -> int:
+        """G, the query heads that share one KV head."""
+        return self.num_heads // self.num_kv_heads
+
+
+@dataclass(frozen=True, slots=True)
+class LrqkConfig:
+    """Settings of the attention.
+
+    Attributes:
+        attention: ``lrqk``; or the baselines ``dense`` (all rows on the device) and
+            ``offload`` (all rows in host memory, streamed at every step).
+        rank: r, the width of the low-rank index.
+        index_bits: 8 (int8 with a scale per dimension and KV head) or 16 (bfloat16).
+        hot: C, the resident rows of a KV head.
+        top_k: m, the best-scored rows that a step demands to be resident.
+        recent: the newest rows, always resident beside the hot set.
+        tail: ``mean`` adds the mass of the non-resident rows with their mean value; ``none`` drops it.
+        segment: tokens that go through the model at once during prefill.
+    """
+
+    attention: AttentionMode = "lrqk"
+    rank: int = 32
+    index_bits: Literal[8, 16] = 8
+    hot: int = 8192
+    top_k: int = 1024
+    recent: int = 64
+    tail: TailMode = "mean"
+    segment: int = 8192
+
+    def __post_init__(self) -> None:
+        _require(
+            self.attention in get_args(AttentionMode),
+            f"There is no attention mode '{self.attention}'.",
+            f"Choose one of {', '.join(get_args(AttentionMode))}.",
+        )
+        _require(self.tail in get_args(TailMode), f"There is no tail '{self.tail}'.", "Choose mean or none.")
+        _require(
+            self.index_bits in (8, 16), f"The index cannot have {self.index_bits} bits.", "Choose 8 or 16."
+        )
+        for name in ("rank", "hot", "top_k", "recent", "segment"):
+            _require(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be at least 1.")
+        _require(
+            self.top_k <= self.hot,
+            f"--top-k {self.top_k} rows cannot be resident in --hot {self.hot} rows.",
+            "Raise --hot or lower --top-k.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """How the next token is chosen.
+
+    Attributes:
+        max_new_tokens: tokens to generate at most; None means as many as the context holds.
+        temperature: 0 takes the likeliest token (greedy).
+        top_p: nucleus mass in (0, 1]; 1 switches it off.
+        sample_top_k: candidates kept before sampling; 0 switches it off.
+        repetition_penalty: above 1 discourages tokens that stand in the context; 1 switches it off.
+        seed: makes sampling repeatable; None draws a fresh one.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    sample_top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.max_new_tokens is None or self.max_new_tokens > 0, "--max-new-tokens must be at least 1."
+        )
+        _require(0.0 <= self.temperature, "--temperature cannot be negative.")
+        _require(0.0 < self.top_p <= 1.0, "--top-p must be above 0 and at most 1.")
+        _require(self.sample_top_k >= 0, "--sample-top-k cannot be negative.")
+        _require(self.repetition_penalty > 0.0, "--repetition-penalty must be positive.")

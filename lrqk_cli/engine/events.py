@@ -1,0 +1,68 @@
+"""What the engine tells the outside world: plain values, no terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lrqk_cli.telemetry.stats import StepStats
+
+FinishReason = Literal["stop", "length", "context"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """One more segment of the prompt has gone through the model.
+
+    Attributes:
+        done, total: tokens of this prompt.
+        seconds: time since this prefill began.
+    """
+
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Prefill speed so far; 0 before the first segment."""
+        return self.done / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One new token.
+
+    Attributes:
+        token: its id; a stop token is reported too, with ``finish_reason`` ``stop``.
+        finish_reason: None while the answer goes on; ``stop`` a stop token, ``length`` the limit of new
+            tokens, ``context`` the reserved context is full.
+        stats: what computing it cost; zeros for the first token, which the prefill pays for.
+    """
+
+    token: int
+    finish_reason: FinishReason | None
+    stats: StepStats
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes in use.
+
+    Attributes:
+        device: ``cpu``, ``cuda:0``, …
+        device_bytes: allocated on the device now (the process's resident memory on a CPU).
+        peak_device_bytes: the most so far.
+        weight_bytes: the model's parameters and buffers.
+        host_kv_bytes: the KV store in host memory, at the reserved context.
+        index_bytes: the low-rank index.
+        hot_bytes: resident rows and the recent window.
+    """
+
+    device: str
+    device_bytes: int
+    peak_device_bytes: int
+    weight_bytes: int
+    host_kv_bytes: int
+    index_bytes: int
+    hot_bytes: int

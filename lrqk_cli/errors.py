@@ -1,0 +1,55 @@
+"""Every failure that a user can meet: one plain sentence, one hint, one exit code."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LrqkError(Exception):
+    """Base of all expected failures.
+
+    Args:
+        message: one sentence: what was asked and what is wrong with it.
+        hint: one sentence: what to try instead; may be empty.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(LrqkError):
+    """A flag, variable or setting has no meaning, or two contradict each other."""
+
+    exit_code = 2
+
+
+class DocumentError(LrqkError):
+    """A document cannot be read."""
+
+    exit_code = 3
+
+
+class ModelError(LrqkError):
+    """A model cannot be had, loaded or supported."""
+
+    exit_code = 4
+
+
+class UnsupportedModelError(ModelError):
+    """The model's config asks for a feature that the engine does not honour; the message names it."""
+
+
+class OutOfMemoryError(LrqkError):
+    """The model and the context do not fit in the memory there is."""
+
+    exit_code = 5
+
+
+class ContextLengthError(LrqkError):
+    """The text is longer than the context."""
+
+    exit_code = 6

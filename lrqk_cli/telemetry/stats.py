@@ -1,0 +1,65 @@
+"""Counters of the decode steps: hits, misses, bytes and times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What one decode step cost.
+
+    Attributes:
+        rows_wanted: rows that the step demanded to be resident, summed over layers and KV heads.
+        rows_fetched: how many of them were missing and came from the host.
+        bytes_fetched: bytes that came from the host for this step.
+        row_sets: layers times KV heads that were served, the divisor for figures "per KV head".
+        seconds: wall time of the step.
+    """
+
+    rows_wanted: int = 0
+    rows_fetched: int = 0
+    bytes_fetched: int = 0
+    row_sets: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class DecodeTotals:
+    """Sums over decode steps; ``add`` one ``StepStats`` a step."""
+
+    steps: int = 0
+    rows_wanted: int = 0
+    rows_fetched: int = 0
+    bytes_fetched: int = 0
+    row_sets: int = 0
+    seconds: float = 0.0
+
+    def add(self, step: StepStats) -> None:
+        """Count one more step."""
+        self.steps += 1
+        self.rows_wanted += step.rows_wanted
+        self.rows_fetched += step.rows_fetched
+        self.bytes_fetched += step.bytes_fetched
+        self.row_sets += step.row_sets
+        self.seconds += step.seconds
+
+    @property
+    def miss_rate(self) -> float:
+        """Share of the demanded rows that were not resident; 0 when nothing was demanded."""
+        return self.rows_fetched / self.rows_wanted if self.rows_wanted else 0.0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the demanded rows that were resident."""
+        return 1.0 - self.miss_rate
+
+    @property
+    def rows_fetched_per_step(self) -> float:
+        """Mean rows fetched per decode step, layer and KV head."""
+        return self.rows_fetched / self.row_sets if self.row_sets else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decode speed; 0 before the first step."""
+        return self.steps / self.seconds if self.seconds else 0.0
