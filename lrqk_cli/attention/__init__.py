@@ -1,1 +1,1 @@
-
+"""The LRQK attention and its cache."""

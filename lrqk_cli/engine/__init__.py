@@ -1,1 +1,1 @@
-
+"""Prefill, decode and generation over one model and one cache."""

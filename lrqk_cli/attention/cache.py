@@ -1,0 +1,109 @@
+"""The cache that transformers sees: one layer object a decoder layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers.cache_utils import Cache
+
+from lrqk_cli.attention.host_store import RowStore
+from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
+from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
+from lrqk_cli.telemetry.stats import StepStats
+
+
+class LrqkCache(Cache):  # type: ignore[misc]  # transformers' cache is untyped
+    """KV cache of one sequence, for ``past_key_values`` of a model that ``attach`` has prepared.
+
+    Args:
+        spec: shape of the model.
+        settings: ``settings.attention`` decides what full-attention layers do.
+        context: tokens to reserve room for.
+        dtype: element type of the rows, the model's own.
+        device: where the model computes.
+
+    Raises:
+        OutOfMemoryError: the host memory is not there, or cannot be pinned.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        settings: LrqkConfig,
+        context: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.context = context
+        self.dtype = dtype
+        self.device = device
+        super().__init__(layers=[self._make_layer(kind) for kind in spec.layer_kinds])
+
+    def _make_layer(self, kind: LayerKind) -> AttentionLayer:
+        if kind == "sliding":
+            assert self.spec.sliding_window is not None  # ModelSpec checks it
+            return SlidingLayer(self.spec, self.spec.sliding_window, self.dtype, self.device)
+        if self.settings.attention == "lrqk":
+            return LrqkLayer(self.spec, self.settings, self.context, self.dtype, self.device)
+        on_device = self.settings.attention == "dense"
+        store = RowStore(self.spec, self.context, self.dtype, self.device, on_device=on_device)
+        return FullLayer(self.spec, store)
+
+    @contextmanager
+    def prefilling(self) -> Iterator[None]:
+        """Treat single tokens as segments too, attended exactly, inside this context."""
+        for layer in self.layers:
+            layer.prefilling = True
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.prefilling = False
+
+    def settle(self) -> None:
+        """Prepare for decode steps now; else the first step does it."""
+        for layer in self.layers:
+            layer.settle()
+
+    def take_stats(self, seconds: float = 0.0) -> StepStats:
+        """Return the counters of all layers since they were last taken, with the time they took."""
+        taken = [layer.take_stats() for layer in self.layers]
+        return StepStats(
+            rows_wanted=sum(stats.rows_wanted for stats in taken),
+            rows_fetched=sum(stats.rows_fetched for stats in taken),
+            bytes_fetched=sum(stats.bytes_fetched for stats in taken),
+            row_sets=sum(stats.row_sets for stats in taken),
+            seconds=seconds,
+        )
+
+    @property
+    def host_kv_bytes(self) -> int:
+        """Bytes of the rows kept outside the device's own memory."""
+        stores = [layer.store for layer in self.layers if isinstance(layer, FullLayer)]
+        return sum(store.rows.nbytes for store in stores if not store.on_device)
+
+    @property
+    def device_kv_bytes(self) -> int:
+        """Bytes of the rows of all tokens kept on the device."""
+        stores = [layer.store for layer in self.layers if isinstance(layer, FullLayer)]
+        return sum(store.rows.nbytes for store in stores if store.on_device)
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the low-rank index."""
+        return sum(layer.index.nbytes for layer in self.layers if isinstance(layer, LrqkLayer))
+
+    @property
+    def hot_bytes(self) -> int:
+        """Bytes of hot rows and recent windows."""
+        return sum(layer.hot.rows.nbytes for layer in self.layers if isinstance(layer, LrqkLayer))
+
+    @property
+    def sliding_bytes(self) -> int:
+        """Bytes of the windows of sliding-window layers."""
+        return sum(layer.ring.rows.nbytes for layer in self.layers if isinstance(layer, SlidingLayer))

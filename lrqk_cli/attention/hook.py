@@ -1,0 +1,139 @@
+"""How a transformers model comes to use the cache: registration, attach and detach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.layers import AttentionParams
+from lrqk_cli.errors import LrqkError, UnsupportedModelError
+
+ATTENTION_NAME = "lrqk"
+_CACHE_ARGUMENT = "lrqk_cache"
+
+# Arguments that say nothing about which keys a query sees, or with what weight.
+_NEUTRAL = frozenset(
+    {"is_causal", "position_ids", "position_embeddings", "cache_position", "use_cache", "logits_to_keep"}
+)
+
+
+@torch.no_grad()
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    lrqk_cache: LrqkCache | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Serve transformers' attention interface from the cache.
+
+    Args:
+        module: the attention module; its ``layer_idx`` names the layer of the cache.
+        query: ``[1, H, S, d]``, after RoPE.
+        key, value: ``[1, KV, S, d]``, what ``LrqkCache.update`` returned.
+        attention_mask: must be None; the cache knows what is causal.
+        scaling: factor of the logits; ``1/√d`` if the model does not say.
+        softcap, s_aux: see ``AttentionParams``.
+        lrqk_cache: put in by ``attach``.
+
+    Returns:
+        The output ``[1, S, H, d]``, and None for the attention weights.
+
+    Raises:
+        UnsupportedModelError: the model passes something that is not honoured here; it is named.
+    """
+    if lrqk_cache is None:
+        raise LrqkError(
+            "The model was called without an LRQK cache.",
+            "Pass the cache that attach() yields as past_key_values.",
+        )
+    layer = lrqk_cache.layers[module.layer_idx]
+    _refuse_unknown(attention_mask, dropout, others)
+    if (sliding_window is not None) != layer.is_sliding:
+        raise UnsupportedModelError(
+            f"Layer {module.layer_idx} passes sliding_window={sliding_window}, unlike what the model's config says."
+        )
+    heads, length, width = query.shape[1:]
+    grouped = query[0].view(key.shape[1], heads // key.shape[1], length, width)
+    params = AttentionParams(width**-0.5 if scaling is None else scaling, softcap, s_aux)
+    output = layer.attend(grouped, key[0], value[0], params)
+    return output.to(query.dtype).view(1, heads, length, width).transpose(1, 2), None
+
+
+def _refuse_unknown(attention_mask: Tensor | None, dropout: float, others: Mapping[str, Any]) -> None:
+    if attention_mask is not None:
+        raise UnsupportedModelError("The model passes its own attention mask, which LRQK does not honour.")
+    if dropout:
+        raise UnsupportedModelError("The model asks for attention dropout.", "Call model.eval() first.")
+    if others.get("is_causal") is False:
+        raise UnsupportedModelError("The model asks for attention that is not causal.")
+    for name, setting in others.items():
+        if name not in _NEUTRAL and setting is not None and setting is not False:
+            raise UnsupportedModelError(
+                f"The model passes '{name}' to its attention, which LRQK does not honour."
+            )
+
+
+def _no_mask(*_: Any, attention_mask: Tensor | None = None, use_vmap: bool = False, **__: Any) -> None:
+    """Build no mask, and refuse what a mask would be needed for."""
+    if use_vmap:
+        raise UnsupportedModelError(
+            "The model overlays its causal mask with another, which LRQK does not honour."
+        )
+    if attention_mask is not None and not bool(attention_mask.all()):
+        raise UnsupportedModelError(
+            "The input is padded, which LRQK does not honour.", "Pass one unpadded sequence."
+        )
+
+
+def _hand_over_cache(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    cache = kwargs.get("past_key_values")
+    if isinstance(cache, LrqkCache):
+        kwargs[_CACHE_ARGUMENT] = cache
+    return args, kwargs
+
+
+def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    modules = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "scaling")]
+    layers = model.config.get_text_config().num_hidden_layers
+    if len(modules) != layers:
+        raise UnsupportedModelError(
+            f"The model has {layers} layers, of which {len(modules)} use the attention interface of transformers."
+        )
+    return modules
+
+
+@contextmanager
+def attached(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model's attention be served by the ``LrqkCache`` that it is called with, inside this context.
+
+    Raises:
+        UnsupportedModelError: the model does not use transformers' attention interface throughout.
+    """
+    AttentionInterface.register(ATTENTION_NAME, attention_forward)
+    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+    handles = [
+        module.register_forward_pre_hook(_hand_over_cache, with_kwargs=True)
+        for module in _attention_modules(model)
+    ]
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(ATTENTION_NAME)
+        yield
+    finally:
+        model.set_attn_implementation(before)
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,117 @@
+"""The store of all K and V rows of one layer, in host memory or (for ``dense``) on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.config import ModelSpec
+from lrqk_cli.errors import ContextLengthError
+from lrqk_cli.memory import accounting
+from lrqk_cli.memory.tensors import empty, empty_host
+
+# Rows that travel at once when the store is streamed; two such buffers exist at a time.
+STREAM_ROWS = 8192
+
+
+class RowStore:
+    """K and V of every token, side by side: ``rows[KV, context, 2, d]``.
+
+    A row is the unit that travels, so K and V of a token are neighbours: twice the bytes of a transfer, half
+    the transfers.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, context: int, dtype: torch.dtype, device: torch.device, *, on_device: bool
+    ) -> None:
+        shape = accounting.row_store(spec, context, str(dtype).removeprefix("torch."))
+        self.device = device
+        self.on_device = on_device
+        local = on_device or device.type == "cpu"
+        if on_device:
+            self.rows = empty(shape, device)
+        else:
+            self.rows = empty_host(shape, pinned=device.type == "cuda")
+        self._copy_stream = None if local else torch.cuda.Stream(device)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens there is room for."""
+        return self.rows.shape[1]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one token's K and V for one KV head."""
+        return self.rows[0, 0].nbytes
+
+    def write(self, start: int, key: Tensor, value: Tensor) -> None:
+        """Store K and V ``[KV, S, d]`` of the tokens from ``start`` on.
+
+        Raises:
+            ContextLengthError: there is no room for them; nothing was written.
+        """
+        stop = start + key.shape[1]
+        if stop > self.capacity:
+            raise ContextLengthError(
+                f"The text reaches {stop:,} tokens, and the context was reserved for {self.capacity:,}.",
+                "Raise --ctx.",
+            )
+        rows = torch.stack((key, value), dim=2)
+        # Head by head both sides are contiguous, and such a copy to pinned memory does not block.
+        for head in range(rows.shape[0]):
+            self.rows[head, start:stop].copy_(rows[head], non_blocking=True)
+
+    def gather(self, head: Tensor, token: Tensor) -> Tensor:
+        """Return single rows ``[n, 2, d]`` on the device; waits for the device to know which."""
+        if self._copy_stream is None:
+            return self.rows[head, token]
+        return self.rows[head.cpu(), token.cpu()].to(self.device, non_blocking=True)
+
+    def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield K and V of the tokens in ``[start, stop)``, in chunks ``[KV, S, d]`` on the device.
+
+        A chunk is valid until the next one is asked for: two buffers take turns, and one is filled while the
+        other is in use.
+        """
+        if stop <= start:
+            return
+        if self._copy_stream is None:
+            rows = self.rows[:, start:stop]
+            yield rows[:, :, 0], rows[:, :, 1]
+            return
+        yield from self._stream_from_host(self._copy_stream, start, stop)
+
+    def _stream_from_host(
+        self, copies: torch.cuda.Stream, start: int, stop: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        compute = torch.cuda.current_stream(self.device)
+        heads, _, _, width = self.rows.shape
+        starts = range(start, stop, STREAM_ROWS)
+        shape = (heads, min(STREAM_ROWS, stop - start), 2, width)
+        buffers = [
+            torch.empty(shape, dtype=self.rows.dtype, device=self.device) for _ in range(min(2, len(starts)))
+        ]
+        # What the compute stream has still to write to the host must have arrived.
+        copies.wait_stream(compute)
+        filled = self._fill(copies, buffers[0], start, stop)
+        for number, first in enumerate(starts):
+            compute.wait_event(filled)
+            count = min(STREAM_ROWS, stop - first)
+            if number + 1 < len(starts):
+                copies.wait_stream(compute)
+                filled = self._fill(copies, buffers[(number + 1) % 2], first + STREAM_ROWS, stop)
+            rows = buffers[number % 2][:, :count]
+            yield rows[:, :, 0], rows[:, :, 1]
+        for buffer in buffers:
+            buffer.record_stream(copies)
+
+    def _fill(self, copies: torch.cuda.Stream, buffer: Tensor, first: int, stop: int) -> torch.cuda.Event:
+        count = min(STREAM_ROWS, stop - first)
+        with torch.cuda.stream(copies):
+            for head in range(self.rows.shape[0]):
+                buffer[head, :count].copy_(self.rows[head, first : first + count], non_blocking=True)
+            event = torch.cuda.Event()
+            event.record(copies)
+        return event

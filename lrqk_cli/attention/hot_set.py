@@ -1,0 +1,126 @@
+"""Rows that are resident on the device: the recent window of a layer, and its sticky hot set."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.kernels.dispatch import Fetches
+from lrqk_cli.memory import accounting
+from lrqk_cli.memory.tensors import empty
+
+
+class Ring:
+    """The newest rows of one layer: the row of token t stands at ``t % size``.
+
+    The used part is always the prefix ``rows[:, :min(length, size)]``; attention does not care for its order.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    @property
+    def size(self) -> int:
+        """Rows of a KV head there is room for."""
+        return self.rows.shape[1]
+
+    def append(self, length: int, key: Tensor, value: Tensor) -> None:
+        """Take up K and V ``[KV, S, d]`` of the tokens from ``length`` on; the oldest leave."""
+        count = min(self.size, key.shape[1])
+        first = length + key.shape[1] - count
+        slots = torch.arange(first, first + count, device=self.rows.device) % self.size
+        self.rows[:, slots] = torch.stack((key[:, -count:], value[:, -count:]), dim=2)
+
+    def ordered(self, length: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return K and V ``[KV, count, d]`` of the newest ``count`` of ``length`` tokens, oldest first."""
+        slots = torch.arange(length - count, length, device=self.rows.device) % self.size
+        rows = self.rows[:, slots]
+        return rows[:, :, 0], rows[:, :, 1]
+
+
+class HotSet:
+    """Resident rows of one layer: ``recent`` newest ones and C chosen ones, in one buffer.
+
+    Every KV head holds equally many rows, and they fill the buffer from its start, so that attention over all
+    residents is attention over a prefix.
+
+    Attributes:
+        rows: ``[KV, recent + C, 2, d]``, the recent window first.
+        slot_token: the token in each hot slot, ``[KV, C]``; -1 where empty.
+        resident: bool ``[KV, context]``: the token is in a hot slot.
+        count: filled hot slots of each KV head.
+        value_sum: sum of V over the hot slots, float64 ``[KV, d]``: it is updated in place over many steps.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, settings: LrqkConfig, context: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        name = str(dtype).removeprefix("torch.")
+        self.rows = empty(accounting.hot_rows(spec, settings, context, name), device)
+        self.slot_token = empty(accounting.slot_tokens(spec, settings, context), device)
+        self.resident = empty(accounting.resident_mask(spec, context), device)
+        self.value_sum = empty(accounting.head_vector(spec, "float64"), device)
+        self.recent = Ring(self.rows[:, : settings.recent])
+        self._hot = self.rows[:, settings.recent :]
+        self.clear()
+
+    @property
+    def size(self) -> int:
+        """C, the hot slots of a KV head."""
+        return self.slot_token.shape[1]
+
+    def clear(self) -> None:
+        """Empty the hot slots; the recent window stays."""
+        self.slot_token.fill_(-1)
+        self.resident.zero_()
+        self.value_sum.zero_()
+        self.count = 0
+
+    def candidates(self, length: int) -> int:
+        """Return how many of ``length`` tokens have left the recent window and may be in hot slots."""
+        return max(0, length - self.recent.size)
+
+    def append(self, length: int, key: Tensor, value: Tensor) -> None:
+        """Take up one token's K and V ``[KV, 1, d]``; the one that leaves the window takes a free hot slot."""
+        leaving = length - self.recent.size
+        if leaving == self.count < self.size:
+            rows = self.recent.rows[:, length % self.recent.size].unsqueeze(1)
+            self.fill(rows[:, :, 0], rows[:, :, 1])
+        self.recent.append(length, key, value)
+
+    def fill(self, key: Tensor, value: Tensor) -> None:
+        """Put K and V ``[KV, S, d]`` of the tokens from ``count`` on into the slots from ``count`` on.
+
+        While all candidates fit, slot i holds token i.
+        """
+        stop = self.count + key.shape[1]
+        self._hot[:, self.count : stop, 0] = key
+        self._hot[:, self.count : stop, 1] = value
+        self.slot_token[:, self.count : stop] = torch.arange(self.count, stop, device=self.rows.device)
+        self.resident[:, self.count : stop] = True
+        self.value_sum += value.double().sum(1)
+        self.count = stop
+
+    def replace(self, fetches: Fetches, rows: Tensor) -> None:
+        """Put fetched rows ``[n, 2, d]`` into their slots; no slot of any KV head may be empty afterwards."""
+        head, token, slot = fetches
+        leaving = self.slot_token[head, slot]
+        occupied = leaving >= 0
+        self.resident[head[occupied], leaving[occupied]] = False
+        gone = self._hot[head, slot, 1].double().where(occupied.unsqueeze(1), 0.0)
+        self.value_sum.index_add_(0, head, rows[:, 1].double() - gone)
+        self._hot[head, slot] = rows
+        self.slot_token[head, slot] = token
+        self.resident[head, token] = True
+        self.count = self.size
+
+    def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
+        """Return K and V ``[KV, n, d]`` of all residents: recent window and hot slots."""
+        used = min(length, self.recent.size) + self.count
+        return self.rows[:, :used, 0], self.rows[:, :used, 1]
+
+    def resident_value_sum(self, length: int) -> Tensor:
+        """Return the sum of V over all residents, float64 ``[KV, d]``."""
+        recent = self.recent.rows[:, : min(length, self.recent.size), 1]
+        return self.value_sum + recent.double().sum(1)

@@ -1,0 +1,200 @@
+"""Cache layers that serve attention exactly: the base of all layers, full attention, and sliding windows."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from lrqk_cli.attention.host_store import RowStore
+from lrqk_cli.attention.hot_set import Ring
+from lrqk_cli.config import ModelSpec
+from lrqk_cli.errors import UnsupportedModelError
+from lrqk_cli.kernels import dispatch
+from lrqk_cli.memory import accounting
+from lrqk_cli.memory.tensors import empty
+from lrqk_cli.telemetry.stats import StepStats
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionParams:
+    """What a model passes to its attention function beside Q, K and V.
+
+    Attributes:
+        scaling: factor of the logits.
+        softcap: logits become ``softcap · tanh(logits / softcap)``.
+        sinks: one more logit per query head, ``[H]``, that takes part in the softmax and has no value.
+    """
+
+    scaling: float
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
+class AttentionLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers' cache is untyped
+    """One layer of the cache; transformers calls ``update`` and then, through the hook, ``attend``.
+
+    Batch size is one. Lengths are tokens.
+
+    Attributes:
+        length: tokens announced by ``update``.
+        prefilling: single tokens are segments too, not decode steps.
+    """
+
+    is_compileable: ClassVar[bool] = False
+    is_sliding: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.length = 0
+        self.prefilling = False
+        self.batch_size = 1
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: everything was allocated on construction."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Count the new tokens and hand their K and V ``[1, KV, S, d]`` on; ``attend`` stores them."""
+        if key_states.shape[0] != 1:
+            raise UnsupportedModelError(
+                f"A batch of {key_states.shape[0]} sequences was asked for; the cache holds one.",
+                "Generate one sequence at a time.",
+            )
+        self.length += key_states.shape[2]
+        return key_states, value_states
+
+    @abstractmethod
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """Attend with the newest S tokens over all tokens so far, and store their K and V.
+
+        Args:
+            query: ``[KV, G, S, d]``.
+            key, value: ``[KV, S, d]``, what ``update`` was given.
+            params: see ``AttentionParams``.
+
+        Returns:
+            ``[KV, G, S, d]``, in float32.
+        """
+
+    def get_seq_length(self) -> int:
+        """Return the tokens seen."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """Return the length and offset of a mask over all tokens, after transformers' protocol."""
+        new = query_length if isinstance(query_length, int) else len(query_length)
+        return self.length + new, 0
+
+    def get_max_length(self) -> int:
+        """Return -1: what limits a layer is said by the error of its store."""
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        """Return the same under the name that transformers before 5.10 uses."""
+        return self.get_max_length()
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        self.length = 0
+
+    def settle(self) -> None:
+        """Prepare for decode steps after a prefill."""
+
+    def take_stats(self) -> StepStats:
+        """Return the counters since they were last taken."""
+        return StepStats()
+
+
+class FullLayer(AttentionLayer):
+    """Exact attention over all rows: resident on the device (``dense``) or streamed from the host (``offload``).
+
+    Attributes:
+        stored: tokens whose rows are in the store.
+    """
+
+    def __init__(self, spec: ModelSpec, store: RowStore) -> None:
+        super().__init__()
+        self.spec = spec
+        self.store = store
+        self.stored = 0
+        self._streamed_rows = 0
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """Attend exactly; see ``AttentionLayer.attend``."""
+        return self.attend_exactly(query, key, value, params)
+
+    def write(self, key: Tensor, value: Tensor) -> None:
+        """Store K and V ``[KV, S, d]`` of the next tokens."""
+        self.store.write(self.stored, key, value)
+        self.stored += key.shape[1]
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        super().reset()
+        self.stored = self._streamed_rows = 0
+
+    def attend_exactly(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """Attend to the own segment causally, and to all earlier rows chunk by chunk; merge by log-sum-exp."""
+        earlier = self.stored
+        self.write(key, value)
+        output, lse = dispatch.attend(
+            query, key, value, scaling=params.scaling, softcap=params.softcap, causal=True
+        )
+        for keys, values in self.store.stream(0, earlier):
+            chunk_output, chunk_lse = dispatch.attend(
+                query, keys, values, scaling=params.scaling, softcap=params.softcap
+            )
+            output, lse = dispatch.merge(output, lse, chunk_output, chunk_lse)
+        self._streamed_rows += earlier * self.spec.num_kv_heads
+        return weigh_sinks(output, lse, params.sinks)
+
+    def take_stats(self) -> StepStats:
+        """Count every earlier row as wanted, and as fetched where the store is not on the device."""
+        wanted, self._streamed_rows = self._streamed_rows, 0
+        fetched = 0 if self.store.on_device else wanted
+        return StepStats(wanted, fetched, fetched * self.store.row_bytes, self.spec.num_kv_heads)
+
+
+class SlidingLayer(AttentionLayer):
+    """Exact attention over the newest ``window`` tokens: a small ring of rows on the device."""
+
+    is_sliding: ClassVar[bool] = True
+
+    def __init__(self, spec: ModelSpec, window: int, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        name = str(dtype).removeprefix("torch.")
+        self.ring = Ring(empty(accounting.ring(spec, window, name), device))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """Attend within the window; see ``AttentionLayer.attend``."""
+        segment = key.shape[1]
+        earlier = self.length - segment
+        # The window counts the query's own token.
+        past = min(earlier, self.ring.size - 1)
+        past_key, past_value = self.ring.ordered(earlier, past)
+        output, lse = dispatch.attend(
+            query,
+            torch.cat((past_key, key), 1),
+            torch.cat((past_value, value), 1),
+            scaling=params.scaling,
+            softcap=params.softcap,
+            causal=True,
+            window=self.ring.size,
+        )
+        self.ring.append(earlier, key, value)
+        return weigh_sinks(output, lse, params.sinks)
+
+
+def weigh_sinks(output: Tensor, lse: Tensor, sinks: Tensor | None) -> Tensor:
+    """Let attention sinks take their share: ``o · e^lse / (e^lse + e^sink)``, ``[KV, G, S, d]``."""
+    if sinks is None:
+        return output
+    heads, group, _ = lse.shape
+    return output * torch.sigmoid(lse - sinks.float().view(heads, group, 1)).unsqueeze(-1)

@@ -1,0 +1,148 @@
+"""LRQK for one layer: exact prefill; decode over the hot set, which the low-rank index keeps up to date."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.attention.factors import GramAccumulator
+from lrqk_cli.attention.host_store import RowStore
+from lrqk_cli.attention.hot_set import HotSet
+from lrqk_cli.attention.index import LowRankIndex
+from lrqk_cli.attention.layers import AttentionParams, FullLayer, weigh_sinks
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.kernels import dispatch
+from lrqk_cli.memory import accounting
+from lrqk_cli.memory.tensors import empty
+from lrqk_cli.telemetry.stats import StepStats
+
+# The hot set starts with the rows that matter to the newest queries: the question, in a chat.
+_SEED_QUERIES = 32
+
+
+class LrqkLayer(FullLayer):
+    """A full-attention layer whose rows live in host memory.
+
+    Segments are attended exactly and add to the Gram matrices. ``settle`` then solves the factors, builds or
+    extends the index, and seeds the hot set. A single token after that is a decode step: it attends to the
+    residents, and the mass of all other rows is added with their mean value (``tail``).
+    """
+
+    def __init__(
+        self, spec: ModelSpec, settings: LrqkConfig, context: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__(spec, RowStore(spec, context, dtype, device, on_device=False))
+        self.settings = settings
+        self.index = LowRankIndex(spec, settings, context, device)
+        self.hot = HotSet(spec, settings, context, dtype, device)
+        self.grams = GramAccumulator(spec, device)
+        self._value_sum = empty(accounting.head_vector(spec, "float64"), device)
+        self._seed: tuple[Tensor, AttentionParams] | None = None
+        self._fitted = self._wanted = self._fetched = 0
+        self._value_sum.zero_()
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """Attend approximately if this is a single token on a settled layer, else exactly."""
+        if self.prefilling or key.shape[1] > 1 or self.length == 1:
+            return self._attend_segment(query, key, value, params)
+        self.settle()
+        return self._attend_token(query, key, value, params)
+
+    def reset(self) -> None:
+        """Forget all tokens and what was fitted to them."""
+        super().reset()
+        self.grams.reset()
+        self.hot.clear()
+        self.index.truncate(0)
+        self._value_sum.zero_()
+        self._seed = None
+        self._fitted = self._wanted = self._fetched = 0
+
+    def settle(self) -> None:
+        """Bring index and hot set up to date with the segments that went through since the last time."""
+        if self._seed is None:
+            return
+        if self.stored - self._fitted > self._fitted:
+            chunks = (key for key, _ in self.store.stream(0, self.stored))
+            self.index.rebuild(self.grams.solve(self.index.rank), chunks)
+            self._fitted = self.stored
+        else:
+            for key, _ in self.store.stream(self.index.length, self.stored):
+                self.index.append(key)
+        candidates = self.hot.candidates(self.stored)
+        if candidates <= self.hot.size:
+            for key, value in self.store.stream(self.hot.count, candidates):
+                self.hot.fill(key, value)
+        else:
+            self._fetch(self._seed_scores(*self._seed)[:, :candidates], self.hot.size)
+        self._seed = None
+
+    def take_stats(self) -> StepStats:
+        """Return rows demanded and rows fetched by the decode steps since the counters were last taken."""
+        wanted, fetched = self._wanted, self._fetched
+        self._wanted = self._fetched = 0
+        return StepStats(wanted, fetched, fetched * self.store.row_bytes, self.spec.num_kv_heads)
+
+    def _attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        earlier = self.stored
+        output = self.attend_exactly(query, key, value, params)
+        self.hot.recent.append(earlier, key, value)
+        self.grams.add(query, key)
+        self._value_sum += value.double().sum(1)
+        newest = query[:, :, -_SEED_QUERIES:]
+        if self._seed is not None:
+            newest = torch.cat((self._seed[0], newest), 2)[:, :, -_SEED_QUERIES:]
+        self._seed = newest.clone(), params
+        return output
+
+    def _attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        self.hot.append(self.stored, key, value)
+        self.write(key, value)
+        self._value_sum += value.double().sum(1)
+        self.index.append(key)
+        candidates = self.hot.candidates(self.stored)
+        wanted = min(self.settings.top_k, candidates)
+        self._wanted += wanted * self.spec.num_kv_heads
+        if candidates <= self.hot.count:
+            return weigh_sinks(*self._attend_residents(query, params), params.sinks)
+        logits = self.index.logits(query.squeeze(2), scaling=params.scaling, softcap=params.softcap)
+        self._fetched += self._fetch(dispatch.group_scores(logits)[:, :candidates], wanted)
+        output, lse = self._attend_residents(query, params)
+        if self.settings.tail == "mean":
+            tail_value, tail_lse = self._tail(logits[:, :, :candidates])
+            output, lse = dispatch.merge(output, lse, tail_value, tail_lse)
+        return weigh_sinks(output, lse, params.sinks)
+
+    def _attend_residents(self, query: Tensor, params: AttentionParams) -> tuple[Tensor, Tensor]:
+        key, value = self.hot.resident_rows(self.stored)
+        return dispatch.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
+
+    def _tail(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean value ``[KV, 1, 1, d]`` of the non-residents, and their mass ``[KV, G, 1]`` as a logarithm.
+
+        The mass is what the index predicts: ``log Σ exp(proxy logit)`` over logits ``[KV, G, T]``.
+        """
+        candidates = logits.shape[2]
+        resident = self.hot.resident[:, :candidates].unsqueeze(1)
+        mass = logits.masked_fill(resident, float("-inf")).logsumexp(-1, keepdim=True)
+        rest = self._value_sum - self.hot.resident_value_sum(self.stored)
+        mean = rest / (candidates - self.hot.count)
+        return mean.float()[:, None, None, :], mass
+
+    def _fetch(self, scores: Tensor, wanted: int) -> int:
+        """Make the best ``wanted`` of the candidates scored ``[KV, T]`` resident; return the rows that travelled."""
+        resident = self.hot.resident[:, : scores.shape[1]]
+        fetches = dispatch.plan_fetches(scores, resident, self.hot.slot_token, wanted)
+        if fetches.token.numel():
+            self.hot.replace(fetches, self.store.gather(fetches.head, fetches.token))
+        return fetches.token.numel()
+
+    def _seed_scores(self, query: Tensor, params: AttentionParams) -> Tensor:
+        # One query at a time: the logits of all of them over a long context would not fit.
+        scores = [
+            dispatch.group_scores(
+                self.index.logits(query[:, :, i], scaling=params.scaling, softcap=params.softcap)
+            )
+            for i in range(query.shape[2])
+        ]
+        return torch.stack(scores).sum(0)

@@ -1,0 +1,40 @@
+"""LRQK attention for any supported transformers model, also under ``model.generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import PreTrainedModel
+
+from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.hook import attached
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.models.support import spec_from_config
+
+
+@contextmanager
+def attach(
+    model: PreTrainedModel, config: LrqkConfig | None = None, *, context: int | None = None
+) -> Iterator[LrqkCache]:
+    """Let ``model`` use LRQK attention inside this context, and yield an empty cache for one sequence.
+
+    Example:
+        >>> with attach(model, LrqkConfig(hot=2048, top_k=512), context=16384) as cache:
+        ...     output = model.generate(**inputs, past_key_values=cache, max_new_tokens=64)
+
+    A call with several tokens is an exact segment; a call with a single one is a decode step. On leaving, the
+    model is as it was before.
+
+    Args:
+        model: a causal language model in evaluation mode, on one device.
+        config: settings; the defaults if None.
+        context: tokens to reserve room for; the model's own limit if None.
+
+    Raises:
+        UnsupportedModelError: the model's config or its attention asks for something that is not honoured.
+        OutOfMemoryError: the host memory for the KV rows is not there.
+    """
+    spec = spec_from_config(model.config, type(model).__name__)
+    with attached(model):
+        yield LrqkCache(spec, config or LrqkConfig(), context or spec.max_context, model.dtype, model.device)

@@ -1,0 +1,165 @@
+"""The engine: one model, one cache, prefill and decode as iterators of plain values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.hook import attached
+from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
+from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
+from lrqk_cli.engine.prefill import forward, run_segments, segment_tokens
+from lrqk_cli.engine.sampling import Sampler
+from lrqk_cli.errors import ContextLengthError, UsageError
+from lrqk_cli.memory import probe
+from lrqk_cli.telemetry.stats import DecodeTotals, StepStats
+
+
+class Engine:
+    """A model with LRQK attention (or a baseline) and the tokens it has seen.
+
+    Use as a context manager, or call ``close``: the model is then as it was before.
+
+    Args:
+        model: a causal language model on one device.
+        spec: its shape.
+        settings: settings of the attention.
+        context: tokens to reserve room for.
+
+    Attributes:
+        totals: counters of all decode steps so far.
+
+    Raises:
+        UnsupportedModelError: the model does not use transformers' attention interface throughout.
+        OutOfMemoryError: the memory for the KV rows is not there.
+    """
+
+    def __init__(self, model: PreTrainedModel, spec: ModelSpec, settings: LrqkConfig, context: int) -> None:
+        self.model = model
+        self.spec = spec
+        self.settings = settings
+        self.context = context
+        self.device = torch.device(model.device)
+        self.totals = DecodeTotals()
+        self._stack = ExitStack()
+        self._stack.enter_context(attached(model))
+        self.cache = LrqkCache(spec, settings, context, model.dtype, self.device)
+        self._tokens: list[int] = []
+        self._logits: Tensor | None = None
+        probe.reset_peak(self.device)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the model back as it was."""
+        self._stack.close()
+
+    @property
+    def length(self) -> int:
+        """Tokens of the conversation so far."""
+        return len(self._tokens)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The conversation so far."""
+        return tuple(self._tokens)
+
+    def prefill(self, tokens: Sequence[int]) -> Iterator[PrefillProgress]:
+        """Append ``tokens`` to the conversation, exactly.
+
+        May be closed between two items: what went through the model until then stays.
+
+        Raises:
+            ContextLengthError: there is no room for them; nothing was appended.
+        """
+        if self.length + len(tokens) > self.context:
+            raise ContextLengthError(
+                f"{len(tokens):,} more tokens after {self.length:,} do not fit in the context of {self.context:,}.",
+                "Raise --ctx, or ask about fewer pages.",
+            )
+        origin, waiting = self.length, self._waiting()
+        segment = segment_tokens(self.settings.segment, self.device)
+        stream = torch.tensor([*waiting, *tokens], device=self.device)
+        start = time.perf_counter()
+        for done, logits in run_segments(self.model, self.cache, stream, segment):
+            taken = max(0, done - len(waiting))
+            self._tokens[origin:] = tokens[:taken]
+            self._logits = logits
+            yield PrefillProgress(taken, len(tokens), time.perf_counter() - start)
+
+    def generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
+        """Continue the conversation token by token.
+
+        May be closed between two items; tokens that were yielded belong to the conversation, stop tokens do not.
+
+        Raises:
+            ContextLengthError: there is no room for a single token.
+        """
+        if self.length >= self.context:
+            raise ContextLengthError(
+                f"The context of {self.context:,} tokens is full, so there is no room for an answer.",
+                "Raise --ctx, or ask about fewer pages.",
+            )
+        sampler = Sampler(generation, self.device)
+        self.cache.take_stats()
+        limit = generation.max_new_tokens or self.context
+        for count in range(1, limit + 1):
+            start = time.perf_counter()
+            fed = self._feed_waiting()
+            token = sampler.choose(self._newest_logits(), torch.tensor(self._tokens, device=self.device))
+            stats = self._count_step(time.perf_counter() - start) if fed else StepStats()
+            finish: FinishReason | None = "length" if count == limit else None
+            if token in stop_ids:
+                finish = "stop"
+            else:
+                self._tokens.append(token)
+                if finish is None and self.length == self.context:
+                    finish = "context"
+            yield Step(token, finish, stats)
+            if finish is not None:
+                return
+
+    def memory(self) -> MemoryUse:
+        """Return the bytes in use now."""
+        return MemoryUse(
+            device=str(self.device),
+            device_bytes=probe.allocated_bytes(self.device),
+            peak_device_bytes=probe.peak_bytes(self.device),
+            weight_bytes=self.model.get_memory_footprint(),
+            host_kv_bytes=self.cache.host_kv_bytes,
+            index_bytes=self.cache.index_bytes,
+            hot_bytes=self.cache.hot_bytes,
+        )
+
+    def _waiting(self) -> list[int]:
+        """Return tokens that were generated and have not gone through the model yet."""
+        return self._tokens[self.cache.get_seq_length() :]
+
+    def _feed_waiting(self) -> bool:
+        waiting = self._waiting()
+        if waiting:
+            self._logits = forward(self.model, self.cache, torch.tensor(waiting, device=self.device))
+        return bool(waiting)
+
+    def _newest_logits(self) -> Tensor:
+        if self._logits is None:
+            raise UsageError("There is no prompt to continue.", "Prefill some tokens first.")
+        return self._logits
+
+    def _count_step(self, seconds: float) -> StepStats:
+        stats = self.cache.take_stats(seconds)
+        self.totals.add(stats)
+        return stats

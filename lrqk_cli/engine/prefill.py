@@ -1,0 +1,45 @@
+"""Streamed prefill: a prompt goes through the model once, in segments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lrqk_cli.attention.cache import LrqkCache
+
+# A CPU takes seconds for this many tokens, and progress and interruption wait for a segment's end.
+_CPU_SEGMENT = 512
+
+
+def segment_tokens(requested: int, device: torch.device) -> int:
+    """Return the tokens of a segment: what was asked for, but on a CPU few enough to stay responsive."""
+    return min(requested, _CPU_SEGMENT) if device.type == "cpu" else requested
+
+
+def run_segments(
+    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, segment: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Append ``tokens`` ``[n]`` to the cache, exactly.
+
+    Yields after each segment how many tokens are done, and the logits ``[vocab]`` of the newest one. The cache is
+    consistent at every yield, so the iterator may be closed there. After the last segment the cache is settled.
+    """
+    total = tokens.shape[0]
+    for start in range(0, total, segment):
+        stop = min(start + segment, total)
+        with cache.prefilling():
+            logits = forward(model, cache, tokens[start:stop])
+        if stop == total:
+            cache.settle()
+        yield stop, logits
+
+
+@torch.inference_mode()
+def forward(model: PreTrainedModel, cache: LrqkCache, tokens: Tensor) -> Tensor:
+    """Run ``tokens`` ``[n]`` through the model; return the logits ``[vocab]`` after the newest."""
+    output = model(input_ids=tokens.unsqueeze(0), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    logits: Tensor = output.logits[0, -1]
+    return logits

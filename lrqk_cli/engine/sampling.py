@@ -1,0 +1,45 @@
+"""Choosing the next token, by transformers' logits processors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from lrqk_cli.config import GenerationConfig
+
+
+class Sampler:
+    """Greedy or sampled choice, as ``GenerationConfig`` says; repeatable with a seed."""
+
+    def __init__(self, generation: GenerationConfig, device: torch.device) -> None:
+        processors = LogitsProcessorList()
+        if generation.repetition_penalty != 1.0:
+            processors.append(RepetitionPenaltyLogitsProcessor(generation.repetition_penalty))
+        self._greedy = generation.temperature == 0.0
+        if not self._greedy:
+            processors.append(TemperatureLogitsWarper(generation.temperature))
+            if generation.sample_top_k:
+                processors.append(TopKLogitsWarper(generation.sample_top_k))
+            if generation.top_p < 1.0:
+                processors.append(TopPLogitsWarper(generation.top_p))
+        self._processors = processors
+        self._generator = torch.Generator(device)
+        if generation.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(generation.seed)
+
+    def choose(self, logits: Tensor, tokens: Tensor) -> int:
+        """Return the next token after ``tokens`` ``[n]``, from its logits ``[vocab]``."""
+        scores = self._processors(tokens.unsqueeze(0), logits.float().unsqueeze(0))
+        if self._greedy:
+            return int(scores.argmax())
+        weights = torch.softmax(scores, dim=-1)
+        return int(torch.multinomial(weights, 1, generator=self._generator))

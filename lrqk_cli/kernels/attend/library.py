@@ -1,0 +1,49 @@
+"""The same attention by the flash kernels that ship with torch; they return the log-sum-exp too."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def supports(query: Tensor, *, softcap: float | None, causal: bool, window: int | None, total: int) -> bool:
+    """Tell whether torch has a flash kernel for these arguments of ``attend``."""
+    if softcap is not None or window is not None or query.numel() == 0 or total == 0:
+        return False
+    if causal and total != query.shape[2]:
+        return False
+    if query.device.type == "cpu":
+        return True
+    width = query.shape[-1]
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return query.device.type == "cuda" and half and width % 8 == 0 and width <= 256
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, *, scaling: float, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Attend as the reference does; ``causal`` needs as many keys as queries.
+
+    Without a causal mask the queries of a group are one longer query of their KV head, so K and V are not
+    repeated; with it they are, for the segment alone.
+    """
+    heads, group, length, width = query.shape
+    if causal:
+        rows = query.reshape(1, heads * group, length, width)
+        key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
+    else:
+        rows = query.reshape(1, heads, group * length, width)
+    output, lse = _flash(rows, key.unsqueeze(0), value.unsqueeze(0), causal, scaling)
+    return output.reshape(query.shape).float(), lse.reshape(heads, group, length).float()
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float) -> tuple[Tensor, Tensor]:
+    if query.device.type == "cpu":
+        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, causal, attn_mask=None, scale=scaling
+        )
+    else:
+        output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, 0.0, causal, False, scale=scaling
+        )
+    return output, lse

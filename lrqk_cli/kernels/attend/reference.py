@@ -1,0 +1,82 @@
+"""Exact attention of a block of queries over given rows, with the log-sum-exp that merging needs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Logits are held for one block of queries at a time: 2^24 float32 values are 64 MiB.
+_MAX_LOGITS = 1 << 24
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scaling: float,
+    softcap: float | None = None,
+    causal: bool = False,
+    window: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attend in float32.
+
+    Args:
+        query: ``[KV, G, S, d]``; the S queries are the newest of the T tokens where ``causal``.
+        key, value: ``[KV, T, d]``.
+        scaling: factor of the logits.
+        softcap: logits become ``softcap · tanh(logits / softcap)``.
+        causal: query i sees the keys up to ``T - S + i`` only.
+        window: with ``causal``, query i sees the newest ``window`` of those keys only.
+
+    Returns:
+        The output ``[KV, G, S, d]`` in float32 and the log-sum-exp ``[KV, G, S]`` of the logits in float32.
+        A query that sees no key gets zeros and minus infinity.
+    """
+    heads, group, length, width = query.shape
+    total = key.shape[1]
+    block = max(1, _MAX_LOGITS // max(1, heads * group * total)) if length else 1
+    output = query.new_empty((heads, group, length, width), dtype=torch.float32)
+    lse = query.new_empty((heads, group, length), dtype=torch.float32)
+    for start in range(0, length, block):
+        stop = min(length, start + block)
+        # A causal block needs no key past its newest query, and with a window none before its oldest one's.
+        last = total - length + stop if causal else total
+        first = max(0, total - length + start + 1 - window) if causal and window else 0
+        keys = key[:, first:last].float().unsqueeze(1)
+        values = value[:, first:last].float().unsqueeze(1)
+        logits = query[:, :, start:stop].float() @ keys.mT * scaling
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        if causal:
+            visible = _visible(total - length + start, stop - start, first, last, window, query.device)
+            logits = logits.masked_fill(~visible, float("-inf"))
+        block_lse = logits.logsumexp(-1)
+        weights = torch.exp(logits - block_lse.nan_to_num(neginf=0.0).unsqueeze(-1))
+        output[:, :, start:stop] = weights @ values
+        lse[:, :, start:stop] = block_lse
+    return output, lse
+
+
+def _visible(
+    position: int, queries: int, first: int, last: int, window: int | None, device: torch.device
+) -> Tensor:
+    query_position = torch.arange(position, position + queries, device=device).unsqueeze(1)
+    key_position = torch.arange(first, last, device=device).unsqueeze(0)
+    visible = key_position <= query_position
+    if window is not None:
+        visible &= key_position > query_position - window
+    return visible
+
+
+def merge(output: Tensor, lse: Tensor, other_output: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge two attentions of the same queries over disjoint rows.
+
+    ``o = (e^lse·o + e^lse'·o') / (e^lse + e^lse')``; outputs ``[…, d]`` and log-sum-exps ``[…]`` in float32.
+    Either side may have seen nothing (minus infinity).
+    """
+    total = torch.logaddexp(lse, other_lse)
+    reference = total.nan_to_num(neginf=0.0)
+    merged = output * torch.exp(lse - reference).unsqueeze(-1)
+    merged = merged + other_output * torch.exp(other_lse - reference).unsqueeze(-1)
+    return merged, total

@@ -1,0 +1,31 @@
+"""The one place that chooses an implementation of each operation, by device and arguments."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lrqk_cli.kernels.attend import library
+from lrqk_cli.kernels.attend import reference as attend_reference
+from lrqk_cli.kernels.attend.reference import merge
+from lrqk_cli.kernels.plan_fetches.reference import Fetches, plan_fetches
+from lrqk_cli.kernels.proxy_scores.reference import group_scores, proxy_logits
+
+__all__ = ["Fetches", "attend", "group_scores", "merge", "plan_fetches", "proxy_logits"]
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scaling: float,
+    softcap: float | None = None,
+    causal: bool = False,
+    window: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attend by torch's flash kernel where it has one, else by the reference; see ``attend.reference``."""
+    if library.supports(query, softcap=softcap, causal=causal, window=window, total=key.shape[1]):
+        return library.attend(query, key, value, scaling=scaling, causal=causal)
+    return attend_reference.attend(
+        query, key, value, scaling=scaling, softcap=softcap, causal=causal, window=window
+    )

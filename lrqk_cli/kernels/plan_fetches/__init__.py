@@ -1,0 +1,1 @@
+"""What a decode step fetches, and into which slots."""

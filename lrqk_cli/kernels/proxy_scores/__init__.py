@@ -1,0 +1,1 @@
+"""Scores of all tokens by the low-rank index."""

@@ -1,0 +1,30 @@
+"""Scores of all tokens by the low-rank index."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def proxy_logits(
+    projected: Tensor, offset: Tensor, codes: Tensor, *, scaling: float, softcap: float | None = None
+) -> Tensor:
+    """Return the logits that the index predicts.
+
+    Args:
+        projected: ``q W_Q`` times the scale of the index, ``[KV, N, r]``.
+        offset: ``q μᵀ``, what centring the keys took from every logit of the query, ``[KV, N]``.
+        codes: the index, ``[KV, T, r]``, int8 or floating.
+        scaling, softcap: as the model's attention uses them.
+
+    Returns:
+        Logits ``[KV, N, T]`` in float32, on the scale of the exact ones.
+    """
+    logits = projected.float() @ codes.float().mT
+    logits = (logits + offset.float().unsqueeze(-1)) * scaling
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def group_scores(logits: Tensor) -> Tensor:
+    """Return a token's score for its KV head: the sum over queries of the softmax, ``[KV, N, T]`` to ``[KV, T]``."""
+    return torch.softmax(logits, dim=-1).sum(1)

@@ -1,0 +1,48 @@
+"""Tensors made from the shapes of ``accounting``, on the device or in host memory that a GPU can reach."""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.errors import OutOfMemoryError
+from lrqk_cli.memory.accounting import TensorShape
+
+
+def empty(shape: TensorShape, device: torch.device) -> Tensor:
+    """Return an uninitialised tensor of that shape."""
+    return torch.empty(shape.shape, dtype=getattr(torch, shape.dtype), device=device)
+
+
+def empty_host(shape: TensorShape, *, pinned: bool) -> Tensor:
+    """Return an uninitialised tensor in host memory.
+
+    Pinned memory is registered at its exact size; torch's own allocator would round it up to a power of two.
+
+    Raises:
+        OutOfMemoryError: the host has not that much memory.
+    """
+    try:
+        tensor = torch.empty(shape.shape, dtype=getattr(torch, shape.dtype))
+    except RuntimeError as error:
+        raise OutOfMemoryError(
+            f"The KV store needs {shape.nbytes:,} bytes of host memory for one layer, and they are not there.",
+            "Lower --ctx, or close other programs.",
+        ) from error
+    if pinned and tensor.nbytes:
+        _register(tensor)
+    return tensor
+
+
+def _register(tensor: Tensor) -> None:
+    runtime = torch.cuda.cudart()
+    address = tensor.data_ptr()
+    code = int(runtime.cudaHostRegister(address, tensor.nbytes, 0))
+    if code != 0:
+        raise OutOfMemoryError(
+            f"{tensor.nbytes:,} bytes of host memory cannot be pinned for the GPU (CUDA error {code}).",
+            "Lower --ctx, or raise the limit on locked memory (ulimit -l).",
+        )
+    weakref.finalize(tensor.untyped_storage(), runtime.cudaHostUnregister, address)
