@@ -15,7 +15,7 @@ from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
 from lrqk_cli.telemetry.stats import StepStats
 
 
-class LrqkCache(Cache):  # type: ignore[misc]  # transformers' cache is untyped
+class LrqkCache(Cache):
     """KV cache of one sequence, for ``past_key_values`` of a model that ``attach`` has prepared.
 
     Args:
@@ -42,7 +42,12 @@ class LrqkCache(Cache):  # type: ignore[misc]  # transformers' cache is untyped
         self.context = context
         self.dtype = dtype
         self.device = device
-        super().__init__(layers=[self._make_layer(kind) for kind in spec.layer_kinds])
+        self._attention = [self._make_layer(kind) for kind in spec.layer_kinds]
+        super().__init__(layers=list(self._attention))
+
+    def layer(self, index: int) -> AttentionLayer:
+        """Return the layer of that ``layer_idx``."""
+        return self._attention[index]
 
     def _make_layer(self, kind: LayerKind) -> AttentionLayer:
         if kind == "sliding":
@@ -57,22 +62,22 @@ class LrqkCache(Cache):  # type: ignore[misc]  # transformers' cache is untyped
     @contextmanager
     def prefilling(self) -> Iterator[None]:
         """Treat single tokens as segments too, attended exactly, inside this context."""
-        for layer in self.layers:
+        for layer in self._attention:
             layer.prefilling = True
         try:
             yield
         finally:
-            for layer in self.layers:
+            for layer in self._attention:
                 layer.prefilling = False
 
     def settle(self) -> None:
         """Prepare for decode steps now; else the first step does it."""
-        for layer in self.layers:
+        for layer in self._attention:
             layer.settle()
 
     def take_stats(self, seconds: float = 0.0) -> StepStats:
         """Return the counters of all layers since they were last taken, with the time they took."""
-        taken = [layer.take_stats() for layer in self.layers]
+        taken = [layer.take_stats() for layer in self._attention]
         return StepStats(
             rows_wanted=sum(stats.rows_wanted for stats in taken),
             rows_fetched=sum(stats.rows_fetched for stats in taken),
@@ -84,26 +89,26 @@ class LrqkCache(Cache):  # type: ignore[misc]  # transformers' cache is untyped
     @property
     def host_kv_bytes(self) -> int:
         """Bytes of the rows kept outside the device's own memory."""
-        stores = [layer.store for layer in self.layers if isinstance(layer, FullLayer)]
+        stores = [layer.store for layer in self._attention if isinstance(layer, FullLayer)]
         return sum(store.rows.nbytes for store in stores if not store.on_device)
 
     @property
     def device_kv_bytes(self) -> int:
         """Bytes of the rows of all tokens kept on the device."""
-        stores = [layer.store for layer in self.layers if isinstance(layer, FullLayer)]
+        stores = [layer.store for layer in self._attention if isinstance(layer, FullLayer)]
         return sum(store.rows.nbytes for store in stores if store.on_device)
 
     @property
     def index_bytes(self) -> int:
         """Bytes of the low-rank index."""
-        return sum(layer.index.nbytes for layer in self.layers if isinstance(layer, LrqkLayer))
+        return sum(layer.index.nbytes for layer in self._attention if isinstance(layer, LrqkLayer))
 
     @property
     def hot_bytes(self) -> int:
         """Bytes of hot rows and recent windows."""
-        return sum(layer.hot.rows.nbytes for layer in self.layers if isinstance(layer, LrqkLayer))
+        return sum(layer.hot.rows.nbytes for layer in self._attention if isinstance(layer, LrqkLayer))
 
     @property
     def sliding_bytes(self) -> int:
         """Bytes of the windows of sliding-window layers."""
-        return sum(layer.ring.rows.nbytes for layer in self.layers if isinstance(layer, SlidingLayer))
+        return sum(layer.ring.rows.nbytes for layer in self._attention if isinstance(layer, SlidingLayer))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +60,12 @@ def attention_forward(
             "The model was called without an LRQK cache.",
             "Pass the cache that attach() yields as past_key_values.",
         )
-    layer = lrqk_cache.layers[module.layer_idx]
+    layer = lrqk_cache.layer(cast(int, module.layer_idx))
     _refuse_unknown(attention_mask, dropout, others)
     if (sliding_window is not None) != layer.is_sliding:
         raise UnsupportedModelError(
-            f"Layer {module.layer_idx} passes sliding_window={sliding_window}, unlike what the model's config says."
+            f"Layer {module.layer_idx} passes sliding_window={sliding_window}, "
+            "which is not what the model's config says."
         )
     heads, length, width = query.shape[1:]
     grouped = query[0].view(key.shape[1], heads // key.shape[1], length, width)
@@ -90,16 +91,14 @@ def _refuse_unknown(attention_mask: Tensor | None, dropout: float, others: Mappi
 def _no_mask(*_: Any, attention_mask: Tensor | None = None, use_vmap: bool = False, **__: Any) -> None:
     """Build no mask, and refuse what a mask would be needed for."""
     if use_vmap:
-        raise UnsupportedModelError(
-            "The model overlays its causal mask with another, which LRQK does not honour."
-        )
+        raise UnsupportedModelError("The model overlays its causal mask with another one.")
     if attention_mask is not None and not bool(attention_mask.all()):
         raise UnsupportedModelError(
             "The input is padded, which LRQK does not honour.", "Pass one unpadded sequence."
         )
 
 
-def _hand_over_cache(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _hand_over_cache(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     cache = kwargs.get("past_key_values")
     if isinstance(cache, LrqkCache):
         kwargs[_CACHE_ARGUMENT] = cache
@@ -111,7 +110,7 @@ def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     layers = model.config.get_text_config().num_hidden_layers
     if len(modules) != layers:
         raise UnsupportedModelError(
-            f"The model has {layers} layers, of which {len(modules)} use the attention interface of transformers."
+            f"Of the model's {layers} layers, {len(modules)} use the attention interface of transformers."
         )
     return modules
 

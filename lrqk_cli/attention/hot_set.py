@@ -82,7 +82,7 @@ class HotSet:
         return max(0, length - self.recent.size)
 
     def append(self, length: int, key: Tensor, value: Tensor) -> None:
-        """Take up one token's K and V ``[KV, 1, d]``; the one that leaves the window takes a free hot slot."""
+        """Take up one token's K and V ``[KV, 1, d]``; the one leaving the window takes a free hot slot."""
         leaving = length - self.recent.size
         if leaving == self.count < self.size:
             rows = self.recent.rows[:, length % self.recent.size].unsqueeze(1)

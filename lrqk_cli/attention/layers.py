@@ -35,7 +35,7 @@ class AttentionParams:
     sinks: Tensor | None = None
 
 
-class AttentionLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers' cache is untyped
+class AttentionLayer(CacheLayerMixin):
     """One layer of the cache; transformers calls ``update`` and then, through the hook, ``attend``.
 
     Batch size is one. Lengths are tokens.
@@ -45,7 +45,7 @@ class AttentionLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers' ca
         prefilling: single tokens are segments too, not decode steps.
     """
 
-    is_compileable: ClassVar[bool] = False
+    is_compileable = False
     is_sliding: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -58,9 +58,7 @@ class AttentionLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers' ca
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Do nothing: everything was allocated on construction."""
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Count the new tokens and hand their K and V ``[1, KV, S, d]`` on; ``attend`` stores them."""
         if key_states.shape[0] != 1:
             raise UnsupportedModelError(
@@ -113,7 +111,7 @@ class AttentionLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers' ca
 
 
 class FullLayer(AttentionLayer):
-    """Exact attention over all rows: resident on the device (``dense``) or streamed from the host (``offload``).
+    """Exact attention over all rows: on the device (``dense``) or streamed from the host (``offload``).
 
     Attributes:
         stored: tokens whose rows are in the store.
@@ -141,7 +139,7 @@ class FullLayer(AttentionLayer):
         self.stored = self._streamed_rows = 0
 
     def attend_exactly(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Attend to the own segment causally, and to all earlier rows chunk by chunk; merge by log-sum-exp."""
+        """Attend to the own segment causally, to all earlier rows chunk by chunk, and merge."""
         earlier = self.stored
         self.write(key, value)
         output, lse = dispatch.attend(

@@ -118,7 +118,7 @@ class LrqkLayer(FullLayer):
         return dispatch.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
 
     def _tail(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean value ``[KV, 1, 1, d]`` of the non-residents, and their mass ``[KV, G, 1]`` as a logarithm.
+        """Return the mean value ``[KV, 1, 1, d]`` and the log-mass ``[KV, G, 1]`` of the non-residents.
 
         The mass is what the index predicts: ``log Σ exp(proxy logit)`` over logits ``[KV, G, T]``.
         """
@@ -130,7 +130,7 @@ class LrqkLayer(FullLayer):
         return mean.float()[:, None, None, :], mass
 
     def _fetch(self, scores: Tensor, wanted: int) -> int:
-        """Make the best ``wanted`` of the candidates scored ``[KV, T]`` resident; return the rows that travelled."""
+        """Make the best ``wanted`` candidates by ``scores`` ``[KV, T]`` resident; return the rows fetched."""
         resident = self.hot.resident[:, : scores.shape[1]]
         fetches = dispatch.plan_fetches(scores, resident, self.hot.slot_token, wanted)
         if fetches.token.numel():

@@ -87,7 +87,7 @@ class Engine:
         """
         if self.length + len(tokens) > self.context:
             raise ContextLengthError(
-                f"{len(tokens):,} more tokens after {self.length:,} do not fit in the context of {self.context:,}.",
+                f"{len(tokens):,} tokens after {self.length:,} do not fit in a context of {self.context:,}.",
                 "Raise --ctx, or ask about fewer pages.",
             )
         origin, waiting = self.length, self._waiting()
@@ -103,7 +103,8 @@ class Engine:
     def generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
         """Continue the conversation token by token.
 
-        May be closed between two items; tokens that were yielded belong to the conversation, stop tokens do not.
+        May be closed between two items; tokens that were yielded belong to the conversation, but not stop
+        tokens.
 
         Raises:
             ContextLengthError: there is no room for a single token.

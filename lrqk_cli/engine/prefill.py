@@ -24,8 +24,9 @@ def run_segments(
 ) -> Iterator[tuple[int, Tensor]]:
     """Append ``tokens`` ``[n]`` to the cache, exactly.
 
-    Yields after each segment how many tokens are done, and the logits ``[vocab]`` of the newest one. The cache is
-    consistent at every yield, so the iterator may be closed there. After the last segment the cache is settled.
+    Yields after each segment how many tokens are done, and the logits ``[vocab]`` of the newest one. The
+    cache is consistent at every yield, so the iterator may be closed there. After the last segment it is
+    settled.
     """
     total = tokens.shape[0]
     for start in range(0, total, segment):

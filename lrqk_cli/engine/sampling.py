@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from transformers import (
@@ -38,7 +40,8 @@ class Sampler:
 
     def choose(self, logits: Tensor, tokens: Tensor) -> int:
         """Return the next token after ``tokens`` ``[n]``, from its logits ``[vocab]``."""
-        scores = self._processors(tokens.unsqueeze(0), logits.float().unsqueeze(0))
+        history = cast(torch.LongTensor, tokens.unsqueeze(0))
+        scores = self._processors(history, cast(torch.FloatTensor, logits.float().unsqueeze(0)))
         if self._greedy:
             return int(scores.argmax())
         weights = torch.softmax(scores, dim=-1)

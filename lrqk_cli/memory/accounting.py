@@ -37,7 +37,7 @@ class TensorShape:
 
 
 def row_store(spec: ModelSpec, context: int, dtype: str) -> TensorShape:
-    """Return the KV store of one full-attention layer: ``[KV, context, 2, d]``, K and V of a token side by side."""
+    """Return the KV store of one full layer: ``[KV, context, 2, d]``, K and V of a token side by side."""
     return TensorShape((spec.num_kv_heads, context, 2, spec.head_dim), dtype)
 
 

@@ -28,7 +28,7 @@ def empty_host(shape: TensorShape, *, pinned: bool) -> Tensor:
         tensor = torch.empty(shape.shape, dtype=getattr(torch, shape.dtype))
     except RuntimeError as error:
         raise OutOfMemoryError(
-            f"The KV store needs {shape.nbytes:,} bytes of host memory for one layer, and they are not there.",
+            f"The KV rows of one layer need {shape.nbytes:,} bytes of host memory that is not there.",
             "Lower --ctx, or close other programs.",
         ) from error
     if pinned and tensor.nbytes:

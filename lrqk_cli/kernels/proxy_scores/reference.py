@@ -26,5 +26,5 @@ def proxy_logits(
 
 
 def group_scores(logits: Tensor) -> Tensor:
-    """Return a token's score for its KV head: the sum over queries of the softmax, ``[KV, N, T]`` to ``[KV, T]``."""
+    """Return each token's score ``[KV, T]``: the sum over queries of the softmax of logits ``[KV, N, T]``."""
     return torch.softmax(logits, dim=-1).sum(1)
