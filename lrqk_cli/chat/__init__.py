@@ -1,1 +1,1 @@
-
+"""The conversation, and how it looks on a terminal."""

@@ -1,0 +1,47 @@
+"""Ctrl-C as a flag that is looked at between two items, so that state stays consistent."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+
+class Interrupts:
+    """Within this context, the first SIGINT sets a flag and the second raises ``KeyboardInterrupt``.
+
+    Calling the object tells whether the flag is set. Off the main thread, where Python delivers no
+    signals, the context does nothing.
+
+    Args:
+        on_first: called, from the signal handler, when the flag is set.
+    """
+
+    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+        self._on_first = on_first
+        self._interrupted = False
+        self._previous: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
+
+    def __call__(self) -> bool:
+        """Whether there was a SIGINT."""
+        return self._interrupted
+
+    def __enter__(self) -> Interrupts:
+        self._interrupted = False
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        self._on_first()

@@ -1,0 +1,53 @@
+"""One question, one answer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from lrqk_cli.chat.events import Answer, Notice, TextDelta
+from lrqk_cli.chat.interrupts import Interrupts
+from lrqk_cli.chat.rendering import View
+from lrqk_cli.chat.session import Session
+from lrqk_cli.chat.streaming import PlainStream
+from lrqk_cli.engine.events import PrefillProgress
+
+
+def answer_once(session: Session, question: str, view: View, *, streams: bool) -> Answer:
+    """Ask one question, with progress on stderr.
+
+    Args:
+        session: the conversation.
+        question: what to ask.
+        view: where progress and warnings go.
+        streams: write the answer to stdout as it comes.
+
+    Returns:
+        The answer; ``interrupted`` if Ctrl-C stopped it.
+
+    Raises:
+        ContextLengthError: the documents and the question do not fit.
+        KeyboardInterrupt: Ctrl-C before the answer began, or twice.
+    """
+    interrupts = Interrupts()
+    with ExitStack() as bar, ExitStack() as stream:
+        update = bar.enter_context(view.prefilling("Reading"))
+        add = None
+        for event in session.ask(question, interrupts):
+            if isinstance(event, PrefillProgress):
+                update(event)
+            elif isinstance(event, Notice):
+                view.warn(event.message)
+            elif isinstance(event, TextDelta):
+                if add is None:
+                    bar.close()
+                    # Nothing is lost by leaving at once before this; from here on the answer counts.
+                    stream.enter_context(interrupts)
+                    add = stream.enter_context(PlainStream()).add if streams else _discard
+                add(event.text)
+            else:
+                return event
+    raise AssertionError("A session ends with an answer.")
+
+
+def _discard(text: str) -> None:
+    """Show nothing: the whole answer is printed at the end."""

@@ -1,0 +1,156 @@
+"""Every Rich view: progress bars, statistics, warnings. All of it on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from lrqk_cli.chat.console import print_message
+from lrqk_cli.chat.events import Answer, Status
+from lrqk_cli.engine.events import PrefillProgress
+
+Advance = Callable[[int, int], None]
+"""Called with what is done and with the total; a total of 0 means that it is not known yet."""
+
+_ENDINGS = {
+    "length": "The answer stopped at --max-new-tokens.",
+    "context": "The answer stopped because the context is full. A larger --ctx holds more.",
+}
+
+
+def format_bytes(size: float) -> str:
+    """Bytes in binary units, with three digits: ``1.94 GiB``."""
+    units = ["GiB", "MiB", "KiB", "B"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1024
+        units.pop()
+    unit = units[-1]
+    decimals = 0 if size >= 100 or unit == "B" else 1 if size >= 10 else 2
+    return f"{size:.{decimals}f} {unit}"
+
+
+class _TokenSpeed(ProgressColumn):
+    """Tokens a second, as the engine reports them."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.fields.get("speed", 0.0)
+        return Text(f"{speed:,.0f} tokens/s" if speed else "")
+
+
+class View:
+    """What a run shows beside its answers.
+
+    Args:
+        console: on stderr.
+        quiet: warnings only.
+    """
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self.console = console
+        self.quiet = quiet
+
+    @property
+    def is_live(self) -> bool:
+        """Whether bars are drawn: on a terminal, unless quiet."""
+        return self.console.is_terminal and not self.quiet
+
+    def warn(self, message: str) -> None:
+        """Print a warning; also when quiet."""
+        print_message(self.console, "Warning", "yellow", message)
+
+    def note(self, message: str) -> None:
+        """Print a line of lesser weight; not when quiet."""
+        if not self.quiet:
+            self.console.print(Text(message, style="dim"), soft_wrap=not self.console.is_terminal)
+
+    @contextmanager
+    def counting(self, label: str, *, as_bytes: bool = False) -> Iterator[Advance]:
+        """A bar that vanishes at the end; the context's value moves it."""
+        amount = DownloadColumn(binary_units=True) if as_bytes else MofNCompleteColumn()
+        with self._bar(amount) as progress:
+            task = progress.add_task(label, total=None, visible=False)
+            yield lambda done, total: progress.update(task, completed=done, total=total or None, visible=True)
+
+    @contextmanager
+    def prefilling(
+        self, label: str, status: Callable[[int], str] | None = None
+    ) -> Iterator[Callable[[PrefillProgress], None]]:
+        """A bar of tokens with speed and time left, above a status line if one is given.
+
+        ``status`` gives the line for a width in columns; it is asked at every update.
+        """
+        progress = self._bar(MofNCompleteColumn(), _TokenSpeed())
+        task = progress.add_task(label, total=None)
+        below = Text(style="reverse", no_wrap=True)
+        live = Live(Group(progress, below), console=self.console, transient=True)
+
+        def update(item: PrefillProgress) -> None:
+            progress.update(task, completed=item.done, total=item.total, speed=item.tokens_per_second)
+            if status is not None:
+                below.plain = status(self.console.width)
+
+        with live if self.is_live else nullcontext():
+            yield update
+
+    def statistics(self, answer: Answer) -> None:
+        """The last line: what the answer cost; before it, why it stopped early."""
+        if message := _ENDINGS.get(answer.finish_reason):
+            self.note(message)
+        self.note(statistics_line(answer))
+
+    def _bar(self, *columns: ProgressColumn) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            *columns,
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=self.console,
+            transient=True,
+            expand=True,
+            disable=not self.is_live,
+        )
+
+
+def statistics_line(answer: Answer) -> str:
+    """Tokens, times, misses and memory of one answer, in one line."""
+    timing, cache = answer.timing, answer.cache
+    parts = [f"{answer.prompt_tokens:,} in"]
+    if timing.ttft_s is not None:
+        parts.append(f"first after {timing.ttft_s:.1f} s")
+    speed = f" at {cache.tokens_per_second:.1f}/s" if cache.steps else ""
+    parts.append(f"{answer.new_tokens:,} out{speed}")
+    if cache.rows_wanted:
+        parts.append(f"misses {cache.miss_rate:.1%}")
+    parts.append(f"{answer.memory.device} peak {format_bytes(answer.memory.peak_device_bytes)}")
+    return " · ".join(parts)
+
+
+def status_line(status: Status, width: int) -> str:
+    """Context, memory, misses and speed, as many of them as ``width`` columns hold."""
+    parts = [
+        f"{status.used:,}/{status.context:,} tokens",
+        f"{status.memory.device} {format_bytes(status.memory.device_bytes)}",
+        f"KV {format_bytes(status.memory.host_kv_bytes)}",
+        f"misses {status.cache.miss_rate:.1%}",
+        f"{status.cache.tokens_per_second:.1f} tok/s",
+    ]
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + 3 + len(part) > width:
+            break
+        line += " · " + part
+    return line[:width]

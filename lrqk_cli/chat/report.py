@@ -1,0 +1,126 @@
+"""The object that ``lrqk chat --json`` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TypedDict
+
+from lrqk_cli.chat.events import Answer, DocumentUse
+from lrqk_cli.config import LrqkConfig
+
+
+class DocumentReport(TypedDict):
+    """One document: where it came from, pages that went in, and the tokens they take, marks included."""
+
+    path: str
+    pages: int
+    tokens: int
+
+
+class TimingReport(TypedDict):
+    """Wall times in seconds and speeds in tokens per second.
+
+    ``load_s`` getting and loading the model. ``prefill_s`` putting documents and question into the context.
+    ``ttft_s`` from the start of the prefill to the first token; null if there was none.
+    ``decode_tokens_per_s`` tokens after the first, by the time of their steps; 0 if there were none.
+    """
+
+    load_s: float
+    prefill_s: float
+    prefill_tokens_per_s: float
+    ttft_s: float | None
+    decode_tokens_per_s: float
+
+
+class MemoryReport(TypedDict):
+    """Bytes in use.
+
+    ``peak_device_bytes`` is the most allocated on the device (on a CPU, the process's resident memory),
+    ``host_kv_bytes`` is the KV store in host memory at the reserved context, ``index_bytes`` the low-rank
+    index, ``hot_bytes`` the resident rows and the recent window.
+    """
+
+    device: str
+    peak_device_bytes: int
+    host_kv_bytes: int
+    index_bytes: int
+    hot_bytes: int
+
+
+class CacheReport(TypedDict):
+    """Decode steps of this answer.
+
+    ``hit_rate`` and ``miss_rate`` are shares of the demanded rows that were resident and that were not;
+    ``rows_fetched_per_step`` is a mean per decode step, layer and KV head; ``bytes_fetched`` is a sum.
+    """
+
+    hit_rate: float
+    miss_rate: float
+    rows_fetched_per_step: float
+    bytes_fetched: int
+
+
+class ChatReport(TypedDict):
+    """The whole object.
+
+    ``finish_reason`` is ``stop`` (a stop token), ``length`` (``--max-new-tokens``), ``context`` (it is full)
+    or ``interrupted``. ``attention`` holds the settings in force. ``prompt_tokens`` counts all that stands
+    before the answer, ``new_tokens`` the answer without its stop token.
+    """
+
+    answer: str
+    finish_reason: str
+    model: str
+    attention: dict[str, Any]
+    prompt_tokens: int
+    new_tokens: int
+    documents: list[DocumentReport]
+    timing: TimingReport
+    memory: MemoryReport
+    cache: CacheReport
+
+
+def build_report(
+    answer: Answer, *, model: str, settings: LrqkConfig, documents: Sequence[DocumentUse], load_s: float
+) -> ChatReport:
+    """Put together what ``--json`` prints about one answer."""
+    timing, memory, cache = answer.timing, answer.memory, answer.cache
+    return {
+        "answer": answer.text,
+        "finish_reason": answer.finish_reason,
+        "model": model,
+        "attention": asdict(settings),
+        "prompt_tokens": answer.prompt_tokens,
+        "new_tokens": answer.new_tokens,
+        "documents": [
+            {"path": document.path, "pages": document.pages, "tokens": document.tokens}
+            for document in documents
+        ],
+        "timing": {
+            "load_s": load_s,
+            "prefill_s": timing.prefill_s,
+            "prefill_tokens_per_s": timing.prefill_tokens_per_s,
+            "ttft_s": timing.ttft_s,
+            "decode_tokens_per_s": cache.tokens_per_second,
+        },
+        "memory": {
+            "device": memory.device,
+            "peak_device_bytes": memory.peak_device_bytes,
+            "host_kv_bytes": memory.host_kv_bytes,
+            "index_bytes": memory.index_bytes,
+            "hot_bytes": memory.hot_bytes,
+        },
+        "cache": {
+            "hit_rate": cache.hit_rate,
+            "miss_rate": cache.miss_rate,
+            "rows_fetched_per_step": cache.rows_fetched_per_step,
+            "bytes_fetched": cache.bytes_fetched,
+        },
+    }
+
+
+def to_json(value: Mapping[str, Any] | Sequence[Any] | ChatReport) -> str:
+    """Format for stdout: indented, text as it is."""
+    return json.dumps(value, indent=2, ensure_ascii=False)

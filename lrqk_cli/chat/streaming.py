@@ -1,0 +1,95 @@
+"""How an answer appears while it is made."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+_KEPT_CONTROLS = "\n\t"
+_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in _KEPT_CONTROLS}
+_SECONDS_BETWEEN_FRAMES = 0.1
+
+
+def printable(text: str) -> str:
+    """Text without control characters, so that no answer can steer the terminal."""
+    return text.translate(_CONTROLS)
+
+
+class PlainStream:
+    """Writes an answer to stdout as it comes; to a terminal, without control characters."""
+
+    def __init__(self) -> None:
+        self._to_terminal = sys.stdout.isatty()
+        self._at_line_start = True
+
+    def __enter__(self) -> PlainStream:
+        return self
+
+    def add(self, text: str) -> None:
+        """Show more of the answer at once."""
+        if not text:
+            return
+        sys.stdout.write(printable(text) if self._to_terminal else text)
+        sys.stdout.flush()
+        self._at_line_start = text.endswith("\n")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._at_line_start and not isinstance(error, BrokenPipeError):
+            self.add("\n")
+
+
+class StatusStream:
+    """Shows an answer on a terminal, with a live status line below it.
+
+    Rows that are complete are printed for good; only the last row and the status line are redrawn, so an
+    answer may be longer than the screen.
+
+    Args:
+        console: on the terminal.
+        status: gives the status line for a width in columns.
+    """
+
+    def __init__(self, console: Console, status: Callable[[int], str]) -> None:
+        self._console = console
+        self._status = status
+        self._row = ""
+        self._drawn_at = 0.0
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> StatusStream:
+        self._live.start()
+        self._draw()
+        return self
+
+    def add(self, text: str) -> None:
+        """Show more of the answer."""
+        *lines, last = (self._row + printable(text)).split("\n")
+        rows = [row for line in lines for row in self._wrap(line)]
+        *finished, self._row = self._wrap(last)
+        for row in (*rows, *finished):
+            self._console.print(Text(row), no_wrap=True, overflow="ignore", crop=False)
+        if time.monotonic() - self._drawn_at >= _SECONDS_BETWEEN_FRAMES:
+            self._draw()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        if self._row:
+            self._console.print(Text(self._row), no_wrap=True, overflow="ignore", crop=False)
+
+    def _wrap(self, line: str) -> list[str]:
+        return [row.plain for row in Text(line).wrap(self._console, self._console.width)] or [""]
+
+    def _draw(self) -> None:
+        self._drawn_at = time.monotonic()
+        status = Text(self._status(self._console.width), style="reverse", no_wrap=True)
+        self._live.update(Group(Text(self._row, no_wrap=True), status), refresh=True)
