@@ -197,5 +197,5 @@ def test_a_text_beyond_the_trained_length_is_warned_of_once(fake_engine, new_ses
     first = [event for event in session.ask("long enough?") if isinstance(event, Notice)]
     second = [event for event in session.ask("again?") if isinstance(event, Notice)]
     assert len(first) == 1
-    assert "trained on 6" in first[0].message
+    assert "trained on at most 6" in first[0].message
     assert second == []
