@@ -9,11 +9,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -22,10 +21,15 @@ from rich.text import Text
 from lrqk_cli.chat.console import print_message
 from lrqk_cli.chat.events import Answer, Status
 from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.models.progress import OnProgress, PullProgress
 
-Advance = Callable[[int, int], None]
-"""Called with what is done and with the total; a total of 0 means that it is not known yet."""
-
+_STAGES: dict[str, str] = {
+    "wait": "Waiting for another lrqk to fetch",
+    "fetch": "Fetching",
+    "join": "Checking",
+    "unpack": "Unpacking",
+}
+_BYTE_STAGES = frozenset({"fetch", "join"})
 _ENDINGS = {
     "length": "The answer stopped at --max-new-tokens.",
     "context": "The answer stopped because the context is full. A larger --ctx holds more.",
@@ -49,6 +53,14 @@ class _TokenSpeed(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.fields.get("speed", 0.0)
         return Text(f"{speed:,.0f} tokens/s" if speed else "")
+
+
+class _Amount(ProgressColumn):
+    """What is done of what: in bytes if the task says so."""
+
+    def render(self, task: Task) -> Text:
+        write = format_bytes if task.fields.get("as_bytes") else "{:,.0f}".format
+        return Text(write(task.completed) + (f"/{write(task.total)}" if task.total else ""))
 
 
 class View:
@@ -78,12 +90,25 @@ class View:
             self.console.print(Text(message, style="dim"), soft_wrap=not self.console.is_terminal)
 
     @contextmanager
-    def counting(self, label: str, *, as_bytes: bool = False) -> Iterator[Advance]:
-        """A bar that vanishes at the end; the context's value moves it."""
-        amount = DownloadColumn(binary_units=True) if as_bytes else MofNCompleteColumn()
-        with self._bar(amount) as progress:
-            task = progress.add_task(label, total=None, visible=False)
-            yield lambda done, total: progress.update(task, completed=done, total=total or None, visible=True)
+    def pulling(self, name: str) -> Iterator[OnProgress]:
+        """A bar for every stage of fetching and loading a model; without bars, one line a stage.
+
+        The context's value may be called from any thread.
+        """
+        started: dict[str, TaskID] = {}
+
+        def report(item: PullProgress) -> None:
+            if item.stage not in started:
+                for task in started.values():
+                    progress.update(task, visible=False)
+                label = f"{_STAGES[item.stage]} {name}"
+                started[item.stage] = progress.add_task(label, as_bytes=item.stage in _BYTE_STAGES)
+                if not self.is_live:
+                    self.note(f"{label}.")
+            progress.update(started[item.stage], completed=item.done, total=item.total or None)
+
+        with self._bar(_Amount()) as progress:
+            yield report
 
     @contextmanager
     def prefilling(
@@ -93,7 +118,7 @@ class View:
 
         ``status`` gives the line for a width in columns; it is asked at every update.
         """
-        progress = self._bar(MofNCompleteColumn(), _TokenSpeed())
+        progress = self._bar(_Amount(), _TokenSpeed())
         task = progress.add_task(label, total=None)
         below = Text(style="reverse", no_wrap=True)
         live = Live(Group(progress, below), console=self.console, transient=True)

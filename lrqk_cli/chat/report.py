@@ -85,7 +85,7 @@ class ChatReport(TypedDict):
 def build_report(
     answer: Answer, *, model: str, settings: LrqkConfig, documents: Sequence[DocumentUse], load_s: float
 ) -> ChatReport:
-    """Put together what ``--json`` prints about one answer."""
+    """Put together what ``--json`` prints about one answer; ``load_s`` is in seconds."""
     timing, memory, cache = answer.timing, answer.memory, answer.cache
     return {
         "answer": answer.text,

@@ -22,7 +22,7 @@ def test_help_lists_every_command_and_the_chat_goes_on():
 
 
 def test_quit_ends_the_chat():
-    assert not dispatch("/Quit ", lambda line: None)
+    assert not dispatch("/Quit ", print)
 
 
 @pytest.mark.parametrize(("line", "expected"), [("/qiut", "/quit"), ("/halp", "/help"), ("/xyzzy", "/help")])

@@ -9,6 +9,7 @@ from rich.console import Console
 from lrqk_cli.chat.events import Answer, Status, Timing
 from lrqk_cli.chat.rendering import View, format_bytes, statistics_line, status_line
 from lrqk_cli.engine.events import MemoryUse, PrefillProgress
+from lrqk_cli.models.progress import PullProgress
 from lrqk_cli.telemetry.stats import DecodeTotals
 
 MEMORY = MemoryUse("cuda:0", 2_083_059_138, 3 << 30, 1 << 30, 421_527_552, 1 << 20, 1 << 22)
@@ -60,24 +61,33 @@ def view(*, terminal: bool, quiet: bool = False) -> tuple[View, io.StringIO]:
     return View(Console(file=out, force_terminal=terminal, width=80, highlight=False), quiet), out
 
 
+def test_a_pull_without_a_bar_says_once_what_it_does():
+    target, out = view(terminal=False)
+    with target.pulling("tiny") as report:
+        for done in range(3):
+            report(PullProgress("fetch", done, 3))
+        report(PullProgress("unpack", 1, 3))
+    assert out.getvalue().splitlines() == ["Fetching tiny.", "Unpacking tiny."]
+
+
 def draw(target: View) -> None:
-    with target.prefilling("Reading", lambda width: "the status") as update:
+    with target.prefilling("Reading", lambda _width: "the status") as update:
         update(PrefillProgress(10, 100, 1.0))
-    with target.counting("Fetching") as advance:
-        advance(1, 10)
+    with target.pulling("tiny") as report:
+        report(PullProgress("fetch", 1 << 20, 4 << 20))
 
 
 @pytest.mark.parametrize(("terminal", "quiet"), [(False, False), (True, True), (False, True)])
 def test_no_bars_without_a_terminal_or_when_quiet(terminal, quiet):
     target, out = view(terminal=terminal, quiet=quiet)
     draw(target)
-    assert out.getvalue() == ""
+    assert out.getvalue() == ("" if quiet else "Fetching tiny.\n")
 
 
 def test_bars_show_speed_and_status_on_a_terminal():
     target, out = view(terminal=True)
     draw(target)
-    for part in ("Reading", "10/100", "10 tokens/s", "the status", "Fetching"):
+    for part in ("Reading", "10/100", "10 tokens/s", "the status", "Fetching tiny", "1.00 MiB/4.00 MiB"):
         assert part in out.getvalue()
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from lrqk_cli.chat.streaming import PlainStream, StatusStream, printable
 
-TEXT = "A first line that is longer than forty columns, so it wraps.\n\n    indented\n\tdone\nEnd without newline"
+TEXT = "A first line that is longer than forty columns, so it wraps.\n\n    indented\n\tdone\nThe end"
 
 
 def console(width: int = 40) -> Console:
@@ -16,7 +16,7 @@ def console(width: int = 40) -> Console:
 
 def shown(text: str, pieces: int, width: int = 40) -> str:
     target = console(width)
-    with StatusStream(target, lambda columns: "status") as stream:
+    with StatusStream(target, lambda _columns: "status") as stream:
         for start in range(0, len(text), pieces):
             stream.add(text[start : start + pieces])
     return target.file.getvalue()  # type: ignore[attr-defined]

@@ -1,0 +1,79 @@
+"""The ``lrqk`` command: registers the commands and turns failures into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from lrqk_cli import __version__
+from lrqk_cli.cli import chat, models
+from lrqk_cli.cli.failures import EXIT_INTERRUPTED, report
+from lrqk_cli.cli.options import Debug, Invocation
+from lrqk_cli.cli.settings import config_path, load_defaults
+
+app = typer.Typer(
+    name="lrqk",
+    help="Chat with long documents on your own machine, with the whole text in the model's context.",
+    epilog=(
+        "Every option can also be set by the variable LRQK_<OPTION>, such as LRQK_MODEL, or in the config "
+        "file, which LRQK_CONFIG names."
+    ),
+    pretty_exceptions_enable=False,
+)
+app.command()(chat.chat)
+app.add_typer(models.app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lrqk {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+    version: Annotated[  # noqa: ARG001 - its callback acts
+        bool,
+        typer.Option(
+            "--version", help="Show the version.", metavar="", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Chat with long documents on your own machine, with the whole text in the model's context."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+    commands = getattr(context.command, "commands", {})
+    options = {name: _option_names(command.params) for name, command in commands.items()}
+    context.default_map = load_defaults(config_path(), options)
+
+
+def _option_names(parameters: Iterable[Any]) -> dict[str, str]:
+    """What the config file calls each option -> what click calls it."""
+    names = {parameter.opts[-1].lstrip("-"): parameter.name for parameter in parameters}
+    return {option: name for option, name in names.items() if option not in ("help", "debug")}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit; the one place where a failure becomes an exit code.
+
+    Args:
+        arguments: what stands after ``lrqk``; ``sys.argv`` if None.
+    """
+    invocation = Invocation()
+    try:
+        # Outside click's standalone mode an early typer.Exit is returned as its code.
+        code = app(args=arguments, prog_name="lrqk", standalone_mode=False, obj=invocation) or 0
+        if code == EXIT_INTERRUPTED:
+            code = report(KeyboardInterrupt(), invocation.debug)
+        sys.stdout.flush()
+    except Exception as error:
+        code = report(error, invocation.debug)
+    except KeyboardInterrupt as error:
+        code = report(error, invocation.debug)
+    sys.exit(code)

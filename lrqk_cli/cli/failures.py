@@ -1,0 +1,80 @@
+"""Every way a run can fail, as one sentence, one hint and one exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import typer
+
+from lrqk_cli.chat.console import print_failure, stderr_console
+from lrqk_cli.errors import LrqkError
+
+# Typer carries its own copy of click since 0.26; the parent of BadParameter is click's usage error in both.
+CommandLineError: type[Exception] = typer.BadParameter.__bases__[0]
+
+EXIT_UNEXPECTED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+_HELP_HINT = "Run the command with --help to see what it takes."
+_DEBUG_HINT = "Run it again with --debug to see the traceback, and please report it."
+
+
+def report(error: BaseException, debug: bool) -> int:
+    """Tell the user what went wrong.
+
+    Args:
+        error: what ended the run.
+        debug: print the traceback too.
+
+    Returns:
+        The exit code.
+    """
+    if debug:
+        traceback.print_exception(error)
+    console = stderr_console()
+    if isinstance(error, KeyboardInterrupt):
+        console.print("Interrupted.")
+        return EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        silence_stdout()
+        return EXIT_UNEXPECTED
+    if isinstance(error, LrqkError):
+        print_failure(console, error.message, error.hint or _HELP_HINT * (error.exit_code == EXIT_USAGE))
+        return error.exit_code
+    if isinstance(error, CommandLineError):
+        print_failure(console, *_explain_usage(error))
+        return EXIT_USAGE
+    detail = str(error).strip().split("\n", 1)[0]
+    sentence = f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}."
+    print_failure(console, sentence, "" if debug else _DEBUG_HINT)
+    return EXIT_UNEXPECTED
+
+
+def silence_stdout() -> None:
+    """Let Python's last flush of a closed pipe end in nothing."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _explain_usage(error: Exception) -> tuple[str, str]:
+    """The sentence and the hint for an error of the command line parser."""
+    message = " ".join(error.format_message().split()).replace("Value error, ", "")  # type: ignore[attr-defined]
+    message = _sentence(message)
+    context = getattr(error, "ctx", None)
+    parameter = getattr(error, "param", None)
+    source = context.get_parameter_source(parameter.name) if context and parameter else None
+    origin = {"ENVIRONMENT": f"variable {getattr(parameter, 'envvar', '')}", "DEFAULT_MAP": "config file"}
+    if source is not None and source.name in origin:
+        message += f" It comes from the {origin[source.name]}."
+    command = context.command_path if context else "lrqk"
+    cause = error.__cause__
+    hint = cause.hint if isinstance(cause, LrqkError) else f"Run '{command} --help' to see what there is."
+    return message, hint
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", ")")) else text + "."

@@ -1,0 +1,282 @@
+"""The options that commands share.
+
+Each option is read from its flag, else from the variable ``LRQK_<OPTION>``, else from the config file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lrqk_cli.cli.values import parse_integer, parse_number, parse_tokens
+from lrqk_cli.config import AttentionMode, TailMode
+from lrqk_cli.errors import UsageError
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+DOCUMENTS = "Documents"
+MODEL = "Model"
+ATTENTION = "Attention"
+ANSWER = "Answer"
+OUTPUT = "Output"
+
+
+def option(
+    flag: str,
+    *,
+    help: str,
+    panel: str,
+    metavar: str | None = None,
+    parse: Callable[[Any], object] | None = None,
+    **settings: Any,
+) -> Any:
+    """An option and its environment variable.
+
+    Args:
+        flag: such as ``--top-k``.
+        help: one line; panel: the heading under which it stands.
+        metavar: how the help calls the value; empty for a switch.
+        parse: reads the value and raises ``UsageError``, which is then reported with the option's name.
+        settings: more for ``typer.Option``.
+    """
+    variable = "LRQK_" + flag.lstrip("-").replace("-", "_").upper()
+    if parse is not None:
+        settings["parser"] = _named(parse)
+    return typer.Option(
+        flag,
+        help=help,
+        rich_help_panel=panel,
+        metavar=metavar,
+        envvar=variable,
+        show_envvar=False,
+        **settings,
+    )
+
+
+def _named(parse: Callable[[Any], object]) -> Callable[[Any], object]:
+    def parse_or_name(value: Any) -> object:
+        try:
+            return parse(value)
+        except UsageError as error:
+            raise typer.BadParameter(error.message) from error
+
+    return parse_or_name
+
+
+def _set_debug(context: typer.Context, debug: bool) -> bool:
+    context.ensure_object(Invocation).debug |= debug
+    return debug
+
+
+class Invocation:
+    """What the whole run shares: ``debug`` shows tracebacks."""
+
+    debug = False
+
+
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        help="Show the traceback of a failure.",
+        callback=_set_debug,
+        is_eager=True,
+        metavar="",
+        envvar="LRQK_DEBUG",
+        show_envvar=False,
+    ),
+]
+Json = Annotated[bool, option("--json", help="Print one JSON object.", panel=OUTPUT, metavar="")]
+Quiet = Annotated[
+    bool, option("--quiet", help="No progress and no statistics, warnings only.", panel=OUTPUT, metavar="")
+]
+
+File = Annotated[
+    list[Path],
+    option(
+        "--file",
+        help="A document, a folder, or - for stdin. Repeat it for more.",
+        panel=DOCUMENTS,
+        metavar="PATH",
+    ),
+]
+Pages = Annotated[
+    str | None, option("--pages", help="Pages to read, such as 3-20,25.", panel=DOCUMENTS, metavar="PAGES")
+]
+Password = Annotated[
+    str | None, option("--password", help="Opens encrypted documents.", panel=DOCUMENTS, metavar="TEXT")
+]
+
+Model = Annotated[
+    str,
+    option(
+        "--model",
+        help="An alias of 'lrqk models', a Hugging Face id, a folder or a .gguf file.",
+        panel=MODEL,
+        metavar="MODEL",
+    ),
+]
+Context = Annotated[
+    int | None,
+    option(
+        "--ctx",
+        help="Tokens that the context holds, such as 64k. (default: the model's limit)",
+        panel=MODEL,
+        parse=parse_tokens,
+        metavar="TOKENS",
+    ),
+]
+Device = Annotated[
+    str | None,
+    option("--device", help="Such as cuda, cuda:1 or cpu.", panel=MODEL, metavar="DEVICE"),
+]
+Dtype = Annotated[
+    DType,
+    option(
+        "--dtype", help="Weights as float32, bfloat16, float16; auto chooses.", panel=MODEL, metavar="DTYPE"
+    ),
+]
+OffloadWeights = Annotated[
+    bool,
+    option(
+        "--offload-weights",
+        help="Spread a model that the device cannot hold over CPU memory.",
+        panel=MODEL,
+        metavar="",
+    ),
+]
+
+Attention = Annotated[
+    AttentionMode,
+    option(
+        "--attention",
+        help="lrqk; or a baseline: dense keeps all rows on the device, offload streams all from memory.",
+        panel=ATTENTION,
+        metavar="MODE",
+    ),
+]
+Rank = Annotated[
+    int, option("--rank", help="Width of the index.", panel=ATTENTION, parse=parse_integer, metavar="N")
+]
+IndexBits = Annotated[
+    int,
+    option(
+        "--index-bits", help="Bits of an index entry.", panel=ATTENTION, parse=parse_integer, metavar="8|16"
+    ),
+]
+Hot = Annotated[
+    int,
+    option(
+        "--hot",
+        help="Resident rows of a KV head.",
+        panel=ATTENTION,
+        parse=parse_tokens,
+        metavar="ROWS",
+    ),
+]
+TopK = Annotated[
+    int,
+    option(
+        "--top-k",
+        help="Best rows that a step demands to be resident.",
+        panel=ATTENTION,
+        parse=parse_tokens,
+        metavar="ROWS",
+    ),
+]
+Recent = Annotated[
+    int,
+    option(
+        "--recent",
+        help="Newest rows, always resident.",
+        panel=ATTENTION,
+        parse=parse_tokens,
+        metavar="ROWS",
+    ),
+]
+Tail = Annotated[
+    TailMode,
+    option(
+        "--tail",
+        help="mean adds what the other rows weigh, as one mean; none drops it.",
+        panel=ATTENTION,
+        metavar="MODE",
+    ),
+]
+Segment = Annotated[
+    int,
+    option(
+        "--segment",
+        help="Tokens that go through the model at once while reading.",
+        panel=ATTENTION,
+        parse=parse_tokens,
+        metavar="TOKENS",
+    ),
+]
+
+MaxNewTokens = Annotated[
+    int | None,
+    option(
+        "--max-new-tokens",
+        help="Tokens of an answer at most. (default: what the context holds)",
+        panel=ANSWER,
+        parse=parse_tokens,
+        metavar="TOKENS",
+    ),
+]
+Temperature = Annotated[
+    float,
+    option(
+        "--temperature", help="0 takes the likeliest token.", panel=ANSWER, parse=parse_number, metavar="T"
+    ),
+]
+TopP = Annotated[
+    float,
+    option(
+        "--top-p",
+        help="Sample from this share of the probability.",
+        panel=ANSWER,
+        parse=parse_number,
+        metavar="P",
+    ),
+]
+SampleTopK = Annotated[
+    int,
+    option(
+        "--sample-top-k",
+        help="Sample from the N likeliest tokens; 0 from all.",
+        panel=ANSWER,
+        parse=parse_integer,
+        metavar="N",
+    ),
+]
+RepetitionPenalty = Annotated[
+    float,
+    option(
+        "--repetition-penalty",
+        help="Above 1 discourages repetition.",
+        panel=ANSWER,
+        parse=parse_number,
+        metavar="X",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    option("--seed", help="Makes sampling repeatable.", panel=ANSWER, parse=parse_integer, metavar="N"),
+]
+Prompt = Annotated[
+    str | None,
+    option(
+        "--prompt",
+        help="Ask one question and leave. Else the question is read from a pipe, else a chat begins.",
+        panel=ANSWER,
+        metavar="TEXT",
+    ),
+]
+System = Annotated[
+    str | None,
+    option("--system", help="Instructions that stand before everything.", panel=ANSWER, metavar="TEXT"),
+]

@@ -1,0 +1,95 @@
+"""The config file: TOML with one table a command, whose keys are the command's options.
+
+.. code-block:: toml
+
+    [chat]
+    model = "smollm2-135m"
+    ctx = "8k"
+    top-k = 256
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from lrqk_cli.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_VARIABLE = "LRQK_CONFIG"
+
+
+def config_path() -> Path:
+    """Where the config file is looked for: ``LRQK_CONFIG``, else the platform's config folder."""
+    if named := os.environ.get(CONFIG_VARIABLE):
+        return Path(named).expanduser()
+    import platformdirs
+
+    return platformdirs.user_config_path("lrqk") / "config.toml"
+
+
+def load_defaults(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:
+    """Read the defaults of every command.
+
+    Args:
+        path: the config file; a missing one means no defaults, unless ``LRQK_CONFIG`` names it.
+        options: command -> name of an option, such as ``top-k`` -> click's name for it.
+
+    Returns:
+        command -> click's name of an option -> value: a click ``default_map``.
+
+    Raises:
+        UsageError: the file cannot be read, or a table or key is unknown.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if os.environ.get(CONFIG_VARIABLE):
+            raise UsageError(
+                f"There is no config file '{path}'.", f"Correct or unset {CONFIG_VARIABLE}."
+            ) from None
+        return {}
+    except OSError as error:
+        raise UsageError(
+            f"The config file '{path}' cannot be read: {error.strerror}.", "Check its permissions."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The config file '{path}' is not valid TOML: {error}.", "Correct that line."
+        ) from error
+    return {command: _read_table(path, command, table, options) for command, table in tables.items()}
+
+
+def _read_table(
+    path: Path, command: str, table: object, options: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise UsageError(
+            f"'{command}' stands outside a table in the config file '{path}'.",
+            f"Write it below the name of its command, such as [{next(iter(options))}].",
+        )
+    if command not in options:
+        raise _unknown(path, command, options, "table")
+    known = options[command]
+    defaults = {}
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        if name not in known:
+            raise _unknown(path, key, known, f"[{command}] setting")
+        defaults[known[name]] = value
+    return defaults
+
+
+def _unknown(path: Path, key: str, known: Iterable[str], kind: str) -> UsageError:
+    names = list(known)
+    matches = get_close_matches(key.replace("_", "-"), names, n=1)
+    hint = f"Did you mean '{matches[0]}'?" if matches else f"There are {', '.join(names)}."
+    return UsageError(f"The config file '{path}' has an unknown {kind} '{key}'.", hint)

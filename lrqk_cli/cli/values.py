@@ -1,0 +1,77 @@
+"""Numbers as people write them: ``64k`` tokens, ``12GiB`` bytes."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from lrqk_cli.errors import UsageError
+
+_TOKEN_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
+_BYTE_UNITS = {
+    "": 1,
+    "b": 1,
+    **{unit: 1 << shift for shift, unit in ((10, "k"), (20, "m"), (30, "g"), (40, "t"))},
+    **{unit: 1 << shift for shift, unit in ((10, "kib"), (20, "mib"), (30, "gib"), (40, "tib"))},
+    **{unit: 10**power for power, unit in ((3, "kb"), (6, "mb"), (9, "gb"), (12, "tb"))},
+}
+_NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:[._][0-9]+)*)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+def _parse(text: object, units: dict[str, int], what: str, hint: str) -> int:
+    match = _NUMBER_AND_UNIT.fullmatch(str(text))
+    unit = units.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise UsageError(f"'{text}' is not {what}.", hint)
+    try:
+        size = round(float(match[1].replace("_", "")) * unit)
+    except ValueError:
+        raise UsageError(f"'{text}' is not {what}.", hint) from None
+    if size < 1:
+        raise UsageError(f"'{text}' is not {what}: it must be at least 1.", hint)
+    return size
+
+
+def parse_integer(text: str | int) -> int:
+    """Read a whole number.
+
+    Raises:
+        UsageError: the text is not one.
+    """
+    try:
+        return int(str(text))
+    except ValueError:
+        raise UsageError(f"'{text}' is not a whole number.", "Write it in digits, such as 32.") from None
+
+
+def parse_number(text: str | float) -> float:
+    """Read a number.
+
+    Raises:
+        UsageError: the text is not a finite one.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"'{text}' is not a number.", "Write it in digits, such as 0.7.")
+    return number
+
+
+def parse_tokens(text: str | int) -> int:
+    """Read a number of tokens: ``65536``, ``64k`` (65,536), ``1m`` (1,048,576).
+
+    Raises:
+        UsageError: the text is not such a number, or it is below 1.
+    """
+    return _parse(text, _TOKEN_UNITS, "a number of tokens", "Write it as 65536, 64k or 1m.")
+
+
+def parse_bytes(text: str | int) -> int:
+    """Read a number of bytes: ``12GiB`` and ``12G`` are binary (12 x 2^30), ``12GB`` is decimal (12 x 10^9).
+
+    Raises:
+        UsageError: the text is not such a number, or it is below 1.
+    """
+    return _parse(text, _BYTE_UNITS, "a number of bytes", "Write it as 12GiB, 12GB or 12G.")

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+
+from lrqk_cli import __version__
+from lrqk_cli.cli import app as app_module
+from lrqk_cli.cli.failures import report
+from lrqk_cli.errors import LrqkError
+
+
+def fails_with(result, code: int, *words: str) -> None:
+    """One sentence, one hint, the exit code, nothing on stdout and no traceback."""
+    assert result.code == code, result.err
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    error, hint = result.err.strip().splitlines()[-2:]
+    assert error.startswith("Error: ")
+    assert hint.startswith("Hint: ")
+    for word in words:
+        assert word in result.err
+
+
+def test_the_version(run):
+    assert run("--version").out == f"lrqk {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("chat", "--help"), ("models", "--help")])
+def test_help_is_on_stdout(run, arguments):
+    result = run(*arguments)
+    assert result.code == 0
+    assert "Usage:" in result.out
+    assert result.err == ""
+
+
+def test_help_imports_neither_torch_nor_transformers(run_process):
+    result = run_process("--help", before=("-X", "importtime"))
+    modules = {line.rsplit("|", 1)[-1].strip() for line in result.err.splitlines()}
+    assert result.code == 0
+    assert "lrqk_cli.cli.app" in modules
+    assert not {name for name in modules if name.split(".")[0] in ("torch", "transformers", "numpy", "pypdf")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("chta",), ("chta", "chat")),
+        (("chat", "--rnak", "3"), ("--rnak", "--rank")),
+        (("chat", "--rank"), ("--rank",)),
+        (("chat", "--rank", "x"), ("'--rank'", "'x' is not a whole number")),
+        (("chat", "--rank", "0"), ("--rank must be at least 1",)),
+        (("chat", "--ctx", "64q"), ("'--ctx'", "64k")),
+        (("chat", "--attention", "sparse"), ("'--attention'", "'sparse'", "'dense'")),
+        (("chat", "--index-bits", "4"), ("4 bits", "8 or 16")),
+        (("chat", "--top-k", "9000"), ("--top-k 9000", "--hot")),
+        (("chat", "--top-p", "2"), ("--top-p",)),
+        (("chat", "--temperature", "-1"), ("--temperature",)),
+        (("chat",), ("question is empty", "--prompt")),
+        (("chat", "--json", "--prompt", "  "), ("question is empty",)),
+        (("chat", "--file", "-"), ("standard input", "--prompt")),
+        (("models", "fetch", "x"), ("fetch",)),
+    ],
+)
+def test_wrong_usage_is_told_in_one_sentence(run, arguments, words):
+    fails_with(run(*arguments), 2, *words)
+
+
+@pytest.mark.parametrize("command", ["pull", "path", "remove"])
+def test_an_unknown_model_is_told_with_the_nearest(run, command):
+    fails_with(run("models", command, "smollm2-135"), 4, "smollm2-135m")
+
+
+@pytest.mark.parametrize("command", ["path", "remove"])
+def test_a_model_that_is_not_here_is_told(run, command):
+    fails_with(run("models", command, "smollm2-135m"), 4, "smollm2-135m")
+
+
+def test_models_alone_lists_the_catalog(run):
+    result = run("models")
+    assert result.code == 0
+    assert "qwen2.5-coder-0.5b" in result.out
+    assert result.out == run("models", "list").out
+
+
+def test_a_bad_variable_is_named(run, monkeypatch):
+    monkeypatch.setenv("LRQK_RANK", "many")
+    fails_with(run("chat", "--prompt", "x"), 2, "'many'", "LRQK_RANK")
+
+
+def test_a_bad_value_in_the_config_file_is_told_as_such(run, monkeypatch, tmp_path):
+    file = tmp_path / "lrqk.toml"
+    file.write_text('[chat]\nrank = "many"\n')
+    monkeypatch.setenv("LRQK_CONFIG", str(file))
+    fails_with(run("chat", "--prompt", "x"), 2, "'many'", "config file")
+
+
+def test_a_flag_wins_over_a_variable_and_that_over_the_config_file(run, monkeypatch, tmp_path):
+    file = tmp_path / "lrqk.toml"
+    file.write_text("[chat]\nhot = 11\ntop-k = 90000\n")
+    monkeypatch.setenv("LRQK_CONFIG", str(file))
+    assert "--hot 11 rows" in run("chat").err
+    monkeypatch.setenv("LRQK_HOT", "12")
+    assert "--hot 12 rows" in run("chat").err
+    assert "--hot 13 rows" in run("chat", "--hot", "13").err
+
+
+def test_the_config_file_may_write_sizes_as_people_do(run, monkeypatch, tmp_path):
+    file = tmp_path / "lrqk.toml"
+    file.write_text('[chat]\nhot = "2k"\ntop_k = "1m"\n')
+    monkeypatch.setenv("LRQK_CONFIG", str(file))
+    assert "--top-k 1048576 rows cannot be resident in --hot 2048 rows" in run("chat").err
+
+
+@pytest.mark.parametrize("where", ["flag before", "flag after", "variable"])
+def test_debug_shows_the_traceback_wherever_it_stands(run, monkeypatch, where):
+    arguments = ["models", "path", "nope"]
+    if where == "variable":
+        monkeypatch.setenv("LRQK_DEBUG", "1")
+    elif where == "flag before":
+        arguments.insert(0, "--debug")
+    else:
+        arguments = ["chat", "--debug", "--rank", "0"]
+    result = run(*arguments)
+    assert "Traceback" in result.err
+    assert "Error: " in result.err
+
+
+def test_an_unexpected_failure_is_one_sentence_too(capfd):
+    code = report(ZeroDivisionError("division by zero"), debug=False)
+    error = capfd.readouterr().err
+    assert code == 1
+    assert error.startswith("Error: Unexpected ZeroDivisionError: division by zero.\nHint: ")
+    assert "--debug" in error
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), LrqkError("It broke.", "Mend it.")])
+def test_a_failure_of_any_command_ends_in_its_code(run, monkeypatch, failure):
+    def fail(*arguments, **options):
+        raise failure
+
+    monkeypatch.setattr(app_module, "app", fail)
+    result = run("chat")
+    if isinstance(failure, KeyboardInterrupt):
+        assert (result.code, result.err) == (130, "Interrupted.\n")
+    else:
+        fails_with(result, 1, "It broke.", "Mend it.")
+
+
+def test_a_closed_pipe_is_quiet(capfd):
+    assert report(BrokenPipeError(), debug=False) == 1
+    assert capfd.readouterr().err == ""

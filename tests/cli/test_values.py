@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_tokens
+from lrqk_cli.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("64k", 65_536), ("64K", 65_536), (" 1m ", 1_048_576), ("1.5k", 1536), ("65536", 65_536), (8192, 8192)],
+)
+def test_tokens(text, tokens):
+    assert parse_tokens(text) == tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("12GiB", 12 << 30),
+        ("12G", 12 << 30),
+        ("12g", 12 << 30),
+        ("12GB", 12_000_000_000),
+        ("1.5 MiB", 3 << 19),
+        ("512", 512),
+        ("1TB", 10**12),
+    ],
+)
+def test_bytes(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "k", "64kb", "64g", "-3", "0", "1.2.3", "1e3", "64 k 3", "٣"])
+def test_what_is_no_number_of_tokens_is_refused_with_a_hint(text):
+    with pytest.raises(UsageError) as refusal:
+        parse_tokens(text)
+    assert "64k" in refusal.value.hint
+
+
+@pytest.mark.parametrize("text", ["12X", "GiB", "0", "0.1", "-1G"])
+def test_what_is_no_number_of_bytes_is_refused(text):
+    with pytest.raises(UsageError):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["x", "1.5", ""])
+def test_what_is_no_whole_number_is_refused(text):
+    with pytest.raises(UsageError):
+        parse_integer(text)
+
+
+@pytest.mark.parametrize("text", ["x", "nan", "inf", ""])
+def test_what_is_no_number_is_refused(text):
+    with pytest.raises(UsageError):
+        parse_number(text)
+
+
+def test_numbers_are_read_from_text_and_from_numbers():
+    assert (parse_integer("32"), parse_integer(32), parse_number("0.5"), parse_number(1)) == (
+        32,
+        32,
+        0.5,
+        1.0,
+    )
