@@ -2,4 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrqk_cli.config import LrqkConfig
+    from lrqk_cli.engine.attach import attach
+
 __version__ = "0.1.0"
+__all__ = ["LrqkConfig", "__version__", "attach"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `lrqk --help` must not wait for torch.
+    if name == "attach":
+        from lrqk_cli.engine.attach import attach
+
+        return attach
+    if name == "LrqkConfig":
+        from lrqk_cli.config import LrqkConfig
+
+        return LrqkConfig
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -49,7 +49,7 @@ class AttentionLayer(CacheLayerMixin):
     is_sliding: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.length = 0
         self.prefilling = False
         self.batch_size = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import psutil
 import torch
 
@@ -45,12 +47,9 @@ def peak_bytes(device: torch.device) -> int:
     """Return the most that was allocated since ``reset_peak``; for a CPU, since the process began."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    memory = psutil.Process().memory_info()
-    # Windows alone keeps the peak there; elsewhere the resource module does.
-    if hasattr(memory, "peak_wset"):
-        return int(memory.peak_wset)
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
-    import sys
 
     unit = 1 if sys.platform == "darwin" else 1024
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

@@ -1,0 +1,93 @@
+"""With everything resident, and in every baseline, logits equal full attention's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import FAMILIES, full_attention_logits, random_tokens, tiny_model
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lrqk_cli import attach
+from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.config import LrqkConfig
+
+TOLERANCE = 1e-4
+PROMPT, ANSWER, SECOND_TURN = 120, 8, 30
+
+
+def replay(model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, segment: int) -> Tensor:
+    """Feed two turns: a prompt in segments, an answer token by token, another turn, another answer."""
+    logits = []
+
+    def feed(start: int, stop: int, step: int, prefill: bool) -> None:
+        for first in range(start, stop, step):
+            part = tokens[first : min(first + step, stop)].unsqueeze(0)
+            if prefill:
+                with cache.prefilling():
+                    logits.append(model(part, past_key_values=cache).logits[0])
+            else:
+                logits.append(model(part, past_key_values=cache).logits[0])
+
+    second = PROMPT + ANSWER
+    feed(0, PROMPT, segment, True)
+    feed(PROMPT, second, 1, False)
+    feed(second, second + SECOND_TURN, segment, True)
+    feed(second + SECOND_TURN, len(tokens), 1, False)
+    return torch.cat(logits)
+
+
+@pytest.mark.parametrize("segment", [1, 7, 64, 1000])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lrqk_equals_full_attention_when_everything_is_resident(family: str, segment: int) -> None:
+    model = tiny_model(family)
+    tokens = random_tokens(PROMPT + ANSWER + SECOND_TURN + ANSWER)
+    expected = full_attention_logits(model, tokens)
+    with torch.no_grad(), attach(model, LrqkConfig(hot=256, top_k=64, recent=16), context=512) as cache:
+        actual = replay(model, cache, tokens, segment)
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["dense", "offload"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_baselines_equal_full_attention(family: str, mode: str) -> None:
+    model = tiny_model(family)
+    tokens = random_tokens(PROMPT + ANSWER + SECOND_TURN + ANSWER)
+    expected = full_attention_logits(model, tokens)
+    with torch.no_grad(), attach(model, LrqkConfig(attention=mode), context=512) as cache:
+        actual = replay(model, cache, tokens, 50)
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_demanding_every_row_equals_full_attention_while_rows_travel(family: str) -> None:
+    """A hot set a few rows too small for the text: rows are fetched and evicted, and little can be lost."""
+    model = tiny_model(family)
+    tokens = random_tokens(PROMPT + 4 * ANSWER)
+    expected = full_attention_logits(model, tokens)
+    settings = LrqkConfig(hot=PROMPT - 20, top_k=PROMPT - 20, recent=16, rank=16, index_bits=16)
+    with torch.no_grad(), attach(model, settings, context=512) as cache:
+        prompt = model(tokens[:PROMPT].unsqueeze(0), past_key_values=cache).logits[0]
+        answer = [model(t.view(1, 1), past_key_values=cache).logits[0] for t in tokens[PROMPT:]]
+        stats = cache.take_stats()
+    torch.testing.assert_close(prompt, expected[:PROMPT], atol=TOLERANCE, rtol=0)
+    reference = expected[PROMPT:].log_softmax(-1)
+    divergence = reference.exp() * (reference - torch.cat(answer).log_softmax(-1))
+    assert divergence.sum(-1).mean() < 0.01
+    if "full" in cache.spec.layer_kinds:
+        assert 0 < stats.rows_fetched < stats.rows_wanted
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generate_gives_the_tokens_of_full_attention(family: str) -> None:
+    model = tiny_model(family)
+    prompt = random_tokens(60).unsqueeze(0)
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    mask = torch.ones_like(prompt)
+    model.set_attn_implementation("eager")
+    expected = model.generate(prompt, attention_mask=mask, **options)
+    with attach(model, LrqkConfig(hot=128, top_k=32, recent=8), context=256) as cache:
+        actual = model.generate(prompt, attention_mask=mask, past_key_values=cache, **options)
+    assert actual.tolist() == expected.tolist()
+    assert model.config._attn_implementation == "eager"
+    assert cache.get_seq_length() == prompt.shape[1] + 11

@@ -1,0 +1,100 @@
+"""The joint solver against float64 oracles written from the definition of the problem."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrqk_cli.attention.factors import GramAccumulator, solve_joint
+from lrqk_cli.config import ModelSpec
+
+WIDTH, QUERIES, KEYS = 12, 90, 70
+
+
+def correlated(rows: int, width: int, seed: int) -> np.ndarray:
+    """Return rows with a spread of scales along random directions."""
+    random = np.random.default_rng(seed)
+    spectrum = np.geomspace(5.0, 0.05, width)
+    return random.normal(size=(rows, width)) * spectrum @ random.normal(size=(width, width))
+
+
+@settings(max_examples=20, deadline=None)
+@given(rank=st.integers(1, WIDTH), seed=st.integers(0, 2**16))
+def test_scores_are_the_best_rank_r_approximation(rank: int, seed: int) -> None:
+    """Eckart-Young: the truncated SVD of Q Kᵀ itself is what the maps must reproduce."""
+    query, key = correlated(QUERIES, WIDTH, seed), correlated(KEYS, WIDTH, seed + 1)
+    scores = query @ key.T
+    left, singular, right = np.linalg.svd(scores, full_matrices=False)
+    best = left[:, :rank] * singular[:rank] @ right[:rank]
+    query_map, key_map = solve_joint(torch.tensor(query.T @ query), torch.tensor(key.T @ key), rank)
+    ours = (query @ query_map.numpy()) @ (key @ key_map.numpy()).T
+    assert np.linalg.norm(ours - best) <= 1e-5 * np.linalg.norm(scores)
+    least = np.linalg.norm(scores - best)
+    assert np.linalg.norm(scores - ours) <= least * (1 + 1e-6) + 1e-6 * np.linalg.norm(scores)
+
+
+def test_dimensions_of_the_index_share_the_weight_evenly() -> None:
+    """Both maps carry √Σ, so that queries and keys have the same energy in every dimension."""
+    query, key = correlated(QUERIES, WIDTH, 3), correlated(KEYS, WIDTH, 4)
+    query_map, key_map = solve_joint(torch.tensor(query.T @ query), torch.tensor(key.T @ key), 5)
+    query_energy = np.linalg.norm(query @ query_map.numpy(), axis=0)
+    np.testing.assert_allclose(query_energy, np.linalg.norm(key @ key_map.numpy(), axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_fewer_rows_than_dimensions_are_reproduced_exactly(rows: int) -> None:
+    query, key = torch.tensor(correlated(rows, WIDTH, 5)), torch.tensor(correlated(rows, WIDTH, 6))
+    query_map, key_map = solve_joint(query.T @ query, key.T @ key, rows)
+    scores = query @ key.T
+    assert torch.dist((query @ query_map) @ (key @ key_map).T, scores) < 1e-4 * scores.norm()
+
+
+def test_a_single_key_leaves_no_infinity() -> None:
+    maps = solve_joint(torch.eye(4), torch.zeros(4, 4), 2)
+    assert all(torch.isfinite(part).all() for part in maps)
+
+
+def spec() -> ModelSpec:
+    return ModelSpec("t", "t", ("full",), 4, 2, WIDTH, 48, 96, 97, 512, 512, 1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.lists(st.integers(1, KEYS - 1), max_size=4, unique=True), seed=st.integers(0, 1000))
+def test_a_stream_of_segments_gives_the_factors_of_the_whole(cuts: list[int], seed: int) -> None:
+    """Also with a large common key, which a difference of plain sums would drown in."""
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(2, 2, KEYS, WIDTH, generator=generator)
+    key = torch.randn(2, KEYS, WIDTH, generator=generator) + 300.0
+    grams = GramAccumulator(spec(), torch.device("cpu"))
+    edges = [0, *sorted(cuts), KEYS]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        grams.add(query[:, :, start:stop], key[:, start:stop])
+    factors = grams.solve(WIDTH)
+    torch.testing.assert_close(factors.key_mean, key.mean(1), atol=1e-3, rtol=0)
+    for head in range(2):
+        rows = query[head].reshape(-1, WIDTH).double()
+        centred = key[head].double() - key[head].double().mean(0)
+        mapped = (rows @ factors.query_map[head].double()) @ (centred @ factors.key_map[head].double()).T
+        exact = rows @ centred.T
+        assert torch.dist(mapped, exact) < 1e-3 * exact.norm()
+
+
+def test_ranking_matches_a_float64_oracle_through_the_projections() -> None:
+    query = torch.tensor(correlated(2 * 4 * 20, WIDTH, 8)).view(2, 4, 20, WIDTH).float()
+    key = torch.tensor(correlated(2 * 50, WIDTH, 9)).view(2, 50, WIDTH).float() + 3.0
+    grams = GramAccumulator(spec(), torch.device("cpu"))
+    grams.add(query, key)
+    factors = grams.solve(4)
+    for head in range(2):
+        rows = query[head].reshape(-1, WIDTH).double().numpy()
+        keys = key[head].double().numpy()
+        centred = keys - keys.mean(0)
+        left, singular, right = np.linalg.svd(rows @ centred.T, full_matrices=False)
+        oracle = left[:, :4] * singular[:4] @ right[:4] + rows @ keys.mean(0)[:, None]
+        projected, offset = factors.project_queries(query.flatten(1, 2))
+        scores = projected[head] @ factors.project_keys(key)[head].T + offset[head].unsqueeze(1)
+        scale = np.abs(oracle).max()
+        np.testing.assert_allclose(scores.numpy(), oracle, atol=2e-4 * scale, rtol=0)

@@ -1,0 +1,92 @@
+"""Invariants of the rows that are resident on the device."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lrqk_cli.attention.hot_set import HotSet, Ring
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.kernels.dispatch import plan_fetches
+
+HEADS, WIDTH, CONTEXT = 2, 3, 80
+CPU = torch.device("cpu")
+
+
+def spec() -> ModelSpec:
+    return ModelSpec("t", "t", ("full",), 4, HEADS, WIDTH, 12, 24, 97, CONTEXT, CONTEXT, 1)
+
+
+def rows_of(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return K and V ``[KV, n, d]`` that tell their token and head."""
+    base = tokens.view(1, -1, 1) * 10.0 + torch.arange(HEADS).view(-1, 1, 1)
+    return base.expand(-1, -1, WIDTH), (base + 0.5).expand(-1, -1, WIDTH)
+
+
+@given(size=st.integers(1, 9), cuts=st.lists(st.integers(1, 12), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_a_ring_holds_the_newest_rows_whatever_the_segments(size: int, cuts: list[int]) -> None:
+    ring = Ring(torch.full((HEADS, size, 2, WIDTH), float("nan")))
+    length = 0
+    for count in cuts:
+        ring.append(length, *rows_of(torch.arange(length, length + count)))
+        length += count
+        kept = min(size, length)
+        key, value = ring.ordered(length, kept)
+        expected = rows_of(torch.arange(length - kept, length))
+        assert torch.equal(key, expected[0])
+        assert torch.equal(value, expected[1])
+        assert not ring.rows[:, :kept].isnan().any()
+
+
+def check(hot: HotSet, length: int) -> None:
+    """Every row stands where the tables say, none twice, and the sums are those of the rows."""
+    candidates = hot.candidates(length)
+    key, value = hot.resident_rows(length)
+    recent = min(length, hot.recent.size)
+    assert key.shape[1] == recent + hot.count
+    for head in range(HEADS):
+        slots = hot.slot_token[head, : hot.count]
+        assert hot.resident[head].nonzero().flatten().tolist() == sorted(slots.tolist())
+        assert slots.numel() == 0 or int(slots.max()) < candidates
+        tokens = torch.cat((slots, torch.arange(length - recent, length)))
+        assert sorted(key[head, :, 0].tolist()) == sorted((tokens * 10.0 + head).tolist())
+    torch.testing.assert_close(hot.resident_value_sum(length), value.double().sum(1))
+
+
+@given(
+    capacity=st.integers(1, 30),
+    recent=st.integers(1, 10),
+    prompt=st.integers(1, 40),
+    steps=st.integers(0, 30),
+    seed=st.integers(0, 999),
+)
+@settings(deadline=None, max_examples=60)
+def test_tables_rows_and_sums_agree_after_any_run(
+    capacity: int, recent: int, prompt: int, steps: int, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    hot = HotSet(spec(), LrqkConfig(hot=capacity, top_k=capacity, recent=recent), CONTEXT, torch.float32, CPU)
+
+    def fetch(length: int, wanted: int) -> None:
+        candidates = hot.candidates(length)
+        scores = torch.rand(HEADS, candidates, generator=random)
+        fetches = plan_fetches(scores, hot.resident[:, :candidates], hot.slot_token, wanted)
+        if fetches.token.numel():
+            key, value = rows_of(fetches.token)
+            head = fetches.head, torch.arange(fetches.token.numel())
+            hot.replace(fetches, torch.stack((key[head], value[head]), 1))
+
+    hot.recent.append(0, *rows_of(torch.arange(prompt)))
+    if hot.candidates(prompt) <= hot.size:
+        hot.fill(*rows_of(torch.arange(hot.candidates(prompt))))
+    else:
+        fetch(prompt, hot.size)
+    check(hot, prompt)
+    for length in range(prompt, min(prompt + steps, CONTEXT)):
+        hot.append(length, *rows_of(torch.tensor([length])))
+        if hot.candidates(length + 1) > hot.count:
+            fetch(length + 1, max(1, hot.size // 2))
+        check(hot, length + 1)

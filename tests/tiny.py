@@ -1,0 +1,78 @@
+"""Tiny random models of every supported family, in float32 on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+VOCABULARY = 97
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_ALTERNATING = ["sliding_attention", "full_attention"]
+_GPT_OSS_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+# Family: config class and what it needs beside the common shape.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {}),
+    "qwen2": ("Qwen2Config", {}),
+    "qwen3": ("Qwen3Config", {"head_dim": 16}),
+    "mistral": ("MistralConfig", {"sliding_window": None}),
+    "mistral-sliding": ("MistralConfig", {"sliding_window": 24}),
+    "phi3": ("Phi3Config", {}),
+    "gemma2": (
+        "Gemma2Config",
+        {"head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0},
+    ),
+    "gemma3": ("Gemma3TextConfig", {"head_dim": 16, "sliding_window": 24, "layer_types": _ALTERNATING}),
+    "gpt-oss": (
+        "GptOssConfig",
+        {
+            "head_dim": 16,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 24,
+            "rope_parameters": _GPT_OSS_ROPE,
+        },
+    ),
+}
+
+
+def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """Return a random model whose attention is far from uniform."""
+    name, extra = FAMILIES[family]
+    config = getattr(transformers, name)(**{**_SHAPE, **extra, **changes})
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(4.0)
+    return model
+
+
+def random_tokens(count: int, seed: int = 0) -> torch.Tensor:
+    """Return token ids ``[count]``, special ones left out."""
+    return torch.randint(3, VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def full_attention_logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the logits ``[n, vocab]`` by transformers' own eager attention, without a cache."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        return model(tokens.unsqueeze(0), use_cache=False).logits[0]
+    finally:
+        model.set_attn_implementation(before)
