@@ -1,0 +1,113 @@
+"""Word, PowerPoint, Excel, HTML and EPUB files, through markitdown from the extra ``office``."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from io import BytesIO
+
+from lrqk_cli.documents.document import Document, Page
+from lrqk_cli.documents.normalise import normalise
+from lrqk_cli.documents.pages import refuse_pages, select_pages
+from lrqk_cli.documents.source import ReadOptions, Source
+from lrqk_cli.errors import DocumentError
+
+OFFICE_SUFFIXES = frozenset({".docx", ".pptx", ".xlsx", ".html", ".htm", ".xhtml", ".epub"})
+UNSUPPORTED_SUFFIXES = frozenset(
+    {".doc", ".ppt", ".xls", ".odt", ".odp", ".ods", ".rtf", ".pages", ".numbers", ".key", ".mobi", ".azw3"}
+)
+_SLIDE = re.compile(r"<!-- Slide number: ([0-9]+) -->")
+_HTML = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html)\b", re.IGNORECASE)
+_ZIP_MEMBERS = (
+    (b"word/", ".docx"),
+    (b"ppt/", ".pptx"),
+    (b"xl/", ".xlsx"),
+    (b"application/epub+zip", ".epub"),
+)
+
+
+def sniff_office(data: bytes) -> str | None:
+    """The suffix of an office format that the bytes show, for input without a name."""
+    if _HTML.match(data):
+        return ".html"
+    if data.startswith(b"PK\x03\x04"):
+        return next((suffix for member, suffix in _ZIP_MEMBERS if member in data), None)
+    return None
+
+
+def refuse_unsupported(source: Source) -> None:
+    """Name a format that lrqk knows but cannot read.
+
+    Raises:
+        DocumentError: the file has such a suffix.
+    """
+    if source.suffix in UNSUPPORTED_SUFFIXES:
+        raise DocumentError(
+            f"{source.title} cannot be read: lrqk has no reader for {source.suffix} files.",
+            "Save it as PDF or in a newer format, such as .docx, .pptx, .xlsx or .epub.",
+        )
+
+
+def read_office(source: Source, options: ReadOptions) -> Document:
+    """Convert a file to Markdown. Slides count as pages; the other formats have none.
+
+    Raises:
+        DocumentError: the extra ``office`` is not installed, the file is damaged or has no text, or it ends
+            before a slide that was asked for.
+        UsageError: pages of a document without pages were asked for.
+    """
+    suffix = source.suffix if source.suffix in OFFICE_SUFFIXES else sniff_office(source.data) or ""
+    if suffix == ".pptx":
+        return _slides(source, options, _convert(source, suffix))
+    refuse_pages(options.pages, source.title)
+    text = normalise(_convert(source, suffix))
+    if not text:
+        raise _no_text(source)
+    return Document(source.path, source.title, (Page(None, text),))
+
+
+def _convert(source: Source, suffix: str) -> str:
+    """The file as Markdown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            from markitdown import MarkItDown, MissingDependencyException, StreamInfo
+        except ImportError as error:
+            raise _missing_extra(source) from error
+        try:
+            info = StreamInfo(extension=suffix, filename=source.path.name)
+            converted = MarkItDown(enable_plugins=False).convert_stream(
+                BytesIO(source.data), stream_info=info
+            )
+        except MissingDependencyException as error:
+            raise _missing_extra(source) from error
+        # The converters of five libraries fail in ways of their own.
+        except Exception as error:
+            raise DocumentError(
+                f"{source.title} cannot be read: it is damaged, encrypted or not a {suffix} file.",
+                "Open it in its own program and save it again, or save it as PDF.",
+            ) from error
+    return str(converted.markdown)
+
+
+def _slides(source: Source, options: ReadOptions, markdown: str) -> Document:
+    """A document with a page a slide, from the comments that markitdown puts before each."""
+    parts = _SLIDE.split(markdown)
+    texts = {int(number): normalise(text) for number, text in zip(parts[1::2], parts[2::2], strict=True)}
+    count = max(texts, default=0)
+    if not any(texts.values()):
+        raise _no_text(source)
+    numbers = select_pages(options.pages, count, source.title)
+    pages = tuple(Page(number, texts.get(number, "")) for number in numbers)
+    return Document(source.path, source.title, pages, count)
+
+
+def _missing_extra(source: Source) -> DocumentError:
+    return DocumentError(
+        f"{source.title} cannot be read: the reader of {source.suffix or 'office'} files is not installed.",
+        "Run pip install 'lrqk[office]', or save the file as PDF.",
+    )
+
+
+def _no_text(source: Source) -> DocumentError:
+    return DocumentError(f"{source.title} has no text.", "Choose a file that has text in it.")

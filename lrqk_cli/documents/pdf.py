@@ -1,0 +1,169 @@
+"""PDF files, through pypdf.
+
+The plain extraction mode is used. Layout mode keeps table columns apart, but it weaves the lines of a
+two-column page together, drops text inside figures, spends up to twice the characters on spaces, and loses
+the word gaps of some LaTeX lines. Plain mode follows the order in which a page was drawn, which is the
+reading order in nearly all files. Comments and highlights are remarks about a page and are left out; text
+boxes and the values of form fields show on the page, so they belong to its text.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from lrqk_cli.documents.document import Document, Page, format_numbers
+from lrqk_cli.documents.normalise import normalise
+from lrqk_cli.documents.pages import select_pages
+from lrqk_cli.documents.pdf_text import page_text
+from lrqk_cli.documents.source import Password, ReadOptions, Source
+from lrqk_cli.errors import DocumentError
+
+if TYPE_CHECKING:
+    from pypdf import PdfReader
+
+_ATTEMPTS = 3
+
+
+def is_pdf(data: bytes) -> bool:
+    """Whether the magic of PDF stands near the start; some writers put a few bytes before it."""
+    return b"%PDF-" in data[:1024]
+
+
+def read_pdf(source: Source, options: ReadOptions) -> Document:
+    """Read a PDF file.
+
+    Raises:
+        DocumentError: it is corrupt or encrypted, ends before a page that was asked for, or has no text.
+    """
+    with _quiet():
+        reader, page_count = _open(source, options.password)
+        numbers = select_pages(options.pages, page_count, source.title)
+        pages, broken = [], []
+        for done, number in enumerate(numbers):
+            options.on_page(done, len(numbers))
+            text = _text_of(reader, number)
+            if text is None:
+                broken.append(number)
+            pages.append(Page(number, text or ""))
+        options.on_page(len(numbers), len(numbers))
+    empty = [page.number for page in pages if page.number is not None and not page.text]
+    _refuse_empty(source, empty, broken, len(pages))
+    found = _warnings(source.title, [number for number in empty if number not in broken], broken)
+    return Document(source.path, source.title, tuple(pages), page_count, found)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what pypdf says about odd files off the screen; its logger is put back afterwards."""
+    logger = logging.getLogger("pypdf")
+    before = logger.disabled, logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled, level = before
+        logger.setLevel(level)
+
+
+def _open(source: Source, password: Password) -> tuple[PdfReader, int]:
+    """A reader that is unlocked, and its number of pages."""
+    from pypdf import PdfReader
+
+    try:
+        reader = PdfReader(BytesIO(source.data))
+        encrypted = reader.is_encrypted
+        if encrypted:
+            _unlock(reader, source, password)
+        page_count = len(reader.pages)
+    except DocumentError:
+        raise
+    except NotImplementedError as error:
+        raise DocumentError(
+            f"{source.title} is encrypted in a way that cannot be read.", "Save it without encryption."
+        ) from error
+    # A corrupt file can make a parser fail in any way: KeyError, RecursionError, struct.error, ...
+    except Exception as error:
+        raise DocumentError(
+            f"{source.title} cannot be read: the PDF file is damaged.",
+            "Open it in a PDF viewer and save it again, or get another copy.",
+        ) from error
+    if page_count == 0:
+        raise DocumentError(f"{source.title} has no pages.", "Get another copy of the file.")
+    return reader, page_count
+
+
+def _unlock(reader: PdfReader, source: Source, password: Password) -> None:
+    """Decrypt: with the empty password first, as viewers do, then with what was given."""
+    if reader.decrypt(""):
+        return
+    given = 0
+    for attempt in _attempts(source, password):
+        if reader.decrypt(attempt):
+            return
+        given += 1
+    if given:
+        raise DocumentError(
+            f"{source.title} is encrypted, and the password is wrong.",
+            "Check --password or LRQK_PASSWORD.",
+        )
+    raise DocumentError(
+        f"{source.title} is encrypted, and no password was given.",
+        "Give its password with --password or LRQK_PASSWORD.",
+    )
+
+
+def _attempts(source: Source, password: Password) -> Iterator[str]:
+    if not callable(password):
+        if password is not None:
+            yield password
+        return
+    for _ in range(_ATTEMPTS):
+        answer = password(source.path)
+        if not answer:
+            return
+        yield answer
+
+
+def _text_of(reader: PdfReader, number: int) -> str | None:
+    """The text of a page; None where it cannot be extracted."""
+    try:
+        page: Any = reader.pages[number - 1]
+        return normalise(page_text(page))
+    # As above: one broken page must not cost the others.
+    except Exception:
+        return None
+
+
+def _refuse_empty(source: Source, empty: list[int], broken: list[int], read: int) -> None:
+    if len(empty) < read:
+        return
+    where = f"page {empty[0]}" if read == 1 else f"any of the pages {format_numbers(empty)}"
+    if broken == empty:
+        raise DocumentError(
+            f"{source.title} is damaged: there is no text to be had from {where}.",
+            "Open it in a PDF viewer and save it again, or get another copy.",
+        )
+    raise DocumentError(
+        f"{source.title} has no text on {where}: they seem to be scans or pictures."
+        if read > 1
+        else f"{source.title} has no text on {where}: it seems to be a scan or a picture.",
+        "Make the text readable with OCR first, for example with ocrmypdf.",
+    )
+
+
+def _warnings(title: str, empty: list[int], broken: list[int]) -> tuple[str, ...]:
+    found = []
+    if empty:
+        noun, verb = ("page", "has") if len(empty) == 1 else ("pages", "have")
+        found.append(f"{title}: {noun} {format_numbers(empty)} {verb} no text (scanned?).")
+    if broken:
+        noun = "page" if len(broken) == 1 else "pages"
+        found.append(f"{title}: {noun} {format_numbers(broken)} could not be read and went in empty.")
+    return tuple(found)

@@ -1,0 +1,107 @@
+"""The text of one PDF page as a person sees it."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+# fontTools drops code 0 of a CFF font's own encoding; the fonts of TeX keep these glyphs there.
+_CODE_ZERO = {"CMSY": "\u2212", "CMR": "\u0393", "CMEX": "("}
+# Pieces of tall brackets and bullets, which Adobe's Symbol and Wingdings keep in the private use area.
+_PRIVATE_USE = str.maketrans(
+    dict(
+        zip(
+            map(chr, (*range(0xF8EB, 0xF8F5), *range(0xF8F6, 0xF8FF), 0xF0B7, 0xF0A7)),
+            "⎛⎜⎝⎡⎢⎣⎧⎨⎩⎪⎞⎟⎠⎤⎥⎦⎫⎬⎭•▪",
+            strict=True,
+        )
+    )
+)
+# TeX draws "not equal" as a slash over the next sign; NFC then composes what has a character of its own.
+_STRUCK_OUT = re.compile("\u2044([=∈∋⊂⊃⊆⊇≡∼≃≅≈<>≤≥∃|∥])")
+_LEADERS = re.compile(r"(?: ?\.){6,}")
+_GAP = re.compile(r"(?<=\S)[ \t]{2,}(?=\S)")
+
+
+@dataclass(slots=True)
+class _Fragments:
+    """Collects what pypdf's ``visitor_text`` reports."""
+
+    box: tuple[float, float, float, float]
+    texts: list[str] = field(default_factory=list)
+    visible: bool = False
+
+    def __call__(self, text: str, cm: list[float], tm: list[float], font: Any, size: float) -> None:
+        if "\0" in text:
+            text = text.replace("\0", _code_zero(font))
+        self.texts.append(text)
+        if text.strip():
+            x, y = _origin(cm, tm)
+            left, bottom, right, top = self.box
+            self.visible |= left - size <= x <= right and bottom - size <= y <= top
+
+
+def page_text(page: Any) -> str:
+    """The text of a ``pypdf.PageObject``, form fields and text boxes included; empty if none can be seen."""
+    box = page.cropbox
+    fragments = _Fragments((float(box.left), float(box.bottom), float(box.right), float(box.top)))
+    text: str = page.extract_text(visitor_text=fragments)
+    # Each repair is one character for one; fragments that do not add up to the text would lose some of it.
+    repaired = "".join(fragments.texts)
+    if len(repaired) == len(text):
+        text = repaired
+    # Inside a form XObject pypdf reports positions in the form's own space, which the box says nothing about.
+    if not fragments.visible and not _has_forms(page):
+        text = ""
+    text = _STRUCK_OUT.sub("\\1\u0338", text.translate(_PRIVATE_USE))
+    text = _GAP.sub(" ", _LEADERS.sub(" ...", text))
+    # A malformed annotation must not cost the page.
+    with suppress(Exception):
+        text = "\n".join([text, *_annotation_texts(page)])
+    return text
+
+
+def _origin(cm: list[float], tm: list[float]) -> tuple[float, float]:
+    """Where a text matrix puts its origin, in the page's space."""
+    x, y = tm[4], tm[5]
+    return cm[0] * x + cm[2] * y + cm[4], cm[1] * x + cm[3] * y + cm[5]
+
+
+def _code_zero(font: Any) -> str:
+    name = str(font.get("/BaseFont", "")) if font else ""
+    family = re.match(r"/(?:[A-Z]{6}\+)?([A-Z]+)[0-9]", name)
+    return _CODE_ZERO.get(family[1], "\0") if family else "\0"
+
+
+def _has_forms(page: Any) -> bool:
+    resources: Any = page.get("/Resources") or {}
+    objects: Any = resources.get("/XObject") or {}
+    return any(item.get_object().get("/Subtype") == "/Form" for item in objects.values())
+
+
+def _annotation_texts(page: Any) -> list[str]:
+    """What text boxes and filled-in text fields show, a line each."""
+    found = []
+    for reference in page.get("/Annots") or []:
+        annotation = reference.get_object()
+        if annotation.get("/Subtype") == "/FreeText":
+            found.append(str(annotation.get("/Contents", "")))
+        elif annotation.get("/Subtype") == "/Widget":
+            found.append(_field_text(annotation))
+    return [text for text in found if text.strip()]
+
+
+def _field_text(widget: Any) -> str:
+    """``name: value`` of a text or choice field; empty for buttons, signatures and empty fields."""
+    node, name = widget, ""
+    for _ in range(16):  # a damaged file may have a circle of parents
+        name = name or str(node.get("/T", ""))
+        if "/FT" in node or "/Parent" not in node:
+            break
+        node = node["/Parent"].get_object()
+    value = widget.get("/V", node.get("/V", ""))
+    if node.get("/FT") not in ("/Tx", "/Ch") or not isinstance(value, str) or not value.strip():
+        return ""
+    return f"{name}: {value}" if name else value
