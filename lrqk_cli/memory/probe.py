@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from pathlib import Path
 
 import psutil
 import torch
+
+_PROC_STATUS = Path("/proc/self/status")
+_PROC_CLEAR = Path("/proc/self/clear_refs")
 
 
 def total_host_bytes() -> int:
@@ -44,18 +49,24 @@ def allocated_bytes(device: torch.device) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most that was allocated since ``reset_peak``; for a CPU, since the process began."""
+    """Return the most that was allocated since ``reset_peak``; for a CPU, the most resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
+    if _PROC_STATUS.exists():
+        # Unlike the peak of getrusage, this one can be reset.
+        lines = _PROC_STATUS.read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start a new peak, where the device can."""
+    """Start a new peak, where the device or the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    elif _PROC_CLEAR.exists():
+        with contextlib.suppress(OSError):
+            _PROC_CLEAR.write_text("5")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +72,7 @@ def test_a_stream_of_segments_gives_the_factors_of_the_whole(cuts: list[int], se
     key = torch.randn(2, KEYS, WIDTH, generator=generator) + 300.0
     grams = GramAccumulator(spec(), torch.device("cpu"))
     edges = [0, *sorted(cuts), KEYS]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         grams.add(query[:, :, start:stop], key[:, start:stop])
     factors = grams.solve(WIDTH)
     torch.testing.assert_close(factors.key_mean, key.mean(1), atol=1e-3, rtol=0)

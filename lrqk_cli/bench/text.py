@@ -1,0 +1,43 @@
+"""Text to measure with: made up, different in every sentence, and the same in every run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+_PEOPLE = ("The surveyor", "A merchant", "The harbour master", "Her cousin", "The clerk", "An old pilot")
+_ACTIONS = ("recorded", "disputed", "forgot", "repaid", "promised", "counted", "inherited", "refused")
+_THINGS = ("barrels of tar", "letters", "acres of marsh", "silver spoons", "bolts of linen", "sheep")
+_PLACES = ("at the mill", "near the chapel", "in the archive", "by the north gate", "on the island")
+_WHEN = ("in spring", "after the flood", "before the vote", "during the fair", "in the year of the comet")
+_AFTER = (
+    "and nobody asked why",
+    "which the council noted without comment",
+    "although the price had doubled",
+    "so the ledger was opened again",
+    "but the weather turned that night",
+)
+
+
+def sentences(seed: int) -> Iterator[str]:
+    """Yield sentences without end."""
+    choose = random.Random(seed)
+    while True:
+        yield (
+            f"{choose.choice(_PEOPLE)} {choose.choice(_ACTIONS)} {choose.randrange(2, 9000)} "
+            f"{choose.choice(_THINGS)} {choose.choice(_PLACES)} {choose.choice(_WHEN)}, "
+            f"{choose.choice(_AFTER)}. "
+        )
+
+
+def synthetic_tokens(encode: Callable[[str], list[int]], count: int, seed: int = 0) -> list[int]:
+    """Return ``count`` tokens of made-up text.
+
+    Args:
+        encode: text to token ids.
+    """
+    tokens: list[int] = []
+    source = sentences(seed)
+    while len(tokens) < count:
+        tokens.extend(encode("".join(next(source) for _ in range(64))))
+    return tokens[:count]

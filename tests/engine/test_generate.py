@@ -1,0 +1,163 @@
+"""The engine: what it yields, what it keeps, and that interruption and turns leave it exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+import torch
+from tiny import full_attention_logits, random_tokens, tiny_model
+from transformers import PreTrainedModel
+
+from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.errors import ContextLengthError, UsageError
+from lrqk_cli.models.support import spec_from_config
+
+SETTINGS = LrqkConfig(hot=96, top_k=32, recent=8, segment=16)
+GREEDY = GenerationConfig(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def engine(model: PreTrainedModel) -> Iterator[Engine]:
+    with Engine(model, spec_from_config(model.config, "tiny"), SETTINGS, context=160) as engine:
+        yield engine
+
+
+def greedy_oracle(model: PreTrainedModel, tokens: list[int], count: int) -> list[int]:
+    answer: list[int] = []
+    for _ in range(count):
+        logits = full_attention_logits(model, torch.tensor(tokens + answer))
+        answer.append(int(logits[-1].argmax()))
+    return answer
+
+
+def test_prefill_reports_each_segment_and_generation_is_greedy(
+    engine: Engine, model: PreTrainedModel
+) -> None:
+    prompt = random_tokens(40).tolist()
+    progress = list(engine.prefill(prompt))
+    assert [(item.done, item.total) for item in progress] == [(16, 40), (32, 40), (40, 40)]
+    steps = list(engine.generate(GREEDY, stop_ids=()))
+    assert [step.token for step in steps] == greedy_oracle(model, prompt, 6)
+    assert [step.finish_reason for step in steps] == [None] * 5 + ["length"]
+    assert engine.tokens == (*prompt, *(step.token for step in steps))
+
+
+def test_a_stop_token_is_reported_and_not_kept(engine: Engine, model: PreTrainedModel) -> None:
+    prompt = random_tokens(40).tolist()
+    expected = greedy_oracle(model, prompt, 3)
+    list(engine.prefill(prompt))
+    steps = list(engine.generate(GenerationConfig(), stop_ids={expected[-1]}))
+    position = expected.index(expected[-1])
+    assert [step.token for step in steps] == expected[: position + 1]
+    assert steps[-1].finish_reason == "stop"
+    assert engine.length == 40 + position
+
+
+def test_further_turns_continue_the_same_conversation(engine: Engine, model: PreTrainedModel) -> None:
+    conversation = random_tokens(30).tolist()
+    list(engine.prefill(conversation))
+    for seed in (1, 2):
+        conversation += [step.token for step in engine.generate(GREEDY, stop_ids=())]
+        question = random_tokens(9, seed).tolist()
+        list(engine.prefill(question))
+        conversation += question
+    answer = [step.token for step in engine.generate(GREEDY, stop_ids=())]
+    assert answer == greedy_oracle(model, conversation, 6)
+
+
+def test_a_prefill_that_was_stopped_goes_on_where_it_was(engine: Engine, model: PreTrainedModel) -> None:
+    prompt = random_tokens(50).tolist()
+    stopped = engine.prefill(prompt)
+    next(stopped)
+    stopped.close()
+    assert engine.length == 16
+    list(engine.prefill(prompt[engine.length :]))
+    answer = [step.token for step in engine.generate(GREEDY, stop_ids=())]
+    assert answer == greedy_oracle(model, prompt, 6)
+
+
+def test_an_answer_that_was_stopped_stays_and_the_next_turn_follows(
+    engine: Engine, model: PreTrainedModel
+) -> None:
+    conversation = random_tokens(30).tolist()
+    list(engine.prefill(conversation))
+    stopped = engine.generate(GREEDY, stop_ids=())
+    conversation += [step.token for step in islice(stopped, 3)]
+    stopped.close()
+    question = random_tokens(5, 3).tolist()
+    list(engine.prefill(question))
+    conversation += question
+    assert engine.tokens == tuple(conversation)
+    answer = [step.token for step in engine.generate(GREEDY, stop_ids=())]
+    assert answer == greedy_oracle(model, conversation, 6)
+
+
+def test_the_context_limits_prompt_and_answer(engine: Engine) -> None:
+    with pytest.raises(ContextLengthError):
+        list(engine.prefill([5] * 161))
+    assert engine.length == 0
+    list(engine.prefill([5] * 158))
+    steps = list(engine.generate(GenerationConfig(), stop_ids=()))
+    assert [step.finish_reason for step in steps] == [None, "context"]
+    with pytest.raises(ContextLengthError):
+        next(engine.generate(GenerationConfig(), stop_ids=()))
+
+
+def test_generation_needs_a_prompt(engine: Engine) -> None:
+    with pytest.raises(UsageError):
+        next(engine.generate(GREEDY, stop_ids=()))
+
+
+def test_sampling_repeats_with_its_seed_and_differs_without(engine: Engine) -> None:
+    list(engine.prefill(random_tokens(30).tolist()))
+    cache_length = engine.length
+
+    def sample(seed: int) -> int:
+        # One token, closed before it goes through the model, and taken back.
+        generation = GenerationConfig(temperature=3.0, top_p=0.95, sample_top_k=50, seed=seed)
+        token = next(engine.generate(generation, stop_ids=range(97))).token
+        assert engine.length == cache_length
+        return token
+
+    assert sample(7) == sample(7)
+    assert len({sample(seed) for seed in range(12)}) > 1
+
+
+def test_repetition_penalty_keeps_words_of_the_context_out(engine: Engine) -> None:
+    list(engine.prefill([*range(3, 50), 7]))
+    engine._logits = torch.linspace(1.0, 0.5, 97)
+    every = range(97)
+    assert next(engine.generate(GREEDY, stop_ids=every)).token == 0
+    engine._logits = torch.linspace(1.0, 0.5, 97).roll(10)
+    assert next(engine.generate(GREEDY, stop_ids=every)).token == 10
+    penalised = GenerationConfig(repetition_penalty=5.0)
+    assert next(engine.generate(penalised, stop_ids=every)).token == 50
+
+
+def test_counters_and_memory_are_those_of_the_cache(engine: Engine) -> None:
+    list(engine.prefill(random_tokens(120).tolist()))
+    list(engine.generate(GenerationConfig(max_new_tokens=5), stop_ids=()))
+    assert engine.totals.steps == 4
+    assert engine.totals.row_sets == 4 * 2 * 2
+    assert engine.totals.rows_wanted == 4 * 2 * 2 * 32
+    assert engine.totals.bytes_fetched == engine.totals.rows_fetched * 2 * 8 * 4
+    memory = engine.memory()
+    assert memory.host_kv_bytes == engine.cache.host_kv_bytes > 0
+    weights = [*engine.model.parameters(), *engine.model.buffers()]
+    assert memory.weight_bytes == sum(tensor.nbytes for tensor in weights)
+
+
+def test_closing_gives_the_model_back(model: PreTrainedModel) -> None:
+    before = model.config._attn_implementation
+    with Engine(model, spec_from_config(model.config, "tiny"), SETTINGS, context=32):
+        assert model.config._attn_implementation == "lrqk"
+    assert model.config._attn_implementation == before
+    assert not any(module._forward_pre_hooks for module in model.modules())
