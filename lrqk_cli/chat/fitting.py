@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lrqk_cli.chat.events import DocumentUse, PageSpan
+from lrqk_cli.documents.document import format_numbers
 from lrqk_cli.errors import ContextLengthError
 
 
@@ -46,24 +47,14 @@ def _what_fits(over: int, documents: Sequence[DocumentUse], pages: Sequence[Page
     # A page fits if what follows it is enough to leave out; the closing mark of its document stays.
     mark = cut.end - own_pages[-1].end if own_pages else 0
     fitting = [span.page for span in own_pages if end - span.end - mark >= over]
+    numbers = format_numbers(fitting).replace(" ", "")
     parts = list(whole)
     if fitting:
         noun = "page" if len(fitting) == 1 else "pages"
-        parts.append(f"{noun} {page_ranges(fitting)} of {cut.title}")
+        parts.append(f"{noun} {numbers} of {cut.title}")
     if len(documents) == 1 and fitting:
-        return f"Only {parts[0]} would fit: try --pages {page_ranges(fitting)}, or raise --ctx."
+        return f"Only {parts[0]} would fit: try --pages {numbers}, or raise --ctx."
     if parts:
         return f"Only {' and '.join(parts)} would fit: leave out the rest, or raise --ctx."
     share = max(0, 1 - over / cut.tokens)
     return f"About the first {share:.0%} of {cut.title} would fit: shorten it, or raise --ctx."
-
-
-def page_ranges(pages: Sequence[int]) -> str:
-    """Write ascending page numbers as ``--pages`` reads them: ``1-9,12``."""
-    ranges: list[tuple[int, int]] = []
-    for page in pages:
-        if ranges and page <= ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], page)
-        else:
-            ranges.append((page, page))
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in ranges)

@@ -6,12 +6,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.rendering import View
 from lrqk_cli.chat.session import DocumentLike, Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from lrqk_cli.models.loading import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +68,10 @@ def open_session(
         OutOfMemoryError: it does not fit.
     """
     from lrqk_cli.engine.generate import Engine
-    from lrqk_cli.models import loading
     from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 
     began = time.perf_counter()
-    with view.pulling(request.name) as report:
-        loaded = loading.load(
-            loading.resolve(request.name, on_progress=report),
-            device=request.device,
-            dtype=request.dtype,
-            offload_weights=request.offload_weights,
-            on_progress=report,
-        )
+    loaded = load_model(request.name, request.device, request.dtype, request.offload_weights, view)
     context = reserved_context(request.context, loaded.spec)
     with Engine(loaded.model, loaded.spec, settings, context) as engine:
         session = Session(
@@ -84,10 +79,30 @@ def open_session(
             ChatPrompt(loaded.tokenizer, system),
             documents,
             generation,
+            stop_ids=loaded.stop_ids,
             trained_context=loaded.spec.trained_context,
-            new_stream=partial(Detokenizer, loaded.tokenizer),
+            new_stream=lambda: Detokenizer(loaded.tokenizer),
         )
         yield OpenSession(session, request.name, engine.settings, time.perf_counter() - began)
+
+
+def load_model(
+    name: str, device: str | None, dtype: str | None, offload_weights: bool, view: View
+) -> LoadedModel:
+    """Get and load a model, with bars; arguments as in ``ModelRequest``.
+
+    Raises:
+        UsageError: there is no such device.
+        ModelError: the model cannot be had, loaded or supported.
+        OutOfMemoryError: its weights do not fit.
+    """
+    from lrqk_cli.models import loading
+
+    source = loading.resolve(name)
+    place = loading.choose_device(device)
+    number_format = loading.choose_dtype(dtype, place) if dtype else None
+    with view.pulling(name, "Loading") as report:
+        return loading.load(source, place, number_format, offload_weights=offload_weights, on_progress=report)
 
 
 def reserved_context(asked: int | None, spec: ModelSpec) -> int:

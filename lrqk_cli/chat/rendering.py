@@ -20,6 +20,7 @@ from rich.text import Text
 
 from lrqk_cli.chat.console import print_message
 from lrqk_cli.chat.events import Answer, Status
+from lrqk_cli.documents import ReadProgress
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.models.progress import OnProgress, PullProgress
 
@@ -60,7 +61,7 @@ class _Amount(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         write = format_bytes if task.fields.get("as_bytes") else "{:,.0f}".format
-        return Text(write(task.completed) + (f"/{write(task.total)}" if task.total else ""))
+        return Text(f"{write(task.completed)}/{write(task.total)}" if task.total else "")
 
 
 class View:
@@ -74,6 +75,7 @@ class View:
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console = console
         self.quiet = quiet
+        self._bar_on_screen: Progress | None = None
 
     @property
     def is_live(self) -> bool:
@@ -90,24 +92,56 @@ class View:
             self.console.print(Text(message, style="dim"), soft_wrap=not self.console.is_terminal)
 
     @contextmanager
-    def pulling(self, name: str) -> Iterator[OnProgress]:
-        """A bar for every stage of fetching and loading a model; without bars, one line a stage.
+    def reading(self) -> Iterator[Callable[[ReadProgress], None]]:
+        """A bar for the pages of files; ``ask_password`` may be called meanwhile."""
 
-        The context's value may be called from any thread.
+        def report(item: ReadProgress) -> None:
+            label = f"Opening {item.title}" + (f" ({item.file} of {item.files})" if item.files > 1 else "")
+            progress.update(task, description=label, completed=item.fraction)
+
+        with self._bar() as progress:
+            task = progress.add_task("Opening", total=1)
+            self._bar_on_screen = progress
+            yield report
+            self._bar_on_screen = None
+
+    def ask_password(self, title: str, is_repeated: bool) -> str | None:
+        """Ask for a document's password on the terminal, hidden; None if none is given."""
+        from getpass import getpass
+
+        bar = self._bar_on_screen
+        if bar is not None:
+            bar.stop()
+        try:
+            return getpass(f"{'Wrong. ' if is_repeated else ''}Password of {title}: ") or None
+        except EOFError:
+            return None
+        finally:
+            if bar is not None:
+                bar.start()
+
+    @contextmanager
+    def pulling(self, name: str, otherwise: str = "Looking up") -> Iterator[OnProgress]:
+        """A bar for every stage of getting a model; without bars, one line a stage.
+
+        ``otherwise`` says what goes on outside the stages. The context's value may be called from any thread.
         """
-        started: dict[str, TaskID] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(item: PullProgress) -> None:
-            if item.stage not in started:
-                for task in started.values():
-                    progress.update(task, visible=False)
+            if item.stage not in tasks:
                 label = f"{_STAGES[item.stage]} {name}"
-                started[item.stage] = progress.add_task(label, as_bytes=item.stage in _BYTE_STAGES)
+                tasks[item.stage] = progress.add_task(label, as_bytes=item.stage in _BYTE_STAGES)
                 if not self.is_live:
                     self.note(f"{label}.")
-            progress.update(started[item.stage], completed=item.done, total=item.total or None)
+            goes_on = not item.total or item.done < item.total
+            for stage, task in tasks.items():
+                progress.update(task, visible=goes_on and stage == item.stage)
+            progress.update(outside, visible=not goes_on)
+            progress.update(tasks[item.stage], completed=item.done, total=item.total or None)
 
         with self._bar(_Amount()) as progress:
+            outside = progress.add_task(f"{otherwise} {name}", total=None)
             yield report
 
     @contextmanager

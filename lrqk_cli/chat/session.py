@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -54,14 +53,10 @@ class DocumentLike(Protocol):
 class PromptFormat(Protocol):
     """A chat template, cut into the pieces that a conversation is made of."""
 
-    @property
-    def stop_ids(self) -> Collection[int]:
-        """Tokens that end an answer."""
-
     def opening(self) -> list[int]:
         """What stands before the first user text."""
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, /) -> list[int]:
         """Plain text, in which no control token acts as such."""
 
     def closing(self) -> list[int]:
@@ -74,7 +69,7 @@ class PromptFormat(Protocol):
 class TextStream(Protocol):
     """Turns tokens into text, holding back characters that are not complete."""
 
-    def add(self, token: int) -> str:
+    def push(self, token: int, /) -> str:
         """Text that this token completes."""
 
     def flush(self) -> str:
@@ -92,12 +87,10 @@ class EngineLike(Protocol):
     def context(self) -> int:
         """Tokens that the cache holds at most."""
 
-    def prefill(self, tokens: Sequence[int]) -> Generator[PrefillProgress, None, None]:
+    def prefill(self, tokens: Sequence[int]) -> Iterator[PrefillProgress]:
         """Append tokens, segment by segment."""
 
-    def generate(
-        self, generation: GenerationConfig, stop_ids: Collection[int]
-    ) -> Generator[Step, None, None]:
+    def generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
         """Generate tokens one by one."""
 
     def memory(self) -> MemoryUse:
@@ -121,6 +114,7 @@ class Session:
         prompt: the model's chat format, with the system text in its opening.
         documents: they stand at the head of the first user turn.
         generation: how answers are drawn.
+        stop_ids: tokens that end an answer.
         trained_context: tokens the model was trained on; a longer text gives one warning.
         new_stream: makes the decoder of one answer's tokens.
     """
@@ -132,6 +126,7 @@ class Session:
         documents: Sequence[DocumentLike],
         generation: GenerationConfig,
         *,
+        stop_ids: Collection[int],
         trained_context: int,
         new_stream: Callable[[], TextStream],
     ) -> None:
@@ -141,6 +136,7 @@ class Session:
         self.page_spans: list[PageSpan] = []
         self.transcript = list(prompt.opening())
         self._prompt = prompt
+        self._stop_ids = stop_ids
         self._new_stream = new_stream
         self._trained_context = trained_context
         self._warned = False
@@ -225,32 +221,30 @@ class Session:
         if not missing or cancelled():
             return
         yield PrefillProgress(0, len(missing), 0.0)
-        with closing(self.engine.prefill(missing)) as steps:
-            for progress in steps:
-                yield progress
-                if cancelled():
-                    return
+        for progress in self.engine.prefill(missing):
+            yield progress
+            if cancelled():
+                return
 
     def _generate(
         self, started: float, timing: Timing, cancelled: Callable[[], bool]
     ) -> Iterator[TextDelta | Answer]:
         stream, parts, tokens = self._new_stream(), list[str](), 0
         end: AnswerEnd = "interrupted"
-        with closing(self.engine.generate(self.generation, self._prompt.stop_ids)) as steps:
-            for number, step in enumerate(steps):
-                if number == 0:
-                    timing = replace(timing, ttft_s=time.perf_counter() - started)
-                else:  # the prefill pays for the first token
-                    self._cache.add(step.stats)
-                if step.finish_reason != "stop":
-                    tokens += 1
-                    self.transcript.append(step.token)
-                    parts.append(stream.add(step.token))
-                    yield TextDelta(parts[-1])
-                if step.finish_reason is not None:
-                    end = step.finish_reason
-                elif cancelled():
-                    break
+        for number, step in enumerate(self.engine.generate(self.generation, self._stop_ids)):
+            if number == 0:
+                timing = replace(timing, ttft_s=time.perf_counter() - started)
+            else:  # the prefill pays for the first token
+                self._cache.add(step.stats)
+            if step.finish_reason != "stop":
+                tokens += 1
+                self.transcript.append(step.token)
+                parts.append(stream.push(step.token))
+                yield TextDelta(parts[-1])
+            if step.finish_reason is not None:
+                end = step.finish_reason
+            elif cancelled():
+                break
         if rest := stream.flush():
             parts.append(rest)
             yield TextDelta(rest)

@@ -103,8 +103,16 @@ def _read_documents(
         return []
     from lrqk_cli.documents import PageSelection, read_documents
 
+    asked: set[Path] = set()
+
+    def ask(path: Path) -> str | None:
+        is_repeated = path in asked
+        asked.add(path)
+        return view.ask_password(path.name, is_repeated) if sys.stdin.isatty() else None
+
     selection = PageSelection.parse(pages) if pages is not None else None
-    documents = read_documents(files, pages=selection, password=password)
+    with view.reading() as report:
+        documents = read_documents(files, pages=selection, password=password or ask, on_progress=report)
     for document in documents:
         for warning in document.warnings:
             view.warn(warning)

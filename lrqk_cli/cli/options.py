@@ -162,7 +162,7 @@ Rank = Annotated[
     int, option("--rank", help="Width of the index.", panel=ATTENTION, parse=parse_integer, metavar="N")
 ]
 IndexBits = Annotated[
-    int,
+    Literal[8, 16],
     option(
         "--index-bits", help="Bits of an index entry.", panel=ATTENTION, parse=parse_integer, metavar="8|16"
     ),

@@ -64,8 +64,6 @@ class FakeEngine:
 class FakePrompt:
     """``<question>answer|question>``."""
 
-    stop_ids = frozenset({STOP})
-
     def opening(self) -> list[int]:
         return [ord("<")]
 
@@ -80,7 +78,7 @@ class FakePrompt:
 
 
 class FakeStream:
-    def add(self, token: int) -> str:
+    def push(self, token: int) -> str:
         return chr(token)
 
     def flush(self) -> str:
@@ -134,6 +132,7 @@ def new_session() -> Callable[..., Session]:
             FakePrompt(),
             documents,
             generation or GenerationConfig(),
+            stop_ids={STOP},
             trained_context=trained_context,
             new_stream=FakeStream,
         )
