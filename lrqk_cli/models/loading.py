@@ -1,0 +1,299 @@
+"""From what the user calls a model to a model, a tokenizer and their shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lrqk_cli.config import ModelSpec
+from lrqk_cli.errors import ModelError, OutOfMemoryError
+from lrqk_cli.models import catalog, store
+from lrqk_cli.models.catalog import CatalogEntry, HubRepository
+from lrqk_cli.models.devices import choose_device, choose_dtype, free_bytes
+from lrqk_cli.models.fetch import fetch_repository
+from lrqk_cli.models.hub import hub_errors
+from lrqk_cli.models.progress import OnProgress, ignore_progress
+from lrqk_cli.models.prompt import stop_ids
+from lrqk_cli.models.quiet import quiet_transformers
+from lrqk_cli.models.support import spec_from_config, text_config
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "LoadedModel",
+    "ModelSource",
+    "choose_device",
+    "choose_dtype",
+    "load",
+    "load_spec",
+    "resolve",
+]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model is.
+
+    Attributes:
+        name: what the user called it.
+        kind: ``catalog`` (see ``entry``), ``hub`` (a repository called ``name``), ``folder`` or ``gguf`` (see
+            ``path``).
+    """
+
+    name: str
+    kind: Literal["catalog", "hub", "folder", "gguf"]
+    entry: CatalogEntry | None = None
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run.
+
+    Attributes:
+        config: of the language model; a multimodal model's text part.
+        stop_ids: tokens that end an answer.
+        device: where its first layer is.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig
+    spec: ModelSpec
+    stop_ids: frozenset[int]
+    device: torch.device
+    dtype: torch.dtype
+
+
+def resolve(model: str) -> ModelSource:
+    """Find out what the user means: an alias, a folder, a .gguf file or a Hugging Face id, in this order.
+
+    Raises:
+        ModelError: it is none of them; the hint names the closest aliases.
+    """
+    if model in catalog.catalog():
+        return ModelSource(model, "catalog", entry=catalog.find(model))
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"The folder '{model}' holds no model: it has no config.json.",
+                "Name a folder with config.json, weights as safetensors and a tokenizer.",
+            )
+        return ModelSource(model, "folder", path=path)
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelError(
+                f"The file '{model}' is not a .gguf file.", "Name a .gguf file or a model's folder."
+            )
+        return ModelSource(model, "gguf", path=path)
+    if _HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf":
+        return ModelSource(model, "hub")
+    if path.suffix.lower() == ".gguf" or model.startswith(("/", ".", "~")):
+        raise ModelError(f"There is no file or folder '{model}'.", "Check the path.")
+    raise ModelError(
+        f"There is no model '{model}'.",
+        f"{catalog.suggestion(model)} A Hugging Face id has the form owner/name.",
+    )
+
+
+def load_spec(source: ModelSource) -> tuple[PreTrainedConfig, ModelSpec]:
+    """The configuration and the shape of a model, without its weights and without pulling it.
+
+    Raises:
+        UnsupportedModelError: the engine does not honour a feature of the model.
+        ModelError: the configuration cannot be had or read.
+    """
+    config = text_config(_read_config(source))
+    return config, spec_from_config(config, source.name)
+
+
+def load(
+    source: ModelSource,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    offload_weights: bool = False,
+    max_device_bytes: int | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> LoadedModel:
+    """Load weights straight onto the device, pulling and unpacking them first where they are not here.
+
+    Args:
+        device, dtype: None chooses.
+        offload_weights: spread over CPU memory the weights that do not fit on the device.
+        max_device_bytes: the most that the weights may take on the device; None for what is free.
+
+    Raises:
+        UnsupportedModelError: the engine does not honour a feature of the model.
+        OutOfMemoryError: the weights do not fit and ``offload_weights`` is not set.
+        ModelError: the model cannot be had, is incomplete or damaged, or has no tokenizer.
+    """
+    import torch
+
+    config, spec = load_spec(source)
+    device = device or choose_device()
+    dtype = dtype or choose_dtype(
+        None, device, config.dtype if isinstance(config.dtype, torch.dtype) else None
+    )
+    room = _room(device, max_device_bytes)
+    if not offload_weights:
+        _check_fits(spec, dtype, device, room)
+    folder = _folder(source, on_progress)
+    model = _load_weights(source, folder, config, dtype, _placement(device, room, offload_weights))
+    tokenizer = _load_tokenizer(source, folder)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        config=model.config,
+        spec=spec,
+        stop_ids=stop_ids(tokenizer, model.generation_config),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _read_config(source: ModelSource) -> PreTrainedConfig | dict[str, Any]:
+    from transformers import AutoConfig
+
+    if source.entry is not None and source.entry.config:
+        return dict(source.entry.config)
+    if source.kind == "gguf":
+        from lrqk_cli.models.gguf import read_config
+
+        return read_config(_path(source))
+    with _load_errors(source.name), hub_errors(source.name), quiet_transformers():
+        place, revision = _config_place(source)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            place, revision=revision, trust_remote_code=False
+        )
+    return config
+
+
+def _config_place(source: ModelSource) -> tuple[str, str | None]:
+    if source.entry is not None and source.entry.huggingface is not None:
+        pulled = store.path(source.entry.alias)
+        repository = source.entry.huggingface
+        return (str(pulled), None) if pulled else (repository.repository, repository.revision)
+    return (source.name if source.kind == "hub" else str(_path(source))), None
+
+
+def _path(source: ModelSource) -> Path:
+    if source.path is None:
+        raise ValueError(f"A model source of the kind {source.kind} needs a path.")
+    return source.path
+
+
+def _folder(source: ModelSource, on_progress: OnProgress) -> Path:
+    """A folder that ``from_pretrained`` reads."""
+    if source.entry is not None:
+        return store.pull(source.entry, on_progress)
+    if source.kind == "gguf":
+        return store.unpack_gguf(_path(source), on_progress)
+    if source.kind == "hub":
+        return fetch_repository(HubRepository(source.name), on_progress)
+    return _path(source)
+
+
+def _room(device: torch.device, max_device_bytes: int | None) -> int | None:
+    limits = [limit for limit in (free_bytes(device), max_device_bytes) if limit is not None]
+    return min(limits) if limits else None
+
+
+def _check_fits(spec: ModelSpec, dtype: torch.dtype, device: torch.device, room: int | None) -> None:
+    needed = spec.num_parameters * dtype.itemsize
+    if room is not None and needed > room:
+        raise OutOfMemoryError(
+            f"The weights of '{spec.name}' need {needed / 2**30:.1f} GiB in "
+            f"{str(dtype).removeprefix('torch.')}, and {device} has {room / 2**30:.1f} GiB for them.",
+            "Use a smaller model, or spread the weights over CPU memory with --offload-weights.",
+        )
+
+
+def _placement(device: torch.device, room: int | None, offload_weights: bool) -> dict[str, Any]:
+    """Where accelerate puts the weights."""
+    if not offload_weights or device.type == "cpu" or room is None:
+        return {"device_map": {"": device}}
+    name = device.index if device.type == "cuda" else device.type
+    memory: dict[Any, int] = {name: room}
+    host = free_bytes(choose_device("cpu"))
+    if host is not None:
+        memory["cpu"] = host
+    return {"device_map": "auto", "max_memory": memory}
+
+
+def _load_weights(
+    source: ModelSource, folder: Path, config: PreTrainedConfig, dtype: torch.dtype, placement: dict[str, Any]
+) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    with _load_errors(source.name), quiet_transformers():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **placement,
+        )
+    model: PreTrainedModel
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            f"The model '{source.name}' lacks {len(missing)} of its weights, such as {missing[0]}.",
+            "Fetch it again, or check that config.json and the weights belong together.",
+        )
+    model.requires_grad_(False)
+    return model
+
+
+def _load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                str(folder), trust_remote_code=False
+            )
+        if tokenizer.encode("a", add_special_tokens=False):
+            return tokenizer
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
+        pass
+    raise ModelError(
+        f"The model '{source.name}' has no tokenizer that can be read.",
+        "Its folder needs tokenizer.json, or the files that its tokenizer class reads.",
+    )
+
+
+@contextmanager
+def _load_errors(name: str) -> Iterator[None]:
+    """Turn what transformers and safetensors raise for a bad model into a ModelError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(
+            f"A weight file of '{name}' is damaged: {str(error).rstrip('.')}.", "Fetch the model again."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            raise ModelError(
+                f"The model '{name}' needs code from its own repository, which lrqk never runs.",
+                "Use a model whose architecture transformers knows.",
+            ) from None
+        raise ModelError(
+            f"The model '{name}' cannot be loaded: {reason}.",
+            "It needs config.json, weights as safetensors and a tokenizer that this transformers knows.",
+        ) from None

@@ -1,0 +1,215 @@
+"""Chat templates as tokens, piece by piece, and tokens as text."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from lrqk_cli.errors import ModelError
+from lrqk_cli.models.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+# For base models, whose tokenizer has no template: the plainest dialogue.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content }}"
+    "{% elif message.role == 'user' %}User:\n{{ message.content }}"
+    "{% else %}Assistant:\n{{ message.content }}{% endif %}{{ '\n\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:\n{% endif %}"
+)
+
+# Stand for the contents while the template is rendered: no template trims, escapes or contains them.
+_SYSTEM, _USER, _ASSISTANT, _NEXT_USER = (
+    f"lrqk{name}7f3a91" for name in ("system", "user", "answer", "next")
+)
+
+
+class ChatPrompt:
+    """The pieces of a model's chat template as token ids.
+
+    A conversation is ``opening() + text(…) + closing()``, then the answer without its stop token, then
+    ``between() + text(…) + closing()``, and so on. Only the template's own pieces can contain control tokens;
+    ``text`` and the system text cannot. A tokenizer without a template gets ``PLAIN_TEMPLATE``.
+
+    Args:
+        system: None leaves the choice to the template, which may have a default of its own. Where a template
+            knows no system role, the text is put before the first user content.
+
+    Raises:
+        ModelError: the template cannot be rendered.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._template = _template(tokenizer)
+        self._control_words = _control_words(tokenizer, self._template)
+        user = {"role": "user", "content": _USER}
+        turns = [
+            user,
+            {"role": "assistant", "content": _ASSISTANT},
+            {"role": "user", "content": _NEXT_USER},
+        ]
+        before, after = self._split(self._render([user]), _USER)
+        _, after_answer = self._split(self._render(turns), _ASSISTANT)
+        self._closing = self._control(after)
+        self._between = self._control(self._split(after_answer, _NEXT_USER)[0])
+        self._opening = self._bos() + self._opening_with(system, user, before)
+
+    def opening(self) -> list[int]:
+        """Everything before the first user content, the system text included."""
+        return list(self._opening)
+
+    def closing(self) -> list[int]:
+        """From the end of a user content to where the answer begins."""
+        return list(self._closing)
+
+    def between(self) -> list[int]:
+        """From the end of an answer, its end tag included, to where the next user content begins."""
+        return list(self._between)
+
+    def text(self, text: str) -> list[int]:
+        """Untrusted text: what looks like a control token in it is spelt out in ordinary tokens."""
+        pieces, start = [], 0
+        for word in self._control_words.finditer(text) if self._control_words else ():
+            # Cut inside the word: neither half is a control token.
+            pieces.append(text[start : word.start() + 1])
+            start = word.start() + 1
+        pieces.append(text[start:])
+        encode = self._tokenizer.encode
+        return [
+            token
+            for piece in pieces
+            if piece
+            for token in encode(piece, add_special_tokens=False, split_special_tokens=True)
+        ]
+
+    def _opening_with(self, system: str | None, user: dict[str, str], before: str) -> list[int]:
+        if system is None:
+            return self._control(before)
+        try:
+            rendered = self._render([{"role": "system", "content": _SYSTEM}, user])
+        except ModelError:
+            rendered = ""
+        if rendered.count(_SYSTEM) != 1:
+            return self._control(before) + self.text(system + "\n\n")
+        start, rest = self._split(rendered, _SYSTEM)
+        return self._control(start) + self.text(system) + self._control(self._split(rest, _USER)[0])
+
+    def _bos(self) -> list[int]:
+        """A chat template writes the BOS token itself; the plain one leaves it to the tokenizer."""
+        bos = self._tokenizer.bos_token_id
+        if self._tokenizer.chat_template or bos is None:
+            return []
+        return [bos] if self._tokenizer.encode("a")[:1] == [bos] else []
+
+    def _control(self, piece: str) -> list[int]:
+        tokens: list[int] = self._tokenizer.encode(piece, add_special_tokens=False) if piece else []
+        return tokens
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        from jinja2 import TemplateError
+
+        # Answers follow at once; models whose template can switch thinking off do not think first.
+        thinking: dict[str, Any] = {"enable_thinking": False} if "enable_thinking" in self._template else {}
+        try:
+            with quiet_transformers():
+                return str(
+                    self._tokenizer.apply_chat_template(
+                        messages,
+                        chat_template=self._template,
+                        tokenize=False,
+                        add_generation_prompt=True,
+                        **thinking,
+                    )
+                )
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise ModelError(
+                f"The model's chat template cannot be rendered: {str(error).rstrip('.')}.",
+                "Use a model whose template takes system, user and assistant messages.",
+            ) from None
+
+    def _split(self, rendered: str, sentinel: str) -> tuple[str, str]:
+        before, found, after = rendered.partition(sentinel)
+        if not found or sentinel in after:
+            raise ModelError(
+                "The model's chat template does not show each message once.",
+                "Use a model with an ordinary chat template.",
+            )
+        return before, after
+
+
+class Detokenizer:
+    """Generated ids to text, as they come; special tokens are left out.
+
+    Text is held back while its last character is incomplete: a character may take several tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        # Tokens before _read are shown; those from _context on are decoded again with each new one, because a
+        # token's text may depend on its neighbours.
+        self._context = 0
+        self._read = 0
+
+    def push(self, token: int) -> str:
+        """Add one token; return the text that is complete by now, often that token's, maybe none."""
+        self._ids.append(token)
+        fresh = self._fresh()
+        if not fresh or fresh.endswith("\N{REPLACEMENT CHARACTER}"):
+            return ""
+        self._context, self._read = self._read, len(self._ids)
+        return fresh
+
+    def flush(self) -> str:
+        """Return what is still held back, at the end of an answer."""
+        fresh = self._fresh()
+        self._context = self._read = len(self._ids)
+        return fresh
+
+    def _fresh(self) -> str:
+        return self._decode(self._ids[self._context :])[
+            len(self._decode(self._ids[self._context : self._read])) :
+        ]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def stop_ids(
+    tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None = None
+) -> frozenset[int]:
+    """The tokens that end an answer.
+
+    They are the generation settings' EOS ids, the tokenizer's EOS, and the token with which the chat template
+    ends an assistant's turn, where it is a control token.
+    """
+    ids: set[int] = set()
+    eos = generation_config.eos_token_id if generation_config is not None else None
+    ids.update([eos] if isinstance(eos, int) else eos or ())
+    if tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    if tokenizer.chat_template:
+        end_of_turn = ChatPrompt(tokenizer).between()[:1]
+        ids.update(token for token in end_of_turn if token in tokenizer.added_tokens_decoder)
+    return frozenset(ids)
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    if not tokenizer.chat_template:
+        return PLAIN_TEMPLATE
+    return str(tokenizer.get_chat_template())
+
+
+def _control_words(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Pattern[str] | None:
+    """A pattern for the added tokens that control the model: special ones and those of the template."""
+    words = [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special or (token.content in template and not token.content.isspace())
+    ]
+    longest_first = sorted((word for word in words if len(word) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None

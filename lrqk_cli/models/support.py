@@ -1,0 +1,230 @@
+"""From a configuration to a ModelSpec, and what configuration says that the engine does not honour.
+
+Nothing here looks at a model's name: a configuration is read for its features, and the model is built on
+torch's meta device, where it costs no memory, to count its parameters and to look at its attention layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lrqk_cli.config import LayerKind, ModelSpec
+from lrqk_cli.errors import ModelError, UnsupportedModelError
+from lrqk_cli.models.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_LAYER_KINDS: Mapping[str, LayerKind] = {"full_attention": "full", "sliding_attention": "sliding"}
+
+# A key that is set to anything but these values is a feature of its own.
+_OFF = (None, False, 0)
+_FEATURES = {
+    "is_encoder_decoder": "an encoder beside the decoder",
+    "kv_lora_rank": "multi-head latent attention",
+    "attention_chunk_size": "chunked attention",
+    "alibi": "ALiBi position biases",
+    "relative_attention_num_buckets": "relative position biases",
+    "use_bidirectional_attention": "bidirectional attention",
+    "add_cross_attention": "cross attention",
+    "cross_attention_layers": "cross attention",
+    "num_kv_shared_layers": "layers that share one KV cache",
+    "index_topk": "sparse attention chosen by an indexer",
+}
+
+
+def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) -> ModelSpec:
+    """The shape of the model that ``config`` describes; of its text part where it has several.
+
+    ``max_context`` is ``max_position_embeddings``, or more where YaRN or dynamic NTK scaling stretches it;
+    ``trained_context`` is what the model's authors vouch for, ``max_position_embeddings`` itself.
+
+    Raises:
+        UnsupportedModelError: the config asks for a feature that the engine does not honour.
+        ModelError: the config lacks a field or contradicts itself.
+    """
+    text = text_config(config)
+    check_supported(text)
+    heads = text.num_attention_heads
+    kinds, window = _layer_kinds(text)
+    trained = text.max_position_embeddings
+    skeleton = _skeleton(text)
+    spec = ModelSpec(
+        name=name,
+        architecture=type(skeleton).__name__,
+        layer_kinds=kinds,
+        num_heads=heads,
+        num_kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        hidden_size=text.hidden_size,
+        intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        vocab_size=text.vocab_size,
+        max_context=max(trained, *_stretched_contexts(text)),
+        trained_context=trained,
+        num_parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
+        sliding_window=window,
+    )
+    _check_layers(skeleton, spec)
+    return spec
+
+
+def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfig:
+    """The part of ``config`` that describes the language model; a mapping becomes a config first.
+
+    Raises:
+        ModelError: the config names no known kind of model, lacks a field or contradicts itself.
+    """
+    from transformers import AutoConfig
+
+    if isinstance(config, Mapping):
+        try:
+            with quiet_transformers():
+                config = AutoConfig.for_model(**config)
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(
+                f"The model's configuration cannot be read: {reason[0].rstrip('.')}.",
+                "A newer transformers may know it: pip install -U transformers.",
+            ) from None
+    text: PreTrainedConfig = config.get_text_config(decoder=True)
+    return text
+
+
+def check_supported(config: PreTrainedConfig | Mapping[str, Any]) -> None:
+    """Refuse a model whose config asks for what the engine does not honour.
+
+    Raises:
+        UnsupportedModelError: the message names the feature and the config's key.
+        ModelError: the config lacks a field that every supported model has.
+    """
+    text = text_config(config)
+    for key, feature in _FEATURES.items():
+        if getattr(text, key, None) not in _OFF:
+            _refuse(feature, f"{key} is {getattr(text, key)}")
+    if getattr(text, "is_causal", True) is False:
+        _refuse("bidirectional attention", "is_causal is False")
+    if getattr(text, "position_embedding_type", None) in ("alibi", "relative_key", "relative_key_query"):
+        _refuse("position biases", f"position_embedding_type is {text.position_embedding_type}")
+    for kind in sorted(set(_declared(text, "layer_types") or ())):
+        if kind not in _LAYER_KINDS:
+            _refuse(f"layers of the kind {kind}", "layer_types names it")
+    _check_shape_fields(text)
+    _check_model_class(text)
+
+
+def _check_shape_fields(text: PreTrainedConfig) -> None:
+    """Every supported model has one number for each of its dimensions."""
+    for key in (
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_size",
+        "vocab_size",
+        "max_position_embeddings",
+    ):
+        if not getattr(text, key, None):
+            raise ModelError(
+                f"The model's configuration does not say its {key}.", "Use a decoder-only language model."
+            )
+    for key in ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"):
+        if isinstance(getattr(text, key, None), (list, tuple)):
+            _refuse("layers of different shapes", f"{key} is a list")
+    head_dim = getattr(text, "head_dim", None)
+    for key in ("global_head_dim", "v_head_dim"):
+        if getattr(text, key, None) not in (*_OFF, head_dim):
+            _refuse("heads of different sizes", f"{key} is {getattr(text, key)}")
+
+
+def _check_model_class(text: PreTrainedConfig) -> None:
+    """The class must generate text, and do all its attention through transformers' interface."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    try:
+        with quiet_transformers():
+            model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
+    except KeyError:
+        _refuse(
+            "no text generation of its own",
+            f"transformers has no causal language model for {text.model_type}",
+        )
+    if getattr(model_class, "_is_stateful", False):
+        _refuse("a recurrent state", f"{model_class.__name__} keeps one beside the KV cache")
+    if not getattr(model_class, "_supports_attention_backend", False):
+        _refuse("an attention that cannot be replaced", f"{model_class.__name__} has its own")
+
+
+def _skeleton(text: PreTrainedConfig) -> PreTrainedModel:
+    """The model on the meta device: every shape, no memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(text)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"The model's configuration describes no model that can be built: {reason[0].rstrip('.')}.",
+            "Check its config.json.",
+        ) from None
+    return model
+
+
+def _check_layers(skeleton: nn.Module, spec: ModelSpec) -> None:
+    """Compare the attention layers, as built, with the spec."""
+    key_width = spec.num_kv_heads * spec.head_dim
+    for layer in _attention_layers(skeleton):
+        if getattr(layer, "is_causal", True) is False:
+            _refuse("bidirectional attention", f"{type(layer).__name__} is not causal")
+        projection = getattr(layer, "k_proj", None)
+        if projection is not None and projection.out_features != key_width:
+            _refuse("layers of different shapes", f"a layer makes keys of {projection.out_features} values")
+
+
+def _attention_layers(skeleton: nn.Module) -> Iterator[nn.Module]:
+    return (
+        layer for layer in skeleton.modules() if hasattr(layer, "layer_idx") and hasattr(layer, "is_causal")
+    )
+
+
+def _layer_kinds(text: PreTrainedConfig) -> tuple[tuple[LayerKind, ...], int | None]:
+    """The kind of every layer and the width of the window, None where no layer has one."""
+    window = _declared(text, "sliding_window")
+    named = _declared(text, "layer_types")
+    if named:
+        kinds = tuple(_LAYER_KINDS[kind] for kind in named)
+    else:
+        # Without layer_types a window, where there is one, holds for every layer.
+        kinds = ("sliding" if window else "full",) * text.num_hidden_layers
+    return kinds, window if "sliding" in kinds else None
+
+
+def _declared(text: PreTrainedConfig, key: str) -> Any:
+    """The value of a key that the config's class knows; transformers keeps unknown ones, unread."""
+    with quiet_transformers():
+        return getattr(text, key, None) if hasattr(type(text)(), key) else None
+
+
+def _stretched_contexts(text: PreTrainedConfig) -> list[int]:
+    """The contexts that RoPE scaling reaches beyond ``max_position_embeddings``.
+
+    Llama-3 scaling and LongRoPE are trained in, and their ``max_position_embeddings`` includes them; so it
+    does for linear scaling in today's configs. YaRN and dynamic NTK can be switched on later and leave it.
+    """
+    parameters = getattr(text, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, Mapping)]
+    contexts = [0]
+    for rope in nested or [parameters]:
+        factor = rope.get("factor") or 1.0
+        original = rope.get("original_max_position_embeddings") or text.max_position_embeddings
+        if rope.get("rope_type") in ("yarn", "dynamic"):
+            contexts.append(int(original * factor))
+    return contexts
+
+
+def _refuse(feature: str, where: str) -> NoReturn:
+    raise UnsupportedModelError(
+        f"The model has {feature} ({where}), which lrqk does not support.",
+        "Use a model with full or sliding-window attention, such as Llama, Qwen, Mistral, Phi-3 or Gemma.",
+    )
