@@ -38,9 +38,7 @@ def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[st
     return {
         "lrqk": __version__,
         "model": model,
-        "device": torch.cuda.get_device_name(device)
-        if on_gpu
-        else platform.processor() or platform.machine(),
+        "device": name,
         "device_type": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),

@@ -1,0 +1,72 @@
+"""Imports run downwards only, and heavy libraries stay out of the command line's way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lrqk_cli
+
+PACKAGE = Path(lrqk_cli.__file__).parent
+# Packages of one tier do not import each other.
+TIERS = [
+    {"__main__"},
+    {"cli"},
+    {"chat", "bench"},
+    {"documents", "engine"},
+    {"models", "attention"},
+    {"kernels"},
+    {"memory", "telemetry"},
+    {"config"},
+    {"errors"},
+]
+TIER = {name: number for number, tier in enumerate(TIERS) for name in tier}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in TIER)
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Return the parts of lrqk_cli that a module imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    found = {name.split(".")[1] for name in names if name.startswith("lrqk_cli.")}
+    return found & set(TIER)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downwards(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imported_packages(path) - {own}:
+        assert TIER[name] > TIER[own], f"{own} imports {name}"
+
+
+def test_every_package_has_its_tier() -> None:
+    found = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert found <= set(TIER)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_and_functions_stay_readable(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 330
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or node.lineno) - node.lineno <= 66, node.name
+
+
+def test_help_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys\n"
+        "from lrqk_cli.__main__ import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pypdf'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
