@@ -12,7 +12,16 @@ from lrqk_cli.documents.pages import refuse_pages, select_pages
 from lrqk_cli.documents.source import ReadOptions, Source
 from lrqk_cli.errors import DocumentError
 
-OFFICE_SUFFIXES = frozenset({".docx", ".pptx", ".xlsx", ".html", ".htm", ".xhtml", ".epub"})
+_CONVERTERS = {
+    ".docx": "DocxConverter",
+    ".pptx": "PptxConverter",
+    ".xlsx": "XlsxConverter",
+    ".html": "HtmlConverter",
+    ".htm": "HtmlConverter",
+    ".xhtml": "HtmlConverter",
+    ".epub": "EpubConverter",
+}
+OFFICE_SUFFIXES = frozenset(_CONVERTERS)
 UNSUPPORTED_SUFFIXES = frozenset(
     {".doc", ".ppt", ".xls", ".odt", ".odp", ".ods", ".rtf", ".pages", ".numbers", ".key", ".mobi", ".azw3"}
 )
@@ -56,7 +65,7 @@ def read_office(source: Source, options: ReadOptions) -> Document:
             before a slide that was asked for.
         UsageError: pages of a document without pages were asked for.
     """
-    suffix = source.suffix if source.suffix in OFFICE_SUFFIXES else sniff_office(source.data) or ""
+    suffix = source.suffix if source.suffix in OFFICE_SUFFIXES else sniff_office(source.data) or ".html"
     if suffix == ".pptx":
         return _slides(source, options, _convert(source, suffix))
     refuse_pages(options.pages, source.title)
@@ -67,20 +76,21 @@ def read_office(source: Source, options: ReadOptions) -> Document:
 
 
 def _convert(source: Source, suffix: str) -> str:
-    """The file as Markdown."""
+    """The file as Markdown.
+
+    The converter is chosen here: ``MarkItDown`` itself would read a damaged .docx as if it were plain text.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            from markitdown import MarkItDown, MissingDependencyException, StreamInfo
+            from markitdown import MissingDependencyException, StreamInfo, converters
         except ImportError as error:
-            raise _missing_extra(source) from error
+            raise _missing_extra(source, suffix) from error
         try:
-            info = StreamInfo(extension=suffix, filename=source.path.name)
-            converted = MarkItDown(enable_plugins=False).convert_stream(
-                BytesIO(source.data), stream_info=info
-            )
+            converter = getattr(converters, _CONVERTERS[suffix])()
+            converted = converter.convert(BytesIO(source.data), StreamInfo(extension=suffix))
         except MissingDependencyException as error:
-            raise _missing_extra(source) from error
+            raise _missing_extra(source, suffix) from error
         # The converters of five libraries fail in ways of their own.
         except Exception as error:
             raise DocumentError(
@@ -102,9 +112,9 @@ def _slides(source: Source, options: ReadOptions, markdown: str) -> Document:
     return Document(source.path, source.title, pages, count)
 
 
-def _missing_extra(source: Source) -> DocumentError:
+def _missing_extra(source: Source, suffix: str) -> DocumentError:
     return DocumentError(
-        f"{source.title} cannot be read: the reader of {source.suffix or 'office'} files is not installed.",
+        f"{source.title} cannot be read: the reader of {suffix} files is not installed.",
         "Run pip install 'lrqk[office]', or save the file as PDF.",
     )
 

@@ -20,7 +20,7 @@ _PRIVATE_USE = str.maketrans(
     )
 )
 # TeX draws "not equal" as a slash over the next sign; NFC then composes what has a character of its own.
-_STRUCK_OUT = re.compile("\u2044([=∈∋⊂⊃⊆⊇≡∼≃≅≈<>≤≥∃|∥])")
+_STRUCK_OUT = re.compile("\u2044([=∈∋⊂⊃⊆⊇≡∼≃≅≈<>≤≥∃|∥⇐⇒⇔←→])")
 _LEADERS = re.compile(r"(?: ?\.){6,}")
 _GAP = re.compile(r"(?<=\S)[ \t]{2,}(?=\S)")
 

@@ -1,0 +1,52 @@
+"""PDF files made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from pypdf import PdfWriter
+from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+
+MakePdf = Callable[..., Path]
+
+
+def add_text_page(writer: PdfWriter, text: str, y: int = 700) -> None:
+    page = writer.add_blank_page(612, 792)
+    font = DictionaryObject(
+        {
+            NameObject("/Type"): NameObject("/Font"),
+            NameObject("/Subtype"): NameObject("/Type1"),
+            NameObject("/BaseFont"): NameObject("/Helvetica"),
+        }
+    )
+    fonts = DictionaryObject({NameObject("/F1"): font})
+    page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
+    content = DecodedStreamObject()
+    content.set_data(f"BT /F1 12 Tf 72 {y} Td ({text}) Tj ET".encode("latin-1"))
+    page[NameObject("/Contents")] = writer._add_object(content)
+
+
+@pytest.fixture
+def make_pdf(tmp_path: Path) -> MakePdf:
+    """``make_pdf(["first page", ""], name="a.pdf", user=…, owner=…)``; an empty text makes a blank page."""
+
+    def make(
+        texts: Sequence[str], name: str = "made.pdf", user: str | None = None, owner: str | None = None
+    ) -> Path:
+        writer = PdfWriter()
+        for text in texts:
+            if text:
+                add_text_page(writer, text)
+            else:
+                writer.add_blank_page(612, 792)
+        if user is not None:
+            writer.encrypt(user, owner, algorithm="AES-256")
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            writer.write(file)
+        return path
+
+    return make
