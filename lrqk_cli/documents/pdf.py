@@ -61,14 +61,13 @@ def read_pdf(source: Source, options: ReadOptions) -> Document:
 def _quiet() -> Iterator[None]:
     """Keep what pypdf says about odd files off the screen; its logger is put back afterwards."""
     logger = logging.getLogger("pypdf")
-    before = logger.disabled, logger.level
+    level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled, level = before
         logger.setLevel(level)
 
 
@@ -78,8 +77,7 @@ def _open(source: Source, password: Password) -> tuple[PdfReader, int]:
 
     try:
         reader = PdfReader(BytesIO(source.data))
-        encrypted = reader.is_encrypted
-        if encrypted:
+        if reader.is_encrypted:
             _unlock(reader, source, password)
         page_count = len(reader.pages)
     except DocumentError:
@@ -144,16 +142,18 @@ def _text_of(reader: PdfReader, number: int) -> str | None:
 def _refuse_empty(source: Source, empty: list[int], broken: list[int], read: int) -> None:
     if len(empty) < read:
         return
-    where = f"page {empty[0]}" if read == 1 else f"any of the pages {format_numbers(empty)}"
     if broken == empty:
+        where = f"page {empty[0]}" if read == 1 else f"any of the pages {format_numbers(empty)}"
         raise DocumentError(
             f"{source.title} is damaged: there is no text to be had from {where}.",
             "Open it in a PDF viewer and save it again, or get another copy.",
         )
+    if read == 1:
+        what = f"page {empty[0]}: it seems to be a scan or a picture"
+    else:
+        what = f"any of the pages {format_numbers(empty)}: they seem to be scans or pictures"
     raise DocumentError(
-        f"{source.title} has no text on {where}: they seem to be scans or pictures."
-        if read > 1
-        else f"{source.title} has no text on {where}: it seems to be a scan or a picture.",
+        f"{source.title} has no text on {what}.",
         "Make the text readable with OCR first, for example with ocrmypdf.",
     )
 

@@ -22,7 +22,9 @@ _PRIVATE_USE = str.maketrans(
 # TeX draws "not equal" as a slash over the next sign; NFC then composes what has a character of its own.
 _STRUCK_OUT = re.compile("\u2044([=∈∋⊂⊃⊆⊇≡∼≃≅≈<>≤≥∃|∥⇐⇒⇔←→])")
 _LEADERS = re.compile(r"(?: ?\.){6,}")
+# The order of drawing leaves gaps within lines, and single spaces before them.
 _GAP = re.compile(r"(?<=\S)[ \t]{2,}(?=\S)")
+_FIRST_SPACE = re.compile(r"^ (?=\S)", re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ def page_text(page: Any) -> str:
     if not fragments.visible and not _has_forms(page):
         text = ""
     text = _STRUCK_OUT.sub("\\1\u0338", text.translate(_PRIVATE_USE))
-    text = _GAP.sub(" ", _LEADERS.sub(" ...", text))
+    text = _FIRST_SPACE.sub("", _GAP.sub(" ", _LEADERS.sub(" ...", text)))
     # A malformed annotation must not cost the page.
     with suppress(Exception):
         text = "\n".join([text, *_annotation_texts(page)])

@@ -13,12 +13,11 @@ from lrqk_cli.documents.office import OFFICE_SUFFIXES, read_office, refuse_unsup
 from lrqk_cli.documents.pages import PageSelection
 from lrqk_cli.documents.pdf import is_pdf, read_pdf
 from lrqk_cli.documents.source import Password, ReadOptions, Source
-from lrqk_cli.documents.text import is_binary, read_text
+from lrqk_cli.documents.text import SNIFFED_BYTES, is_binary, read_text
 from lrqk_cli.errors import DocumentError
 
 STDIN = Path("-")
 _STDIN_TITLE = "standard input"
-_SNIFFED = 8192
 _NAMED = 5
 
 
@@ -146,7 +145,7 @@ def _is_worth_reading(path: Path) -> bool:
     """Whether a file found in a folder is text, a PDF or an office file, by its first bytes."""
     try:
         with path.open("rb") as file:
-            head = file.read(_SNIFFED)
+            head = file.read(SNIFFED_BYTES)
     except OSError:
         return True  # reading it gives the reason
     if path.suffix.lower() in OFFICE_SUFFIXES or is_pdf(head):

@@ -18,12 +18,12 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_SNIFFED = 8192
+SNIFFED_BYTES = 8192
 
 
 def is_binary(data: bytes) -> bool:
     """Whether the first 8 KiB hold a NUL byte and no mark of UTF-16 or UTF-32."""
-    return b"\0" in data[:_SNIFFED] and _marked_encoding(data) is None
+    return b"\0" in data[:SNIFFED_BYTES] and _marked_encoding(data) is None
 
 
 def read_text(source: Source, options: ReadOptions) -> Document:
