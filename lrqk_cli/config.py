@@ -86,7 +86,7 @@ class LrqkConfig:
         top_k: m, the best-scored rows that a step demands to be resident.
         recent: the newest rows, always resident beside the hot set.
         tail: ``mean`` adds the mass of the non-resident rows with their mean value; ``none`` drops it.
-        segment: tokens that go through the model at once during prefill.
+        segment: tokens that go through the model at once during prefill; None lets the engine choose by device.
     """
 
     attention: AttentionMode = "lrqk"
@@ -96,7 +96,7 @@ class LrqkConfig:
     top_k: int = 1024
     recent: int = 64
     tail: TailMode = "mean"
-    segment: int = 8192
+    segment: int | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -109,7 +109,8 @@ class LrqkConfig:
             self.index_bits in (8, 16), f"The index cannot have {self.index_bits} bits.", "Choose 8 or 16."
         )
         for name in ("rank", "hot", "top_k", "recent", "segment"):
-            _require(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be at least 1.")
+            size = getattr(self, name)
+            _require(size is None or size > 0, f"--{name.replace('_', '-')} must be at least 1.")
         _require(
             self.top_k <= self.hot,
             f"--top-k {self.top_k} rows cannot be resident in --hot {self.hot} rows.",

@@ -207,10 +207,10 @@ Tail = Annotated[
     ),
 ]
 Segment = Annotated[
-    int,
+    int | None,
     option(
         "--segment",
-        help="Tokens that go through the model at once while reading.",
+        help="Tokens that go through the model at once while reading. (default: 8192, on a CPU 512)",
         panel=ATTENTION,
         parse=parse_tokens,
         metavar="TOKENS",

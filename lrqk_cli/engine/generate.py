@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 
 import torch
@@ -15,7 +16,7 @@ from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
-from lrqk_cli.engine.prefill import forward, run_segments, segment_tokens
+from lrqk_cli.engine.prefill import default_segment, forward, run_segments
 from lrqk_cli.engine.sampling import Sampler
 from lrqk_cli.errors import ContextLengthError, UsageError
 from lrqk_cli.memory import probe
@@ -34,6 +35,7 @@ class Engine:
         context: tokens to reserve room for.
 
     Attributes:
+        settings: those in force, with the length of a segment.
         totals: counters of all decode steps so far.
 
     Raises:
@@ -44,9 +46,10 @@ class Engine:
     def __init__(self, model: PreTrainedModel, spec: ModelSpec, settings: LrqkConfig, context: int) -> None:
         self.model = model
         self.spec = spec
-        self.settings = settings
         self.context = context
         self.device = torch.device(model.device)
+        self._segment = settings.segment or default_segment(self.device)
+        self.settings = replace(settings, segment=self._segment)
         self.totals = DecodeTotals()
         self._stack = ExitStack()
         self._stack.enter_context(attached(model))
@@ -91,10 +94,9 @@ class Engine:
                 "Raise --ctx, or ask about fewer pages.",
             )
         origin, waiting = self.length, self._waiting()
-        segment = segment_tokens(self.settings.segment, self.device)
         stream = torch.tensor([*waiting, *tokens], device=self.device)
         start = time.perf_counter()
-        for done, logits in run_segments(self.model, self.cache, stream, segment):
+        for done, logits in run_segments(self.model, self.cache, stream, self._segment):
             taken = max(0, done - len(waiting))
             self._tokens[origin:] = tokens[:taken]
             self._logits = logits

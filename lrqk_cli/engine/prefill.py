@@ -10,13 +10,14 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
 
+_DEFAULT_SEGMENT = 8192
 # A CPU takes seconds for this many tokens, and progress and interruption wait for a segment's end.
 _CPU_SEGMENT = 512
 
 
-def segment_tokens(requested: int, device: torch.device) -> int:
-    """Return the tokens of a segment: what was asked for, but on a CPU few enough to stay responsive."""
-    return min(requested, _CPU_SEGMENT) if device.type == "cpu" else requested
+def default_segment(device: torch.device) -> int:
+    """Return the tokens of a segment where the user does not say."""
+    return _CPU_SEGMENT if device.type == "cpu" else _DEFAULT_SEGMENT
 
 
 def run_segments(
