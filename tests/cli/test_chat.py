@@ -1,0 +1,209 @@
+"""``lrqk chat`` with a tiny random model: documents in, an answer out, and every way to fail."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+WORDS = "The revenue of the year was 48.2 million. "
+
+
+@pytest.fixture
+def document(tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text(WORDS * 10, encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def chat(run, tiny_model):
+    def run_chat(*arguments, stdin=""):
+        return run("chat", "--model", tiny_model, "--max-new-tokens", "8", *arguments, stdin=stdin)
+
+    return run_chat
+
+
+def fails_with(result, code: int, *words: str) -> None:
+    """One sentence, one hint, the exit code, nothing on stdout and no traceback."""
+    assert result.code == code, result.err
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    error, hint = result.err.strip().splitlines()[-2:]
+    assert error.startswith("Error: ")
+    assert hint.startswith("Hint: ")
+    for word in words:
+        assert word in result.err
+
+
+def test_the_answer_is_on_stdout_and_the_statistics_on_stderr(chat, document):
+    result = chat("--file", document, "--prompt", "How much?")
+    assert result.code == 0, result.err
+    assert result.out.endswith("\n")
+    assert len(result.out) > 1
+    assert "8 out" in result.err
+    assert "--max-new-tokens" in result.err
+    assert "\x1b" not in result.out + result.err
+
+
+def test_quiet_leaves_the_answer_only(chat, document):
+    loud, quiet = (chat("--file", document, "--prompt", "How much?", *flags) for flags in ((), ("--quiet",)))
+    assert quiet.out == loud.out
+    assert quiet.err == ""
+
+
+def test_a_piped_question_is_the_same_as_prompt(chat, document):
+    piped = chat("--file", document, stdin="How much?\n")
+    assert piped.code == 0
+    assert piped.out == chat("--file", document, "--prompt", "How much?").out
+
+
+def test_a_piped_document_is_the_same_as_a_file(chat, tmp_path, monkeypatch, document):
+    piped = chat("--file", "-", "--prompt", "How much?", "--json", stdin=WORDS * 10)
+    assert piped.code == 0, piped.err
+    report = json.loads(piped.out)
+    assert report["documents"][0]["path"] == "-"
+    assert report["documents"][0]["tokens"] > len(WORDS) * 10
+
+
+def test_json_is_one_object_with_every_field(chat, document):
+    result = chat("--file", document, "--prompt", "How much?", "--json", "--hot", "64", "--top-k", "8")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert list(report) == [
+        "answer", "finish_reason", "model", "attention", "prompt_tokens", "new_tokens",
+        "documents", "timing", "memory", "cache",
+    ]  # fmt: skip
+    assert report["finish_reason"] == "length"
+    assert report["new_tokens"] == 8
+    assert report["attention"]["hot"] == 64
+    assert report["attention"]["attention"] == "lrqk"
+    assert list(report["documents"][0]) == ["path", "pages", "tokens"]
+    assert report["documents"][0]["path"] == str(document)
+    assert report["prompt_tokens"] > report["documents"][0]["tokens"] > 400
+    assert list(report["timing"]) == [
+        "load_s", "prefill_s", "prefill_tokens_per_s", "ttft_s", "decode_tokens_per_s",
+    ]  # fmt: skip
+    assert all(value > 0 for value in report["timing"].values())
+    assert report["timing"]["ttft_s"] >= report["timing"]["prefill_s"]
+    assert list(report["memory"]) == [
+        "device", "peak_device_bytes", "host_kv_bytes", "index_bytes", "hot_bytes",
+    ]  # fmt: skip
+    assert report["memory"]["device"] == "cpu"
+    assert list(report["cache"]) == ["hit_rate", "miss_rate", "rows_fetched_per_step", "bytes_fetched"]
+    assert report["cache"]["hit_rate"] + report["cache"]["miss_rate"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("mode", ["dense", "offload"])
+def test_the_baselines_answer_as_lrqk_does_with_everything_resident(chat, document, mode):
+    exact = chat("--file", document, "--prompt", "How much?", "--attention", mode)
+    assert exact.code == 0, exact.err
+    assert exact.out == chat("--file", document, "--prompt", "How much?").out
+
+
+def test_a_seed_repeats_a_sampled_answer(chat):
+    sampled = [
+        chat("--prompt", "Tell.", "--temperature", "5", "--seed", seed).out for seed in ("1", "1", "2")
+    ]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_segments_make_no_difference(chat, document):
+    whole = chat("--file", document, "--prompt", "How much?")
+    assert chat("--file", document, "--prompt", "How much?", "--segment", "37").out == whole.out
+
+
+def test_the_system_text_takes_its_place(chat):
+    plain, with_system = (
+        json.loads(chat("--prompt", "Hi", "--json", *flags).out)["prompt_tokens"]
+        for flags in ((), ("--system", "Be short."))
+    )
+    assert with_system > plain
+
+
+def test_settings_come_from_the_config_file(chat, monkeypatch, tmp_path, document):
+    file = tmp_path / "lrqk.toml"
+    file.write_text(f'[chat]\nhot = "32"\ntop-k = 4\nfile = ["{document}"]\njson = true\n')
+    monkeypatch.setenv("LRQK_CONFIG", str(file))
+    report = json.loads(chat("--prompt", "How much?").out)
+    assert (report["attention"]["hot"], report["attention"]["top_k"]) == (32, 4)
+    assert report["documents"][0]["path"] == str(document)
+
+
+def test_a_document_that_is_not_there_ends_in_3_before_the_model_is_looked_at(run):
+    fails_with(run("chat", "--model", "nowhere", "--file", "absent.pdf", "--prompt", "x"), 3, "absent.pdf")
+
+
+def test_an_encrypted_document_without_a_password_ends_in_3(chat, shared_data):
+    file = shared_data / "pdfs" / "libreoffice-writer-password.pdf"
+    fails_with(chat("--file", file, "--prompt", "x"), 3, file.name, "--password")
+
+
+@pytest.mark.parametrize("way", ["flag", "variable"])
+def test_the_password_opens_it(chat, shared_data, monkeypatch, way):
+    arguments = ["--file", shared_data / "pdfs" / "libreoffice-writer-password.pdf", "--prompt", "x"]
+    if way == "flag":
+        arguments += ["--password", "openpassword"]
+    else:
+        monkeypatch.setenv("LRQK_PASSWORD", "openpassword")
+    assert chat(*arguments).code == 0
+
+
+def test_pictures_only_end_in_3_naming_the_pages(chat, shared_data):
+    file = shared_data / "pdfs" / "imagemagick-images.pdf"
+    fails_with(chat("--file", file, "--prompt", "x"), 3, file.name, "page")
+
+
+def test_bad_pages_end_in_2(chat, document):
+    fails_with(chat("--file", document, "--pages", "x", "--prompt", "x"), 2, "--pages")
+
+
+@pytest.mark.parametrize("model", ["no-such-model", "./no-such-folder", "no.gguf", "someone/nothing"])
+def test_a_model_that_cannot_be_had_ends_in_4(run, model, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    fails_with(run("chat", "--model", model, "--prompt", "x"), 4, model)
+
+
+def test_a_model_without_weights_ends_in_4(run, changed_model):
+    folder = changed_model()
+    (folder / "model.safetensors").write_bytes(b"not a model")
+    fails_with(run("chat", "--model", folder, "--prompt", "x"), 4, str(folder))
+
+
+def test_an_unsupported_feature_ends_in_4(run, changed_model):
+    folder = changed_model(model_type="mamba", architectures=["MambaForCausalLM"])
+    fails_with(run("chat", "--model", folder, "--prompt", "x"), 4)
+
+
+def test_a_context_beyond_memory_ends_in_5(run, changed_model):
+    folder = changed_model(max_position_embeddings=1 << 44)
+    fails_with(run("chat", "--model", folder, "--prompt", "x"), 5, "host memory", "--ctx")
+
+
+def test_a_text_beyond_the_context_ends_in_6_before_anything_is_read(chat, document):
+    result = chat("--file", document, "--prompt", "How much?", "--ctx", "256")
+    fails_with(result, 6, "context holds 256", "% of notes.txt")
+
+
+def test_the_pages_that_would_fit_are_named_and_do_fit(chat, shared_data):
+    file = shared_data / "pdfs" / "pdflatex-4-pages.pdf"
+    result = chat("--file", file, "--prompt", "What?", "--ctx", "4k")
+    fails_with(result, 6, "--pages")
+    pages = result.err.split("--pages ")[1].split(",")[0]
+    assert chat("--file", file, "--prompt", "What?", "--ctx", "4k", "--pages", pages).code == 0
+
+
+def test_more_context_than_the_model_allows_ends_in_2(chat):
+    fails_with(chat("--prompt", "x", "--ctx", "8k"), 2, "8,192", "4,096")
+
+
+def test_an_unknown_device_ends_in_2(chat):
+    fails_with(chat("--prompt", "x", "--device", "toaster"), 2, "toaster")
+
+
+def test_no_command_shows_a_traceback_in_a_process_of_its_own(run_process, tiny_model, document):
+    arguments = ("chat", "--model", tiny_model, "--file", document, "--prompt", "x", "--max-new-tokens", "4")
+    good = run_process(*arguments)
+    assert good.code == 0, good.err
+    assert good.out
+    fails_with(run_process(*arguments, "--ctx", "64"), 6)
