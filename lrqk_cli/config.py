@@ -86,7 +86,7 @@ class LrqkConfig:
         top_k: m, the best-scored rows that a step demands to be resident.
         recent: the newest rows, always resident beside the hot set.
         tail: ``mean`` adds the mass of the non-resident rows with their mean value; ``none`` drops it.
-        segment: tokens that go through the model at once during prefill; None lets the engine choose by device.
+        segment: tokens that go through the model at once during prefill; None leaves it to the engine.
     """
 
     attention: AttentionMode = "lrqk"
@@ -142,7 +142,7 @@ class GenerationConfig:
         _require(
             self.max_new_tokens is None or self.max_new_tokens > 0, "--max-new-tokens must be at least 1."
         )
-        _require(0.0 <= self.temperature, "--temperature cannot be negative.")
+        _require(self.temperature >= 0.0, "--temperature cannot be negative.")
         _require(0.0 < self.top_p <= 1.0, "--top-p must be above 0 and at most 1.")
         _require(self.sample_top_k >= 0, "--sample-top-k cannot be negative.")
         _require(self.repetition_penalty > 0.0, "--repetition-penalty must be positive.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lrqk_cli import __version__
-from lrqk_cli.cli import chat, models
+from lrqk_cli.cli import bench, chat, info, models
 from lrqk_cli.cli.failures import EXIT_INTERRUPTED, report
 from lrqk_cli.cli.options import Debug, Invocation
 from lrqk_cli.cli.settings import config_path, load_defaults
@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(chat.chat)
+app.command()(bench.bench)
+app.command()(info.info)
 app.add_typer(models.app)
 
 

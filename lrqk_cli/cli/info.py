@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +15,16 @@ if TYPE_CHECKING:
 
 _SETTINGS = LrqkConfig()
 
+Model = Annotated[
+    str | None,
+    options.option(
+        "--model", help="What to describe; without it, this machine.", panel=options.MODEL, metavar="MODEL"
+    ),
+]
+
 
 def info(
-    model: options.ModelToDescribe = None,
+    model: Model = None,
     ctx: options.Context = None,
     attention: options.Attention = _SETTINGS.attention,
     rank: options.Rank = _SETTINGS.rank,
