@@ -1,4 +1,4 @@
-"""Chat with long documents on your own GPU: the KV cache lives in CPU memory, the rows that matter on the GPU."""
+"""Chat with long documents on your own GPU: the KV cache in CPU memory, the rows that matter on the GPU."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,7 +98,7 @@ def _models() -> list[dict[str, Any]]:
 def _footprint(
     model: str, ctx: int | None, settings: LrqkConfig, device: str | None, dtype: str | None
 ) -> dict[str, Any]:
-    from dataclasses import asdict
+    import torch
 
     from lrqk_cli.chat.opening import reserved_context
     from lrqk_cli.memory import accounting
@@ -106,7 +107,8 @@ def _footprint(
 
     config, spec = load_spec(resolve(model))
     context = reserved_context(ctx, spec)
-    name = str(choose_dtype(dtype, choose_device(device), config.dtype)).removeprefix("torch.")
+    published = config.dtype if isinstance(config.dtype, torch.dtype) else None
+    name = str(choose_dtype(dtype, choose_device(device), published)).removeprefix("torch.")
     kv = accounting.kv_bytes(spec, settings, context, name)
     weights = accounting.weight_bytes(spec, name)
     return {

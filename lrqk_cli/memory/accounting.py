@@ -47,8 +47,8 @@ def ring(spec: ModelSpec, size: int, dtype: str) -> TensorShape:
 
 
 def hot_slots(settings: LrqkConfig, context: int) -> int:
-    """Return C, the resident rows of a KV head: never more than the context has."""
-    return min(settings.hot, context)
+    """Return C, the hot rows of a KV head: never more than the context has beside the recent window."""
+    return min(settings.hot, max(1, context - settings.recent))
 
 
 def hot_rows(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> TensorShape:
