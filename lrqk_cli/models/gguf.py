@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.errors import ModelError
+from lrqk_cli.errors import LrqkError, ModelError
 from lrqk_cli.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -100,7 +100,9 @@ def _plain(config: PreTrainedConfig) -> PreTrainedConfig:
 def _readable(file: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:
+    except (OSError, LrqkError):
+        raise
+    except Exception as error:  # the readers of weights and tokenizers raise whatever they stumble over
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"'{file.name}' is not a GGUF model that transformers can read: {reason[0].rstrip('.')}.",

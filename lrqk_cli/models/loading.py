@@ -35,6 +35,8 @@ __all__ = [
     "resolve",
 ]
 
+# Where a multimodal checkpoint keeps its language model, and what that is called when it stands alone.
+_TEXT_PART = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -139,7 +141,9 @@ def load(
     """
     import torch
 
-    config, spec = load_spec(source)
+    published = _read_config(source)
+    config = text_config(published)
+    spec = spec_from_config(config, source.name)
     device = device or choose_device()
     dtype = dtype or choose_dtype(
         None, device, config.dtype if isinstance(config.dtype, torch.dtype) else None
@@ -148,7 +152,10 @@ def load(
     if not offload_weights:
         _check_fits(spec, dtype, device, room)
     folder = _folder(source, on_progress)
-    model = _load_weights(source, folder, config, dtype, _placement(device, room, offload_weights))
+    options = {"config": config, "dtype": dtype, **_placement(device, room, offload_weights)}
+    if config is not published:
+        options["key_mapping"] = _TEXT_PART
+    model = _load_weights(source, folder, options)
     tokenizer = _load_tokenizer(source, folder)
     return LoadedModel(
         model=model,
@@ -161,11 +168,11 @@ def load(
     )
 
 
-def _read_config(source: ModelSource) -> PreTrainedConfig | dict[str, Any]:
+def _read_config(source: ModelSource) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     if source.entry is not None and source.entry.config:
-        return dict(source.entry.config)
+        return text_config(source.entry.config)
     if source.kind == "gguf":
         from lrqk_cli.models.gguf import read_config
 
@@ -230,20 +237,16 @@ def _placement(device: torch.device, room: int | None, offload_weights: bool) ->
     return {"device_map": "auto", "max_memory": memory}
 
 
-def _load_weights(
-    source: ModelSource, folder: Path, config: PreTrainedConfig, dtype: torch.dtype, placement: dict[str, Any]
-) -> PreTrainedModel:
+def _load_weights(source: ModelSource, folder: Path, options: dict[str, Any]) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     with _load_errors(source.name), quiet_transformers():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
-            config=config,
-            dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
-            **placement,
+            **options,
         )
     model: PreTrainedModel
     model, report = loaded
@@ -267,7 +270,7 @@ def _load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBas
             )
         if tokenizer.encode("a", add_special_tokens=False):
             return tokenizer
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
+    except Exception:  # the tokenizers' own parser raises nothing narrower
         pass
     raise ModelError(
         f"The model '{source.name}' has no tokenizer that can be read.",
@@ -278,6 +281,7 @@ def _load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBas
 @contextmanager
 def _load_errors(name: str) -> Iterator[None]:
     """Turn what transformers and safetensors raise for a bad model into a ModelError."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -286,8 +290,16 @@ def _load_errors(name: str) -> Iterator[None]:
         raise ModelError(
             f"A weight file of '{name}' is damaged: {str(error).rstrip('.')}.", "Fetch the model again."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+        StrictDataclassError,
+    ) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             raise ModelError(
                 f"The model '{name}' needs code from its own repository, which lrqk never runs.",

