@@ -8,6 +8,9 @@ from lrqk_cli.chat.events import DocumentUse, PageSpan
 from lrqk_cli.documents.document import format_numbers
 from lrqk_cli.errors import ContextLengthError
 
+# Tokens that a document's header may gain when it names the pages that were chosen.
+_HEADER_GROWTH = 16
+
 
 def check_fit(
     needed: int,
@@ -44,8 +47,8 @@ def _what_fits(over: int, documents: Sequence[DocumentUse], pages: Sequence[Page
     index = len(whole)
     cut = documents[index]
     own_pages = [span for span in pages if span.document == index]
-    # A page fits if what follows it is enough to leave out; the closing mark of its document stays.
-    mark = cut.end - own_pages[-1].end if own_pages else 0
+    # A page fits if what follows it is enough to leave out; the marks of its document stay.
+    mark = cut.end - own_pages[-1].end + _HEADER_GROWTH if own_pages else 0
     fitting = [span.page for span in own_pages if end - span.end - mark >= over]
     numbers = format_numbers(fitting).replace(" ", "")
     parts = list(whole)

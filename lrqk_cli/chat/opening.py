@@ -67,11 +67,11 @@ def open_session(
         ModelError: the model cannot be had, loaded or supported.
         OutOfMemoryError: it does not fit.
     """
+    began = time.perf_counter()
+    loaded = load_model(request.name, request.device, request.dtype, request.offload_weights, view)
     from lrqk_cli.engine.generate import Engine
     from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 
-    began = time.perf_counter()
-    loaded = load_model(request.name, request.device, request.dtype, request.offload_weights, view)
     context = reserved_context(request.context, loaded.spec)
     with Engine(loaded.model, loaded.spec, settings, context) as engine:
         session = Session(
@@ -96,12 +96,13 @@ def load_model(
         ModelError: the model cannot be had, loaded or supported.
         OutOfMemoryError: its weights do not fit.
     """
-    from lrqk_cli.models import loading
-
-    source = loading.resolve(name)
-    place = loading.choose_device(device)
-    number_format = loading.choose_dtype(dtype, place) if dtype else None
     with view.pulling(name, "Loading") as report:
+        # Within the bar, because importing torch takes seconds.
+        from lrqk_cli.models import loading
+
+        source = loading.resolve(name)
+        place = loading.choose_device(device)
+        number_format = loading.choose_dtype(dtype, place) if dtype else None
         return loading.load(source, place, number_format, offload_weights=offload_weights, on_progress=report)
 
 

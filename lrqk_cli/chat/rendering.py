@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -56,6 +57,17 @@ class _TokenSpeed(ProgressColumn):
         return Text(f"{speed:,.0f} tokens/s" if speed else "")
 
 
+class _TimeLeft(ProgressColumn):
+    """Time left at the speed that the engine reports, counted down between its reports."""
+
+    def render(self, task: Task) -> Text:
+        ends_at = task.fields.get("ends_at")
+        if ends_at is None:
+            return Text("-:--")
+        minutes, seconds = divmod(max(0, round(ends_at - time.monotonic())), 60)
+        return Text(f"{minutes}:{seconds:02}")
+
+
 class _Amount(ProgressColumn):
     """What is done of what: in bytes if the task says so."""
 
@@ -99,7 +111,7 @@ class View:
             label = f"Opening {item.title}" + (f" ({item.file} of {item.files})" if item.files > 1 else "")
             progress.update(task, description=label, completed=item.fraction)
 
-        with self._bar() as progress:
+        with self._bar(TimeRemainingColumn(compact=True)) as progress:
             task = progress.add_task("Opening", total=1)
             self._bar_on_screen = progress
             yield report
@@ -140,7 +152,7 @@ class View:
             progress.update(outside, visible=not goes_on)
             progress.update(tasks[item.stage], completed=item.done, total=item.total or None)
 
-        with self._bar(_Amount()) as progress:
+        with self._bar(_Amount(), TimeRemainingColumn(compact=True)) as progress:
             outside = progress.add_task(f"{otherwise} {name}", total=None)
             yield report
 
@@ -152,13 +164,15 @@ class View:
 
         ``status`` gives the line for a width in columns; it is asked at every update.
         """
-        progress = self._bar(_Amount(), _TokenSpeed())
+        progress = self._bar(_Amount(), _TokenSpeed(), _TimeLeft())
         task = progress.add_task(label, total=None)
         below = Text(style="reverse", no_wrap=True)
         live = Live(Group(progress, below), console=self.console, transient=True)
 
         def update(item: PrefillProgress) -> None:
-            progress.update(task, completed=item.done, total=item.total, speed=item.tokens_per_second)
+            speed = item.tokens_per_second
+            ends_at = time.monotonic() + (item.total - item.done) / speed if speed else None
+            progress.update(task, completed=item.done, total=item.total, speed=speed, ends_at=ends_at)
             if status is not None:
                 below.plain = status(self.console.width)
 
@@ -176,7 +190,6 @@ class View:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             *columns,
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
             transient=True,
             expand=True,
