@@ -148,6 +148,23 @@ def join_parts(entry: CatalogEntry, parts: list[Path], target: Path, on_progress
         )
 
 
+def fetch_config(source: HubRepository) -> Path:
+    """Fetch config.json of a Hugging Face repository into the hub's own cache.
+
+    Raises:
+        ModelError: the repository does not exist, is gated, has no such file, or the hub cannot be reached.
+    """
+    import huggingface_hub
+
+    from lrqk_cli.models.failures import hub_errors
+    from lrqk_cli.models.quiet import quiet_transformers
+
+    with hub_errors(source.repository), quiet_transformers():
+        return Path(
+            huggingface_hub.hf_hub_download(source.repository, "config.json", revision=source.revision)
+        )
+
+
 # Beside the weights as safetensors, many repositories hold the same weights in other forms.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 _UNWANTED = ["original/*", "consolidated*", "onnx/*", "metal/*", "*.onnx*"]
@@ -164,7 +181,7 @@ def fetch_repository(
     import huggingface_hub
     from huggingface_hub import constants
 
-    from lrqk_cli.models.hub import hub_errors
+    from lrqk_cli.models.failures import hub_errors
     from lrqk_cli.models.quiet import quiet_transformers
 
     folder = local_folder or Path(constants.HF_HUB_CACHE)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +12,8 @@ from lrqk_cli.errors import ModelError, OutOfMemoryError
 from lrqk_cli.models import catalog, store
 from lrqk_cli.models.catalog import CatalogEntry, HubRepository
 from lrqk_cli.models.devices import choose_device, choose_dtype, free_bytes
-from lrqk_cli.models.fetch import fetch_repository
-from lrqk_cli.models.hub import hub_errors
+from lrqk_cli.models.failures import load_errors
+from lrqk_cli.models.fetch import fetch_config, fetch_repository
 from lrqk_cli.models.progress import OnProgress, ignore_progress
 from lrqk_cli.models.prompt import stop_ids
 from lrqk_cli.models.quiet import quiet_transformers
@@ -177,20 +175,22 @@ def _read_config(source: ModelSource) -> PreTrainedConfig:
         from lrqk_cli.models.gguf import read_config
 
         return read_config(_path(source))
-    with _load_errors(source.name), hub_errors(source.name), quiet_transformers():
-        place, revision = _config_place(source)
+    with load_errors(source.name), quiet_transformers():
         config: PreTrainedConfig = AutoConfig.from_pretrained(
-            place, revision=revision, trust_remote_code=False
+            str(_config_folder(source)), trust_remote_code=False
         )
     return config
 
 
-def _config_place(source: ModelSource) -> tuple[str, str | None]:
-    if source.entry is not None and source.entry.huggingface is not None:
-        pulled = store.path(source.entry.alias)
-        repository = source.entry.huggingface
-        return (str(pulled), None) if pulled else (repository.repository, repository.revision)
-    return (source.name if source.kind == "hub" else str(_path(source))), None
+def _config_folder(source: ModelSource) -> Path:
+    """The folder that holds config.json; of a repository that is not here, only that file is fetched."""
+    if source.kind == "folder":
+        return _path(source)
+    pulled = store.path(source.entry.alias) if source.entry is not None else None
+    if pulled is not None:
+        return pulled
+    published = source.entry.huggingface if source.entry is not None else None
+    return fetch_config(published or HubRepository(source.name)).parent
 
 
 def _path(source: ModelSource) -> Path:
@@ -240,7 +240,7 @@ def _placement(device: torch.device, room: int | None, offload_weights: bool) ->
 def _load_weights(source: ModelSource, folder: Path, options: dict[str, Any]) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    with _load_errors(source.name), quiet_transformers():
+    with load_errors(source.name), quiet_transformers():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
             trust_remote_code=False,
@@ -276,36 +276,3 @@ def _load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBas
         f"The model '{source.name}' has no tokenizer that can be read.",
         "Its folder needs tokenizer.json, or the files that its tokenizer class reads.",
     )
-
-
-@contextmanager
-def _load_errors(name: str) -> Iterator[None]:
-    """Turn what transformers and safetensors raise for a bad model into a ModelError."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise ModelError(
-            f"A weight file of '{name}' is damaged: {str(error).rstrip('.')}.", "Fetch the model again."
-        ) from None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        ImportError,
-        StrictDataclassError,
-    ) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-        if "trust_remote_code" in str(error) or "custom code" in str(error):
-            raise ModelError(
-                f"The model '{name}' needs code from its own repository, which lrqk never runs.",
-                "Use a model whose architecture transformers knows.",
-            ) from None
-        raise ModelError(
-            f"The model '{name}' cannot be loaded: {reason}.",
-            "It needs config.json, weights as safetensors and a tokenizer that this transformers knows.",
-        ) from None

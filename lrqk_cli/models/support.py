@@ -96,6 +96,8 @@ def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfi
 def check_supported(config: PreTrainedConfig | Mapping[str, Any]) -> None:
     """Refuse a model whose config asks for what the engine does not honour.
 
+    ``spec_from_config`` also looks at the layers that the config leads to.
+
     Raises:
         UnsupportedModelError: the message names the feature and the config's key.
         ModelError: the config lacks a field that every supported model has.

@@ -120,7 +120,7 @@ def test_a_new_hash_in_the_catalog_replaces_the_old_model(in_wheels: InWheels):
 def test_what_pip_says_is_the_reason(in_wheels: InWheels, wheelhouse: Path):
     entry = in_wheels(b"content", 1)
     next(wheelhouse.glob("*.whl")).unlink()
-    with pytest.raises(ModelError, match="No matching distribution found for lrqk-tiny-part0==1.0") as caught:
+    with pytest.raises(ModelError, match="No matching distribution found for lrqk-tiny-part0") as caught:
         store.pull(entry)
     assert "finished parts are kept" in caught.value.hint
 

@@ -117,7 +117,6 @@ def test_contexts_follow_rope_scaling(rope: dict[str, Any] | None, longest: int)
     ("config", "feature"),
     [
         (("T5", {}), "an encoder beside the decoder"),
-        (("Bert", {}), "bidirectional attention"),
         (("Bloom", {}), "an attention that cannot be replaced"),
         (("Mamba", {}), "layers of the kind linear_attention"),
         (("DeepseekV3", {}), "multi-head latent attention"),
@@ -136,7 +135,13 @@ def test_what_is_not_honoured_is_refused_by_its_feature(config: tuple[str, dict[
     made = getattr(transformers, f"{name}Config")(**changes)
     with pytest.raises(UnsupportedModelError, match=feature):
         check_supported(made)
+    with pytest.raises(UnsupportedModelError, match=feature):
         spec_from_config(made, name)
+
+
+def test_an_encoder_is_known_by_its_layers():
+    with pytest.raises(UnsupportedModelError, match="bidirectional attention"):
+        spec_from_config(transformers.BertConfig(), "bert")
 
 
 def test_the_text_part_of_a_multimodal_config_counts():

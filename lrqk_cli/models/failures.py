@@ -1,4 +1,4 @@
-"""Turn the hub's many failures into one sentence and one hint."""
+"""Turn the many failures of the hub, of transformers and of safetensors into one sentence and one hint."""
 
 from __future__ import annotations
 
@@ -29,16 +29,54 @@ def hub_errors(repository: str) -> Iterator[None]:
         raise ModelError(
             f"The model '{repository}' has no such revision.", "Check the branch, tag or commit."
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.IncompleteSnapshotError):
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         offline = constants.HF_HUB_OFFLINE
         raise ModelError(
             f"The model '{repository}' is not in the local Hugging Face cache, and "
             + ("HF_HUB_OFFLINE forbids fetching it." if offline else "Hugging Face cannot be reached."),
             "Unset HF_HUB_OFFLINE to fetch it." if offline else "Check the network, or name a local folder.",
         ) from None
+    except errors.RemoteEntryNotFoundError:
+        raise ModelError(
+            f"The model '{repository}' lacks a file that lrqk needs.",
+            "It needs config.json, weights as safetensors and a tokenizer.",
+        ) from None
     except (errors.HfHubHTTPError, ConnectionError, TimeoutError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"The model '{repository}' could not be fetched: {reason[0].rstrip('.')}.",
             "Check the network, then run the same command again; finished files are kept.",
+        ) from None
+
+
+@contextmanager
+def load_errors(name: str) -> Iterator[None]:
+    """Raise a ModelError for whatever transformers and safetensors find wrong with a model."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(
+            f"A weight file of '{name}' is damaged: {str(error).rstrip('.')}.", "Fetch the model again."
+        ) from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+        StrictDataclassError,
+    ) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            raise ModelError(
+                f"The model '{name}' needs code from its own repository, which lrqk never runs.",
+                "Use a model whose architecture transformers knows.",
+            ) from None
+        raise ModelError(
+            f"The model '{name}' cannot be loaded: {reason}.",
+            "It needs config.json, weights as safetensors and a tokenizer that this transformers knows.",
         ) from None
