@@ -121,19 +121,35 @@ class Engine:
         limit = generation.max_new_tokens or self.context
         for count in range(1, limit + 1):
             start = time.perf_counter()
-            fed = self._feed_waiting()
-            token = sampler.choose(self._newest_logits(), torch.tensor(self._tokens, device=self.device))
-            stats = self._count_step(time.perf_counter() - start) if fed else StepStats()
+            is_step = bool(self._waiting())
+            token = sampler.choose(self.next_logits(), torch.tensor(self._tokens, device=self.device))
+            stats = self._count_step(time.perf_counter() - start) if is_step else StepStats()
             finish: FinishReason | None = "length" if count == limit else None
             if token in stop_ids:
                 finish = "stop"
             else:
-                self._tokens.append(token)
+                self.append(token)
                 if finish is None and self.length == self.context:
                     finish = "context"
             yield Step(token, finish, stats)
             if finish is not None:
                 return
+
+    def next_logits(self) -> Tensor:
+        """Return the logits ``[vocab]`` of the next token; feeds the newest one if it has not gone in yet.
+
+        Raises:
+            UsageError: there is no prompt to continue.
+        """
+        if waiting := self._waiting():
+            self._logits = forward(self.model, self.cache, torch.tensor(waiting, device=self.device))
+        if self._logits is None:
+            raise UsageError("There is no prompt to continue.", "Prefill some tokens first.")
+        return self._logits
+
+    def append(self, token: int) -> None:
+        """Let ``token`` be the next of the conversation, whoever chose it."""
+        self._tokens.append(token)
 
     def memory(self) -> MemoryUse:
         """Return the bytes in use now."""
@@ -150,17 +166,6 @@ class Engine:
     def _waiting(self) -> list[int]:
         """Return tokens that were generated and have not gone through the model yet."""
         return self._tokens[self.cache.get_seq_length() :]
-
-    def _feed_waiting(self) -> bool:
-        waiting = self._waiting()
-        if waiting:
-            self._logits = forward(self.model, self.cache, torch.tensor(waiting, device=self.device))
-        return bool(waiting)
-
-    def _newest_logits(self) -> Tensor:
-        if self._logits is None:
-            raise UsageError("There is no prompt to continue.", "Prefill some tokens first.")
-        return self._logits
 
     def _count_step(self, seconds: float) -> StepStats:
         stats = self.cache.take_stats(seconds)
