@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.memory import accounting
 

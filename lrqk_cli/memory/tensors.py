@@ -28,7 +28,7 @@ def empty_host(shape: TensorShape, *, pinned: bool) -> Tensor:
         tensor = torch.empty(shape.shape, dtype=getattr(torch, shape.dtype))
     except RuntimeError as error:
         raise OutOfMemoryError(
-            f"The KV rows of one layer need {shape.nbytes:,} bytes of host memory that is not there.",
+            f"The KV rows of one layer need {shape.nbytes / 2**30:.1f} GiB of host memory that is not there.",
             "Lower --ctx, or close other programs.",
         ) from error
     if pinned and tensor.nbytes:
@@ -42,7 +42,7 @@ def _register(tensor: Tensor) -> None:
     code = int(runtime.cudaHostRegister(address, tensor.nbytes, 0))
     if code != 0:
         raise OutOfMemoryError(
-            f"{tensor.nbytes:,} bytes of host memory cannot be pinned for the GPU (CUDA error {code}).",
+            f"{tensor.nbytes / 2**30:.1f} GiB of host memory cannot be pinned for the GPU (CUDA error {code}).",
             "Lower --ctx, or raise the limit on locked memory (ulimit -l).",
         )
     weakref.finalize(tensor.untyped_storage(), runtime.cudaHostUnregister, address)
