@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from lrqk_cli.errors import UsageError
 
 AttentionMode = Literal["lrqk", "dense", "offload"]
 TailMode = Literal["mean", "none"]
+SolverName = Literal["joint", "als"]
+GroupingMode = Literal["kv", "head"]
+HotPolicy = Literal["sticky", "exact", "refetch"]
+AlsInit = Literal["randn", "top", "topcol"]
 LayerKind = Literal["full", "sliding"]
 
 
 def _require(condition: bool, message: str, hint: str = "") -> None:
     if not condition:
         raise UsageError(message, hint)
+
+
+def _require_one_of(choices: object, chosen: str, what: str) -> None:
+    known = get_args(choices)
+    _require(chosen in known, f"There is no {what} '{chosen}'.", f"Choose one of {', '.join(known)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,49 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AlsPenalties:
+    """Weights of the paper's constraints, which its solves keep as squared penalties; each at least 0.
+
+    Attributes:
+        query, key: of ``Q = A_Q B_Q`` and ``K = A_K B_K``, during prefill.
+        new: of ``q̂ k̂ᵀ = q kᵀ``, in a decode step.
+        active: of ``q̂ A_{K,Ω}ᵀ = q K_Ωᵀ`` over the resident tokens Ω, in a decode step.
+    """
+
+    query: float = 1.0
+    key: float = 1.0
+    new: float = 1.0
+    active: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("query", "key", "new", "active"):
+            _require(getattr(self, name) >= 0.0, "A weight of --als-penalties cannot be negative.")
+
+
+@dataclass(frozen=True, slots=True)
+class AlsConfig:
+    """Settings of the paper's alternating least squares; the defaults are the paper's.
+
+    Attributes:
+        init: how A_Q and A_K begin: ``randn`` at random; ``top`` as the r columns of Q, and of K, with the
+            largest sum of magnitudes; ``topcol`` as the same r columns of both.
+        iterations: alternations at most, in prefill and in a decode step.
+        tolerance: alternation ends when no entry of a factor moves more than this in the mean square.
+        penalties: see ``AlsPenalties``.
+    """
+
+    init: AlsInit = "randn"
+    iterations: int = 2
+    tolerance: float = 1e-2
+    penalties: AlsPenalties = field(default_factory=AlsPenalties)
+
+    def __post_init__(self) -> None:
+        _require_one_of(AlsInit, self.init, "--als-init")
+        _require(self.iterations > 0, "--als-iterations must be at least 1.")
+        _require(self.tolerance >= 0.0, "--als-tolerance cannot be negative.")
+
+
+@dataclass(frozen=True, slots=True)
 class LrqkConfig:
     """Settings of the attention.
 
@@ -82,11 +134,17 @@ class LrqkConfig:
             ``offload`` (all rows in host memory, streamed at every step).
         rank: r, the width of the low-rank index.
         index_bits: 8 (int8 with a scale per dimension and KV head) or 16 (bfloat16).
-        hot: C, the resident rows of a KV head.
+        hot: C, the resident rows of a KV head, under the ``sticky`` policy.
         top_k: m, the best-scored rows that a step demands to be resident.
         recent: the newest rows, always resident beside the hot set.
         tail: ``mean`` adds the mass of the non-resident rows with their mean value; ``none`` drops it.
         segment: tokens that go through the model at once during prefill; None leaves it to the engine.
+        solver: ``joint``, the closed form; ``als``, the paper's alternating least squares, which goes on to
+            adapt in every decode step.
+        grouping: an index and a hot set per ``kv`` head or per query ``head``.
+        hot_policy: ``sticky`` keeps C rows and evicts the worst; ``exact`` keeps exactly the best ``top_k``;
+            ``refetch`` does too, and fetches all of them in every step.
+        als: settings of the ``als`` solver.
     """
 
     attention: AttentionMode = "lrqk"
@@ -97,14 +155,17 @@ class LrqkConfig:
     recent: int = 64
     tail: TailMode = "mean"
     segment: int | None = None
+    solver: SolverName = "joint"
+    grouping: GroupingMode = "kv"
+    hot_policy: HotPolicy = "sticky"
+    als: AlsConfig = field(default_factory=AlsConfig)
 
     def __post_init__(self) -> None:
-        _require(
-            self.attention in get_args(AttentionMode),
-            f"There is no attention mode '{self.attention}'.",
-            f"Choose one of {', '.join(get_args(AttentionMode))}.",
-        )
-        _require(self.tail in get_args(TailMode), f"There is no tail '{self.tail}'.", "Choose mean or none.")
+        _require_one_of(AttentionMode, self.attention, "attention mode")
+        _require_one_of(TailMode, self.tail, "tail")
+        _require_one_of(SolverName, self.solver, "solver")
+        _require_one_of(GroupingMode, self.grouping, "grouping")
+        _require_one_of(HotPolicy, self.hot_policy, "hot policy")
         _require(
             self.index_bits in (8, 16), f"The index cannot have {self.index_bits} bits.", "Choose 8 or 16."
         )
@@ -112,10 +173,27 @@ class LrqkConfig:
             size = getattr(self, name)
             _require(size is None or size > 0, f"--{name.replace('_', '-')} must be at least 1.")
         _require(
-            self.top_k <= self.hot,
+            self.top_k <= self.hot or self.hot_policy != "sticky",
             f"--top-k {self.top_k} rows cannot be resident in --hot {self.hot} rows.",
             "Raise --hot or lower --top-k.",
         )
+
+
+def paper_settings(base: LrqkConfig) -> LrqkConfig:
+    """Return ``base`` with the algorithm and the sizes of the LRQK paper: rank 32, top 2,048, 64 recent."""
+    return replace(
+        base,
+        attention="lrqk",
+        rank=32,
+        index_bits=16,
+        top_k=2048,
+        recent=64,
+        tail="none",
+        solver="als",
+        grouping="head",
+        hot_policy="exact",
+        als=AlsConfig(),
+    )
 
 
 @dataclass(frozen=True, slots=True)

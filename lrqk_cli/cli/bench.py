@@ -1,4 +1,4 @@
-"""``lrqk bench``: speed and memory of this machine, model and settings."""
+"""``lrqk bench``: speed, memory and quality of this machine, model and settings."""
 
 from __future__ import annotations
 
@@ -11,45 +11,100 @@ import typer
 
 from lrqk_cli.cli import options
 from lrqk_cli.cli.values import parse_integer, parse_tokens
-from lrqk_cli.config import AttentionMode, LrqkConfig
+from lrqk_cli.config import AlsConfig, AttentionMode, LrqkConfig
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lrqk_cli.bench.speed import SpeedResult
+    from lrqk_cli.bench.report import Table
     from lrqk_cli.chat.rendering import View
 
 Output = Literal["table", "md", "json", "csv"]
+Suite = Literal["speed", "ruler"]
+
+# Options that only some suites have, by the names of their parameters.
+_SUITE_OPTIONS: dict[Suite, frozenset[str]] = {
+    "speed": frozenset({"new_tokens", "repeat", "text"}),
+    "ruler": frozenset({"tasks", "samples", "haystack", "qa_data", "seed"}),
+}
 _MEASURE = "Measurement"
 _SETTINGS = LrqkConfig()
 
+SuiteName = Annotated[
+    Suite,
+    options.option(
+        "--suite",
+        help="speed, or ruler: the 13 long-context tasks of RULER, scored.",
+        panel=_MEASURE,
+        metavar="SUITE",
+    ),
+]
 Contexts = Annotated[
     str,
     options.option("--ctx", help="Context lengths, such as 4k,16k.", panel=_MEASURE, metavar="TOKENS,…"),
 ]
 Modes = Annotated[
-    str,
-    options.option("--modes", help="Attention modes to compare.", panel=_MEASURE, metavar="MODE,…"),
+    str | None,
+    options.option(
+        "--modes",
+        help="Attention modes to compare. (default: lrqk,dense, for speed also offload)",
+        panel=_MEASURE,
+        metavar="MODE,…",
+    ),
 ]
 NewTokens = Annotated[
     int,
     options.option(
-        "--new-tokens", help="Decode steps after a prefill.", panel=_MEASURE, parse=parse_tokens, metavar="N"
+        "--new-tokens", help="speed: decode steps after a prefill.", panel=_MEASURE, parse=parse_tokens, metavar="N"
     ),
 ]
 Repeat = Annotated[
     int,
-    options.option("--repeat", help="Runs of each figure.", panel=_MEASURE, parse=parse_integer, metavar="N"),
+    options.option("--repeat", help="speed: runs of each figure.", panel=_MEASURE, parse=parse_integer, metavar="N"),
 ]
 Text = Annotated[
     Path | None,
     options.option(
         "--text",
-        help="Measure on this text. (default: made-up sentences, whose miss rates are not those of prose)",
+        help="speed: measure on this text. (default: made-up sentences, whose miss rates are not those of prose)",
         panel=_MEASURE,
         metavar="PATH",
+    ),
+]
+Tasks = Annotated[
+    str,
+    options.option(
+        "--tasks", help="ruler: tasks, such as niah_single_1,vt,cwe, or all.", panel=_MEASURE, metavar="TASK,…"
+    ),
+]
+Samples = Annotated[
+    int,
+    options.option("--samples", help="ruler: prompts a task.", panel=_MEASURE, parse=parse_integer, metavar="N"),
+]
+Haystack = Annotated[
+    Path | None,
+    options.option(
+        "--haystack",
+        help="ruler: text to hide needles in. (default: made-up sentences)",
+        panel=_MEASURE,
+        metavar="PATH",
+    ),
+]
+QaData = Annotated[
+    list[Path],
+    options.option(
+        "--qa-data",
+        help="ruler: questions in SQuAD's form (qa_1) or HotpotQA's (qa_2). Repeat it for both.",
+        panel=_MEASURE,
+        metavar="PATH",
+    ),
+]
+Seed = Annotated[
+    int,
+    options.option(
+        "--seed", help="ruler: another one gives other prompts.", panel=_MEASURE, parse=parse_integer, metavar="N"
     ),
 ]
 Format = Annotated[
@@ -59,11 +114,18 @@ Format = Annotated[
 
 
 def bench(
+    context: typer.Context,
+    suite: SuiteName = "speed",
     ctx: Contexts = "4k",
-    modes: Modes = "lrqk,dense,offload",
+    modes: Modes = None,
     new_tokens: NewTokens = 128,
     repeat: Repeat = 3,
     text: Text = None,
+    tasks: Tasks = "all",
+    samples: Samples = 10,
+    haystack: Haystack = None,
+    qa_data: QaData = [],  # noqa: B006 - click copies it
+    seed: Seed = 0,
     model: options.Model = DEFAULT_MODEL,
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
@@ -78,31 +140,43 @@ def bench(
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Measure prefill, decode, memory and misses, with full attention beside them."""
+    """Measure prefill, decode, memory and misses, or the quality of answers, beside full attention."""
+    _refuse_options_of_other_suites(context, suite)
     settings = LrqkConfig("lrqk", rank, index_bits, hot, top_k, recent, tail, segment)
     contexts = tuple(parse_tokens(part) for part in ctx.split(","))
-    wanted = tuple(_mode(part.strip()) for part in modes.split(","))
+    default_modes = "lrqk,dense,offload" if suite == "speed" else "lrqk,dense"
+    wanted = tuple(_mode(part.strip()) for part in (modes or default_modes).split(","))
+    if suite == "ruler":
+        measure = suites.ruler(contexts, wanted, tasks, samples, haystack, qa_data, seed)
+    else:
+        measure = suites.speed(contexts, wanted, new_tokens, repeat, text)
 
-    from lrqk_cli.bench import report, speed
+    from lrqk_cli.bench import report
     from lrqk_cli.chat.console import stderr_console
     from lrqk_cli.chat.opening import load_model, reserved_context
     from lrqk_cli.chat.rendering import View
 
-    plan = speed.Plan(wanted, contexts, new_tokens, repeat)
     view = View(stderr_console(), quiet)
     loaded = load_model(model, device, None if dtype == "auto" else dtype, False, view)
-    longest = reserved_context(max(contexts), loaded.spec)
-    prompt = _prompt(text, loaded.tokenizer, longest)
+    reserved_context(max(contexts), loaded.spec)
     with _progress(view) as on_progress:
-        results = list(speed.measure(loaded.model, loaded.spec, settings, plan, prompt, on_progress))
-    if output == "json":
-        typer.echo(report.to_json(report.environment(loaded.device, loaded.dtype, model), settings, results))
-    elif output == "csv":
-        typer.echo(report.to_csv(results))
-    elif output == "md":
-        typer.echo(report.to_markdown(results))
-    else:
-        _print_table(results)
+        measured = measure(loaded, settings, on_progress)
+    if output == "table":
+        _print_table(measured.table)
+        return
+    write = {"json": report.to_json, "csv": report.to_csv, "md": report.to_markdown}[output]
+    typer.echo(write(report.environment(loaded.device, loaded.dtype, model), settings, measured))
+
+
+def _refuse_options_of_other_suites(context: typer.Context, suite: Suite) -> None:
+    """An option that is given and would not act is an error; a variable may be meant for other commands."""
+    for name in frozenset().union(*_SUITE_OPTIONS.values()) - _SUITE_OPTIONS[suite]:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            owners = " or ".join(other for other, names in _SUITE_OPTIONS.items() if name in names)
+            raise UsageError(
+                f"--{name.replace('_', '-')} has no meaning for --suite {suite}.",
+                f"Leave it out, or choose --suite {owners}.",
+            )
 
 
 def _mode(name: str) -> AttentionMode:
@@ -111,40 +185,19 @@ def _mode(name: str) -> AttentionMode:
     return cast(AttentionMode, name)
 
 
-def _prompt(text: Path | None, tokenizer: Any, count: int) -> list[int]:
-    def encode(part: str) -> list[int]:
-        return list(tokenizer.encode(part, add_special_tokens=False))
-
-    if text is None:
-        from lrqk_cli.bench.text import synthetic_tokens
-
-        return synthetic_tokens(encode, count)
-    from lrqk_cli.documents import read_documents
-
-    tokens = [token for document in read_documents([text]) for token in encode(document.text)]
-    if len(tokens) < count:
-        raise UsageError(
-            f"'{text}' has {len(tokens):,} tokens, and the longest context needs {count:,}.",
-            "Give a longer text, or lower --ctx.",
-        )
-    return tokens[:count]
-
-
 @contextmanager
 def _progress(view: View) -> Iterator[Callable[[str], None]]:
     with view.console.status("Measuring") if view.is_live else nullcontext() as status:
         yield (lambda _: None) if status is None else status.update
 
 
-def _print_table(results: list[SpeedResult]) -> None:
+def _print_table(measured: Table) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
-    from lrqk_cli.bench import report
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, heading in enumerate(report.columns()):
+    table = RichTable(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(measured.columns):
         table.add_column(heading, justify="left" if number == 0 else "right")
-    for result in results:
-        table.add_row(*report.cells(result))
+    for line in measured.lines:
+        table.add_row(*line)
     Console(highlight=False).print(table)

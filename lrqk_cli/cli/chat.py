@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lrqk_cli.cli import options
-from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
@@ -40,6 +40,13 @@ def chat(
     recent: options.Recent = _SETTINGS.recent,
     tail: options.Tail = _SETTINGS.tail,
     segment: options.Segment = _SETTINGS.segment,
+    solver: options.Solver = _SETTINGS.solver,
+    grouping: options.Grouping = _SETTINGS.grouping,
+    hot_policy: options.Policy = _SETTINGS.hot_policy,
+    als_init: options.AlsStart = _SETTINGS.als.init,
+    als_iterations: options.AlsIterations = _SETTINGS.als.iterations,
+    als_tolerance: options.AlsTolerance = _SETTINGS.als.tolerance,
+    als_penalties: options.AlsWeights = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     offload_weights: options.OffloadWeights = False,
@@ -54,7 +61,10 @@ def chat(
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Chat about documents, or ask one question with --prompt."""
-    settings = LrqkConfig(attention, rank, index_bits, hot, top_k, recent, tail, segment)
+    als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
+    settings = LrqkConfig(
+        attention, rank, index_bits, hot, top_k, recent, tail, segment, solver, grouping, hot_policy, als
+    )
     generation = GenerationConfig(max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed)
     question = _read_question(prompt, file, as_json)
 

@@ -33,13 +33,26 @@ def info(
     hot: options.Hot = _SETTINGS.hot,
     top_k: options.TopK = _SETTINGS.top_k,
     recent: options.Recent = _SETTINGS.recent,
+    solver: options.Solver = _SETTINGS.solver,
+    grouping: options.Grouping = _SETTINGS.grouping,
+    hot_policy: options.Policy = _SETTINGS.hot_policy,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Show this machine; with --model, the memory that a model and a context take, from its config alone."""
-    settings = LrqkConfig(attention, rank, index_bits, hot, top_k, recent)
+    settings = LrqkConfig(
+        attention,
+        rank,
+        index_bits,
+        hot,
+        top_k,
+        recent,
+        solver=solver,
+        grouping=grouping,
+        hot_policy=hot_policy,
+    )
     if model is None:
         report: dict[str, Any] = {"machine": _machine(device), "models": _models()}
     else:

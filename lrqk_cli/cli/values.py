@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from lrqk_cli.config import AlsPenalties
 from lrqk_cli.errors import UsageError
 
 _TOKEN_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
@@ -57,6 +58,20 @@ def parse_number(text: str | float) -> float:
     if not math.isfinite(number):
         raise UsageError(f"'{text}' is not a number.", "Write it in digits, such as 0.7.")
     return number
+
+
+def parse_penalties(text: str | AlsPenalties) -> AlsPenalties:
+    """Read the four weights of ``AlsPenalties``, in its order: ``1,1,0.5,2``.
+
+    Raises:
+        UsageError: the text is not four numbers of at least 0.
+    """
+    if isinstance(text, AlsPenalties):
+        return text
+    weights = [parse_number(part) for part in str(text).split(",")]
+    if len(weights) != 4:
+        raise UsageError(f"'{text}' is not four weights.", "Write them as 1,1,1,1.")
+    return AlsPenalties(*weights)
 
 
 def parse_tokens(text: str | int) -> int:
