@@ -8,27 +8,45 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lrqk_cli import __version__
-from lrqk_cli.bench.speed import SpeedResult
 from lrqk_cli.config import LrqkConfig
 
-_COLUMNS = (
-    "mode",
-    "ctx",
-    "prefill tok/s",
-    "TTFT s",
-    "decode tok/s",
-    "peak device",
-    "host KV",
-    "miss rate",
-    "B/token",
-)
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a person reads of the results.
+
+    Attributes:
+        columns: heads.
+        lines: cells, as many a line as there are columns.
+    """
+
+    columns: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a suite has measured.
+
+    Attributes:
+        suite: its name and what it was asked to measure.
+        results: one dataclass instance a line; fields that hold several values are left out of the CSV.
+        table: the same for a person.
+    """
+
+    suite: dict[str, Any]
+    results: Sequence[DataclassInstance]
+    table: Table
 
 
 def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[str, Any]:
@@ -50,19 +68,24 @@ def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[st
     }
 
 
-def to_json(where: dict[str, Any], settings: LrqkConfig, results: Sequence[SpeedResult]) -> str:
-    """Return one object with ``environment``, ``settings`` and ``results``."""
-    report = {
+def to_json(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
+    """Return one object with ``environment``, ``settings``, ``suite`` and ``results``."""
+    whole = {
         "environment": where,
         "settings": asdict(settings),
-        "results": [asdict(result) for result in results],
+        "suite": report.suite,
+        "results": [asdict(result) for result in report.results],
     }
-    return json.dumps(report, indent=2)
+    return json.dumps(whole, indent=2)
 
 
-def to_csv(results: Sequence[SpeedResult]) -> str:
-    """Return one line a result; the samples of the decode steps are left to the JSON."""
-    rows = [{k: v for k, v in asdict(result).items() if k != "decode_samples_ms"} for result in results]
+def to_csv(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
+    """Return one line a result, which ends with the environment and the settings."""
+    around = {**where, **_flat(settings)}
+    rows = [
+        {**{k: v for k, v in asdict(result).items() if not isinstance(v, tuple)}, **around}
+        for result in report.results
+    ]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -70,33 +93,36 @@ def to_csv(results: Sequence[SpeedResult]) -> str:
     return buffer.getvalue().rstrip("\n")
 
 
-def to_markdown(results: Sequence[SpeedResult]) -> str:
-    """Return a table."""
-    lines = [_COLUMNS, tuple("---" for _ in _COLUMNS), *(cells(result) for result in results)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def to_markdown(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
+    """Return a table, and under it what was measured, where and with which settings."""
+    columns = report.table.columns
+    lines = [columns, tuple("---" for _ in columns), *report.table.lines]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    notes = (("Suite", report.suite), ("Environment", where), ("Settings", _flat(settings)))
+    return "\n\n".join([table, *(f"{name}: {_listed(facts)}" for name, facts in notes)])
 
 
-def columns() -> tuple[str, ...]:
-    """Return the heads of the table."""
-    return _COLUMNS
+def _flat(settings: LrqkConfig) -> dict[str, Any]:
+    """Return the settings, ``als.init`` and so on by their own names; each result says its own mode."""
+    flat: dict[str, Any] = {}
+
+    def add(facts: dict[str, Any], prefix: str) -> None:
+        for name, value in facts.items():
+            if isinstance(value, dict):
+                add(value, f"{prefix}{name}.")
+            else:
+                flat[prefix + name] = value
+
+    add(asdict(settings), "")
+    del flat["attention"]
+    return flat
 
 
-def cells(result: SpeedResult) -> tuple[str, ...]:
-    """Return one line of the table; a result without figures says why in the first of them."""
-    if result.error is not None:
-        return (result.mode, f"{result.ctx:,}", result.error, *([""] * (len(_COLUMNS) - 3)))
-    return (
-        result.mode,
-        f"{result.ctx:,}",
-        f"{result.prefill_tokens_per_s:,.1f}",
-        f"{result.ttft_s:.2f}",
-        f"{result.decode_tokens_per_s:.2f}",
-        _mebibytes(result.peak_device_bytes),
-        _mebibytes(result.host_kv_bytes),
-        f"{result.miss_rate:.1%}",
-        f"{result.bytes_fetched_per_token:,.0f}",
-    )
+def _listed(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_plain(value)}" for name, value in facts.items()) + "."
 
 
-def _mebibytes(size: int | None) -> str:
-    return "" if size is None else f"{size / 2**20:,.1f} MiB"
+def _plain(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "none"
+    return "auto" if value is None else str(value)

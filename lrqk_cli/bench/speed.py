@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
+from lrqk_cli.bench.report import Table
 from lrqk_cli.config import AttentionMode, GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.engine.generate import Engine
@@ -18,6 +19,18 @@ from lrqk_cli.telemetry.stats import DecodeTotals
 
 # What a process does for the first time is slow; this much is run before anything is measured.
 _WARM_UP_TOKENS, _WARM_UP_STEPS = 128, 4
+
+_COLUMNS = (
+    "mode",
+    "ctx",
+    "prefill tok/s",
+    "TTFT s",
+    "decode tok/s",
+    "peak device",
+    "host KV",
+    "miss rate",
+    "B/token",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +195,29 @@ def _run(
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def table(results: Sequence[SpeedResult]) -> Table:
+    """Return the figures for a person."""
+    return Table(_COLUMNS, tuple(_cells(result) for result in results))
+
+
+def _cells(result: SpeedResult) -> tuple[str, ...]:
+    """Return one line of the table; a result without figures says why in the first of them."""
+    if result.error is not None:
+        return (result.mode, f"{result.ctx:,}", result.error, *([""] * (len(_COLUMNS) - 3)))
+    return (
+        result.mode,
+        f"{result.ctx:,}",
+        f"{result.prefill_tokens_per_s:,.1f}",
+        f"{result.ttft_s:.2f}",
+        f"{result.decode_tokens_per_s:.2f}",
+        _mebibytes(result.peak_device_bytes),
+        _mebibytes(result.host_kv_bytes),
+        f"{result.miss_rate:.1%}",
+        f"{result.bytes_fetched_per_token:,.0f}",
+    )
+
+
+def _mebibytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**20:,.1f} MiB"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
 import typer
 
-from lrqk_cli.cli import options
+from lrqk_cli.cli import options, suites
 from lrqk_cli.cli.values import parse_integer, parse_tokens
 from lrqk_cli.config import AlsConfig, AttentionMode, LrqkConfig
 from lrqk_cli.errors import UsageError
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from lrqk_cli.chat.rendering import View
 
 Output = Literal["table", "md", "json", "csv"]
-Suite = Literal["speed", "ruler"]
+Suite = Literal["speed"]
 
 # Options that only some suites have, by the names of their parameters.
 _SUITE_OPTIONS: dict[Suite, frozenset[str]] = {
     "speed": frozenset({"new_tokens", "repeat", "text"}),
-    "ruler": frozenset({"tasks", "samples", "haystack", "qa_data", "seed"}),
 }
 _MEASURE = "Measurement"
 _SETTINGS = LrqkConfig()
@@ -36,7 +35,7 @@ SuiteName = Annotated[
     Suite,
     options.option(
         "--suite",
-        help="speed, or ruler: the 13 long-context tasks of RULER, scored.",
+        help="What to measure: speed.",
         panel=_MEASURE,
         metavar="SUITE",
     ),
@@ -57,54 +56,26 @@ Modes = Annotated[
 NewTokens = Annotated[
     int,
     options.option(
-        "--new-tokens", help="speed: decode steps after a prefill.", panel=_MEASURE, parse=parse_tokens, metavar="N"
+        "--new-tokens",
+        help="speed: decode steps after a prefill.",
+        panel=_MEASURE,
+        parse=parse_tokens,
+        metavar="N",
     ),
 ]
 Repeat = Annotated[
     int,
-    options.option("--repeat", help="speed: runs of each figure.", panel=_MEASURE, parse=parse_integer, metavar="N"),
+    options.option(
+        "--repeat", help="speed: runs of each figure.", panel=_MEASURE, parse=parse_integer, metavar="N"
+    ),
 ]
 Text = Annotated[
     Path | None,
     options.option(
         "--text",
-        help="speed: measure on this text. (default: made-up sentences, whose miss rates are not those of prose)",
+        help="speed: text to measure on. (default: made-up sentences, whose miss rates are not prose's)",
         panel=_MEASURE,
         metavar="PATH",
-    ),
-]
-Tasks = Annotated[
-    str,
-    options.option(
-        "--tasks", help="ruler: tasks, such as niah_single_1,vt,cwe, or all.", panel=_MEASURE, metavar="TASK,…"
-    ),
-]
-Samples = Annotated[
-    int,
-    options.option("--samples", help="ruler: prompts a task.", panel=_MEASURE, parse=parse_integer, metavar="N"),
-]
-Haystack = Annotated[
-    Path | None,
-    options.option(
-        "--haystack",
-        help="ruler: text to hide needles in. (default: made-up sentences)",
-        panel=_MEASURE,
-        metavar="PATH",
-    ),
-]
-QaData = Annotated[
-    list[Path],
-    options.option(
-        "--qa-data",
-        help="ruler: questions in SQuAD's form (qa_1) or HotpotQA's (qa_2). Repeat it for both.",
-        panel=_MEASURE,
-        metavar="PATH",
-    ),
-]
-Seed = Annotated[
-    int,
-    options.option(
-        "--seed", help="ruler: another one gives other prompts.", panel=_MEASURE, parse=parse_integer, metavar="N"
     ),
 ]
 Format = Annotated[
@@ -121,11 +92,6 @@ def bench(
     new_tokens: NewTokens = 128,
     repeat: Repeat = 3,
     text: Text = None,
-    tasks: Tasks = "all",
-    samples: Samples = 10,
-    haystack: Haystack = None,
-    qa_data: QaData = [],  # noqa: B006 - click copies it
-    seed: Seed = 0,
     model: options.Model = DEFAULT_MODEL,
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
@@ -134,6 +100,13 @@ def bench(
     recent: options.Recent = _SETTINGS.recent,
     tail: options.Tail = _SETTINGS.tail,
     segment: options.Segment = _SETTINGS.segment,
+    solver: options.Solver = _SETTINGS.solver,
+    grouping: options.Grouping = _SETTINGS.grouping,
+    hot_policy: options.Policy = _SETTINGS.hot_policy,
+    als_init: options.AlsStart = _SETTINGS.als.init,
+    als_iterations: options.AlsIterations = _SETTINGS.als.iterations,
+    als_tolerance: options.AlsTolerance = _SETTINGS.als.tolerance,
+    als_penalties: options.AlsWeights = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     output: Format = "table",
@@ -142,14 +115,14 @@ def bench(
 ) -> None:
     """Measure prefill, decode, memory and misses, or the quality of answers, beside full attention."""
     _refuse_options_of_other_suites(context, suite)
-    settings = LrqkConfig("lrqk", rank, index_bits, hot, top_k, recent, tail, segment)
+    als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
+    settings = LrqkConfig(
+        "lrqk", rank, index_bits, hot, top_k, recent, tail, segment, solver, grouping, hot_policy, als
+    )
     contexts = tuple(parse_tokens(part) for part in ctx.split(","))
     default_modes = "lrqk,dense,offload" if suite == "speed" else "lrqk,dense"
     wanted = tuple(_mode(part.strip()) for part in (modes or default_modes).split(","))
-    if suite == "ruler":
-        measure = suites.ruler(contexts, wanted, tasks, samples, haystack, qa_data, seed)
-    else:
-        measure = suites.speed(contexts, wanted, new_tokens, repeat, text)
+    measure = suites.speed(contexts, wanted, new_tokens, repeat, text)
 
     from lrqk_cli.bench import report
     from lrqk_cli.chat.console import stderr_console
@@ -171,7 +144,8 @@ def bench(
 def _refuse_options_of_other_suites(context: typer.Context, suite: Suite) -> None:
     """An option that is given and would not act is an error; a variable may be meant for other commands."""
     for name in frozenset().union(*_SUITE_OPTIONS.values()) - _SUITE_OPTIONS[suite]:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
             owners = " or ".join(other for other, names in _SUITE_OPTIONS.items() if name in names)
             raise UsageError(
                 f"--{name.replace('_', '-')} has no meaning for --suite {suite}.",
