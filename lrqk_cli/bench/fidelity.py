@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lrqk_cli.bench.report import Table
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.engine.generate import Engine
+from lrqk_cli.errors import UsageError
 from lrqk_cli.memory import accounting
+from lrqk_cli.models.prompt import ChatPrompt
+
+_REQUEST = "\n\nWrite a detailed summary of the text above: who and what it is about, with names and numbers."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,52 @@ def measure(
         for name, settings in modes.items():
             share = _device_share(spec, settings, context, model.dtype)
             yield _summary(task, name, context, found[name], share)
+
+
+def text_cases(
+    prompt: ChatPrompt, tokens: Sequence[int], context: int, new_tokens: int, samples: int
+) -> list[Case]:
+    """Return prompts that ask for a summary of a stretch of text, spread evenly over ``tokens``.
+
+    Args:
+        prompt: the model's chat format.
+        tokens: of the whole text; stretches overlap where it is short.
+        context: prompt and ``new_tokens`` fill it.
+
+    Raises:
+        UsageError: the text is shorter than one stretch, or the context too small for any.
+    """
+    before, after = prompt.opening(), prompt.text(_REQUEST) + prompt.closing()
+    length = context - new_tokens - len(before) - len(after)
+    if length < 1 or length > len(tokens):
+        raise UsageError(
+            f"A context of {context:,} tokens cannot be filled from a text of {len(tokens):,} tokens.",
+            "Give a longer --text, or another --ctx.",
+        )
+    step = (len(tokens) - length) / max(1, samples - 1)
+    starts = [round(number * step) for number in range(samples)]
+    return [Case("text", [*before, *tokens[start : start + length], *after]) for start in starts]
+
+
+def table(results: Sequence[FidelityResult]) -> Table:
+    """Return the results as a person reads them."""
+    columns = ("task", "mode", "ctx", "samples", "steps", "KL mean", "KL max", "top-1", "rows/step", "share")
+    lines = tuple(
+        (
+            result.task,
+            result.mode,
+            f"{result.ctx:,}",
+            str(result.samples),
+            str(result.steps),
+            f"{result.kl_mean:.5f}",
+            f"{result.kl_max:.4f}",
+            f"{result.top1_agreement:.1%}",
+            f"{result.rows_fetched_per_step:.1f}",
+            f"{result.device_share:.1%}",
+        )
+        for result in results
+    )
+    return Table(columns, lines)
 
 
 def everything_resident(settings: LrqkConfig, context: int) -> LrqkConfig:

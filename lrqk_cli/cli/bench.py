@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from lrqk_cli.chat.rendering import View
 
 Output = Literal["table", "md", "json", "csv"]
-Suite = Literal["speed"]
+Suite = Literal["speed", "ruler", "fidelity"]
 
 # Options that only some suites have, by the names of their parameters.
 _SUITE_OPTIONS: dict[Suite, frozenset[str]] = {
     "speed": frozenset({"new_tokens", "repeat", "text"}),
+    "fidelity": frozenset({"new_tokens", "text", "samples"}),
+    "ruler": frozenset({"tasks", "samples", "haystack", "qa_data", "seed"}),
 }
 _MEASURE = "Measurement"
 _SETTINGS = LrqkConfig()
@@ -35,7 +37,7 @@ SuiteName = Annotated[
     Suite,
     options.option(
         "--suite",
-        help="What to measure: speed.",
+        help="speed; fidelity: distance from full attention; ruler: the 13 tasks of RULER, scored.",
         panel=_MEASURE,
         metavar="SUITE",
     ),
@@ -48,7 +50,7 @@ Modes = Annotated[
     str | None,
     options.option(
         "--modes",
-        help="Attention modes to compare. (default: lrqk,dense, for speed also offload)",
+        help="Modes to compare: lrqk, dense, offload; for fidelity lrqk and resident, its noise.",
         panel=_MEASURE,
         metavar="MODE,…",
     ),
@@ -57,7 +59,7 @@ NewTokens = Annotated[
     int,
     options.option(
         "--new-tokens",
-        help="speed: decode steps after a prefill.",
+        help="speed, fidelity: decode steps after a prefill.",
         panel=_MEASURE,
         parse=parse_tokens,
         metavar="N",
@@ -78,6 +80,49 @@ Text = Annotated[
         metavar="PATH",
     ),
 ]
+Tasks = Annotated[
+    str,
+    options.option(
+        "--tasks",
+        help="ruler: tasks, such as niah_single_1,vt,cwe, or all.",
+        panel=_MEASURE,
+        metavar="TASK,…",
+    ),
+]
+Samples = Annotated[
+    int,
+    options.option(
+        "--samples", help="fidelity, ruler: prompts a task.", panel=_MEASURE, parse=parse_integer, metavar="N"
+    ),
+]
+Haystack = Annotated[
+    Path | None,
+    options.option(
+        "--haystack",
+        help="ruler: text to hide needles in. (default: made-up sentences)",
+        panel=_MEASURE,
+        metavar="PATH",
+    ),
+]
+QaData = Annotated[
+    list[Path],
+    options.option(
+        "--qa-data",
+        help="ruler: questions in SQuAD's form (qa_1) or HotpotQA's (qa_2). Repeat it for both.",
+        panel=_MEASURE,
+        metavar="PATH",
+    ),
+]
+Seed = Annotated[
+    int,
+    options.option(
+        "--seed",
+        help="ruler: another one gives other prompts.",
+        panel=_MEASURE,
+        parse=parse_integer,
+        metavar="N",
+    ),
+]
 Format = Annotated[
     Output,
     options.option("--output", help="table, md, json or csv.", panel=options.OUTPUT, metavar="FORMAT"),
@@ -92,6 +137,11 @@ def bench(
     new_tokens: NewTokens = 128,
     repeat: Repeat = 3,
     text: Text = None,
+    tasks: Tasks = "all",
+    samples: Samples = 10,
+    haystack: Haystack = None,
+    qa_data: QaData = [],  # noqa: B006 - click copies it
+    seed: Seed = 0,
     model: options.Model = DEFAULT_MODEL,
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
@@ -120,9 +170,13 @@ def bench(
         "lrqk", rank, index_bits, hot, top_k, recent, tail, segment, solver, grouping, hot_policy, als
     )
     contexts = tuple(parse_tokens(part) for part in ctx.split(","))
-    default_modes = "lrqk,dense,offload" if suite == "speed" else "lrqk,dense"
-    wanted = tuple(_mode(part.strip()) for part in (modes or default_modes).split(","))
-    measure = suites.speed(contexts, wanted, new_tokens, repeat, text)
+    wanted = _modes(suite, modes)
+    if suite == "ruler":
+        measure = suites.ruler(contexts, wanted, tasks, samples, haystack, qa_data, seed)
+    elif suite == "fidelity":
+        measure = suites.fidelity(contexts, wanted, new_tokens, samples, text)
+    else:
+        measure = suites.speed(contexts, wanted, new_tokens, repeat, text)
 
     from lrqk_cli.bench import report
     from lrqk_cli.chat.console import stderr_console
@@ -153,10 +207,15 @@ def _refuse_options_of_other_suites(context: typer.Context, suite: Suite) -> Non
             )
 
 
-def _mode(name: str) -> AttentionMode:
-    if name not in get_args(AttentionMode):
-        raise UsageError(f"There is no mode '{name}'.", f"Choose from {', '.join(get_args(AttentionMode))}.")
-    return cast(AttentionMode, name)
+def _modes(suite: Suite, names: str | None) -> tuple[str, ...]:
+    """The modes that were asked for, or those that the suite compares by default."""
+    known = ("lrqk", "resident") if suite == "fidelity" else get_args(AttentionMode)
+    default = known if suite != "ruler" else ("lrqk", "dense")
+    chosen = tuple(name.strip() for name in names.split(",")) if names else default
+    for name in chosen:
+        if name not in known:
+            raise UsageError(f"--suite {suite} has no mode '{name}'.", f"Choose from {', '.join(known)}.")
+    return chosen
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lrqk_cli.config import AttentionMode, LrqkConfig
 from lrqk_cli.errors import UsageError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def speed(
     contexts: tuple[int, ...],
-    modes: tuple[AttentionMode, ...],
+    modes: tuple[str, ...],
     new_tokens: int,
     repeat: int,
     text: Path | None,
@@ -32,7 +32,7 @@ def speed(
     from lrqk_cli.bench import speed
     from lrqk_cli.bench.report import Report
 
-    plan = speed.Plan(modes, contexts, new_tokens, repeat)
+    plan = speed.Plan(cast(tuple[AttentionMode, ...], modes), contexts, new_tokens, repeat)
 
     def measure(loaded: LoadedModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
         prompt = _prompt(text, loaded.tokenizer, max(contexts))
@@ -43,7 +43,56 @@ def speed(
     return measure
 
 
+def fidelity(
+    contexts: tuple[int, ...],
+    modes: tuple[str, ...],
+    new_tokens: int,
+    samples: int,
+    text: Path | None,
+) -> Measure:
+    """Next-token distributions beside full attention's, along full attention's own answers.
+
+    Raises:
+        UsageError: there is nothing to measure with these options.
+    """
+    from lrqk_cli.bench import fidelity
+    from lrqk_cli.bench.report import Report
+
+    if new_tokens < 1 or samples < 1:
+        raise UsageError("--new-tokens and --samples must be at least 1.")
+
+    def measure(loaded: LoadedModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
+        from lrqk_cli.models.prompt import ChatPrompt
+
+        prompt = ChatPrompt(loaded.tokenizer)
+        source = _text_tokens(text, loaded.tokenizer, max(contexts) * samples)
+        results: list[fidelity.FidelityResult] = []
+        for context in contexts:
+            variants = {"lrqk": settings, "resident": fidelity.everything_resident(settings, context)}
+            chosen = {name: variants[name] for name in modes}
+            cases = fidelity.text_cases(prompt, source, context, new_tokens, samples)
+            results += fidelity.measure(
+                model, spec, chosen, cases, context, new_tokens, stop_ids, on_progress
+            )
+        asked = {"name": "fidelity", "new_tokens": new_tokens, "samples": samples, "text": _named(text)}
+        return Report(asked, results, fidelity.table(results))
+
+    return measure
+
+
 def _prompt(text: Path | None, tokenizer: Any, count: int) -> list[int]:
+    tokens = _text_tokens(text, tokenizer, count)
+    if len(tokens) < count:
+        raise UsageError(
+            f"'{text}' has {len(tokens):,} tokens, and the longest context needs {count:,}.",
+            "Give a longer text, or lower --ctx.",
+        )
+    return tokens[:count]
+
+
+def _text_tokens(text: Path | None, tokenizer: Any, count: int) -> list[int]:
+    """All tokens of a text, or ``count`` of made-up sentences."""
+
     def encode(part: str) -> list[int]:
         return list(tokenizer.encode(part, add_special_tokens=False))
 
@@ -53,13 +102,7 @@ def _prompt(text: Path | None, tokenizer: Any, count: int) -> list[int]:
         return synthetic_tokens(encode, count)
     from lrqk_cli.documents import read_documents
 
-    tokens = [token for document in read_documents([text]) for token in encode(document.text)]
-    if len(tokens) < count:
-        raise UsageError(
-            f"'{text}' has {len(tokens):,} tokens, and the longest context needs {count:,}.",
-            "Give a longer text, or lower --ctx.",
-        )
-    return tokens[:count]
+    return [token for document in read_documents([text]) for token in encode(document.text)]
 
 
 def _named(text: Path | None) -> str:
