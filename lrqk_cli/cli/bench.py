@@ -75,7 +75,7 @@ Text = Annotated[
     Path | None,
     options.option(
         "--text",
-        help="speed: text to measure on. (default: made-up sentences, whose miss rates are not prose's)",
+        help="speed, fidelity: text to measure on. (default: made-up sentences, whose miss rates are not prose's)",
         panel=_MEASURE,
         metavar="PATH",
     ),

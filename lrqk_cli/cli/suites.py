@@ -72,7 +72,7 @@ def fidelity(
             chosen = {name: variants[name] for name in modes}
             cases = fidelity.text_cases(prompt, source, context, new_tokens, samples)
             results += fidelity.measure(
-                model, spec, chosen, cases, context, new_tokens, stop_ids, on_progress
+                loaded.model, loaded.spec, chosen, cases, context, new_tokens, loaded.stop_ids, on_progress
             )
         asked = {"name": "fidelity", "new_tokens": new_tokens, "samples": samples, "text": _named(text)}
         return Report(asked, results, fidelity.table(results))
