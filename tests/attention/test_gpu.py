@@ -1,0 +1,42 @@
+"""The same exactness on a CUDA device, where rows live in pinned memory and are streamed through buffers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import FAMILIES, full_attention_logits, random_tokens, tiny_model
+
+from lrqk_cli import attach
+from lrqk_cli.attention import host_store
+from lrqk_cli.config import LrqkConfig
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("stream_rows", [33, 8192])
+@pytest.mark.parametrize("mode", ["lrqk", "dense", "offload"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_full_attention(
+    family: str, mode: str, stream_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_store, "STREAM_ROWS", stream_rows)
+    model = tiny_model(family).to("cuda")
+    tokens = random_tokens(400).to("cuda")
+    expected = full_attention_logits(model, tokens)
+    turns = [(0, 150), (150, 300), *((i, i + 1) for i in range(300, 320)), (320, 380)]
+    turns += [(i, i + 1) for i in range(380, 400)]
+    settings = LrqkConfig(attention=mode, hot=512, top_k=64, recent=16)
+    with torch.no_grad(), attach(model, settings, context=512) as cache:
+        parts = [model(tokens[a:b].unsqueeze(0), past_key_values=cache).logits[0] for a, b in turns]
+    torch.testing.assert_close(torch.cat(parts), expected, atol=1e-4, rtol=0)
+
+
+def test_host_rows_are_pinned_and_exact_in_size() -> None:
+    model = tiny_model("llama").to("cuda")
+    with attach(model, LrqkConfig(hot=32, top_k=16, recent=8), context=300) as cache:
+        rows = [layer.store.rows for layer in cache._attention]
+        assert all(row.is_pinned() for row in rows)
+        assert cache.host_kv_bytes == 2 * 2 * 300 * 2 * 8 * 4
