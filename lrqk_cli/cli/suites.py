@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +11,7 @@ from lrqk_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from lrqk_cli.bench.report import Report
+    from lrqk_cli.bench.ruler.tasks import Sources
     from lrqk_cli.models.loading import LoadedModel
 
     OnProgress = Callable[[str], None]
@@ -78,6 +79,63 @@ def fidelity(
         return Report(asked, results, fidelity.table(results))
 
     return measure
+
+
+def ruler(
+    contexts: tuple[int, ...],
+    modes: tuple[str, ...],
+    tasks: str,
+    samples: int,
+    haystack: Path | None,
+    qa_data: Sequence[Path],
+    seed: int,
+) -> Measure:
+    """The tasks of RULER, scored.
+
+    Raises:
+        UsageError: there is no such task, there are no samples, or two files hold the same task.
+        DocumentError: the haystack or the questions cannot be read.
+    """
+    from lrqk_cli.bench.report import Report
+    from lrqk_cli.bench.ruler import run
+    from lrqk_cli.bench.ruler.tasks import parse_tasks
+
+    chosen = cast(tuple[AttentionMode, ...], modes)
+    plan = run.RulerPlan(chosen, contexts, parse_tasks(tasks), samples, seed)
+    sources = _ruler_sources(haystack, qa_data)
+
+    def measure(loaded: LoadedModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
+        results = list(run.run_ruler(loaded, settings, plan, sources, on_progress))
+        asked = {
+            "name": "ruler",
+            "samples": samples,
+            "seed": seed,
+            "haystack": _named(haystack),
+            "qa_data": [path.name for path in qa_data],
+        }
+        return Report(asked, results, run.table(results))
+
+    return measure
+
+
+def _ruler_sources(haystack: Path | None, qa_data: Sequence[Path]) -> Sources:
+    from lrqk_cli.bench.ruler.essay import Essay
+    from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, read_qa
+    from lrqk_cli.bench.ruler.tasks import Sources
+    from lrqk_cli.documents import read_documents
+
+    qa: dict[str, QaData] = {}
+    for path in qa_data:
+        task, data = read_qa(path)
+        if task in qa:
+            raise UsageError(
+                f"'{path}' is a second file in the form of {QA_FORMS[task]}.",
+                "Give --qa-data one file of each form.",
+            )
+        qa[task] = data
+    if haystack is None:
+        return Sources(Essay.made_up(), qa)
+    return Sources(Essay("\n".join(document.text for document in read_documents([haystack]))), qa)
 
 
 def _prompt(text: Path | None, tokenizer: Any, count: int) -> list[int]:

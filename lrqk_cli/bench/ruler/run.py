@@ -1,0 +1,237 @@
+"""Running the tasks: free-running greedy answers of every mode to the same prompts."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lrqk_cli.bench.report import Table
+from lrqk_cli.bench.ruler.sample import Sample
+from lrqk_cli.bench.ruler.scoring import recall, wilson_interval
+from lrqk_cli.bench.ruler.tasks import Sources, make_sample, reason_to_skip
+from lrqk_cli.config import AttentionMode, GenerationConfig, LrqkConfig
+from lrqk_cli.engine.events import MemoryUse
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
+from lrqk_cli.models.loading import LoadedModel
+from lrqk_cli.models.prompt import ChatPrompt
+from lrqk_cli.telemetry.stats import DecodeTotals
+
+_COLUMNS = ("task", "mode", "ctx", "samples", "score", "95% interval", "miss rate")
+
+
+@dataclass(frozen=True, slots=True)
+class RulerPlan:
+    """What to run.
+
+    Attributes:
+        contexts: tokens that prompt, answer prefix and answer fill together.
+        samples: prompts of each task at each context; every mode gets the same.
+        seed: another one gives other prompts.
+
+    Raises:
+        UsageError: there are no samples.
+    """
+
+    modes: tuple[AttentionMode, ...]
+    contexts: tuple[int, ...]
+    tasks: tuple[str, ...]
+    samples: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise UsageError("--samples must be at least 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        text: what the model wrote after the answer prefix.
+        recall: in [0, 1].
+    """
+
+    text: str
+    references: tuple[str, ...]
+    recall: float
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """One (task, mode, context).
+
+    Attributes:
+        samples: answers that the score is the mean of.
+        score: mean recall, times 100; ``score_low`` and ``score_high`` bound its 95% Wilson interval.
+        prompt_tokens: mean over the samples, answer prefix included.
+        miss_rate: rows fetched over rows demanded, over all decode steps.
+        rows_fetched_per_step: mean per layer and KV head.
+        host_kv_bytes, index_bytes, hot_bytes: at the end of the last answer.
+        answers: in the order of the samples, which is the same in every mode.
+        skipped: why there are no figures; all of them are then None.
+    """
+
+    task: str
+    mode: AttentionMode
+    ctx: int
+    samples: int
+    score: float | None = None
+    score_low: float | None = None
+    score_high: float | None = None
+    prompt_tokens: float | None = None
+    miss_rate: float | None = None
+    rows_fetched_per_step: float | None = None
+    host_kv_bytes: int | None = None
+    index_bytes: int | None = None
+    hot_bytes: int | None = None
+    answers: tuple[Answer, ...] = ()
+    skipped: str | None = None
+
+
+def run_ruler(
+    loaded: LoadedModel,
+    settings: LrqkConfig,
+    plan: RulerPlan,
+    sources: Sources,
+    on_progress: Callable[[str], None],
+) -> Iterator[TaskResult]:
+    """Yield one result for each context, task and mode of the plan, in this order.
+
+    Args:
+        settings: everything but the mode.
+        on_progress: told what is being run.
+    """
+    prompt = ChatPrompt(loaded.tokenizer)
+    for context in plan.contexts:
+        for task in plan.tasks:
+            on_progress(f"{task} at {context:,} tokens: writing the prompts")
+            samples, reason = _samples(task, context, plan, sources, prompt)
+            for mode in plan.modes:
+                if reason is not None:
+                    yield TaskResult(task, mode, context, 0, skipped=reason)
+                    continue
+                chosen = replace(settings, attention=mode)
+                yield _run_task(loaded, chosen, context, prompt, samples, on_progress)
+
+
+def encode(prompt: ChatPrompt, sample: Sample) -> list[int]:
+    """Return the tokens of a sample: the user turn, the assistant's tag and the answer prefix."""
+    return [
+        *prompt.opening(),
+        *prompt.text(sample.prompt_text),
+        *prompt.closing(),
+        *prompt.text(sample.answer_prefix),
+    ]
+
+
+def _samples(
+    task: str, context: int, plan: RulerPlan, sources: Sources, prompt: ChatPrompt
+) -> tuple[list[Sample], str | None]:
+    """Return the samples of a task, or why there are none."""
+    if reason := reason_to_skip(task, sources):
+        return [], reason
+
+    def count(sample: Sample) -> int:
+        return len(encode(prompt, sample)) + sample.max_new_tokens
+
+    try:
+        numbers = range(plan.samples)
+        return [make_sample(task, number, context, plan.seed, sources, count) for number in numbers], None
+    except ContextLengthError as error:
+        return [], error.message.rstrip(".")
+
+
+def _run_task(
+    loaded: LoadedModel,
+    settings: LrqkConfig,
+    context: int,
+    prompt: ChatPrompt,
+    samples: Sequence[Sample],
+    on_progress: Callable[[str], None],
+) -> TaskResult:
+    task, mode = samples[0].task, settings.attention
+    answers: list[Answer] = []
+    totals = DecodeTotals()
+    try:
+        for number, sample in enumerate(samples, 1):
+            on_progress(f"{task} at {context:,} tokens, {mode}: sample {number} of {len(samples)}")
+            answer, memory = _answer(loaded, settings, context, prompt, sample, totals)
+            answers.append(answer)
+    except (OutOfMemoryError, torch.OutOfMemoryError) as error:
+        reason = str(error).splitlines()[0]
+        return TaskResult(task, mode, context, 0, skipped=f"does not fit: {reason}")
+    return _result(task, mode, context, answers, totals, memory)
+
+
+def _answer(
+    loaded: LoadedModel,
+    settings: LrqkConfig,
+    context: int,
+    prompt: ChatPrompt,
+    sample: Sample,
+    totals: DecodeTotals,
+) -> tuple[Answer, MemoryUse]:
+    tokens, new = encode(prompt, sample), list[int]()
+    with Engine(loaded.model, loaded.spec, settings, context) as engine:
+        for _ in engine.prefill(tokens):
+            pass
+        greedy = GenerationConfig(max_new_tokens=sample.max_new_tokens)
+        for step in engine.generate(greedy, loaded.stop_ids):
+            totals.add(step.stats)
+            if step.finish_reason != "stop":
+                new.append(step.token)
+        memory = engine.memory()
+    text = str(loaded.tokenizer.decode(new, skip_special_tokens=True))
+    answer = Answer(text, sample.references, recall(sample.task, text, sample.references), len(tokens))
+    return answer, memory
+
+
+def _result(
+    task: str,
+    mode: AttentionMode,
+    context: int,
+    answers: list[Answer],
+    totals: DecodeTotals,
+    memory: MemoryUse,
+) -> TaskResult:
+    recalls = [answer.recall for answer in answers]
+    low, high = wilson_interval(recalls)
+    return TaskResult(
+        task,
+        mode,
+        context,
+        len(answers),
+        score=100 * statistics.fmean(recalls),
+        score_low=100 * low,
+        score_high=100 * high,
+        prompt_tokens=statistics.fmean(answer.prompt_tokens for answer in answers),
+        miss_rate=totals.miss_rate,
+        rows_fetched_per_step=totals.rows_fetched_per_step,
+        host_kv_bytes=memory.host_kv_bytes,
+        index_bytes=memory.index_bytes,
+        hot_bytes=memory.hot_bytes,
+        answers=tuple(answers),
+    )
+
+
+def table(results: Sequence[TaskResult]) -> Table:
+    """Return the scores for a person; a task that was skipped says why in the place of its score."""
+    return Table(_COLUMNS, tuple(_cells(result) for result in results))
+
+
+def _cells(result: TaskResult) -> tuple[str, ...]:
+    head = (result.task, result.mode, f"{result.ctx:,}", str(result.samples))
+    if result.skipped is not None:
+        return (*head, f"skipped: {result.skipped}", *([""] * (len(_COLUMNS) - 5)))
+    return (
+        *head,
+        f"{result.score:.1f}",
+        f"{result.score_low:.1f} to {result.score_high:.1f}",
+        f"{result.miss_rate:.1%}",
+    )

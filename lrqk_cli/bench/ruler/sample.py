@@ -1,0 +1,67 @@
+"""One prompt of a task, and how it is filled up to a context length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lrqk_cli.errors import ContextLengthError
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt and what a right answer holds.
+
+    Attributes:
+        task: such as ``niah_single_1``.
+        prompt_text: the user turn.
+        answer_prefix: stands at the beginning of the assistant's turn; the model goes on from there.
+        references: what the answer should contain.
+        max_new_tokens: tokens to generate at most.
+    """
+
+    task: str
+    prompt_text: str
+    answer_prefix: str
+    references: tuple[str, ...]
+    max_new_tokens: int
+
+
+# A sample with so many units of haystack; and the tokens of a sample, the room for its answer included.
+Build = Callable[[int], Sample]
+Count = Callable[[Sample], int]
+
+# A haystack grows by no more than this factor at a time while nothing is known to be too long.
+_GROWTH = 4
+
+
+def fill(build: Build, count: Count, context: int, fewest: int, most: int | None = None) -> Sample:
+    """Return a sample that fills ``context`` tokens to within about one unit of haystack, never more.
+
+    Args:
+        build: must give about proportionally more tokens for more units.
+        fewest, most: units of haystack; ``most`` None means any number.
+
+    Raises:
+        ContextLengthError: not even ``fewest`` units fit.
+    """
+    low, best = fewest, build(fewest)
+    used = count(best)
+    if used > context:
+        raise ContextLengthError(
+            f"{best.task} needs at least {used:,} tokens, and the context has {context:,}.", "Raise --ctx."
+        )
+    high = None if most is None else most + 1
+    guess = 2 * fewest
+    while True:
+        guess = min(guess, _GROWTH * low) if high is None else min(guess, high - 1)
+        if guess <= low:
+            return best
+        sample = build(guess)
+        tokens = count(sample)
+        per_unit = max((tokens - used) / (guess - low), 1e-3)
+        if tokens <= context:
+            low, used, best = guess, tokens, sample
+        else:
+            high = guess
+        guess = low + int((context - used) / per_unit)

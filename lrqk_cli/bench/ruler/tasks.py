@@ -1,0 +1,79 @@
+"""The tasks by name: a sample depends on the task, its number, the context length and the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from lrqk_cli.bench.ruler.counting import common_words, frequent_words_builder
+from lrqk_cli.bench.ruler.essay import Essay
+from lrqk_cli.bench.ruler.needles import NEEDLE_TASKS, needle_builder
+from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, QaTask, question_builder
+from lrqk_cli.bench.ruler.sample import Count, Sample, fill
+from lrqk_cli.bench.ruler.tracing import tracking_builder
+from lrqk_cli.errors import UsageError
+
+TASKS: tuple[str, ...] = (*NEEDLE_TASKS, "vt", "cwe", "fwe", *QA_FORMS)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What samples are made from.
+
+    Attributes:
+        essay: the haystack of the tasks that hide needles in a text.
+        qa: questions; a task without its file has no samples.
+    """
+
+    essay: Essay
+    qa: Mapping[str, QaData] = field(default_factory=dict)
+
+
+def parse_tasks(text: str) -> tuple[str, ...]:
+    """Read names of tasks, separated by commas, or ``all``.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if names == ["all"]:
+        return TASKS
+    for name in names:
+        if name not in TASKS:
+            near = get_close_matches(name, TASKS, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(TASKS)}, and all."
+            raise UsageError(f"RULER has no task '{name}'.", hint)
+    return tuple(dict.fromkeys(names))
+
+
+def reason_to_skip(task: str, sources: Sources) -> str | None:
+    """Return why there can be no sample of a task, or None."""
+    if task in QA_FORMS and task not in sources.qa:
+        form: QaTask = "qa_1" if task == "qa_1" else "qa_2"
+        return f"no --qa-data in the form of {QA_FORMS[form]}"
+    return None
+
+
+def make_sample(task: str, index: int, context: int, seed: int, sources: Sources, count: Count) -> Sample:
+    """Return sample number ``index`` of a task, filled up to ``context`` tokens.
+
+    Args:
+        task: one of ``TASKS``, for which there is no ``reason_to_skip``.
+        count: tokens of a sample as the model sees it, the room for its answer included.
+
+    Raises:
+        ContextLengthError: the context is too short for the task.
+    """
+    key = f"{seed}:{task}:{index}:{context}"
+    if task == "cwe":
+        return common_words(task, key, context, count)
+    if task in NEEDLE_TASKS:
+        build, fewest = needle_builder(task, key, sources.essay)
+    elif task == "vt":
+        build, fewest = tracking_builder(task, key)
+    elif task == "fwe":
+        build, fewest = frequent_words_builder(task, key, context)
+    else:
+        build, fewest = question_builder(task, key, seed, index, sources.qa[task])
+    return fill(build, count, context, fewest)
