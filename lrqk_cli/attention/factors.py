@@ -1,18 +1,16 @@
-"""The joint low-rank factors of queries and keys, in closed form: pure mathematics.
+"""Gram matrices of a stream of queries and keys, and the joint low-rank factors in closed form.
 
 The best rank-r maps of queries and keys minimise ``‖Q Kᵀ − (Q W_Q)(K W_K)ᵀ‖_F``. With the Gram matrices
 ``C_Q = QᵀQ`` and ``C_K = KᵀK`` the error equals ``‖C_Q^½ (I − W_Q W_Kᵀ) C_K^½‖_F``, so by Eckart-Young it is
-least where ``C_Q^½ W_Q W_Kᵀ C_K^½`` is the truncated SVD of ``C_Q^½ C_K^½`` (docs/design.md, section 1).
+least where ``C_Q^½ W_Q W_Kᵀ C_K^½`` is the truncated SVD of ``C_Q^½ C_K^½`` (docs/design.md, section 2).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from lrqk_cli.config import ModelSpec
+from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 
@@ -25,18 +23,24 @@ class GramAccumulator:
 
     Keys are shifted by the mean key of the first segment: some models' mean key is large, and the difference
     of two large sums would lose the small one. All sums are float32.
+
+    Attributes:
+        query_gram: ``[sets, d, d]``, over all queries of a row set.
+        key_gram, key_sum: of the shifted keys, ``[KV, d, d]`` and ``[KV, d]``.
+        shift: ``[KV, d]``.
+        count: keys that were added.
     """
 
-    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
-        self.query_gram = empty(accounting.gram(spec), device)
-        self.key_gram = empty(accounting.gram(spec), device)
+    def __init__(self, spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> None:
+        self.query_gram = empty(accounting.query_gram(spec, settings), device)
+        self.key_gram = empty(accounting.key_gram(spec), device)
         self.key_sum = empty(accounting.head_vector(spec), device)
         self.shift = empty(accounting.head_vector(spec), device)
         self.reset()
 
     def add(self, query: Tensor, key: Tensor) -> None:
         """Add a segment: queries ``[KV, G, S, d]`` and their keys ``[KV, S, d]``."""
-        queries = query.flatten(1, 2).float()
+        queries = query.reshape(self.query_gram.shape[0], -1, query.shape[-1]).float()
         keys = key.float()
         if self.count == 0:
             self.shift.copy_(keys.mean(1))
@@ -52,36 +56,20 @@ class GramAccumulator:
             tensor.zero_()
         self.count = 0
 
-    def solve(self, rank: int) -> Factors:
-        """Return the factors of all that was added; ``rank`` is at most d."""
+    def centred_keys(self) -> tuple[Tensor, Tensor]:
+        """Return the Gram matrix of the keys less their mean, and that mean μ, in float64."""
         mean = self.key_sum.double() / max(1, self.count)
-        centred = self.key_gram.double() - self.count * mean.unsqueeze(2) * mean.unsqueeze(1)
-        query_map, key_map = solve_joint(self.query_gram, centred, rank)
-        return Factors(query_map.float(), key_map.float(), self.shift + mean.float())
+        return self.key_gram.double() - self.count * _outer(mean, mean), self.shift.double() + mean
+
+    def plain_key_gram(self) -> Tensor:
+        """Return ``KᵀK`` of the keys as they were added, in float64."""
+        total, shift = self.key_sum.double(), self.shift.double()
+        mixed = _outer(total, shift)
+        return self.key_gram.double() + mixed + mixed.mT + self.count * _outer(shift, shift)
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """Maps to the low-rank space of one layer, in float32.
-
-    Attributes:
-        query_map: W_Q ``[KV, d, r]``.
-        key_map: W_K ``[KV, d, r]``.
-        key_mean: μ ``[KV, d]``, taken from the keys before they are mapped.
-    """
-
-    query_map: Tensor
-    key_map: Tensor
-    key_mean: Tensor
-
-    def project_queries(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``q W_Q`` ``[KV, N, r]`` and ``q μᵀ`` ``[KV, N]`` of queries ``[KV, N, d]``."""
-        query = query.float()
-        return query @ self.query_map, (query @ self.key_mean.unsqueeze(2)).squeeze(2)
-
-    def project_keys(self, key: Tensor) -> Tensor:
-        """Return ``(k − μ) W_K`` ``[KV, S, r]`` of keys ``[KV, S, d]``."""
-        return (key.float() - self.key_mean.unsqueeze(1)) @ self.key_map
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    return left.unsqueeze(2) * right.unsqueeze(1)
 
 
 def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -90,7 +78,7 @@ def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor
     ``U Σ Vᵀ = svd(C_Q^½ C_K^½)``; ``W_Q = C_Q^{-½} U_r Σ_r^½``; ``W_K = C_K^{-½} V_r Σ_r^½``.
 
     Args:
-        query_gram, key_gram: symmetric positive semidefinite, ``[…, d, d]``.
+        query_gram, key_gram: symmetric positive semidefinite, ``[…, d, d]``; they may broadcast.
         rank: r, at most d.
 
     Returns:

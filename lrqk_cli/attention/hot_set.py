@@ -15,6 +15,7 @@ class Ring:
     """The newest rows of one layer: the row of token t stands at ``t % size``.
 
     The used part is always the prefix ``rows[:, :min(length, size)]``; attention does not care for its order.
+    Where several row sets share a KV head, each has its own copy of that head's rows.
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -22,7 +23,7 @@ class Ring:
 
     @property
     def size(self) -> int:
-        """Rows of a KV head there is room for."""
+        """Rows of a row set there is room for."""
         return self.rows.shape[1]
 
     def append(self, length: int, key: Tensor, value: Tensor) -> None:
@@ -30,7 +31,7 @@ class Ring:
         count = min(self.size, key.shape[1])
         first = length + key.shape[1] - count
         slots = torch.arange(first, first + count, device=self.rows.device) % self.size
-        self.rows[:, slots] = torch.stack((key[:, -count:], value[:, -count:]), dim=2)
+        self.rows[:, slots] = _rows(key[:, -count:], value[:, -count:], self.rows.shape[0])
 
     def ordered(self, length: int, count: int) -> tuple[Tensor, Tensor]:
         """Return K and V ``[KV, count, d]`` of the newest ``count`` of ``length`` tokens, oldest first."""
@@ -38,19 +39,31 @@ class Ring:
         rows = self.rows[:, slots]
         return rows[:, :, 0], rows[:, :, 1]
 
+    def tokens(self, length: int) -> Tensor:
+        """Return which of ``length`` tokens stands in each used slot, ``[min(length, size)]``."""
+        slots = torch.arange(min(length, self.size), device=self.rows.device)
+        return length - 1 - (length - 1 - slots) % self.size
+
+
+def _rows(key: Tensor, value: Tensor, sets: int) -> Tensor:
+    """Return rows ``[sets, S, 2, d]`` of K and V ``[KV, S, d]``, repeated for the sets of a KV head."""
+    rows = torch.stack((key, value), dim=2)
+    share = sets // rows.shape[0]
+    return rows if share == 1 else rows.repeat_interleave(share, 0)
+
 
 class HotSet:
     """Resident rows of one layer: ``recent`` newest ones and C chosen ones, in one buffer.
 
-    Every KV head holds equally many rows, and they fill the buffer from its start, so that attention over all
-    residents is attention over a prefix.
+    Every row set (a KV head's, or a query head's) holds equally many rows, and they fill the buffer from its
+    start, so that attention over all residents is attention over a prefix.
 
     Attributes:
-        rows: ``[KV, recent + C, 2, d]``, the recent window first.
-        slot_token: the token in each hot slot, ``[KV, C]``; -1 where empty.
-        resident: bool ``[KV, context]``: the token is in a hot slot.
-        count: filled hot slots of each KV head.
-        value_sum: sum of V over the hot slots, float64 ``[KV, d]``: it is updated in place over many steps.
+        rows: ``[sets, recent + C, 2, d]``, the recent window first.
+        slot_token: the token in each hot slot, ``[sets, C]``; -1 where empty.
+        resident: bool ``[sets, context]``: the token is in a hot slot.
+        count: filled hot slots of each row set.
+        value_sum: sum of V over the hot slots, float64 ``[sets, d]``: it is updated in place over many steps.
     """
 
     def __init__(
@@ -59,15 +72,15 @@ class HotSet:
         name = str(dtype).removeprefix("torch.")
         self.rows = empty(accounting.hot_rows(spec, settings, context, name), device)
         self.slot_token = empty(accounting.slot_tokens(spec, settings, context), device)
-        self.resident = empty(accounting.resident_mask(spec, context), device)
-        self.value_sum = empty(accounting.head_vector(spec, "float64"), device)
+        self.resident = empty(accounting.resident_mask(spec, settings, context), device)
+        self.value_sum = empty(accounting.set_vector(spec, settings, "float64"), device)
         self.recent = Ring(self.rows[:, : settings.recent])
         self._hot = self.rows[:, settings.recent :]
         self.clear()
 
     @property
     def size(self) -> int:
-        """C, the hot slots of a KV head."""
+        """C, the hot slots of a row set."""
         return self.slot_token.shape[1]
 
     def clear(self) -> None:
@@ -95,15 +108,15 @@ class HotSet:
         While all candidates fit, slot i holds token i.
         """
         stop = self.count + key.shape[1]
-        self._hot[:, self.count : stop, 0] = key
-        self._hot[:, self.count : stop, 1] = value
+        rows = _rows(key, value, self.rows.shape[0])
+        self._hot[:, self.count : stop] = rows
         self.slot_token[:, self.count : stop] = torch.arange(self.count, stop, device=self.rows.device)
         self.resident[:, self.count : stop] = True
-        self.value_sum += value.double().sum(1)
+        self.value_sum += rows[:, :, 1].double().sum(1)
         self.count = stop
 
     def replace(self, fetches: Fetches, rows: Tensor) -> None:
-        """Put fetched rows ``[n, 2, d]`` into their slots; no slot of any KV head may be empty afterwards."""
+        """Put fetched rows ``[n, 2, d]`` into their slots; no slot of any row set may be empty afterwards."""
         head, token, slot = fetches
         leaving = self.slot_token[head, slot]
         occupied = leaving >= 0
@@ -116,11 +129,16 @@ class HotSet:
         self.count = self.size
 
     def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
-        """Return K and V ``[KV, n, d]`` of all residents: recent window and hot slots."""
+        """Return K and V ``[sets, n, d]`` of all residents: recent window and hot slots."""
         used = min(length, self.recent.size) + self.count
         return self.rows[:, :used, 0], self.rows[:, :used, 1]
 
+    def resident_tokens(self, length: int) -> Tensor:
+        """Return the tokens ``[sets, n]`` of all residents, in the order of ``resident_rows``."""
+        recent = self.recent.tokens(length).expand(self.rows.shape[0], -1)
+        return torch.cat((recent, self.slot_token[:, : self.count]), dim=1)
+
     def resident_value_sum(self, length: int) -> Tensor:
-        """Return the sum of V over all residents, float64 ``[KV, d]``."""
+        """Return the sum of V over all residents, float64 ``[sets, d]``."""
         recent = self.recent.rows[:, : min(length, self.recent.size), 1]
         return self.value_sum + recent.double().sum(1)

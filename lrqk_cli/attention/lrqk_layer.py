@@ -5,27 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.factors import GramAccumulator
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.layers import AttentionParams, FullLayer, weigh_sinks
+from lrqk_cli.attention.projection import ActiveRows, make_projector
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import dispatch
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 from lrqk_cli.telemetry.stats import StepStats
 
-# The hot set starts with the rows that matter to the newest queries: the question, in a chat.
+# A sticky hot set starts with the rows that matter to the newest queries: the question, in a chat. One that
+# holds the exact best, with those of the newest query.
 _SEED_QUERIES = 32
 
 
 class LrqkLayer(FullLayer):
     """A full-attention layer whose rows live in host memory.
 
-    Segments are attended exactly and add to the Gram matrices. ``settle`` then solves the factors, builds or
-    extends the index, and seeds the hot set. A single token after that is a decode step: it attends to the
+    Segments are attended exactly, and the projector observes them. ``settle`` then fits the projector, builds
+    or extends the index, and seeds the hot set. A single token after that is a decode step: it attends to the
     residents, and the mass of all other rows is added with their mean value (``tail``).
+
+    Index and hot set are those of *row sets*: one a KV head, or one a query head, as ``settings.grouping``
+    says. The queries of a row set share its residents.
     """
 
     def __init__(
@@ -33,9 +37,11 @@ class LrqkLayer(FullLayer):
     ) -> None:
         super().__init__(spec, RowStore(spec, context, dtype, device, on_device=False))
         self.settings = settings
+        self.projector = make_projector(spec, settings, device)
         self.index = LowRankIndex(spec, settings, context, device)
         self.hot = HotSet(spec, settings, context, dtype, device)
-        self.grams = GramAccumulator(spec, device)
+        self._sets = accounting.row_sets(spec, settings)
+        self._share = self._sets // spec.num_kv_heads
         self._value_sum = empty(accounting.head_vector(spec, "float64"), device)
         self._seed: tuple[Tensor, AttentionParams] | None = None
         self._fitted = self._wanted = self._fetched = 0
@@ -51,7 +57,7 @@ class LrqkLayer(FullLayer):
     def reset(self) -> None:
         """Forget all tokens and what was fitted to them."""
         super().reset()
-        self.grams.reset()
+        self.projector.reset()
         self.hot.clear()
         self.index.truncate(0)
         self._value_sum.zero_()
@@ -63,12 +69,13 @@ class LrqkLayer(FullLayer):
         if self._seed is None:
             return
         if self.stored - self._fitted > self._fitted:
-            chunks = (key for key, _ in self.store.stream(0, self.stored))
-            self.index.rebuild(self.grams.solve(self.index.rank), chunks)
+            self.projector.fit()
+            keys = (key for key, _ in self.store.stream(0, self.stored))
+            self.index.rebuild(map(self.projector.project_keys, keys))
             self._fitted = self.stored
         else:
             for key, _ in self.store.stream(self.index.length, self.stored):
-                self.index.append(key)
+                self.index.append(self.projector.project_keys(key))
         candidates = self.hot.candidates(self.stored)
         if candidates <= self.hot.size:
             for key, value in self.store.stream(self.hot.count, candidates):
@@ -87,62 +94,85 @@ class LrqkLayer(FullLayer):
         earlier = self.stored
         output = self.attend_exactly(query, key, value, params)
         self.hot.recent.append(earlier, key, value)
-        self.grams.add(query, key)
+        self.projector.observe(query, key)
         self._value_sum += value.double().sum(1)
-        newest = query[:, :, -_SEED_QUERIES:]
+        count = _SEED_QUERIES if self.settings.hot_policy == "sticky" else 1
+        newest = query[:, :, -count:]
         if self._seed is not None:
-            newest = torch.cat((self._seed[0], newest), 2)[:, :, -_SEED_QUERIES:]
+            newest = torch.cat((self._seed[0], newest), 2)[:, :, -count:]
         self._seed = newest.clone(), params
         return output
 
     def _attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        queries = self._per_set(query)
+        codes, key_code = self.projector.step(queries.squeeze(2), key, self._active_rows)
         self.hot.append(self.stored, key, value)
         self.write(key, value)
         self._value_sum += value.double().sum(1)
-        self.index.append(key)
+        self.index.append(key_code)
         candidates = self.hot.candidates(self.stored)
         wanted = min(self.settings.top_k, candidates)
-        self._wanted += wanted * self.spec.num_kv_heads
+        self._wanted += wanted * self._sets
         if candidates <= self.hot.count:
-            return weigh_sinks(*self._attend_residents(query, params), params.sinks)
-        logits = self.index.logits(query.squeeze(2), scaling=params.scaling, softcap=params.softcap)
-        self._fetched += self._fetch(dispatch.group_scores(logits)[:, :candidates], wanted)
-        output, lse = self._attend_residents(query, params)
-        if self.settings.tail == "mean":
-            tail_value, tail_lse = self._tail(logits[:, :, :candidates])
-            output, lse = dispatch.merge(output, lse, tail_value, tail_lse)
-        return weigh_sinks(output, lse, params.sinks)
+            output, lse = self._attend_residents(queries, params)
+        else:
+            logits = self.index.logits(codes, scaling=params.scaling, softcap=params.softcap)
+            self._fetched += self._fetch(_scores(logits)[:, :candidates], wanted)
+            output, lse = self._attend_residents(queries, params)
+            if self.settings.tail == "mean":
+                tail_value, tail_lse = self._tail(logits[:, :, :candidates])
+                output, lse = dispatch.merge(output, lse, tail_value, tail_lse)
+        return weigh_sinks(output, lse, params.sinks).reshape(query.shape)
+
+    def _per_set(self, query: Tensor) -> Tensor:
+        """Return queries ``[KV, G, S, d]`` by row set, ``[sets, N, S, d]``."""
+        return query.reshape(self._sets, -1, *query.shape[2:])
+
+    def _active_rows(self) -> ActiveRows:
+        key, _ = self.hot.resident_rows(self.stored)
+        return ActiveRows(key, self.index.gather(self.hot.resident_tokens(self.stored)))
 
     def _attend_residents(self, query: Tensor, params: AttentionParams) -> tuple[Tensor, Tensor]:
         key, value = self.hot.resident_rows(self.stored)
         return dispatch.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
 
     def _tail(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean value ``[KV, 1, 1, d]`` and the log-mass ``[KV, G, 1]`` of the non-residents.
+        """Return the mean value ``[sets, 1, 1, d]`` and the log-mass ``[sets, N, 1]`` of the non-residents.
 
-        The mass is what the index predicts: ``log Σ exp(proxy logit)`` over logits ``[KV, G, T]``.
+        The mass is what the index predicts: ``log Σ exp(proxy logit)`` over logits ``[sets, N, T]``.
         """
         candidates = logits.shape[2]
         resident = self.hot.resident[:, :candidates].unsqueeze(1)
         mass = logits.masked_fill(resident, float("-inf")).logsumexp(-1, keepdim=True)
-        rest = self._value_sum - self.hot.resident_value_sum(self.stored)
-        mean = rest / (candidates - self.hot.count)
+        total = self._value_sum.repeat_interleave(self._share, 0)
+        mean = (total - self.hot.resident_value_sum(self.stored)) / (candidates - self.hot.count)
         return mean.float()[:, None, None, :], mass
 
     def _fetch(self, scores: Tensor, wanted: int) -> int:
-        """Make the best ``wanted`` candidates by ``scores`` ``[KV, T]`` resident; return the rows fetched."""
+        """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the rows fetched."""
+        if self.settings.hot_policy == "refetch":
+            self.hot.clear()
         resident = self.hot.resident[:, : scores.shape[1]]
         fetches = dispatch.plan_fetches(scores, resident, self.hot.slot_token, wanted)
         if fetches.token.numel():
-            self.hot.replace(fetches, self.store.gather(fetches.head, fetches.token))
+            head = fetches.head.div(self._share, rounding_mode="floor")
+            self.hot.replace(fetches, self.store.gather(head, fetches.token))
         return fetches.token.numel()
 
     def _seed_scores(self, query: Tensor, params: AttentionParams) -> Tensor:
         # One query at a time: the logits of all of them over a long context would not fit.
-        scores = [
-            dispatch.group_scores(
-                self.index.logits(query[:, :, i], scaling=params.scaling, softcap=params.softcap)
+        queries = self._per_set(query).unbind(2)
+        logits = (
+            self.index.logits(
+                self.projector.project_queries(newest), scaling=params.scaling, softcap=params.softcap
             )
-            for i in range(query.shape[2])
-        ]
-        return torch.stack(scores).sum(0)
+            for newest in queries
+        )
+        if len(queries) == 1:
+            return _scores(next(logits))
+        return torch.stack([dispatch.group_scores(part) for part in logits]).sum(0)
+
+
+def _scores(logits: Tensor) -> Tensor:
+    """Return each token's score ``[sets, T]``; a single query ranks by its logits, free of underflow."""
+    return logits.squeeze(1) if logits.shape[1] == 1 else dispatch.group_scores(logits)

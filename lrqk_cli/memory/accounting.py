@@ -1,6 +1,7 @@
 """Shapes and bytes of everything whose size follows from a model, its settings and the context.
 
 The attention layers allocate the shapes given here, so an estimate and what is allocated cannot differ.
+A *row set* is what shares one index and one hot set: a KV head, or a query head under ``--grouping head``.
 Imports no torch: element types are named as in ``torch.dtype`` without its prefix.
 """
 
@@ -46,24 +47,31 @@ def ring(spec: ModelSpec, size: int, dtype: str) -> TensorShape:
     return TensorShape((spec.num_kv_heads, size, 2, spec.head_dim), dtype)
 
 
+def row_sets(spec: ModelSpec, settings: LrqkConfig) -> int:
+    """Return how many indexes and hot sets a layer has: one a KV head, or one a query head."""
+    return spec.num_kv_heads if settings.grouping == "kv" else spec.num_heads
+
+
 def hot_slots(settings: LrqkConfig, context: int) -> int:
-    """Return C, the hot rows of a KV head: never more than the context has beside the recent window."""
-    return min(settings.hot, max(1, context - settings.recent))
+    """Return C, the hot rows of a row set: never more than the context has beside the recent window."""
+    rows = settings.hot if settings.hot_policy == "sticky" else settings.top_k
+    return min(rows, max(1, context - settings.recent))
 
 
 def hot_rows(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> TensorShape:
-    """Return recent window and hot set of one layer, in one buffer: ``[KV, recent + C, 2, d]``."""
-    return ring(spec, settings.recent + hot_slots(settings, context), dtype)
+    """Return recent window and hot set of one layer, in one buffer: ``[sets, recent + C, 2, d]``."""
+    rows = settings.recent + hot_slots(settings, context)
+    return TensorShape((row_sets(spec, settings), rows, 2, spec.head_dim), dtype)
 
 
 def slot_tokens(spec: ModelSpec, settings: LrqkConfig, context: int) -> TensorShape:
-    """Return which token each hot slot holds: ``[KV, C]``."""
-    return TensorShape((spec.num_kv_heads, hot_slots(settings, context)), "int64")
+    """Return which token each hot slot holds: ``[sets, C]``."""
+    return TensorShape((row_sets(spec, settings), hot_slots(settings, context)), "int64")
 
 
-def resident_mask(spec: ModelSpec, context: int) -> TensorShape:
-    """Return which tokens are in the hot set: ``[KV, context]``."""
-    return TensorShape((spec.num_kv_heads, context), "bool")
+def resident_mask(spec: ModelSpec, settings: LrqkConfig, context: int) -> TensorShape:
+    """Return which tokens are in the hot set: ``[sets, context]``."""
+    return TensorShape((row_sets(spec, settings), context), "bool")
 
 
 def index_rank(spec: ModelSpec, settings: LrqkConfig) -> int:
@@ -72,18 +80,23 @@ def index_rank(spec: ModelSpec, settings: LrqkConfig) -> int:
 
 
 def index_codes(spec: ModelSpec, settings: LrqkConfig, context: int) -> TensorShape:
-    """Return the low-rank index of one layer: ``[KV, context, r]``."""
-    rank = index_rank(spec, settings)
-    return TensorShape((spec.num_kv_heads, context, rank), "int8" if settings.index_bits == 8 else "bfloat16")
+    """Return the low-rank index of one layer: ``[sets, context, r]``."""
+    shape = (row_sets(spec, settings), context, index_rank(spec, settings))
+    return TensorShape(shape, "int8" if settings.index_bits == 8 else "bfloat16")
 
 
 def index_scale(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
-    """Return the scale of each index dimension of one layer: ``[KV, 1, r]``."""
-    return TensorShape((spec.num_kv_heads, 1, index_rank(spec, settings)), "float32")
+    """Return the scale of each index dimension of one layer: ``[sets, 1, r]``."""
+    return TensorShape((row_sets(spec, settings), 1, index_rank(spec, settings)), "float32")
 
 
-def gram(spec: ModelSpec) -> TensorShape:
-    """Return one Gram matrix of one layer: ``[KV, d, d]``."""
+def query_gram(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
+    """Return the Gram matrix of the queries of one layer: ``[sets, d, d]``."""
+    return TensorShape((row_sets(spec, settings), spec.head_dim, spec.head_dim), "float32")
+
+
+def key_gram(spec: ModelSpec) -> TensorShape:
+    """Return the Gram matrix of the keys of one layer: ``[KV, d, d]``."""
     return TensorShape((spec.num_kv_heads, spec.head_dim, spec.head_dim), "float32")
 
 
@@ -92,9 +105,21 @@ def head_vector(spec: ModelSpec, dtype: str = "float32") -> TensorShape:
     return TensorShape((spec.num_kv_heads, spec.head_dim), dtype)
 
 
+def set_vector(spec: ModelSpec, settings: LrqkConfig, dtype: str = "float32") -> TensorShape:
+    """Return one vector a row set, such as a sum over its residents: ``[sets, d]``."""
+    return TensorShape((row_sets(spec, settings), spec.head_dim), dtype)
+
+
 def factor(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
-    """Return one factor (W_Q or W_K) of one layer: ``[KV, d, r]``."""
-    return TensorShape((spec.num_kv_heads, spec.head_dim, index_rank(spec, settings)), "float32")
+    """Return one map to the low-rank space of one layer, of queries or keys: ``[sets, d, r]``."""
+    shape = (row_sets(spec, settings), spec.head_dim, index_rank(spec, settings))
+    return TensorShape(shape, "float32")
+
+
+def basis(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
+    """Return one basis of the paper's method (B_Q or B_K) of one layer: ``[sets, r, d]``."""
+    shape = (row_sets(spec, settings), index_rank(spec, settings), spec.head_dim)
+    return TensorShape(shape, "float32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +173,20 @@ def kv_bytes(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) ->
 
 def _bookkeeping(spec: ModelSpec, settings: LrqkConfig, context: int) -> Iterator[TensorShape]:
     yield slot_tokens(spec, settings, context)
-    yield resident_mask(spec, context)
-    yield from (gram(spec), gram(spec))
+    yield resident_mask(spec, settings, context)
+    # The sums of all and of the resident values.
+    yield head_vector(spec, "float64")
+    yield set_vector(spec, settings, "float64")
+    yield from (query_gram(spec, settings), key_gram(spec))
     yield from (factor(spec, settings), factor(spec, settings))
-    # The sum of keys, their shift and their mean; the sums of all and of the resident values.
-    yield from (head_vector(spec), head_vector(spec), head_vector(spec))
-    yield from (head_vector(spec, "float64"), head_vector(spec, "float64"))
+    # The sum of keys and their shift.
+    yield from (head_vector(spec), head_vector(spec))
+    if settings.solver == "joint":
+        yield head_vector(spec)  # the mean key
+    else:
+        yield from (basis(spec, settings), basis(spec, settings))
+        # The sums of the magnitudes of queries and keys.
+        yield from (set_vector(spec, settings), head_vector(spec))
 
 
 def weight_bytes(spec: ModelSpec, dtype: str) -> int:

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrqk_cli.attention.factors import GramAccumulator, solve_joint
-from lrqk_cli.config import ModelSpec
+from lrqk_cli.attention.factors import solve_joint
+from lrqk_cli.attention.projection import JointProjector
+from lrqk_cli.config import LrqkConfig, ModelSpec
 
 WIDTH, QUERIES, KEYS = 12, 90, 70
 
@@ -70,16 +71,16 @@ def test_a_stream_of_segments_gives_the_factors_of_the_whole(cuts: list[int], se
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(2, 2, KEYS, WIDTH, generator=generator)
     key = torch.randn(2, KEYS, WIDTH, generator=generator) + 300.0
-    grams = GramAccumulator(spec(), torch.device("cpu"))
+    projector = JointProjector(spec(), LrqkConfig(rank=WIDTH), torch.device("cpu"))
     edges = [0, *sorted(cuts), KEYS]
     for start, stop in itertools.pairwise(edges):
-        grams.add(query[:, :, start:stop], key[:, start:stop])
-    factors = grams.solve(WIDTH)
-    torch.testing.assert_close(factors.key_mean, key.mean(1), atol=1e-3, rtol=0)
+        projector.observe(query[:, :, start:stop], key[:, start:stop])
+    projector.fit()
+    torch.testing.assert_close(projector.key_mean, key.mean(1), atol=1e-3, rtol=0)
     for head in range(2):
         rows = query[head].reshape(-1, WIDTH).double()
         centred = key[head].double() - key[head].double().mean(0)
-        mapped = (rows @ factors.query_map[head].double()) @ (centred @ factors.key_map[head].double()).T
+        mapped = (rows @ projector.query_map[head].double()) @ (centred @ projector.key_map[head].double()).T
         exact = rows @ centred.T
         assert torch.dist(mapped, exact) < 1e-3 * exact.norm()
 
@@ -87,16 +88,16 @@ def test_a_stream_of_segments_gives_the_factors_of_the_whole(cuts: list[int], se
 def test_ranking_matches_a_float64_oracle_through_the_projections() -> None:
     query = torch.tensor(correlated(2 * 4 * 20, WIDTH, 8)).view(2, 4, 20, WIDTH).float()
     key = torch.tensor(correlated(2 * 50, WIDTH, 9)).view(2, 50, WIDTH).float() + 3.0
-    grams = GramAccumulator(spec(), torch.device("cpu"))
-    grams.add(query, key)
-    factors = grams.solve(4)
+    projector = JointProjector(spec(), LrqkConfig(rank=4), torch.device("cpu"))
+    projector.observe(query, key)
+    projector.fit()
     for head in range(2):
         rows = query[head].reshape(-1, WIDTH).double().numpy()
         keys = key[head].double().numpy()
         centred = keys - keys.mean(0)
         left, singular, right = np.linalg.svd(rows @ centred.T, full_matrices=False)
         oracle = left[:, :4] * singular[:4] @ right[:4] + rows @ keys.mean(0)[:, None]
-        projected, offset = factors.project_queries(query.flatten(1, 2))
-        scores = projected[head] @ factors.project_keys(key)[head].T + offset[head].unsqueeze(1)
+        codes, offset = projector.project_queries(query.flatten(1, 2))
+        scores = codes[head] @ projector.project_keys(key)[head].T + offset[head].unsqueeze(1)
         scale = np.abs(oracle).max()
         np.testing.assert_allclose(scores.numpy(), oracle, atol=2e-4 * scale, rtol=0)

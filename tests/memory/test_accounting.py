@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import FAMILIES, tiny_model
 
 from lrqk_cli.attention.cache import LrqkCache
-from lrqk_cli.attention.layers import FullLayer
-from lrqk_cli.config import LrqkConfig
+from lrqk_cli.config import LrqkConfig, paper_settings
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.support import spec_from_config
 
 CONTEXT = 300
+METHODS = [
+    {},
+    {"solver": "als"},
+    {"grouping": "head", "index_bits": 16, "tail": "none"},
+    {"solver": "als", "grouping": "head", "hot_policy": "exact"},
+    {"grouping": "head", "hot_policy": "refetch", "hot": 8},
+]
 
 
 @pytest.mark.parametrize("mode", ["lrqk", "dense", "offload"])
@@ -22,6 +30,8 @@ def test_kv_bytes_equal_the_allocated_ones(family: str, mode: str) -> None:
     for settings in (
         LrqkConfig(attention=mode, hot=64, top_k=16, recent=8, rank=4),
         LrqkConfig(attention=mode, hot=4096, rank=200, index_bits=16),
+        replace(paper_settings(LrqkConfig()), attention=mode),
+        LrqkConfig(mode, top_k=40, hot=4, recent=8, grouping="head", hot_policy="exact"),
     ):
         cache = LrqkCache(spec, settings, CONTEXT, torch.bfloat16, torch.device("cpu"))
         expected = accounting.kv_bytes(spec, settings, CONTEXT, "bfloat16")
@@ -35,15 +45,23 @@ def test_kv_bytes_equal_the_allocated_ones(family: str, mode: str) -> None:
         assert expected.full_attention == rows + expected.sliding
 
 
-def test_bookkeeping_counts_every_other_tensor_of_a_layer() -> None:
+def tensors_of(owner: object) -> list[torch.Tensor]:
+    """Every tensor that an object holds, directly or through an object of ours."""
+    found = []
+    for value in vars(owner).values():
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif type(value).__module__.startswith("lrqk_cli.attention"):
+            found += tensors_of(value)
+    return found
+
+
+@pytest.mark.parametrize("changes", METHODS)
+def test_every_tensor_of_a_layer_is_counted(changes: dict[str, object]) -> None:
     spec = spec_from_config(tiny_model("llama").config, "llama")
-    settings = LrqkConfig(hot=64, top_k=16, recent=8, rank=4)
-    cache = LrqkCache(spec, settings, CONTEXT, torch.float32, torch.device("cpu"))
-    layer = cache.layer(0)
-    assert isinstance(layer, FullLayer)
-    kept = [layer.hot.slot_token, layer.hot.resident, layer.hot.value_sum, layer._value_sum]
-    grams = layer.grams
-    kept += [grams.query_gram, grams.key_gram, grams.key_sum, grams.shift]
-    factors = [accounting.factor(spec, settings).nbytes] * 2 + [accounting.head_vector(spec).nbytes]
-    per_layer = sum(tensor.nbytes for tensor in kept) + sum(factors)
-    assert accounting.kv_bytes(spec, settings, CONTEXT, "float32").bookkeeping == 2 * per_layer
+    settings = LrqkConfig(**{"hot": 64, "top_k": 16, "recent": 8, "rank": 4, **changes})
+    layer = LrqkCache(spec, settings, CONTEXT, torch.float32, torch.device("cpu")).layer(0)
+    storages = [tensor.untyped_storage() for tensor in tensors_of(layer)]
+    allocated = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    expected = accounting.kv_bytes(spec, settings, CONTEXT, "float32")
+    assert spec.num_layers * allocated == expected.host_kv + expected.device

@@ -1,0 +1,208 @@
+"""How queries and keys come to the low-rank space of the index: one interface, a class for each solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrqk_cli.attention import als
+from lrqk_cli.attention.factors import GramAccumulator, solve_joint
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.memory import accounting
+from lrqk_cli.memory.tensors import empty
+
+# A random start is the same in every run.
+_SEED = 0
+
+
+class QueryCodes(NamedTuple):
+    """Queries in the low-rank space.
+
+    Attributes:
+        codes: q̂, ``[sets, N, r]``.
+        offset: what is to be added to ``q̂ k̂ᵀ`` for every key, ``[sets, N]``.
+    """
+
+    codes: Tensor
+    offset: Tensor
+
+
+class ActiveRows(NamedTuple):
+    """The resident tokens Ω: their keys ``[sets, n, d]`` and their codes in the index ``[sets, n, r]``."""
+
+    keys: Tensor
+    codes: Tensor
+
+
+class Projector(Protocol):
+    """Learns from the prefill's segments how to map queries and keys, and maps them."""
+
+    def observe(self, query: Tensor, key: Tensor) -> None:
+        """Take note of a segment: queries ``[KV, G, S, d]`` and keys ``[KV, S, d]``."""
+
+    def fit(self) -> None:
+        """Solve for the maps that suit everything observed so far."""
+
+    def project_keys(self, key: Tensor) -> Tensor:
+        """Return the codes ``[sets, S, r]`` of keys ``[KV, S, d]``, by the maps of the last fit."""
+
+    def project_queries(self, query: Tensor) -> QueryCodes:
+        """Return the codes of queries ``[sets, N, d]``, by the maps of the last fit."""
+
+    def step(self, query: Tensor, key: Tensor, active: Callable[[], ActiveRows]) -> tuple[QueryCodes, Tensor]:
+        """Return the codes of a decode step's queries, and those of its key ``[sets, 1, r]``.
+
+        May adapt to them.
+
+        Args:
+            query: ``[sets, N, d]``.
+            key: ``[KV, 1, d]``.
+            active: gives the tokens that are resident before this step.
+        """
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+
+def make_projector(spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> Projector:
+    """Return the projector of ``settings.solver``."""
+    return (JointProjector if settings.solver == "joint" else AlsProjector)(spec, settings, device)
+
+
+class JointProjector:
+    """The closed form: ``q̂ = q W_Q``, ``k̂ = (k − μ) W_K``; decode steps change nothing."""
+
+    def __init__(self, spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> None:
+        self.grams = GramAccumulator(spec, settings, device)
+        self.query_map = empty(accounting.factor(spec, settings), device)
+        self.key_map = empty(accounting.factor(spec, settings), device)
+        self.key_mean = empty(accounting.head_vector(spec), device)
+
+    def observe(self, query: Tensor, key: Tensor) -> None:
+        """See ``Projector``."""
+        self.grams.add(query, key)
+
+    def fit(self) -> None:
+        """See ``Projector``."""
+        key_gram, mean = self.grams.centred_keys()
+        sets, _, rank = self.key_map.shape
+        maps = solve_joint(self.grams.query_gram, _per_set(key_gram, sets), rank)
+        self.query_map.copy_(maps[0])
+        self.key_map.copy_(maps[1])
+        self.key_mean.copy_(mean)
+
+    def project_keys(self, key: Tensor) -> Tensor:
+        """See ``Projector``."""
+        return _map_keys(key.float() - self.key_mean.unsqueeze(1), self.key_map)
+
+    def project_queries(self, query: Tensor) -> QueryCodes:
+        """See ``Projector``; the offset is ``q μᵀ``."""
+        query = query.float()
+        mean = _per_set(self.key_mean, query.shape[0])
+        return QueryCodes(query @ self.query_map, (query @ mean.unsqueeze(2)).squeeze(2))
+
+    def step(self, query: Tensor, key: Tensor, _: Callable[[], ActiveRows]) -> tuple[QueryCodes, Tensor]:
+        """See ``Projector``."""
+        return self.project_queries(query), self.project_keys(key)
+
+    def reset(self) -> None:
+        """See ``Projector``."""
+        self.grams.reset()
+
+
+class AlsProjector:
+    """The paper's alternating least squares, and its solve and basis update in every decode step.
+
+    Attributes:
+        query_map, key_map: M_Q and M_K of the last fit, ``[sets, d, r]``.
+        query_basis, key_basis: B_Q and B_K as the decode steps have left them, ``[sets, r, d]``.
+    """
+
+    def __init__(self, spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> None:
+        self.grams = GramAccumulator(spec, settings, device)
+        self.query_map = empty(accounting.factor(spec, settings), device)
+        self.key_map = empty(accounting.factor(spec, settings), device)
+        self.query_basis = empty(accounting.basis(spec, settings), device)
+        self.key_basis = empty(accounting.basis(spec, settings), device)
+        self.query_magnitude = empty(accounting.set_vector(spec, settings), device).zero_()
+        self.key_magnitude = empty(accounting.head_vector(spec), device).zero_()
+        self._settings = settings.als
+        self._group = spec.num_heads // self.query_map.shape[0]
+
+    def observe(self, query: Tensor, key: Tensor) -> None:
+        """See ``Projector``."""
+        self.grams.add(query, key)
+        sets = self.query_magnitude.shape[0]
+        self.query_magnitude += query.float().abs().sum(2).reshape(sets, -1, query.shape[-1]).sum(1)
+        self.key_magnitude += key.float().abs().sum(1)
+
+    def fit(self) -> None:
+        """See ``Projector``."""
+        sets = self.query_map.shape[0]
+        grams = self.grams.query_gram.double(), _per_set(self.grams.plain_key_gram(), sets)
+        counts = self.grams.count * self._group, self.grams.count
+        solved = als.solve_als(*grams, counts, self._start(grams, counts), self._settings)
+        self.query_map.copy_(solved.query_map)
+        self.key_map.copy_(solved.key_map)
+        self.query_basis.copy_(solved.query_basis)
+        self.key_basis.copy_(solved.key_basis)
+
+    def _start(self, grams: tuple[Tensor, Tensor], counts: tuple[int, int]) -> tuple[als.Sketch, als.Sketch]:
+        sets, _, rank = self.query_map.shape
+        if self._settings.init == "randn":
+            random = np.random.default_rng(_SEED)
+            return (
+                als.random_sketch(grams[0], counts[0], rank, random),
+                als.random_sketch(grams[1], counts[1], rank, random),
+            )
+        # Means, so that the queries of a group do not outweigh the keys that they share.
+        query = self.query_magnitude.double() / counts[0]
+        key = _per_set(self.key_magnitude.double() / counts[1], sets)
+        if self._settings.init == "topcol":
+            query = key = query + key
+        return (
+            als.column_sketch(grams[0], query.topk(rank).indices),
+            als.column_sketch(grams[1], key.topk(rank).indices),
+        )
+
+    def project_keys(self, key: Tensor) -> Tensor:
+        """See ``Projector``."""
+        return _map_keys(key.float(), self.key_map)
+
+    def project_queries(self, query: Tensor) -> QueryCodes:
+        """See ``Projector``."""
+        return _without_offset(query.float() @ self.query_map)
+
+    def step(self, query: Tensor, key: Tensor, active: Callable[[], ActiveRows]) -> tuple[QueryCodes, Tensor]:
+        """See ``Projector``; both bases adapt."""
+        bases = self.query_basis, self.key_basis
+        solved = als.solve_step(query, _per_set(key, query.shape[0]), bases, active(), self._settings)
+        self.query_basis.copy_(solved.query_basis)
+        self.key_basis.copy_(solved.key_basis)
+        return _without_offset(solved.query_code.float()), solved.key_code.float()
+
+    def reset(self) -> None:
+        """See ``Projector``."""
+        self.grams.reset()
+        self.query_magnitude.zero_()
+        self.key_magnitude.zero_()
+
+
+def _per_set(tensor: Tensor, sets: int) -> Tensor:
+    """Repeat what there is once a KV head for each row set of that head."""
+    return tensor.repeat_interleave(sets // tensor.shape[0], 0)
+
+
+def _map_keys(key: Tensor, maps: Tensor) -> Tensor:
+    """Map keys ``[KV, S, d]`` by the maps ``[sets, d, r]`` of the row sets that share them."""
+    heads = key.shape[0]
+    shared = maps.view(heads, maps.shape[0] // heads, *maps.shape[1:])
+    return (key.unsqueeze(1) @ shared).flatten(0, 1)
+
+
+def _without_offset(codes: Tensor) -> QueryCodes:
+    return QueryCodes(codes, codes.new_zeros(codes.shape[:2]))
