@@ -45,7 +45,8 @@ def _common_builder(name: str, key: str, context: int, pool: Sequence[str]) -> t
     rng = random.Random(key)
     often, seldom = (30, 3) if context >= _LONG else (6, 1)
     example_words, example_often, example_seldom = (40, 10, 3) if context >= _LONG else (20, 3, 1)
-    words = rng.sample(pool, len(pool))
+    # A list has fewer different words than the context has tokens.
+    words = rng.sample(pool, min(len(pool), context))
     common, rest = _apart(words, _COMMON)
     example_common, rest = _apart(rest, _COMMON)
     others = example_words - _COMMON
