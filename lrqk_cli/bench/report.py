@@ -42,11 +42,14 @@ class Report:
         suite: its name and what it was asked to measure.
         results: one dataclass instance a line; fields that hold several values are left out of the CSV.
         table: the same for a person.
+        summary: what follows from the results together; ``notes``: the same in sentences.
     """
 
     suite: dict[str, Any]
     results: Sequence[DataclassInstance]
     table: Table
+    summary: Sequence[DataclassInstance] = ()
+    notes: Sequence[str] = ()
 
 
 def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[str, Any]:
@@ -69,13 +72,15 @@ def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[st
 
 
 def to_json(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
-    """Return one object with ``environment``, ``settings``, ``suite`` and ``results``."""
+    """Return one object with ``environment``, ``settings``, ``suite``, ``results`` and maybe ``summary``."""
     whole = {
         "environment": where,
         "settings": asdict(settings),
         "suite": report.suite,
         "results": [asdict(result) for result in report.results],
     }
+    if report.summary:
+        whole["summary"] = [asdict(summary) for summary in report.summary]
     return json.dumps(whole, indent=2)
 
 
@@ -98,8 +103,10 @@ def to_markdown(where: dict[str, Any], settings: LrqkConfig, report: Report) -> 
     columns = report.table.columns
     lines = [columns, tuple("---" for _ in columns), *report.table.lines]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    notes = (("Suite", report.suite), ("Environment", where), ("Settings", _flat(settings)))
-    return "\n\n".join([table, *(f"{name}: {_listed(facts)}" for name, facts in notes)])
+    facts_by_name = (("Suite", report.suite), ("Environment", where), ("Settings", _flat(settings)))
+    return "\n\n".join(
+        [table, *report.notes, *(f"{name}: {_listed(facts)}" for name, facts in facts_by_name)]
+    )
 
 
 def _flat(settings: LrqkConfig) -> dict[str, Any]:

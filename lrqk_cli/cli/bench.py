@@ -18,7 +18,7 @@ from lrqk_cli.models.catalog import DEFAULT_MODEL
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lrqk_cli.bench.report import Table
+    from lrqk_cli.bench.report import Report
     from lrqk_cli.chat.rendering import View
 
 Output = Literal["table", "md", "json", "csv"]
@@ -75,7 +75,7 @@ Text = Annotated[
     Path | None,
     options.option(
         "--text",
-        help="speed, fidelity: text to measure on. (default: made-up sentences, whose miss rates are not prose's)",
+        help="speed, fidelity: text to measure on. (default: made-up sentences, whose misses are not prose's)",
         panel=_MEASURE,
         metavar="PATH",
     ),
@@ -189,7 +189,7 @@ def bench(
     with _progress(view) as on_progress:
         measured = measure(loaded, settings, on_progress)
     if output == "table":
-        _print_table(measured.table)
+        _print_table(measured)
         return
     write = {"json": report.to_json, "csv": report.to_csv, "md": report.to_markdown}[output]
     typer.echo(write(report.environment(loaded.device, loaded.dtype, model), settings, measured))
@@ -224,13 +224,16 @@ def _progress(view: View) -> Iterator[Callable[[str], None]]:
         yield (lambda _: None) if status is None else status.update
 
 
-def _print_table(measured: Table) -> None:
+def _print_table(measured: Report) -> None:
     from rich.console import Console
-    from rich.table import Table as RichTable
+    from rich.table import Table
 
-    table = RichTable(box=None, pad_edge=False, header_style="bold")
-    for number, heading in enumerate(measured.columns):
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(measured.table.columns):
         table.add_column(heading, justify="left" if number == 0 else "right")
-    for line in measured.lines:
+    for line in measured.table.lines:
         table.add_row(*line)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    for note in measured.notes:
+        console.print(note, markup=False)

@@ -97,7 +97,7 @@ def ruler(
         DocumentError: the haystack or the questions cannot be read.
     """
     from lrqk_cli.bench.report import Report
-    from lrqk_cli.bench.ruler import run
+    from lrqk_cli.bench.ruler import run, summary
     from lrqk_cli.bench.ruler.tasks import parse_tasks
 
     chosen = cast(tuple[AttentionMode, ...], modes)
@@ -113,7 +113,8 @@ def ruler(
             "haystack": _named(haystack),
             "qa_data": [path.name for path in qa_data],
         }
-        return Report(asked, results, run.table(results))
+        together = summary.averages(results)
+        return Report(asked, results, run.table(results), together, [summary.sentence(a) for a in together])
 
     return measure
 

@@ -1,0 +1,104 @@
+"""The average over tasks, beside full attention on the same prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrqk_cli.bench.ruler.run import TaskResult
+from lrqk_cli.config import AttentionMode
+
+_FULL_ATTENTION: tuple[AttentionMode, ...] = ("dense", "offload")
+# Below this score full attention cannot do a task, so that nothing could be lost.
+_CAN_DO = 50.0
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """One mode at one context, over the tasks for which full attention scores at least 50.
+
+    Attributes:
+        tasks: those tasks; they weigh alike.
+        score: mean of their scores; ``full_score`` is full attention's.
+        difference: ``score`` less ``full_score``; ``difference_low`` and ``difference_high`` bound its 95%
+            interval, by a percentile bootstrap over the prompts of each task. Both answers to a prompt stay
+            together.
+        worst_task: the one with the lowest difference, which is ``worst_difference``.
+    """
+
+    mode: AttentionMode
+    ctx: int
+    tasks: tuple[str, ...]
+    score: float
+    full_score: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    worst_task: str
+    worst_difference: float
+
+
+def averages(results: Sequence[TaskResult]) -> list[Average]:
+    """Return one average for each mode and context beside full attention; none where that was not run."""
+    found = []
+    for context in dict.fromkeys(result.ctx for result in results):
+        by_mode: dict[AttentionMode, dict[str, TaskResult]] = {}
+        for result in results:
+            if result.ctx == context:
+                by_mode.setdefault(result.mode, {})[result.task] = result
+        full = next((by_mode[mode] for mode in _FULL_ATTENTION if mode in by_mode), {})
+        for mode, of_mode in by_mode.items():
+            pairs = [
+                (of_mode[task], full[task])
+                for task in full
+                if (full[task].score or 0.0) >= _CAN_DO and of_mode[task].score is not None
+            ]
+            if mode not in _FULL_ATTENTION and pairs:
+                found.append(_average(mode, context, pairs))
+    return found
+
+
+def _average(mode: AttentionMode, context: int, pairs: Sequence[tuple[TaskResult, TaskResult]]) -> Average:
+    differences = [_recalls(own) - _recalls(full) for own, full in pairs]
+    random = np.random.default_rng(0)
+    resampled = np.mean(
+        [100 * d[random.integers(len(d), size=(_RESAMPLES, len(d)))].mean(axis=1) for d in differences],
+        axis=0,
+    )
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    by_task = {own.task: 100 * float(d.mean()) for (own, _), d in zip(pairs, differences, strict=True)}
+    worst = min(by_task, key=lambda task: by_task[task])
+    full_score = _mean(full.score for _, full in pairs)
+    return Average(
+        mode,
+        context,
+        tuple(by_task),
+        score=_mean(own.score for own, _ in pairs),
+        full_score=full_score,
+        difference=_mean(by_task.values()),
+        difference_low=float(low),
+        difference_high=float(high),
+        worst_task=worst,
+        worst_difference=by_task[worst],
+    )
+
+
+def _recalls(result: TaskResult) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array([answer.recall for answer in result.answers])
+
+
+def _mean(numbers: Iterable[float | None]) -> float:
+    return float(np.mean([number for number in numbers if number is not None]))
+
+
+def sentence(average: Average) -> str:
+    """Return the average as a line for a person."""
+    return (
+        f"{average.mode} at {average.ctx:,} tokens, over the {len(average.tasks)} tasks that full attention "
+        f"can do: {average.score:.1f}, full attention {average.full_score:.1f}, difference {average.difference:+.1f} "
+        f"({average.difference_low:+.1f} to {average.difference_high:+.1f}), "
+        f"worst {average.worst_task} {average.worst_difference:+.1f}."
+    )
