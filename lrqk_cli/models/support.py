@@ -167,6 +167,7 @@ def _skeleton(text: PreTrainedConfig) -> PreTrainedModel:
     try:
         with quiet_transformers(), torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(text)
+            model.tie_weights()
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(

@@ -26,13 +26,13 @@ PLAIN_ADDED = ["<think>", "</think>", "<tool_call>"]
 
 
 def _vocabulary() -> list[str]:
-    return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "!!"]
+    return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "!!", "??"]
 
 
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with ChatML: every byte is a token, and so is a pair of exclamation marks."""
-    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(_vocabulary())}, [("!", "!")]))
+    """A byte-level tokenizer with ChatML: every byte is a token, and so are two pairs of marks."""
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(_vocabulary())}, [("!", "!"), ("?", "?")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
@@ -100,7 +100,7 @@ def tiny_gguf(tmp_path: Path, tiny_llama: LlamaForCausalLM) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    writer.add_token_merges(["! !"])
+    writer.add_token_merges(["! !", "? ?"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)

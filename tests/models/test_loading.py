@@ -88,7 +88,7 @@ def test_a_gguf_file_loads_and_its_header_says_the_same(
 
 def test_the_text_part_of_a_multimodal_checkpoint_loads(tmp_path: Path, tiny_folder: Path):
     text = {
-        "vocab_size": 263,
+        "vocab_size": 264,
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,

@@ -6,7 +6,6 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models.prompt import ChatPrompt, Detokenizer, stop_ids
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # Knows no system role, ends turns by its own token, and writes the BOS token itself.
 GEMMA_LIKE = (
     "{{ '<|endoftext|>' }}{% if messages[0].role == 'system' %}"

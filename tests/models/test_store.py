@@ -65,7 +65,7 @@ def test_the_catalogs_config_decides_over_the_header(tiny_gguf: Path, in_wheels:
     entry = in_wheels(tiny_gguf.read_bytes(), 1)
     config = {
         "model_type": "llama",
-        "vocab_size": 263,
+        "vocab_size": 264,
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
