@@ -32,7 +32,9 @@ def _vocabulary() -> list[str]:
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer with ChatML: every byte is a token, and so are two pairs of marks."""
-    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(_vocabulary())}, [("!", "!"), ("?", "?")]))
+    backend = Tokenizer(
+        models.BPE({token: i for i, token in enumerate(_vocabulary())}, [("!", "!"), ("?", "?")])
+    )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
