@@ -75,7 +75,7 @@ Text = Annotated[
     Path | None,
     options.option(
         "--text",
-        help="speed, fidelity: text to measure on. (default: made-up sentences, whose misses are not prose's)",
+        help="speed, fidelity: text to measure on. (default: made-up sentences, easier than prose)",
         panel=_MEASURE,
         metavar="PATH",
     ),

@@ -25,7 +25,7 @@ class Average:
         score: mean of their scores; ``full_score`` is full attention's.
         difference: ``score`` less ``full_score``; ``difference_low`` and ``difference_high`` bound its 95%
             interval, by a percentile bootstrap over the prompts of each task. Both answers to a prompt stay
-            together.
+            together; where no prompt makes a difference the interval is a point, however few there are.
         worst_task: the one with the lowest difference, which is ``worst_difference``.
     """
 
@@ -98,7 +98,7 @@ def sentence(average: Average) -> str:
     """Return the average as a line for a person."""
     return (
         f"{average.mode} at {average.ctx:,} tokens, over the {len(average.tasks)} tasks that full attention "
-        f"can do: {average.score:.1f}, full attention {average.full_score:.1f}, difference {average.difference:+.1f} "
-        f"({average.difference_low:+.1f} to {average.difference_high:+.1f}), "
+        f"can do: {average.score:.1f}, full attention {average.full_score:.1f}, "
+        f"difference {average.difference:+.1f} ({average.difference_low:+.1f} to {average.difference_high:+.1f}), "
         f"worst {average.worst_task} {average.worst_difference:+.1f}."
     )
