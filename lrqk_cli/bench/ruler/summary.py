@@ -99,6 +99,7 @@ def sentence(average: Average) -> str:
     return (
         f"{average.mode} at {average.ctx:,} tokens, over the {len(average.tasks)} tasks that full attention "
         f"can do: {average.score:.1f}, full attention {average.full_score:.1f}, "
-        f"difference {average.difference:+.1f} ({average.difference_low:+.1f} to {average.difference_high:+.1f}), "
+        f"difference {average.difference:+.1f} "
+        f"({average.difference_low:+.1f} to {average.difference_high:+.1f}), "
         f"worst {average.worst_task} {average.worst_difference:+.1f}."
     )
