@@ -189,8 +189,10 @@ def solve_step(
         settings: iterations, tolerance (on the mean squared move of an entry of k̂) and penalties.
     """
     weight_new, weight_active = settings.penalties.new, settings.penalties.active
-    active_keys, active_codes = (rows.float() for rows in active)
-    logits = (query.float() @ active_keys.mT) @ active_codes
+    # Over the n rows of Ω, float32 will do (unless the model has more); the systems of r are float64.
+    precision = torch.promote_types(query.dtype, torch.float32)
+    active_keys, active_codes = (rows.to(precision) for rows in active)
+    logits = (query.to(precision) @ active_keys.mT) @ active_codes
     query, key = query.double(), key.double()
     query_basis, key_basis = (basis.double() for basis in bases)
     query_target = query @ query_basis.mT + weight_active * logits.double()
