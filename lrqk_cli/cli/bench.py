@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from lrqk_cli.cli import options, suites
+from lrqk_cli.cli import method, options, suites
 from lrqk_cli.cli.values import parse_integer, parse_tokens
 from lrqk_cli.config import AlsConfig, AttentionMode, LrqkConfig
 from lrqk_cli.errors import UsageError
@@ -150,13 +150,13 @@ def bench(
     recent: options.Recent = _SETTINGS.recent,
     tail: options.Tail = _SETTINGS.tail,
     segment: options.Segment = _SETTINGS.segment,
-    solver: options.Solver = _SETTINGS.solver,
-    grouping: options.Grouping = _SETTINGS.grouping,
-    hot_policy: options.Policy = _SETTINGS.hot_policy,
-    als_init: options.AlsStart = _SETTINGS.als.init,
-    als_iterations: options.AlsIterations = _SETTINGS.als.iterations,
-    als_tolerance: options.AlsTolerance = _SETTINGS.als.tolerance,
-    als_penalties: options.AlsWeights = _SETTINGS.als.penalties,
+    solver: method.Solver = _SETTINGS.solver,
+    grouping: method.Grouping = _SETTINGS.grouping,
+    hot_policy: method.Policy = _SETTINGS.hot_policy,
+    als_init: method.Init = _SETTINGS.als.init,
+    als_iterations: method.Iterations = _SETTINGS.als.iterations,
+    als_tolerance: method.Tolerance = _SETTINGS.als.tolerance,
+    als_penalties: method.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     output: Format = "table",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrqk_cli.cli import options
+from lrqk_cli.cli import method, options
 from lrqk_cli.config import LrqkConfig
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def info(
     hot: options.Hot = _SETTINGS.hot,
     top_k: options.TopK = _SETTINGS.top_k,
     recent: options.Recent = _SETTINGS.recent,
-    solver: options.Solver = _SETTINGS.solver,
-    grouping: options.Grouping = _SETTINGS.grouping,
-    hot_policy: options.Policy = _SETTINGS.hot_policy,
+    solver: method.Solver = _SETTINGS.solver,
+    grouping: method.Grouping = _SETTINGS.grouping,
+    hot_policy: method.Policy = _SETTINGS.hot_policy,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,

@@ -11,16 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lrqk_cli.cli.values import parse_integer, parse_number, parse_penalties, parse_tokens
-from lrqk_cli.config import (
-    AlsInit,
-    AlsPenalties,
-    AttentionMode,
-    GroupingMode,
-    HotPolicy,
-    SolverName,
-    TailMode,
-)
+from lrqk_cli.cli.values import parse_integer, parse_number, parse_tokens
+from lrqk_cli.config import AttentionMode, TailMode
 from lrqk_cli.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -28,7 +20,6 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 DOCUMENTS = "Documents"
 MODEL = "Model"
 ATTENTION = "Attention"
-METHOD = "The method of the paper, for comparison"
 ANSWER = "Answer"
 OUTPUT = "Output"
 
@@ -223,60 +214,6 @@ Segment = Annotated[
         panel=ATTENTION,
         parse=parse_tokens,
         metavar="TOKENS",
-    ),
-]
-
-Solver = Annotated[
-    SolverName,
-    option(
-        "--solver",
-        help="joint solves for the index in closed form; als alternates, and adapts in every step.",
-        panel=METHOD,
-        metavar="NAME",
-    ),
-]
-Grouping = Annotated[
-    GroupingMode,
-    option(
-        "--grouping", help="One index and hot set per kv head or query head.", panel=METHOD, metavar="MODE"
-    ),
-]
-Policy = Annotated[
-    HotPolicy,
-    option(
-        "--hot-policy",
-        help="sticky keeps --hot rows; exact the best --top-k; refetch does too, and fetches them anew.",
-        panel=METHOD,
-        metavar="MODE",
-    ),
-]
-AlsStart = Annotated[
-    AlsInit,
-    option("--als-init", help="How als begins: randn, top or topcol.", panel=METHOD, metavar="NAME"),
-]
-AlsIterations = Annotated[
-    int,
-    option("--als-iterations", help="Alternations at most.", panel=METHOD, parse=parse_integer, metavar="N"),
-]
-AlsTolerance = Annotated[
-    float,
-    option(
-        "--als-tolerance",
-        help="als ends early when its factors move less.",
-        panel=METHOD,
-        parse=parse_number,
-        metavar="X",
-    ),
-]
-AlsWeights = Annotated[
-    AlsPenalties,
-    option(
-        "--als-penalties",
-        help="Weights of als for Q, K, the new token, the resident tokens.",
-        panel=METHOD,
-        parse=parse_penalties,
-        metavar="W,W,W,W",
-        show_default="1,1,1,1",
     ),
 ]
 

@@ -8,7 +8,7 @@ from tiny import FAMILIES, full_attention_logits, random_tokens, tiny_model
 
 from lrqk_cli import attach
 from lrqk_cli.attention import host_store
-from lrqk_cli.config import LrqkConfig
+from lrqk_cli.config import AlsConfig, LrqkConfig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,6 +32,27 @@ def test_logits_equal_full_attention(
     with torch.no_grad(), attach(model, settings, context=512) as cache:
         parts = [model(tokens[a:b].unsqueeze(0), past_key_values=cache).logits[0] for a, b in turns]
     torch.testing.assert_close(torch.cat(parts), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("policy", ["exact", "refetch"])
+@pytest.mark.parametrize("grouping", ["kv", "head"])
+@pytest.mark.parametrize("family", ["llama", "gpt-oss"])
+def test_the_methods_of_the_paper_choose_as_on_the_cpu(family: str, grouping: str, policy: str) -> None:
+    tokens = random_tokens(220)
+    settings = LrqkConfig(
+        rank=4, top_k=40, recent=16, solver="als", grouping=grouping, hot_policy=policy, als=AlsConfig("top")
+    )
+    found = []
+    for device in ("cpu", "cuda"):
+        model = tiny_model(family).to(device)
+        with torch.no_grad(), attach(model, settings, context=256) as cache:
+            model(tokens[None, :200].to(device), past_key_values=cache)
+            parts = [
+                model(token.view(1, 1).to(device), past_key_values=cache).logits[0] for token in tokens[200:]
+            ]
+            found.append((torch.cat(parts).cpu().log_softmax(-1), cache.take_stats().rows_fetched))
+    assert (found[0][0] - found[1][0]).abs().mean() < 1e-2
+    assert found[0][1] == pytest.approx(found[1][1], rel=0.05)
 
 
 def test_host_rows_are_pinned_and_exact_in_size() -> None:

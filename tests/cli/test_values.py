@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_tokens
+from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_penalties, parse_tokens
+from lrqk_cli.config import AlsPenalties
 from lrqk_cli.errors import UsageError
 
 
@@ -62,3 +63,14 @@ def test_numbers_are_read_from_text_and_from_numbers():
         0.5,
         1.0,
     )
+
+
+def test_penalties_are_four_weights_in_their_order():
+    assert parse_penalties("1,0.5, 2,0") == AlsPenalties(query=1.0, key=0.5, new=2.0, active=0.0)
+    assert parse_penalties(AlsPenalties(key=3.0)) == AlsPenalties(key=3.0)
+
+
+@pytest.mark.parametrize("text", ["1", "1,1,1", "1,1,1,1,1", "1,1,1,x", "1,1,1,-1", ""])
+def test_what_is_not_four_weights_is_refused(text):
+    with pytest.raises(UsageError):
+        parse_penalties(text)
