@@ -125,6 +125,14 @@ class AlsConfig:
         _require(self.tolerance >= 0.0, "--als-tolerance cannot be negative.")
 
 
+_HOT = 8192
+
+
+def default_top_k(hot: int) -> int:
+    """Return m where only C is given: demanding a quarter of the hot set keeps it fresh at little traffic."""
+    return max(1, hot // 4)
+
+
 @dataclass(frozen=True, slots=True)
 class LrqkConfig:
     """Settings of the attention.
@@ -150,8 +158,8 @@ class LrqkConfig:
     attention: AttentionMode = "lrqk"
     rank: int = 32
     index_bits: Literal[8, 16] = 8
-    hot: int = 8192
-    top_k: int = 1024
+    hot: int = _HOT
+    top_k: int = default_top_k(_HOT)
     recent: int = 64
     tail: TailMode = "mean"
     segment: int | None = None

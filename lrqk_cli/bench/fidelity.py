@@ -144,7 +144,7 @@ def table(results: Sequence[FidelityResult]) -> Table:
 
 def everything_resident(settings: LrqkConfig, context: int) -> LrqkConfig:
     """Return settings under which nothing is approximated: what is left is the noise of another kernel."""
-    return replace(settings, attention="lrqk", hot=max(context, settings.top_k))
+    return replace(settings, attention="lrqk", hot_policy="sticky", hot=max(context, settings.top_k))
 
 
 def _reference(

@@ -26,10 +26,10 @@ _COLUMNS = (
     "prefill tok/s",
     "TTFT s",
     "decode tok/s",
-    "peak device",
-    "host KV",
+    "peak MiB",
+    "host KV MiB",
     "miss rate",
-    "B/token",
+    "KiB/token",
 )
 
 
@@ -212,12 +212,12 @@ def _cells(result: SpeedResult) -> tuple[str, ...]:
         f"{result.prefill_tokens_per_s:,.1f}",
         f"{result.ttft_s:.2f}",
         f"{result.decode_tokens_per_s:.2f}",
-        _mebibytes(result.peak_device_bytes),
-        _mebibytes(result.host_kv_bytes),
+        _scaled(result.peak_device_bytes, 2**20),
+        _scaled(result.host_kv_bytes, 2**20),
         f"{result.miss_rate:.1%}",
-        f"{result.bytes_fetched_per_token:,.0f}",
+        _scaled(result.bytes_fetched_per_token, 2**10),
     )
 
 
-def _mebibytes(size: int | None) -> str:
-    return "" if size is None else f"{size / 2**20:,.1f} MiB"
+def _scaled(size: float | None, unit: int) -> str:
+    return "" if size is None else f"{size / unit:,.1f}"

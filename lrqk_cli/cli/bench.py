@@ -11,7 +11,7 @@ import typer
 
 from lrqk_cli.cli import method, options, suites
 from lrqk_cli.cli.values import parse_integer, parse_tokens
-from lrqk_cli.config import AlsConfig, AttentionMode, LrqkConfig
+from lrqk_cli.config import AlsConfig, AttentionMode, LrqkConfig, default_top_k
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
@@ -50,7 +50,7 @@ Modes = Annotated[
     str | None,
     options.option(
         "--modes",
-        help="Modes to compare: lrqk, dense, offload; for fidelity lrqk and resident, its noise.",
+        help="Modes to compare: lrqk, dense, offload; for fidelity lrqk, resident (its noise), paper.",
         panel=_MEASURE,
         metavar="MODE,…",
     ),
@@ -146,7 +146,7 @@ def bench(
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
     hot: options.Hot = _SETTINGS.hot,
-    top_k: options.TopK = _SETTINGS.top_k,
+    top_k: options.TopK = None,
     recent: options.Recent = _SETTINGS.recent,
     tail: options.Tail = _SETTINGS.tail,
     segment: options.Segment = _SETTINGS.segment,
@@ -166,8 +166,9 @@ def bench(
     """Measure prefill, decode, memory and misses, or the quality of answers, beside full attention."""
     _refuse_options_of_other_suites(context, suite)
     als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
+    demanded = top_k or default_top_k(hot)
     settings = LrqkConfig(
-        "lrqk", rank, index_bits, hot, top_k, recent, tail, segment, solver, grouping, hot_policy, als
+        "lrqk", rank, index_bits, hot, demanded, recent, tail, segment, solver, grouping, hot_policy, als
     )
     contexts = tuple(parse_tokens(part) for part in ctx.split(","))
     wanted = _modes(suite, modes)
@@ -209,8 +210,8 @@ def _refuse_options_of_other_suites(context: typer.Context, suite: Suite) -> Non
 
 def _modes(suite: Suite, names: str | None) -> tuple[str, ...]:
     """The modes that were asked for, or those that the suite compares by default."""
-    known = ("lrqk", "resident") if suite == "fidelity" else get_args(AttentionMode)
-    default = known if suite != "ruler" else ("lrqk", "dense")
+    known = ("lrqk", "resident", "paper") if suite == "fidelity" else get_args(AttentionMode)
+    default = {"speed": known, "ruler": ("lrqk", "dense"), "fidelity": ("lrqk", "resident")}[suite]
     chosen = tuple(name.strip() for name in names.split(",")) if names else default
     for name in chosen:
         if name not in known:
@@ -230,7 +231,7 @@ def _print_table(measured: Report) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(measured.table.columns):
-        table.add_column(heading, justify="left" if number == 0 else "right")
+        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
     for line in measured.table.lines:
         table.add_row(*line)
     console = Console(highlight=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lrqk_cli.cli import method, options
-from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
+from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, default_top_k
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
@@ -36,7 +36,7 @@ def chat(
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
     hot: options.Hot = _SETTINGS.hot,
-    top_k: options.TopK = _SETTINGS.top_k,
+    top_k: options.TopK = None,
     recent: options.Recent = _SETTINGS.recent,
     tail: options.Tail = _SETTINGS.tail,
     segment: options.Segment = _SETTINGS.segment,
@@ -62,8 +62,9 @@ def chat(
 ) -> None:
     """Chat about documents, or ask one question with --prompt."""
     als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
+    demanded = top_k or default_top_k(hot)
     settings = LrqkConfig(
-        attention, rank, index_bits, hot, top_k, recent, tail, segment, solver, grouping, hot_policy, als
+        attention, rank, index_bits, hot, demanded, recent, tail, segment, solver, grouping, hot_policy, als
     )
     generation = GenerationConfig(max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed)
     question = _read_question(prompt, file, as_json)

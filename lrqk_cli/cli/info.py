@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lrqk_cli.cli import method, options
-from lrqk_cli.config import LrqkConfig
+from lrqk_cli.config import LrqkConfig, default_top_k
 
 if TYPE_CHECKING:
     from lrqk_cli.config import ModelSpec
@@ -31,7 +31,7 @@ def info(
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
     hot: options.Hot = _SETTINGS.hot,
-    top_k: options.TopK = _SETTINGS.top_k,
+    top_k: options.TopK = None,
     recent: options.Recent = _SETTINGS.recent,
     solver: method.Solver = _SETTINGS.solver,
     grouping: method.Grouping = _SETTINGS.grouping,
@@ -47,7 +47,7 @@ def info(
         rank,
         index_bits,
         hot,
-        top_k,
+        top_k or default_top_k(hot),
         recent,
         solver=solver,
         grouping=grouping,

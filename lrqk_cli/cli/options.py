@@ -178,10 +178,10 @@ Hot = Annotated[
     ),
 ]
 TopK = Annotated[
-    int,
+    int | None,
     option(
         "--top-k",
-        help="Best rows that a step demands to be resident.",
+        help="Best rows that a step demands to be resident. (default: a quarter of --hot)",
         panel=ATTENTION,
         parse=parse_tokens,
         metavar="ROWS",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lrqk_cli.config import AttentionMode, LrqkConfig
+from lrqk_cli.config import AttentionMode, LrqkConfig, paper_settings
 from lrqk_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,11 @@ def fidelity(
         source = _text_tokens(text, loaded.tokenizer, max(contexts) * samples)
         results: list[fidelity.FidelityResult] = []
         for context in contexts:
-            variants = {"lrqk": settings, "resident": fidelity.everything_resident(settings, context)}
+            variants = {
+                "lrqk": settings,
+                "resident": fidelity.everything_resident(settings, context),
+                "paper": paper_settings(settings),
+            }
             chosen = {name: variants[name] for name in modes}
             cases = fidelity.text_cases(prompt, source, context, new_tokens, samples)
             results += fidelity.measure(

@@ -42,7 +42,7 @@ def _register(tensor: Tensor) -> None:
     code = int(runtime.cudaHostRegister(address, tensor.nbytes, 0))
     if code != 0:
         raise OutOfMemoryError(
-            f"{tensor.nbytes / 2**30:.1f} GiB of host memory cannot be pinned for the GPU (CUDA error {code}).",
+            f"{tensor.nbytes / 2**30:.1f} GiB of host memory cannot be pinned (CUDA error {code}).",
             "Lower --ctx, or raise the limit on locked memory (ulimit -l).",
         )
     weakref.finalize(tensor.untyped_storage(), runtime.cudaHostUnregister, address)
