@@ -35,8 +35,8 @@ class ModelSpec:
         layer_kinds: one entry a layer; sliding layers keep ``sliding_window`` tokens only.
         num_heads, num_kv_heads: query heads H and KV heads; H is a multiple of KV.
         head_dim: d.
-        max_context: tokens the config allows, RoPE scaling included.
-        trained_context: tokens the model was trained on, before any RoPE scaling.
+        max_context: tokens that the model's positions reach, RoPE scaling included.
+        trained_context: tokens that the model's authors vouch for; more are allowed with a warning.
         num_parameters: parameters of the model, tied embeddings counted once.
     """
 

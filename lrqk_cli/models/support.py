@@ -38,8 +38,8 @@ _FEATURES = {
 def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) -> ModelSpec:
     """The shape of the model that ``config`` describes; of its text part where it has several.
 
-    ``max_context`` is ``max_position_embeddings``, or more where YaRN or dynamic NTK scaling stretches it;
-    ``trained_context`` is what the model's authors vouch for, ``max_position_embeddings`` itself.
+    ``max_context`` follows the kind of RoPE scaling, see ``_context_limit``; ``trained_context`` is what the
+    model's authors vouch for, ``max_position_embeddings``.
 
     Raises:
         UnsupportedModelError: the config asks for a feature that the engine does not honour.
@@ -61,7 +61,7 @@ def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) ->
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocab_size=text.vocab_size,
-        max_context=max(trained, *_stretched_contexts(text)),
+        max_context=_context_limit(text),
         trained_context=trained,
         num_parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
         sliding_window=window,
@@ -212,21 +212,23 @@ def _declared(text: PreTrainedConfig, key: str) -> Any:
         return getattr(text, key, None) if hasattr(type(text)(), key) else None
 
 
-def _stretched_contexts(text: PreTrainedConfig) -> list[int]:
-    """The contexts that RoPE scaling reaches beyond ``max_position_embeddings``.
+def _context_limit(text: PreTrainedConfig) -> int:
+    """The tokens that the model's positions reach.
 
-    Llama-3 scaling and LongRoPE are trained in, and their ``max_position_embeddings`` includes them; so it
-    does for linear scaling in today's configs. YaRN and dynamic NTK can be switched on later and leave it.
+    ``max_position_embeddings`` includes RoPE scaling that was trained in; YaRN can be switched on later and
+    leaves it. LongRoPE and dynamic NTK change all frequencies once a text grows beyond a length, which keys
+    that are already in a cache cannot follow: such a model is served up to that length.
     """
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, Mapping)]
-    contexts = [0]
+    limit: int = text.max_position_embeddings
     for rope in nested or [parameters]:
-        factor = rope.get("factor") or 1.0
         original = rope.get("original_max_position_embeddings") or text.max_position_embeddings
-        if rope.get("rope_type") in ("yarn", "dynamic"):
-            contexts.append(int(original * factor))
-    return contexts
+        if rope.get("rope_type") == "yarn":
+            limit = max(limit, int(original * (rope.get("factor") or 1.0)))
+        elif rope.get("rope_type") == "longrope":
+            limit = min(limit, original)
+    return limit
 
 
 def _refuse(feature: str, where: str) -> NoReturn:

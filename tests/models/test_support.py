@@ -96,17 +96,26 @@ _LLAMA3 = {
 }
 
 
+_LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4,
+    "original_max_position_embeddings": 128,
+}
+
+
 @pytest.mark.parametrize(
     ("rope", "longest"),
     [
         (None, 1024),
         ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
         ({"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 128}, 1024),
-        ({"rope_type": "dynamic", "factor": 2.0}, 2048),
+        ({"rope_type": "dynamic", "factor": 2.0}, 1024),
+        (_LONGROPE, 128),
         ({"rope_type": "linear", "factor": 4.0}, 1024),
         (_LLAMA3, 1024),
     ],
-    ids=["none", "yarn switched on", "yarn trained in", "dynamic", "linear", "llama3"],
+    ids=["none", "yarn switched on", "yarn trained in", "dynamic", "longrope", "linear", "llama3"],
 )
 def test_contexts_follow_rope_scaling(rope: dict[str, Any] | None, longest: int):
     spec = spec_from_config(_config(rope_parameters=rope and {"rope_theta": 10000.0, **rope}), "tiny")
