@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,10 @@ class LrqkLayer(FullLayer):
 
     Index and hot set are those of *row sets*: one a KV head, or one a query head, as ``settings.grouping``
     says. The queries of a row set share its residents.
+
+    Attributes:
+        observer: told of every decode step, where it is set: the queries ``[sets, N, 1, d]``, what the model
+            passes, the output ``[sets, N, 1, d]``, and the residents' log-sum-exp ``[sets, N, 1]``.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class LrqkLayer(FullLayer):
         self._value_sum = empty(accounting.head_vector(spec, "float64"), device)
         self._seed: tuple[Tensor, AttentionParams] | None = None
         self._fitted = self._wanted = self._fetched = 0
+        self.observer: Callable[[Tensor, AttentionParams, Tensor, Tensor], None] | None = None
         self._value_sum.zero_()
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
@@ -115,14 +122,19 @@ class LrqkLayer(FullLayer):
         self._wanted += wanted * self._sets
         if candidates <= self.hot.count:
             output, lse = self._attend_residents(queries, params)
+            resident_lse = lse
         else:
             logits = self.index.logits(codes, scaling=params.scaling, softcap=params.softcap)
             self._fetched += self._fetch(_scores(logits)[:, :candidates], wanted)
             output, lse = self._attend_residents(queries, params)
+            resident_lse = lse
             if self.settings.tail == "mean":
                 tail_value, tail_lse = self._tail(logits[:, :, :candidates])
                 output, lse = dispatch.merge(output, lse, tail_value, tail_lse)
-        return weigh_sinks(output, lse, params.sinks).reshape(query.shape)
+        output = weigh_sinks(output, lse, params.sinks)
+        if self.observer is not None:
+            self.observer(queries, params, output, resident_lse)
+        return output.reshape(query.shape)
 
     def _per_set(self, query: Tensor) -> Tensor:
         """Return queries ``[KV, G, S, d]`` by row set, ``[sets, N, S, d]``."""

@@ -1,0 +1,71 @@
+"""The observer of decode steps, against the definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import random_tokens, tiny_model
+
+from lrqk_cli import attach
+from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.observe import LayerObserver, Observed
+from lrqk_cli.config import LrqkConfig
+
+STEPS = 5
+
+
+@torch.no_grad()
+def observe(family: str, settings: LrqkConfig) -> list[Observed]:
+    model = tiny_model(family)
+    tokens = random_tokens(200 + STEPS)
+    with attach(model, settings, context=256) as cache:
+        model(tokens[:200].unsqueeze(0), past_key_values=cache)
+        layers = [cache.layer(number) for number in range(cache.spec.num_layers)]
+        observers = [LayerObserver(layer) for layer in layers if isinstance(layer, LrqkLayer)]
+        for token in tokens[200:]:
+            model(token.view(1, 1), past_key_values=cache)
+        return [observer.take() for observer in observers]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt-oss"])
+@pytest.mark.parametrize("grouping", ["kv", "head"])
+def test_with_everything_resident_nothing_is_lost(family, grouping):
+    found = observe(family, LrqkConfig(hot=256, top_k=64, recent=16, grouping=grouping))
+    assert found
+    for layer in found:
+        assert layer.captured_mass.shape == (STEPS, 4)
+        torch.testing.assert_close(layer.captured_mass, torch.ones(STEPS, 4))
+        assert layer.output_error.shape == (STEPS,)
+        assert layer.output_error.max() < 1e-5
+
+
+def test_dropping_the_tail_loses_what_the_residents_do_not_hold():
+    """Without the other rows, ``o* = m·o + (1 − m)·o_tail``: little mass lost is little error."""
+    settings = LrqkConfig(hot=48, top_k=32, recent=16, rank=8, tail="none")
+    for small, large in zip(
+        observe("llama", settings),
+        observe("llama", LrqkConfig(hot=160, top_k=128, recent=16, rank=8, tail="none")),
+        strict=True,
+    ):
+        assert 0.0 < small.captured_mass.min() < large.captured_mass.min() < 1.0
+        assert small.output_error.mean() > large.output_error.mean() > 0.0
+
+
+def test_the_mass_is_the_sum_of_the_exact_weights_of_the_residents():
+    model = tiny_model("llama")
+    tokens = random_tokens(201)
+    with torch.no_grad(), attach(model, LrqkConfig(hot=40, top_k=32, recent=8), context=256) as cache:
+        model(tokens[:200].unsqueeze(0), past_key_values=cache)
+        layer = cache.layer(0)
+        assert isinstance(layer, LrqkLayer)
+        asked = []
+        observer = LayerObserver(layer)
+        layer.observer = lambda *step: (asked.append(step), observer(*step))
+        model(tokens[200].view(1, 1), past_key_values=cache)
+        (query, params, _, _), keys = asked[0], layer.store.rows[:, :201, 0]
+        logits = query.squeeze(2) @ keys.mT * params.scaling
+        weights = logits.softmax(-1)
+        resident = layer.hot.resident_tokens(201).unsqueeze(1).expand(-1, 2, -1)
+        expected = weights.gather(2, resident).sum(-1).flatten()
+    torch.testing.assert_close(observer.take().captured_mass[0], expected)
+    assert observer.take().output_error.numel() == 0
