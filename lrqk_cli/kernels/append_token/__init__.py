@@ -1,0 +1,1 @@
+"""A step's token enters the stores, and its queries the low-rank space."""

@@ -1,0 +1,66 @@
+"""Store a step's token on the host, in the ring and in the index, and project its queries."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents
+
+_INT8_MAX = 127
+
+
+def append_token(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    maps: IndexMaps,
+    codes: Tensor,
+    store: Tensor,
+    residents: Residents,
+    value_sum: Tensor,
+    length: Tensor,
+    out: Projected,
+) -> None:
+    """Take up the token at ``t = length``; ``length`` itself stays, since all layers read it.
+
+    The row goes to the host store and to ring slot ``t % W``. The token that leaves the ring, ``t - W``,
+    takes hot slot ``t - W`` if there is one.
+
+    Args:
+        query: ``[sets, N, d]``.
+        key, value: ``[KV, d]``.
+        maps: see ``IndexMaps``.
+        codes: the index ``[sets, context, r]``, int8 or floating; gets the code of the key at t, rounded half
+            to even and saturated where it is int8.
+        store: all rows, ``[KV, context, 2, d]``.
+        residents: see ``Residents``.
+        value_sum: the sum of V over all tokens, float64 ``[KV, d]``; V is added.
+        length: int64 ``[1]``.
+        out: gets the codes and offsets of the queries.
+    """
+    position = int(length)
+    sets, heads = query.shape[0], key.shape[0]
+    share = sets // heads
+    row = torch.stack((key, value), 1)
+    store[:, position] = row.to(store.device)
+    value_sum += value.double()
+    _keep_leaving(residents, position - residents.recent)
+    residents.rows[:, position % residents.recent] = row.repeat_interleave(share, 0)
+    mean = maps.mean.repeat_interleave(sets // maps.mean.shape[0], 0)
+    centred = key.float().repeat_interleave(share, 0) - mean
+    code = (centred.unsqueeze(1) @ maps.key).squeeze(1) / maps.scale
+    if codes.dtype == torch.int8:
+        code = code.round().clamp(-_INT8_MAX, _INT8_MAX)
+    codes[:, position] = code.to(codes.dtype)
+    out.codes.copy_(query.float() @ maps.query)
+    out.offset.copy_((query.float() @ mean.unsqueeze(2)).squeeze(2))
+
+
+def _keep_leaving(residents: Residents, token: int) -> None:
+    if 0 <= token < residents.hot:
+        recent = residents.recent
+        residents.rows[:, recent + token] = residents.rows[:, token % recent]
+        residents.slot_token[:, token] = token
+        residents.resident[:, token] = True

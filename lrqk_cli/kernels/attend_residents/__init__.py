@@ -1,0 +1,1 @@
+"""Decode attention over the resident rows, with the tail correction."""

@@ -1,0 +1,221 @@
+"""What the kernels of a decode step read and write: tensors that are allocated once and never move.
+
+A step can then be captured in a CUDA graph. Nothing here depends on how many tokens there are: that number is
+on the device, in ``length`` (int64, ``[1]``), the tokens stored *before* the step. The step's token stands at
+``t = length``; after it there are ``n = t + 1`` tokens, of which the newest ``min(n, W)`` are in the ring and
+the first ``max(0, n - W)`` are *candidates* for the C hot slots. While all candidates fit, slot i holds token
+i; from then on all slots are filled.
+
+All tensors are contiguous. Letters: ``sets`` row sets (a KV head each, or a query head each), ``share`` of
+them to a KV head; N queries a set; d head size; r rank; ``context`` tokens there is room for; ``bucket`` an
+upper bound of n, known to the host.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+# How the scores of a token under the queries of its set become one.
+Aggregate = Literal["sum", "max"]
+
+# Tokens of which one program of ``score_tokens`` computes the logits and the masses.
+SCORE_BLOCK = 256
+# Tokens, or hot slots, that one program of ``select_rows`` takes.
+SELECT_BLOCK = 1024
+# Bins of the histogram of scores, and the log-score where the lowest begins.
+BINS = 2048
+LOWEST_SCORE = -30.0
+# Programs that ``attend_residents`` aims at; the most rows that one of them takes.
+_ATTEND_PROGRAMS = 512
+_SPLIT_ROWS = (64, 128, 256)
+
+
+def blocks_of(count: int, size: int) -> int:
+    """Return how many blocks of ``size`` cover ``count``."""
+    return -(-count // size)
+
+
+class Residents(NamedTuple):
+    """Rows on the device.
+
+    Attributes:
+        rows: ``[sets, W + C, 2, d]``, the ring first (token j at ``j % W``), K before V.
+        slot_token: int64 ``[sets, C]``, the token in each hot slot; -1 where empty.
+        resident: bool ``[sets, context]``, whether a token is in a hot slot.
+    """
+
+    rows: Tensor
+    slot_token: Tensor
+    resident: Tensor
+
+    @property
+    def hot(self) -> int:
+        """C, the hot slots of a set."""
+        return self.slot_token.shape[1]
+
+    @property
+    def recent(self) -> int:
+        """W, the rows of the ring."""
+        return self.rows.shape[1] - self.hot
+
+
+class IndexMaps(NamedTuple):
+    """The maps to the low-rank space, in float32.
+
+    Attributes:
+        query: ``[sets, d, r]``, with the scale of the index multiplied in.
+        key: ``[sets, d, r]``, without it.
+        mean: the mean key, ``[KV, d]`` or ``[sets, d]``.
+        scale: ``[sets, r]``; ones for an index that is not int8.
+    """
+
+    query: Tensor
+    key: Tensor
+    mean: Tensor
+    scale: Tensor
+
+
+class Projected(NamedTuple):
+    """A step's queries in the low-rank space, in float32.
+
+    Attributes:
+        codes: ``[sets, N, r]``.
+        offset: what is added to ``q̂ k̂ᵀ`` for every token, ``[sets, N]``.
+    """
+
+    codes: Tensor
+    offset: Tensor
+
+    @classmethod
+    def empty(cls, sets: int, queries: int, rank: int, device: torch.device) -> Projected:
+        """Allocate."""
+        return cls(torch.empty(sets, queries, rank, device=device), torch.empty(sets, queries, device=device))
+
+
+class TokenScores(NamedTuple):
+    """Predicted logits of all tokens, in float32; what lies past n is undefined.
+
+    Attributes:
+        logits: ``[sets, N, bucket]``.
+        masses: ``[sets, N, 3, blocks]``: of each block of ``SCORE_BLOCK`` tokens the largest logit x, then
+            ``Σ exp(logit - x)`` over all its tokens, then the same over its candidates.
+    """
+
+    logits: Tensor
+    masses: Tensor
+
+    @classmethod
+    def empty(cls, sets: int, queries: int, bucket: int, device: torch.device) -> TokenScores:
+        """Allocate."""
+        return cls(
+            torch.empty(sets, queries, bucket, device=device),
+            torch.empty(sets, queries, 3, blocks_of(bucket, SCORE_BLOCK), device=device),
+        )
+
+
+class FetchPlan(NamedTuple):
+    """Which tokens come into which hot slots: entry ``i < count[set]`` of each set; the rest is undefined.
+
+    Attributes:
+        token, slot: int32 ``[sets, C]``.
+        count: int32 ``[sets]``.
+        totals: int64 ``[2]``, rows demanded and rows fetched, added up over steps and sets.
+    """
+
+    token: Tensor
+    slot: Tensor
+    count: Tensor
+    totals: Tensor
+
+    @classmethod
+    def empty(cls, sets: int, hot: int, device: torch.device) -> FetchPlan:
+        """Allocate, with totals of zero."""
+        token, slot = torch.empty(2, sets, hot, dtype=torch.int32, device=device)
+        count = torch.empty(sets, dtype=torch.int32, device=device)
+        return cls(token, slot, count, torch.zeros(2, dtype=torch.int64, device=device))
+
+
+class SelectScratch(NamedTuple):
+    """What the launches of ``select_rows`` leave each other.
+
+    Attributes:
+        token_bin: int16 ``[sets, bucket]``, the bin of each candidate's score.
+        slot_bin: int16 ``[sets, C]``, the bin that decides when the row in a slot leaves.
+        histogram: int32 ``[sets, 2, BINS]``, of candidates and of slots; zero between steps.
+        no_higher: int32 ``[sets, BINS]``, slots in a bin or below it.
+        block_counts: int32 ``[sets, 3, blocks]``, for each block of ``SELECT_BLOCK`` tokens: missing tokens
+            above the threshold bin, all tokens in that bin, missing tokens in that bin.
+        threshold: int32 ``[sets, 2]``, the threshold bin and how many of its tokens are demanded.
+    """
+
+    token_bin: Tensor
+    slot_bin: Tensor
+    histogram: Tensor
+    no_higher: Tensor
+    block_counts: Tensor
+    threshold: Tensor
+
+    @classmethod
+    def empty(cls, sets: int, hot: int, bucket: int, device: torch.device) -> SelectScratch:
+        """Allocate, with histograms of zeros."""
+
+        def ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.empty(sets, *shape, dtype=dtype, device=device)
+
+        return cls(
+            ints(bucket, dtype=torch.int16),
+            ints(hot, dtype=torch.int16),
+            ints(2, BINS).zero_(),
+            ints(BINS),
+            ints(3, blocks_of(bucket, SELECT_BLOCK)),
+            ints(2),
+        )
+
+
+def split_rows(sets: int, rows: int) -> int:
+    """Return how many of the ``rows`` residents of a set one program attends to."""
+    fair = sets * rows // _ATTEND_PROGRAMS
+    return max((size for size in _SPLIT_ROWS if size <= fair), default=_SPLIT_ROWS[0])
+
+
+class AttendScratch(NamedTuple):
+    """What each split of the residents contributes, in float32; unused splits are undefined.
+
+    Attributes:
+        output: ``[sets, splits, N, d]``, normalised within the split.
+        lse: ``[sets, N, splits]``.
+        value_sum: ``[sets, splits, d]``, the sum of V over the split's rows.
+        masses: ``[sets, N, 2, splits]``: the largest predicted logit x of the split's hot rows, and
+            ``Σ exp(logit - x)`` over them.
+    """
+
+    output: Tensor
+    lse: Tensor
+    value_sum: Tensor
+    masses: Tensor
+
+    @classmethod
+    def empty(cls, sets: int, queries: int, rows: int, width: int, device: torch.device) -> AttendScratch:
+        """Allocate for ``rows`` (W + C) residents a set of head size ``width``."""
+        splits = blocks_of(rows, split_rows(sets, rows))
+        return cls(
+            torch.empty(sets, splits, queries, width, device=device),
+            torch.empty(sets, queries, splits, device=device),
+            torch.empty(sets, splits, width, device=device),
+            torch.empty(sets, queries, 2, splits, device=device),
+        )
+
+
+class Tail(NamedTuple):
+    """What the tail correction needs: the predicted logits, and the sum of V over all n tokens.
+
+    Attributes:
+        scores: as ``score_tokens`` left them.
+        value_sum: float64 ``[KV, d]``.
+    """
+
+    scores: TokenScores
+    value_sum: Tensor

@@ -1,0 +1,1 @@
+"""Rows come from the host into hot slots."""

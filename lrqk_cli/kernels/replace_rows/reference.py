@@ -1,0 +1,26 @@
+"""Fetch the planned rows from the host store into their hot slots."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lrqk_cli.kernels.buffers import FetchPlan, Residents
+
+
+def replace_rows(store: Tensor, plan: FetchPlan, residents: Residents) -> None:
+    """Put the row of each planned token into its slot, and keep slot table and mask in step.
+
+    Args:
+        store: all rows, ``[KV, context, 2, d]``.
+        plan: see ``FetchPlan``; its tokens are not resident, and its slots are filled.
+        residents: see ``Residents``; changed in place.
+    """
+    sets = residents.rows.shape[0]
+    share = sets // store.shape[0]
+    for row_set, count in enumerate(plan.count.tolist()):
+        token, slot = plan.token[row_set, :count].long(), plan.slot[row_set, :count].long()
+        fetched = store[row_set // share, token.to(store.device)]
+        residents.rows[row_set, residents.recent + slot] = fetched.to(residents.rows.device)
+        residents.resident[row_set, residents.slot_token[row_set, slot]] = False
+        residents.resident[row_set, token] = True
+        residents.slot_token[row_set, slot] = token

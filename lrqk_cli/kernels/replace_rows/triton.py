@@ -1,0 +1,88 @@
+"""The same in one launch: the GPU reads the rows from pinned host memory itself.
+
+The grid is fixed: ``sets · min(C / 4, 64)`` programs, each of which takes four rows at a time until the set's
+count is reached, so a quarter of a thousand rows of a set are under way at once and idle programs cost one
+load. Bytes: 2·d elements a row over the link, and as many into device memory.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lrqk_cli.kernels.buffers import FetchPlan, Residents, blocks_of
+
+# Rows that a program copies at once: one a warp.
+_ROWS = 4
+# Programs of a row set.
+_PROGRAMS = 64
+
+
+@triton.jit
+def _replace(
+    store,
+    plan_token,
+    plan_slot,
+    plan_count,
+    rows,
+    slot_token,
+    resident,
+    share,
+    context,
+    hot,
+    recent,
+    programs,
+    ROW: tl.constexpr,
+    ROW_PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    row_set = tl.program_id(1).to(tl.int64)
+    count = tl.load(plan_count + row_set)
+    part = tl.arange(0, ROW_PAD)[None, :]
+    source = store + row_set // share * context * ROW
+    target = rows + (row_set * (recent + hot) + recent) * ROW
+    slot_token += row_set * hot
+    resident += row_set * context
+    first = tl.program_id(0) * ROWS
+    while first < count:
+        entry = first + tl.arange(0, ROWS)
+        inside = entry < count
+        token = tl.load(plan_token + row_set * hot + entry, mask=inside, other=0).to(tl.int64)
+        slot = tl.load(plan_slot + row_set * hot + entry, mask=inside, other=0).to(tl.int64)
+        whole = inside[:, None] & (part < ROW)
+        row = tl.load(source + token[:, None] * ROW + part, mask=whole)
+        leaving = tl.load(slot_token + slot, mask=inside, other=0)
+        tl.store(target + slot[:, None] * ROW + part, row, mask=whole)
+        tl.store(resident + leaving, 0, mask=inside)
+        tl.store(resident + token, 1, mask=inside)
+        # A thread that holds a copy of ``leaving`` must have read it by now.
+        tl.debug_barrier()
+        tl.store(slot_token + slot, token, mask=inside)
+        first += programs * ROWS
+
+
+def replace_rows(store: Tensor, plan: FetchPlan, residents: Residents) -> None:
+    """See the reference; ``store`` is pinned host memory where the rest is on a GPU."""
+    heads, context, _, width = store.shape
+    sets, hot = plan.token.shape
+    programs = min(_PROGRAMS, blocks_of(hot, _ROWS))
+    _replace[(programs, sets)](
+        store,
+        plan.token,
+        plan.slot,
+        plan.count,
+        residents.rows,
+        residents.slot_token,
+        residents.resident.view(torch.uint8),
+        sets // heads,
+        context,
+        hot,
+        residents.recent,
+        programs,
+        ROW=2 * width,
+        ROW_PAD=triton.next_power_of_2(2 * width),
+        ROWS=_ROWS,
+        num_warps=4,
+    )

@@ -1,0 +1,1 @@
+"""Predicted logits of all tokens, and their masses."""

@@ -1,0 +1,111 @@
+"""Demand that the best candidates are resident: which rows come, and which slots they take.
+
+A token's score for its set is, in logs, the sum over the set's queries of ``softmax(logits)`` (or their
+maximum). Scores are compared by bins of a histogram, linear in the log, about 0.015 nats wide; equal bins are
+served in token order, so exactly the demanded number is resident afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.kernels.buffers import (
+    BINS,
+    LOWEST_SCORE,
+    Aggregate,
+    FetchPlan,
+    Residents,
+    SelectScratch,
+    TokenScores,
+)
+
+
+def select_rows(
+    scores: TokenScores,
+    residents: Residents,
+    length: Tensor,
+    scratch: SelectScratch,
+    out: FetchPlan,
+    *,
+    top_k: int,
+    aggregate: Aggregate = "sum",
+) -> None:
+    """Plan the fetches of a step.
+
+    Demanded are the best ``min(top_k, candidates, C)`` candidates of each set. Those that are not resident
+    replace the residents in the lowest bins, in slot order within a bin; a demanded resident stays. Nothing
+    is fetched while all candidates fit.
+
+    Args:
+        scores: as ``score_tokens`` left them.
+        residents: see ``Residents``; not changed.
+        length: int64 ``[1]``, tokens before this step.
+        scratch: see ``SelectScratch``.
+        out: gets the plan; its totals grow by the rows demanded and the rows to fetch.
+        top_k: m.
+        aggregate: ``sum`` or ``max`` over the queries.
+    """
+    candidates = max(0, int(length) + 1 - residents.recent)
+    out.count.zero_()
+    if candidates > residents.hot:
+        bin_scores(scores, residents, length, scratch, aggregate)
+        plan_fetches(residents, length, scratch, out, top_k)
+    out.totals[0] += min(top_k, candidates, residents.hot) * len(out.count)
+    out.totals[1] += out.count.sum()
+
+
+def bins_per_nat(highest: float) -> float:
+    """Return how many bins a nat of log-score spans, where scores reach ``highest``."""
+    return BINS / (highest - LOWEST_SCORE)
+
+
+def highest_score(queries: int, aggregate: Aggregate) -> float:
+    """Return the largest log-score there can be."""
+    return math.log(queries) if aggregate == "sum" else 0.0
+
+
+def bin_scores(
+    scores: TokenScores,
+    residents: Residents,
+    length: Tensor,
+    scratch: SelectScratch,
+    aggregate: Aggregate,
+) -> None:
+    """Put each candidate's score, and the score of each slot's token, into its bin."""
+    count = int(length) + 1
+    candidates = count - residents.recent
+    logits = scores.logits[:, :, :count]
+    shares = (logits - logits.logsumexp(-1, keepdim=True))[:, :, :candidates]
+    score = shares.logsumexp(1) if aggregate == "sum" else shares.amax(1)
+    scale = bins_per_nat(highest_score(logits.shape[1], aggregate))
+    place = ((score - LOWEST_SCORE) * scale).clamp(0, BINS - 1).to(torch.int16)
+    scratch.token_bin[:, :candidates] = place
+    scratch.slot_bin.copy_(place.gather(1, residents.slot_token))
+
+
+def plan_fetches(
+    residents: Residents, length: Tensor, scratch: SelectScratch, out: FetchPlan, top_k: int
+) -> None:
+    """Plan by the bins: tokens above the threshold bin, then tokens in it; slots from the lowest bin up."""
+    candidates = int(length) + 1 - residents.recent
+    wanted = min(top_k, candidates, residents.hot)
+    for row_set in range(len(out.count)):
+        bins = scratch.token_bin[row_set, :candidates]
+        held = residents.slot_token[row_set]
+        best = bins.argsort(descending=True, stable=True)[:wanted]
+        threshold = bins[best[-1]]
+        missing = best[~residents.resident[row_set, best]]
+        in_threshold = bins[missing] == threshold
+        incoming = torch.cat((missing[~in_threshold].sort().values, missing[in_threshold]))
+        demanded = torch.zeros_like(residents.resident[row_set])
+        demanded[best] = True
+        order = scratch.slot_bin[row_set].to(torch.int32).masked_fill(demanded[held], BINS)
+        outgoing = order.argsort(stable=True)[: len(incoming)]
+        in_last = order[outgoing] == order[outgoing[-1:]]
+        outgoing = torch.cat((outgoing[~in_last].sort().values, outgoing[in_last]))
+        out.token[row_set, : len(incoming)] = incoming.to(torch.int32)
+        out.slot[row_set, : len(incoming)] = outgoing.to(torch.int32)
+        out.count[row_set] = len(incoming)

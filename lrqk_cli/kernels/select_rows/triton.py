@@ -1,0 +1,133 @@
+"""The same in three launches, each with a program for every 1,024 tokens and every 1,024 slots of a set.
+
+1. ``bin_tokens``: log-scores to bins, and two histograms (candidates, slots) by integer atomics, whose order
+   does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from the L2 cache), and gathers those
+   of the slots' tokens; writes 2 bytes a token and slot.
+2. ``count_missing``: every program finds the threshold in the histogram (8 KiB), and counts its block's
+   tokens above it and in it. Reads 3 bytes a token.
+3. ``list_fetches``: positions follow from the counts of the blocks before and a scan within the block.
+   Programs of slots find how many rows are missing, and so what leaves. Reads 3 bytes a token; of the slots'
+   bins, all up to the own block. Leaves the histograms zeroed for the next step.
+
+Scans, not atomics, give the places in the lists, so the slots that rows take are the same in every run.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from lrqk_cli.kernels.buffers import (
+    BINS,
+    LOWEST_SCORE,
+    SCORE_BLOCK,
+    SELECT_BLOCK,
+    Aggregate,
+    FetchPlan,
+    Residents,
+    SelectScratch,
+    TokenScores,
+    blocks_of,
+)
+from lrqk_cli.kernels.select_rows.reference import bins_per_nat, highest_score
+from lrqk_cli.kernels.select_rows.triton_bins import bin_tokens
+from lrqk_cli.kernels.select_rows.triton_plan import count_missing, list_fetches
+
+# Blocks of the logits whose masses are summed at once.
+_MASS_CHUNK = 512
+
+
+def select_rows(
+    scores: TokenScores,
+    residents: Residents,
+    length: Tensor,
+    scratch: SelectScratch,
+    out: FetchPlan,
+    *,
+    top_k: int,
+    aggregate: Aggregate = "sum",
+) -> None:
+    """See the reference."""
+    bin_scores(scores, residents, length, scratch, aggregate)
+    plan_fetches(residents, length, scratch, out, top_k)
+
+
+def bin_scores(
+    scores: TokenScores,
+    residents: Residents,
+    length: Tensor,
+    scratch: SelectScratch,
+    aggregate: Aggregate,
+) -> None:
+    """See the reference; also counts the bins in the histograms."""
+    sets, queries, bucket = scores.logits.shape
+    blocks = scores.masses.shape[3]
+    token_blocks, slot_blocks = blocks_of(bucket, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)
+    bin_tokens[(token_blocks + slot_blocks, sets)](
+        scores.logits,
+        scores.masses,
+        residents.slot_token,
+        length,
+        scratch.token_bin,
+        scratch.slot_bin,
+        scratch.histogram,
+        bucket,
+        blocks,
+        token_blocks,
+        residents.hot,
+        residents.recent,
+        bins_per_nat(highest_score(queries, aggregate)),
+        QUERIES=queries,
+        SUM=aggregate == "sum",
+        BINS=BINS,
+        LOWEST=LOWEST_SCORE,
+        BLOCK=SELECT_BLOCK,
+        SCORE_BLOCK=SCORE_BLOCK,
+        CHUNK=min(_MASS_CHUNK, triton.next_power_of_2(blocks)),
+        num_warps=4,
+    )
+
+
+def plan_fetches(
+    residents: Residents, length: Tensor, scratch: SelectScratch, out: FetchPlan, top_k: int
+) -> None:
+    """See the reference; needs the histograms, and adds to the totals."""
+    sets, bucket = scratch.token_bin.shape
+    context = residents.resident.shape[1]
+    token_blocks, slot_blocks = blocks_of(bucket, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)
+    resident = residents.resident.view(torch.uint8)
+    sizes = (context, bucket, token_blocks, residents.hot, residents.recent, top_k)
+    count_missing[(token_blocks + 1, sets)](
+        scratch.token_bin,
+        resident,
+        scratch.histogram,
+        length,
+        scratch.block_counts,
+        scratch.threshold,
+        scratch.no_higher,
+        *sizes,
+        BINS=BINS,
+        BLOCK=SELECT_BLOCK,
+        num_warps=4,
+    )
+    list_fetches[(token_blocks + slot_blocks, sets)](
+        scratch.token_bin,
+        scratch.slot_bin,
+        resident,
+        residents.slot_token,
+        scratch.block_counts,
+        scratch.threshold,
+        scratch.no_higher,
+        scratch.histogram,
+        length,
+        out.token,
+        out.slot,
+        out.count,
+        out.totals,
+        *sizes,
+        BINS=BINS,
+        BLOCK=SELECT_BLOCK,
+        TOKEN_BLOCKS_PAD=triton.next_power_of_2(token_blocks),
+        num_warps=4,
+    )

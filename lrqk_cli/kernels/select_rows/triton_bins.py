@@ -1,0 +1,96 @@
+"""The first launch of ``select_rows``: scores to bins and histograms."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from lrqk_cli.kernels.primitives import total_mass
+
+
+@triton.jit
+def _score_bin(
+    logits,
+    masses,
+    token,
+    inside,
+    mass_blocks,
+    stride,
+    blocks,
+    scale,
+    QUERIES: tl.constexpr,
+    SUM: tl.constexpr,
+    LOWEST: tl.constexpr,
+    LAST: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Return the bins of tokens of a set; the pointers are the set's own."""
+    score = tl.zeros_like(token).to(tl.float32) + (0.0 if SUM else float("-inf"))
+    for member in tl.static_range(QUERIES):
+        summary = masses + member * (3 * blocks)
+        peak, mass = total_mass(summary, summary + blocks, mass_blocks, CHUNK)
+        logit = tl.load(logits + member * stride + token, mask=inside, other=float("-inf"))
+        share = logit - (peak + tl.log(mass))
+        score = score + tl.exp(share) if SUM else tl.maximum(score, share)
+    if SUM:
+        score = tl.log(tl.maximum(score, 1e-30))
+    return tl.minimum(tl.maximum((score - LOWEST) * scale, 0.0), LAST).to(tl.int32)
+
+
+@triton.jit
+def bin_tokens(
+    logits,
+    masses,
+    slot_token,
+    length,
+    token_bin,
+    slot_bin,
+    histogram,
+    bucket,
+    blocks,
+    token_blocks,
+    hot,
+    recent,
+    scale,
+    QUERIES: tl.constexpr,
+    SUM: tl.constexpr,
+    BINS: tl.constexpr,
+    LOWEST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SCORE_BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Bin the scores of a block of candidates, or of the tokens in a block of slots, and count the bins."""
+    program = tl.program_id(0)
+    row_set = tl.program_id(1).to(tl.int64)
+    count = tl.load(length) + 1
+    candidates = count - recent
+    if candidates <= hot:
+        return
+    of_slots = program >= token_blocks
+    place = tl.where(of_slots, program - token_blocks, program) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < tl.where(of_slots, hot, candidates)
+    # What decides when a row leaves is computed here, for slots: today the score of the slot's token.
+    held = tl.load(slot_token + row_set * hot + place, mask=inside & of_slots, other=0)
+    token = tl.where(of_slots, held, place.to(tl.int64))
+    key = _score_bin(
+        logits + row_set * QUERIES * bucket,
+        masses + row_set * QUERIES * 3 * blocks,
+        token,
+        inside,
+        tl.cdiv(count, SCORE_BLOCK).to(tl.int32),
+        bucket,
+        blocks,
+        scale,
+        QUERIES,
+        SUM,
+        LOWEST,
+        BINS - 1.0,
+        CHUNK,
+    )
+    tl.store(token_bin + row_set * bucket + place, key.to(tl.int16), mask=inside & (program < token_blocks))
+    tl.store(slot_bin + row_set * hot + place, key.to(tl.int16), mask=inside & of_slots)
+    counts = histogram + (row_set * 2 + of_slots.to(tl.int64)) * BINS
+    # Most tokens may lie in the lowest bin: one addition for all of them.
+    tl.atomic_add(counts, tl.sum((inside & (key == 0)).to(tl.int32), 0), sem="relaxed")
+    tl.atomic_add(counts + key, 1, mask=inside & (key > 0), sem="relaxed")

@@ -1,0 +1,243 @@
+"""The second and third launch of ``select_rows``: counts by block, then the lists."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def count_missing(
+    token_bin,
+    resident,
+    histogram,
+    length,
+    block_counts,
+    threshold,
+    no_higher,
+    context,
+    bucket,
+    token_blocks,
+    hot,
+    recent,
+    top_k,
+    BINS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Find the threshold, and count a block's tokens above and in its bin; one program sums bins of slots."""
+    program = tl.program_id(0)
+    row_set = tl.program_id(1).to(tl.int64)
+    candidates = tl.load(length) + 1 - recent
+    if candidates <= hot:
+        return
+    bins = tl.arange(0, BINS)
+    if program == token_blocks:
+        in_bin = tl.load(histogram + (row_set * 2 + 1) * BINS + bins)
+        tl.store(no_higher + row_set * BINS + bins, tl.cumsum(in_bin, 0))
+        return
+    if program.to(tl.int64) * BLOCK >= candidates:
+        return
+    # There are more candidates than slots, so ``min(top_k, hot)`` can be had.
+    wanted = tl.minimum(top_k, hot)
+    in_bin = tl.load(histogram + row_set * 2 * BINS + bins)
+    no_lower = tl.cumsum(in_bin, 0, reverse=True)
+    edge = tl.max(tl.where(no_lower >= wanted, bins, 0), 0)
+    if program == 0:
+        above = tl.sum(tl.where(bins > edge, in_bin, 0), 0)
+        tl.store(threshold + row_set * 2, edge)
+        tl.store(threshold + row_set * 2 + 1, wanted - above)
+    token = program * BLOCK + tl.arange(0, BLOCK)
+    inside = token < candidates
+    key = tl.load(token_bin + row_set * bucket + token, mask=inside, other=-1).to(tl.int32)
+    missing = tl.load(resident + row_set * context + token, mask=inside, other=1) == 0
+    counts = block_counts + row_set * 3 * token_blocks + program
+    tl.store(counts, tl.sum(((key > edge) & missing).to(tl.int32), 0))
+    tl.store(counts + token_blocks, tl.sum((key == edge).to(tl.int32), 0))
+    tl.store(counts + 2 * token_blocks, tl.sum(((key == edge) & missing).to(tl.int32), 0))
+
+
+@triton.jit
+def _places(chosen, before):
+    """Return the list position of each chosen element, where ``before`` come ahead of the block."""
+    return before + tl.cumsum(chosen.to(tl.int32), 0) - 1
+
+
+@triton.jit
+def _list_tokens(
+    token_bin,
+    resident,
+    plan_token,
+    block,
+    candidates,
+    edge,
+    quota,
+    above,
+    tied,
+    tied_missing,
+    numbers,
+    BLOCK: tl.constexpr,
+):
+    """List the missing tokens of a block: first, over all blocks, those above the edge, then those in it."""
+    token = block * BLOCK + tl.arange(0, BLOCK)
+    inside = token < candidates
+    key = tl.load(token_bin + token, mask=inside, other=-1).to(tl.int32)
+    missing = tl.load(resident + token, mask=inside, other=1) == 0
+    earlier = numbers < block
+    higher = (key > edge) & missing
+    place = _places(higher, tl.sum(tl.where(earlier, above, 0), 0))
+    tl.store(plan_token + place, token, mask=higher)
+    rank = _places(key == edge, tl.sum(tl.where(earlier, tied, 0), 0))
+    taken = (key == edge) & (rank < quota) & missing
+    # Where one is taken, all in earlier blocks are.
+    before = tl.sum(above, 0) + tl.sum(tl.where(earlier, tied_missing, 0), 0)
+    tl.store(plan_token + _places(taken, before), token, mask=taken)
+
+
+@triton.jit
+def _last_taken(
+    token_bin, resident, candidates, edge, quota, above, tied, tied_missing, numbers, BLOCK: tl.constexpr
+):
+    """Return the last demanded token in the edge's bin, and how many rows are missing in all."""
+    whole = tl.cumsum(tied, 0) < quota
+    block = tl.sum(whole.to(tl.int32), 0)
+    token = block * BLOCK + tl.arange(0, BLOCK)
+    inside = token < candidates
+    key = tl.load(token_bin + token, mask=inside, other=-1).to(tl.int32)
+    rank = _places(key == edge, tl.sum(tl.where(numbers < block, tied, 0), 0))
+    taken = (key == edge) & (rank < quota)
+    missing = tl.load(resident + token, mask=inside & taken, other=1) == 0
+    earlier = tl.sum(above, 0) + tl.sum(tl.where(numbers < block, tied_missing, 0), 0)
+    return tl.max(tl.where(taken, token, -1), 0), earlier + tl.sum(missing.to(tl.int32), 0)
+
+
+@triton.jit
+def _leaving(slot_bin, slot_token, place, hot, last_bin, edge, last_token):
+    """Return which slots of a block lie below the last bin that leaves, and which in it may leave."""
+    inside = place < hot
+    key = tl.load(slot_bin + place, mask=inside, other=32767).to(tl.int32)
+    tie = inside & (key == last_bin)
+    held = tl.load(slot_token + place, mask=tie, other=0)
+    return key < last_bin, tie & ((last_bin < edge) | (held > last_token))
+
+
+@triton.jit
+def _list_slots(
+    slot_bin,
+    slot_token,
+    no_higher,
+    plan_slot,
+    block,
+    hot,
+    edge,
+    last_token,
+    missing,
+    BINS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """List the slots of a block that are taken: first, over all blocks, those of bins that leave whole."""
+    bins = tl.arange(0, BINS)
+    counts = tl.load(no_higher + bins)
+    last_bin = tl.minimum(tl.sum((counts < missing).to(tl.int32), 0), edge)
+    lower = tl.sum(tl.where(bins == last_bin - 1, counts, 0), 0)
+    slot = tl.arange(0, BLOCK)
+    lows = tl.zeros([BLOCK], tl.int32)
+    ties = tl.zeros([BLOCK], tl.int32)
+    earlier = 0
+    while earlier < block:
+        low, tie = _leaving(slot_bin, slot_token, slot, hot, last_bin, edge, last_token)
+        lows += low.to(tl.int32)
+        ties += tie.to(tl.int32)
+        slot += BLOCK
+        earlier += 1
+    low, tie = _leaving(slot_bin, slot_token, slot, hot, last_bin, edge, last_token)
+    tl.store(plan_slot + _places(low, tl.sum(lows, 0)), slot, mask=low)
+    place = _places(tie, lower + tl.sum(ties, 0))
+    tl.store(plan_slot + place, slot, mask=tie & (place < missing))
+
+
+@triton.jit
+def list_fetches(
+    token_bin,
+    slot_bin,
+    resident,
+    slot_token,
+    block_counts,
+    threshold,
+    no_higher,
+    histogram,
+    length,
+    plan_token,
+    plan_slot,
+    plan_count,
+    totals,
+    context,
+    bucket,
+    token_blocks,
+    hot,
+    recent,
+    top_k,
+    BINS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TOKEN_BLOCKS_PAD: tl.constexpr,
+):
+    """List the missing tokens of a block, or the slots of a block that they take."""
+    program = tl.program_id(0)
+    row_set = tl.program_id(1).to(tl.int64)
+    candidates = tl.load(length) + 1 - recent
+    leads = program == token_blocks
+    if leads:
+        wanted = tl.maximum(tl.minimum(tl.minimum(top_k, hot), candidates), 0)
+        tl.atomic_add(totals, wanted.to(tl.int64), sem="relaxed")
+    if candidates <= hot:
+        if leads:
+            tl.store(plan_count + row_set, 0)
+        return
+    if program.to(tl.int64) * BLOCK >= candidates and program < token_blocks:
+        return
+    token_bin += row_set * bucket
+    resident += row_set * context
+    edge = tl.load(threshold + row_set * 2)
+    quota = tl.load(threshold + row_set * 2 + 1)
+    numbers = tl.arange(0, TOKEN_BLOCKS_PAD)
+    used = numbers.to(tl.int64) * BLOCK < candidates
+    counts = block_counts + row_set * 3 * token_blocks + numbers
+    above = tl.load(counts, mask=used, other=0)
+    tied = tl.load(counts + token_blocks, mask=used, other=0)
+    tied_missing = tl.load(counts + 2 * token_blocks, mask=used, other=0)
+    if program < token_blocks:
+        _list_tokens(
+            token_bin,
+            resident,
+            plan_token + row_set * hot,
+            program,
+            candidates,
+            edge,
+            quota,
+            above,
+            tied,
+            tied_missing,
+            numbers,
+            BLOCK,
+        )
+        return
+    last_token, missing = _last_taken(
+        token_bin, resident, candidates, edge, quota, above, tied, tied_missing, numbers, BLOCK
+    )
+    if leads:
+        tl.store(plan_count + row_set, missing)
+        tl.atomic_add(totals + 1, missing.to(tl.int64), sem="relaxed")
+        tl.store(histogram + row_set * 2 * BINS + tl.arange(0, 2 * BINS), tl.zeros([2 * BINS], tl.int32))
+    if missing > 0:
+        _list_slots(
+            slot_bin + row_set * hot,
+            slot_token + row_set * hot,
+            no_higher + row_set * BINS,
+            plan_slot + row_set * hot,
+            program - token_blocks,
+            hot,
+            edge,
+            last_token,
+            missing,
+            BINS,
+            BLOCK,
+        )
