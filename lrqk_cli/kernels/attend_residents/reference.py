@@ -1,0 +1,83 @@
+"""Attend to the residents, and let all other rows take part with their mean value."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.kernels.attend.reference import attend, merge
+from lrqk_cli.kernels.buffers import AttendScratch, Residents, Tail
+
+
+def attend_residents(
+    query: Tensor,
+    residents: Residents,
+    length: Tensor,
+    _: AttendScratch,
+    out: Tensor,
+    out_lse: Tensor,
+    *,
+    scaling: float,
+    softcap: float | None = None,
+    tail: Tail | None = None,
+    sinks: Tensor | None = None,
+    out_logits: Tensor | None = None,
+) -> None:
+    """Attend exactly to ring and hot slots; add the tail and the sinks.
+
+    The tail is the candidates that are not resident. Their mass is what the index predicts, and their value
+    the mean of V over them. There is none while all candidates are resident.
+
+    Args:
+        query: ``[sets, N, d]``.
+        residents: see ``Residents``, after this step's fetches.
+        length: int64 ``[1]``, tokens before this step.
+        _: the scratch that the Triton kernels need.
+        out: gets the output ``[sets, N, d]``, in its own element type.
+        out_lse: gets the log-sum-exp over the residents alone, float32 ``[sets, N]``.
+        scaling, softcap: as the model's attention uses them.
+        tail: None leaves the tail out.
+        sinks: one more logit per query that takes part in the softmax and has no value, ``[sets, N]``.
+        out_logits: gets the exact logits, float32 ``[sets, N, W + C]``; nothing is written for empty places.
+    """
+    count = int(length) + 1
+    candidates = max(0, count - residents.recent)
+    used = min(count, residents.recent) + min(candidates, residents.hot)
+    rows = residents.rows[:, :used]
+    output, lse = attend(query.unsqueeze(2), rows[:, :, 0], rows[:, :, 1], scaling=scaling, softcap=softcap)
+    out_lse.copy_(lse.squeeze(2))
+    if out_logits is not None:
+        logits = query.float() @ rows[:, :, 0].float().mT * scaling
+        out_logits[:, :, :used] = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    if tail is not None and candidates > residents.hot:
+        output, lse = merge(output, lse, *_tail(tail, residents, candidates))
+    output = output.squeeze(2)
+    if sinks is not None:
+        output = output * torch.sigmoid(lse.squeeze(2) - sinks.float()).unsqueeze(2)
+    out.copy_(output)
+
+
+def _tail(tail: Tail, residents: Residents, candidates: int) -> tuple[Tensor, Tensor]:
+    """Return the mean value ``[sets, 1, 1, d]`` and the log-mass ``[sets, N, 1]`` of the tail."""
+    resident = residents.resident[:, None, :candidates]
+    logits = tail.scores.logits[:, :, :candidates]
+    mass = logits.masked_fill(resident, float("-inf")).logsumexp(-1, keepdim=True)
+    share = residents.rows.shape[0] // tail.value_sum.shape[0]
+    total = tail.value_sum.repeat_interleave(share, 0) - residents.rows[:, :, 1].double().sum(1)
+    return (total / (candidates - residents.hot)).float()[:, None, None, :], mass
+
+
+def resident_weights(logits: Tensor, lse: Tensor, length: Tensor, out: Tensor, *, recent: int) -> None:
+    """Compute each resident row's weight, summed over the queries of its set.
+
+    Args:
+        logits: as ``attend_residents`` left them, ``[sets, N, W + C]``.
+        lse: what the weights are normalised by, ``[sets, N]``.
+        length: int64 ``[1]``, tokens before this step.
+        out: gets the weights, float32 ``[sets, W + C]``; zero for empty places.
+        recent: W.
+    """
+    count = int(length) + 1
+    used = min(count, recent) + min(max(0, count - recent), logits.shape[2] - recent)
+    out.zero_()
+    out[:, :used] = torch.exp(logits[:, :, :used] - lse.unsqueeze(2)).sum(1)
