@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from lrqk_cli.errors import UsageError
 
 AttentionMode = Literal["lrqk", "dense", "offload"]
-TailMode = Literal["mean", "none"]
+TailMode = Literal["linear", "mean", "none"]
 SolverName = Literal["joint", "als"]
 GroupingMode = Literal["kv", "head"]
 HotPolicy = Literal["sticky", "exact", "refetch"]
@@ -125,7 +125,8 @@ class AlsConfig:
         _require(self.tolerance >= 0.0, "--als-tolerance cannot be negative.")
 
 
-_HOT = 8192
+# With the recent window 8,192 rows: a quarter of 32K.
+_HOT = 8128
 
 
 def default_top_k(hot: int) -> int:
@@ -141,11 +142,12 @@ class LrqkConfig:
         attention: ``lrqk``; or the baselines ``dense`` (all rows on the device) and
             ``offload`` (all rows in host memory, streamed at every step).
         rank: r, the width of the low-rank index.
-        index_bits: 8 (int8 with a scale per dimension and KV head) or 16 (bfloat16).
+        index_bits: 4 or 8 (integers with a scale per dimension and row set) or 16 (bfloat16).
         hot: C, the resident rows of a KV head, under the ``sticky`` policy.
         top_k: m, the best-scored rows that a step demands to be resident.
         recent: the newest rows, always resident beside the hot set.
-        tail: ``mean`` adds the mass of the non-resident rows with their mean value; ``none`` drops it.
+        tail: ``linear`` adds what the non-resident rows weigh, with values predicted from their codes;
+            ``mean`` adds it with the mean value of all rows; ``none`` drops it.
         segment: tokens that go through the model at once during prefill; None leaves it to the engine.
         solver: ``joint``, the closed form; ``als``, the paper's alternating least squares, which goes on to
             adapt in every decode step.
@@ -156,12 +158,12 @@ class LrqkConfig:
     """
 
     attention: AttentionMode = "lrqk"
-    rank: int = 32
-    index_bits: Literal[8, 16] = 8
+    rank: int = 64
+    index_bits: Literal[4, 8, 16] = 4
     hot: int = _HOT
     top_k: int = default_top_k(_HOT)
     recent: int = 64
-    tail: TailMode = "mean"
+    tail: TailMode = "linear"
     segment: int | None = None
     solver: SolverName = "joint"
     grouping: GroupingMode = "kv"
@@ -175,7 +177,14 @@ class LrqkConfig:
         _require_one_of(GroupingMode, self.grouping, "grouping")
         _require_one_of(HotPolicy, self.hot_policy, "hot policy")
         _require(
-            self.index_bits in (8, 16), f"The index cannot have {self.index_bits} bits.", "Choose 8 or 16."
+            self.index_bits in (4, 8, 16),
+            f"The index cannot have {self.index_bits} bits.",
+            "Choose 4, 8 or 16.",
+        )
+        _require(
+            self.index_bits != 4 or self.rank % 2 == 0,
+            f"An index of 4 bits needs an even --rank, and {self.rank} is odd.",
+            "Choose an even --rank, or --index-bits 8.",
         )
         for name in ("rank", "hot", "top_k", "recent", "segment"):
             size = getattr(self, name)

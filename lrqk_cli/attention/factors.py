@@ -19,7 +19,7 @@ _EIGENVALUE_FLOOR = 1e-9
 
 
 class GramAccumulator:
-    """Gram matrices of queries and keys of one layer, summed over a stream of segments.
+    """Gram matrices of queries, keys and values of one layer, summed over a stream of segments.
 
     Keys are shifted by the mean key of the first segment: some models' mean key is large, and the difference
     of two large sums would lose the small one. All sums are float32.
@@ -27,6 +27,8 @@ class GramAccumulator:
     Attributes:
         query_gram: ``[sets, d, d]``, over all queries of a row set.
         key_gram, key_sum: of the shifted keys, ``[KV, d, d]`` and ``[KV, d]``.
+        value_gram: shifted keys times values, ``[KV, d, d]``.
+        value_sum: ``[KV, d]``.
         shift: ``[KV, d]``.
         count: keys that were added.
     """
@@ -35,24 +37,29 @@ class GramAccumulator:
         self.query_gram = empty(accounting.query_gram(spec, settings), device)
         self.key_gram = empty(accounting.key_gram(spec), device)
         self.key_sum = empty(accounting.head_vector(spec), device)
+        self.value_gram = empty(accounting.key_gram(spec), device)
+        self.value_sum = empty(accounting.head_vector(spec), device)
         self.shift = empty(accounting.head_vector(spec), device)
         self.reset()
 
-    def add(self, query: Tensor, key: Tensor) -> None:
-        """Add a segment: queries ``[KV, G, S, d]`` and their keys ``[KV, S, d]``."""
+    def add(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Add a segment: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
         queries = query.reshape(self.query_gram.shape[0], -1, query.shape[-1]).float()
-        keys = key.float()
+        keys, values = key.float(), value.float()
         if self.count == 0:
             self.shift.copy_(keys.mean(1))
         keys = keys - self.shift.unsqueeze(1)
         self.query_gram.baddbmm_(queries.mT, queries)
         self.key_gram.baddbmm_(keys.mT, keys)
+        self.value_gram.baddbmm_(keys.mT, values)
         self.key_sum += keys.sum(1)
+        self.value_sum += values.sum(1)
         self.count += keys.shape[1]
 
     def reset(self) -> None:
         """Forget everything."""
-        for tensor in (self.query_gram, self.key_gram, self.key_sum, self.shift):
+        matrices = self.query_gram, self.key_gram, self.value_gram
+        for tensor in (*matrices, self.key_sum, self.value_sum, self.shift):
             tensor.zero_()
         self.count = 0
 
@@ -60,6 +67,15 @@ class GramAccumulator:
         """Return the Gram matrix of the keys less their mean, and that mean μ, in float64."""
         mean = self.key_sum.double() / max(1, self.count)
         return self.key_gram.double() - self.count * _outer(mean, mean), self.shift.double() + mean
+
+    def mean_value(self) -> Tensor:
+        """Return the mean value ``[KV, d]``, in float64."""
+        return self.value_sum.double() / max(1, self.count)
+
+    def centred_keys_values(self) -> Tensor:
+        """Return ``Σ (k − μ)ᵀ v``, ``[KV, d, d]`` in float64."""
+        shifted_mean = self.key_sum.double() / max(1, self.count)
+        return self.value_gram.double() - _outer(shifted_mean, self.value_sum.double())
 
     def plain_key_gram(self) -> Tensor:
         """Return ``KᵀK`` of the keys as they were added, in float64."""

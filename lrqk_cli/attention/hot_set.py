@@ -63,7 +63,6 @@ class HotSet:
         slot_token: the token in each hot slot, ``[sets, C]``; -1 where empty.
         resident: bool ``[sets, context]``: the token is in a hot slot.
         count: filled hot slots of each row set.
-        value_sum: sum of V over the hot slots, float64 ``[sets, d]``: it is updated in place over many steps.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class HotSet:
         self.rows = empty(accounting.hot_rows(spec, settings, context, name), device)
         self.slot_token = empty(accounting.slot_tokens(spec, settings, context), device)
         self.resident = empty(accounting.resident_mask(spec, settings, context), device)
-        self.value_sum = empty(accounting.set_vector(spec, settings, "float64"), device)
         self.recent = Ring(self.rows[:, : settings.recent])
         self._hot = self.rows[:, settings.recent :]
         self.clear()
@@ -87,7 +85,6 @@ class HotSet:
         """Empty the hot slots; the recent window stays."""
         self.slot_token.fill_(-1)
         self.resident.zero_()
-        self.value_sum.zero_()
         self.count = 0
 
     def candidates(self, length: int) -> int:
@@ -112,7 +109,6 @@ class HotSet:
         self._hot[:, self.count : stop] = rows
         self.slot_token[:, self.count : stop] = torch.arange(self.count, stop, device=self.rows.device)
         self.resident[:, self.count : stop] = True
-        self.value_sum += rows[:, :, 1].double().sum(1)
         self.count = stop
 
     def replace(self, fetches: Fetches, rows: Tensor) -> None:
@@ -121,8 +117,6 @@ class HotSet:
         leaving = self.slot_token[head, slot]
         occupied = leaving >= 0
         self.resident[head[occupied], leaving[occupied]] = False
-        gone = self._hot[head, slot, 1].double().where(occupied.unsqueeze(1), 0.0)
-        self.value_sum.index_add_(0, head, rows[:, 1].double() - gone)
         self._hot[head, slot] = rows
         self.slot_token[head, slot] = token
         self.resident[head, token] = True
@@ -137,8 +131,3 @@ class HotSet:
         """Return the tokens ``[sets, n]`` of all residents, in the order of ``resident_rows``."""
         recent = self.recent.tokens(length).expand(self.rows.shape[0], -1)
         return torch.cat((recent, self.slot_token[:, : self.count]), dim=1)
-
-    def resident_value_sum(self, length: int) -> Tensor:
-        """Return the sum of V over all residents, float64 ``[sets, d]``."""
-        recent = self.recent.rows[:, : min(length, self.recent.size), 1]
-        return self.value_sum + recent.double().sum(1)

@@ -13,14 +13,17 @@ from lrqk_cli.kernels import dispatch
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 
-_INT8_MAX = 127
+# Four bits are too few to reach the few outliers, such as the first token's key: entries saturate at so many
+# standard deviations.
+_CLIP_DEVIATIONS = 3.0
 
 
 class LowRankIndex:
-    """Codes k̂ of all tokens' keys: int8 with a scale per dimension and row set, or bfloat16.
+    """Codes k̂ of all tokens' keys: integers with a scale per dimension and row set, or bfloat16.
 
     Attributes:
-        codes: ``[sets, context, r]``.
+        codes: ``[sets, context, r]`` in int8 or bfloat16; of 4 bits packed in uint8, ``[sets, context, r / 2]``,
+            as ``kernels.proxy_scores`` says.
         scale: ``[sets, 1, r]``; ones for bfloat16.
         length: tokens that are indexed.
     """
@@ -30,6 +33,8 @@ class LowRankIndex:
         self.scale = empty(accounting.index_scale(spec, settings), device)
         self.scale.fill_(1.0)
         self.length = 0
+        # The largest entry of an integer index.
+        self._top = {4: 7, 8: 127, 16: None}[settings.index_bits]
 
     @property
     def nbytes(self) -> int:
@@ -39,10 +44,9 @@ class LowRankIndex:
     def rebuild(self, chunks: Iterable[Tensor]) -> None:
         """Index all tokens anew: codes ``[sets, S, r]``, chunk by chunk in the order of the tokens."""
         self.length = 0
-        if self.codes.dtype == torch.int8:
+        if self._top is not None:
             codes = torch.cat(list(chunks), dim=1)
-            largest = codes.abs().amax(1, keepdim=True)
-            self.scale.copy_(largest.clamp(min=torch.finfo(torch.float32).tiny) / _INT8_MAX)
+            self.scale.copy_(_reach(codes, self._top).clamp(min=torch.finfo(torch.float32).tiny) / self._top)
             chunks = [codes]
         for chunk in chunks:
             self.append(chunk)
@@ -51,8 +55,10 @@ class LowRankIndex:
         """Index further tokens, codes ``[sets, S, r]``, with the standing scale; outliers saturate."""
         stop = self.length + codes.shape[1]
         codes = codes / self.scale
-        if self.codes.dtype == torch.int8:
-            codes = codes.round().clamp(-_INT8_MAX, _INT8_MAX)
+        if self._top is not None:
+            codes = codes.round().clamp(-self._top, self._top)
+        if self.codes.dtype == torch.uint8:
+            codes = dispatch.pack_codes(codes)
         self.codes[:, self.length : stop] = codes.to(self.codes.dtype)
         self.length = stop
 
@@ -63,7 +69,7 @@ class LowRankIndex:
     def gather(self, token: Tensor) -> Tensor:
         """Return the codes ``[sets, n, r]`` of tokens ``[sets, n]``, in float32."""
         places = token.unsqueeze(2).expand(-1, -1, self.codes.shape[2])
-        return self.codes.gather(1, places).float() * self.scale
+        return dispatch.unpack_codes(self.codes.gather(1, places)) * self.scale
 
     def logits(self, query: QueryCodes, *, scaling: float, softcap: float | None) -> Tensor:
         """Return the predicted logits ``[sets, N, length]``."""
@@ -74,3 +80,15 @@ class LowRankIndex:
             scaling=scaling,
             softcap=softcap,
         )
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Return the sums ``[sets, N, r]`` of the codes of the first n tokens by weights ``[sets, N, n]``."""
+        return weights @ dispatch.unpack_codes(self.codes[:, : weights.shape[2]]) * self.scale
+
+
+def _reach(codes: Tensor, top: int) -> Tensor:
+    """Return the magnitude ``[sets, 1, r]`` that the largest integer stands for."""
+    largest = codes.abs().amax(1, keepdim=True)
+    if top == 127:
+        return largest
+    return torch.minimum(largest, _CLIP_DEVIATIONS * codes.square().mean(1, keepdim=True).sqrt())

@@ -12,10 +12,10 @@ from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.layers import AttentionParams, FullLayer, weigh_sinks
 from lrqk_cli.attention.projection import ActiveRows, make_projector
+from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import dispatch
 from lrqk_cli.memory import accounting
-from lrqk_cli.memory.tensors import empty
 from lrqk_cli.telemetry.stats import StepStats
 
 # A sticky hot set starts with the rows that matter to the newest queries: the question, in a chat. One that
@@ -28,7 +28,7 @@ class LrqkLayer(FullLayer):
 
     Segments are attended exactly, and the projector observes them. ``settle`` then fits the projector, builds
     or extends the index, and seeds the hot set. A single token after that is a decode step: it attends to the
-    residents, and the mass of all other rows is added with their mean value (``tail``).
+    residents, and what all other rows would have added is predicted from their codes (``tail``).
 
     Index and hot set are those of *row sets*: one a KV head, or one a query head, as ``settings.grouping``
     says. The queries of a row set share its residents.
@@ -48,11 +48,10 @@ class LrqkLayer(FullLayer):
         self.hot = HotSet(spec, settings, context, dtype, device)
         self._sets = accounting.row_sets(spec, settings)
         self._share = self._sets // spec.num_kv_heads
-        self._value_sum = empty(accounting.head_vector(spec, "float64"), device)
+        self.tail = ValueTail(spec, settings, device) if settings.tail != "none" else None
         self._seed: tuple[Tensor, AttentionParams] | None = None
         self._fitted = self._wanted = self._fetched = 0
         self.observer: Callable[[Tensor, AttentionParams, Tensor, Tensor], None] | None = None
-        self._value_sum.zero_()
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """Attend approximately if this is a single token on a settled layer, else exactly."""
@@ -67,7 +66,6 @@ class LrqkLayer(FullLayer):
         self.projector.reset()
         self.hot.clear()
         self.index.truncate(0)
-        self._value_sum.zero_()
         self._seed = None
         self._fitted = self._wanted = self._fetched = 0
 
@@ -83,6 +81,8 @@ class LrqkLayer(FullLayer):
         else:
             for key, _ in self.store.stream(self.index.length, self.stored):
                 self.index.append(self.projector.project_keys(key))
+        if self.tail is not None:
+            self.tail.fit(self.projector.grams, self.projector)
         candidates = self.hot.candidates(self.stored)
         if candidates <= self.hot.size:
             for key, value in self.store.stream(self.hot.count, candidates):
@@ -101,8 +101,7 @@ class LrqkLayer(FullLayer):
         earlier = self.stored
         output = self.attend_exactly(query, key, value, params)
         self.hot.recent.append(earlier, key, value)
-        self.projector.observe(query, key)
-        self._value_sum += value.double().sum(1)
+        self.projector.observe(query, key, value)
         count = _SEED_QUERIES if self.settings.hot_policy == "sticky" else 1
         newest = query[:, :, -count:]
         if self._seed is not None:
@@ -115,7 +114,6 @@ class LrqkLayer(FullLayer):
         codes, key_code = self.projector.step(queries.squeeze(2), key, self._active_rows)
         self.hot.append(self.stored, key, value)
         self.write(key, value)
-        self._value_sum += value.double().sum(1)
         self.index.append(key_code)
         candidates = self.hot.candidates(self.stored)
         wanted = min(self.settings.top_k, candidates)
@@ -128,8 +126,8 @@ class LrqkLayer(FullLayer):
             self._fetched += self._fetch(_scores(logits)[:, :candidates], wanted)
             output, lse = self._attend_residents(queries, params)
             resident_lse = lse
-            if self.settings.tail == "mean":
-                tail_value, tail_lse = self._tail(logits[:, :, :candidates])
+            if self.tail is not None:
+                tail_value, tail_lse = self._tail(self.tail, logits[:, :, :candidates])
                 output, lse = dispatch.merge(output, lse, tail_value, tail_lse)
         output = weigh_sinks(output, lse, params.sinks)
         if self.observer is not None:
@@ -148,17 +146,16 @@ class LrqkLayer(FullLayer):
         key, value = self.hot.resident_rows(self.stored)
         return dispatch.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
 
-    def _tail(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean value ``[sets, 1, 1, d]`` and the log-mass ``[sets, N, 1]`` of the non-residents.
+    def _tail(self, tail: ValueTail, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the predicted output ``[sets, N, 1, d]`` and log-mass ``[sets, N, 1]`` of the non-residents.
 
-        The mass is what the index predicts: ``log Σ exp(proxy logit)`` over logits ``[sets, N, T]``.
+        Their weights are what the index predicts, from logits ``[sets, N, T]``.
         """
-        candidates = logits.shape[2]
-        resident = self.hot.resident[:, :candidates].unsqueeze(1)
-        mass = logits.masked_fill(resident, float("-inf")).logsumexp(-1, keepdim=True)
-        total = self._value_sum.repeat_interleave(self._share, 0)
-        mean = (total - self.hot.resident_value_sum(self.stored)) / (candidates - self.hot.count)
-        return mean.float()[:, None, None, :], mass
+        resident = self.hot.resident[:, : logits.shape[2]].unsqueeze(1)
+        logits = logits.masked_fill(resident, float("-inf"))
+        mass = logits.logsumexp(-1, keepdim=True)
+        mean_code = self.index.weighted_sum(torch.exp(logits - mass))
+        return tail.mean_value(mean_code).unsqueeze(2), mass
 
     def _fetch(self, scores: Tensor, wanted: int) -> int:
         """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the rows fetched."""

@@ -39,10 +39,18 @@ class ActiveRows(NamedTuple):
 
 
 class Projector(Protocol):
-    """Learns from the prefill's segments how to map queries and keys, and maps them."""
+    """Learns from the prefill's segments how to map queries and keys, and maps them.
 
-    def observe(self, query: Tensor, key: Tensor) -> None:
-        """Take note of a segment: queries ``[KV, G, S, d]`` and keys ``[KV, S, d]``."""
+    Attributes:
+        grams: what it has learned from.
+        key_map: of the last fit, ``[sets, d, r]``.
+    """
+
+    grams: GramAccumulator
+    key_map: Tensor
+
+    def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Take note of a segment: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
 
     def fit(self) -> None:
         """Solve for the maps that suit everything observed so far."""
@@ -82,9 +90,9 @@ class JointProjector:
         self.key_map = empty(accounting.factor(spec, settings), device)
         self.key_mean = empty(accounting.head_vector(spec), device)
 
-    def observe(self, query: Tensor, key: Tensor) -> None:
+    def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """See ``Projector``."""
-        self.grams.add(query, key)
+        self.grams.add(query, key, value)
 
     def fit(self) -> None:
         """See ``Projector``."""
@@ -133,9 +141,9 @@ class AlsProjector:
         self._settings = settings.als
         self._group = spec.num_heads // self.query_map.shape[0]
 
-    def observe(self, query: Tensor, key: Tensor) -> None:
+    def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """See ``Projector``."""
-        self.grams.add(query, key)
+        self.grams.add(query, key, value)
         sets = self.query_magnitude.shape[0]
         self.query_magnitude += query.float().abs().sum(2).reshape(sets, -1, query.shape[-1]).sum(1)
         self.key_magnitude += key.float().abs().sum(1)

@@ -162,9 +162,9 @@ Rank = Annotated[
     int, option("--rank", help="Width of the index.", panel=ATTENTION, parse=parse_integer, metavar="N")
 ]
 IndexBits = Annotated[
-    Literal[8, 16],
+    Literal[4, 8, 16],
     option(
-        "--index-bits", help="Bits of an index entry.", panel=ATTENTION, parse=parse_integer, metavar="8|16"
+        "--index-bits", help="Bits of an index entry.", panel=ATTENTION, parse=parse_integer, metavar="4|8|16"
     ),
 ]
 Hot = Annotated[
@@ -201,7 +201,7 @@ Tail = Annotated[
     TailMode,
     option(
         "--tail",
-        help="mean adds what the other rows weigh, as one mean; none drops it.",
+        help="What the other rows add: linear predicts it, mean takes their mean value, none drops it.",
         panel=ATTENTION,
         metavar="MODE",
     ),

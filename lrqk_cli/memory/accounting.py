@@ -16,6 +16,7 @@ from lrqk_cli.config import LrqkConfig, ModelSpec
 ITEM_BYTES: Mapping[str, int] = {
     "bool": 1,
     "int8": 1,
+    "uint8": 1,
     "float16": 2,
     "bfloat16": 2,
     "float32": 4,
@@ -80,9 +81,11 @@ def index_rank(spec: ModelSpec, settings: LrqkConfig) -> int:
 
 
 def index_codes(spec: ModelSpec, settings: LrqkConfig, context: int) -> TensorShape:
-    """Return the low-rank index of one layer: ``[sets, context, r]``."""
-    shape = (row_sets(spec, settings), context, index_rank(spec, settings))
-    return TensorShape(shape, "int8" if settings.index_bits == 8 else "bfloat16")
+    """Return the low-rank index of one layer: ``[sets, context, r]``; of 4 bits ``[sets, context, r / 2]``."""
+    sets, rank = row_sets(spec, settings), index_rank(spec, settings)
+    if settings.index_bits == 4:
+        return TensorShape((sets, context, rank // 2), "uint8")
+    return TensorShape((sets, context, rank), "int8" if settings.index_bits == 8 else "bfloat16")
 
 
 def index_scale(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
@@ -96,7 +99,7 @@ def query_gram(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
 
 
 def key_gram(spec: ModelSpec) -> TensorShape:
-    """Return the Gram matrix of the keys of one layer: ``[KV, d, d]``."""
+    """Return the Gram matrix of the keys, or of keys and values, of one layer: ``[KV, d, d]``."""
     return TensorShape((spec.num_kv_heads, spec.head_dim, spec.head_dim), "float32")
 
 
@@ -120,6 +123,11 @@ def basis(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
     """Return one basis of the paper's method (B_Q or B_K) of one layer: ``[sets, r, d]``."""
     shape = (row_sets(spec, settings), index_rank(spec, settings), spec.head_dim)
     return TensorShape(shape, "float32")
+
+
+def value_slope(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
+    """Return the map from codes to values of one layer: ``[sets, r, d]``."""
+    return basis(spec, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +182,12 @@ def kv_bytes(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) ->
 def _bookkeeping(spec: ModelSpec, settings: LrqkConfig, context: int) -> Iterator[TensorShape]:
     yield slot_tokens(spec, settings, context)
     yield resident_mask(spec, settings, context)
-    # The sums of all and of the resident values.
-    yield head_vector(spec, "float64")
-    yield set_vector(spec, settings, "float64")
-    yield from (query_gram(spec, settings), key_gram(spec))
+    yield from (query_gram(spec, settings), key_gram(spec), key_gram(spec))
     yield from (factor(spec, settings), factor(spec, settings))
-    # The sum of keys and their shift.
-    yield from (head_vector(spec), head_vector(spec))
+    # The sums of keys and of values, and the shift of the keys.
+    yield from (head_vector(spec), head_vector(spec), head_vector(spec))
+    if settings.tail != "none":
+        yield from (value_slope(spec, settings), set_vector(spec, settings))
     if settings.solver == "joint":
         yield head_vector(spec)  # the mean key
     else:

@@ -74,7 +74,7 @@ def test_a_stream_of_segments_gives_the_factors_of_the_whole(cuts: list[int], se
     projector = JointProjector(spec(), LrqkConfig(rank=WIDTH), torch.device("cpu"))
     edges = [0, *sorted(cuts), KEYS]
     for start, stop in itertools.pairwise(edges):
-        projector.observe(query[:, :, start:stop], key[:, start:stop])
+        projector.observe(query[:, :, start:stop], key[:, start:stop], torch.zeros_like(key[:, start:stop]))
     projector.fit()
     torch.testing.assert_close(projector.key_mean, key.mean(1), atol=1e-3, rtol=0)
     for head in range(2):
@@ -89,7 +89,7 @@ def test_ranking_matches_a_float64_oracle_through_the_projections() -> None:
     query = torch.tensor(correlated(2 * 4 * 20, WIDTH, 8)).view(2, 4, 20, WIDTH).float()
     key = torch.tensor(correlated(2 * 50, WIDTH, 9)).view(2, 50, WIDTH).float() + 3.0
     projector = JointProjector(spec(), LrqkConfig(rank=4), torch.device("cpu"))
-    projector.observe(query, key)
+    projector.observe(query, key, torch.zeros_like(key))
     projector.fit()
     for head in range(2):
         rows = query[head].reshape(-1, WIDTH).double().numpy()

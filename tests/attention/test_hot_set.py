@@ -42,9 +42,9 @@ def test_a_ring_holds_the_newest_rows_whatever_the_segments(size: int, cuts: lis
 
 
 def check(hot: HotSet, length: int) -> None:
-    """Every row stands where the tables say, none twice, and the sums are those of the rows."""
+    """Every row stands where the tables say, and none twice."""
     candidates = hot.candidates(length)
-    key, value = hot.resident_rows(length)
+    key, _ = hot.resident_rows(length)
     recent = min(length, hot.recent.size)
     assert key.shape[1] == recent + hot.count
     for head in range(HEADS):
@@ -53,7 +53,6 @@ def check(hot: HotSet, length: int) -> None:
         assert slots.numel() == 0 or int(slots.max()) < candidates
         tokens = torch.cat((slots, torch.arange(length - recent, length)))
         assert sorted(key[head, :, 0].tolist()) == sorted((tokens * 10.0 + head).tolist())
-    torch.testing.assert_close(hot.resident_value_sum(length), value.double().sum(1))
 
 
 @given(
@@ -64,7 +63,7 @@ def check(hot: HotSet, length: int) -> None:
     seed=st.integers(0, 999),
 )
 @settings(deadline=None, max_examples=60)
-def test_tables_rows_and_sums_agree_after_any_run(
+def test_tables_and_rows_agree_after_any_run(
     capacity: int, recent: int, prompt: int, steps: int, seed: int
 ) -> None:
     random = torch.Generator().manual_seed(seed)

@@ -22,7 +22,7 @@ def codes_of(query: torch.Tensor) -> QueryCodes:
     return QueryCodes(query, 5.0 * query.sum(-1))
 
 
-@pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.03), (16, 0.01)])
+@pytest.mark.parametrize(("bits", "tolerance"), [(4, 0.3), (8, 0.03), (16, 0.01)])
 def test_full_rank_logits_are_the_exact_ones(bits: int, tolerance: float) -> None:
     random = torch.Generator().manual_seed(0)
     key = torch.randn(HEADS, TOKENS, WIDTH, generator=random) + 5.0
@@ -36,7 +36,7 @@ def test_full_rank_logits_are_the_exact_ones(bits: int, tolerance: float) -> Non
     assert (logits - exact).norm() < tolerance * (exact - exact.mean(-1, keepdim=True)).norm()
 
 
-@pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.02), (16, 0.02)])
+@pytest.mark.parametrize(("bits", "tolerance"), [(4, 0.3), (8, 0.02), (16, 0.02)])
 def test_single_codes_can_be_looked_up(bits: int, tolerance: float) -> None:
     codes = torch.randn(HEADS, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1))
     index = LowRankIndex(spec(), LrqkConfig(rank=WIDTH, index_bits=bits), 128, CPU)
@@ -46,11 +46,35 @@ def test_single_codes_can_be_looked_up(bits: int, tolerance: float) -> None:
     torch.testing.assert_close(index.gather(token), expected, atol=tolerance, rtol=tolerance)
 
 
-def test_an_outlier_that_is_appended_saturates_and_does_not_wrap() -> None:
-    index = LowRankIndex(spec(), LrqkConfig(rank=WIDTH), 128, CPU)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_an_outlier_that_is_appended_saturates_and_does_not_wrap(bits: int) -> None:
+    index = LowRankIndex(spec(), LrqkConfig(rank=WIDTH, index_bits=bits), 128, CPU)
     index.rebuild([torch.ones(HEADS, 4, WIDTH)])
     index.append(torch.full((HEADS, 1, WIDTH), 900.0))
-    assert torch.equal(index.codes[:, 4], torch.full((HEADS, WIDTH), 127, dtype=torch.int8))
+    index.append(torch.full((HEADS, 1, WIDTH), -900.0))
+    token = torch.tensor([[4, 5]] * HEADS)
+    torch.testing.assert_close(index.gather(token)[:, 0], torch.ones(HEADS, WIDTH))
+    torch.testing.assert_close(index.gather(token)[:, 1], -torch.ones(HEADS, WIDTH))
+
+
+def test_one_huge_key_does_not_flatten_the_others_in_four_bits() -> None:
+    """The first token's key is an outlier in many models."""
+    codes = torch.randn(HEADS, 100, WIDTH, generator=torch.Generator().manual_seed(2))
+    codes[:, 0] = 60.0
+    index = LowRankIndex(spec(), LrqkConfig(rank=WIDTH, index_bits=4), 128, CPU)
+    index.rebuild([codes])
+    token = torch.arange(1, 100).expand(HEADS, -1)
+    assert (index.gather(token) - codes[:, 1:]).norm() < 0.75 * codes[:, 1:].norm()
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_weighted_sums_are_those_of_the_codes(bits: int) -> None:
+    random = torch.Generator().manual_seed(4)
+    index = LowRankIndex(spec(), LrqkConfig(rank=WIDTH, index_bits=bits), 128, CPU)
+    index.rebuild([torch.randn(HEADS, TOKENS, WIDTH, generator=random)])
+    weights = torch.rand(HEADS, 3, 40, generator=random)
+    codes = index.gather(torch.arange(40).expand(HEADS, -1))
+    torch.testing.assert_close(index.weighted_sum(weights), weights @ codes)
 
 
 def test_truncated_tokens_are_not_scored() -> None:
@@ -61,6 +85,7 @@ def test_truncated_tokens_are_not_scored() -> None:
     assert index.logits(query, scaling=1.0, softcap=None).shape == (HEADS, 2, 4)
 
 
-def test_bytes_are_those_of_the_tensors() -> None:
-    index = LowRankIndex(spec(), LrqkConfig(rank=4), 128, CPU)
-    assert index.nbytes == HEADS * 128 * 4 + HEADS * 4 * 4
+@pytest.mark.parametrize(("bits", "row"), [(4, 2), (8, 4), (16, 8)])
+def test_bytes_are_those_of_the_tensors(bits: int, row: int) -> None:
+    index = LowRankIndex(spec(), LrqkConfig(rank=4, index_bits=bits), 128, CPU)
+    assert index.nbytes == HEADS * 128 * row + HEADS * 4 * 4

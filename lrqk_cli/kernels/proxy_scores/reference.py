@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrqk_cli.kernels.codes import unpack_codes
+
 
 def proxy_logits(
     projected: Tensor, offset: Tensor, codes: Tensor, *, scaling: float, softcap: float | None = None
@@ -14,13 +16,13 @@ def proxy_logits(
     Args:
         projected: ``q W_Q`` times the scale of the index, ``[KV, N, r]``.
         offset: ``q μᵀ``, what centring the keys took from every logit of the query, ``[KV, N]``.
-        codes: the index, ``[KV, T, r]``, int8 or floating.
+        codes: the index, ``[KV, T, r]``, int8 or floating, or packed (``kernels.codes``).
         scaling, softcap: as the model's attention uses them.
 
     Returns:
         Logits ``[KV, N, T]`` in float32, on the scale of the exact ones.
     """
-    logits = projected.float() @ codes.float().mT
+    logits = projected.float() @ unpack_codes(codes).mT
     logits = (logits + offset.float().unsqueeze(-1)) * scaling
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 

@@ -1,0 +1,67 @@
+"""The rows that are not resident: their mean value, as a linear function of their mean code.
+
+A decode step knows the index codes k̂ of all rows, but the values of the residents only. The prefill's Gram
+matrices give the best linear prediction of a value from its code, ``v ≈ b + k̂ M``. By linearity, what the
+other rows would have added with their predicted weights w is ``Σ w v ≈ (Σ w)·b + (Σ w k̂) M``: one weighted sum
+of codes, and no row has to travel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.attention.factors import GramAccumulator
+from lrqk_cli.attention.projection import Projector
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.memory import accounting
+from lrqk_cli.memory.tensors import empty
+
+# Directions in which codes hardly vary say nothing about values: ridge regression, relative to the mean variance.
+_RIDGE = 1e-3
+
+
+class ValueTail:
+    """Predicts the mean value of any rows from their mean code.
+
+    Attributes:
+        slope: M, ``[sets, r, d]``; zero where only the mean value is asked for.
+        intercept: b, ``[sets, d]``.
+    """
+
+    def __init__(self, spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> None:
+        self.slope = empty(accounting.value_slope(spec, settings), device)
+        self.intercept = empty(accounting.set_vector(spec, settings), device)
+        self._is_linear = settings.tail == "linear"
+        self.slope.zero_()
+        self.intercept.zero_()
+
+    def fit(self, grams: GramAccumulator, projector: Projector) -> None:
+        """Fit to all rows observed so far and to the standing maps of their keys.
+
+        Ridge regression in float64: ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram matrices,
+        and ``b = v̄ − k̂(μ) M``.
+        """
+        sets, rank, _ = self.slope.shape
+        key_gram, mean = grams.centred_keys()
+        value_mean = _per_set(grams.mean_value(), sets)
+        if not self._is_linear:
+            self.intercept.copy_(value_mean)
+            return
+        maps = projector.key_map.double()
+        crossed = maps.mT @ _per_set(grams.centred_keys_values(), sets)
+        gram = maps.mT @ _per_set(key_gram, sets) @ maps
+        variance = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
+        ridge = _RIDGE * variance.view(-1, 1, 1) * torch.eye(rank, dtype=gram.dtype, device=gram.device)
+        slope = torch.linalg.solve(gram + ridge, crossed)
+        mean_code = projector.project_keys(mean.float().unsqueeze(1)).double()
+        self.slope.copy_(slope)
+        self.intercept.copy_(value_mean - (mean_code @ slope).squeeze(1))
+
+    def mean_value(self, mean_code: Tensor) -> Tensor:
+        """Return the predicted mean value ``[sets, N, d]`` of rows with mean codes ``[sets, N, r]``."""
+        return self.intercept.unsqueeze(1) + mean_code @ self.slope
+
+
+def _per_set(tensor: Tensor, sets: int) -> Tensor:
+    return tensor.repeat_interleave(sets // tensor.shape[0], 0)
