@@ -7,14 +7,15 @@ import io
 import json
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lrqk_cli import __version__
+from lrqk_cli.bench.plot import Chart
 from lrqk_cli.config import LrqkConfig
 
 if TYPE_CHECKING:
@@ -40,9 +41,13 @@ class Report:
 
     Attributes:
         suite: its name and what it was asked to measure.
-        results: one dataclass instance a line; fields that hold several values are left out of the CSV.
+        results: one dataclass instance a line; tuples in it are left out of the CSV.
         table: the same for a person.
         summary: what follows from the results together; ``notes``: the same in sentences.
+        modes: the settings that the modes of the results stand for, by name; where a mode is not in it, it is
+            the attention mode of the settings that are common to all.
+        chart: the results as a picture; None where there is none.
+        ended_by: what ended the run early, after these results.
     """
 
     suite: dict[str, Any]
@@ -50,6 +55,9 @@ class Report:
     table: Table
     summary: Sequence[DataclassInstance] = ()
     notes: Sequence[str] = ()
+    modes: Mapping[str, LrqkConfig] = field(default_factory=dict)
+    chart: Chart | None = None
+    ended_by: BaseException | None = None
 
 
 def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[str, Any]:
@@ -72,27 +80,34 @@ def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[st
 
 
 def to_json(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
-    """Return one object with ``environment``, ``settings``, ``suite``, ``results`` and maybe ``summary``."""
+    """Return one object with ``environment``, ``settings``, ``suite``, ``results`` and more where it is."""
     whole = {
         "environment": where,
         "settings": asdict(settings),
         "suite": report.suite,
+        "complete": report.ended_by is None,
         "results": [asdict(result) for result in report.results],
     }
+    if report.modes:
+        whole["modes"] = {name: asdict(of_mode) for name, of_mode in report.modes.items()}
     if report.summary:
         whole["summary"] = [asdict(summary) for summary in report.summary]
     return json.dumps(whole, indent=2)
 
 
 def to_csv(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
-    """Return one line a result, which ends with the environment and the settings."""
-    around = {**where, **_flat(settings)}
-    rows = [
-        {**{k: v for k, v in asdict(result).items() if not isinstance(v, tuple)}, **around}
-        for result in report.results
-    ]
+    """Return one line a result, which ends with the environment and the settings of its mode."""
+    rows = []
+    for result in report.results:
+        line = flat(result)
+        of_mode = flat(report.modes.get(line["mode"], settings))
+        del of_mode["attention"]
+        figures = {name: value for name, value in line.items() if not isinstance(value, tuple)}
+        rows.append({**figures, **where, **of_mode})
+    # A part that a result has not, such as its worst step, has no columns of its own.
+    columns = max(rows, key=len)
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(columns), restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue().rstrip("\n")
@@ -103,26 +118,31 @@ def to_markdown(where: dict[str, Any], settings: LrqkConfig, report: Report) -> 
     columns = report.table.columns
     lines = [columns, tuple("---" for _ in columns), *report.table.lines]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    facts_by_name = (("Suite", report.suite), ("Environment", where), ("Settings", _flat(settings)))
-    return "\n\n".join(
-        [table, *report.notes, *(f"{name}: {_listed(facts)}" for name, facts in facts_by_name)]
-    )
+    common = flat(settings)
+    del common["attention"]
+    facts_by_name = (("Suite", report.suite), ("Environment", where), ("Settings", common))
+    facts = [f"{name}: {_listed(facts)}" for name, facts in facts_by_name]
+    differing = ((name, _differences(of_mode, settings)) for name, of_mode in report.modes.items())
+    modes = [f"Mode {name}: {_listed(own)}" for name, own in differing if own]
+    return "\n\n".join([table, *report.notes, *facts, *modes])
 
 
-def _flat(settings: LrqkConfig) -> dict[str, Any]:
-    """Return the settings, ``als.init`` and so on by their own names; each result says its own mode."""
-    flat: dict[str, Any] = {}
+def flat(values: DataclassInstance) -> dict[str, Any]:
+    """Return the fields by name; those of an instance within another as ``als.init`` and so on."""
+    return dict(_flattened(asdict(values), ""))
 
-    def add(facts: dict[str, Any], prefix: str) -> None:
-        for name, value in facts.items():
-            if isinstance(value, dict):
-                add(value, f"{prefix}{name}.")
-            else:
-                flat[prefix + name] = value
 
-    add(asdict(settings), "")
-    del flat["attention"]
-    return flat
+def _flattened(facts: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _differences(settings: LrqkConfig, base: LrqkConfig) -> dict[str, Any]:
+    own, common = flat(settings), flat(base)
+    return {name: value for name, value in own.items() if value != common[name]}
 
 
 def _listed(facts: dict[str, Any]) -> str:

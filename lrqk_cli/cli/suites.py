@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lrqk_cli.config import AttentionMode, LrqkConfig, paper_settings
+from lrqk_cli.config import AttentionMode, LrqkConfig
 from lrqk_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,119 +19,170 @@ if TYPE_CHECKING:
     Measure = Callable[[LoadedModel, LrqkConfig, OnProgress], Report]
 
 
-def speed(
-    contexts: tuple[int, ...],
-    modes: tuple[str, ...],
-    new_tokens: int,
-    repeat: int,
-    text: Path | None,
-) -> Measure:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What every suite is asked for.
+
+    Attributes:
+        contexts: tokens.
+        modes: names.
+        samples: prompts a task; the speed suite has none.
+    """
+
+    contexts: tuple[int, ...]
+    modes: tuple[str, ...]
+    samples: int
+
+    def named(self, settings: LrqkConfig, variations: Mapping[str, LrqkConfig]) -> dict[str, LrqkConfig]:
+        """Return the settings of all modes of a quality suite."""
+        from lrqk_cli.bench.modes import named_modes
+
+        return {**named_modes(self.modes, settings, max(self.contexts)), **variations}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What prompts are made from.
+
+    Attributes:
+        text: for the task ``text``; None for made-up sentences.
+        haystack, qa_data, seed: for the tasks of RULER.
+    """
+
+    text: Path | None
+    haystack: Path | None
+    qa_data: tuple[Path, ...]
+    seed: int
+
+    def ruler_facts(self) -> dict[str, Any]:
+        """Return what a reader needs to make the same prompts."""
+        return {
+            "seed": self.seed,
+            "haystack": _named(self.haystack),
+            "qa_data": [path.name for path in self.qa_data],
+        }
+
+
+def speed(asked: Asked, new_tokens: int, repeat: int, text: Path | None) -> Measure:
     """Prefill, decode, memory and misses.
 
     Raises:
         UsageError: there is nothing to measure with these options.
     """
     from lrqk_cli.bench import speed
+    from lrqk_cli.bench.collect import collect
     from lrqk_cli.bench.report import Report
 
-    plan = speed.Plan(cast(tuple[AttentionMode, ...], modes), contexts, new_tokens, repeat)
+    plan = speed.Plan(cast(tuple[AttentionMode, ...], asked.modes), asked.contexts, new_tokens, repeat)
 
     def measure(loaded: LoadedModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
-        prompt = _prompt(text, loaded.tokenizer, max(contexts))
-        results = list(speed.measure(loaded.model, loaded.spec, settings, plan, prompt, on_progress))
-        asked = {"name": "speed", "new_tokens": new_tokens, "repeat": repeat, "text": _named(text)}
-        return Report(asked, results, speed.table(results))
+        prompt = _prompt(text, loaded.tokenizer, max(asked.contexts))
+        results, ended_by = collect(
+            speed.measure(loaded.model, loaded.spec, settings, plan, prompt, on_progress)
+        )
+        facts = {"name": "speed", "new_tokens": new_tokens, "repeat": repeat, "text": _named(text)}
+        return Report(facts, results, speed.table(results), ended_by=ended_by)
 
     return measure
 
 
 def fidelity(
-    contexts: tuple[int, ...],
-    modes: tuple[str, ...],
+    asked: Asked,
+    variations: Mapping[str, LrqkConfig],
+    tasks: str,
+    prompts: Prompts,
     new_tokens: int,
-    samples: int,
-    text: Path | None,
+    turns: int,
+    layers: bool,
 ) -> Measure:
     """Next-token distributions beside full attention's, along full attention's own answers.
 
     Raises:
         UsageError: there is nothing to measure with these options.
+        DocumentError: the haystack or the questions cannot be read.
     """
-    from lrqk_cli.bench import fidelity
+    from lrqk_cli.bench.collect import collect
+    from lrqk_cli.bench.fidelity import cases, results, run, table
     from lrqk_cli.bench.report import Report
+    from lrqk_cli.bench.ruler.tasks import parse_tasks
 
-    if new_tokens < 1 or samples < 1:
-        raise UsageError("--new-tokens and --samples must be at least 1.")
+    chosen = parse_tasks(tasks, cases.ALL_TASKS)
+    plan = run.FidelityPlan(asked.contexts, chosen, asked.samples, new_tokens, turns, prompts.seed, layers)
+    sources = _ruler_sources(prompts)
 
     def measure(loaded: LoadedModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
         from lrqk_cli.models.prompt import ChatPrompt
 
-        prompt = ChatPrompt(loaded.tokenizer)
-        source = _text_tokens(text, loaded.tokenizer, max(contexts) * samples)
-        results: list[fidelity.FidelityResult] = []
-        for context in contexts:
-            variants = {
-                "lrqk": settings,
-                "resident": fidelity.everything_resident(settings, context),
-                "paper": paper_settings(settings),
-            }
-            chosen = {name: variants[name] for name in modes}
-            cases = fidelity.text_cases(prompt, source, context, new_tokens, samples)
-            results += fidelity.measure(
-                loaded.model, loaded.spec, chosen, cases, context, new_tokens, loaded.stop_ids, on_progress
-            )
-        asked = {"name": "fidelity", "new_tokens": new_tokens, "samples": samples, "text": _named(text)}
-        return Report(asked, results, fidelity.table(results))
+        modes = asked.named(settings, variations)
+        most = max(asked.contexts) * asked.samples if cases.TEXT in chosen else 0
+        text = _text_tokens(prompts.text, loaded.tokenizer, most)
+        material = cases.Material(ChatPrompt(loaded.tokenizer), text, sources)
+        found, ended_by = collect(run.run_fidelity(loaded, modes, plan, material, on_progress))
+        together = results.overall(found)
+        facts = {
+            "name": "fidelity",
+            "tasks": chosen,
+            "samples": asked.samples,
+            "new_tokens": new_tokens,
+            "turns": turns,
+            "text": _named(prompts.text),
+            **prompts.ruler_facts(),
+        }
+        return Report(
+            facts,
+            found,
+            table.table(found, together),
+            together,
+            table.notes(found, together),
+            modes,
+            table.chart(together),
+            ended_by,
+        )
 
     return measure
 
 
-def ruler(
-    contexts: tuple[int, ...],
-    modes: tuple[str, ...],
-    tasks: str,
-    samples: int,
-    haystack: Path | None,
-    qa_data: Sequence[Path],
-    seed: int,
-) -> Measure:
+def ruler(asked: Asked, variations: Mapping[str, LrqkConfig], tasks: str, prompts: Prompts) -> Measure:
     """The tasks of RULER, scored.
 
     Raises:
         UsageError: there is no such task, there are no samples, or two files hold the same task.
         DocumentError: the haystack or the questions cannot be read.
     """
+    from lrqk_cli.bench.collect import collect
     from lrqk_cli.bench.report import Report
     from lrqk_cli.bench.ruler import run, summary
     from lrqk_cli.bench.ruler.tasks import parse_tasks
 
-    chosen = cast(tuple[AttentionMode, ...], modes)
-    plan = run.RulerPlan(chosen, contexts, parse_tasks(tasks), samples, seed)
-    sources = _ruler_sources(haystack, qa_data)
+    plan = run.RulerPlan(asked.contexts, parse_tasks(tasks), asked.samples, prompts.seed)
+    sources = _ruler_sources(prompts)
 
     def measure(loaded: LoadedModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
-        results = list(run.run_ruler(loaded, settings, plan, sources, on_progress))
-        asked = {
-            "name": "ruler",
-            "samples": samples,
-            "seed": seed,
-            "haystack": _named(haystack),
-            "qa_data": [path.name for path in qa_data],
-        }
+        modes = asked.named(settings, variations)
+        results, ended_by = collect(run.run_ruler(loaded, modes, plan, sources, on_progress))
         together = summary.averages(results)
-        return Report(asked, results, run.table(results), together, [summary.sentence(a) for a in together])
+        return Report(
+            {"name": "ruler", "samples": asked.samples, **prompts.ruler_facts()},
+            results,
+            run.table(results),
+            together,
+            [summary.sentence(average) for average in together],
+            modes,
+            summary.chart(results),
+            ended_by,
+        )
 
     return measure
 
 
-def _ruler_sources(haystack: Path | None, qa_data: Sequence[Path]) -> Sources:
+def _ruler_sources(prompts: Prompts) -> Sources:
     from lrqk_cli.bench.ruler.essay import Essay
     from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, read_qa
     from lrqk_cli.bench.ruler.tasks import Sources
     from lrqk_cli.documents import read_documents
 
     qa: dict[str, QaData] = {}
-    for path in qa_data:
+    for path in prompts.qa_data:
         task, data = read_qa(path)
         if task in qa:
             raise UsageError(
@@ -138,9 +190,9 @@ def _ruler_sources(haystack: Path | None, qa_data: Sequence[Path]) -> Sources:
                 "Give --qa-data one file of each form.",
             )
         qa[task] = data
-    if haystack is None:
+    if prompts.haystack is None:
         return Sources(Essay.made_up(), qa)
-    return Sources(Essay("\n".join(document.text for document in read_documents([haystack]))), qa)
+    return Sources(Essay("\n".join(document.text for document in read_documents([prompts.haystack]))), qa)
 
 
 def _prompt(text: Path | None, tokenizer: Any, count: int) -> list[int]:

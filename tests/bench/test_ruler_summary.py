@@ -6,10 +6,9 @@ import pytest
 
 from lrqk_cli.bench.ruler.run import Answer, TaskResult
 from lrqk_cli.bench.ruler.summary import averages
-from lrqk_cli.config import AttentionMode
 
 
-def result(task: str, mode: AttentionMode, recalls: list[float], ctx: int = 4096) -> TaskResult:
+def result(task: str, mode: str, recalls: list[float], ctx: int = 4096) -> TaskResult:
     answers = tuple(Answer("", ("x",), recall, 100) for recall in recalls)
     score = 100 * sum(recalls) / len(recalls)
     return TaskResult(task, mode, ctx, len(recalls), score=score, answers=answers)

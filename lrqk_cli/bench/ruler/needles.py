@@ -14,6 +14,8 @@ from lrqk_cli.bench.ruler.words import word_pair
 
 NOISE = "The field is wide. The rain is soft. The lamp is low. Off we walk. Then home once more."
 _MAX_NEW_TOKENS = 128
+# Keys beside the ones asked for that a later turn can ask about, where there are so many.
+_FOLLOW_UPS = 8
 _DEPTHS = tuple(step / 39 for step in range(40))
 
 
@@ -64,6 +66,7 @@ def needle_builder(name: str, key: str, essay: Essay) -> tuple[Build, int]:
         rng = random.Random(key)
         new_key, new_value = _distinct(rng, task.key_kind), _distinct(rng, task.value_kind)
         values = {new_key(): [new_value() for _ in range(task.values)] for _ in range(task.keys)}
+        hay: dict[str, str] = {}
         needles = [_needle(task, k, v) for k, of_key in values.items() for v in of_key]
         rng.shuffle(needles)
         asked = rng.sample(sorted(values), task.queries)
@@ -74,11 +77,15 @@ def needle_builder(name: str, key: str, essay: Essay) -> tuple[Build, int]:
         else:
             lines = [NOISE] * units
             if task.haystack == "needles":
-                lines = [_needle(task, new_key(), new_value()) for _ in range(units)]
+                hay = {new_key(): new_value() for _ in range(units)}
+                lines = [_needle(task, k, v) for k, v in hay.items()]
             for at, needle in zip(sorted(rng.sample(range(units + 1), count)), needles, strict=True):
                 lines.insert(at, needle)
             context = "\n".join(lines)
-        return _worded(name, task, context, asked, tuple(v for k in asked for v in values[k]))
+        others = [k for k in (*values, *hay) if k not in asked]
+        others = random.Random(f"{key}:others").sample(others, min(len(others), _FOLLOW_UPS))
+        references = tuple(v for k in asked for v in values[k])
+        return _worded(name, task, context, asked, references, others)
 
     return build, max(8, count)
 
@@ -88,21 +95,32 @@ def _needle(task: NeedleTask, key: str, value: str) -> str:
 
 
 def _worded(
-    name: str, task: NeedleTask, context: str, asked: list[str], references: tuple[str, ...]
+    name: str,
+    task: NeedleTask,
+    context: str,
+    asked: list[str],
+    references: tuple[str, ...],
+    others: list[str],
 ) -> Sample:
-    whose = asked[0] if len(asked) == 1 else f"{', '.join(asked[:-1])}, and {asked[-1]}"
-    if len(references) == 1:
-        what, some, verb = f"secret {task.value_kind[:-1]}", "A", "is"
-    else:
-        what, some, verb = f"secret {task.value_kind}", "Some", "are"
-    every = "" if len(references) == 1 else " all"
+    what, verb, question, prefix = _question(task, asked)
+    some = "A" if len(references) == 1 else "Some"
     prompt = (
         f"{some} {what} {verb} hidden in the text below. Read it with care, because you will be asked about "
-        f"the {what} afterwards.\n{context}\n"
-        f"What {verb}{every} the {what} for {whose} that the text above mentions?"
+        f"the {what} afterwards.\n{context}\n{question}"
     )
-    prefix = f"The {what} for {whose} that the text above mentions {verb}"
-    return Sample(name, prompt, prefix, references, _MAX_NEW_TOKENS)
+    follow_ups = tuple(_question(task, [other])[2:] for other in others)
+    return Sample(name, prompt, prefix, references, _MAX_NEW_TOKENS, follow_ups)
+
+
+def _question(task: NeedleTask, asked: list[str]) -> tuple[str, str, str, str]:
+    """Return what is asked for, its verb, the question, and the beginning of the answer."""
+    whose = asked[0] if len(asked) == 1 else f"{', '.join(asked[:-1])}, and {asked[-1]}"
+    if len(asked) * task.values == 1:
+        what, verb, every = f"secret {task.value_kind[:-1]}", "is", ""
+    else:
+        what, verb, every = f"secret {task.value_kind}", "are", " all"
+    question = f"What {verb}{every} the {what} for {whose} that the text above mentions?"
+    return what, verb, question, f"The {what} for {whose} that the text above mentions {verb}"
 
 
 def _distinct(rng: random.Random, kind: str) -> Callable[[], str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from lrqk_cli.bench.modes import device_share
 from lrqk_cli.bench.report import Table
 from lrqk_cli.bench.ruler.sample import Sample
 from lrqk_cli.bench.ruler.scoring import recall, wilson_interval
 from lrqk_cli.bench.ruler.tasks import Sources, make_sample, reason_to_skip
-from lrqk_cli.config import AttentionMode, GenerationConfig, LrqkConfig
+from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
@@ -20,7 +21,7 @@ from lrqk_cli.models.loading import LoadedModel
 from lrqk_cli.models.prompt import ChatPrompt
 from lrqk_cli.telemetry.stats import DecodeTotals
 
-_COLUMNS = ("task", "mode", "ctx", "samples", "score", "95% interval", "miss rate")
+_COLUMNS = ("task", "mode", "ctx", "samples", "score", "95% interval", "miss rate", "rows/step", "share")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class RulerPlan:
     """What to run.
 
     Attributes:
+        tasks: their names.
         contexts: tokens that prompt, answer prefix and answer fill together.
         samples: prompts of each task at each context; every mode gets the same.
         seed: another one gives other prompts.
@@ -36,7 +38,6 @@ class RulerPlan:
         UsageError: there are no samples.
     """
 
-    modes: tuple[AttentionMode, ...]
     contexts: tuple[int, ...]
     tasks: tuple[str, ...]
     samples: int
@@ -73,12 +74,13 @@ class TaskResult:
         miss_rate: rows fetched over rows demanded, over all decode steps.
         rows_fetched_per_step: mean per layer and KV head.
         host_kv_bytes, index_bytes, hot_bytes: at the end of the last answer.
+        device_share: index and hot rows in bytes, of the KV rows of ``ctx`` tokens; 1 for ``dense``.
         answers: in the order of the samples, which is the same in every mode.
         skipped: why there are no figures; all of them are then None.
     """
 
     task: str
-    mode: AttentionMode
+    mode: str
     ctx: int
     samples: int
     score: float | None = None
@@ -90,13 +92,14 @@ class TaskResult:
     host_kv_bytes: int | None = None
     index_bytes: int | None = None
     hot_bytes: int | None = None
+    device_share: float | None = None
     answers: tuple[Answer, ...] = ()
     skipped: str | None = None
 
 
 def run_ruler(
     loaded: LoadedModel,
-    settings: LrqkConfig,
+    modes: Mapping[str, LrqkConfig],
     plan: RulerPlan,
     sources: Sources,
     on_progress: Callable[[str], None],
@@ -104,7 +107,7 @@ def run_ruler(
     """Yield one result for each context, task and mode of the plan, in this order.
 
     Args:
-        settings: everything but the mode.
+        modes: name and settings of what answers.
         on_progress: told what is being run.
     """
     prompt = ChatPrompt(loaded.tokenizer)
@@ -112,12 +115,11 @@ def run_ruler(
         for task in plan.tasks:
             on_progress(f"{task} at {context:,} tokens: writing the prompts")
             samples, reason = _samples(task, context, plan, sources, prompt)
-            for mode in plan.modes:
+            for mode, settings in modes.items():
                 if reason is not None:
                     yield TaskResult(task, mode, context, 0, skipped=reason)
-                    continue
-                chosen = replace(settings, attention=mode)
-                yield _run_task(loaded, chosen, context, prompt, samples, on_progress)
+                else:
+                    yield _run_task(loaded, mode, settings, context, prompt, samples, on_progress)
 
 
 def encode(prompt: ChatPrompt, sample: Sample) -> list[int]:
@@ -149,13 +151,14 @@ def _samples(
 
 def _run_task(
     loaded: LoadedModel,
+    mode: str,
     settings: LrqkConfig,
     context: int,
     prompt: ChatPrompt,
     samples: Sequence[Sample],
     on_progress: Callable[[str], None],
 ) -> TaskResult:
-    task, mode = samples[0].task, settings.attention
+    task = samples[0].task
     answers: list[Answer] = []
     totals = DecodeTotals()
     try:
@@ -166,7 +169,8 @@ def _run_task(
     except (OutOfMemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).splitlines()[0]
         return TaskResult(task, mode, context, 0, skipped=f"does not fit: {reason}")
-    return _result(task, mode, context, answers, totals, memory)
+    share = device_share(loaded.spec, settings, context, str(loaded.dtype).removeprefix("torch."))
+    return _result(TaskResult(task, mode, context, len(answers), device_share=share), answers, totals, memory)
 
 
 def _answer(
@@ -193,20 +197,12 @@ def _answer(
 
 
 def _result(
-    task: str,
-    mode: AttentionMode,
-    context: int,
-    answers: list[Answer],
-    totals: DecodeTotals,
-    memory: MemoryUse,
+    head: TaskResult, answers: Sequence[Answer], totals: DecodeTotals, memory: MemoryUse
 ) -> TaskResult:
     recalls = [answer.recall for answer in answers]
     low, high = wilson_interval(recalls)
-    return TaskResult(
-        task,
-        mode,
-        context,
-        len(answers),
+    return replace(
+        head,
         score=100 * statistics.fmean(recalls),
         score_low=100 * low,
         score_high=100 * high,
@@ -234,4 +230,6 @@ def _cells(result: TaskResult) -> tuple[str, ...]:
         f"{result.score:.1f}",
         f"{result.score_low:.1f} to {result.score_high:.1f}",
         f"{result.miss_rate:.1%}",
+        f"{result.rows_fetched_per_step:.1f}",
+        f"{result.device_share:.1%}",
     )

@@ -18,6 +18,7 @@ class Sample:
         answer_prefix: stands at the beginning of the assistant's turn; the model goes on from there.
         references: what the answer should contain.
         max_new_tokens: tokens to generate at most.
+        follow_ups: further questions that the same text answers, each with its answer prefix.
     """
 
     task: str
@@ -25,6 +26,7 @@ class Sample:
     answer_prefix: str
     references: tuple[str, ...]
     max_new_tokens: int
+    follow_ups: tuple[tuple[str, str], ...] = ()
 
 
 # A sample with so many units of haystack; and the tokens of a sample, the room for its answer included.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrqk_cli.bench.plot import Chart, Point
 from lrqk_cli.bench.ruler.run import TaskResult
-from lrqk_cli.config import AttentionMode
 
-_FULL_ATTENTION: tuple[AttentionMode, ...] = ("dense", "offload")
+_FULL_ATTENTION = ("dense", "offload")
 # Below this score full attention cannot do a task, so that nothing could be lost.
 _CAN_DO = 50.0
 _RESAMPLES = 10_000
@@ -29,7 +29,7 @@ class Average:
         worst_task: the one with the lowest difference, which is ``worst_difference``.
     """
 
-    mode: AttentionMode
+    mode: str
     ctx: int
     tasks: tuple[str, ...]
     score: float
@@ -45,7 +45,7 @@ def averages(results: Sequence[TaskResult]) -> list[Average]:
     """Return one average for each mode and context beside full attention; none where that was not run."""
     found = []
     for context in dict.fromkeys(result.ctx for result in results):
-        by_mode: dict[AttentionMode, dict[str, TaskResult]] = {}
+        by_mode: dict[str, dict[str, TaskResult]] = {}
         for result in results:
             if result.ctx == context:
                 by_mode.setdefault(result.mode, {})[result.task] = result
@@ -61,7 +61,21 @@ def averages(results: Sequence[TaskResult]) -> list[Average]:
     return found
 
 
-def _average(mode: AttentionMode, context: int, pairs: Sequence[tuple[TaskResult, TaskResult]]) -> Average:
+def chart(results: Sequence[TaskResult]) -> Chart:
+    """Return the mean score, over the tasks that all modes have one for, against bytes."""
+    points = []
+    for context in dict.fromkeys(result.ctx for result in results):
+        here = [result for result in results if result.ctx == context]
+        missing = {result.task for result in here if result.score is None}
+        for mode in dict.fromkeys(result.mode for result in here):
+            own = [result for result in here if result.mode == mode and result.task not in missing]
+            if own:
+                share = _mean(result.device_share for result in own)
+                points.append(Point(mode, share, _mean(r.score for r in own), f"{context:,} tokens"))
+    return Chart("RULER", "mean score", tuple(points))
+
+
+def _average(mode: str, context: int, pairs: Sequence[tuple[TaskResult, TaskResult]]) -> Average:
     differences = [_recalls(own) - _recalls(full) for own, full in pairs]
     random = np.random.default_rng(0)
     resampled = np.mean(

@@ -30,20 +30,23 @@ class Sources:
     qa: Mapping[str, QaData] = field(default_factory=dict)
 
 
-def parse_tasks(text: str) -> tuple[str, ...]:
+def parse_tasks(text: str, known: tuple[str, ...] = TASKS) -> tuple[str, ...]:
     """Read names of tasks, separated by commas, or ``all``.
+
+    Args:
+        known: all tasks that there are.
 
     Raises:
         UsageError: there is no such task.
     """
     names = [name.strip() for name in text.split(",")]
     if names == ["all"]:
-        return TASKS
+        return known
     for name in names:
-        if name not in TASKS:
-            near = get_close_matches(name, TASKS, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(TASKS)}, and all."
-            raise UsageError(f"RULER has no task '{name}'.", hint)
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(known)}, and all."
+            raise UsageError(f"There is no task '{name}'.", hint)
     return tuple(dict.fromkeys(names))
 
 

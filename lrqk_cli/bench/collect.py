@@ -1,0 +1,24 @@
+"""Taking results one by one, so that what has been measured outlives what ends a run early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+_Result = TypeVar("_Result")
+
+
+def collect(results: Iterable[_Result]) -> tuple[list[_Result], BaseException | None]:
+    """Return all results, or those so far and what ended the run: Ctrl-C or a failure.
+
+    Raises:
+        BaseException: it ended before there was any result.
+    """
+    found: list[_Result] = []
+    try:
+        found.extend(results)
+    except (Exception, KeyboardInterrupt) as error:
+        if not found:
+            raise
+        return found, error
+    return found, None

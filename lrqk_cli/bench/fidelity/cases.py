@@ -1,0 +1,133 @@
+"""Prompts to compare on: a summary of real text, or a task of RULER, and further questions about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lrqk_cli.bench.ruler.run import encode
+from lrqk_cli.bench.ruler.sample import Sample
+from lrqk_cli.bench.ruler.tasks import TASKS, Sources, make_sample
+from lrqk_cli.errors import UsageError
+from lrqk_cli.models.prompt import ChatPrompt
+
+TEXT = "text"
+ALL_TASKS = (TEXT, *TASKS)
+
+_REQUEST = "\n\nWrite a detailed summary of the text above: who and what it is about, with names and numbers."
+# The later turns begin again where there are more turns than requests.
+_TEXT_FOLLOW_UPS = (
+    "Name the three people, places or things that the text mentions most often, and what it says of each.",
+    "Quote one sentence from the middle of the text word for word, and explain what it refers to.",
+    "What does the text say at its very end, and how does that follow from what came before?",
+)
+_TASK_FOLLOW_UPS = (
+    "Quote the first and the last sentence of the text above word for word.",
+    "Describe how the text above is built, part by part, with an example of each part.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One conversation to compare on.
+
+    Attributes:
+        task: what kind of prompt it is; results are given per task.
+        turns: the tokens before each answer: first the whole prompt, then what stands between the end of an
+            answer and the beginning of the next.
+    """
+
+    task: str
+    turns: tuple[Sequence[int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What prompts are made from.
+
+    Attributes:
+        prompt: the model's chat format.
+        text: tokens of the whole text for ``text``.
+        sources: for the tasks of RULER.
+    """
+
+    prompt: ChatPrompt
+    text: Sequence[int]
+    sources: Sources
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large the cases of a task are.
+
+    Attributes:
+        context: tokens that all turns and their answers fill together.
+        new_tokens: room for each answer.
+        turns: user turns.
+        samples: cases.
+    """
+
+    context: int
+    new_tokens: int
+    turns: int
+    samples: int
+
+
+def text_cases(material: Material, shape: Shape) -> list[Case]:
+    """Return prompts that ask for a summary of a stretch of text, spread evenly over the whole of it.
+
+    Stretches overlap where the text is short.
+
+    Raises:
+        UsageError: the text is shorter than one stretch, or the context too small for any.
+    """
+    prompt, text = material.prompt, material.text
+    before, after = prompt.opening(), prompt.text(_REQUEST) + prompt.closing()
+    later = [_later_turn(prompt, _nth(_TEXT_FOLLOW_UPS, turn)) for turn in range(shape.turns - 1)]
+    taken = len(before) + len(after) + sum(map(len, later)) + shape.turns * shape.new_tokens
+    length = shape.context - taken
+    if length < 1 or length > len(text):
+        raise UsageError(
+            f"A context of {shape.context:,} tokens cannot be filled from a text of {len(text):,} tokens.",
+            "Give a longer --text, or another --ctx.",
+        )
+    step = (len(text) - length) / max(1, shape.samples - 1)
+    starts = [round(number * step) for number in range(shape.samples)]
+    return [Case(TEXT, ([*before, *text[start : start + length], *after], *later)) for start in starts]
+
+
+def ruler_cases(task: str, seed: int, material: Material, shape: Shape) -> list[Case]:
+    """Return prompts of a task of RULER, the same as in its own suite but for the room for answers.
+
+    Raises:
+        ContextLengthError: the context is too short for the task.
+    """
+
+    def turns(sample: Sample) -> list[list[int]]:
+        later = (_ruler_turn(material.prompt, sample, turn) for turn in range(shape.turns - 1))
+        return [encode(material.prompt, sample), *later]
+
+    def count(sample: Sample) -> int:
+        return sum(map(len, turns(sample))) + shape.turns * shape.new_tokens
+
+    samples = (
+        make_sample(task, number, shape.context, seed, material.sources, count)
+        for number in range(shape.samples)
+    )
+    return [Case(task, tuple(turns(sample))) for sample in samples]
+
+
+def _ruler_turn(prompt: ChatPrompt, sample: Sample, turn: int) -> list[int]:
+    """Ask the same about something else where the sample knows of it, else about the text in general."""
+    if turn < len(sample.follow_ups):
+        question, answer_prefix = sample.follow_ups[turn]
+        return _later_turn(prompt, question) + prompt.text(answer_prefix)
+    return _later_turn(prompt, _nth(_TASK_FOLLOW_UPS, turn))
+
+
+def _later_turn(prompt: ChatPrompt, text: str) -> list[int]:
+    return prompt.between() + prompt.text(text) + prompt.closing()
+
+
+def _nth(requests: Sequence[str], number: int) -> str:
+    return requests[number % len(requests)]

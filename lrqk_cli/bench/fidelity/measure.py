@@ -1,0 +1,132 @@
+"""One conversation: full attention's own greedy answers, and a mode that is led along them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.observe import LayerObserver, Observed
+from lrqk_cli.bench.fidelity.cases import Case
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.models.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Full attention's answer in one turn.
+
+    Attributes:
+        answer: its tokens, a stop token included.
+        log_probabilities: of the distributions that they are the likeliest of, ``[steps, vocab]``.
+    """
+
+    answer: tuple[int, ...]
+    log_probabilities: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A mode beside full attention in one turn; tensors are on the CPU.
+
+    Attributes:
+        first_position: of the answer's first token in the conversation; the others follow it.
+        divergence: nats, full attention against the mode; ``[steps]``.
+        full_top, own_top: the likeliest token of each; ``[steps]``.
+        rows_fetched: mean per decode step, layer and KV head.
+        observed: what every layer lost, by its number; empty where nobody asked.
+    """
+
+    first_position: int
+    divergence: Tensor
+    full_top: Tensor
+    own_top: Tensor
+    rows_fetched: float
+    observed: Mapping[int, Observed]
+
+
+def full_attention(loaded: LoadedModel, case: Case, context: int, new_tokens: int) -> list[Reference]:
+    """Return full attention's answer to every turn, each up to a stop token or ``new_tokens``."""
+    references = []
+    with Engine(loaded.model, loaded.spec, LrqkConfig(attention="dense"), context) as engine:
+        for turn in case.turns:
+            _prefill(engine, turn)
+            answer: list[int] = []
+            distributions = []
+            while len(answer) < new_tokens and not loaded.stop_ids.issuperset(answer[-1:] or [-1]):
+                distributions.append(_log_probabilities(engine))
+                answer.append(int(distributions[-1].argmax()))
+                _append(engine, answer[-1], loaded)
+            references.append(Reference(tuple(answer), torch.stack(distributions)))
+    return references
+
+
+def compare(
+    loaded: LoadedModel,
+    settings: LrqkConfig,
+    case: Case,
+    references: Sequence[Reference],
+    context: int,
+    *,
+    observe: bool,
+) -> list[Comparison]:
+    """Lead a mode through the conversation as full attention had it; return what it shows in every turn.
+
+    Args:
+        observe: compare the outputs of all layers too.
+    """
+    comparisons = []
+    with Engine(loaded.model, loaded.spec, settings, context) as engine:
+        observers = _observers(engine) if observe else {}
+        for turn, reference in zip(case.turns, references, strict=True):
+            _prefill(engine, turn)
+            comparisons.append(_turn(engine, loaded, reference, observers))
+    return comparisons
+
+
+def _turn(
+    engine: Engine, loaded: LoadedModel, reference: Reference, observers: Mapping[int, LayerObserver]
+) -> Comparison:
+    position = engine.length
+    engine.cache.take_stats()
+    divergence, tops = [], []
+    for token, expected in zip(reference.answer, reference.log_probabilities, strict=True):
+        own = _log_probabilities(engine)
+        divergence.append((expected.exp() * (expected - own)).sum())
+        tops.append(own.argmax())
+        _append(engine, token, loaded)
+    stats = engine.cache.take_stats()
+    # The prefill pays for the first distribution.
+    steps = max(1, len(reference.answer) - 1)
+    return Comparison(
+        first_position=position,
+        divergence=torch.stack(divergence).cpu(),
+        full_top=reference.log_probabilities.argmax(-1).cpu(),
+        own_top=torch.stack(tops).cpu(),
+        rows_fetched=stats.rows_fetched / max(1, stats.row_sets) / steps,
+        observed={number: observer.take() for number, observer in observers.items()},
+    )
+
+
+def _observers(engine: Engine) -> dict[int, LayerObserver]:
+    layers = (engine.cache.layer(number) for number in range(engine.spec.num_layers))
+    return {n: LayerObserver(layer) for n, layer in enumerate(layers) if isinstance(layer, LrqkLayer)}
+
+
+def _prefill(engine: Engine, tokens: Sequence[int]) -> None:
+    for _ in engine.prefill(tokens):
+        pass
+
+
+def _append(engine: Engine, token: int, loaded: LoadedModel) -> None:
+    """Go on with a token; a stop token ends the answer and is no part of the conversation."""
+    if token not in loaded.stop_ids:
+        engine.append(token)
+
+
+def _log_probabilities(engine: Engine) -> Tensor:
+    return engine.next_logits().float().log_softmax(-1)

@@ -1,0 +1,195 @@
+"""Running the suite: every mode beside full attention on the same conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from lrqk_cli.bench.fidelity.cases import TEXT, Case, Material, Shape, ruler_cases, text_cases
+from lrqk_cli.bench.fidelity.measure import Comparison, compare, full_attention
+from lrqk_cli.bench.fidelity.results import FidelityResult, Size, result
+from lrqk_cli.bench.modes import device_share
+from lrqk_cli.bench.ruler.tasks import reason_to_skip
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
+from lrqk_cli.memory import accounting
+from lrqk_cli.models.loading import LoadedModel
+
+OnProgress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FidelityPlan:
+    """What to run.
+
+    Attributes:
+        contexts: tokens that all turns and answers of a conversation fill together.
+        tasks: ``text`` and tasks of RULER.
+        samples: conversations of each task at each context.
+        new_tokens: tokens of an answer at most.
+        turns: user turns of a conversation.
+        seed: another one gives other prompts of RULER.
+        layers: look into every layer too.
+
+    Raises:
+        UsageError: there is nothing to measure.
+    """
+
+    contexts: tuple[int, ...]
+    tasks: tuple[str, ...] = (TEXT,)
+    samples: int = 1
+    new_tokens: int = 128
+    turns: int = 1
+    seed: int = 0
+    layers: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("new_tokens", "samples", "turns"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
+
+    def shape(self, context: int) -> Shape:
+        """Return how large the cases at one of the contexts are."""
+        return Shape(context, self.new_tokens, self.turns, self.samples)
+
+
+@dataclass(slots=True)
+class _AtContext:
+    """What is shared by the tasks at one context; equal settings are measured once, whatever their names."""
+
+    context: int
+    modes: Mapping[str, LrqkConfig]
+    failed: dict[LrqkConfig, str] = field(default_factory=dict)
+
+    def remaining(self) -> dict[LrqkConfig, str]:
+        """Return the settings that have not run out of memory, each with the first name that it has."""
+        names: dict[LrqkConfig, str] = {}
+        for name, settings in self.modes.items():
+            if settings not in self.failed:
+                names.setdefault(settings, name)
+        return names
+
+
+def run_fidelity(
+    loaded: LoadedModel,
+    modes: Mapping[str, LrqkConfig],
+    plan: FidelityPlan,
+    material: Material,
+    on_progress: OnProgress,
+) -> Iterator[FidelityResult]:
+    """Yield one result for each context, task, mode and turn, in this order.
+
+    Full attention answers each conversation greedily, and every mode is then led along its answers. When it
+    is interrupted or fails within a task, the samples of that task that are complete are still yielded.
+
+    Args:
+        modes: name and settings of what is compared with full attention.
+        on_progress: told what is being run.
+
+    Raises:
+        UsageError: the text is too short for a context.
+    """
+    if TEXT in plan.tasks:
+        for context in plan.contexts:  # before anything else takes its time
+            text_cases(material, plan.shape(context))
+    for context in plan.contexts:
+        here = _AtContext(context, modes)
+        for task in plan.tasks:
+            on_progress(f"{task} at {context:,} tokens: writing the prompts")
+            cases, reason = _cases(task, plan, material, plan.shape(context))
+            if reason is None:
+                yield from _run_task(loaded, here, plan, cases, on_progress)
+                continue
+            for mode in modes:
+                yield FidelityResult(task, mode, 1, context, skipped=reason)
+
+
+def _cases(task: str, plan: FidelityPlan, material: Material, shape: Shape) -> tuple[list[Case], str | None]:
+    """Return the cases of a task, or why there are none."""
+    if task == TEXT:
+        return text_cases(material, shape), None
+    if reason := reason_to_skip(task, material.sources):
+        return [], reason
+    try:
+        return ruler_cases(task, plan.seed, material, shape), None
+    except ContextLengthError as error:
+        return [], error.message.rstrip(".")
+
+
+def _run_task(
+    loaded: LoadedModel,
+    here: _AtContext,
+    plan: FidelityPlan,
+    cases: Sequence[Case],
+    on_progress: OnProgress,
+) -> Iterator[FidelityResult]:
+    task = cases[0].task
+    compared: list[dict[LrqkConfig, list[Comparison]]] = []
+
+    def tell(what: str) -> None:
+        done = f"{task} at {here.context:,} tokens, {len(compared) + 1} of {len(cases)}"
+        on_progress(f"{done}: {what}")
+
+    try:
+        for case in cases:
+            compared.append(_run_case(loaded, here, plan, case, tell))
+    except (Exception, KeyboardInterrupt):
+        yield from _results(loaded, here, plan, task, compared)
+        raise
+    yield from _results(loaded, here, plan, task, compared)
+
+
+def _run_case(
+    loaded: LoadedModel, here: _AtContext, plan: FidelityPlan, case: Case, on_progress: OnProgress
+) -> dict[LrqkConfig, list[Comparison]]:
+    """Return every mode's comparisons, one a turn; what runs out of memory is noted in ``here``."""
+    remaining, compared = here.remaining(), dict[LrqkConfig, list[Comparison]]()
+    if not remaining:
+        return compared
+    on_progress("full attention")
+    try:
+        references = full_attention(loaded, case, here.context, plan.new_tokens)
+    except (OutOfMemoryError, torch.OutOfMemoryError) as error:
+        here.failed |= dict.fromkeys(remaining, f"full attention does not fit: {_first_line(error)}")
+        return compared
+    for settings, name in remaining.items():
+        on_progress(name)
+        try:
+            compared[settings] = compare(
+                loaded, settings, case, references, here.context, observe=plan.layers
+            )
+        except (OutOfMemoryError, torch.OutOfMemoryError) as error:
+            here.failed[settings] = f"does not fit: {_first_line(error)}"
+    return compared
+
+
+def _results(
+    loaded: LoadedModel,
+    here: _AtContext,
+    plan: FidelityPlan,
+    task: str,
+    compared: Sequence[Mapping[LrqkConfig, list[Comparison]]],
+) -> Iterator[FidelityResult]:
+    def decode(token: int) -> str:
+        return str(loaded.tokenizer.decode([token]))
+
+    for name, settings in here.modes.items():
+        if settings in here.failed:
+            yield FidelityResult(task, name, 1, here.context, skipped=here.failed[settings])
+        elif compared:
+            size = _size(loaded, settings, here.context)
+            for turn in range(plan.turns):
+                of_turn = [of_case[settings][turn] for of_case in compared]
+                yield result(task, name, turn + 1, here.context, size, of_turn, decode)
+
+
+def _size(loaded: LoadedModel, settings: LrqkConfig, context: int) -> Size:
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    size = accounting.kv_bytes(loaded.spec, settings, context, dtype)
+    return Size(size.index, size.hot, device_share(loaded.spec, settings, context, dtype))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,116 @@
+"""The results as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from lrqk_cli.bench.fidelity.results import FidelityResult, LayerResult, Overall
+from lrqk_cli.bench.plot import Chart, Point
+from lrqk_cli.bench.report import Table
+
+_COLUMNS = ("task", "mode", "ctx", "samples", "steps", "KL mean", "KL max", "top-1", "rows/step", "share")
+_TURN = 2
+_WORST_LAYERS = 3
+
+
+def table(results: Sequence[FidelityResult], together: Sequence[Overall]) -> Table:
+    """Return one line a result, and one for all tasks where there are several; turns where there are any."""
+    lines = [_cells(found) for found in results]
+    if len({found.task for found in results}) > 1:
+        lines += [_overall_cells(line) for line in together]
+    columns = (*_COLUMNS[:_TURN], "turn", *_COLUMNS[_TURN:])
+    if all(found.turn == 1 for found in results):
+        columns, lines = _COLUMNS, [(*line[:_TURN], *line[_TURN + 1 :]) for line in lines]
+    return Table(columns, tuple(lines))
+
+
+def notes(results: Sequence[FidelityResult], together: Sequence[Overall]) -> list[str]:
+    """Return sentences: the means over all tasks, and where each mode fails most."""
+    several = len({found.task for found in results}) > 1
+    return [
+        *(_overall_sentence(line) for line in together if several),
+        *_worst_steps(results),
+        *_worst_layers(results),
+    ]
+
+
+def chart(together: Sequence[Overall]) -> Chart:
+    """Return mean divergence against bytes; a point a mode, a colour a context and turn."""
+    points = tuple(
+        Point(line.mode, line.device_share, line.kl_mean, f"{line.ctx:,} tokens, turn {line.turn}")
+        for line in together
+    )
+    return Chart("Distance from full attention", "mean KL over all tasks, nats", points, logarithmic=True)
+
+
+def _cells(found: FidelityResult) -> tuple[str, ...]:
+    """Return one line; a result without figures says why in the place of them."""
+    head = (found.task, found.mode, str(found.turn), f"{found.ctx:,}", str(found.samples))
+    if found.skipped is not None:
+        return (*head, f"skipped: {found.skipped}", *([""] * 5))
+    return (
+        *head,
+        str(found.steps),
+        f"{found.kl_mean:.5f}",
+        f"{found.kl_max:.4f}",
+        f"{found.top1_agreement:.1%}",
+        f"{found.rows_fetched_per_step:.1f}",
+        f"{found.device_share:.1%}",
+    )
+
+
+def _overall_cells(line: Overall) -> tuple[str, ...]:
+    return (
+        "all",
+        line.mode,
+        str(line.turn),
+        f"{line.ctx:,}",
+        "",
+        "",
+        f"{line.kl_mean:.5f}",
+        "",
+        f"{line.top1_agreement:.1%}",
+        f"{line.rows_fetched_per_step:.1f}",
+        f"{line.device_share:.1%}",
+    )
+
+
+def _overall_sentence(line: Overall) -> str:
+    return (
+        f"{line.mode} at {line.ctx:,} tokens, turn {line.turn}, over {len(line.tasks)} tasks: "
+        f"KL {line.kl_mean:.5f}, top-1 {line.top1_agreement:.1%}, "
+        f"worst {line.worst_task} with {line.worst_kl_mean:.5f}."
+    )
+
+
+def _worst_steps(results: Sequence[FidelityResult]) -> Iterator[str]:
+    for mode in dict.fromkeys(found.mode for found in results):
+        worst = max(
+            (found for found in results if found.mode == mode and found.worst is not None),
+            key=lambda found: found.kl_max or 0.0,
+            default=None,
+        )
+        if worst is None or worst.worst is None:
+            continue
+        step = worst.worst
+        yield (
+            f"Worst step of {mode}: {worst.task} at {worst.ctx:,} tokens, turn {worst.turn}, sample "
+            f"{step.sample}, step {step.step} (position {step.position:,}): KL {step.kl:.4f}, full attention "
+            f"holds {step.full_token!r} likeliest, {mode} {step.own_token!r}."
+        )
+
+
+def _worst_layers(results: Sequence[FidelityResult]) -> Iterator[str]:
+    for mode in dict.fromkeys(found.mode for found in results if found.layers):
+        by_layer: dict[int, list[LayerResult]] = {}
+        for layer in (layer for found in results if found.mode == mode for layer in found.layers):
+            by_layer.setdefault(layer.layer, []).append(layer)
+        errors = {number: fmean(r.output_error for r in found) for number, found in by_layer.items()}
+        worst = sorted(errors, key=lambda number: -errors[number])[:_WORST_LAYERS]
+        listed = ", ".join(
+            f"layer {number} (output error {errors[number]:.4f}, captured mass "
+            f"{fmean(r.captured_mass for r in by_layer[number]):.1%})"
+            for number in worst
+        )
+        yield f"Worst layers of {mode}: {listed}."

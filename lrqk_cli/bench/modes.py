@@ -1,0 +1,37 @@
+"""The modes that a quality suite compares: a name, and the settings that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from lrqk_cli.config import LrqkConfig, ModelSpec, paper_settings
+from lrqk_cli.memory import accounting
+
+
+def named_modes(names: Iterable[str], settings: LrqkConfig, context: int) -> dict[str, LrqkConfig]:
+    """Return the settings of ``lrqk``, ``resident``, ``paper``, ``dense`` or ``offload``, by name.
+
+    Args:
+        settings: those of ``lrqk``, under measurement.
+        context: tokens of the longest context.
+    """
+    known = {
+        "lrqk": settings,
+        "resident": everything_resident(settings, context),
+        "paper": paper_settings(settings),
+        "dense": replace(settings, attention="dense"),
+        "offload": replace(settings, attention="offload"),
+    }
+    return {name: known[name] for name in names}
+
+
+def everything_resident(settings: LrqkConfig, context: int) -> LrqkConfig:
+    """Return settings under which nothing is approximated: what is left is the noise of another kernel."""
+    return replace(settings, attention="lrqk", hot_policy="sticky", hot=max(context, settings.top_k))
+
+
+def device_share(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> float:
+    """Return the bytes of index and hot rows, of the KV rows of ``context`` tokens; 1 for ``dense``."""
+    size = accounting.kv_bytes(spec, settings, context, dtype)
+    return (size.index + size.hot + size.device_kv) / (size.host_kv + size.device_kv)

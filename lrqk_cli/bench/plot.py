@@ -1,0 +1,116 @@
+"""Quality against the bytes on the device, as an SVG or PNG picture. Needs the extra ``plot``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrqk_cli.errors import LrqkError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SUFFIXES = (".svg", ".png")
+_INCHES = (8.0, 5.0)
+_DOTS_PER_INCH = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One mode.
+
+    Attributes:
+        share: index and hot rows in bytes, of the KV cache.
+        quality: in the unit of the chart.
+        series: what points of one colour have in common.
+    """
+
+    label: str
+    share: float
+    quality: float
+    series: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture to be.
+
+    Attributes:
+        quality: what the vertical axis shows; ``logarithmic`` how.
+    """
+
+    title: str
+    quality: str
+    points: Sequence[Point]
+    logarithmic: bool = False
+
+
+def check_plot(path: Path) -> None:
+    """Tell before a long run what would keep ``write_plot`` from its work.
+
+    Raises:
+        UsageError: the name ends in neither ``.svg`` nor ``.png``, or its folder does not exist.
+        LrqkError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"'{path}' is neither an SVG nor a PNG file.", "Let --plot end in .svg or .png.")
+    if not path.parent.is_dir():
+        raise UsageError(f"The folder of '{path}' does not exist.", "Check the path after --plot.")
+    if find_spec("matplotlib") is None:
+        raise LrqkError("--plot needs matplotlib, which is not installed.", "Run: pip install 'lrqk[plot]'")
+
+
+def write_plot(chart: Chart, path: Path) -> None:
+    """Write the chart to ``path``, in the format that its suffix says.
+
+    Raises:
+        LrqkError: the file cannot be written.
+    """
+    # Without pyplot, which would look for a screen and keep the figure.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_INCHES, layout="constrained")
+    _draw(figure.subplots(), chart)
+    try:
+        figure.savefig(path, dpi=_DOTS_PER_INCH)
+    except OSError as error:
+        raise LrqkError(
+            f"'{path}' cannot be written: {error.strerror}.", "Check the path after --plot."
+        ) from None
+
+
+def _draw(axes: Axes, chart: Chart) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+
+    for series in dict.fromkeys(point.series for point in chart.points):
+        points = sorted(
+            (point for point in chart.points if point.series == series),
+            key=lambda point: (point.share, point.quality),
+        )
+        axes.scatter([point.share for point in points], [point.quality for point in points], label=series)
+        for number, point in enumerate(points):
+            # Those with equal bytes stand one above the other, so their labels take turns right and left.
+            right = number % 2 == 0
+            axes.annotate(
+                point.label,
+                (point.share, point.quality),
+                xytext=(6 if right else -6, 0),
+                textcoords="offset points",
+                horizontalalignment="left" if right else "right",
+                verticalalignment="center",
+                fontsize="small",
+            )
+    if chart.logarithmic and all(point.quality > 0 for point in chart.points):
+        axes.set_yscale("log")
+    if all(point.share > 0 for point in chart.points):  # not so where all rows are streamed
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.margins(x=0.2, y=0.1)
+    axes.grid(alpha=0.3)
+    axes.set(title=chart.title, xlabel="GPU bytes: index and hot rows, of the KV cache", ylabel=chart.quality)
+    axes.legend()

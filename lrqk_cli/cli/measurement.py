@@ -1,0 +1,197 @@
+"""The options that say what ``lrqk bench`` measures, and which of them a suite has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lrqk_cli.cli.options import OUTPUT, option
+from lrqk_cli.cli.values import parse_integer, parse_tokens
+from lrqk_cli.errors import UsageError
+
+Output = Literal["table", "md", "json", "csv"]
+Suite = Literal["speed", "ruler", "fidelity"]
+
+_RULER_ONLY = frozenset({"haystack", "qa_data", "seed"})
+# Options that only some suites have, by the names of their parameters.
+_SUITE_OPTIONS: dict[Suite, frozenset[str]] = {
+    "speed": frozenset({"new_tokens", "repeat", "text"}),
+    "fidelity": frozenset({"new_tokens", "text", "tasks", "samples", "turns", "vary", "layers", "plot"})
+    | _RULER_ONLY,
+    "ruler": frozenset({"tasks", "samples", "vary", "plot"}) | _RULER_ONLY,
+}
+_MEASURE = "Measurement"
+
+SuiteName = Annotated[
+    Suite,
+    option(
+        "--suite",
+        help="speed; fidelity: distance from full attention; ruler: the 13 tasks of RULER, scored.",
+        panel=_MEASURE,
+        metavar="SUITE",
+    ),
+]
+Contexts = Annotated[
+    str,
+    option("--ctx", help="Context lengths, such as 4k,16k.", panel=_MEASURE, metavar="TOKENS,…"),
+]
+Modes = Annotated[
+    str | None,
+    option(
+        "--modes",
+        help="speed: lrqk, dense, offload. fidelity: lrqk, resident (its noise), paper. ruler: all of them.",
+        panel=_MEASURE,
+        metavar="MODE,…",
+    ),
+]
+NewTokens = Annotated[
+    int,
+    option(
+        "--new-tokens",
+        help="speed, fidelity: decode steps after a prefill.",
+        panel=_MEASURE,
+        parse=parse_tokens,
+        metavar="N",
+    ),
+]
+Repeat = Annotated[
+    int,
+    option("--repeat", help="speed: runs of each figure.", panel=_MEASURE, parse=parse_integer, metavar="N"),
+]
+Text = Annotated[
+    Path | None,
+    option(
+        "--text",
+        help="speed, fidelity: text to measure on. (default: made-up sentences, easier than prose)",
+        panel=_MEASURE,
+        metavar="PATH",
+    ),
+]
+Tasks = Annotated[
+    str | None,
+    option(
+        "--tasks",
+        help="ruler: its tasks, such as niah_single_1,vt (default: all). fidelity: text (default) and these.",
+        panel=_MEASURE,
+        metavar="TASK,…",
+    ),
+]
+Samples = Annotated[
+    int,
+    option(
+        "--samples", help="fidelity, ruler: prompts a task.", panel=_MEASURE, parse=parse_integer, metavar="N"
+    ),
+]
+Turns = Annotated[
+    int,
+    option(
+        "--turns",
+        help="fidelity: user turns of a conversation, each measured by itself.",
+        panel=_MEASURE,
+        parse=parse_integer,
+        metavar="N",
+    ),
+]
+Vary = Annotated[
+    list[str],
+    option(
+        "--vary",
+        help="fidelity, ruler: further modes with one setting changed, such as top-k=512,1024. Repeat it.",
+        panel=_MEASURE,
+        metavar="NAME=V,…",
+    ),
+]
+Layers = Annotated[
+    bool,
+    option(
+        "--layers",
+        help="fidelity: captured attention and output error of every layer. Slow.",
+        panel=_MEASURE,
+        metavar="",
+    ),
+]
+Haystack = Annotated[
+    Path | None,
+    option(
+        "--haystack",
+        help="Tasks of ruler: text to hide needles in. (default: made-up sentences)",
+        panel=_MEASURE,
+        metavar="PATH",
+    ),
+]
+QaData = Annotated[
+    list[Path],
+    option(
+        "--qa-data",
+        help="Tasks of ruler: questions in SQuAD's form (qa_1) or HotpotQA's (qa_2). Repeat it for both.",
+        panel=_MEASURE,
+        metavar="PATH",
+    ),
+]
+Seed = Annotated[
+    int,
+    option(
+        "--seed",
+        help="Tasks of ruler: another one gives other prompts.",
+        panel=_MEASURE,
+        parse=parse_integer,
+        metavar="N",
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    option(
+        "--plot",
+        help="fidelity, ruler: draw quality against GPU bytes, as .svg or .png.",
+        panel=OUTPUT,
+        metavar="PATH",
+    ),
+]
+Format = Annotated[
+    Output,
+    option("--output", help="table, md, json or csv.", panel=OUTPUT, metavar="FORMAT"),
+]
+
+
+def refuse_idle(context: typer.Context, suite: Suite, tasks: str | None) -> None:
+    """Refuse options on the command line that would not act.
+
+    Args:
+        tasks: as they were asked for.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name in _given(context, frozenset().union(*_SUITE_OPTIONS.values()) - _SUITE_OPTIONS[suite]):
+        owners = " or ".join(other for other, names in _SUITE_OPTIONS.items() if name in names)
+        raise UsageError(
+            f"{_flag(name)} has no meaning for --suite {suite}.",
+            f"Leave it out, or choose --suite {owners}.",
+        )
+    if suite == "fidelity":
+        _refuse_other_tasks(context, {name.strip() for name in (tasks or "text").split(",")})
+
+
+def _refuse_other_tasks(context: typer.Context, tasks: set[str]) -> None:
+    idle, missing = frozenset[str](), "a task of RULER"
+    if tasks == {"text"}:
+        idle = _RULER_ONLY
+    elif not tasks & {"text", "all"}:
+        idle, missing = frozenset({"text"}), "the task text"
+    for name in _given(context, idle):
+        raise UsageError(
+            f"{_flag(name)} has no meaning without {missing}.", "Leave it out, or name one in --tasks."
+        )
+
+
+def _given(context: typer.Context, names: Collection[str]) -> list[str]:
+    """Return which parameters are on the command line; a variable may be meant for other commands."""
+    sources = {name: context.get_parameter_source(name) for name in sorted(names)}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,92 @@
+"""``--vary NAME=V1,V2``: the settings under measurement with one of them changed at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lrqk_cli.cli.values import parse_integer, parse_number, parse_tokens
+from lrqk_cli.config import LrqkConfig, default_top_k
+from lrqk_cli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """One field.
+
+    Attributes:
+        path: names of the fields that lead to it.
+        kind: its type.
+    """
+
+    path: tuple[str, ...]
+    kind: Any
+
+
+def parse_variations(
+    texts: Sequence[str], base: LrqkConfig, *, top_k_follows: bool = True
+) -> dict[str, LrqkConfig]:
+    """Return the settings of every variation, by names such as ``top-k=512``.
+
+    Args:
+        texts: such as ``top-k=512,1024``; a setting is named as its option is.
+        base: what is varied.
+        top_k_follows: whether top-k is the default of hot, wherever hot is varied.
+
+    Raises:
+        UsageError: there is no such setting, or it cannot have such a value.
+    """
+    settings = _settings(LrqkConfig)
+    variations = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        name = name.strip()
+        if name not in settings:
+            near = get_close_matches(name, settings, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(settings)}."
+            raise UsageError(f"No setting '{name}' can be varied.", hint)
+        for value in (part.strip() for part in values.split(",")):
+            parsed = _parse(name, value, settings[name].kind)
+            if name == "hot" and top_k_follows:
+                changed = replace(base, hot=parsed, top_k=default_top_k(parsed))
+            else:
+                changed = _replaced(base, settings[name].path, parsed)
+            variations[f"{name}={value}"] = changed
+    return variations
+
+
+def _settings(config: type) -> dict[str, _Setting]:
+    """Return the fields that one value sets, by the names of their options."""
+    found = {}
+    kinds = get_type_hints(config)
+    for field in fields(config):
+        kind = kinds[field.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            for name, inner in _settings(kind).items():
+                found[f"{field.name}-{name}"] = _Setting((field.name, *inner.path), inner.kind)
+        elif field.name != "attention":  # modes have their own option
+            found[field.name.replace("_", "-")] = _Setting((field.name,), kind)
+    return found
+
+
+def _replaced(config: Any, path: tuple[str, ...], value: object) -> Any:
+    name, *rest = path
+    return replace(config, **{name: _replaced(getattr(config, name), tuple(rest), value) if rest else value})
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) in (Union, UnionType):
+        (kind,) = (part for part in get_args(kind) if part is not NoneType)
+    if get_origin(kind) is Literal:
+        choices = {str(choice): choice for choice in get_args(kind)}
+        if text not in choices:
+            near = get_close_matches(text, choices, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Choose from {', '.join(choices)}."
+            raise UsageError(f"The setting '{name}' cannot be '{text}'.", hint)
+        return choices[text]
+    if kind is float:
+        return parse_number(text)
+    return parse_integer(text) if text.lstrip("-").isdigit() else parse_tokens(text)

@@ -1,0 +1,62 @@
+"""The picture of quality against bytes."""
+
+from __future__ import annotations
+
+import importlib.util
+from xml.etree import ElementTree
+
+import pytest
+
+from lrqk_cli.bench import plot
+from lrqk_cli.bench.plot import Chart, Point, check_plot, write_plot
+from lrqk_cli.errors import LrqkError, UsageError
+
+pytest.importorskip("matplotlib")
+
+POINTS = (
+    Point("lrqk", 0.25, 0.004, "turn 1"),
+    Point("hot=64", 0.4, 0.001, "turn 1"),
+    Point("lrqk", 0.25, 0.006, "turn 2"),
+)
+
+
+def test_every_point_is_in_the_picture_with_its_name_and_its_series(tmp_path):
+    path = tmp_path / "quality.svg"
+    check_plot(path)
+    write_plot(Chart("Distance", "KL, nats", POINTS, logarithmic=True), path)
+    root = ElementTree.parse(path).getroot()
+    assert root.tag.endswith("svg")
+    # Letters are drawn as outlines; what they say stands in comments beside them.
+    drawn = path.read_text(encoding="utf-8")
+    assert drawn.count("<!-- lrqk -->") == 2
+    for text in ("hot=64", "turn 1", "turn 2", "Distance", "KL, nats"):
+        assert f"<!-- {text} -->" in drawn
+
+
+def test_nothing_has_to_be_positive(tmp_path):
+    """With all rows streamed nothing is on the device, and rounding can leave a divergence below zero."""
+    path = tmp_path / "quality.PNG"
+    points = (Point("offload", 0.0, -1e-9, "a"), Point("lrqk", 0.2, 1e-3, "a"))
+    write_plot(Chart("Distance", "KL", points, logarithmic=True), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["quality.pdf", "quality", "absent/quality.svg"])
+def test_a_path_that_cannot_be_is_refused_at_once(tmp_path, name):
+    with pytest.raises(UsageError):
+        check_plot(tmp_path / name)
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "find_spec", lambda _: None)
+    with pytest.raises(LrqkError, match="matplotlib") as caught:
+        check_plot(tmp_path / "quality.svg")
+    assert "lrqk[plot]" in caught.value.hint
+    assert importlib.util.find_spec("matplotlib") is not None
+
+
+def test_a_file_that_cannot_be_written_is_said(tmp_path):
+    folder = tmp_path / "folder.svg"
+    folder.mkdir()
+    with pytest.raises(LrqkError, match="cannot be written"):
+        write_plot(Chart("Distance", "KL", POINTS), folder)
