@@ -22,8 +22,7 @@ class LowRankIndex:
     """Codes k̂ of all tokens' keys: integers with a scale per dimension and row set, or bfloat16.
 
     Attributes:
-        codes: ``[sets, context, r]`` in int8 or bfloat16; of 4 bits packed in uint8, ``[sets, context, r / 2]``,
-            as ``kernels.proxy_scores`` says.
+        codes: ``[sets, context, r]`` in int8 or bfloat16; of 4 bits packed in uint8 (``kernels.codes``).
         scale: ``[sets, 1, r]``; ones for bfloat16.
         length: tokens that are indexed.
     """

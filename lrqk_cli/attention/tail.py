@@ -2,8 +2,8 @@
 
 A decode step knows the index codes k̂ of all rows, but the values of the residents only. The prefill's Gram
 matrices give the best linear prediction of a value from its code, ``v ≈ b + k̂ M``. By linearity, what the
-other rows would have added with their predicted weights w is ``Σ w v ≈ (Σ w)·b + (Σ w k̂) M``: one weighted sum
-of codes, and no row has to travel.
+other rows would have added with their predicted weights w is ``Σ w v ≈ (Σ w)·b + (Σ w k̂) M``: one weighted
+sum of codes, and no row has to travel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 
-# Directions in which codes hardly vary say nothing about values: ridge regression, relative to the mean variance.
+# Directions in which codes hardly vary say nothing about values. Relative to their mean variance.
 _RIDGE = 1e-3
 
 

@@ -19,7 +19,7 @@ def pack_codes(codes: Tensor) -> Tensor:
 
 
 def unpack_codes(codes: Tensor) -> Tensor:
-    """Return codes ``[…, r]`` in float32, of packed ones ``[…, r / 2]`` in uint8 or of plain ones ``[…, r]``."""
+    """Return codes ``[…, r]`` in float32, of packed ones in uint8 or of plain ones in any other type."""
     if codes.dtype != torch.uint8:
         return codes.float()
     return torch.cat((codes & 15, codes >> 4), dim=-1).float() - _OFFSET
