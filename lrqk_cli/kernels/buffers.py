@@ -117,25 +117,25 @@ class TokenScores(NamedTuple):
 
 
 class FetchPlan(NamedTuple):
-    """Which tokens come into which hot slots: entry ``i < count[set]`` of each set; the rest is undefined.
+    """Which tokens come into which hot slots: entry ``i < counts[set]`` of each set; the rest is undefined.
 
     Attributes:
         token, slot: int32 ``[sets, C]``.
-        count: int32 ``[sets]``.
+        counts: int32 ``[sets]``, the entries of each set.
         totals: int64 ``[2]``, rows demanded and rows fetched, added up over steps and sets.
     """
 
     token: Tensor
     slot: Tensor
-    count: Tensor
+    counts: Tensor
     totals: Tensor
 
     @classmethod
     def empty(cls, sets: int, hot: int, device: torch.device) -> FetchPlan:
         """Allocate, with totals of zero."""
         token, slot = torch.empty(2, sets, hot, dtype=torch.int32, device=device)
-        count = torch.empty(sets, dtype=torch.int32, device=device)
-        return cls(token, slot, count, torch.zeros(2, dtype=torch.int64, device=device))
+        counts = torch.empty(sets, dtype=torch.int32, device=device)
+        return cls(token, slot, counts, torch.zeros(2, dtype=torch.int64, device=device))
 
 
 class SelectScratch(NamedTuple):

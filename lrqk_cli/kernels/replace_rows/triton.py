@@ -63,7 +63,7 @@ def _replace(
         first += programs * ROWS
 
 
-def replace_rows(store: Tensor, plan: FetchPlan, residents: Residents) -> None:
+def replace_rows(residents: Residents, plan: FetchPlan, store: Tensor) -> None:
     """See the reference; ``store`` is pinned host memory where the rest is on a GPU."""
     heads, context, _, width = store.shape
     sets, hot = plan.token.shape
@@ -72,7 +72,7 @@ def replace_rows(store: Tensor, plan: FetchPlan, residents: Residents) -> None:
         store,
         plan.token,
         plan.slot,
-        plan.count,
+        plan.counts,
         residents.rows,
         residents.slot_token,
         residents.resident.view(torch.uint8),

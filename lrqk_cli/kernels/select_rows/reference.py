@@ -49,12 +49,12 @@ def select_rows(
         aggregate: ``sum`` or ``max`` over the queries.
     """
     candidates = max(0, int(length) + 1 - residents.recent)
-    out.count.zero_()
+    out.counts.zero_()
     if candidates > residents.hot:
         bin_scores(scores, residents, length, scratch, aggregate)
         plan_fetches(residents, length, scratch, out, top_k)
-    out.totals[0] += min(top_k, candidates, residents.hot) * len(out.count)
-    out.totals[1] += out.count.sum()
+    out.totals[0] += min(top_k, candidates, residents.hot) * len(out.counts)
+    out.totals[1] += out.counts.sum()
 
 
 def bins_per_nat(highest: float) -> float:
@@ -92,7 +92,7 @@ def plan_fetches(
     """Plan by the bins: tokens above the threshold bin, then tokens in it; slots from the lowest bin up."""
     candidates = int(length) + 1 - residents.recent
     wanted = min(top_k, candidates, residents.hot)
-    for row_set in range(len(out.count)):
+    for row_set in range(len(out.counts)):
         bins = scratch.token_bin[row_set, :candidates]
         held = residents.slot_token[row_set]
         best = bins.argsort(descending=True, stable=True)[:wanted]
@@ -108,4 +108,4 @@ def plan_fetches(
         outgoing = torch.cat((outgoing[~in_last].sort().values, outgoing[in_last]))
         out.token[row_set, : len(incoming)] = incoming.to(torch.int32)
         out.slot[row_set, : len(incoming)] = outgoing.to(torch.int32)
-        out.count[row_set] = len(incoming)
+        out.counts[row_set] = len(incoming)

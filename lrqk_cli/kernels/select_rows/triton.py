@@ -123,7 +123,7 @@ def plan_fetches(
         length,
         out.token,
         out.slot,
-        out.count,
+        out.counts,
         out.totals,
         *sizes,
         BINS=BINS,

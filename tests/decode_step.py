@@ -1,0 +1,155 @@
+"""A layer in the middle of decoding, in the tensors that the kernels of a step take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents, TokenScores
+from lrqk_cli.kernels.score_tokens import reference as score_tokens_reference
+
+_Tree = TypeVar("_Tree")
+
+# Kernels run compiled where there is a GPU, and in Triton's interpreter elsewhere (see kernels/conftest.py).
+DEVICES = [
+    pytest.param(
+        "cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here")
+    ),
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+        ],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a layer with ``length`` tokens; the letters are those of ``kernels.buffers``."""
+
+    length: int
+    context: int = 300
+    heads: int = 2
+    share: int = 1
+    queries: int = 2
+    width: int = 64
+    rank: int = 8
+    hot: int = 24
+    recent: int = 8
+
+    @property
+    def sets(self) -> int:
+        return self.heads * self.share
+
+    @property
+    def rows(self) -> int:
+        return self.recent + self.hot
+
+    @property
+    def device_length(self) -> Tensor:
+        return torch.tensor([self.length])
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    """Return multiples of 1/4 in [-2, 2): sums of their products are exact in float32, in any order."""
+    return torch.randint(-8, 8, shape, generator=torch.Generator().manual_seed(seed)) / 4
+
+
+def make_store(shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the rows of ``length`` tokens; the rest of the store is poisoned."""
+    rows = noise(1, shape.heads, shape.context, 2, shape.width).to(dtype)
+    rows[:, shape.length :] = float("nan")
+    return rows
+
+
+def make_residents(shape: Shape, store: Tensor, seed: int = 2) -> Residents:
+    """Return the ring and a hot set of ``length`` tokens, with a random choice once they do not all fit."""
+    rows = torch.full((shape.sets, shape.rows, 2, shape.width), float("nan"), dtype=store.dtype)
+    slot_token = torch.full((shape.sets, shape.hot), -1)
+    resident = torch.zeros(shape.sets, shape.context, dtype=torch.bool)
+    for token in range(max(0, shape.length - shape.recent), shape.length):
+        rows[:, token % shape.recent] = store[:, token].repeat_interleave(shape.share, 0)
+    candidates = max(0, shape.length - shape.recent)
+    generator = torch.Generator().manual_seed(seed)
+    for row_set in range(shape.sets):
+        chosen = torch.arange(candidates)
+        if candidates > shape.hot:
+            chosen = torch.randperm(candidates, generator=generator)[: shape.hot]
+        slot_token[row_set, : len(chosen)] = chosen
+        resident[row_set, chosen] = True
+        rows[row_set, shape.recent : shape.recent + len(chosen)] = store[row_set // shape.share, chosen]
+    return Residents(rows, slot_token, resident)
+
+
+def make_layer(shape: Shape, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Residents]:
+    """Return store and residents as they are within a step, with the step's token appended."""
+    after = replace(shape, length=shape.length + 1)
+    store = make_store(after, dtype)
+    return store, make_residents(after, store)
+
+
+def make_maps(shape: Shape) -> IndexMaps:
+    """Return maps whose results are exact in float32."""
+    random = torch.Generator().manual_seed(6)
+    return IndexMaps(
+        noise(3, shape.sets, shape.width, shape.rank),
+        noise(4, shape.sets, shape.width, shape.rank),
+        noise(5, shape.heads, shape.width),
+        2.0 ** torch.randint(-3, 2, (shape.sets, shape.rank), generator=random),
+    )
+
+
+def make_index(shape: Shape, dtype: torch.dtype = torch.int8) -> tuple[Projected, Tensor]:
+    """Return projected queries and an index."""
+    projected = Projected(
+        noise(7, shape.sets, shape.queries, shape.rank), noise(8, shape.sets, shape.queries)
+    )
+    return projected, (noise(9, shape.sets, shape.context, shape.rank) * 4).to(dtype)
+
+
+def make_scores(shape: Shape, scaling: float = 0.1) -> TokenScores:
+    """Return scores by the reference, poisoned past n."""
+    projected, codes = make_index(shape)
+    scores = poisoned(TokenScores.empty(shape.sets, shape.queries, shape.context, torch.device("cpu")))
+    score_tokens_reference.score_tokens(
+        projected, codes, shape.device_length, scores, recent=shape.recent, scaling=scaling
+    )
+    return scores
+
+
+def poisoned(tree: _Tree) -> _Tree:
+    """Fill tensors with NaN, integers with -7."""
+    for tensor in tree if isinstance(tree, tuple) else (tree,):
+        tensor.fill_(float("nan") if tensor.dtype.is_floating_point else -7)
+    return tree
+
+
+def to(tree: _Tree, device: str) -> _Tree:
+    """Copy a tensor, or a tuple or dictionary of tensors, to the device; other values stay."""
+    if isinstance(tree, Tensor):
+        return tree.to(device, copy=True)
+    if isinstance(tree, dict):
+        return {name: to(value, device) for name, value in tree.items()}
+    if isinstance(tree, tuple):
+        return type(tree)(*(to(value, device) for value in tree))
+    return tree
+
+
+def host(store: Tensor, device: str) -> Tensor:
+    """Copy a store to where it stands: in memory that the device can read by itself."""
+    return store.pin_memory() if device == "cuda" else store.clone()
+
+
+def assert_same(found: Any, expected: Any, *, atol: float = 0.0, rtol: float = 0.0) -> None:
+    """Compare tensors, or tuples of them, wherever they are; poison equals poison."""
+    if isinstance(expected, tuple):
+        for pair in zip(found, expected, strict=True):
+            assert_same(*pair, atol=atol, rtol=rtol)
+    else:
+        torch.testing.assert_close(found.cpu(), expected.cpu(), atol=atol, rtol=rtol, equal_nan=True)

@@ -1,0 +1,145 @@
+"""A step's token in the stores, and its queries in the low-rank space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from decode_step import (
+    DEVICES,
+    Shape,
+    assert_same,
+    host,
+    make_maps,
+    make_residents,
+    make_store,
+    noise,
+    poisoned,
+    to,
+)
+
+from lrqk_cli.kernels.append_token import reference
+from lrqk_cli.kernels.buffers import Projected, Residents
+
+kernel = pytest.importorskip("lrqk_cli.kernels.append_token.triton", reason="Triton is not installed")
+
+SHAPES = [
+    Shape(0),
+    Shape(7, queries=8, width=80, rank=5, share=2),
+    Shape(8, width=96, queries=3),
+    Shape(31, width=128, rank=32, queries=4),
+    Shape(32, width=256, rank=64, queries=7),
+    Shape(62, queries=6, rank=80, width=80),
+    Shape(200, share=3, queries=1, heads=3),
+]
+
+
+def make_state(shape: Shape, dtype: torch.dtype, codes: torch.dtype) -> dict[str, Any]:
+    store = make_store(shape, dtype)
+    return {
+        "maps": make_maps(shape),
+        "codes": torch.full((shape.sets, shape.context, shape.rank), 99).to(codes),
+        "store": store,
+        "residents": make_residents(shape, store),
+        "value_sum": noise(10, shape.heads, shape.width).double(),
+        "length": shape.device_length,
+        "out": poisoned(Projected.empty(shape.sets, shape.queries, shape.rank, torch.device("cpu"))),
+    }
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("codes", [torch.int8, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_matches_the_reference(shape: Shape, dtype: torch.dtype, codes: torch.dtype, device: str) -> None:
+    query = noise(11, shape.sets, shape.queries, shape.width).to(dtype)
+    key, value = noise(12, 2, shape.heads, shape.width).to(dtype)
+    expected = make_state(shape, dtype, codes)
+    found = to(expected, device)
+    found["store"] = host(expected["store"], device)
+
+    reference.append_token(query, key, value, **expected)
+    kernel.append_token(query.to(device), key.to(device), value.to(device), **found)
+
+    # The interpreter cuts bfloat16 off where a GPU rounds.
+    rounding = 2**-7 if codes == torch.bfloat16 and device == "cpu" else 0.0
+    assert_same(found.pop("codes"), expected.pop("codes"), rtol=rounding)
+    for name, tensors in expected.items():
+        assert_same(found[name], tensors)
+
+
+@pytest.mark.parametrize("append_token", [reference.append_token, kernel.append_token])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here")
+def test_a_growing_layer_keeps_its_newest_rows_and_fills_its_slots(append_token: Any) -> None:
+    shape = Shape(0, context=40, heads=2, share=2, width=16, queries=1, hot=6, recent=4)
+    state = make_state(shape, torch.float32, torch.int8)
+    state["value_sum"].zero_()
+    residents: Residents = state["residents"]
+    for length in range(16):
+        key, value = noise(20 + length, 2, shape.heads, shape.width)
+        state["length"][0] = length
+        append_token(noise(1, shape.sets, 1, shape.width), key, value, **state)
+        count = length + 1
+        rows = state["store"].repeat_interleave(shape.share, 0)
+        for token in range(max(0, count - shape.recent), count):
+            assert torch.equal(residents.rows[:, token % shape.recent], rows[:, token])
+        filled = min(max(0, count - shape.recent), shape.hot)
+        assert torch.equal(residents.rows[:, shape.recent :][:, :filled], rows[:, :filled])
+        slots = torch.where(torch.arange(shape.hot) < filled, torch.arange(shape.hot), -1)
+        assert torch.equal(residents.slot_token, slots.expand(shape.sets, -1))
+        assert torch.equal(residents.resident.sum(1), torch.full((shape.sets,), filled))
+        assert torch.equal(state["value_sum"], state["store"][:, :count, 1].double().sum(1))
+        assert state["store"][:, count:].isnan().all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_codes_round_half_to_even_and_saturate(device: str) -> None:
+    shape = Shape(3, heads=1, width=16, rank=8, queries=1)
+    state = to(make_state(shape, torch.float32, torch.int8), device)
+    state["store"] = host(state["store"].cpu(), device)
+    state["maps"].mean.zero_()
+    state["maps"].scale.fill_(1.0)
+    # The key's code is its first entry times these.
+    state["maps"].key.zero_()[0, 0] = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 500.0, -500.0])
+    key = torch.zeros(1, 16, device=device)
+    key[0, 0] = 1.0
+    kernel.append_token(torch.zeros(1, 1, 16, device=device), key, key, **state)
+    assert state["codes"][0, 3].tolist() == [0, 2, 2, 0, -2, 126, 127, -127]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_offsets_beyond_32_bits() -> None:
+    context, recent, hot = 1 << 22, 8, (1 << 21) - 8
+    shape = Shape(context - 1, context=context, heads=3, width=256, rank=192, recent=recent, hot=hot)
+    device = torch.device("cuda")
+    codes = torch.empty(3, context, shape.rank, dtype=torch.int8, device=device)
+    # On the device: so much pinned memory need not be there.
+    store = torch.empty(3, context, 2, 256, dtype=torch.float16, device=device)
+    rows = torch.empty(3, shape.rows, 2, 256, dtype=torch.float16, device=device)
+    residents = Residents(
+        rows,
+        torch.zeros(3, hot, dtype=torch.int64, device=device),
+        torch.zeros(3, context, dtype=torch.bool, device=device),
+    )
+    assert codes.numel() > 2**31
+    assert rows.numel() > 2**31
+    key, value = noise(12, 2, 3, 256).half().to(device)
+    kernel.append_token(
+        noise(11, 3, 2, 256).half().to(device),
+        key,
+        value,
+        maps=to(make_maps(shape), "cuda"),
+        codes=codes,
+        store=store,
+        residents=residents,
+        value_sum=torch.zeros(3, 256, dtype=torch.float64, device=device),
+        length=torch.tensor([context - 1], device=device),
+        out=Projected.empty(3, 2, shape.rank, device),
+    )
+    assert torch.equal(store[:, -1], torch.stack((key, value), 1))
+    assert torch.equal(rows[:, (context - 1) % recent], torch.stack((key, value), 1))
+    maps = make_maps(shape)
+    code = torch.einsum("hd,hdr->hr", key.cpu().double() - maps.mean.double(), maps.key.double()) / maps.scale
+    assert torch.equal(codes[:, -1].cpu(), code.round().clamp(-127, 127).to(torch.int8))

@@ -1,0 +1,144 @@
+"""What a step fetches and what leaves, against the definition written with sets."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from decode_step import DEVICES, Shape, assert_same, make_layer, make_scores, poisoned, to
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lrqk_cli.kernels.buffers import BINS, Aggregate, FetchPlan, Residents, SelectScratch, TokenScores
+from lrqk_cli.kernels.select_rows import reference
+
+kernel = pytest.importorskip("lrqk_cli.kernels.select_rows.triton", reason="Triton is not installed")
+
+# The width of a bin, and what rounding may add to a score.
+WIDTH = (math.log(8) + 30) / BINS + 1e-3
+
+
+def buffers(shape: Shape, bucket: int, device: str) -> tuple[SelectScratch, FetchPlan]:
+    scratch = SelectScratch.empty(shape.sets, shape.hot, bucket, torch.device(device))
+    plan = FetchPlan.empty(shape.sets, shape.hot, torch.device(device))
+    for tensor in (*scratch, *plan[:3]):
+        if tensor is not scratch.histogram:
+            poisoned(tensor)
+    return scratch, plan
+
+
+def log_scores(scores: TokenScores, count: int, candidates: int, aggregate: Aggregate) -> Tensor:
+    shares = scores.logits[:, :, :count].double().log_softmax(-1)[:, :, :candidates]
+    score = shares.logsumexp(1) if aggregate == "sum" else shares.amax(1)
+    return score.clamp(min=-30.0)
+
+
+def check_plan(residents: Residents, plan: FetchPlan, score: Tensor, wanted: int) -> None:
+    """Check that the best ``wanted`` are resident after the plan, and that the worst left."""
+    for row_set, count in enumerate(plan.counts.tolist()):
+        incoming = plan.token[row_set, :count].tolist()
+        slots = plan.slot[row_set, :count].tolist()
+        assert len(set(incoming)) == len(set(slots)) == count
+        assert not residents.resident[row_set, incoming].any()
+        held = residents.slot_token[row_set]
+        leaving = held[slots].tolist()
+        after = sorted(set(held.tolist()) - set(leaving) | set(incoming))
+        # A bijection of slots and residents again.
+        assert len(after) == residents.hot
+        own = score[row_set]
+        threshold = own.topk(wanted).values[-1].item()
+        # As many as were demanded are at least as good as the worst of the best, up to a bin.
+        assert int((own[after] >= threshold - WIDTH).sum()) >= wanted
+        # What is better by a bin was demanded, so it stays or comes; what is worse by a bin does not come.
+        assert set((own > threshold + WIDTH).nonzero().flatten().tolist()) <= set(after)
+        assert all(own[token] >= threshold - WIDTH for token in incoming)
+        # What left is no better than what was not demanded and stayed.
+        stays = [token for token in after if token not in incoming and own[token] < threshold - WIDTH]
+        if leaving and stays:
+            assert own[leaving].max() <= own[stays].min() + WIDTH
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("module", [reference, kernel], ids=["reference", "triton"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here")
+def test_the_best_become_resident_and_the_worst_leave(module: Any, data: st.DataObject) -> None:
+    hot = data.draw(st.integers(1, 40))
+    recent = data.draw(st.integers(1, 9))
+    length = data.draw(st.integers(hot + recent, hot + recent + 60))
+    shape = Shape(length, heads=1, queries=data.draw(st.integers(1, 8)), hot=hot, recent=recent, width=16)
+    wanted = data.draw(st.integers(1, hot))
+    # Narrow spreads make ties, wide ones reach below the lowest bin.
+    scores = make_scores(shape, scaling=data.draw(st.sampled_from([0.0, 1e-4, 0.01, 0.1, 1.0])))
+    aggregate = data.draw(st.sampled_from(["sum", "max"]))
+    _, residents = make_layer(shape)
+    scratch, plan = buffers(shape, shape.context, "cpu")
+    module.select_rows(
+        scores, residents, shape.device_length, scratch, plan, top_k=wanted, aggregate=aggregate
+    )
+    candidates = length + 1 - recent
+    check_plan(residents, plan, log_scores(scores, length + 1, candidates, aggregate), wanted)
+    assert plan.totals.tolist() == [wanted, int(plan.counts.sum())]
+
+
+SHAPES = [
+    Shape(150, hot=40, share=2),
+    Shape(1023, context=1030, hot=100, queries=1),
+    Shape(2500, context=3000, hot=1500, queries=4, heads=1),
+    Shape(5000, context=6001, hot=2100, queries=7, heads=1, recent=64),
+    pytest.param(Shape(70_000, context=1 << 17, hot=8192, queries=4, heads=3), marks=pytest.mark.gpu),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("share", "spread"), [(4, 0.5), (1, 0.003)])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_matches_the_reference(shape: Shape, share: int, spread: float, device: str) -> None:
+    if shape.length > 6000 and device == "cpu":
+        pytest.skip("takes the interpreter too long")
+    top_k = max(1, shape.hot // share)
+    scores, residents = make_scores(shape, spread), make_layer(shape)[1]
+    length = shape.device_length
+    inputs = to((scores, residents, length), device) if device == "cuda" else (scores, residents, length)
+
+    def run() -> tuple[SelectScratch, FetchPlan]:
+        scratch, plan = buffers(shape, shape.context, device)
+        for _ in range(2):  # The histograms must be as they were.
+            kernel.select_rows(*inputs, scratch, plan, top_k=top_k)
+        return scratch, plan
+
+    scratch, plan = run()
+    candidates = shape.length + 1 - shape.recent
+    expected_scratch, expected = buffers(shape, shape.context, "cpu")
+    reference.bin_scores(scores, residents, length, expected_scratch, "sum")
+    distance = scratch.token_bin.cpu().int() - expected_scratch.token_bin
+    # Rounding moves a score on the edge of two bins.
+    assert distance.abs().max() <= 1
+    assert distance.count_nonzero() <= 1 + distance.numel() // 200
+    # Given the same bins, the plan is the same to the order of its entries.
+    same_bins = expected_scratch._replace(token_bin=scratch.token_bin.cpu(), slot_bin=scratch.slot_bin.cpu())
+    reference.plan_fetches(residents, length, same_bins, expected, top_k)
+    assert_same(plan[:3], expected[:3])
+    assert plan.counts.sum() > 0
+    assert plan.totals.tolist() == [2 * top_k * shape.sets, 2 * int(plan.counts.sum())]
+    assert (scratch.token_bin[:, candidates:] == -7).all()
+    assert_same(run(), (scratch, plan))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("length", [0, 7, 31])
+def test_nothing_is_fetched_while_all_candidates_fit(length: int, device: str) -> None:
+    shape = Shape(length, share=2)
+    wanted = min(5, max(0, length + 1 - shape.recent))
+    for module, place in ((reference, "cpu"), (kernel, device)):
+        scratch, plan = buffers(shape, shape.context, place)
+        # Of no use, and so not to be read: the scores are poison.
+        scores = TokenScores.empty(shape.sets, shape.queries, shape.context, torch.device(place))
+        inputs = (poisoned(scores), to(make_layer(shape)[1], place), shape.device_length.to(place))
+        module.select_rows(*inputs, scratch, plan, top_k=5)
+        assert plan.counts.tolist() == [0] * shape.sets
+        assert plan.totals.tolist() == [wanted * shape.sets, 0]
+        assert (scratch.histogram == 0).all()
