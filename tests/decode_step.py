@@ -137,7 +137,8 @@ def to(tree: _Tree, device: str) -> _Tree:
     if isinstance(tree, dict):
         return {name: to(value, device) for name, value in tree.items()}
     if isinstance(tree, tuple):
-        return type(tree)(*(to(value, device) for value in tree))
+        values = [to(value, device) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
     return tree
 
 

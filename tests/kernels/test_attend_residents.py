@@ -1,0 +1,145 @@
+"""Decode attention over the residents, the tail, the sinks and the weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from decode_step import DEVICES, Shape, assert_same, make_layer, make_scores, noise, poisoned, to
+from torch import Tensor
+
+from lrqk_cli.kernels.attend_residents import reference
+from lrqk_cli.kernels.buffers import AttendScratch, Residents, Tail
+
+kernel = pytest.importorskip("lrqk_cli.kernels.attend_residents.triton", reason="Triton is not installed")
+
+SHAPES = [
+    Shape(0, queries=1),
+    Shape(6, queries=8, width=80),
+    Shape(31, queries=2),
+    Shape(32, queries=3, width=96),
+    Shape(62, queries=7, recent=40),
+    Shape(150, hot=90, queries=5, width=256, heads=1),
+    Shape(250, hot=170, recent=20, share=3, queries=1, width=128, heads=1),
+    Shape(1024, context=1100, hot=700, queries=4, width=128, heads=1),
+    pytest.param(
+        Shape(70_000, context=1 << 17, hot=8192, recent=64, queries=4, width=128, heads=3),
+        marks=pytest.mark.gpu,
+    ),
+]
+
+
+def run(
+    module: Any,
+    shape: Shape,
+    dtype: torch.dtype,
+    device: str,
+    *,
+    tail: bool = True,
+    sinks: bool = True,
+    softcap: float | None = None,
+) -> tuple[Tensor, ...]:
+    """Return output, log-sum-exp, exact logits and weights."""
+    store, residents = make_layer(shape, dtype)
+    value_sum = store[:, : shape.length + 1, 1].double().sum(1)
+    every, rows = (shape.sets, shape.queries), shape.rows
+    options = {
+        "scaling": 1 / math.sqrt(shape.width),
+        "softcap": softcap,
+        "tail": Tail(make_scores(shape), value_sum) if tail else None,
+        "sinks": noise(12, *every) if sinks else None,
+        "out_logits": torch.empty(*every, rows),
+    }
+    results = [torch.empty(*every, shape.width), torch.empty(every), torch.empty(shape.sets, rows)]
+    out, lse, weights = [poisoned(to(result, device)) for result in results]
+    poisoned(options["out_logits"])
+    options = to(options, device)
+    scratch = poisoned(AttendScratch.empty(*every, rows, shape.width, torch.device(device)))
+    query, length = noise(11, *every, shape.width).to(dtype).to(device), shape.device_length.to(device)
+    module.attend_residents(query, to(residents, device), length, scratch, out, lse, **options)
+    module.resident_weights(options["out_logits"], lse, length, weights, recent=shape.recent)
+    return out, lse, options["out_logits"], weights
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tail": False, "sinks": False}, {"softcap": 2.0, "sinks": False}],
+    ids=["tail-sinks", "plain", "softcap-tail"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_matches_the_reference(
+    shape: Shape, dtype: torch.dtype, options: dict[str, Any], device: str
+) -> None:
+    if device == "cpu" and (shape.length > 5000 or dtype == torch.bfloat16):
+        pytest.skip("takes the interpreter too long, or it has no bfloat16 products")
+    expected = run(reference, shape, dtype, "cpu", **options)
+    found = run(kernel, shape, dtype, device, **options)
+    # Weights are rounded to the rows' type before they meet V.
+    rounding = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    assert_same(found[0], expected[0], atol=rounding, rtol=rounding)
+    # Poison in the logits' empty places compares equal to poison only.
+    assert_same(found[1:], expected[1:], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_two_runs_are_equal_to_the_bit(device: str) -> None:
+    shape = Shape(250, hot=170, queries=3, heads=1)
+    assert_same(run(kernel, shape, torch.float16, device), run(kernel, shape, torch.float16, device))
+
+
+@pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize("module", [reference, kernel], ids=["reference", "triton"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here")
+def test_matches_the_definition_in_float64(module: Any, tail: bool) -> None:
+    shape = Shape(120, hot=50, recent=16, queries=3)
+    store, residents = make_layer(shape)
+    scores = make_scores(shape)
+    query = noise(11, shape.sets, shape.queries, shape.width)
+    sinks = noise(12, shape.sets, shape.queries)
+    output = run(module, shape, torch.float32, "cpu", tail=tail)[0]
+    for row_set in range(shape.sets):
+        key, value = store[row_set, : shape.length + 1].double().unbind(1)
+        candidates = shape.length + 1 - shape.recent
+        outside = ~residents.resident[row_set, :candidates]
+        inside = torch.ones(shape.length + 1, dtype=torch.bool)
+        inside[:candidates] = ~outside
+        mean = value[:candidates][outside].mean(0)
+        for member in range(shape.queries):
+            logits = key[inside] @ query[row_set, member].double() / math.sqrt(shape.width)
+            predicted = scores.logits[row_set, member, :candidates][outside].double()
+            mass = predicted.exp().sum() if tail else torch.zeros(())
+            total = logits.exp().sum() + mass + sinks[row_set, member].double().exp()
+            expected = (logits.exp() @ value[inside] + mass * mean) / total
+            torch.testing.assert_close(output[row_set, member].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_of_a_query_sum_to_one() -> None:
+    shape = Shape(150, hot=40, queries=3)
+    weights = run(reference, shape, torch.float32, "cpu", tail=False)[3]
+    torch.testing.assert_close(weights.sum(1), torch.full((shape.sets,), 3.0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_offsets_beyond_32_bits() -> None:
+    sets, queries, width, recent, hot, count = 3, 2, 256, 8, (1 << 21) - 8, 3000
+    rows = torch.empty(sets, recent + hot, 2, width, dtype=torch.float16, device="cuda")
+    assert rows.numel() > 2**31
+    rows[:, :count] = noise(1, sets, count, 2, width).half().cuda()
+    small = Residents(rows[:, :count].cpu(), torch.zeros(sets, count - recent), torch.zeros(sets, count))
+    query, length = noise(2, sets, queries, width).half(), torch.tensor([count - 1])
+    results = []
+    for module, device, residents in (
+        (reference, "cpu", small),
+        (kernel, "cuda", Residents(rows, torch.zeros(sets, hot, dtype=torch.int64, device="cuda"), rows)),
+    ):
+        scratch = AttendScratch.empty(sets, queries, recent + hot, width, torch.device(device))
+        out, lse = (torch.empty(*size, device=device) for size in ((sets, queries, width), (sets, queries)))
+        inputs = (query.to(device), residents, length.to(device), scratch)
+        module.attend_residents(*inputs, out, lse, scaling=0.05)
+        results.append((out, lse))
+    assert_same(results[1], results[0], atol=2e-3, rtol=2e-3)
