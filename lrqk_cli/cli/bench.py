@@ -140,6 +140,7 @@ def _show(
     """Print what has been measured, also where the run ended early; that is then raised."""
     from lrqk_cli.bench import report
     from lrqk_cli.bench.plot import write_plot
+    from lrqk_cli.chat.console import print_message, stderr_console
 
     if output == "table":
         _print_table(measured)
@@ -147,7 +148,12 @@ def _show(
         write = {"json": report.to_json, "csv": report.to_csv, "md": report.to_markdown}[output]
         typer.echo(write(report.environment(loaded.device, loaded.dtype, model), settings, measured))
     if plot is not None and measured.chart is not None:
-        write_plot(measured.chart, plot)
+        if measured.chart.points:
+            write_plot(measured.chart, plot)
+        else:
+            print_message(
+                stderr_console(), "Warning", "yellow", f"No figures to draw: no '{plot}' was written."
+            )
     if measured.ended_by is not None:
         raise measured.ended_by
 

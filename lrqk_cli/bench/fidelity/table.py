@@ -16,9 +16,7 @@ _WORST_LAYERS = 3
 
 def table(results: Sequence[FidelityResult], together: Sequence[Overall]) -> Table:
     """Return one line a result, and one for all tasks where there are several; turns where there are any."""
-    lines = [_cells(found) for found in results]
-    if len({found.task for found in results}) > 1:
-        lines += [_overall_cells(line) for line in together]
+    lines = [*map(_cells, results), *map(_overall_cells, _of_several(together))]
     columns = (*_COLUMNS[:_TURN], "turn", *_COLUMNS[_TURN:])
     if all(found.turn == 1 for found in results):
         columns, lines = _COLUMNS, [(*line[:_TURN], *line[_TURN + 1 :]) for line in lines]
@@ -26,12 +24,12 @@ def table(results: Sequence[FidelityResult], together: Sequence[Overall]) -> Tab
 
 
 def notes(results: Sequence[FidelityResult], together: Sequence[Overall]) -> list[str]:
-    """Return sentences: the means over all tasks, and where each mode fails most."""
-    several = len({found.task for found in results}) > 1
+    """Return sentences: the means over all tasks, where each mode fails most, and what was skipped."""
     return [
-        *(_overall_sentence(line) for line in together if several),
+        *map(_overall_sentence, _of_several(together)),
         *_worst_steps(results),
         *_worst_layers(results),
+        *_skipped(results),
     ]
 
 
@@ -44,11 +42,16 @@ def chart(together: Sequence[Overall]) -> Chart:
     return Chart("Distance from full attention", "mean KL over all tasks, nats", points, logarithmic=True)
 
 
+def _of_several(together: Sequence[Overall]) -> list[Overall]:
+    """Return the means that are over more than one task."""
+    return [line for line in together if len(line.tasks) > 1]
+
+
 def _cells(found: FidelityResult) -> tuple[str, ...]:
-    """Return one line; a result without figures says why in the place of them."""
+    """Return one line; why one has no figures is said in the notes."""
     head = (found.task, found.mode, str(found.turn), f"{found.ctx:,}", str(found.samples))
     if found.skipped is not None:
-        return (*head, f"skipped: {found.skipped}", *([""] * 5))
+        return (*head, "skipped", *([""] * 5))
     return (
         *head,
         str(found.steps),
@@ -114,3 +117,12 @@ def _worst_layers(results: Sequence[FidelityResult]) -> Iterator[str]:
             for number in worst
         )
         yield f"Worst layers of {mode}: {listed}."
+
+
+def _skipped(results: Sequence[FidelityResult]) -> Iterator[str]:
+    modes: dict[tuple[str, int, str], list[str]] = {}
+    for found in results:
+        if found.skipped is not None:
+            modes.setdefault((found.task, found.ctx, found.skipped), []).append(found.mode)
+    for (task, context, reason), names in modes.items():
+        yield f"{task} at {context:,} tokens, skipped for {', '.join(names)}: {reason}."
