@@ -29,7 +29,8 @@ class Observed:
 class LayerObserver:
     """Compares every decode step of a layer with exact attention over all rows of its store.
 
-    It streams the store in every step, so a step takes about as long as under ``offload``.
+    It streams the store in every step, so a step takes about as long as under ``offload``. Call ``detach`` in
+    the end.
     """
 
     def __init__(self, layer: LrqkLayer) -> None:
@@ -52,6 +53,10 @@ class LayerObserver:
         error = torch.stack(self._error).cpu() if self._error else torch.empty(0)
         self._mass, self._error = [], []
         return Observed(mass, error)
+
+    def detach(self) -> None:
+        """Leave the layer alone; it and this would else keep each other, and the layer's rows, in memory."""
+        self._layer.observer = None
 
     def _exact(self, query: Tensor, params: AttentionParams) -> tuple[Tensor, Tensor]:
         """Return exact attention ``[KV, G, 1, d]`` and its log-sum-exp ``[KV, G, 1]``."""

@@ -15,9 +15,9 @@ STEPS = 5
 
 
 @torch.no_grad()
-def observe(family: str, settings: LrqkConfig) -> list[Observed]:
-    model = tiny_model(family)
-    tokens = random_tokens(200 + STEPS)
+def observe(family: str, settings: LrqkConfig, device: str = "cpu") -> list[Observed]:
+    model = tiny_model(family).to(device)
+    tokens = random_tokens(200 + STEPS).to(device)
     with attach(model, settings, context=256) as cache:
         model(tokens[:200].unsqueeze(0), past_key_values=cache)
         layers = [cache.layer(number) for number in range(cache.spec.num_layers)]
@@ -69,3 +69,24 @@ def test_the_mass_is_the_sum_of_the_exact_weights_of_the_residents():
         expected = weights.gather(2, resident).sum(-1).flatten()
     torch.testing.assert_close(observer.take().captured_mass[0], expected)
     assert observer.take().output_error.numel() == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("grouping", ["kv", "head"])
+def test_a_gpu_finds_what_a_cpu_finds(grouping):
+    settings = LrqkConfig(hot=48, top_k=32, recent=16, rank=8, index_bits=8, grouping=grouping)
+    for expected, found in zip(observe("llama", settings), observe("llama", settings, "cuda"), strict=True):
+        assert found.captured_mass.device.type == "cpu"
+        torch.testing.assert_close(found.captured_mass, expected.captured_mass, atol=1e-3, rtol=0)
+        torch.testing.assert_close(found.output_error, expected.output_error, atol=1e-3, rtol=0)
+
+
+def test_a_layer_that_is_left_alone_is_not_kept_in_memory():
+    with attach(tiny_model("llama"), LrqkConfig(hot=64, top_k=16), context=64) as cache:
+        layer = cache.layer(0)
+        assert isinstance(layer, LrqkLayer)
+        observer = LayerObserver(layer)
+        assert layer.observer is observer
+        observer.detach()
+        assert layer.observer is None

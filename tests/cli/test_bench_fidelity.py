@@ -36,7 +36,7 @@ def test_text_is_the_default_and_the_noise_stands_beside(fidelity):
     ]
     assert abs(resident["kl_mean"]) < 1e-4
     assert report["modes"]["resident"]["hot"] == 3072
-    assert 0 < lrqk["index_bytes"] < lrqk["hot_bytes"]
+    assert 0 < lrqk["hot_bytes"] < resident["hot_bytes"]
     assert lrqk["worst"]["kl"] == lrqk["kl_max"]
     assert lrqk["layers"] == []
 

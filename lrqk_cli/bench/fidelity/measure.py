@@ -82,9 +82,13 @@ def compare(
     comparisons = []
     with Engine(loaded.model, loaded.spec, settings, context) as engine:
         observers = _observers(engine) if observe else {}
-        for turn, reference in zip(case.turns, references, strict=True):
-            _prefill(engine, turn)
-            comparisons.append(_turn(engine, loaded, reference, observers))
+        try:
+            for turn, reference in zip(case.turns, references, strict=True):
+                _prefill(engine, turn)
+                comparisons.append(_turn(engine, loaded, reference, observers))
+        finally:
+            for observer in observers.values():
+                observer.detach()
     return comparisons
 
 

@@ -110,8 +110,9 @@ def _mean(numbers: Iterable[float | None]) -> float:
 
 def sentence(average: Average) -> str:
     """Return the average as a line for a person."""
+    tasks = "task" if len(average.tasks) == 1 else f"{len(average.tasks)} tasks"
     return (
-        f"{average.mode} at {average.ctx:,} tokens, over the {len(average.tasks)} tasks that full attention "
+        f"{average.mode} at {average.ctx:,} tokens, over the {tasks} that full attention "
         f"can do: {average.score:.1f}, full attention {average.full_score:.1f}, "
         f"difference {average.difference:+.1f} "
         f"({average.difference_low:+.1f} to {average.difference_high:+.1f}), "
