@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from transformers.cache_utils import Cache
 
+from lrqk_cli.attention.decode_step import DeviceState, has_device_steps
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
@@ -43,6 +45,10 @@ class LrqkCache(Cache):
         self.dtype = dtype
         self.device = device
         self._attention = [self._make_layer(kind) for kind in spec.layer_kinds]
+        self._state = DeviceState(spec, device) if has_device_steps(spec, settings, device) else None
+        if self._state is not None:
+            for layer in self._attention:
+                layer.use_device_steps(self._state, is_last=layer is self._attention[-1])
         super().__init__(layers=list(self._attention))
 
     def layer(self, index: int) -> AttentionLayer:
@@ -74,14 +80,33 @@ class LrqkCache(Cache):
         """Prepare for decode steps now; else the first step does it."""
         for layer in self._attention:
             layer.settle()
+        if self._state is not None:
+            self._state.begin(self.get_seq_length())
+
+    @property
+    def position(self) -> Tensor | None:
+        """Position of the next decode step's token, int64 ``[1]`` on the device; None without device steps."""
+        return None if self._state is None else self._state.length
+
+    def count_to(self, length: int) -> None:
+        """Note on the host that there are ``length`` tokens: a replayed graph counts on the device only."""
+        for layer in self._attention:
+            layer.count_to(length)
+        if self._state is not None:
+            self._state.count_to(length)
 
     def take_stats(self, seconds: float = 0.0) -> StepStats:
-        """Return the counters of all layers since they were last taken, with the time they took."""
+        """Return the counters of all layers since they were last taken, with the time they took.
+
+        Waits for the device where it keeps them.
+        """
         taken = [layer.take_stats() for layer in self._attention]
+        wanted, fetched = self._state.take_totals() if self._state is not None else (0, 0)
+        row_bytes = 2 * self.spec.head_dim * self.dtype.itemsize
         return StepStats(
-            rows_wanted=sum(stats.rows_wanted for stats in taken),
-            rows_fetched=sum(stats.rows_fetched for stats in taken),
-            bytes_fetched=sum(stats.bytes_fetched for stats in taken),
+            rows_wanted=wanted + sum(stats.rows_wanted for stats in taken),
+            rows_fetched=fetched + sum(stats.rows_fetched for stats in taken),
+            bytes_fetched=fetched * row_bytes + sum(stats.bytes_fetched for stats in taken),
             row_sets=sum(stats.row_sets for stats in taken),
             seconds=seconds,
         )

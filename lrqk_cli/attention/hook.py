@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
-from lrqk_cli.attention.layers import AttentionParams
+from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.errors import LrqkError, UnsupportedModelError
 
 ATTENTION_NAME = "lrqk"

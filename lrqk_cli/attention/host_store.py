@@ -63,12 +63,6 @@ class RowStore:
         for head in range(rows.shape[0]):
             self.rows[head, start:stop].copy_(rows[head], non_blocking=True)
 
-    def gather(self, head: Tensor, token: Tensor) -> Tensor:
-        """Return single rows ``[n, 2, d]`` on the device; waits for the device to know which."""
-        if self._copy_stream is None:
-            return self.rows[head, token]
-        return self.rows[head.cpu(), token.cpu()].to(self.device, non_blocking=True)
-
     def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield K and V of the tokens in ``[start, stop)``, in chunks ``[KV, S, d]`` on the device.
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.kernels.dispatch import Fetches
+from lrqk_cli.kernels import decode
+from lrqk_cli.kernels.buffers import FetchPlan, Residents
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 
@@ -62,6 +63,7 @@ class HotSet:
         rows: ``[sets, recent + C, 2, d]``, the recent window first.
         slot_token: the token in each hot slot, ``[sets, C]``; -1 where empty.
         resident: bool ``[sets, context]``: the token is in a hot slot.
+        residents: the same three for the kernels.
         count: filled hot slots of each row set.
     """
 
@@ -73,6 +75,7 @@ class HotSet:
         self.slot_token = empty(accounting.slot_tokens(spec, settings, context), device)
         self.resident = empty(accounting.resident_mask(spec, settings, context), device)
         self.recent = Ring(self.rows[:, : settings.recent])
+        self.residents = Residents(self.rows, self.slot_token, self.resident)
         self._hot = self.rows[:, settings.recent :]
         self.clear()
 
@@ -111,16 +114,9 @@ class HotSet:
         self.resident[:, self.count : stop] = True
         self.count = stop
 
-    def replace(self, fetches: Fetches, rows: Tensor) -> None:
-        """Put fetched rows ``[n, 2, d]`` into their slots; no slot of any row set may be empty afterwards."""
-        head, token, slot = fetches
-        leaving = self.slot_token[head, slot]
-        occupied = leaving >= 0
-        self.resident[head[occupied], leaving[occupied]] = False
-        self._hot[head, slot] = rows
-        self.slot_token[head, slot] = token
-        self.resident[head, token] = True
-        self.count = self.size
+    def replace(self, plan: FetchPlan, store: Tensor) -> None:
+        """Put planned rows of ``store``, ``[KV, context, 2, d]``, into their slots; all slots are filled."""
+        decode.replace_rows(self.residents, plan, store)
 
     def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
         """Return K and V ``[sets, n, d]`` of all residents: recent window and hot slots."""

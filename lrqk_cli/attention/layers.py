@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, RingStep
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import Ring
+from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import UnsupportedModelError
 from lrqk_cli.kernels import dispatch
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 from lrqk_cli.telemetry.stats import StepStats
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionParams:
-    """What a model passes to its attention function beside Q, K and V.
-
-    Attributes:
-        scaling: factor of the logits.
-        softcap: logits become ``softcap · tanh(logits / softcap)``.
-        sinks: one more logit per query head, ``[H]``, that takes part in the softmax and has no value.
-    """
-
-    scaling: float
-    softcap: float | None = None
-    sinks: Tensor | None = None
 
 
 class AttentionLayer(CacheLayerMixin):
@@ -54,6 +40,9 @@ class AttentionLayer(CacheLayerMixin):
         self.prefilling = False
         self.batch_size = 1
         self.is_initialized = True
+        self._device: DeviceState | None = None
+        self._step: DeviceStep | None = None
+        self._is_last = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Do nothing: everything was allocated on construction."""
@@ -68,7 +57,16 @@ class AttentionLayer(CacheLayerMixin):
         self.length += key_states.shape[2]
         return key_states, value_states
 
-    @abstractmethod
+    def use_device_steps(self, state: DeviceState, *, is_last: bool) -> None:
+        """Let decode steps keep their lengths on the device, as the other layers that share ``state`` do.
+
+        Args:
+            is_last: the layer is the model's last.
+        """
+        self._device = state
+        self._step = self._make_step(state)
+        self._is_last = is_last
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """Attend with the newest S tokens over all tokens so far, and store their K and V.
 
@@ -78,8 +76,37 @@ class AttentionLayer(CacheLayerMixin):
             params: see ``AttentionParams``.
 
         Returns:
-            ``[KV, G, S, d]``, in float32.
+            ``[KV, G, S, d]``, in float32 or in the query's element type.
         """
+        if self._is_segment(key) or self._device is None or self._step is None or self.is_observed:
+            return self._attend(query, key, value, params)
+        self.settle()
+        self._device.begin(self.length - 1)
+        output = self._step(query, key, value, params)
+        if self._is_last:
+            self._device.end()
+        self.count_to(self.length)
+        return output
+
+    def count_to(self, length: int) -> None:
+        """Note that steps on the device have stored what there is up to ``length`` tokens."""
+        self.length = length
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether something looks on that only steps with lengths on the host serve."""
+        return False
+
+    def _is_segment(self, key: Tensor) -> bool:
+        return self.prefilling or key.shape[1] > 1 or self.length == 1
+
+    @abstractmethod
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """Attend to a segment, or a single token, with lengths on the host."""
+
+    @abstractmethod
+    def _make_step(self, state: DeviceState) -> DeviceStep:
+        """Return this layer's part of a decode step."""
 
     def get_seq_length(self) -> int:
         """Return the tokens seen."""
@@ -124,9 +151,16 @@ class FullLayer(AttentionLayer):
         self.stored = 0
         self._streamed_rows = 0
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Attend exactly; see ``AttentionLayer.attend``."""
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         return self.attend_exactly(query, key, value, params)
+
+    def _make_step(self, state: DeviceState) -> DeviceStep:
+        return RingStep(self.store.rows, state)
+
+    def count_to(self, length: int) -> None:
+        """See ``AttentionLayer``."""
+        super().count_to(length)
+        self.stored = length
 
     def write(self, key: Tensor, value: Tensor) -> None:
         """Store K and V ``[KV, S, d]`` of the next tokens."""
@@ -170,8 +204,10 @@ class SlidingLayer(AttentionLayer):
         name = str(dtype).removeprefix("torch.")
         self.ring = Ring(empty(accounting.ring(spec, window, name), device))
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Attend within the window; see ``AttentionLayer.attend``."""
+    def _make_step(self, state: DeviceState) -> DeviceStep:
+        return RingStep(self.ring.rows, state)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         segment = key.shape[1]
         earlier = self.length - segment
         # The window counts the query's own token.

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, LrqkStep
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
-from lrqk_cli.attention.layers import AttentionParams, FullLayer, weigh_sinks
-from lrqk_cli.attention.projection import ActiveRows, make_projector
+from lrqk_cli.attention.layers import FullLayer, weigh_sinks
+from lrqk_cli.attention.params import AttentionParams
+from lrqk_cli.attention.projection import ActiveRows, JointProjector, make_projector
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import dispatch
@@ -53,12 +55,27 @@ class LrqkLayer(FullLayer):
         self._fitted = self._wanted = self._fetched = 0
         self.observer: Callable[[Tensor, AttentionParams, Tensor, Tensor], None] | None = None
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """Attend approximately if this is a single token on a settled layer, else exactly."""
-        if self.prefilling or key.shape[1] > 1 or self.length == 1:
+        if self._is_segment(key):
             return self._attend_segment(query, key, value, params)
         self.settle()
         return self._attend_token(query, key, value, params)
+
+    @property
+    def is_observed(self) -> bool:
+        """See ``AttentionLayer``."""
+        return self.observer is not None
+
+    def _make_step(self, state: DeviceState) -> DeviceStep:
+        assert isinstance(self.projector, JointProjector)  # ``has_device_steps`` checks it
+        return LrqkStep(self.settings, state, self.store, self.projector, self.index, self.hot, self.tail)
+
+    def count_to(self, length: int) -> None:
+        """See ``AttentionLayer``."""
+        super().count_to(length)
+        self.index.length = self.stored
+        self.hot.count = min(self.hot.candidates(self.stored), self.hot.size)
 
     def reset(self) -> None:
         """Forget all tokens and what was fitted to them."""
@@ -84,12 +101,13 @@ class LrqkLayer(FullLayer):
         if self.tail is not None:
             self.tail.fit(self.projector.grams, self.projector)
         candidates = self.hot.candidates(self.stored)
-        if candidates <= self.hot.size:
-            for key, value in self.store.stream(self.hot.count, candidates):
-                self.hot.fill(key, value)
-        else:
+        for key, value in self.store.stream(self.hot.count, min(candidates, self.hot.size)):
+            self.hot.fill(key, value)
+        if candidates > self.hot.size:
             self._fetch(self._seed_scores(*self._seed)[:, :candidates], self.hot.size)
         self._seed = None
+        if self._step is not None:
+            self._step.refresh()
 
     def take_stats(self) -> StepStats:
         """Return rows demanded and rows fetched by the decode steps since the counters were last taken."""
@@ -159,14 +177,12 @@ class LrqkLayer(FullLayer):
 
     def _fetch(self, scores: Tensor, wanted: int) -> int:
         """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the rows fetched."""
-        if self.settings.hot_policy == "refetch":
-            self.hot.clear()
         resident = self.hot.resident[:, : scores.shape[1]]
-        fetches = dispatch.plan_fetches(scores, resident, self.hot.slot_token, wanted)
-        if fetches.token.numel():
-            head = fetches.head.div(self._share, rounding_mode="floor")
-            self.hot.replace(fetches, self.store.gather(head, fetches.token))
-        return fetches.token.numel()
+        if self.settings.hot_policy == "refetch":
+            resident = torch.zeros_like(resident)
+        plan = dispatch.plan_fetches(scores, resident, self.hot.slot_token, wanted)
+        self.hot.replace(plan, self.store.rows)
+        return int(plan.counts.sum())
 
     def _seed_scores(self, query: Tensor, params: AttentionParams) -> Tensor:
         # One query at a time: the logits of all of them over a long context would not fit.

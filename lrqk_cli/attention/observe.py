@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.layers import AttentionParams, weigh_sinks
+from lrqk_cli.attention.layers import weigh_sinks
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.kernels import dispatch
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
+from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
 from lrqk_cli.engine.prefill import default_segment, forward, run_segments
 from lrqk_cli.engine.sampling import Sampler
@@ -54,6 +55,7 @@ class Engine:
         self._stack = ExitStack()
         self._stack.enter_context(attached(model))
         self.cache = LrqkCache(spec, settings, context, model.dtype, self.device)
+        self._decoder = Decoder(model, self.cache)
         self._tokens: list[int] = []
         self._logits: Tensor | None = None
         probe.reset_peak(self.device)
@@ -122,7 +124,7 @@ class Engine:
         for count in range(1, limit + 1):
             start = time.perf_counter()
             is_step = bool(self._waiting())
-            token = sampler.choose(self.next_logits(), torch.tensor(self._tokens, device=self.device))
+            token = sampler.choose(self.next_logits(), self._tokens)
             stats = self._count_step(time.perf_counter() - start) if is_step else StepStats()
             finish: FinishReason | None = "length" if count == limit else None
             if token in stop_ids:
@@ -141,7 +143,10 @@ class Engine:
         Raises:
             UsageError: there is no prompt to continue.
         """
-        if waiting := self._waiting():
+        waiting = self._waiting()
+        if len(waiting) == 1:
+            self._logits = self._decoder.step(waiting[0])
+        elif waiting:
             self._logits = forward(self.model, self.cache, torch.tensor(waiting, device=self.device))
         if self._logits is None:
             raise UsageError("There is no prompt to continue.", "Prefill some tokens first.")
@@ -157,7 +162,7 @@ class Engine:
             device=str(self.device),
             device_bytes=probe.allocated_bytes(self.device),
             peak_device_bytes=probe.peak_bytes(self.device),
-            weight_bytes=self.model.get_memory_footprint(),
+            weight_bytes=self.model.get_memory_footprint(),  # type: ignore[no-untyped-call]
             host_kv_bytes=self.cache.host_kv_bytes,
             index_bytes=self.cache.index_bytes,
             hot_bytes=self.cache.hot_bytes,

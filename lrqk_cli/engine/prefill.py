@@ -40,8 +40,20 @@ def run_segments(
 
 
 @torch.inference_mode()
-def forward(model: PreTrainedModel, cache: LrqkCache, tokens: Tensor) -> Tensor:
-    """Run ``tokens`` ``[n]`` through the model; return the logits ``[vocab]`` after the newest."""
-    output = model(input_ids=tokens.unsqueeze(0), past_key_values=cache, use_cache=True, logits_to_keep=1)
+def forward(
+    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, positions: Tensor | None = None
+) -> Tensor:
+    """Run ``tokens`` ``[n]`` through the model; return the logits ``[vocab]`` after the newest.
+
+    Args:
+        positions: ``[1, n]``; None where the host knows them.
+    """
+    output = model(
+        input_ids=tokens.unsqueeze(0),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
     logits: Tensor = output.logits[0, -1]
     return logits

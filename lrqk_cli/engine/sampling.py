@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -22,7 +23,8 @@ class Sampler:
 
     def __init__(self, generation: GenerationConfig, device: torch.device) -> None:
         processors = LogitsProcessorList()
-        if generation.repetition_penalty != 1.0:
+        self._looks_back = generation.repetition_penalty != 1.0
+        if self._looks_back:
             processors.append(RepetitionPenaltyLogitsProcessor(generation.repetition_penalty))
         self._greedy = generation.temperature == 0.0
         if not self._greedy:
@@ -38,9 +40,11 @@ class Sampler:
         else:
             self._generator.manual_seed(generation.seed)
 
-    def choose(self, logits: Tensor, tokens: Tensor) -> int:
-        """Return the next token after ``tokens`` ``[n]``, from its logits ``[vocab]``."""
-        history = cast(torch.LongTensor, tokens.unsqueeze(0))
+    def choose(self, logits: Tensor, tokens: Sequence[int]) -> int:
+        """Return the next token after ``tokens``, from its logits ``[vocab]``."""
+        # Only the penalty looks back.
+        seen = tokens if self._looks_back else ()
+        history = cast(torch.LongTensor, torch.tensor([seen], dtype=torch.int64, device=logits.device))
         scores = self._processors(history, cast(torch.FloatTensor, logits.float().unsqueeze(0)))
         if self._greedy:
             return int(scores.argmax())

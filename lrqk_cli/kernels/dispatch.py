@@ -8,11 +8,10 @@ from lrqk_cli.kernels.attend import library
 from lrqk_cli.kernels.attend import reference as attend_reference
 from lrqk_cli.kernels.attend.reference import merge
 from lrqk_cli.kernels.codes import pack_codes, unpack_codes
-from lrqk_cli.kernels.plan_fetches.reference import Fetches, plan_fetches
+from lrqk_cli.kernels.plan_fetches.reference import plan_fetches
 from lrqk_cli.kernels.proxy_scores.reference import group_scores, proxy_logits
 
 __all__ = [
-    "Fetches",
     "attend",
     "group_scores",
     "merge",

@@ -72,16 +72,12 @@ def test_tables_and_rows_agree_after_any_run(
     def fetch(length: int, wanted: int) -> None:
         candidates = hot.candidates(length)
         scores = torch.rand(HEADS, candidates, generator=random)
-        fetches = plan_fetches(scores, hot.resident[:, :candidates], hot.slot_token, wanted)
-        if fetches.token.numel():
-            key, value = rows_of(fetches.token)
-            head = fetches.head, torch.arange(fetches.token.numel())
-            hot.replace(fetches, torch.stack((key[head], value[head]), 1))
+        plan = plan_fetches(scores, hot.resident[:, :candidates], hot.slot_token, wanted)
+        hot.replace(plan, torch.stack(rows_of(torch.arange(CONTEXT)), 2))
 
     hot.recent.append(0, *rows_of(torch.arange(prompt)))
-    if hot.candidates(prompt) <= hot.size:
-        hot.fill(*rows_of(torch.arange(hot.candidates(prompt))))
-    else:
+    hot.fill(*rows_of(torch.arange(min(hot.candidates(prompt), hot.size))))
+    if hot.candidates(prompt) > hot.size:
         fetch(prompt, hot.size)
     check(hot, prompt)
     for length in range(prompt, min(prompt + steps, CONTEXT)):

@@ -22,6 +22,7 @@ from lrqk_cli.bench.modes import everything_resident
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.kernels import dispatch
+from lrqk_cli.kernels.buffers import FetchPlan
 from lrqk_cli.models.loading import LoadedModel
 from lrqk_cli.models.support import spec_from_config
 
@@ -89,7 +90,7 @@ def test_a_small_hot_set_stays_close_and_says_what_it_takes(monkeypatch):
 
 
 def test_a_broken_selection_does_not_pass(monkeypatch):
-    def worst_first(scores: Tensor, resident: Tensor, slot_token: Tensor, wanted: int) -> dispatch.Fetches:
+    def worst_first(scores: Tensor, resident: Tensor, slot_token: Tensor, wanted: int) -> FetchPlan:
         return real(-scores, resident, slot_token, wanted)
 
     real = dispatch.plan_fetches

@@ -14,6 +14,7 @@ from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.tasks import Sources
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.kernels import dispatch
+from lrqk_cli.kernels.buffers import FetchPlan
 from lrqk_cli.models.loading import LoadedModel, choose_device, load, resolve
 from lrqk_cli.models.prompt import ChatPrompt
 
@@ -55,7 +56,7 @@ def test_a_small_hot_set_stays_close_to_full_attention(loaded, case, references)
 
 
 def test_a_selection_of_the_worst_rows_does_not(loaded, case, references, monkeypatch):
-    def worst_first(scores: Tensor, *arguments: Any) -> dispatch.Fetches:
+    def worst_first(scores: Tensor, *arguments: Any) -> FetchPlan:
         return real(-scores, *arguments)
 
     real = dispatch.plan_fetches

@@ -1,0 +1,249 @@
+"""Decode steps whose lengths live on the device: no shape depends on data, and nothing waits for the host.
+
+So a step can be captured in a CUDA graph and replayed. The layers of a cache share a ``DeviceState``; each has
+a step object of its own, which works on the tensors of its layer.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.attention.host_store import RowStore
+from lrqk_cli.attention.hot_set import HotSet
+from lrqk_cli.attention.index import LowRankIndex
+from lrqk_cli.attention.params import AttentionParams
+from lrqk_cli.attention.projection import JointProjector
+from lrqk_cli.attention.tail import ValueTail
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.kernels import decode
+from lrqk_cli.kernels.buffers import (
+    AttendScratch,
+    FetchPlan,
+    IndexMaps,
+    Projected,
+    Residents,
+    SelectScratch,
+    Tail,
+    TokenScores,
+)
+
+# A tile of the tensor cores has so many rows, one a query.
+_MOST_QUERIES = 16
+
+
+def has_device_steps(spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> bool:
+    """Tell whether all layers of a cache with these settings can have steps on the device."""
+    if device.type != "cuda" or not decode.has_triton() or spec.group_size > _MOST_QUERIES:
+        return False
+    if settings.attention == "lrqk":
+        return settings.solver == "joint" and settings.hot_policy != "refetch"
+    return settings.attention == "dense"
+
+
+class DeviceState:
+    """What the steps of all layers of a cache share.
+
+    Attributes:
+        length: tokens stored before a step, int64 ``[1]``.
+        totals: rows demanded and rows fetched by all steps so far, int64 ``[2]``.
+    """
+
+    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
+        self.length = torch.zeros(1, dtype=torch.int64, device=device)
+        self.totals = torch.zeros(2, dtype=torch.int64, device=device)
+        self._spec = spec
+        self._device = device
+        # What ``length`` holds, as far as the host knows.
+        self._position = 0
+        # Layers run one after the other, so those of one shape can share their scratch.
+        self.attend_scratch = cache(self._attend_scratch)
+        self.lrqk_scratch = cache(self._lrqk_scratch)
+
+    def begin(self, position: int) -> None:
+        """Prepare for a step whose token stands at ``position``; all its layers call this.
+
+        Within a graph's capture nothing may be left to do: the number would become part of the graph.
+        """
+        if self._position != position:
+            self.length.fill_(position)
+            self._position = position
+
+    def end(self) -> None:
+        """Count the step's token, after its last layer."""
+        self.length += 1
+        self._position += 1
+
+    def count_to(self, position: int) -> None:
+        """Note that a graph has counted up to ``position``."""
+        self._position = position
+
+    def take_totals(self) -> tuple[int, int]:
+        """Return rows demanded and rows fetched since they were last taken."""
+        wanted, fetched = self.totals.tolist()
+        self.totals.zero_()
+        return wanted, fetched
+
+    def _attend_scratch(self, sets: int, rows: int) -> AttendScratch:
+        queries = self._spec.num_heads // sets
+        return AttendScratch.empty(sets, queries, rows, self._spec.head_dim, self._device)
+
+    def _lrqk_scratch(
+        self, sets: int, rank: int, hot: int, context: int
+    ) -> tuple[Projected, TokenScores, SelectScratch, FetchPlan]:
+        queries = self._spec.num_heads // sets
+        plan = FetchPlan.empty(sets, hot, self._device)._replace(totals=self.totals)
+        return (
+            Projected.empty(sets, queries, rank, self._device),
+            TokenScores.empty(sets, queries, context, self._device),
+            SelectScratch.empty(sets, hot, context, self._device),
+            plan,
+        )
+
+
+class DeviceStep(Protocol):
+    """One layer's part of a decode step."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """Store the token at ``state.length`` and attend with it.
+
+        Args:
+            query: ``[KV, G, 1, d]``.
+            key, value: ``[KV, 1, d]``.
+            params: see ``AttentionParams``.
+
+        Returns:
+            ``[KV, G, 1, d]`` in the query's element type.
+        """
+
+    def refresh(self) -> None:
+        """Take over what the layer has fitted since."""
+
+
+class RingStep:
+    """Exact attention over rows that are all on the device: the row of token t stands at ``t % size``.
+
+    Args:
+        rows: ``[KV, size, 2, d]``.
+    """
+
+    def __init__(self, rows: Tensor, state: DeviceState) -> None:
+        heads, size = rows.shape[:2]
+        self._state = state
+        self._residents = Residents(
+            rows,
+            torch.empty(heads, 0, dtype=torch.int64, device=rows.device),
+            torch.empty(heads, 0, dtype=torch.bool, device=rows.device),
+        )
+        self._scratch = state.attend_scratch(heads, size)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """See ``DeviceStep``."""
+        rows = self._residents.rows
+        rows.index_copy_(1, self._state.length % rows.shape[1], torch.stack((key, value), dim=2))
+        return _attend(query, self._residents, self._scratch, params, self._state, None)
+
+    def refresh(self) -> None:
+        """See ``DeviceStep``; nothing is fitted."""
+
+
+class LrqkStep:
+    """LRQK for one layer; the arguments are the layer's parts, which stay its own."""
+
+    def __init__(
+        self,
+        settings: LrqkConfig,
+        state: DeviceState,
+        store: RowStore,
+        projector: JointProjector,
+        index: LowRankIndex,
+        hot: HotSet,
+        tail: ValueTail | None,
+    ) -> None:
+        sets, _, rank = projector.key_map.shape
+        self._settings = settings
+        self._state = state
+        self._store = store
+        self._projector = projector
+        self._index = index
+        self._value_tail = tail
+        self._residents = hot.residents
+        scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity)
+        self._projected, self._scores, self._select, self._plan = scratch
+        self._attend_scratch = state.attend_scratch(sets, hot.rows.shape[1])
+        self._maps = IndexMaps(
+            query=torch.empty_like(projector.query_map),
+            key=projector.key_map,
+            mean=projector.key_mean,
+            scale=index.scale.squeeze(1),
+        )
+        self._tail = None
+        if tail is not None:
+            self._tail = Tail(self._scores, index.codes, torch.empty_like(tail.slope), tail.intercept)
+
+    def refresh(self) -> None:
+        """See ``DeviceStep``; the scale of the index is multiplied into both maps."""
+        scale = self._index.scale
+        self._maps.query.copy_(self._projector.query_map * scale)
+        if self._tail is not None and self._value_tail is not None:
+            self._tail.slope.copy_(self._value_tail.slope * scale.mT)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """See ``DeviceStep``."""
+        residents, length = self._residents, self._state.length
+        sets = residents.rows.shape[0]
+        queries = query.reshape(sets, -1, query.shape[-1])
+        decode.append_token(
+            queries,
+            key.squeeze(1).contiguous(),
+            value.squeeze(1).contiguous(),
+            maps=self._maps,
+            codes=self._index.codes,
+            store=self._store.rows,
+            residents=residents,
+            length=length,
+            out=self._projected,
+        )
+        decode.score_tokens(
+            self._projected,
+            self._index.codes,
+            length,
+            self._scores,
+            recent=residents.recent,
+            scaling=params.scaling,
+            softcap=params.softcap,
+        )
+        top_k = self._settings.top_k
+        decode.select_rows(self._scores, residents, length, self._select, self._plan, top_k=top_k)
+        decode.replace_rows(residents, self._plan, self._store.rows)
+        return _attend(query, residents, self._attend_scratch, params, self._state, self._tail)
+
+
+def _attend(
+    query: Tensor,
+    residents: Residents,
+    scratch: AttendScratch,
+    params: AttentionParams,
+    state: DeviceState,
+    tail: Tail | None,
+) -> Tensor:
+    sets = residents.rows.shape[0]
+    queries = query.reshape(sets, -1, query.shape[-1]).contiguous()
+    output = torch.empty_like(queries)
+    lse = torch.empty(queries.shape[:2], dtype=torch.float32, device=query.device)
+    decode.attend_residents(
+        queries,
+        residents,
+        state.length,
+        scratch,
+        output,
+        lse,
+        scaling=params.scaling,
+        softcap=params.softcap,
+        tail=tail,
+        sinks=None if params.sinks is None else params.sinks.view(lse.shape),
+    )
+    return output.view(query.shape)

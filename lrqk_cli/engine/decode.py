@@ -1,0 +1,66 @@
+"""One decode step of a model: eager, or captured once in a CUDA graph and replayed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.engine.prefill import forward
+
+
+class Decoder:
+    """Feeds single tokens to a model.
+
+    Where the cache keeps its lengths on the device, the second step is captured in a CUDA graph, and all
+    further ones replay it: one launch instead of some thousand. The first runs eagerly, which compiles the
+    kernels. A model that cannot be captured (it reads something back in every step, as RoPE that depends on
+    the length does) stays eager.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: LrqkCache) -> None:
+        self._model = model
+        self._cache = cache
+        self._token = torch.zeros((1, 1), dtype=torch.int64, device=cache.device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._logits: Tensor | None = None
+        self._steps = 0
+        self._can_capture = cache.position is not None
+
+    def step(self, token: int) -> Tensor:
+        """Return the logits ``[vocab]`` after ``token``, which is the next of the sequence.
+
+        They are valid until the next step.
+        """
+        self._token.fill_(token)
+        self._steps += 1
+        if not self._can_capture or self._steps == 1:
+            return self._forward()
+        self._cache.settle()
+        if self._graph is None:
+            self._capture()
+        if self._graph is None or self._logits is None:
+            return self._forward()
+        length = self._cache.get_seq_length() + 1
+        self._graph.replay()
+        self._cache.count_to(length)
+        return self._logits
+
+    def _capture(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        length = self._cache.get_seq_length()
+        try:
+            with torch.cuda.graph(graph):
+                self._logits = self._forward()
+            self._graph = graph
+        except RuntimeError:
+            self._can_capture = False
+        # Nothing has run: what the host has counted meanwhile has not happened.
+        self._cache.count_to(length)
+
+    def _forward(self) -> Tensor:
+        position = self._cache.position
+        return forward(
+            self._model, self._cache, self._token[0], None if position is None else position.unsqueeze(0)
+        )
