@@ -2,7 +2,8 @@
 
 The best rank-r maps of queries and keys minimise ``‖Q Kᵀ − (Q W_Q)(K W_K)ᵀ‖_F``. With the Gram matrices
 ``C_Q = QᵀQ`` and ``C_K = KᵀK`` the error equals ``‖C_Q^½ (I − W_Q W_Kᵀ) C_K^½‖_F``, so by Eckart-Young it is
-least where ``C_Q^½ W_Q W_Kᵀ C_K^½`` is the truncated SVD of ``C_Q^½ C_K^½`` (docs/design.md, section 2).
+least where ``C_Q^½ W_Q W_Kᵀ C_K^½`` is the truncated SVD of ``C_Q^½ C_K^½`` (docs/design.md, section 2), whatever
+roots are taken.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 
 # Directions that carry less than this share of the largest eigenvalue are noise.
-_EIGENVALUE_FLOOR = 1e-9
+_FLOOR = 1e-9
 
 
 class GramAccumulator:
@@ -91,7 +92,9 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
 def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Solve for the best rank-r maps, in float64.
 
-    ``U Σ Vᵀ = svd(C_Q^½ C_K^½)``; ``W_Q = C_Q^{-½} U_r Σ_r^½``; ``W_K = C_K^{-½} V_r Σ_r^½``.
+    With any root ``C_K = L Lᵀ`` and ``Lᵀ C_Q L = V Σ² Vᵀ``: ``W_Q = L V_r Σ_r^{-½}`` and
+    ``W_K = L^{-T} V_r Σ_r^½``. V and Σ are those of the SVD of ``C_Q^½ L``, so the product of the maps is the
+    one that Eckart-Young asks for.
 
     Args:
         query_gram, key_gram: symmetric positive semidefinite, ``[…, d, d]``; they may broadcast.
@@ -100,16 +103,22 @@ def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor
     Returns:
         W_Q and W_K, ``[…, d, r]`` in float64.
     """
-    query_root, query_inverse = _square_roots(query_gram.double())
-    key_root, key_inverse = _square_roots(key_gram.double())
-    left, singular, right = torch.linalg.svd(query_root @ key_root)
-    weight = singular[..., None, :rank].sqrt()
-    return query_inverse @ (left[..., :rank] * weight), key_inverse @ (right.mT[..., :rank] * weight)
+    root, inverse = _root(key_gram.double())
+    gram = root.mT @ query_gram.double() @ root
+    squares, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
+    # eigh sorts upwards.
+    squares, vectors = squares.flip(-1)[..., :rank], vectors.flip(-1)[..., :rank]
+    weight = _floored(squares, _FLOOR**2).pow(0.25).unsqueeze(-2)
+    return root @ (vectors / weight), inverse @ (vectors * weight)
 
 
-def _square_roots(gram: Tensor) -> tuple[Tensor, Tensor]:
+def _root(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Return L with ``L Lᵀ = gram``, and ``L^{-T}``."""
     values, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
-    # The tiny number keeps an all-zero Gram matrix (a single key, centred) from dividing by zero.
-    floor = (values[..., -1:] * _EIGENVALUE_FLOOR).clamp(min=1e-30)
-    roots = values.clamp(min=floor).sqrt().unsqueeze(-2)
-    return (vectors * roots) @ vectors.mT, (vectors / roots) @ vectors.mT
+    roots = _floored(values, _FLOOR).sqrt().unsqueeze(-2)
+    return vectors * roots, vectors / roots
+
+
+def _floored(values: Tensor, share: float) -> Tensor:
+    """Return eigenvalues of no less than a share of the largest, and never zero (a single key, centred)."""
+    return values.clamp(min=(values.amax(-1, keepdim=True) * share).clamp(min=1e-30))
