@@ -85,7 +85,7 @@ class LrqkCache(Cache):
 
     @property
     def position(self) -> Tensor | None:
-        """Position of the next decode step's token, int64 ``[1]`` on the device; None without device steps."""
+        """Position of the next decode step's token, int64 ``[1]``, where steps are on the device."""
         return None if self._state is None else self._state.length
 
     def count_to(self, length: int) -> None:

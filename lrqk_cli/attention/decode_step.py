@@ -1,7 +1,7 @@
 """Decode steps whose lengths live on the device: no shape depends on data, and nothing waits for the host.
 
-So a step can be captured in a CUDA graph and replayed. The layers of a cache share a ``DeviceState``; each has
-a step object of its own, which works on the tensors of its layer.
+So a step can be captured in a CUDA graph and replayed. The layers of a cache share a ``DeviceState``; each
+has a step object of its own, which works on the tensors of its layer.
 """
 
 from __future__ import annotations

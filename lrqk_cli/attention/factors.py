@@ -2,8 +2,8 @@
 
 The best rank-r maps of queries and keys minimise ``‖Q Kᵀ − (Q W_Q)(K W_K)ᵀ‖_F``. With the Gram matrices
 ``C_Q = QᵀQ`` and ``C_K = KᵀK`` the error equals ``‖C_Q^½ (I − W_Q W_Kᵀ) C_K^½‖_F``, so by Eckart-Young it is
-least where ``C_Q^½ W_Q W_Kᵀ C_K^½`` is the truncated SVD of ``C_Q^½ C_K^½`` (docs/design.md, section 2), whatever
-roots are taken.
+least where ``C_Q^½ W_Q W_Kᵀ C_K^½`` is the truncated SVD of ``C_Q^½ C_K^½`` (docs/design.md, section 2),
+whatever roots are taken.
 """
 
 from __future__ import annotations

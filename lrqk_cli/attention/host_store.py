@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +16,18 @@ from lrqk_cli.memory.tensors import empty, empty_host
 
 # Rows that travel at once when the store is streamed; two such buffers exist at a time.
 STREAM_ROWS = 8192
+
+
+class _CopyStreams(NamedTuple):
+    """Streams for the two directions, each of which has a copy engine of its own."""
+
+    to_host: torch.cuda.Stream
+    to_device: torch.cuda.Stream
+
+
+@cache
+def _copy_streams(device: torch.device) -> _CopyStreams:
+    return _CopyStreams(torch.cuda.Stream(device), torch.cuda.Stream(device))
 
 
 class RowStore:
@@ -34,7 +48,7 @@ class RowStore:
             self.rows = empty(shape, device)
         else:
             self.rows = empty_host(shape, pinned=device.type == "cuda")
-        self._copy_stream = None if local else torch.cuda.Stream(device)
+        self._streams = None if local else _copy_streams(device)
 
     @property
     def capacity(self) -> int:
@@ -59,9 +73,21 @@ class RowStore:
                 "Raise --ctx.",
             )
         rows = torch.stack((key, value), dim=2)
-        # Head by head both sides are contiguous, and such a copy to pinned memory does not block.
-        for head in range(rows.shape[0]):
-            self.rows[head, start:stop].copy_(rows[head], non_blocking=True)
+        if self._streams is None:
+            self.rows[:, start:stop] = rows
+            return
+        writes = self._streams.to_host
+        writes.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(writes):
+            # Head by head both sides are contiguous, and such a copy to pinned memory does not block.
+            for head in range(rows.shape[0]):
+                self.rows[head, start:stop].copy_(rows[head], non_blocking=True)
+        rows.record_stream(writes)
+
+    def await_writes(self) -> None:
+        """Let what the device does from now on find in host memory all that was written to it."""
+        if self._streams is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._streams.to_host)
 
     def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield K and V of the tokens in ``[start, stop)``, in chunks ``[KV, S, d]`` on the device.
@@ -71,11 +97,12 @@ class RowStore:
         """
         if stop <= start:
             return
-        if self._copy_stream is None:
+        if self._streams is None:
             rows = self.rows[:, start:stop]
             yield rows[:, :, 0], rows[:, :, 1]
             return
-        yield from self._stream_from_host(self._copy_stream, start, stop)
+        self.await_writes()
+        yield from self._stream_from_host(self._streams.to_device, start, stop)
 
     def _stream_from_host(
         self, copies: torch.cuda.Stream, start: int, stop: int
@@ -87,7 +114,7 @@ class RowStore:
         buffers = [
             torch.empty(shape, dtype=self.rows.dtype, device=self.device) for _ in range(min(2, len(starts)))
         ]
-        # What the compute stream has still to write to the host must have arrived.
+        # What has still to be written to the host must have arrived.
         copies.wait_stream(compute)
         filled = self._fill(copies, buffers[0], start, stop)
         for number, first in enumerate(starts):

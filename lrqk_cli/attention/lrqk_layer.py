@@ -100,6 +100,7 @@ class LrqkLayer(FullLayer):
                 self.index.append(self.projector.project_keys(key))
         if self.tail is not None:
             self.tail.fit(self.projector.grams, self.projector)
+        self.store.await_writes()
         candidates = self.hot.candidates(self.stored)
         for key, value in self.store.stream(self.hot.count, min(candidates, self.hot.size)):
             self.hot.fill(key, value)
@@ -132,6 +133,7 @@ class LrqkLayer(FullLayer):
         codes, key_code = self.projector.step(queries.squeeze(2), key, self._active_rows)
         self.hot.append(self.stored, key, value)
         self.write(key, value)
+        self.store.await_writes()
         self.index.append(key_code)
         candidates = self.hot.candidates(self.stored)
         wanted = min(self.settings.top_k, candidates)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.config import AlsConfig, AlsPenalties, LrqkConfig, ModelSpec
 from lrqk_cli.telemetry.stats import StepStats
 

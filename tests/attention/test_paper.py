@@ -13,8 +13,8 @@ from paper import Matrix, PaperHead, Step, Weights, columns
 from torch import Tensor
 
 from lrqk_cli.attention import als
-from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import AlsProjector
 from lrqk_cli.config import AlsConfig, AlsPenalties, LrqkConfig, ModelSpec
 from lrqk_cli.engine.attach import attach

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig, ModelSpec
