@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents, TokenScores
+from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents, Tail, TokenScores
+from lrqk_cli.kernels.codes import pack_codes
 from lrqk_cli.kernels.score_tokens import reference as score_tokens_reference
 
 _Tree = TypeVar("_Tree")
@@ -106,27 +107,41 @@ def make_maps(shape: Shape) -> IndexMaps:
 
 
 def make_index(shape: Shape, dtype: torch.dtype = torch.int8) -> tuple[Projected, Tensor]:
-    """Return projected queries and an index."""
+    """Return projected queries and an index; uint8 is a packed one."""
     projected = Projected(
         noise(7, shape.sets, shape.queries, shape.rank), noise(8, shape.sets, shape.queries)
     )
-    return projected, (noise(9, shape.sets, shape.context, shape.rank) * 4).to(dtype)
+    codes = noise(9, shape.sets, shape.context, shape.rank) * 4
+    return projected, pack_codes(codes) if dtype == torch.uint8 else codes.to(dtype)
 
 
-def make_scores(shape: Shape, scaling: float = 0.1) -> TokenScores:
+def make_scores(shape: Shape, scaling: float = 0.1, dtype: torch.dtype = torch.int8) -> TokenScores:
     """Return scores by the reference, poisoned past n."""
-    projected, codes = make_index(shape)
-    scores = poisoned(TokenScores.empty(shape.sets, shape.queries, shape.context, torch.device("cpu")))
+    projected, codes = make_index(shape, dtype)
+    scores = poisoned(
+        TokenScores.empty(shape.sets, shape.queries, shape.context, torch.device("cpu"), tail_rank=shape.rank)
+    )
     score_tokens_reference.score_tokens(
         projected, codes, shape.device_length, scores, recent=shape.recent, scaling=scaling
     )
     return scores
 
 
+def make_tail(shape: Shape, dtype: torch.dtype = torch.int8, scaling: float = 0.1) -> Tail:
+    """Return a linear tail by the reference's scores."""
+    return Tail(
+        make_scores(shape, scaling, dtype),
+        make_index(shape, dtype)[1],
+        noise(13, shape.sets, shape.rank, shape.width) / 8,
+        noise(14, shape.sets, shape.width),
+    )
+
+
 def poisoned(tree: _Tree) -> _Tree:
     """Fill tensors with NaN, integers with -7."""
     for tensor in tree if isinstance(tree, tuple) else (tree,):
-        tensor.fill_(float("nan") if tensor.dtype.is_floating_point else -7)
+        if tensor is not None:
+            tensor.fill_(float("nan") if tensor.dtype.is_floating_point else -7)
     return tree
 
 
@@ -152,5 +167,7 @@ def assert_same(found: Any, expected: Any, *, atol: float = 0.0, rtol: float = 0
     if isinstance(expected, tuple):
         for pair in zip(found, expected, strict=True):
             assert_same(*pair, atol=atol, rtol=rtol)
+    elif expected is None:
+        assert found is None
     else:
         torch.testing.assert_close(found.cpu(), expected.cpu(), atol=atol, rtol=rtol, equal_nan=True)

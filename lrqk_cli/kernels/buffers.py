@@ -9,6 +9,9 @@ i; from then on all slots are filled.
 All tensors are contiguous. Letters: ``sets`` row sets (a KV head each, or a query head each), ``share`` of
 them to a KV head; N queries a set; d head size; r rank; ``context`` tokens there is room for; ``bucket`` an
 upper bound of n, known to the host.
+
+The *codes* of the index are int8 or floating ``[sets, context, r]``, or of 4 bits, packed in uint8
+``[sets, context, r / 2]`` (``kernels.codes``). A code times the index's scale is the row's k̂.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from torch import Tensor
 # How the scores of a token under the queries of its set become one.
 Aggregate = Literal["sum", "max"]
 
-# Tokens of which one program of ``score_tokens`` computes the logits and the masses.
-SCORE_BLOCK = 256
+# Programs that ``score_tokens`` aims at, four a multiprocessor of an H100; the tokens that one takes.
+_SCORE_PROGRAMS = 512
+_SCORE_SPANS = (256, 512, 1024)
 # Tokens, or hot slots, that one program of ``select_rows`` takes.
 SELECT_BLOCK = 1024
 # Bins of the histogram of scores, and the log-score where the lowest begins.
@@ -69,7 +73,8 @@ class IndexMaps(NamedTuple):
         query: ``[sets, d, r]``, with the scale of the index multiplied in.
         key: ``[sets, d, r]``, without it.
         mean: the mean key, ``[KV, d]`` or ``[sets, d]``.
-        scale: ``[sets, r]``; ones for an index that is not int8.
+        scale: what a code of one stands for, ``[sets, r]``; ones for a floating index. With 4 bits it is so
+            small that outliers saturate, in int8 only keys that came after the fit can.
     """
 
     query: Tensor
@@ -95,25 +100,45 @@ class Projected(NamedTuple):
         return cls(torch.empty(sets, queries, rank, device=device), torch.empty(sets, queries, device=device))
 
 
+def score_span(sets: int, bucket: int) -> int:
+    """Return how many tokens of a set one program of ``score_tokens`` takes, and sums up."""
+    fair = sets * bucket // _SCORE_PROGRAMS
+    return max((size for size in _SCORE_SPANS if size <= fair), default=_SCORE_SPANS[0])
+
+
 class TokenScores(NamedTuple):
-    """Predicted logits of all tokens, in float32; what lies past n is undefined.
+    """Predicted logits of all tokens, and sums over spans of them, in float32; what lies past n is undefined.
+
+    A span has ``score_span(sets, bucket)`` tokens.
 
     Attributes:
         logits: ``[sets, N, bucket]``.
-        masses: ``[sets, N, 3, blocks]``: of each block of ``SCORE_BLOCK`` tokens the largest logit x, then
-            ``Σ exp(logit - x)`` over all its tokens, then the same over its candidates.
+        masses: ``[sets, N, 3, spans]``: of each span the largest logit x, then ``Σ exp(logit - x)`` over all
+            its tokens, then the same over its candidates.
+        code_sums: ``[sets, N, spans, r]``, ``Σ exp(logit - x) · code`` over the span's candidates; None
+            where no tail is wanted.
     """
 
     logits: Tensor
     masses: Tensor
+    code_sums: Tensor | None
 
     @classmethod
-    def empty(cls, sets: int, queries: int, bucket: int, device: torch.device) -> TokenScores:
-        """Allocate."""
+    def empty(
+        cls, sets: int, queries: int, bucket: int, device: torch.device, *, tail_rank: int | None = None
+    ) -> TokenScores:
+        """Allocate; ``tail_rank`` is r where a tail is wanted."""
+        spans = blocks_of(bucket, score_span(sets, bucket))
         return cls(
             torch.empty(sets, queries, bucket, device=device),
-            torch.empty(sets, queries, 3, blocks_of(bucket, SCORE_BLOCK), device=device),
+            torch.empty(sets, queries, 3, spans, device=device),
+            None if tail_rank is None else torch.empty(sets, queries, spans, tail_rank, device=device),
         )
+
+    @property
+    def span(self) -> int:
+        """Tokens of a span."""
+        return score_span(self.logits.shape[0], self.logits.shape[2])
 
 
 class FetchPlan(NamedTuple):
@@ -187,35 +212,50 @@ class AttendScratch(NamedTuple):
     Attributes:
         output: ``[sets, splits, N, d]``, normalised within the split.
         lse: ``[sets, N, splits]``.
-        value_sum: ``[sets, splits, d]``, the sum of V over the split's rows.
         masses: ``[sets, N, 2, splits]``: the largest predicted logit x of the split's hot rows, and
             ``Σ exp(logit - x)`` over them.
+        code_sums: ``[sets, N, splits, r]``, ``Σ exp(logit - x) · code`` over them; None where there is no
+            tail.
     """
 
     output: Tensor
     lse: Tensor
-    value_sum: Tensor
     masses: Tensor
+    code_sums: Tensor | None
 
     @classmethod
-    def empty(cls, sets: int, queries: int, rows: int, width: int, device: torch.device) -> AttendScratch:
-        """Allocate for ``rows`` (W + C) residents a set of head size ``width``."""
+    def empty(
+        cls,
+        sets: int,
+        queries: int,
+        rows: int,
+        width: int,
+        device: torch.device,
+        *,
+        tail_rank: int | None = None,
+    ) -> AttendScratch:
+        """Allocate for ``rows`` (W + C) residents a set of head size ``width``, and for a tail of rank r."""
         splits = blocks_of(rows, split_rows(sets, rows))
         return cls(
             torch.empty(sets, splits, queries, width, device=device),
             torch.empty(sets, queries, splits, device=device),
-            torch.empty(sets, splits, width, device=device),
             torch.empty(sets, queries, 2, splits, device=device),
+            None if tail_rank is None else torch.empty(sets, queries, splits, tail_rank, device=device),
         )
 
 
 class Tail(NamedTuple):
-    """What the tail correction needs: the predicted logits, and the sum of V over all n tokens.
+    """What the rows that are not resident add: their predicted mass, and a linear function of their codes.
 
     Attributes:
-        scores: as ``score_tokens`` left them.
-        value_sum: float64 ``[KV, d]``.
+        scores: as ``score_tokens`` left them, with ``code_sums``.
+        codes: the index.
+        slope: M with the scale of the index multiplied in, float32 ``[sets, r, d]``; zeros let all rows
+            count with their mean value.
+        intercept: b, float32 ``[sets, d]``.
     """
 
     scores: TokenScores
-    value_sum: Tensor
+    codes: Tensor
+    slope: Tensor
+    intercept: Tensor

@@ -12,6 +12,11 @@ from torch import Tensor
 _OFFSET = 8
 
 
+def largest_code(dtype: torch.dtype) -> int | None:
+    """Return the magnitude at which codes of this type saturate; None for a floating index."""
+    return {torch.uint8: 7, torch.int8: 127}.get(dtype)
+
+
 def pack_codes(codes: Tensor) -> Tensor:
     """Return uint8 ``[…, r / 2]`` for whole numbers ``[…, r]`` in [-8, 7]."""
     low, high = (codes.to(torch.int16) + _OFFSET).to(torch.uint8).chunk(2, dim=-1)

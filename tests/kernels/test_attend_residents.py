@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from decode_step import DEVICES, Shape, assert_same, make_layer, make_scores, noise, poisoned, to
+from decode_step import DEVICES, Shape, assert_same, make_layer, make_tail, noise, poisoned, to
 from torch import Tensor
 
 from lrqk_cli.kernels.attend_residents import reference
-from lrqk_cli.kernels.buffers import AttendScratch, Residents, Tail
+from lrqk_cli.kernels.buffers import AttendScratch, Residents
+from lrqk_cli.kernels.codes import unpack_codes
 
 kernel = pytest.importorskip("lrqk_cli.kernels.attend_residents.triton", reason="Triton is not installed")
 
@@ -40,15 +41,15 @@ def run(
     tail: bool = True,
     sinks: bool = True,
     softcap: float | None = None,
+    codes: torch.dtype = torch.uint8,
 ) -> tuple[Tensor, ...]:
     """Return output, log-sum-exp, exact logits and weights."""
-    store, residents = make_layer(shape, dtype)
-    value_sum = store[:, : shape.length + 1, 1].double().sum(1)
+    _, residents = make_layer(shape, dtype)
     every, rows = (shape.sets, shape.queries), shape.rows
     options = {
         "scaling": 1 / math.sqrt(shape.width),
         "softcap": softcap,
-        "tail": Tail(make_scores(shape), value_sum) if tail else None,
+        "tail": make_tail(shape, codes) if tail else None,
         "sinks": noise(12, *every) if sinks else None,
         "out_logits": torch.empty(*every, rows),
     }
@@ -56,7 +57,8 @@ def run(
     out, lse, weights = [poisoned(to(result, device)) for result in results]
     poisoned(options["out_logits"])
     options = to(options, device)
-    scratch = poisoned(AttendScratch.empty(*every, rows, shape.width, torch.device(device)))
+    sizes = (*every, rows, shape.width, torch.device(device))
+    scratch = poisoned(AttendScratch.empty(*sizes, tail_rank=shape.rank if tail else None))
     query, length = noise(11, *every, shape.width).to(dtype).to(device), shape.device_length.to(device)
     module.attend_residents(query, to(residents, device), length, scratch, out, lse, **options)
     module.resident_weights(options["out_logits"], lse, length, weights, recent=shape.recent)
@@ -66,7 +68,7 @@ def run(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tail": False, "sinks": False}, {"softcap": 2.0, "sinks": False}],
+    [{}, {"tail": False, "sinks": False}, {"softcap": 2.0, "sinks": False, "codes": torch.int8}],
     ids=["tail-sinks", "plain", "softcap-tail"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -91,30 +93,75 @@ def test_two_runs_are_equal_to_the_bit(device: str) -> None:
     assert_same(run(kernel, shape, torch.float16, device), run(kernel, shape, torch.float16, device))
 
 
-@pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize("codes", [None, torch.uint8, torch.int8, torch.bfloat16])
 @pytest.mark.parametrize("module", [reference, kernel], ids=["reference", "triton"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here")
-def test_matches_the_definition_in_float64(module: Any, tail: bool) -> None:
-    shape = Shape(120, hot=50, recent=16, queries=3)
+def test_matches_the_definition_in_float64(module: Any, codes: torch.dtype | None) -> None:
+    shape = Shape(120, hot=50, recent=16, queries=3, rank=20)
     store, residents = make_layer(shape)
-    scores = make_scores(shape)
+    tail = make_tail(shape, codes or torch.uint8)
     query = noise(11, shape.sets, shape.queries, shape.width)
     sinks = noise(12, shape.sets, shape.queries)
-    output = run(module, shape, torch.float32, "cpu", tail=tail)[0]
+    output = run(module, shape, torch.float32, "cpu", tail=codes is not None, codes=codes or torch.uint8)[0]
     for row_set in range(shape.sets):
         key, value = store[row_set, : shape.length + 1].double().unbind(1)
         candidates = shape.length + 1 - shape.recent
         outside = ~residents.resident[row_set, :candidates]
         inside = torch.ones(shape.length + 1, dtype=torch.bool)
         inside[:candidates] = ~outside
-        mean = value[:candidates][outside].mean(0)
+        code = unpack_codes(tail.codes[row_set, :candidates])[outside].double()
+        predicted_values = tail.intercept[row_set].double() + code @ tail.slope[row_set].double()
         for member in range(shape.queries):
             logits = key[inside] @ query[row_set, member].double() / math.sqrt(shape.width)
-            predicted = scores.logits[row_set, member, :candidates][outside].double()
-            mass = predicted.exp().sum() if tail else torch.zeros(())
-            total = logits.exp().sum() + mass + sinks[row_set, member].double().exp()
-            expected = (logits.exp() @ value[inside] + mass * mean) / total
+            predicted = tail.scores.logits[row_set, member, :candidates][outside].double()
+            weight = predicted.exp() * (codes is not None)
+            total = logits.exp().sum() + weight.sum() + sinks[row_set, member].double().exp()
+            expected = (logits.exp() @ value[inside] + weight @ predicted_values) / total
             torch.testing.assert_close(output[row_set, member].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_tail_without_mass_adds_nothing(device: str) -> None:
+    shape = Shape(120, hot=50, recent=16, queries=2)
+    _, residents = make_layer(shape)
+    tail = make_tail(shape, torch.uint8)
+    # The index predicts nothing of whatever is not resident, so that only rounding is left.
+    logits = tail.scores.logits
+    outside = ~residents.resident[:, None, :105].expand(-1, shape.queries, -1)
+    hot = logits[:, :, :105].masked_fill(outside, float("-inf"))
+    sums = torch.exp(hot - hot.amax(-1, keepdim=True))
+    tail.scores.masses[:, :, 0, 0] = hot.amax(-1)
+    tail.scores.masses[:, :, 2, 0] = sums.sum(-1)
+    tail.scores.code_sums[:, :, 0] = sums @ unpack_codes(tail.codes[:, :105])
+    sizes = (shape.sets, shape.queries)
+    scratch = AttendScratch.empty(*sizes, shape.rows, shape.width, torch.device(device), tail_rank=shape.rank)
+    outputs = []
+    for added in (None, to(tail, device)):
+        out, lse = torch.empty(*sizes, shape.width, device=device), torch.empty(sizes, device=device)
+        kernel.attend_residents(
+            noise(11, *sizes, shape.width).to(device),
+            to(residents, device),
+            shape.device_length.to(device),
+            scratch,
+            out,
+            lse,
+            scaling=0.1,
+            tail=added,
+        )
+        outputs.append(out)
+    assert_same(outputs[1], outputs[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_tail_needs_room_for_its_sums() -> None:
+    shape = Shape(120)
+    _, residents = make_layer(shape)
+    sizes = (shape.sets, shape.queries)
+    scratch = AttendScratch.empty(*sizes, shape.rows, shape.width, torch.device("cpu"))
+    out, lse = torch.empty(*sizes, shape.width), torch.empty(sizes)
+    with pytest.raises(ValueError, match="code sums"):
+        kernel.attend_residents(
+            out, residents, shape.device_length, scratch, out, lse, scaling=0.1, tail=make_tail(shape)
+        )
 
 
 def test_weights_of_a_query_sum_to_one() -> None:

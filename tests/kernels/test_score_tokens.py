@@ -9,6 +9,7 @@ import torch
 from decode_step import DEVICES, Shape, assert_same, make_index, noise, poisoned, to
 
 from lrqk_cli.kernels.buffers import Projected, TokenScores
+from lrqk_cli.kernels.codes import unpack_codes
 from lrqk_cli.kernels.score_tokens import reference
 
 kernel = pytest.importorskip("lrqk_cli.kernels.score_tokens.triton", reason="Triton is not installed")
@@ -20,15 +21,22 @@ SHAPES = [
     Shape(255, queries=6),
     Shape(1024, context=1100, rank=32, queries=8, heads=1),
     Shape(1024, context=1500, rank=80, queries=7, heads=1),
+    Shape(700, context=800, rank=64, queries=4, heads=1),
+    Shape(290, rank=128, queries=2, heads=1, recent=64),
+    Shape(290, rank=16, queries=9, heads=1, recent=280),
     pytest.param(
-        Shape(70_000, context=1 << 17, rank=32, queries=4, heads=3, recent=64), marks=pytest.mark.gpu
+        Shape(70_000, context=1 << 17, rank=64, queries=4, heads=8, recent=64), marks=pytest.mark.gpu
     ),
 ]
 
 
-def run(module: Any, shape: Shape, dtype: torch.dtype, softcap: float | None, device: str) -> TokenScores:
-    projected, codes = to(make_index(shape, dtype), device) if device == "cuda" else make_index(shape, dtype)
-    out = poisoned(TokenScores.empty(shape.sets, shape.queries, shape.context, torch.device(device)))
+def run(
+    module: Any, shape: Shape, dtype: torch.dtype, softcap: float | None, device: str, *, tail: bool = True
+) -> TokenScores:
+    projected, codes = to(make_index(shape, dtype), device)
+    sizes = (shape.sets, shape.queries, shape.context)
+    out = TokenScores.empty(*sizes, torch.device(device), tail_rank=shape.rank if tail else None)
+    poisoned(out)
     length = shape.device_length.to(device)
     module.score_tokens(projected, codes, length, out, recent=shape.recent, scaling=0.125, softcap=softcap)
     return out
@@ -36,26 +44,71 @@ def run(module: Any, shape: Shape, dtype: torch.dtype, softcap: float | None, de
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_matches_the_reference(shape: Shape, dtype: torch.dtype, softcap: float | None, device: str) -> None:
     if shape.length > 5000 and device == "cpu":
         pytest.skip("takes the interpreter too long")
+    if dtype == torch.uint8 and shape.rank % 2:
+        pytest.skip("packed codes come in pairs")
     expected = run(reference, shape, dtype, softcap, "cpu")
     found = run(kernel, shape, dtype, softcap, device)
     # Poison past n compares equal to poison only.
-    assert_same(found, expected, atol=1e-5, rtol=1e-5)
+    assert_same(found[:2], expected[:2], atol=1e-5, rtol=1e-5)
+    # Codes of either sign cancel in a sum.
+    assert_same(found.code_sums, expected.code_sums, atol=2e-4, rtol=1e-5)
     assert_same(run(kernel, shape, dtype, softcap, device), found)
 
 
-def test_masses_are_those_of_all_tokens_and_of_the_candidates() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_tail_changes_nothing_else(device: str) -> None:
     shape = Shape(700, context=800, queries=3, recent=300)
-    scores = run(reference, shape, torch.int8, None, "cpu")
-    logits = scores.logits[:, :, :701].double()
+    scores = run(kernel, shape, torch.uint8, None, device, tail=False)
+    assert scores.code_sums is None
+    assert_same(scores[:2], run(kernel, shape, torch.uint8, None, device)[:2])
+
+
+@pytest.mark.parametrize("module", [reference, kernel], ids=["reference", "triton"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here")
+def test_sums_are_those_of_all_tokens_and_of_the_candidates(module: Any) -> None:
+    shape = Shape(700, context=800, queries=3, recent=300)
+    scores = run(module, shape, torch.uint8, None, "cpu")
+    projected, packed = make_index(shape, torch.uint8)
+    codes = unpack_codes(packed)[:, :701].double()
+    offset = projected.offset.double().unsqueeze(2)
+    logits = (projected.codes.double() @ codes.mT + offset) * 0.125
+    torch.testing.assert_close(scores.logits[:, :, :701].double(), logits, atol=1e-5, rtol=1e-5)
+    assert scores.span == 256
     peak, mass, candidate_mass = scores.masses[..., : 701 // 256 + 1].double().unbind(2)
     torch.testing.assert_close((peak + mass.log()).logsumexp(-1), logits.logsumexp(-1))
     candidates = (peak + candidate_mass.log()).logsumexp(-1)
     torch.testing.assert_close(candidates, logits[:, :, :401].logsumexp(-1))
+    code_sums = scores.code_sums[:, :, : peak.shape[2]].double() * peak.exp().unsqueeze(3)
+    expected = logits[:, :, :401].exp() @ codes[:, :401]
+    torch.testing.assert_close(code_sums.sum(2), expected, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_queries_count_with_more_bits_than_a_tensor_core_takes(device: str) -> None:
+    shape = Shape(250, rank=64, queries=4, heads=1)
+    projected, codes = make_index(shape, torch.uint8)
+    generator = torch.Generator().manual_seed(3)
+    # Rows of very different magnitude, none of which float16 could hold.
+    magnitude = torch.tensor([1e-12, 1.0, 3e5, 7e9]).view(1, 4, 1)
+    query_codes = torch.randn(projected.codes.shape, generator=generator) * magnitude
+    out = TokenScores.empty(1, 4, shape.context, torch.device(device))
+    kernel.score_tokens(
+        Projected(query_codes.to(device), torch.zeros(1, 4, device=device)),
+        codes.to(device),
+        shape.device_length.to(device),
+        out,
+        recent=shape.recent,
+        scaling=1.0,
+    )
+    expected = query_codes.double() @ unpack_codes(codes)[:, :251].double().mT
+    error = (out.logits[:, :, :251].cpu().double() - expected).abs() / magnitude
+    # In 11 bits alone it would be around 1e-2.
+    assert error.max() < 5e-5
 
 
 @pytest.mark.gpu

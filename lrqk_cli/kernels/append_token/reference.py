@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents
-
-_INT8_MAX = 127
+from lrqk_cli.kernels.codes import largest_code, pack_codes
 
 
 def append_token(
@@ -19,7 +18,6 @@ def append_token(
     codes: Tensor,
     store: Tensor,
     residents: Residents,
-    value_sum: Tensor,
     length: Tensor,
     out: Projected,
 ) -> None:
@@ -32,11 +30,9 @@ def append_token(
         query: ``[sets, N, d]``.
         key, value: ``[KV, d]``.
         maps: see ``IndexMaps``.
-        codes: the index ``[sets, context, r]``, int8 or floating; gets the code of the key at t, rounded half
-            to even and saturated where it is int8.
+        codes: the index; gets the code of the key at t, in integers rounded half to even and saturated.
         store: all rows, ``[KV, context, 2, d]``.
         residents: see ``Residents``.
-        value_sum: the sum of V over all tokens, float64 ``[KV, d]``; V is added.
         length: int64 ``[1]``.
         out: gets the codes and offsets of the queries.
     """
@@ -45,15 +41,15 @@ def append_token(
     share = sets // heads
     row = torch.stack((key, value), 1)
     store[:, position] = row.to(store.device)
-    value_sum += value.double()
     _keep_leaving(residents, position - residents.recent)
     residents.rows[:, position % residents.recent] = row.repeat_interleave(share, 0)
     mean = maps.mean.repeat_interleave(sets // maps.mean.shape[0], 0)
     centred = key.float().repeat_interleave(share, 0) - mean
     code = (centred.unsqueeze(1) @ maps.key).squeeze(1) / maps.scale
-    if codes.dtype == torch.int8:
-        code = code.round().clamp(-_INT8_MAX, _INT8_MAX)
-    codes[:, position] = code.to(codes.dtype)
+    top = largest_code(codes.dtype)
+    if top is not None:
+        code = code.round().clamp(-top, top)
+    codes[:, position] = (pack_codes(code) if codes.dtype == torch.uint8 else code).to(codes.dtype)
     out.codes.copy_(query.float() @ maps.query)
     out.offset.copy_((query.float() @ mean.unsqueeze(2)).squeeze(2))
 

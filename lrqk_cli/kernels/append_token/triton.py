@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents
+from lrqk_cli.kernels.codes import largest_code
 
 # Elements of a map that a program holds at once.
 _TILE = 4096
@@ -22,15 +23,16 @@ def _project(
     vector,
     mean,
     matrix,
+    columns,
     CENTRE: tl.constexpr,
     WIDTH: tl.constexpr,
     RANK: tl.constexpr,
-    RANK_PAD: tl.constexpr,
+    COLUMNS_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Return ``vector · matrix`` (of ``vector - mean`` where ``CENTRE``) and ``vector · mean``."""
-    dim = tl.arange(0, RANK_PAD)
-    code = tl.zeros([RANK_PAD], tl.float32)
+    """Return ``vector · matrix`` (where ``CENTRE``, ``vector - mean`` times it), and ``vector · mean``."""
+    dim = tl.arange(0, COLUMNS_PAD)
+    code = tl.zeros([COLUMNS_PAD], tl.float32)
     product = tl.zeros([CHUNK], tl.float32)
     for start in tl.static_range(0, WIDTH, CHUNK):
         place = start + tl.arange(0, CHUNK)
@@ -39,7 +41,7 @@ def _project(
         centre = tl.load(mean + place, mask=inside, other=0.0)
         weights = tl.load(
             matrix + place[:, None] * RANK + dim[None, :],
-            mask=inside[:, None] & (dim < RANK)[None, :],
+            mask=inside[:, None] & (dim < columns)[None, :],
             other=0.0,
         )
         product += part * centre
@@ -50,6 +52,57 @@ def _project(
 
 
 @triton.jit
+def _key_code(
+    key,
+    mean,
+    matrix,
+    scale,
+    columns,
+    TOP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    RANK: tl.constexpr,
+    COLUMNS_PAD: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Return a key's code in some dimensions, in float32; whole and at most ``TOP`` where that is not 0."""
+    dim = tl.arange(0, COLUMNS_PAD)
+    code, _ = _project(key, mean, matrix, columns, True, WIDTH, RANK, COLUMNS_PAD, CHUNK)
+    code = tl.div_rn(code, tl.load(scale + dim, mask=dim < columns, other=1.0))
+    if TOP > 0:
+        code = tl.minimum(tl.maximum(code, -1.0 * TOP), 1.0 * TOP)
+        # Adding 1.5·2^23 leaves no bits for a fraction: the sum rounds half to even.
+        code = (code + 12582912.0) - 12582912.0
+    return code
+
+
+@triton.jit
+def _store_code(
+    codes,
+    key,
+    mean,
+    matrix,
+    scale,
+    TOP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_PAD: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Store the code of a key; packed, both halves of the dimensions share their bytes."""
+    if codes.dtype.element_ty == tl.uint8:
+        HALF: tl.constexpr = RANK // 2
+        dim = tl.arange(0, RANK_PAD // 2)
+        low = _key_code(key, mean, matrix, scale, HALF, TOP, WIDTH, RANK, RANK_PAD // 2, CHUNK)
+        high = _key_code(key, mean, matrix + HALF, scale + HALF, HALF, TOP, WIDTH, RANK, RANK_PAD // 2, CHUNK)
+        both = (low.to(tl.int32) + 8) | ((high.to(tl.int32) + 8) << 4)
+        tl.store(codes + dim, both.to(tl.uint8), mask=dim < HALF)
+    else:
+        dim = tl.arange(0, RANK_PAD)
+        code = _key_code(key, mean, matrix, scale, RANK, TOP, WIDTH, RANK, RANK_PAD, CHUNK)
+        tl.store(codes + dim, code.to(codes.dtype.element_ty), mask=dim < RANK)
+
+
+@triton.jit
 def _copy_rows(
     key,
     value,
@@ -57,7 +110,6 @@ def _copy_rows(
     rows,
     slot_token,
     resident,
-    value_sum,
     position,
     first_of_head,
     hot,
@@ -85,8 +137,6 @@ def _copy_rows(
     if first_of_head:
         tl.store(store + dim, new_key, mask=inside)
         tl.store(store + WIDTH + dim, new_value, mask=inside)
-        total = tl.load(value_sum + dim, mask=inside)
-        tl.store(value_sum + dim, total + new_value.to(tl.float64), mask=inside)
 
 
 @triton.jit
@@ -103,7 +153,6 @@ def _append(
     rows,
     slot_token,
     resident,
-    value_sum,
     length,
     query_codes,
     offset,
@@ -118,31 +167,36 @@ def _append(
     RANK: tl.constexpr,
     RANK_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
-    INT8: tl.constexpr,
+    TOP: tl.constexpr,
 ):
     member = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
-    dim = tl.arange(0, RANK_PAD)
-    inside = dim < RANK
     mean += row_set // mean_share * WIDTH
     if member < QUERIES:
         place = row_set * QUERIES + member
         matrix = query_map + row_set * (WIDTH * RANK)
-        code, product = _project(query + place * WIDTH, mean, matrix, False, WIDTH, RANK, RANK_PAD, CHUNK)
-        tl.store(query_codes + place * RANK + dim, code, mask=inside)
+        code, product = _project(
+            query + place * WIDTH, mean, matrix, RANK, False, WIDTH, RANK, RANK_PAD, CHUNK
+        )
+        dim = tl.arange(0, RANK_PAD)
+        tl.store(query_codes + place * RANK + dim, code, mask=dim < RANK)
         tl.store(offset + place, product)
     else:
         position = tl.load(length)
         head = row_set // share
-        matrix = key_map + row_set * (WIDTH * RANK)
-        code, _ = _project(key + head * WIDTH, mean, matrix, True, WIDTH, RANK, RANK_PAD, CHUNK)
-        code = tl.div_rn(code, tl.load(scale + row_set * RANK + dim, mask=inside, other=1.0))
-        if INT8:
-            # Adding 1.5·2^23 leaves no bits for a fraction: the sum rounds half to even.
-            code = tl.minimum(tl.maximum(code, -127.0), 127.0)
-            code = (code + 12582912.0) - 12582912.0
-        code_place = (row_set * context + position) * RANK
-        tl.store(codes + code_place + dim, code.to(codes.dtype.element_ty), mask=inside)
+        BYTES: tl.constexpr = RANK // 2 if codes.dtype.element_ty == tl.uint8 else RANK
+        _store_code(
+            codes + (row_set * context + position) * BYTES,
+            key + head * WIDTH,
+            mean,
+            key_map + row_set * (WIDTH * RANK),
+            scale + row_set * RANK,
+            TOP,
+            WIDTH,
+            RANK,
+            RANK_PAD,
+            CHUNK,
+        )
         _copy_rows(
             key + head * WIDTH,
             value + head * WIDTH,
@@ -150,7 +204,6 @@ def _append(
             rows + row_set * (RECENT + hot) * (2 * WIDTH),
             slot_token + row_set * hot,
             resident + row_set * context,
-            value_sum + head * WIDTH,
             position,
             row_set % share == 0,
             hot,
@@ -169,13 +222,12 @@ def append_token(
     codes: Tensor,
     store: Tensor,
     residents: Residents,
-    value_sum: Tensor,
     length: Tensor,
     out: Projected,
 ) -> None:
     """See the reference; ``store`` is pinned host memory where the rest is on a GPU."""
     sets, queries, width = query.shape
-    context, rank = codes.shape[1:]
+    rank = out.codes.shape[2]
     rank_pad = triton.next_power_of_2(rank)
     _append[(queries + 1, sets)](
         query,
@@ -190,13 +242,12 @@ def append_token(
         residents.rows,
         residents.slot_token,
         residents.resident.view(torch.uint8),
-        value_sum,
         length,
         out.codes,
         out.offset,
         sets // key.shape[0],
         sets // maps.mean.shape[0],
-        context,
+        codes.shape[1],
         residents.hot,
         QUERIES=queries,
         RECENT=residents.recent,
@@ -205,6 +256,6 @@ def append_token(
         RANK=rank,
         RANK_PAD=rank_pad,
         CHUNK=max(16, min(_TILE // rank_pad, triton.next_power_of_2(width))),
-        INT8=codes.dtype == torch.int8,
+        TOP=largest_code(codes.dtype) or 0,
         num_warps=4,
     )

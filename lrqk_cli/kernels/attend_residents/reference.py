@@ -1,4 +1,4 @@
-"""Attend to the residents, and let all other rows take part with their mean value."""
+"""Attend to the residents, and let all other rows take part with what their codes predict."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lrqk_cli.kernels.attend.reference import attend, merge
 from lrqk_cli.kernels.buffers import AttendScratch, Residents, Tail
+from lrqk_cli.kernels.codes import unpack_codes
 
 
 def attend_residents(
@@ -25,8 +26,8 @@ def attend_residents(
 ) -> None:
     """Attend exactly to ring and hot slots; add the tail and the sinks.
 
-    The tail is the candidates that are not resident. Their mass is what the index predicts, and their value
-    the mean of V over them. There is none while all candidates are resident.
+    The tail is the candidates that are not resident. Their weights are what the index predicts, and their
+    mean value is linear in their mean code. There is none while all candidates are resident.
 
     Args:
         query: ``[sets, N, d]``.
@@ -58,13 +59,12 @@ def attend_residents(
 
 
 def _tail(tail: Tail, residents: Residents, candidates: int) -> tuple[Tensor, Tensor]:
-    """Return the mean value ``[sets, 1, 1, d]`` and the log-mass ``[sets, N, 1]`` of the tail."""
+    """Return the mean value ``[sets, N, 1, d]`` and the log-mass ``[sets, N, 1]`` of the tail."""
     resident = residents.resident[:, None, :candidates]
-    logits = tail.scores.logits[:, :, :candidates]
-    mass = logits.masked_fill(resident, float("-inf")).logsumexp(-1, keepdim=True)
-    share = residents.rows.shape[0] // tail.value_sum.shape[0]
-    total = tail.value_sum.repeat_interleave(share, 0) - residents.rows[:, :, 1].double().sum(1)
-    return (total / (candidates - residents.hot)).float()[:, None, None, :], mass
+    logits = tail.scores.logits[:, :, :candidates].masked_fill(resident, float("-inf"))
+    mass = logits.logsumexp(-1, keepdim=True)
+    mean_code = torch.exp(logits - mass) @ unpack_codes(tail.codes[:, :candidates])
+    return (tail.intercept.unsqueeze(1) + mean_code @ tail.slope).unsqueeze(2), mass
 
 
 def resident_weights(logits: Tensor, lse: Tensor, length: Tensor, out: Tensor, *, recent: int) -> None:

@@ -1,14 +1,15 @@
 """The same in two launches, and one more where each row's weight is asked for.
 
 1. ``attend_split``: a program for every 64 to 256 rows of a set, so that some 500 programs share the device.
-   Reads all resident rows once (33 MiB at 8 sets, C 8,192, d 128 in 16 bits), and 4 bytes a query and hot
-   row of predicted logits; writes one output a query and split. All queries of a set are one tile of a
-   tensor-core product, padded to 16, and K and V blocks of 8 KiB (at 16 bits) pass through a pipeline
-   within 48 KiB of shared memory.
-2. ``combine_splits``: a program a query merges the splits (2 MiB at 65 splits, N 4) and adds tail and sinks.
+   Reads all resident rows once (33 MiB at 8 sets, C 8,192, d 128 in 16 bits); of each hot row the index code
+   (2 MiB at r 64 in 4 bits) and 4 bytes a query of predicted logits; writes one output and one sum of codes
+   a query and split. All queries of a set are one tile of a tensor-core product, padded to 16, and K and V
+   blocks of 8 KiB (at 16 bits) pass through a pipeline within 48 KiB of shared memory.
+2. ``combine_splits``: a program a query merges the splits (1 MiB at 33 splits, N 4), adds up the sums of
+   codes of spans and splits (0.8 MiB at 64K tokens), and adds tail and sinks; the slope is 32 KiB a set.
 3. ``weigh_rows``: 4 bytes a query and row.
 
-The tail's mass is a difference: what ``score_tokens`` summed over all candidates, less the hot rows' part.
+The tail is a difference: what ``score_tokens`` summed over all candidates, less the hot rows' part.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from lrqk_cli.kernels.attend_residents.triton_combine import combine_splits, weigh_rows
 from lrqk_cli.kernels.attend_residents.triton_split import attend_split
-from lrqk_cli.kernels.buffers import SCORE_BLOCK, AttendScratch, Residents, Tail, blocks_of, split_rows
+from lrqk_cli.kernels.buffers import AttendScratch, Residents, Tail, blocks_of, split_rows
+from lrqk_cli.kernels.primitives import half_rank, tile_rows
 
-# Elements of K, and of V, that a program loads at once.
+# Elements of K, and of V, that a program of the first launch loads at once; and of what the second merges.
 _TILE = 4096
-# Splits that are merged at once; entries of the masses that are summed at once; rows weighed at once.
-_MERGE_CHUNK = 32
+_MERGE_TILE = 8192
+# Hot rows whose codes are weighed at once; masses that are summed at once; rows weighed at once.
+_CODE_BLOCK = 64
 _MASS_CHUNK = 512
 _WEIGH_BLOCK = 512
 
@@ -42,16 +45,29 @@ def attend_residents(
     sinks: Tensor | None = None,
     out_logits: Tensor | None = None,
 ) -> None:
-    """See the reference; at most 15 queries a set, since one row of the tile sums the values."""
+    """See the reference; at most 16 queries a set.
+
+    Raises:
+        ValueError: with a tail, if scores or scratch were allocated for none.
+    """
     sets, queries, width = query.shape
     hot, recent = residents.hot, residents.recent
     split = split_rows(sets, recent + hot)
     splits = blocks_of(recent + hot, split)
     width_pad = max(16, triton.next_power_of_2(width))
-    logits, masses = tail.scores if tail is not None else (out_lse, out_lse)
-    value_sum = tail.value_sum if tail is not None else out_lse
+    # What stands in for an absent tensor is not read.
+    scores = codes = masses = code_sums = split_code_sums = slope = intercept = out_lse
+    span = rank = 1
+    if tail is not None:
+        if tail.scores.code_sums is None or scratch.code_sums is None:
+            raise ValueError("the tail needs scores and scratch with code sums")
+        scores, masses, code_sums = tail.scores.logits, tail.scores.masses, tail.scores.code_sums
+        codes, slope, intercept = tail.codes, tail.slope, tail.intercept
+        split_code_sums = scratch.code_sums
+        span, rank = tail.scores.span, slope.shape[1]
     sizes = {
         "QUERIES": queries,
+        "RANK": rank,
         "RECENT": recent,
         "WIDTH": width,
         "WIDTH_PAD": width_pad,
@@ -63,40 +79,50 @@ def attend_residents(
         residents.rows,
         residents.slot_token,
         length,
-        logits,
-        *scratch,
+        scores,
+        codes,
+        *scratch[:3],
+        split_code_sums,
         out_logits if out_logits is not None else out_lse,
-        logits.shape[-1],
+        codes.shape[1],
+        scores.shape[-1],
         hot,
         splits,
         scaling,
         softcap or 1.0,
-        MASS_PAD=triton.next_power_of_2(queries),
+        ROWS=tile_rows(queries),
+        HALF_PAD=half_rank(rank),
         BLOCK=min(split, max(16, _TILE // width_pad)),
+        CODE_BLOCK=_CODE_BLOCK,
         SOFTCAP=softcap is not None,
         LOGITS=out_logits is not None,
         **sizes,
         num_warps=4,
         num_stages=3 if query.element_size() == 2 else 2,
     )
+    rank_chunk = min(triton.next_power_of_2(rank), _MERGE_TILE // width_pad)
     combine_splits[(queries, sets)](
-        *scratch,
+        *scratch[:3],
+        split_code_sums,
         masses,
-        value_sum,
+        code_sums,
+        slope,
+        intercept,
         sinks if sinks is not None else out_lse,
         length,
         out,
         out_lse,
-        sets // value_sum.shape[0],
         hot,
         masses.shape[-1],
         splits,
-        CHUNK=min(_MERGE_CHUNK, triton.next_power_of_2(splits)),
+        SPAN=span,
+        MERGE_CHUNK=min(_MERGE_TILE // width_pad, triton.next_power_of_2(splits)),
         MASS_CHUNK=_MASS_CHUNK,
-        SCORE_BLOCK=SCORE_BLOCK,
+        CODE_CHUNK=min(_MERGE_TILE // rank_chunk, 128),
+        RANK_CHUNK=rank_chunk,
         SINKS=sinks is not None,
         **sizes,
-        num_warps=4,
+        num_warps=8,
     )
 
 

@@ -9,40 +9,132 @@ from lrqk_cli.kernels.primitives import total_mass
 
 
 @triton.jit
-def _tail_lse(masses, split_masses, score_blocks, blocks, used_splits, splits, CHUNK: tl.constexpr):
-    """Return the log-mass of the candidates that are not resident; the pointers are the query's own."""
-    all_peak, all_mass = total_mass(masses, masses + 2 * blocks, score_blocks, CHUNK)
-    hot_peak, hot_mass = total_mass(split_masses, split_masses + splits, used_splits, CHUNK)
+def _sum_codes(code_sums, peaks, base, count, dim, inside, RANK: tl.constexpr, CHUNK: tl.constexpr):
+    """Return ``Σ exp(peak - base) · codes`` over ``count`` sums, for some dimensions."""
+    total = tl.zeros_like(dim).to(tl.float32)
+    start = 0
+    while start < count:
+        place = start + tl.arange(0, CHUNK)
+        there = place < count
+        weight = tl.exp(tl.load(peaks + place, mask=there, other=float("-inf")) - base)
+        part = tl.load(
+            code_sums + place[:, None] * RANK + dim[None, :], mask=there[:, None] & inside[None, :], other=0.0
+        )
+        total += tl.sum(weight[:, None] * part, 0)
+        start += CHUNK
+    return total
+
+
+@triton.jit
+def _tail(
+    masses,
+    code_sums,
+    split_masses,
+    split_code_sums,
+    slope,
+    intercept,
+    used_spans,
+    spans,
+    used_splits,
+    splits,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_CHUNK: tl.constexpr,
+    CHUNK: tl.constexpr,
+    MASS_CHUNK: tl.constexpr,
+):
+    """Return mean value and log-mass of the candidates that are not resident; pointers are the query's own.
+
+    All sums are those over the candidates less those over the hot rows.
+    """
+    all_peak, all_mass = total_mass(masses, masses + 2 * spans, used_spans, MASS_CHUNK)
+    hot_peak, hot_mass = total_mass(split_masses, split_masses + splits, used_splits, MASS_CHUNK)
     peak = tl.maximum(all_peak, hot_peak)
-    mass = all_mass * tl.exp(all_peak - peak) - hot_mass * tl.exp(hot_peak - peak)
-    # Rounding can leave less than nothing.
-    return tl.where(mass > 0.0, peak + tl.log(tl.maximum(mass, 1e-37)), float("-inf"))
+    all_mass *= tl.exp(all_peak - peak)
+    mass = all_mass - hot_mass * tl.exp(hot_peak - peak)
+    # What is left may be rounding, or less than nothing.
+    is_there = mass > 1e-7 * all_mass
+    mass = tl.where(is_there, mass, 1.0)
+    column = tl.arange(0, WIDTH_PAD)
+    value = tl.load(intercept + column, mask=column < WIDTH, other=0.0)
+    for first in range(0, RANK, RANK_CHUNK):
+        dim = first + tl.arange(0, RANK_CHUNK)
+        inside = dim < RANK
+        every = _sum_codes(code_sums, masses, peak, used_spans, dim, inside, RANK, CHUNK)
+        hot = _sum_codes(split_code_sums, split_masses, peak, used_splits, dim, inside, RANK, CHUNK)
+        weights = tl.load(
+            slope + dim[:, None] * WIDTH + column[None, :],
+            mask=inside[:, None] & (column < WIDTH)[None, :],
+            other=0.0,
+        )
+        value += tl.sum(((every - hot) / mass)[:, None] * weights, 0)
+    return value, tl.where(is_there, peak + tl.log(mass), float("-inf"))
+
+
+@triton.jit
+def _merge(
+    split_output,
+    split_lse,
+    used_splits,
+    stride,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Return output and log-sum-exp of all splits; the pointers are the query's own."""
+    dim = tl.arange(0, WIDTH_PAD)
+    peak = float("-inf")
+    total = 0.0
+    output = tl.zeros([WIDTH_PAD], tl.float32)
+    start = 0
+    while start < used_splits:
+        split = start + tl.arange(0, CHUNK)
+        there = split < used_splits
+        lse = tl.load(split_lse + split, mask=there, other=float("-inf"))
+        part = tl.load(
+            split_output + split[:, None] * stride + dim[None, :],
+            mask=there[:, None] & (dim < WIDTH)[None, :],
+            other=0.0,
+        )
+        higher = tl.maximum(peak, tl.max(lse, 0))
+        fade = tl.exp(peak - higher)
+        weight = tl.exp(lse - higher)
+        total = total * fade + tl.sum(weight, 0)
+        output = output * fade + tl.sum(weight[:, None] * part, 0)
+        peak = higher
+        start += CHUNK
+    return output / total, peak + tl.log(total)
 
 
 @triton.jit
 def combine_splits(
     split_output,
     split_lse,
-    split_values,
     split_masses,
+    split_code_sums,
     masses,
-    value_sum,
+    code_sums,
+    slope,
+    intercept,
     sinks,
     length,
     out,
     out_lse,
-    share,
     hot,
-    blocks,
+    spans,
     splits,
     QUERIES: tl.constexpr,
+    RANK: tl.constexpr,
     RECENT: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
     SPLIT: tl.constexpr,
-    CHUNK: tl.constexpr,
+    SPAN: tl.constexpr,
+    MERGE_CHUNK: tl.constexpr,
     MASS_CHUNK: tl.constexpr,
-    SCORE_BLOCK: tl.constexpr,
+    CODE_CHUNK: tl.constexpr,
+    RANK_CHUNK: tl.constexpr,
     TAIL: tl.constexpr,
     SINKS: tl.constexpr,
 ):
@@ -53,47 +145,35 @@ def combine_splits(
     candidates = tl.maximum(count - RECENT, 0)
     used = tl.minimum(count, RECENT) + tl.minimum(candidates, hot)
     used_splits = tl.cdiv(used, SPLIT).to(tl.int32)
-    dim = tl.arange(0, WIDTH_PAD)
-    inside = dim < WIDTH
-    peak = float("-inf")
-    total = 0.0
-    output = tl.zeros([WIDTH_PAD], tl.float32)
-    values = tl.zeros([WIDTH_PAD], tl.float64)
-    start = 0
-    while start < used_splits:
-        split = start + tl.arange(0, CHUNK)
-        there = split < used_splits
-        whole = there[:, None] & inside[None, :]
-        lse = tl.load(split_lse + query * splits + split, mask=there, other=float("-inf"))
-        place = (row_set * splits + split)[:, None]
-        part = tl.load(
-            split_output + (place * QUERIES + tl.program_id(0)) * WIDTH + dim[None, :], mask=whole, other=0.0
-        )
-        higher = tl.maximum(peak, tl.max(lse, 0))
-        fade = tl.exp(peak - higher)
-        weight = tl.exp(lse - higher)
-        total = total * fade + tl.sum(weight, 0)
-        output = output * fade + tl.sum(weight[:, None] * part, 0)
-        if TAIL:
-            part = tl.load(split_values + place * WIDTH + dim[None, :], mask=whole, other=0.0)
-            values += tl.sum(part.to(tl.float64), 0)
-        peak = higher
-        start += CHUNK
-    output = output / total
-    lse = peak + tl.log(total)
+    output, lse = _merge(
+        split_output + (row_set * splits * QUERIES + tl.program_id(0)) * WIDTH,
+        split_lse + query * splits,
+        used_splits,
+        QUERIES * WIDTH,
+        WIDTH,
+        WIDTH_PAD,
+        MERGE_CHUNK,
+    )
     tl.store(out_lse + query, lse)
     if TAIL and candidates > hot:
-        tail_lse = _tail_lse(
-            masses + query * (3 * blocks),
+        mean, tail_lse = _tail(
+            masses + query * (3 * spans),
+            code_sums + query * spans * RANK,
             split_masses + query * (2 * splits),
-            tl.cdiv(count, SCORE_BLOCK).to(tl.int32),
-            blocks,
+            split_code_sums + query * splits * RANK,
+            slope + row_set * (RANK * WIDTH),
+            intercept + row_set * WIDTH,
+            tl.cdiv(count, SPAN).to(tl.int32),
+            spans,
             used_splits,
             splits,
+            WIDTH,
+            WIDTH_PAD,
+            RANK,
+            RANK_CHUNK,
+            CODE_CHUNK,
             MASS_CHUNK,
         )
-        everything = tl.load(value_sum + row_set // share * WIDTH + dim, mask=inside, other=0.0)
-        mean = ((everything - values) / (candidates - hot).to(tl.float64)).to(tl.float32)
         # The residents' share of the whole mass is a sigmoid of the difference.
         kept = 1.0 / (1.0 + tl.exp(tl.minimum(tail_lse - lse, 80.0)))
         output = output * kept + mean * (1.0 - kept)
@@ -101,7 +181,8 @@ def combine_splits(
     if SINKS:
         sink = tl.load(sinks + query).to(tl.float32)
         output = output / (1.0 + tl.exp(tl.minimum(sink - lse, 80.0)))
-    tl.store(out + query * WIDTH + dim, output.to(out.dtype.element_ty), mask=inside)
+    dim = tl.arange(0, WIDTH_PAD)
+    tl.store(out + query * WIDTH + dim, output.to(out.dtype.element_ty), mask=dim < WIDTH)
 
 
 @triton.jit

@@ -5,34 +5,55 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lrqk_cli.kernels.primitives import soft_cap
+from lrqk_cli.kernels.primitives import add_codes, load_codes, soft_cap, store_code_sums
 
 
 @triton.jit
-def _sum_masses(
+def _weigh_hot(
     logits,
+    codes,
     slot_token,
     masses,
-    slots,
-    inside,
+    code_sums,
+    first,
+    hot,
     bucket,
     splits,
     QUERIES: tl.constexpr,
-    QUERIES_PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANK: tl.constexpr,
+    HALF_PAD: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Store the mass that the index predicts for some hot rows; the pointers are the set's own."""
-    member = tl.arange(0, QUERIES_PAD)
-    token = tl.load(slot_token + slots, mask=inside, other=0)
-    predicted = tl.load(
-        logits + member[:, None] * bucket + token[None, :],
-        mask=(member < QUERIES)[:, None] & inside[None, :],
-        other=float("-inf"),
-    )
-    peak = tl.max(predicted, 1)
-    base = tl.where(peak == float("-inf"), 0.0, peak)
-    mass = tl.sum(tl.exp(predicted - base[:, None]), 1)
-    tl.store(masses + member * (2 * splits), peak, mask=member < QUERIES)
-    tl.store(masses + member * (2 * splits) + splits, mass, mask=member < QUERIES)
+    """Store the mass and the code sum that the index predicts for hot rows; pointers are the set's own."""
+    member = tl.arange(0, ROWS)
+    asks = member < QUERIES
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    mass = tl.zeros([ROWS], tl.float32)
+    low_sum = tl.zeros([2 * ROWS, HALF_PAD], tl.float32)
+    high_sum = tl.zeros([2 * ROWS, HALF_PAD], tl.float32)
+    for start in range(0, SPLIT, BLOCK):
+        slot = first + start + tl.arange(0, BLOCK)
+        inside = (slot >= 0) & (slot < hot)
+        token = tl.load(slot_token + slot, mask=inside, other=0)
+        logit = tl.load(
+            logits + member[:, None] * bucket + token[None, :],
+            mask=asks[:, None] & inside[None, :],
+            other=float("-inf"),
+        )
+        low, high = load_codes(codes, token, inside, RANK, HALF_PAD)
+        higher = tl.maximum(peak, tl.max(logit, 1))
+        # Where there is no hot row so far, minus infinity must not be taken from itself.
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        fade = tl.exp(peak - base)
+        weight = tl.exp(logit - base[:, None])
+        mass = mass * fade + tl.sum(weight, 1)
+        low_sum, high_sum = add_codes(weight, fade, low_sum, high_sum, low, high, ROWS, BLOCK)
+        peak = higher
+    tl.store(masses + member * (2 * splits), peak, mask=asks)
+    tl.store(masses + member * (2 * splits) + splits, mass, mask=asks)
+    store_code_sums(code_sums, splits * RANK, low_sum, high_sum, QUERIES, ROWS, RANK, HALF_PAD)
 
 
 @triton.jit
@@ -42,31 +63,33 @@ def attend_split(
     slot_token,
     length,
     scores,
+    codes,
     split_output,
     split_lse,
-    split_values,
     split_masses,
+    split_code_sums,
     out_logits,
+    context,
     bucket,
     hot,
     splits,
     scaling,
     cap,
     QUERIES: tl.constexpr,
-    MASS_PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANK: tl.constexpr,
+    HALF_PAD: tl.constexpr,
     RECENT: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK: tl.constexpr,
+    CODE_BLOCK: tl.constexpr,
     SOFTCAP: tl.constexpr,
     TAIL: tl.constexpr,
     LOGITS: tl.constexpr,
 ):
-    """Attend to the rows of one split; the padding of the queries carries one that weighs all rows alike.
-
-    Its output, not normalised, is the sum of V over the split.
-    """
+    """Attend to the rows of one split, all queries of the set in a tile of 16."""
     split = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     count = tl.load(length) + 1
@@ -76,21 +99,27 @@ def attend_split(
     if first >= used:
         return
     if TAIL and candidates > hot:
-        slots = first - RECENT + tl.arange(0, SPLIT)
-        _sum_masses(
-            scores + row_set * QUERIES * bucket,
+        BYTES: tl.constexpr = (RANK + 1) // 2 if codes.dtype.element_ty == tl.uint8 else RANK
+        query_place = row_set * QUERIES
+        _weigh_hot(
+            scores + query_place * bucket,
+            codes + row_set * context * BYTES,
             slot_token + row_set * hot,
-            split_masses + row_set * QUERIES * 2 * splits + split,
-            slots,
-            (slots >= 0) & (slots < hot),
+            split_masses + query_place * (2 * splits) + split,
+            split_code_sums + (query_place * splits + split) * RANK,
+            first - RECENT,
+            hot,
             bucket,
             splits,
             QUERIES,
-            MASS_PAD,
+            ROWS,
+            RANK,
+            HALF_PAD,
+            SPLIT,
+            CODE_BLOCK,
         )
     member = tl.arange(0, 16)
     asks = (member < QUERIES)[:, None]
-    sums = (member == QUERIES)[:, None]
     dim = tl.arange(0, WIDTH_PAD)[None, :]
     queries = tl.load(
         query + (row_set * QUERIES + member[:, None]) * WIDTH + dim, mask=asks & (dim < WIDTH), other=0.0
@@ -112,7 +141,6 @@ def attend_split(
         if LOGITS:
             target = out_logits + (row_set * QUERIES + member[:, None]) * (RECENT + hot) + first
             tl.store(target + row[None, :], logit, mask=asks & inside[None, :])
-        logit = tl.where(sums, 0.0, logit)
         logit = tl.where(inside[None, :], logit, float("-inf"))
         higher = tl.maximum(peak, tl.max(logit, 1))
         fade = tl.exp(peak - higher)
@@ -120,8 +148,6 @@ def attend_split(
         total = total * fade + tl.sum(weight, 1)
         output = tl.dot(weight.to(value.dtype), value, output * fade[:, None], input_precision="ieee")
         peak = higher
-    place = (row_set * splits + split) * WIDTH + dim
-    tl.store(split_values + place + member[:, None] * 0, output, mask=sums & (dim < WIDTH))
     place = ((row_set * splits + split) * QUERIES + member[:, None]) * WIDTH + dim
     tl.store(split_output + place, output / total[:, None], mask=asks & (dim < WIDTH))
     tl.store(

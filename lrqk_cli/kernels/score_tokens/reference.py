@@ -1,11 +1,12 @@
-"""Predict the logits of all tokens, with the masses that their softmax and the tail correction need."""
+"""Predict the logits of all tokens, with the sums that their softmax and the tail correction need."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import SCORE_BLOCK, Projected, TokenScores
+from lrqk_cli.kernels.buffers import Projected, TokenScores
+from lrqk_cli.kernels.codes import unpack_codes
 from lrqk_cli.kernels.proxy_scores.reference import proxy_logits
 
 
@@ -23,19 +24,21 @@ def score_tokens(
 
     Args:
         projected: see ``Projected``.
-        codes: the index ``[sets, context, r]``, int8 or floating.
+        codes: the index.
         length: int64 ``[1]``, tokens before this step.
-        out: gets logits and masses; nothing is written past n.
+        out: gets logits and sums; nothing is written past n.
         recent: W, the newest tokens, which are no candidates.
         scaling, softcap: as the model's attention uses them.
     """
     count = int(length) + 1
     logits = proxy_logits(*projected, codes[:, :count], scaling=scaling, softcap=softcap)
     out.logits[:, :, :count] = logits
-    for start in range(0, count, SCORE_BLOCK):
-        block = logits[:, :, start : start + SCORE_BLOCK]
+    for number, start in enumerate(range(0, count, out.span)):
+        block = logits[:, :, start : start + out.span]
         peak = block.amax(-1)
         mass = torch.exp(block - peak.unsqueeze(-1))
-        candidates = max(0, count - recent - start)
-        masses = (peak, mass.sum(-1), mass[:, :, :candidates].sum(-1))
-        out.masses[..., start // SCORE_BLOCK] = torch.stack(masses, 2)
+        of_candidates = mass[:, :, : max(0, count - recent - start)]
+        out.masses[..., number] = torch.stack((peak, mass.sum(-1), of_candidates.sum(-1)), 2)
+        if out.code_sums is not None:
+            counted = codes[:, start : start + of_candidates.shape[2]]
+            out.code_sums[:, :, number] = of_candidates @ unpack_codes(counted)

@@ -1,8 +1,12 @@
-"""The same in one launch: a program for each block of 256 tokens of a set, all its queries together.
+"""The same in one launch: a program for each span of up to 1,024 tokens of a set, all its queries together.
 
-Bytes: the index once (sets·n·r, 16 MiB at 8 sets, 64K tokens, r 32 int8) and the logits once (4·sets·N·n,
-8 MiB at N 4; they stay in the L2 cache for the launches that follow). The products are float32 multiply-adds,
-not tensor cores: a few queries make too few of them to matter, and the ranking keeps its precision.
+It is attention over codes, in tiles of 128 tokens with a running maximum. Its products on tensor cores keep
+22 bits of a query (see ``primitives``), so up to eight queries cost no more than one.
+
+Bytes at 8 sets, N 4, r 64 in 4 bits, 64K tokens: the index once (sets·n·r/2, 16 MiB) and the logits once
+(4·sets·N·n, 8 MiB; they stay in the L2 cache for the launches that follow). Spans of 1,024 tokens make 512
+programs, and the sums of codes 512 KiB (4·sets·N·r·n/1,024); spans of 128 would make 4 MiB of them, which one
+program a query would have to add up.
 """
 
 from __future__ import annotations
@@ -11,8 +15,39 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import SCORE_BLOCK, Projected, TokenScores
-from lrqk_cli.kernels.primitives import soft_cap
+from lrqk_cli.kernels.buffers import Projected, TokenScores
+from lrqk_cli.kernels.primitives import (
+    add_codes,
+    half_rank,
+    join_bits,
+    load_codes,
+    soft_cap,
+    split_bits,
+    store_code_sums,
+    tile_rows,
+)
+
+# Tokens of a tile.
+_BLOCK = 128
+
+
+@triton.jit
+def _load_queries(
+    query_codes, QUERIES: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, HALF_PAD: tl.constexpr
+):
+    """Return both halves of the codes of a set's queries in two parts each, and the unit of each row."""
+    HALF: tl.constexpr = (RANK + 1) // 2
+    member = (tl.arange(0, 2 * ROWS) % ROWS)[:, None]
+    dim = tl.arange(0, HALF_PAD)[None, :]
+    place = query_codes + member * RANK + dim
+    whole = (member < QUERIES) & (dim < HALF)
+    low = tl.load(place, mask=whole, other=0.0)
+    high = tl.load(place + HALF, mask=whole & (HALF + dim < RANK), other=0.0)
+    largest = tl.maximum(tl.max(tl.abs(low), 1), tl.max(tl.abs(high), 1))
+    # The power of two below, so that dividing by it costs no bits.
+    unit = (largest.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+    unit = tl.where(unit > 0.0, unit, 1.0)
+    return split_bits(low / unit[:, None], ROWS), split_bits(high / unit[:, None], ROWS), unit
 
 
 @triton.jit
@@ -23,47 +58,68 @@ def _score(
     length,
     logits,
     masses,
+    code_sums,
     context,
     bucket,
-    blocks,
+    spans,
     recent,
     scaling,
     cap,
     QUERIES: tl.constexpr,
+    ROWS: tl.constexpr,
     RANK: tl.constexpr,
-    RANK_PAD: tl.constexpr,
+    HALF_PAD: tl.constexpr,
+    SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
     SOFTCAP: tl.constexpr,
+    SUMS: tl.constexpr,
 ):
-    block = tl.program_id(0)
+    span = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
-    start = block.to(tl.int64) * BLOCK
+    first = span.to(tl.int64) * SPAN
     count = tl.load(length) + 1
-    if start >= count:
+    if first >= count:
         return
-    place = tl.arange(0, BLOCK)
-    inside = start + place < count
-    candidate = start + place < count - recent
-    dim = tl.arange(0, RANK_PAD)
-    code = tl.load(
-        codes + (row_set * context + start) * RANK + place[:, None] * RANK + dim[None, :],
-        mask=inside[:, None] & (dim < RANK)[None, :],
-        other=0,
-    ).to(tl.float32)
-    for member in tl.static_range(QUERIES):
-        query = row_set * QUERIES + member
-        query_code = tl.load(query_codes + query * RANK + dim, mask=dim < RANK, other=0.0)
-        logit = tl.sum(code * query_code[None, :], 1)
-        logit = (logit + tl.load(offset + query)) * scaling
+    BYTES: tl.constexpr = (RANK + 1) // 2 if codes.dtype.element_ty == tl.uint8 else RANK
+    codes += (row_set * context + first) * BYTES
+    query = row_set * QUERIES
+    query_low, query_high, unit = _load_queries(query_codes + query * RANK, QUERIES, ROWS, RANK, HALF_PAD)
+    member = tl.arange(0, ROWS)
+    asks = member < QUERIES
+    centre = tl.load(offset + query + member, mask=asks, other=0.0)
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    mass = tl.zeros([ROWS], tl.float32)
+    candidate_mass = tl.zeros([ROWS], tl.float32)
+    low_sum = tl.zeros([2 * ROWS, HALF_PAD], tl.float32)
+    high_sum = tl.zeros([2 * ROWS, HALF_PAD], tl.float32)
+    for start in range(0, SPAN, BLOCK):
+        token = start + tl.arange(0, BLOCK)
+        inside = first + token < count
+        low, high = load_codes(codes, token, inside, RANK, HALF_PAD)
+        product = tl.dot(query_low.to(low.dtype), tl.trans(low), input_precision="tf32")
+        product = tl.dot(query_high.to(low.dtype), tl.trans(high), product, input_precision="tf32")
+        logit = (join_bits(product * unit[:, None], ROWS, BLOCK) + centre[:, None]) * scaling
         if SOFTCAP:
             logit = soft_cap(logit, cap)
-        tl.store(logits + query * bucket + start + place, logit, mask=inside)
-        peak = tl.max(tl.where(inside, logit, float("-inf")), 0)
-        mass = tl.where(inside, tl.exp(tl.minimum(logit - peak, 0.0)), 0.0)
-        summary = masses + query * (3 * blocks) + block
-        tl.store(summary, peak)
-        tl.store(summary + blocks, tl.sum(mass, 0))
-        tl.store(summary + 2 * blocks, tl.sum(tl.where(candidate, mass, 0.0), 0))
+        target = logits + (query + member[:, None]) * bucket + first + token[None, :]
+        tl.store(target, logit, mask=asks[:, None] & inside[None, :])
+        logit = tl.where(inside[None, :], logit, float("-inf"))
+        higher = tl.maximum(peak, tl.max(logit, 1))
+        fade = tl.exp(peak - higher)
+        weight = tl.exp(logit - higher[:, None])
+        counted = tl.where((first + token < count - recent)[None, :], weight, 0.0)
+        mass = mass * fade + tl.sum(weight, 1)
+        candidate_mass = candidate_mass * fade + tl.sum(counted, 1)
+        if SUMS:
+            low_sum, high_sum = add_codes(counted, fade, low_sum, high_sum, low, high, ROWS, BLOCK)
+        peak = higher
+    summary = masses + (query + member) * (3 * spans) + span
+    tl.store(summary, peak, mask=asks)
+    tl.store(summary + spans, mass, mask=asks)
+    tl.store(summary + 2 * spans, candidate_mass, mask=asks)
+    if SUMS:
+        target = code_sums + (query * spans + span) * RANK
+        store_code_sums(target, spans * RANK, low_sum, high_sum, QUERIES, ROWS, RANK, HALF_PAD)
 
 
 def score_tokens(
@@ -76,29 +132,30 @@ def score_tokens(
     scaling: float,
     softcap: float | None = None,
 ) -> None:
-    """See the reference."""
-    sets, context, rank = codes.shape
-    queries, bucket = out.logits.shape[1:]
-    blocks = out.masses.shape[3]
-    rank_pad = triton.next_power_of_2(rank)
-    _score[(blocks, sets)](
+    """See the reference; floating codes count with the 11 bits that tensor cores take of a float32."""
+    sets, queries, rank = projected.codes.shape
+    spans = out.masses.shape[3]
+    _score[(spans, sets)](
         projected.codes,
         projected.offset,
         codes,
         length,
         out.logits,
         out.masses,
-        context,
-        bucket,
-        blocks,
+        out.masses if out.code_sums is None else out.code_sums,
+        codes.shape[1],
+        out.logits.shape[2],
+        spans,
         recent,
         scaling,
         softcap or 1.0,
         QUERIES=queries,
+        ROWS=tile_rows(queries),
         RANK=rank,
-        RANK_PAD=rank_pad,
-        BLOCK=SCORE_BLOCK,
+        HALF_PAD=half_rank(rank),
+        SPAN=out.span,
+        BLOCK=_BLOCK,
         SOFTCAP=softcap is not None,
-        # 64 codes a thread.
-        num_warps=min(16, max(4, rank_pad // 8)),
+        SUMS=out.code_sums is not None,
+        num_warps=4,
     )

@@ -21,7 +21,6 @@ from torch import Tensor
 from lrqk_cli.kernels.buffers import (
     BINS,
     LOWEST_SCORE,
-    SCORE_BLOCK,
     SELECT_BLOCK,
     Aggregate,
     FetchPlan,
@@ -83,7 +82,7 @@ def bin_scores(
         BINS=BINS,
         LOWEST=LOWEST_SCORE,
         BLOCK=SELECT_BLOCK,
-        SCORE_BLOCK=SCORE_BLOCK,
+        SPAN=scores.span,
         CHUNK=min(_MASS_CHUNK, triton.next_power_of_2(blocks)),
         num_warps=4,
     )

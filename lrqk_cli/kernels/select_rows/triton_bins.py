@@ -57,7 +57,7 @@ def bin_tokens(
     BINS: tl.constexpr,
     LOWEST: tl.constexpr,
     BLOCK: tl.constexpr,
-    SCORE_BLOCK: tl.constexpr,
+    SPAN: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Bin the scores of a block of candidates, or of the tokens in a block of slots, and count the bins."""
@@ -69,16 +69,19 @@ def bin_tokens(
         return
     of_slots = program >= token_blocks
     place = tl.where(of_slots, program - token_blocks, program) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < tl.where(of_slots, hot, candidates)
+    # Of the two kinds of place a program has one: the other kind's mask is empty.
+    is_slot = place < tl.where(of_slots, hot, 0)
+    is_token = place < tl.where(of_slots, 0, candidates)
+    inside = is_slot | is_token
     # What decides when a row leaves is computed here, for slots: today the score of the slot's token.
-    held = tl.load(slot_token + row_set * hot + place, mask=inside & of_slots, other=0)
+    held = tl.load(slot_token + row_set * hot + place, mask=is_slot, other=0)
     token = tl.where(of_slots, held, place.to(tl.int64))
     key = _score_bin(
         logits + row_set * QUERIES * bucket,
         masses + row_set * QUERIES * 3 * blocks,
         token,
         inside,
-        tl.cdiv(count, SCORE_BLOCK).to(tl.int32),
+        tl.cdiv(count, SPAN).to(tl.int32),
         bucket,
         blocks,
         scale,
@@ -88,8 +91,8 @@ def bin_tokens(
         BINS - 1.0,
         CHUNK,
     )
-    tl.store(token_bin + row_set * bucket + place, key.to(tl.int16), mask=inside & (program < token_blocks))
-    tl.store(slot_bin + row_set * hot + place, key.to(tl.int16), mask=inside & of_slots)
+    tl.store(token_bin + row_set * bucket + place, key.to(tl.int16), mask=is_token)
+    tl.store(slot_bin + row_set * hot + place, key.to(tl.int16), mask=is_slot)
     counts = histogram + (row_set * 2 + of_slots.to(tl.int64)) * BINS
     # Most tokens may lie in the lowest bin: one addition for all of them.
     tl.atomic_add(counts, tl.sum((inside & (key == 0)).to(tl.int32), 0), sem="relaxed")
