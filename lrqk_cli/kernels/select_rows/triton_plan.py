@@ -63,26 +63,40 @@ def _places(chosen, before):
 
 
 @triton.jit
+def _load_counts(block_counts, token_blocks, candidates, BLOCK: tl.constexpr, TOKEN_BLOCKS_PAD: tl.constexpr):
+    """Return the numbers of all blocks, and of each what ``count_missing`` found in it."""
+    number = tl.arange(0, TOKEN_BLOCKS_PAD)
+    used = number.to(tl.int64) * BLOCK < candidates
+    above = tl.load(block_counts + number, mask=used, other=0)
+    tied = tl.load(block_counts + token_blocks + number, mask=used, other=0)
+    tied_missing = tl.load(block_counts + 2 * token_blocks + number, mask=used, other=0)
+    return number, above, tied, tied_missing
+
+
+@triton.jit
 def _list_tokens(
     token_bin,
     resident,
+    block_counts,
+    threshold,
     plan_token,
     block,
+    token_blocks,
     candidates,
-    edge,
-    quota,
-    above,
-    tied,
-    tied_missing,
-    numbers,
     BLOCK: tl.constexpr,
+    TOKEN_BLOCKS_PAD: tl.constexpr,
 ):
     """List the missing tokens of a block: first, over all blocks, those above the edge, then those in it."""
+    number, above, tied, tied_missing = _load_counts(
+        block_counts, token_blocks, candidates, BLOCK, TOKEN_BLOCKS_PAD
+    )
+    edge = tl.load(threshold)
+    quota = tl.load(threshold + 1)
     token = block * BLOCK + tl.arange(0, BLOCK)
     inside = token < candidates
     key = tl.load(token_bin + token, mask=inside, other=-1).to(tl.int32)
     missing = tl.load(resident + token, mask=inside, other=1) == 0
-    earlier = numbers < block
+    earlier = number < block
     higher = (key > edge) & missing
     place = _places(higher, tl.sum(tl.where(earlier, above, 0), 0))
     tl.store(plan_token + place, token, mask=higher)
@@ -95,18 +109,29 @@ def _list_tokens(
 
 @triton.jit
 def _last_taken(
-    token_bin, resident, candidates, edge, quota, above, tied, tied_missing, numbers, BLOCK: tl.constexpr
+    token_bin,
+    resident,
+    block_counts,
+    threshold,
+    token_blocks,
+    candidates,
+    BLOCK: tl.constexpr,
+    TOKEN_BLOCKS_PAD: tl.constexpr,
 ):
     """Return the last demanded token in the edge's bin, and how many rows are missing in all."""
-    whole = tl.cumsum(tied, 0) < quota
-    block = tl.sum(whole.to(tl.int32), 0)
+    number, above, tied, tied_missing = _load_counts(
+        block_counts, token_blocks, candidates, BLOCK, TOKEN_BLOCKS_PAD
+    )
+    edge = tl.load(threshold)
+    quota = tl.load(threshold + 1)
+    block = tl.sum((tl.cumsum(tied, 0) < quota).to(tl.int32), 0)
     token = block * BLOCK + tl.arange(0, BLOCK)
     inside = token < candidates
     key = tl.load(token_bin + token, mask=inside, other=-1).to(tl.int32)
-    rank = _places(key == edge, tl.sum(tl.where(numbers < block, tied, 0), 0))
+    rank = _places(key == edge, tl.sum(tl.where(number < block, tied, 0), 0))
     taken = (key == edge) & (rank < quota)
     missing = tl.load(resident + token, mask=inside & taken, other=1) == 0
-    earlier = tl.sum(above, 0) + tl.sum(tl.where(numbers < block, tied_missing, 0), 0)
+    earlier = tl.sum(above, 0) + tl.sum(tl.where(number < block, tied_missing, 0), 0)
     return tl.max(tl.where(taken, token, -1), 0), earlier + tl.sum(missing.to(tl.int32), 0)
 
 
@@ -117,7 +142,9 @@ def _leaving(slot_bin, slot_token, place, hot, last_bin, edge, last_token):
     key = tl.load(slot_bin + place, mask=inside, other=32767).to(tl.int32)
     tie = inside & (key == last_bin)
     held = tl.load(slot_token + place, mask=tie, other=0)
-    return key < last_bin, tie & ((last_bin < edge) | (held > last_token))
+    # Only the bin of the edge holds demanded tokens too.
+    last_demanded = tl.where(last_bin < edge, -1, last_token)
+    return key < last_bin, tie & (held > last_demanded)
 
 
 @triton.jit
@@ -125,10 +152,10 @@ def _list_slots(
     slot_bin,
     slot_token,
     no_higher,
+    threshold,
     plan_slot,
     block,
     hot,
-    edge,
     last_token,
     missing,
     BINS: tl.constexpr,
@@ -137,6 +164,7 @@ def _list_slots(
     """List the slots of a block that are taken: first, over all blocks, those of bins that leave whole."""
     bins = tl.arange(0, BINS)
     counts = tl.load(no_higher + bins)
+    edge = tl.load(threshold)
     last_bin = tl.minimum(tl.sum((counts < missing).to(tl.int32), 0), edge)
     lower = tl.sum(tl.where(bins == last_bin - 1, counts, 0), 0)
     slot = tl.arange(0, BLOCK)
@@ -153,6 +181,13 @@ def _list_slots(
     tl.store(plan_slot + _places(low, tl.sum(lows, 0)), slot, mask=low)
     place = _places(tie, lower + tl.sum(ties, 0))
     tl.store(plan_slot + place, slot, mask=tie & (place < missing))
+
+
+@triton.jit
+def _add_totals(totals, wanted, missing):
+    """Count rows demanded and rows missing; sums of integers do not depend on the order of the sets."""
+    tl.atomic_add(totals, tl.full([], wanted, tl.int64), sem="relaxed")
+    tl.atomic_add(totals + 1, tl.full([], missing, tl.int64), sem="relaxed")
 
 
 @triton.jit
@@ -181,63 +216,44 @@ def list_fetches(
     TOKEN_BLOCKS_PAD: tl.constexpr,
 ):
     """List the missing tokens of a block, or the slots of a block that they take."""
-    program = tl.program_id(0)
+    block = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     candidates = tl.load(length) + 1 - recent
-    leads = program == token_blocks
-    if leads:
-        wanted = tl.maximum(tl.minimum(tl.minimum(top_k, hot), candidates), 0)
-        tl.atomic_add(totals, wanted.to(tl.int64), sem="relaxed")
-    if candidates <= hot:
-        if leads:
-            tl.store(plan_count + row_set, 0)
-        return
-    if program.to(tl.int64) * BLOCK >= candidates and program < token_blocks:
-        return
     token_bin += row_set * bucket
     resident += row_set * context
-    edge = tl.load(threshold + row_set * 2)
-    quota = tl.load(threshold + row_set * 2 + 1)
-    numbers = tl.arange(0, TOKEN_BLOCKS_PAD)
-    used = numbers.to(tl.int64) * BLOCK < candidates
-    counts = block_counts + row_set * 3 * token_blocks + numbers
-    above = tl.load(counts, mask=used, other=0)
-    tied = tl.load(counts + token_blocks, mask=used, other=0)
-    tied_missing = tl.load(counts + 2 * token_blocks, mask=used, other=0)
-    if program < token_blocks:
-        _list_tokens(
-            token_bin,
-            resident,
-            plan_token + row_set * hot,
-            program,
-            candidates,
-            edge,
-            quota,
-            above,
-            tied,
-            tied_missing,
-            numbers,
-            BLOCK,
-        )
+    block_counts += row_set * 3 * token_blocks
+    threshold += row_set * 2
+    if block < token_blocks:
+        if (candidates > hot) & (block.to(tl.int64) * BLOCK < candidates):
+            _list_tokens(
+                token_bin,
+                resident,
+                block_counts,
+                threshold,
+                plan_token + row_set * hot,
+                block,
+                token_blocks,
+                candidates,
+                BLOCK,
+                TOKEN_BLOCKS_PAD,
+            )
         return
-    last_token, missing = _last_taken(
-        token_bin, resident, candidates, edge, quota, above, tied, tied_missing, numbers, BLOCK
-    )
-    if leads:
-        tl.store(plan_count + row_set, missing)
-        tl.atomic_add(totals + 1, missing.to(tl.int64), sem="relaxed")
-        tl.store(histogram + row_set * 2 * BINS + tl.arange(0, 2 * BINS), tl.zeros([2 * BINS], tl.int32))
-    if missing > 0:
-        _list_slots(
-            slot_bin + row_set * hot,
-            slot_token + row_set * hot,
-            no_higher + row_set * BINS,
-            plan_slot + row_set * hot,
-            program - token_blocks,
-            hot,
-            edge,
-            last_token,
-            missing,
-            BINS,
-            BLOCK,
+    block -= token_blocks
+    missing = 0
+    if candidates > hot:
+        last, missing = _last_taken(
+            token_bin, resident, block_counts, threshold, token_blocks, candidates, BLOCK, TOKEN_BLOCKS_PAD
         )
+        if missing > 0:
+            slot_bin += row_set * hot
+            slot_token += row_set * hot
+            no_higher += row_set * BINS
+            plan_slot += row_set * hot
+            _list_slots(
+                slot_bin, slot_token, no_higher, threshold, plan_slot, block, hot, last, missing, BINS, BLOCK
+            )
+    if block == 0:
+        wanted = tl.maximum(tl.minimum(tl.minimum(top_k, hot), candidates), 0)
+        _add_totals(totals, wanted, missing)
+        tl.store(plan_count + row_set, missing)
+        tl.store(histogram + row_set * 2 * BINS + tl.arange(0, 2 * BINS), 0)
