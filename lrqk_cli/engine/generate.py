@@ -162,7 +162,7 @@ class Engine:
             device=str(self.device),
             device_bytes=probe.allocated_bytes(self.device),
             peak_device_bytes=probe.peak_bytes(self.device),
-            weight_bytes=self.model.get_memory_footprint(),  # type: ignore[no-untyped-call]
+            weight_bytes=self.model.get_memory_footprint(),
             host_kv_bytes=self.cache.host_kv_bytes,
             index_bytes=self.cache.index_bytes,
             hot_bytes=self.cache.hot_bytes,
