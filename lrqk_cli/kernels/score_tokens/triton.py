@@ -1,7 +1,7 @@
 """The same in one launch: a program for each span of up to 1,024 tokens of a set, all its queries together.
 
-It is attention over codes, in tiles of 128 tokens with a running maximum. Its products on tensor cores keep
-22 bits of a query (see ``primitives``), so up to eight queries cost no more than one.
+It is attention over codes, in tiles of up to 128 tokens with a running maximum. Its products on tensor cores
+keep 22 bits of a query (see ``primitives``), so up to eight queries cost no more than one.
 
 Bytes at 8 sets, N 4, r 64 in 4 bits, 64K tokens: the index once (sets·n·r/2, 16 MiB) and the logits once
 (4·sets·N·n, 8 MiB; they stay in the L2 cache for the launches that follow). Spans of 1,024 tokens make 512
@@ -27,8 +27,8 @@ from lrqk_cli.kernels.primitives import (
     tile_rows,
 )
 
-# Tokens of a tile.
-_BLOCK = 128
+# Tokens of a tile for each warp that works on it.
+_WARP_TOKENS = 32
 
 
 @triton.jit
@@ -86,7 +86,8 @@ def _score(
     query_low, query_high, unit = _load_queries(query_codes + query * RANK, QUERIES, ROWS, RANK, HALF_PAD)
     member = tl.arange(0, ROWS)
     asks = member < QUERIES
-    centre = tl.load(offset + query + member, mask=asks, other=0.0)
+    centre = tl.load(offset + query + member, mask=asks, other=0.0) * scaling
+    unit *= scaling
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     mass = tl.zeros([ROWS], tl.float32)
     candidate_mass = tl.zeros([ROWS], tl.float32)
@@ -98,7 +99,7 @@ def _score(
         low, high = load_codes(codes, token, inside, RANK, HALF_PAD)
         product = tl.dot(query_low.to(low.dtype), tl.trans(low), input_precision="tf32")
         product = tl.dot(query_high.to(low.dtype), tl.trans(high), product, input_precision="tf32")
-        logit = (join_bits(product * unit[:, None], ROWS, BLOCK) + centre[:, None]) * scaling
+        logit = join_bits(product, unit, ROWS, BLOCK) + centre[:, None]
         if SOFTCAP:
             logit = soft_cap(logit, cap)
         target = logits + (query + member[:, None]) * bucket + first + token[None, :]
@@ -135,6 +136,9 @@ def score_tokens(
     """See the reference; floating codes count with the 11 bits that tensor cores take of a float32."""
     sets, queries, rank = projected.codes.shape
     spans = out.masses.shape[3]
+    half_pad = half_rank(rank)
+    # Each warp adds up eight columns of codes; with more warps, some would repeat the others' work.
+    warps = min(4, half_pad // 8)
     _score[(spans, sets)](
         projected.codes,
         projected.offset,
@@ -152,10 +156,10 @@ def score_tokens(
         QUERIES=queries,
         ROWS=tile_rows(queries),
         RANK=rank,
-        HALF_PAD=half_rank(rank),
+        HALF_PAD=half_pad,
         SPAN=out.span,
-        BLOCK=_BLOCK,
+        BLOCK=_WARP_TOKENS * warps,
         SOFTCAP=softcap is not None,
         SUMS=out.code_sums is not None,
-        num_warps=4,
+        num_warps=warps,
     )
