@@ -1,4 +1,4 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests. Triton's kernels run compiled where there is a GPU, else in its interpreter."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Read when Triton is imported, which transformers does.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from lrqk_cli.kernels.score_tokens import reference as score_tokens_reference
 
 _Tree = TypeVar("_Tree")
 
-# Kernels run compiled where there is a GPU, and in Triton's interpreter elsewhere (see kernels/conftest.py).
+# Kernels run compiled where there is a GPU, and in Triton's interpreter elsewhere (see conftest.py).
 DEVICES = [
     pytest.param(
         "cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here")
