@@ -27,8 +27,8 @@ from lrqk_cli.kernels.primitives import (
     tile_rows,
 )
 
-# Tokens of a tile for each warp that works on it.
-_WARP_TOKENS = 32
+# Logits of a tile for each warp that works on it; with more, registers spill.
+_WARP_LOGITS = 256
 
 
 @triton.jit
@@ -139,6 +139,7 @@ def score_tokens(
     half_pad = half_rank(rank)
     # Each warp adds up eight columns of codes; with more warps, some would repeat the others' work.
     warps = min(4, half_pad // 8)
+    rows = tile_rows(queries)
     _score[(spans, sets)](
         projected.codes,
         projected.offset,
@@ -154,11 +155,11 @@ def score_tokens(
         scaling,
         softcap or 1.0,
         QUERIES=queries,
-        ROWS=tile_rows(queries),
+        ROWS=rows,
         RANK=rank,
         HALF_PAD=half_pad,
         SPAN=out.span,
-        BLOCK=_WARP_TOKENS * warps,
+        BLOCK=_WARP_LOGITS // rows * warps,
         SOFTCAP=softcap is not None,
         SUMS=out.code_sums is not None,
         num_warps=warps,
