@@ -87,18 +87,18 @@ class DeviceState:
         self.totals.zero_()
         return wanted, fetched
 
-    def _attend_scratch(self, sets: int, rows: int) -> AttendScratch:
-        queries = self._spec.num_heads // sets
-        return AttendScratch.empty(sets, queries, rows, self._spec.head_dim, self._device)
+    def _attend_scratch(self, sets: int, rows: int, tail_rank: int | None) -> AttendScratch:
+        queries, width = self._spec.num_heads // sets, self._spec.head_dim
+        return AttendScratch.empty(sets, queries, rows, width, self._device, tail_rank=tail_rank)
 
     def _lrqk_scratch(
-        self, sets: int, rank: int, hot: int, context: int
+        self, sets: int, rank: int, hot: int, context: int, tail_rank: int | None
     ) -> tuple[Projected, TokenScores, SelectScratch, FetchPlan]:
         queries = self._spec.num_heads // sets
         plan = FetchPlan.empty(sets, hot, self._device)._replace(totals=self.totals)
         return (
             Projected.empty(sets, queries, rank, self._device),
-            TokenScores.empty(sets, queries, context, self._device),
+            TokenScores.empty(sets, queries, context, self._device, tail_rank=tail_rank),
             SelectScratch.empty(sets, hot, context, self._device),
             plan,
         )
@@ -138,7 +138,7 @@ class RingStep:
             torch.empty(heads, 0, dtype=torch.int64, device=rows.device),
             torch.empty(heads, 0, dtype=torch.bool, device=rows.device),
         )
-        self._scratch = state.attend_scratch(heads, size)
+        self._scratch = state.attend_scratch(heads, size, None)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``DeviceStep``."""
@@ -171,9 +171,10 @@ class LrqkStep:
         self._index = index
         self._value_tail = tail
         self._residents = hot.residents
-        scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity)
+        tail_rank = rank if tail is not None else None
+        scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity, tail_rank)
         self._projected, self._scores, self._select, self._plan = scratch
-        self._attend_scratch = state.attend_scratch(sets, hot.rows.shape[1])
+        self._attend_scratch = state.attend_scratch(sets, hot.rows.shape[1], tail_rank)
         self._maps = IndexMaps(
             query=torch.empty_like(projector.query_map),
             key=projector.key_map,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.kernels import decode
 
 HEADS, GROUP, WIDTH, CONTEXT = 2, 3, 16, 512
 SPEC = ModelSpec("t", "t", ("full",), HEADS * GROUP, HEADS, WIDTH, 96, 64, 97, CONTEXT, CONTEXT, 1)
@@ -83,3 +86,22 @@ def test_the_device_counts_what_it_fetches() -> None:
     assert wanted == stats.rows_wanted
     assert fetched == pytest.approx(stats.rows_fetched, rel=0.1)
     assert state.take_totals() == (0, 0)
+
+
+@pytest.mark.parametrize(("kind", "changes"), [("dense", {}), ("lrqk", {}), ("lrqk", {"index_bits": 4})])
+def test_the_kernels_serve_a_step_as_their_references_do(
+    kind: str, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    lengths, params = [60, 1, 1, 1], AttentionParams(0.25)
+
+    def steps() -> Tensor:
+        layer = make_layer(kind, **changes)
+        layer.use_device_steps(DeviceState(SPEC, CPU), is_last=True)
+        return play(layer, lengths, params)
+
+    expected = steps()
+    for name in ("append_token", "score_tokens", "select_rows", "replace_rows", "attend_residents"):
+        kernel = getattr(import_module(f"lrqk_cli.kernels.{name}.triton"), name)
+        monkeypatch.setattr(decode, name, kernel)
+    torch.testing.assert_close(steps(), expected, atol=1e-5, rtol=1e-4)

@@ -65,7 +65,8 @@ def test_no_tail_changes_nothing_else(device: str) -> None:
     shape = Shape(700, context=800, queries=3, recent=300)
     scores = run(kernel, shape, torch.uint8, None, device, tail=False)
     assert scores.code_sums is None
-    assert_same(scores[:2], run(kernel, shape, torch.uint8, None, device)[:2])
+    # Compiled apart, the two may round apart.
+    assert_same(scores[:2], run(kernel, shape, torch.uint8, None, device)[:2], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("module", [reference, kernel], ids=["reference", "triton"])
