@@ -90,7 +90,9 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
 
 
 def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Solve for the best rank-r maps, in float64.
+    """Solve for the best rank-r maps, in float64 and on the CPU.
+
+    Consumer GPUs compute in float64 at a 64th of their speed, and solve such small problems one by one.
 
     With any root ``C_K = L Lᵀ`` and ``Lᵀ C_Q L = V Σ² Vᵀ``: ``W_Q = L V_r Σ_r^{-½}`` and
     ``W_K = L^{-T} V_r Σ_r^½``. V and Σ are those of the SVD of ``C_Q^½ L``, so the product of the maps is the
@@ -101,10 +103,10 @@ def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor
         rank: r, at most d.
 
     Returns:
-        W_Q and W_K, ``[…, d, r]`` in float64.
+        W_Q and W_K, ``[…, d, r]`` in float64 on the CPU.
     """
-    root, inverse = _root(key_gram.double())
-    gram = root.mT @ query_gram.double() @ root
+    root, inverse = _root(key_gram.cpu().double())
+    gram = root.mT @ query_gram.cpu().double() @ root
     squares, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
     # eigh sorts upwards.
     squares, vectors = squares.flip(-1)[..., :rank], vectors.flip(-1)[..., :rank]

@@ -39,21 +39,21 @@ class ValueTail:
     def fit(self, grams: GramAccumulator, projector: Projector) -> None:
         """Fit to all rows observed so far and to the standing maps of their keys.
 
-        Ridge regression in float64: ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram matrices,
+        Ridge regression in float64, on the CPU as the maps are: ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram matrices,
         and ``b = v̄ − k̂(μ) M``.
         """
         sets, rank, _ = self.slope.shape
-        key_gram, mean = grams.centred_keys()
         value_mean = _per_set(grams.mean_value(), sets)
         if not self._is_linear:
             self.intercept.copy_(value_mean)
             return
+        key_gram, mean = grams.centred_keys()
         maps = projector.key_map.double()
-        crossed = maps.mT @ _per_set(grams.centred_keys_values(), sets)
-        gram = maps.mT @ _per_set(key_gram, sets) @ maps
+        crossed = (maps.mT @ _per_set(grams.centred_keys_values(), sets)).cpu()
+        gram = (maps.mT @ _per_set(key_gram, sets) @ maps).cpu()
         variance = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
-        ridge = _RIDGE * variance.view(-1, 1, 1) * torch.eye(rank, dtype=gram.dtype, device=gram.device)
-        slope = torch.linalg.solve(gram + ridge, crossed)
+        ridge = _RIDGE * variance.view(-1, 1, 1) * torch.eye(rank, dtype=gram.dtype)
+        slope = torch.linalg.solve(gram + ridge, crossed).to(maps.device)
         mean_code = projector.project_keys(mean.float().unsqueeze(1)).double()
         self.slope.copy_(slope)
         self.intercept.copy_(value_mean - (mean_code @ slope).squeeze(1))
