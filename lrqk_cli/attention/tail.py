@@ -39,7 +39,8 @@ class ValueTail:
     def fit(self, grams: GramAccumulator, projector: Projector) -> None:
         """Fit to all rows observed so far and to the standing maps of their keys.
 
-        Ridge regression in float64, on the CPU as the maps are: ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram matrices,
+        Ridge regression in float64, on the CPU as the maps are:
+        ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram matrices,
         and ``b = v̄ − k̂(μ) M``.
         """
         sets, rank, _ = self.slope.shape

@@ -81,7 +81,7 @@ def index_rank(spec: ModelSpec, settings: LrqkConfig) -> int:
 
 
 def index_codes(spec: ModelSpec, settings: LrqkConfig, context: int) -> TensorShape:
-    """Return the low-rank index of one layer: ``[sets, context, r]``, or packed ``[sets, context, r / 2]``."""
+    """Return the low-rank index of one layer: ``[sets, context, r]``, or packed ``[sets, context, r/2]``."""
     sets, rank = row_sets(spec, settings), index_rank(spec, settings)
     if settings.index_bits == 4:
         return TensorShape((sets, context, rank // 2), "uint8")
