@@ -83,6 +83,11 @@ class LrqkCache(Cache):
         if self._state is not None:
             self._state.begin(self.get_seq_length())
 
+    def reset(self) -> None:
+        """Forget all tokens, and what was fitted to them."""
+        for layer in self._attention:
+            layer.reset()
+
     @property
     def position(self) -> Tensor | None:
         """Position of the next decode step's token, int64 ``[1]``, where steps are on the device."""

@@ -72,6 +72,13 @@ class Engine:
         """Give the model back as it was."""
         self._stack.close()
 
+    def reset(self) -> None:
+        """Forget the conversation; memory and a captured graph are kept for the next."""
+        self.cache.reset()
+        self.totals = DecodeTotals()
+        self._tokens = []
+        self._logits = None
+
     @property
     def length(self) -> int:
         """Tokens of the conversation so far."""

@@ -20,6 +20,7 @@ from lrqk_cli.bench.fidelity.results import FidelityResult
 from lrqk_cli.bench.fidelity.run import FidelityPlan, run_fidelity
 from lrqk_cli.bench.modes import everything_resident
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.kernels import dispatch
 from lrqk_cli.kernels.buffers import FetchPlan
@@ -53,6 +54,11 @@ def loaded(stop_ids: Collection[int] = ()) -> LoadedModel:
 def case(seed: int, turns: int = 1) -> Case:
     later = (random_tokens(20, seed + 100 + turn).tolist() for turn in range(turns - 1))
     return Case("text", (random_tokens(400, seed).tolist(), *later))
+
+
+def answers(subject: LoadedModel, conversation: Case) -> list[measure.Reference]:
+    with Engine(subject.model, subject.spec, LrqkConfig(attention="dense"), CONTEXT) as engine:
+        return measure.full_attention(engine, subject, conversation, NEW_TOKENS)
 
 
 def measured(
@@ -109,7 +115,7 @@ def test_the_answer_ends_at_a_stop_token(monkeypatch):
 def test_full_attention_answers_every_turn_from_the_whole_conversation():
     """The distributions are those of the model itself on the same tokens, without any cache."""
     subject, conversation = loaded(), case(0, turns=3)
-    references = measure.full_attention(subject, conversation, CONTEXT, NEW_TOKENS)
+    references = answers(subject, conversation)
     tokens: list[int] = []
     for turn, reference in zip(conversation.turns, references, strict=True):
         tokens += turn
@@ -122,10 +128,10 @@ def test_full_attention_answers_every_turn_from_the_whole_conversation():
 
 @torch.no_grad()
 def test_a_stop_token_is_compared_but_does_not_enter_the_conversation():
-    first = measure.full_attention(loaded(), case(0), CONTEXT, NEW_TOKENS)[0].answer
+    first = answers(loaded(), case(0))[0].answer
     stop = next(token for number, token in enumerate(first) if number >= 2 and token not in first[:number])
     subject, conversation = loaded({stop}), case(0, turns=2)
-    references = measure.full_attention(subject, conversation, CONTEXT, NEW_TOKENS)
+    references = answers(subject, conversation)
     assert references[0].answer == first[: first.index(stop) + 1]
     tokens = [*conversation.turns[0], *references[0].answer[:-1], *conversation.turns[1]]
     logits = subject.model(torch.tensor([tokens])).logits[0, -1]
@@ -147,11 +153,12 @@ def test_every_turn_has_a_result_of_its_own(monkeypatch):
 
 def test_the_worst_step_is_the_one_with_the_largest_divergence(monkeypatch):
     (result,) = measured(monkeypatch, {"lrqk": SMALL})
-    worst, subject, plan = result.worst, loaded(), (CONTEXT, NEW_TOKENS)
+    worst, subject = result.worst, loaded()
     divergences = []
     for seed in range(2):
-        references = measure.full_attention(subject, case(seed), *plan)
-        (comparison,) = measure.compare(subject, SMALL, case(seed), references, CONTEXT, observe=False)
+        references = answers(subject, case(seed))
+        with Engine(subject.model, subject.spec, SMALL, CONTEXT) as engine:
+            (comparison,) = measure.compare(engine, subject, case(seed), references, observe=False)
         divergences.append(comparison.divergence)
     assert worst.kl == result.kl_max == pytest.approx(float(torch.stack(divergences).max()))
     assert divergences[worst.sample - 1][worst.step - 1] == pytest.approx(worst.kl)
@@ -182,7 +189,7 @@ def test_full_attention_answers_once_whatever_the_modes_and_equal_settings_are_m
             run, name, lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k)
         )
     found = measured(monkeypatch, {"lrqk": SMALL, "top-k=48": SMALL, "resident": RESIDENT})
-    assert calls == ["full_attention", "compare", "compare"] * 2
+    assert calls == ["full_attention"] * 2 + ["compare"] * 4
     assert found[0].kl_mean == found[1].kl_mean
 
 
@@ -226,7 +233,7 @@ def test_complete_samples_outlive_what_ends_a_run(monkeypatch, end):
     modes = {"lrqk": SMALL, "resident": RESIDENT}
     found, ended_by = collect(run_fidelity(loaded(), modes, plan, material, lambda _: None))
     assert isinstance(ended_by, end)
-    assert [(result.mode, result.samples) for result in found] == [("lrqk", 1), ("resident", 1)]
+    assert [(result.mode, result.samples) for result in found] == [("lrqk", 2), ("resident", 1)]
 
 
 @pytest.mark.parametrize("name", ["samples", "new_tokens", "turns"])

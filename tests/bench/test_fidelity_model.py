@@ -13,6 +13,7 @@ from lrqk_cli.bench.fidelity.measure import Reference, compare, full_attention
 from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.tasks import Sources
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.generate import Engine
 from lrqk_cli.kernels import dispatch
 from lrqk_cli.kernels.buffers import FetchPlan
 from lrqk_cli.models.loading import LoadedModel, choose_device, load, resolve
@@ -42,11 +43,13 @@ def case(loaded: LoadedModel) -> Case:
 
 @pytest.fixture(scope="module")
 def references(loaded: LoadedModel, case: Case) -> list[Reference]:
-    return full_attention(loaded, case, CONTEXT, STEPS)
+    with Engine(loaded.model, loaded.spec, LrqkConfig(attention="dense"), CONTEXT) as engine:
+        return full_attention(engine, loaded, case, STEPS)
 
 
 def divergence(loaded: LoadedModel, case: Case, references: list[Reference]) -> float:
-    (found,) = compare(loaded, SMALL, case, references, CONTEXT, observe=False)
+    with Engine(loaded.model, loaded.spec, SMALL, CONTEXT) as engine:
+        (found,) = compare(engine, loaded, case, references, observe=False)
     assert found.divergence.numel() == STEPS
     return float(found.divergence.mean())
 

@@ -161,3 +161,28 @@ def test_closing_gives_the_model_back(model: PreTrainedModel) -> None:
         assert model.config._attn_implementation == "lrqk"
     assert model.config._attn_implementation == before
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("attention", ["lrqk", "dense"])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_after_a_reset_nothing_is_left_of_the_conversation(family: str, attention: str) -> None:
+    subject = tiny_model(family)
+    settings = LrqkConfig(attention=attention, hot=24, top_k=8, recent=8, segment=16)  # type: ignore[arg-type]
+    spec = spec_from_config(subject.config, "tiny")
+    prompt = random_tokens(90, seed=5).tolist()
+
+    def logits(engine: Engine) -> torch.Tensor:
+        list(engine.prefill(prompt))
+        found = []
+        for token in (3, 7, 11):
+            found.append(engine.next_logits().clone())
+            engine.append(token)
+        return torch.stack(found)
+
+    with Engine(subject, spec, settings, context=160) as used, Engine(subject, spec, settings, 160) as fresh:
+        list(used.prefill(random_tokens(120, seed=6).tolist()))
+        list(used.generate(GREEDY, stop_ids=()))
+        used.reset()
+        assert used.tokens == ()
+        assert torch.equal(logits(used), logits(fresh))
+        assert used.totals.steps == 0

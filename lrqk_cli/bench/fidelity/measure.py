@@ -11,7 +11,6 @@ from torch import Tensor
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.observe import LayerObserver, Observed
 from lrqk_cli.bench.fidelity.cases import Case
-from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models.loading import LoadedModel
 
@@ -22,7 +21,7 @@ class Reference:
 
     Attributes:
         answer: its tokens, a stop token included.
-        log_probabilities: of the distributions that they are the likeliest of, ``[steps, vocab]``.
+        log_probabilities: of the distributions that they are the likeliest of, ``[steps, vocab]`` on the CPU.
     """
 
     answer: tuple[int, ...]
@@ -49,46 +48,50 @@ class Comparison:
     observed: Mapping[int, Observed]
 
 
-def full_attention(loaded: LoadedModel, case: Case, context: int, new_tokens: int) -> list[Reference]:
-    """Return full attention's answer to every turn, each up to a stop token or ``new_tokens``."""
+def full_attention(engine: Engine, loaded: LoadedModel, case: Case, new_tokens: int) -> list[Reference]:
+    """Return full attention's answer to every turn, each up to a stop token or ``new_tokens``.
+
+    Args:
+        engine: of full attention; what it held is forgotten.
+    """
     references = []
-    with Engine(loaded.model, loaded.spec, LrqkConfig(attention="dense"), context) as engine:
-        for turn in case.turns:
-            _prefill(engine, turn)
-            answer: list[int] = []
-            distributions = []
-            while len(answer) < new_tokens and not loaded.stop_ids.issuperset(answer[-1:] or [-1]):
-                distributions.append(_log_probabilities(engine))
-                answer.append(int(distributions[-1].argmax()))
-                _append(engine, answer[-1], loaded)
-            references.append(Reference(tuple(answer), torch.stack(distributions)))
+    engine.reset()
+    for turn in case.turns:
+        _prefill(engine, turn)
+        answer: list[int] = []
+        distributions = []
+        while len(answer) < new_tokens and not loaded.stop_ids.issuperset(answer[-1:] or [-1]):
+            distributions.append(_log_probabilities(engine))
+            answer.append(int(distributions[-1].argmax()))
+            _append(engine, answer[-1], loaded)
+        references.append(Reference(tuple(answer), torch.stack(distributions).cpu()))
     return references
 
 
 def compare(
+    engine: Engine,
     loaded: LoadedModel,
-    settings: LrqkConfig,
     case: Case,
     references: Sequence[Reference],
-    context: int,
     *,
     observe: bool,
 ) -> list[Comparison]:
     """Lead a mode through the conversation as full attention had it; return what it shows in every turn.
 
     Args:
+        engine: of the mode; what it held is forgotten.
         observe: compare the outputs of all layers too.
     """
     comparisons = []
-    with Engine(loaded.model, loaded.spec, settings, context) as engine:
-        observers = _observers(engine) if observe else {}
-        try:
-            for turn, reference in zip(case.turns, references, strict=True):
-                _prefill(engine, turn)
-                comparisons.append(_turn(engine, loaded, reference, observers))
-        finally:
-            for observer in observers.values():
-                observer.detach()
+    engine.reset()
+    observers = _observers(engine) if observe else {}
+    try:
+        for turn, reference in zip(case.turns, references, strict=True):
+            _prefill(engine, turn)
+            comparisons.append(_turn(engine, loaded, reference, observers))
+    finally:
+        for observer in observers.values():
+            observer.detach()
     return comparisons
 
 
@@ -98,7 +101,8 @@ def _turn(
     position = engine.length
     engine.cache.take_stats()
     divergence, tops = [], []
-    for token, expected in zip(reference.answer, reference.log_probabilities, strict=True):
+    expectations = reference.log_probabilities.to(engine.device)
+    for token, expected in zip(reference.answer, expectations, strict=True):
         own = _log_probabilities(engine)
         divergence.append((expected.exp() * (expected - own)).sum())
         tops.append(own.argmax())
@@ -109,7 +113,7 @@ def _turn(
     return Comparison(
         first_position=position,
         divergence=torch.stack(divergence).cpu(),
-        full_top=reference.log_probabilities.argmax(-1).cpu(),
+        full_top=reference.log_probabilities.argmax(-1),
         own_top=torch.stack(tops).cpu(),
         rows_fetched=stats.rows_fetched / max(1, stats.row_sets) / steps,
         observed={number: observer.take() for number, observer in observers.items()},

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import torch
 
 from lrqk_cli.bench.fidelity.cases import TEXT, Case, Material, Shape, ruler_cases, text_cases
-from lrqk_cli.bench.fidelity.measure import Comparison, compare, full_attention
+from lrqk_cli.bench.fidelity.measure import Comparison, Reference, compare, full_attention
 from lrqk_cli.bench.fidelity.results import FidelityResult, Size, result
 from lrqk_cli.bench.modes import device_share
 from lrqk_cli.bench.ruler.tasks import reason_to_skip
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.loading import LoadedModel
@@ -81,8 +82,8 @@ def run_fidelity(
 ) -> Iterator[FidelityResult]:
     """Yield one result for each context, task, mode and turn, in this order.
 
-    Full attention answers each conversation greedily, and every mode is then led along its answers. When it
-    is interrupted or fails within a task, the samples of that task that are complete are still yielded.
+    Full attention answers all conversations of a task greedily, and one mode after the other is then led
+    along its answers. When it is interrupted or fails within a task, what is complete is still yielded.
 
     Args:
         modes: name and settings of what is compared with full attention.
@@ -126,43 +127,48 @@ def _run_task(
     on_progress: OnProgress,
 ) -> Iterator[FidelityResult]:
     task = cases[0].task
-    compared: list[dict[LrqkConfig, list[Comparison]]] = []
+    compared: dict[LrqkConfig, list[list[Comparison]]] = {}
 
-    def tell(what: str) -> None:
-        done = f"{task} at {here.context:,} tokens, {len(compared) + 1} of {len(cases)}"
-        on_progress(f"{done}: {what}")
+    def tell(what: str, number: int) -> None:
+        on_progress(f"{task} at {here.context:,} tokens, {number} of {len(cases)}: {what}")
 
     try:
-        for case in cases:
-            compared.append(_run_case(loaded, here, plan, case, tell))
+        references = _references(loaded, here, plan, cases, tell)
+        for settings, name in here.remaining().items():
+            try:
+                with Engine(loaded.model, loaded.spec, settings, here.context) as engine:
+                    for case, reference in zip(cases, references, strict=True):
+                        own = compared.setdefault(settings, [])
+                        tell(name, len(own) + 1)
+                        own.append(compare(engine, loaded, case, reference, observe=plan.layers))
+            except (OutOfMemoryError, torch.OutOfMemoryError) as error:
+                here.failed[settings] = f"does not fit: {_first_line(error)}"
     except (Exception, KeyboardInterrupt):
         yield from _results(loaded, here, plan, task, compared)
         raise
     yield from _results(loaded, here, plan, task, compared)
 
 
-def _run_case(
-    loaded: LoadedModel, here: _AtContext, plan: FidelityPlan, case: Case, on_progress: OnProgress
-) -> dict[LrqkConfig, list[Comparison]]:
-    """Return every mode's comparisons, one a turn; what runs out of memory is noted in ``here``."""
-    remaining, compared = here.remaining(), dict[LrqkConfig, list[Comparison]]()
-    if not remaining:
-        return compared
-    on_progress("full attention")
+def _references(
+    loaded: LoadedModel,
+    here: _AtContext,
+    plan: FidelityPlan,
+    cases: Sequence[Case],
+    on_progress: Callable[[str, int], None],
+) -> list[list[Reference]]:
+    """Return full attention's answers to all cases; where it does not fit, no mode has anything to meet."""
+    references: list[list[Reference]] = []
+    if not here.remaining():
+        return references
     try:
-        references = full_attention(loaded, case, here.context, plan.new_tokens)
+        with Engine(loaded.model, loaded.spec, LrqkConfig(attention="dense"), here.context) as engine:
+            for number, case in enumerate(cases, 1):
+                on_progress("full attention", number)
+                references.append(full_attention(engine, loaded, case, plan.new_tokens))
     except (OutOfMemoryError, torch.OutOfMemoryError) as error:
-        here.failed |= dict.fromkeys(remaining, f"full attention does not fit: {_first_line(error)}")
-        return compared
-    for settings, name in remaining.items():
-        on_progress(name)
-        try:
-            compared[settings] = compare(
-                loaded, settings, case, references, here.context, observe=plan.layers
-            )
-        except (OutOfMemoryError, torch.OutOfMemoryError) as error:
-            here.failed[settings] = f"does not fit: {_first_line(error)}"
-    return compared
+        reason = f"full attention does not fit: {_first_line(error)}"
+        here.failed |= dict.fromkeys(here.remaining(), reason)
+    return references
 
 
 def _results(
@@ -170,7 +176,7 @@ def _results(
     here: _AtContext,
     plan: FidelityPlan,
     task: str,
-    compared: Sequence[Mapping[LrqkConfig, list[Comparison]]],
+    compared: Mapping[LrqkConfig, Sequence[Sequence[Comparison]]],
 ) -> Iterator[FidelityResult]:
     def decode(token: int) -> str:
         return str(loaded.tokenizer.decode([token]))
@@ -178,10 +184,10 @@ def _results(
     for name, settings in here.modes.items():
         if settings in here.failed:
             yield FidelityResult(task, name, 1, here.context, skipped=here.failed[settings])
-        elif compared:
+        elif compared.get(settings):
             size = _size(loaded, settings, here.context)
             for turn in range(plan.turns):
-                of_turn = [of_case[settings][turn] for of_case in compared]
+                of_turn = [of_case[turn] for of_case in compared[settings]]
                 yield result(task, name, turn + 1, here.context, size, of_turn, decode)
 
 

@@ -162,10 +162,11 @@ def _run_task(
     answers: list[Answer] = []
     totals = DecodeTotals()
     try:
-        for number, sample in enumerate(samples, 1):
-            on_progress(f"{task} at {context:,} tokens, {mode}: sample {number} of {len(samples)}")
-            answer, memory = _answer(loaded, settings, context, prompt, sample, totals)
-            answers.append(answer)
+        with Engine(loaded.model, loaded.spec, settings, context) as engine:
+            for number, sample in enumerate(samples, 1):
+                on_progress(f"{task} at {context:,} tokens, {mode}: sample {number} of {len(samples)}")
+                answers.append(_answer(engine, loaded, prompt, sample, totals))
+            memory = engine.memory()
     except (OutOfMemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).splitlines()[0]
         return TaskResult(task, mode, context, 0, skipped=f"does not fit: {reason}")
@@ -174,26 +175,19 @@ def _run_task(
 
 
 def _answer(
-    loaded: LoadedModel,
-    settings: LrqkConfig,
-    context: int,
-    prompt: ChatPrompt,
-    sample: Sample,
-    totals: DecodeTotals,
-) -> tuple[Answer, MemoryUse]:
+    engine: Engine, loaded: LoadedModel, prompt: ChatPrompt, sample: Sample, totals: DecodeTotals
+) -> Answer:
     tokens, new = encode(prompt, sample), list[int]()
-    with Engine(loaded.model, loaded.spec, settings, context) as engine:
-        for _ in engine.prefill(tokens):
-            pass
-        greedy = GenerationConfig(max_new_tokens=sample.max_new_tokens)
-        for step in engine.generate(greedy, loaded.stop_ids):
-            totals.add(step.stats)
-            if step.finish_reason != "stop":
-                new.append(step.token)
-        memory = engine.memory()
+    engine.reset()
+    for _ in engine.prefill(tokens):
+        pass
+    greedy = GenerationConfig(max_new_tokens=sample.max_new_tokens)
+    for step in engine.generate(greedy, loaded.stop_ids):
+        totals.add(step.stats)
+        if step.finish_reason != "stop":
+            new.append(step.token)
     text = str(loaded.tokenizer.decode(new, skip_special_tokens=True))
-    answer = Answer(text, sample.references, recall(sample.task, text, sample.references), len(tokens))
-    return answer, memory
+    return Answer(text, sample.references, recall(sample.task, text, sample.references), len(tokens))
 
 
 def _result(
