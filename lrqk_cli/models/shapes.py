@@ -1,0 +1,119 @@
+"""Models of a published shape with random weights, to measure speed and memory without a download."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from lrqk_cli.config import ModelSpec
+from lrqk_cli.errors import OutOfMemoryError, UsageError
+from lrqk_cli.memory import accounting
+from lrqk_cli.models.devices import free_bytes
+from lrqk_cli.models.quiet import quiet_transformers
+from lrqk_cli.models.support import spec_from_config, text_config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_STANDARD_DEVIATION = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class RandomModel:
+    """A model of random weights, ready to run; it has no tokenizer.
+
+    Attributes:
+        spec: named after the shape.
+    """
+
+    model: PreTrainedModel
+    spec: ModelSpec
+    device: torch.device
+    dtype: torch.dtype
+
+
+@cache
+def shapes() -> Mapping[str, Mapping[str, Any]]:
+    """Every shape's configuration in transformers' words, by name."""
+    text = resources.files(__package__).joinpath("shapes.toml").read_text(encoding="utf-8")
+    parsed: dict[str, dict[str, Any]] = tomllib.loads(text)
+    return parsed
+
+
+def check_shape(name: str) -> None:
+    """Refuse a name that is no shape.
+
+    Raises:
+        UsageError: the hint names the closest, or all of them.
+    """
+    if name in shapes():
+        return
+    close = difflib.get_close_matches(name.lower(), shapes(), n=2, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"Choose from {', '.join(shapes())}."
+    raise UsageError(f"There is no shape '{name}'.", hint)
+
+
+def shape_config(name: str, context: int | None = None) -> PreTrainedConfig:
+    """The configuration of a shape.
+
+    Args:
+        context: tokens that the positions must reach; random weights know no limit.
+
+    Raises:
+        UsageError: there is no such shape.
+    """
+    check_shape(name)
+    config = text_config(shapes()[name])
+    if context is not None:
+        config.max_position_embeddings = max(config.max_position_embeddings, context)
+    return config
+
+
+def build(name: str, context: int, device: torch.device, dtype: torch.dtype) -> RandomModel:
+    """Make a model of a shape, its weights drawn on the device from a normal distribution.
+
+    Args:
+        context: tokens that its positions must reach.
+
+    Raises:
+        UsageError: there is no such shape.
+        OutOfMemoryError: the weights do not fit on the device.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = shape_config(name, context)
+    config.initializer_range = _STANDARD_DEVIATION
+    spec = spec_from_config(config, name)
+    _check_fits(spec, str(dtype).removeprefix("torch."), free_bytes(device))
+    with quiet_transformers():
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model.to_empty(device=device)
+        # Before they are drawn, so that tied ones are drawn once; this also computes the buffers, such as
+        # RoPE's frequencies.
+        model.tie_weights()
+        model.init_weights()
+    model.requires_grad_(False)
+    return RandomModel(model.eval(), spec, device, dtype)
+
+
+def _check_fits(spec: ModelSpec, dtype: str, room: int | None) -> None:
+    needed = accounting.weight_bytes(spec, dtype)
+    if room is not None and needed > room:
+        raise OutOfMemoryError(
+            f"Weights of the shape '{spec.name}' need {needed / 2**30:.1f} GiB in {dtype}, "
+            f"and {room / 2**30:.1f} GiB are free.",
+            "Choose a smaller --shape.",
+        )

@@ -1,0 +1,98 @@
+"""Shapes of published models, and random weights in them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lrqk_cli.errors import OutOfMemoryError, UsageError
+from lrqk_cli.models import shapes
+from lrqk_cli.models.support import spec_from_config
+
+# As published with the weights; tied embeddings counted once.
+PUBLISHED = {
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "mistral-7b": 7_248_023_552,
+    "mistral-nemo-12b": 12_247_782_400,
+}
+TINY = {
+    "model_type": "llama",
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture
+def tiny_shape(monkeypatch):
+    monkeypatch.setattr(shapes, "shapes", lambda: {"tiny": TINY})
+
+
+def build(context: int = 2048) -> shapes.RandomModel:
+    return shapes.build("tiny", context, torch.device("cpu"), torch.bfloat16)
+
+
+def test_every_shape_has_its_published_number_of_parameters():
+    counted = {
+        name: spec_from_config(shapes.shape_config(name), name).num_parameters for name in shapes.shapes()
+    }
+    assert counted == PUBLISHED
+
+
+def test_random_weights_are_normal_and_everything_else_is_as_a_model_begins(tiny_shape):
+    torch.manual_seed(0)
+    model = build().model
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype is torch.bfloat16
+        assert not parameter.requires_grad
+        if parameter.dim() > 1:
+            assert parameter.float().std().item() == pytest.approx(0.02, rel=0.1), name
+        else:
+            assert bool((parameter == 1).all()), name
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert not model.training
+    direct = type(model)(shapes.shape_config("tiny"))
+    buffers = dict(model.named_buffers())
+    assert buffers
+    for name, expected in direct.named_buffers():
+        assert torch.equal(buffers[name], expected), name
+
+
+def test_positions_reach_the_context(tiny_shape):
+    assert build(2048).spec.max_context == 2048
+    assert build(100).spec.max_context == 512
+
+
+def test_an_unknown_shape_is_told_with_the_nearest():
+    with pytest.raises(UsageError, match=r"llama-3\.1-7b") as caught:
+        shapes.shape_config("llama-3.1-7b")
+    assert "llama-3.1-8b" in caught.value.hint
+    with pytest.raises(UsageError) as caught:
+        shapes.check_shape("zzz")
+    assert "mistral-7b" in caught.value.hint
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_made(tiny_shape, monkeypatch):
+    monkeypatch.setattr(shapes, "free_bytes", lambda _: 1000)
+    with pytest.raises(OutOfMemoryError, match="'tiny' need"):
+        build()
