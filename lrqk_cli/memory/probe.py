@@ -1,16 +1,25 @@
-"""What memory there is and what is in use, on the host and on the device."""
+"""What memory there is, what is in use and how fast it is, on the host and on the device."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import torch
 
+from lrqk_cli.memory.accounting import TensorShape
+from lrqk_cli.memory.tensors import empty_host
+
 _PROC_STATUS = Path("/proc/self/status")
 _PROC_CLEAR = Path("/proc/self/clear_refs")
+
+# Bytes that are copied to measure a bandwidth: more than caches hold, and still a matter of milliseconds.
+_DEVICE_COPY, _HOST_COPY, _LINK_COPY = 1 << 30, 1 << 27, 1 << 28
+_LEAST_COPY = 1 << 20
+_ATTEMPTS, _COPIES_IN_A_ROW = 3, 8
 
 
 def total_host_bytes() -> int:
@@ -70,3 +79,50 @@ def reset_peak(device: torch.device) -> None:
     elif _PROC_CLEAR.exists():
         with contextlib.suppress(OSError):
             _PROC_CLEAR.write_text("5")
+
+
+def memory_bandwidth(device: torch.device) -> float:
+    """Measure the bytes a second that the device reads and writes when it copies within its own memory."""
+    size = _copy_size(device, _DEVICE_COPY if device.type == "cuda" else _HOST_COPY)
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    return 2 * size / _copy_seconds(source, torch.empty_like(source))
+
+
+def link_bandwidth(device: torch.device) -> float | None:
+    """Measure the bytes a second that come from pinned host memory; None where there is no link to cross.
+
+    Raises:
+        OutOfMemoryError: host memory cannot be pinned.
+    """
+    if device.type != "cuda":
+        return None
+    size = _copy_size(device, _LINK_COPY)
+    source = empty_host(TensorShape((size,), "uint8"), pinned=True)
+    return size / _copy_seconds(source, torch.empty(size, dtype=torch.uint8, device=device))
+
+
+def _copy_size(device: torch.device, wanted: int) -> int:
+    return max(_LEAST_COPY, min(wanted, free_device_bytes(device) // 4))
+
+
+def _copy_seconds(source: torch.Tensor, target: torch.Tensor) -> float:
+    """Return the seconds of a copy, the best of several; the first, which maps pages, is not counted."""
+    # Several in a row, because waiting for a GPU takes time of its own.
+    copies = _COPIES_IN_A_ROW if target.device.type == "cuda" else 1
+    times = []
+    for _ in range(1 + _ATTEMPTS):
+        synchronise(target.device)
+        began = time.perf_counter()
+        for _ in range(copies):
+            target.copy_(source, non_blocking=True)
+        synchronise(target.device)
+        times.append((time.perf_counter() - began) / copies)
+    return min(times[1:])
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
