@@ -8,6 +8,9 @@ whatever roots are taken.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -17,6 +20,20 @@ from lrqk_cli.memory.tensors import empty
 
 # Directions that carry less than this share of the largest eigenvalue are noise.
 _FLOOR = 1e-9
+
+
+@contextmanager
+def _tensor_cores() -> Iterator[None]:
+    """Let float32 products on a GPU round their factors to TF32, inside this context.
+
+    What comes from a model in 16 bits has no more digits than TF32 keeps; sums stay float32.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class GramAccumulator:
@@ -50,9 +67,10 @@ class GramAccumulator:
         if self.count == 0:
             self.shift.copy_(keys.mean(1))
         keys = keys - self.shift.unsqueeze(1)
-        self.query_gram.baddbmm_(queries.mT, queries)
-        self.key_gram.baddbmm_(keys.mT, keys)
-        self.value_gram.baddbmm_(keys.mT, values)
+        with _tensor_cores():
+            self.query_gram.baddbmm_(queries.mT, queries)
+            self.key_gram.baddbmm_(keys.mT, keys)
+            self.value_gram.baddbmm_(keys.mT, values)
         self.key_sum += keys.sum(1)
         self.value_sum += values.sum(1)
         self.count += keys.shape[1]

@@ -17,6 +17,9 @@ from lrqk_cli.memory.tensors import empty
 # standard deviations.
 _CLIP_DEVIATIONS = 3.0
 
+# Tokens whose logits exist at a time where there are many queries.
+_CHUNK = 8192
+
 
 class LowRankIndex:
     """Codes k̂ of all tokens' keys: integers with a scale per dimension and row set, or bfloat16.
@@ -72,13 +75,23 @@ class LowRankIndex:
 
     def logits(self, query: QueryCodes, *, scaling: float, softcap: float | None) -> Tensor:
         """Return the predicted logits ``[sets, N, length]``."""
-        return dispatch.proxy_logits(
-            query.codes * self.scale,
-            query.offset,
-            self.codes[:, : self.length],
-            scaling=scaling,
-            softcap=softcap,
-        )
+        return self._logits(query, slice(0, self.length), scaling, softcap)
+
+    def total_scores(self, query: QueryCodes, *, scaling: float, softcap: float | None) -> Tensor:
+        """Return the sum over all queries of the softmax of their logits, ``[sets, length]``.
+
+        The logits exist for some tokens at a time, so there may be many queries.
+        """
+        parts = [slice(i, min(i + _CHUNK, self.length)) for i in range(0, self.length, _CHUNK)]
+        lse = torch.stack([self._logits(query, part, scaling, softcap).logsumexp(-1) for part in parts])
+        lse = lse.logsumexp(0).unsqueeze(-1)
+        scores = [torch.exp(self._logits(query, part, scaling, softcap) - lse).sum(1) for part in parts]
+        return torch.cat(scores, 1)
+
+    def _logits(self, query: QueryCodes, tokens: slice, scaling: float, softcap: float | None) -> Tensor:
+        projected = query.codes * self.scale
+        codes = self.codes[:, tokens]
+        return dispatch.proxy_logits(projected, query.offset, codes, scaling=scaling, softcap=softcap)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return the sums ``[sets, N, r]`` of the codes of the first n tokens by weights ``[sets, N, n]``."""

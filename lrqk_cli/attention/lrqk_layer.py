@@ -187,17 +187,11 @@ class LrqkLayer(FullLayer):
         return int(plan.counts.sum())
 
     def _seed_scores(self, query: Tensor, params: AttentionParams) -> Tensor:
-        # One query at a time: the logits of all of them over a long context would not fit.
-        queries = self._per_set(query).unbind(2)
-        logits = (
-            self.index.logits(
-                self.projector.project_queries(newest), scaling=params.scaling, softcap=params.softcap
-            )
-            for newest in queries
-        )
-        if len(queries) == 1:
-            return _scores(next(logits))
-        return torch.stack([dispatch.group_scores(part) for part in logits]).sum(0)
+        """Return each token's score ``[sets, T]`` for queries ``[KV, G, S, d]``."""
+        codes = self.projector.project_queries(self._per_set(query).flatten(1, 2))
+        if codes.codes.shape[1] == 1:
+            return _scores(self.index.logits(codes, scaling=params.scaling, softcap=params.softcap))
+        return self.index.total_scores(codes, scaling=params.scaling, softcap=params.softcap)
 
 
 def _scores(logits: Tensor) -> Tensor:

@@ -5,17 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from lrqk_cli import __version__
-from lrqk_cli.bench.plot import Chart
+from lrqk_cli.bench.plot import Chart, LineChart
 from lrqk_cli.config import LrqkConfig
 
 if TYPE_CHECKING:
@@ -56,27 +50,8 @@ class Report:
     summary: Sequence[DataclassInstance] = ()
     notes: Sequence[str] = ()
     modes: Mapping[str, LrqkConfig] = field(default_factory=dict)
-    chart: Chart | None = None
+    chart: Chart | LineChart | None = None
     ended_by: BaseException | None = None
-
-
-def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[str, Any]:
-    """Return what a reader needs to judge the figures."""
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
-    return {
-        "lrqk": __version__,
-        "model": model,
-        "device": name,
-        "device_type": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "platform": platform.platform(),
-    }
 
 
 def to_json(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
@@ -90,6 +65,8 @@ def to_json(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
     }
     if report.modes:
         whole["modes"] = {name: asdict(of_mode) for name, of_mode in report.modes.items()}
+    if report.notes:
+        whole["notes"] = list(report.notes)
     if report.summary:
         whole["summary"] = [asdict(summary) for summary in report.summary]
     return json.dumps(whole, indent=2)

@@ -89,3 +89,15 @@ def test_truncated_tokens_are_not_scored() -> None:
 def test_bytes_are_those_of_the_tensors(bits: int, row: int) -> None:
     index = LowRankIndex(spec(), LrqkConfig(rank=4, index_bits=bits), 128, CPU)
     assert index.nbytes == HEADS * 128 * row + HEADS * 4 * 4
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_total_scores_are_sums_of_softmaxes(softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the chunks."""
+    monkeypatch.setattr("lrqk_cli.attention.index._CHUNK", 7)
+    random = torch.Generator().manual_seed(5)
+    index = LowRankIndex(spec(), LrqkConfig(rank=WIDTH), 128, CPU)
+    index.rebuild([torch.randn(HEADS, TOKENS, WIDTH, generator=random)])
+    query = codes_of(torch.randn(HEADS, 9, WIDTH, generator=random))
+    expected = index.logits(query, scaling=0.7, softcap=softcap).softmax(-1).sum(1)
+    torch.testing.assert_close(index.total_scores(query, scaling=0.7, softcap=softcap), expected)

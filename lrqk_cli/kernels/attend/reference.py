@@ -78,5 +78,4 @@ def merge(output: Tensor, lse: Tensor, other_output: Tensor, other_lse: Tensor) 
     total = torch.logaddexp(lse, other_lse)
     reference = total.nan_to_num(neginf=0.0)
     merged = output * torch.exp(lse - reference).unsqueeze(-1)
-    merged = merged + other_output * torch.exp(other_lse - reference).unsqueeze(-1)
-    return merged, total
+    return merged.addcmul_(other_output, torch.exp(other_lse - reference).unsqueeze(-1)), total
