@@ -13,6 +13,7 @@ SolverName = Literal["joint", "als"]
 GroupingMode = Literal["kv", "head"]
 HotPolicy = Literal["sticky", "exact", "refetch"]
 AlsInit = Literal["randn", "top", "topcol"]
+Aggregate = Literal["sum", "max"]
 LayerKind = Literal["full", "sliding"]
 
 
@@ -155,6 +156,7 @@ class LrqkConfig:
         hot_policy: ``sticky`` keeps C rows and evicts the worst; ``exact`` keeps exactly the best ``top_k``;
             ``refetch`` does too, and fetches all of them in every step.
         als: settings of the ``als`` solver.
+        aggregate: how the softmax weights of a row under the queries of its row set become one score.
     """
 
     attention: AttentionMode = "lrqk"
@@ -169,6 +171,7 @@ class LrqkConfig:
     grouping: GroupingMode = "kv"
     hot_policy: HotPolicy = "sticky"
     als: AlsConfig = field(default_factory=AlsConfig)
+    aggregate: Aggregate = "sum"
 
     def __post_init__(self) -> None:
         _require_one_of(AttentionMode, self.attention, "attention mode")
@@ -176,6 +179,7 @@ class LrqkConfig:
         _require_one_of(SolverName, self.solver, "solver")
         _require_one_of(GroupingMode, self.grouping, "grouping")
         _require_one_of(HotPolicy, self.hot_policy, "hot policy")
+        _require_one_of(Aggregate, self.aggregate, "way to aggregate")
         _require(
             self.index_bits in (4, 8, 16),
             f"The index cannot have {self.index_bits} bits.",

@@ -217,8 +217,15 @@ class LrqkStep:
             scaling=params.scaling,
             softcap=params.softcap,
         )
-        top_k = self._settings.top_k
-        decode.select_rows(self._scores, residents, length, self._select, self._plan, top_k=top_k)
+        decode.select_rows(
+            self._scores,
+            residents,
+            length,
+            self._select,
+            self._plan,
+            top_k=self._settings.top_k,
+            aggregate=self._settings.aggregate,
+        )
         decode.replace_rows(residents, self._plan, self._store.rows)
         return _attend(query, residents, self._attend_scratch, params, self._state, self._tail)
 

@@ -143,7 +143,7 @@ class LrqkLayer(FullLayer):
             resident_lse = lse
         else:
             logits = self.index.logits(codes, scaling=params.scaling, softcap=params.softcap)
-            self._fetched += self._fetch(_scores(logits)[:, :candidates], wanted)
+            self._fetched += self._fetch(self._scores(logits)[:, :candidates], wanted)
             output, lse = self._attend_residents(queries, params)
             resident_lse = lse
             if self.tail is not None:
@@ -190,10 +190,11 @@ class LrqkLayer(FullLayer):
         """Return each token's score ``[sets, T]`` for queries ``[KV, G, S, d]``."""
         codes = self.projector.project_queries(self._per_set(query).flatten(1, 2))
         if codes.codes.shape[1] == 1:
-            return _scores(self.index.logits(codes, scaling=params.scaling, softcap=params.softcap))
+            return self._scores(self.index.logits(codes, scaling=params.scaling, softcap=params.softcap))
         return self.index.total_scores(codes, scaling=params.scaling, softcap=params.softcap)
 
-
-def _scores(logits: Tensor) -> Tensor:
-    """Return each token's score ``[sets, T]``; a single query ranks by its logits, free of underflow."""
-    return logits.squeeze(1) if logits.shape[1] == 1 else dispatch.group_scores(logits)
+    def _scores(self, logits: Tensor) -> Tensor:
+        """Return each token's score ``[sets, T]``; a single query ranks by its logits, free of underflow."""
+        if logits.shape[1] == 1:
+            return logits.squeeze(1)
+        return dispatch.group_scores(logits, self.settings.aggregate)

@@ -16,13 +16,10 @@ The *codes* of the index are int8 or floating ``[sets, context, r]``, or of 4 bi
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-# How the scores of a token under the queries of its set become one.
-Aggregate = Literal["sum", "max"]
 
 # Programs that ``score_tokens`` aims at, four a multiprocessor of an H100; the tokens that one takes.
 _SCORE_PROGRAMS = 512

@@ -52,6 +52,7 @@ CASES = [
     ("lrqk", {"index_bits": 4, "tail": "mean"}),
     ("lrqk", {"index_bits": 16, "tail": "none", "hot_policy": "exact"}),
     ("lrqk", {"grouping": "head"}),
+    ("lrqk", {"aggregate": "max"}),
 ]
 
 

@@ -24,3 +24,6 @@ def test_logits_and_scores_match_the_definition(dtype: torch.dtype, softcap: flo
     torch.testing.assert_close(
         group_scores(logits).double(), expected.softmax(-1).sum(1), atol=1e-6, rtol=1e-5
     )
+    torch.testing.assert_close(
+        group_scores(logits, "max").double(), expected.softmax(-1).amax(1), atol=1e-6, rtol=1e-5
+    )

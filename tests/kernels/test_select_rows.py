@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import BINS, Aggregate, FetchPlan, Residents, SelectScratch, TokenScores
+from lrqk_cli.config import Aggregate
+from lrqk_cli.kernels.buffers import BINS, FetchPlan, Residents, SelectScratch, TokenScores
 from lrqk_cli.kernels.select_rows import reference
 
 kernel = pytest.importorskip("lrqk_cli.kernels.select_rows.triton", reason="Triton is not installed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrqk_cli.config import Aggregate
 from lrqk_cli.kernels.codes import unpack_codes
 
 
@@ -27,6 +28,11 @@ def proxy_logits(
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
-def group_scores(logits: Tensor) -> Tensor:
-    """Return each token's score ``[KV, T]``: the sum over queries of the softmax of logits ``[KV, N, T]``."""
-    return torch.softmax(logits, dim=-1).sum(1)
+def group_scores(logits: Tensor, aggregate: Aggregate = "sum") -> Tensor:
+    """Return each token's score ``[KV, T]``: the sum or maximum over queries of the softmax of their logits.
+
+    Args:
+        logits: ``[KV, N, T]``.
+    """
+    shares = torch.softmax(logits, dim=-1)
+    return shares.sum(1) if aggregate == "sum" else shares.amax(1)

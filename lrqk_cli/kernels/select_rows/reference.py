@@ -12,10 +12,10 @@ import math
 import torch
 from torch import Tensor
 
+from lrqk_cli.config import Aggregate
 from lrqk_cli.kernels.buffers import (
     BINS,
     LOWEST_SCORE,
-    Aggregate,
     FetchPlan,
     Residents,
     SelectScratch,

@@ -18,11 +18,11 @@ import torch
 import triton
 from torch import Tensor
 
+from lrqk_cli.config import Aggregate
 from lrqk_cli.kernels.buffers import (
     BINS,
     LOWEST_SCORE,
     SELECT_BLOCK,
-    Aggregate,
     FetchPlan,
     Residents,
     SelectScratch,
