@@ -1,4 +1,4 @@
-"""The modes that a quality suite compares: a name, and the settings that it stands for."""
+"""The modes that a suite compares: a name, and the settings that it stands for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from lrqk_cli.memory import accounting
 
 
 def named_modes(names: Iterable[str], settings: LrqkConfig, context: int) -> dict[str, LrqkConfig]:
-    """Return the settings of ``lrqk``, ``resident``, ``paper``, ``dense`` or ``offload``, by name.
+    """Return the settings of modes by name.
+
+    ``resident`` is ``lrqk`` with every row resident; ``paper-no-hit-miss`` is ``paper`` without its hot set, so
+    that every row travels in every step; ``dense-eager`` are the settings of ``dense``.
 
     Args:
         settings: those of ``lrqk``, under measurement.
@@ -20,7 +23,9 @@ def named_modes(names: Iterable[str], settings: LrqkConfig, context: int) -> dic
         "lrqk": settings,
         "resident": everything_resident(settings, context),
         "paper": paper_settings(settings),
+        "paper-no-hit-miss": replace(paper_settings(settings), hot_policy="refetch"),
         "dense": replace(settings, attention="dense"),
+        "dense-eager": replace(settings, attention="dense"),
         "offload": replace(settings, attention="offload"),
     }
     return {name: known[name] for name in names}

@@ -1,4 +1,4 @@
-"""Quality against the bytes on the device, as an SVG or PNG picture. Needs the extra ``plot``."""
+"""Quality against bytes, or speed over context, as an SVG or PNG picture. Needs the extra ``plot``."""
 
 from __future__ import annotations
 
@@ -48,6 +48,35 @@ class Chart:
     logarithmic: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class LinePoint:
+    """One mode at one context.
+
+    Attributes:
+        context: tokens.
+        value: in the unit of the chart; ``spread`` is its standard deviation.
+        series: the line that it belongs to.
+    """
+
+    context: int
+    value: float
+    spread: float
+    series: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineChart:
+    """A picture to be: one line a series, over the context.
+
+    Attributes:
+        value: what the vertical axis shows, from zero on.
+    """
+
+    title: str
+    value: str
+    points: Sequence[LinePoint]
+
+
 def check_plot(path: Path) -> None:
     """Tell before a long run what would keep ``write_plot`` from its work.
 
@@ -63,7 +92,7 @@ def check_plot(path: Path) -> None:
         raise LrqkError("--plot needs matplotlib, which is not installed.", "Run: pip install 'lrqk[plot]'")
 
 
-def write_plot(chart: Chart, path: Path) -> None:
+def write_plot(chart: Chart | LineChart, path: Path) -> None:
     """Write the chart to ``path``, in the format that its suffix says.
 
     Raises:
@@ -73,7 +102,10 @@ def write_plot(chart: Chart, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_INCHES, layout="constrained")
-    _draw(figure.subplots(), chart)
+    if isinstance(chart, LineChart):
+        _draw_lines(figure.subplots(), chart)
+    else:
+        _draw_points(figure.subplots(), chart)
     try:
         figure.savefig(path, dpi=_DOTS_PER_INCH)
     except OSError as error:
@@ -82,7 +114,7 @@ def write_plot(chart: Chart, path: Path) -> None:
         ) from None
 
 
-def _draw(axes: Axes, chart: Chart) -> None:
+def _draw_points(axes: Axes, chart: Chart) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
     for series in dict.fromkeys(point.series for point in chart.points):
@@ -114,3 +146,30 @@ def _draw(axes: Axes, chart: Chart) -> None:
     axes.grid(alpha=0.3)
     axes.set(title=chart.title, xlabel="GPU bytes: index and hot rows, of the KV cache", ylabel=chart.quality)
     axes.legend()
+
+
+def _draw_lines(axes: Axes, chart: LineChart) -> None:
+    for series in dict.fromkeys(point.series for point in chart.points):
+        points = sorted(
+            (point for point in chart.points if point.series == series), key=lambda point: point.context
+        )
+        axes.errorbar(
+            [point.context for point in points],
+            [point.value for point in points],
+            yerr=[point.spread for point in points],
+            marker="o",
+            capsize=3,
+            label=series,
+        )
+    contexts = sorted({point.context for point in chart.points})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(contexts, [_tokens(context) for context in contexts])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.set(title=chart.title, xlabel="context, tokens", ylabel=chart.value)
+    axes.legend()
+
+
+def _tokens(count: int) -> str:
+    return f"{count // 1024}k" if count % 1024 == 0 else f"{count:,}"

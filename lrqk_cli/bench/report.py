@@ -97,7 +97,8 @@ def to_markdown(where: dict[str, Any], settings: LrqkConfig, report: Report) -> 
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     common = flat(settings)
     del common["attention"]
-    facts_by_name = (("Suite", report.suite), ("Environment", where), ("Settings", common))
+    known = {name: value for name, value in where.items() if value is not None}
+    facts_by_name = (("Suite", report.suite), ("Environment", known), ("Settings", common))
     facts = [f"{name}: {_listed(facts)}" for name, facts in facts_by_name]
     differing = ((name, _differences(of_mode, settings)) for name, of_mode in report.modes.items())
     modes = [f"Mode {name}: {_listed(own)}" for name, own in differing if own]

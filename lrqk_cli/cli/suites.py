@@ -63,25 +63,75 @@ class Prompts:
         }
 
 
-def speed(asked: Asked, new_tokens: int, repeat: int, text: Path | None) -> Measure:
+@dataclass(frozen=True, slots=True)
+class SpeedPrompt:
+    """What the speed suite reads to the model: a text, or made-up sentences; a shape has no tokenizer."""
+
+    text: Path | None
+
+    def of(self, loaded: LoadedModel | RandomModel, count: int) -> list[int]:
+        """Return ``count`` tokens.
+
+        Raises:
+            UsageError: the text is shorter.
+            DocumentError: it cannot be read.
+        """
+        from lrqk_cli.models.loading import LoadedModel
+
+        if isinstance(loaded, LoadedModel):
+            return _prompt(self.text, loaded.tokenizer, count)
+        from lrqk_cli.bench.text import random_tokens
+
+        return random_tokens(loaded.spec.vocab_size, count)
+
+
+def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, text: Path | None) -> MeasureSpeed:
     """Prefill, decode, memory and misses.
 
     Raises:
         UsageError: there is nothing to measure with these options.
     """
-    from lrqk_cli.bench import speed
     from lrqk_cli.bench.collect import collect
+    from lrqk_cli.bench.modes import named_modes
     from lrqk_cli.bench.report import Report
+    from lrqk_cli.bench.speed import table
+    from lrqk_cli.bench.speed.measure import Subject
+    from lrqk_cli.bench.speed.measure import measure as measure_speed
+    from lrqk_cli.bench.speed.plan import Plan
+    from lrqk_cli.bench.speed.roofline import Bandwidth
 
-    plan = speed.Plan(cast(tuple[AttentionMode, ...], asked.modes), asked.contexts, new_tokens, repeat)
+    plan = Plan(asked.modes, asked.contexts, new_tokens, repeat, memory_cap)
 
-    def measure(loaded: LoadedModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
-        prompt = _prompt(text, loaded.tokenizer, max(asked.contexts))
-        results, ended_by = collect(
-            speed.measure(loaded.model, loaded.spec, settings, plan, prompt, on_progress)
+    def measure(loaded: LoadedModel | RandomModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
+        from lrqk_cli.models.shapes import RandomModel
+
+        longest = max(plan.prompt_tokens(context, loaded.spec) for context in plan.contexts)
+        prompt = SpeedPrompt(text).of(loaded, longest)
+        modes = named_modes(plan.modes, settings, longest)
+        on_progress("bandwidth of memory")
+        bandwidth = Bandwidth.of(loaded.device)
+        subject = Subject(loaded.model, loaded.spec, modes, prompt, bandwidth)
+        results, ended_by = collect(measure_speed(subject, plan, on_progress))
+        is_random = isinstance(loaded, RandomModel)
+        facts = {
+            "name": "speed",
+            "new_tokens": new_tokens,
+            "repeat": repeat,
+            "text": "random tokens" if is_random else _named(text),
+            "weights": "random" if is_random else "the model's own",
+            "memory_bytes_per_s": bandwidth.memory,
+            "link_bytes_per_s": bandwidth.link,
+            "memory_cap_bytes": memory_cap,
+        }
+        return Report(
+            facts,
+            results,
+            table.table(results),
+            notes=table.notes(results, bandwidth, random_weights=is_random),
+            modes=modes,
+            chart=table.chart(results),
+            ended_by=ended_by,
         )
-        facts = {"name": "speed", "new_tokens": new_tokens, "repeat": repeat, "text": _named(text)}
-        return Report(facts, results, speed.table(results), ended_by=ended_by)
 
     return measure
 

@@ -14,6 +14,8 @@ The tail is a difference: what ``score_tokens`` summed over all candidates, less
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 from torch import Tensor
 
@@ -31,6 +33,43 @@ _MASS_CHUNK = 512
 _WEIGH_BLOCK = 512
 
 
+class _TailParts(NamedTuple):
+    logits: Tensor
+    masses: Tensor
+    code_sums: Tensor
+    codes: Tensor
+    slope: Tensor
+    intercept: Tensor
+    split_code_sums: Tensor
+    span: int
+    rank: int
+
+
+def _tail_parts(tail: Tail | None, scratch: AttendScratch, stand_in: Tensor) -> _TailParts:
+    """Return the kernels' arguments; where there is no tail, what stands in for its tensors is not read.
+
+    Raises:
+        ValueError: there is a tail, and scores or scratch were allocated for none.
+    """
+    if tail is None:
+        none = stand_in
+        return _TailParts(none, none, none, none, none, none, none, 1, 1)
+    scores = tail.scores
+    if scores.code_sums is None or scratch.code_sums is None:
+        raise ValueError("the tail needs scores and scratch with code sums")
+    return _TailParts(
+        scores.logits,
+        scores.masses,
+        scores.code_sums,
+        tail.codes,
+        tail.slope,
+        tail.intercept,
+        scratch.code_sums,
+        scores.span,
+        tail.slope.shape[1],
+    )
+
+
 def attend_residents(
     query: Tensor,
     residents: Residents,
@@ -45,29 +84,16 @@ def attend_residents(
     sinks: Tensor | None = None,
     out_logits: Tensor | None = None,
 ) -> None:
-    """See the reference; at most 16 queries a set.
-
-    Raises:
-        ValueError: with a tail, if scores or scratch were allocated for none.
-    """
+    """See the reference; at most 16 queries a set."""
     sets, queries, width = query.shape
     hot, recent = residents.hot, residents.recent
     split = split_rows(sets, recent + hot)
     splits = blocks_of(recent + hot, split)
     width_pad = max(16, triton.next_power_of_2(width))
-    # What stands in for an absent tensor is not read.
-    scores = codes = masses = code_sums = split_code_sums = slope = intercept = out_lse
-    span = rank = 1
-    if tail is not None:
-        if tail.scores.code_sums is None or scratch.code_sums is None:
-            raise ValueError("the tail needs scores and scratch with code sums")
-        scores, masses, code_sums = tail.scores.logits, tail.scores.masses, tail.scores.code_sums
-        codes, slope, intercept = tail.codes, tail.slope, tail.intercept
-        split_code_sums = scratch.code_sums
-        span, rank = tail.scores.span, slope.shape[1]
+    parts = _tail_parts(tail, scratch, out_lse)
     sizes = {
         "QUERIES": queries,
-        "RANK": rank,
+        "RANK": parts.rank,
         "RECENT": recent,
         "WIDTH": width,
         "WIDTH_PAD": width_pad,
@@ -79,19 +105,19 @@ def attend_residents(
         residents.rows,
         residents.slot_token,
         length,
-        scores,
-        codes,
+        parts.logits,
+        parts.codes,
         *scratch[:3],
-        split_code_sums,
+        parts.split_code_sums,
         out_logits if out_logits is not None else out_lse,
-        codes.shape[1],
-        scores.shape[-1],
+        parts.codes.shape[1],
+        parts.logits.shape[-1],
         hot,
         splits,
         scaling,
         softcap or 1.0,
         ROWS=tile_rows(queries),
-        HALF_PAD=half_rank(rank),
+        HALF_PAD=half_rank(parts.rank),
         BLOCK=min(split, max(16, _TILE // width_pad)),
         CODE_BLOCK=_CODE_BLOCK,
         SOFTCAP=softcap is not None,
@@ -100,22 +126,38 @@ def attend_residents(
         num_warps=4,
         num_stages=3 if query.element_size() == 2 else 2,
     )
-    rank_chunk = min(triton.next_power_of_2(rank), _MERGE_TILE // width_pad)
+    _combine(scratch, parts, sinks, length, out, out_lse, hot, splits, sizes)
+
+
+def _combine(
+    scratch: AttendScratch,
+    parts: _TailParts,
+    sinks: Tensor | None,
+    length: Tensor,
+    out: Tensor,
+    out_lse: Tensor,
+    hot: int,
+    splits: int,
+    sizes: dict[str, int],
+) -> None:
+    sets, queries = out_lse.shape
+    width_pad = sizes["WIDTH_PAD"]
+    rank_chunk = min(triton.next_power_of_2(parts.rank), _MERGE_TILE // width_pad)
     combine_splits[(queries, sets)](
         *scratch[:3],
-        split_code_sums,
-        masses,
-        code_sums,
-        slope,
-        intercept,
+        parts.split_code_sums,
+        parts.masses,
+        parts.code_sums,
+        parts.slope,
+        parts.intercept,
         sinks if sinks is not None else out_lse,
         length,
         out,
         out_lse,
         hot,
-        masses.shape[-1],
+        parts.masses.shape[-1],
         splits,
-        SPAN=span,
+        SPAN=parts.span,
         MERGE_CHUNK=min(_MERGE_TILE // width_pad, triton.next_power_of_2(splits)),
         MASS_CHUNK=_MASS_CHUNK,
         CODE_CHUNK=min(_MERGE_TILE // rank_chunk, 128),

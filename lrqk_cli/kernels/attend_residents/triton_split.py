@@ -57,6 +57,17 @@ def _weigh_hot(
 
 
 @triton.jit
+def _add_rows(logit, value, peak, total, output):
+    """Return largest logit, sum of weights and weighted sum, with a block of rows added (online softmax)."""
+    higher = tl.maximum(peak, tl.max(logit, 1))
+    fade = tl.exp(peak - higher)
+    weight = tl.exp(logit - higher[:, None])
+    total = total * fade + tl.sum(weight, 1)
+    output = tl.dot(weight.to(value.dtype), value, output * fade[:, None], input_precision="ieee")
+    return higher, total, output
+
+
+@triton.jit
 def attend_split(
     query,
     rows,
@@ -142,16 +153,8 @@ def attend_split(
             target = out_logits + (row_set * QUERIES + member[:, None]) * (RECENT + hot) + first
             tl.store(target + row[None, :], logit, mask=asks & inside[None, :])
         logit = tl.where(inside[None, :], logit, float("-inf"))
-        higher = tl.maximum(peak, tl.max(logit, 1))
-        fade = tl.exp(peak - higher)
-        weight = tl.exp(logit - higher[:, None])
-        total = total * fade + tl.sum(weight, 1)
-        output = tl.dot(weight.to(value.dtype), value, output * fade[:, None], input_precision="ieee")
-        peak = higher
+        peak, total, output = _add_rows(logit, value, peak, total, output)
     place = ((row_set * splits + split) * QUERIES + member[:, None]) * WIDTH + dim
     tl.store(split_output + place, output / total[:, None], mask=asks & (dim < WIDTH))
-    tl.store(
-        split_lse + (row_set * QUERIES + member) * splits + split,
-        peak + tl.log(total),
-        mask=member < QUERIES,
-    )
+    lse_place = (row_set * QUERIES + member) * splits + split
+    tl.store(split_lse + lse_place, peak + tl.log(total), mask=member < QUERIES)
