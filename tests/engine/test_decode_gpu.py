@@ -1,0 +1,59 @@
+"""Decode steps replayed from a CUDA graph, beside the same steps run one kernel after another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import FAMILIES, random_tokens, tiny_model
+from transformers import PreTrainedModel
+
+from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.models.loading import load, resolve
+from lrqk_cli.models.support import spec_from_config
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def greedy(
+    model: PreTrainedModel,
+    spec: ModelSpec,
+    settings: LrqkConfig,
+    turns: list[list[int]],
+    count: int,
+    *,
+    capture: bool,
+) -> list[int]:
+    """Return the greedy tokens of all turns."""
+    tokens = []
+    generation = GenerationConfig(max_new_tokens=count)
+    with Engine(model, spec, settings, context=sum(map(len, turns)) + len(turns) * count) as engine:
+        engine._decoder._can_capture &= capture
+        for turn in turns:
+            list(engine.prefill(turn))
+            tokens += [step.token for step in engine.generate(generation, stop_ids=())]
+        assert (engine._decoder._graph is not None) == capture
+    return tokens
+
+
+@pytest.mark.parametrize("attention", ["lrqk", "dense"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_replayed_graph_gives_the_tokens_of_single_kernels(family: str, attention: str) -> None:
+    model = tiny_model(family).to("cuda")
+    spec = spec_from_config(model.config, "tiny")
+    settings = LrqkConfig(attention=attention, hot=40, top_k=16, recent=8, rank=8)  # type: ignore[arg-type]
+    turns = [random_tokens(150, seed=1).tolist(), random_tokens(70, seed=2).tolist()]
+    replayed = greedy(model, spec, settings, turns, 24, capture=True)
+    assert replayed == greedy(model, spec, settings, turns, 24, capture=False)
+
+
+@pytest.mark.model
+def test_a_real_model_gives_the_same_256_tokens() -> None:
+    loaded = load(resolve("smollm2-135m"))
+    turns = [random_tokens(3000, seed=3).tolist()]
+    settings = LrqkConfig(hot=512, top_k=128)
+    replayed = greedy(loaded.model, loaded.spec, settings, turns, 256, capture=True)
+    assert replayed == greedy(loaded.model, loaded.spec, settings, turns, 256, capture=False)
