@@ -1,16 +1,19 @@
 """From a configuration to a ModelSpec, and what configuration says that the engine does not honour.
 
-Nothing here looks at a model's name: a configuration is read for its features, and the model is built on
-torch's meta device, where it costs no memory, to count its parameters and to look at its attention layers.
+Nothing here looks at a model's name: a configuration is read for its features. A model whose layout is not
+known (``families``) is built on torch's meta device, where it costs no memory, to count its parameters and to
+look at its attention layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lrqk_cli.config import LayerKind, ModelSpec
 from lrqk_cli.errors import ModelError, UnsupportedModelError
+from lrqk_cli.models import families
 from lrqk_cli.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -45,29 +48,51 @@ def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) ->
         UnsupportedModelError: the config asks for a feature that the engine does not honour.
         ModelError: the config lacks a field or contradicts itself.
     """
-    text = text_config(config)
+    text = plain_config(config)
     check_supported(text)
     heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kinds, window = _layer_kinds(text)
-    trained = text.max_position_embeddings
-    skeleton = _skeleton(text)
+    family = families.family_of(text)
+    skeleton = _skeleton(text) if family is None else None
     spec = ModelSpec(
         name=name,
-        architecture=type(skeleton).__name__,
+        architecture=family.architecture if family else type(skeleton).__name__,
         layer_kinds=kinds,
         num_heads=heads,
         num_kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        head_dim=head_dim,
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocab_size=text.vocab_size,
         max_context=_context_limit(text),
-        trained_context=trained,
-        num_parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
+        trained_context=text.max_position_embeddings,
+        num_parameters=(
+            families.count_parameters(text, family, head_dim) if family else _built_parameters(skeleton)
+        ),
         sliding_window=window,
     )
-    _check_layers(skeleton, spec)
+    if skeleton is not None:
+        _check_layers(skeleton, spec)
     return spec
+
+
+def plain_config(config: Any) -> Any:
+    """What ``config`` says, as attributes: of its text part where it has several.
+
+    A mapping that states all that matters is read without importing transformers.
+
+    Raises:
+        ModelError: see ``text_config``.
+    """
+    if isinstance(config, SimpleNamespace):
+        return config
+    plain = families.read_plainly(config) if isinstance(config, Mapping) else None
+    return plain if plain is not None else text_config(config)
+
+
+def _built_parameters(skeleton: PreTrainedModel | None) -> int:
+    return sum(parameter.numel() for parameter in skeleton.parameters()) if skeleton is not None else 0
 
 
 def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfig:
@@ -93,7 +118,7 @@ def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfi
     return text
 
 
-def check_supported(config: PreTrainedConfig | Mapping[str, Any]) -> None:
+def check_supported(config: PreTrainedConfig | Mapping[str, Any] | SimpleNamespace) -> None:
     """Refuse a model whose config asks for what the engine does not honour.
 
     ``spec_from_config`` also looks at the layers that the config leads to.
@@ -102,7 +127,7 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any]) -> None:
         UnsupportedModelError: the message names the feature and the config's key.
         ModelError: the config lacks a field that every supported model has.
     """
-    text = text_config(config)
+    text = plain_config(config)
     if getattr(text, "is_heterogeneous", False):
         _refuse("layers of different shapes", "some settings hold for single layers only")
     for key, feature in _FEATURES.items():
@@ -115,11 +140,12 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any]) -> None:
     for kind in sorted(set(_declared(text, "layer_types") or ())):
         if kind not in _LAYER_KINDS:
             _refuse(f"layers of the kind {kind}", "layer_types names it")
-    _check_model_class(text)
+    if families.family_of(text) is None:
+        _check_model_class(text)
     _check_shape_fields(text)
 
 
-def _check_shape_fields(text: PreTrainedConfig) -> None:
+def _check_shape_fields(text: Any) -> None:
     """Every supported model has one number for each of its dimensions."""
     for key in (
         "num_hidden_layers",
@@ -194,7 +220,7 @@ def _attention_layers(skeleton: nn.Module) -> Iterator[nn.Module]:
     )
 
 
-def _layer_kinds(text: PreTrainedConfig) -> tuple[tuple[LayerKind, ...], int | None]:
+def _layer_kinds(text: Any) -> tuple[tuple[LayerKind, ...], int | None]:
     """The kind of every layer and the width of the window, None where no layer has one."""
     window = _declared(text, "sliding_window")
     named = _declared(text, "layer_types")
@@ -206,13 +232,15 @@ def _layer_kinds(text: PreTrainedConfig) -> tuple[tuple[LayerKind, ...], int | N
     return kinds, window if "sliding" in kinds else None
 
 
-def _declared(text: PreTrainedConfig, key: str) -> Any:
+def _declared(text: Any, key: str) -> Any:
     """The value of a key that the config's class knows; transformers keeps unknown ones, unread."""
+    if isinstance(text, SimpleNamespace):
+        return getattr(text, key, None)
     with quiet_transformers():
         return getattr(text, key, None) if hasattr(type(text)(), key) else None
 
 
-def _context_limit(text: PreTrainedConfig) -> int:
+def _context_limit(text: Any) -> int:
     """The tokens that the model's positions reach.
 
     ``max_position_embeddings`` includes RoPE scaling that was trained in; YaRN can be switched on later and

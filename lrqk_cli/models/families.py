@@ -1,0 +1,182 @@
+"""Families of models whose layout is known: their parameters are counted, not built.
+
+A family is what ``model_type`` in a configuration says. Whether a model is supported does not depend on it:
+a model of another family is built on torch's meta device instead, which takes seconds. Imports neither torch
+nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Literal
+
+Windows = Literal["none", "switched", "all", "listed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The layout of a decoder with rotary positions, RMS norms and gated MLPs.
+
+    Attributes:
+        architecture: the class in transformers.
+        norms: norms of the hidden states in a layer.
+        query_key_norms: queries and keys have a norm each.
+        qkv_bias, output_bias: of the attention's projections; None leaves it to ``attention_bias``.
+        attention_bias: what holds where the config does not say.
+        mlp_bias: the config's ``mlp_bias`` counts.
+        experts: the MLP is a router and ``num_local_experts`` experts, all with biases.
+        sinks: every query head has an attention sink.
+        tied: output and input embeddings are one where the config does not say.
+        windows: which layers have sliding windows: none; none unless ``use_sliding_window``; all, where
+            ``sliding_window`` is set; those that ``layer_types`` lists.
+    """
+
+    architecture: str
+    norms: int = 2
+    query_key_norms: bool = False
+    qkv_bias: bool | None = None
+    output_bias: bool | None = None
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    experts: bool = False
+    sinks: bool = False
+    tied: bool = False
+    windows: Windows = "none"
+
+
+_FAMILIES: Mapping[str, Family] = {
+    "llama": Family("LlamaForCausalLM", mlp_bias=True),
+    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, output_bias=False, windows="switched"),
+    "qwen3": Family("Qwen3ForCausalLM", query_key_norms=True, windows="switched"),
+    "mistral": Family("MistralForCausalLM", qkv_bias=False, output_bias=False, windows="all"),
+    "phi3": Family("Phi3ForCausalLM", qkv_bias=False, output_bias=False, windows="all"),
+    "gemma2": Family("Gemma2ForCausalLM", norms=4, tied=True, windows="listed"),
+    "gemma3_text": Family("Gemma3ForCausalLM", norms=4, query_key_norms=True, tied=True, windows="listed"),
+    "gpt_oss": Family("GptOssForCausalLM", attention_bias=True, experts=True, sinks=True, windows="listed"),
+}
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+# Kinds of RoPE scaling that a configuration states in full; transformers completes the others.
+_STATED_ROPE = ("default", "linear", "llama3", "yarn")
+
+
+def family_of(text: Any) -> Family | None:
+    """The family of a configuration with attributes; None for one that is not known."""
+    return _FAMILIES.get(getattr(text, "model_type", ""))
+
+
+def is_tied(text: Any) -> bool:
+    """Whether output and input embeddings are one matrix."""
+    family = family_of(text)
+    tied = getattr(text, "tie_word_embeddings", None)
+    return bool(family and family.tied if tied is None else tied)
+
+
+def read_plainly(config: Mapping[str, Any]) -> SimpleNamespace | None:
+    """The configuration as transformers would read it, without importing transformers.
+
+    Returns:
+        None where it leaves to transformers' defaults what a model's shape depends on, or where it is not
+        well formed: then transformers has to judge.
+    """
+    family = _FAMILIES.get(str(config.get("model_type")))
+    if family is None or not all(_is_size(config.get(key)) for key in _SIZES):
+        return None
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim")
+    if head_dim is None and family.windows != "listed" and config["hidden_size"] % heads == 0:
+        # Families whose windows are listed have head sizes of their own by default; Qwen3 too.
+        head_dim = None if family.query_key_norms else config["hidden_size"] // heads
+    rope = _rope(config)
+    layers = _layers(config, family)
+    if not _is_size(head_dim) or heads % config["num_key_value_heads"] or rope is None or layers is None:
+        return None
+    kinds, window = layers
+    changes = {"head_dim": head_dim, "rope_parameters": rope, "layer_types": kinds, "sliding_window": window}
+    return SimpleNamespace(**{**config, **changes})
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    stated = config.get("rope_parameters", config.get("rope_scaling")) or {}
+    if not isinstance(stated, Mapping):
+        return None
+    nested = [value for value in stated.values() if isinstance(value, Mapping)]
+    for rope in nested or [stated]:
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in _STATED_ROPE or (kind == "yarn" and "rope_type" not in rope):
+            return None
+    if config.get("model_type") == "phi3" and "rope_scaling" in config and config["rope_scaling"]:
+        return None
+    return dict(stated)
+
+
+def _layers(config: Mapping[str, Any], family: Family) -> tuple[list[str] | None, int | None] | None:
+    """The kinds of the layers (None: one kind for all) and the window; None where they are not stated."""
+    window = config.get("sliding_window") or None
+    if window is not None and not _is_size(window):
+        return None
+    if family.windows == "none":
+        return None, None
+    if family.windows == "all":
+        return (None, window) if "sliding_window" in config else None
+    if family.windows == "switched" and not config.get("use_sliding_window", False):
+        return ["full_attention"] * config["num_hidden_layers"], None
+    kinds = config.get("layer_types")
+    is_stated = isinstance(kinds, list) and len(kinds) == config["num_hidden_layers"] and window is not None
+    return (list(kinds or ()), window) if is_stated else None
+
+
+def count_parameters(text: Any, family: Family, head_dim: int) -> int:
+    """Count the parameters of a model of a known family, tied embeddings once.
+
+    Args:
+        text: its configuration, with attributes.
+        head_dim: d.
+    """
+    hidden: int = text.hidden_size
+    embeddings: int = text.vocab_size * hidden * (1 if is_tied(text) else 2)
+    layer = _attention_parameters(text, family, head_dim) + _mlp_parameters(text, family)
+    layer += family.norms * hidden
+    layers: int = text.num_hidden_layers
+    return embeddings + layers * layer + hidden
+
+
+def _attention_parameters(text: Any, family: Family, head_dim: int) -> int:
+    hidden: int = text.hidden_size
+    queries: int = text.num_attention_heads * head_dim
+    keys: int = (getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_dim
+    declared = bool(getattr(text, "attention_bias", family.attention_bias))
+    count = 2 * hidden * (queries + keys)
+    if declared if family.qkv_bias is None else family.qkv_bias:
+        count += queries + 2 * keys
+    if declared if family.output_bias is None else family.output_bias:
+        count += hidden
+    if family.query_key_norms:
+        count += 2 * head_dim
+    if family.sinks:
+        count += int(text.num_attention_heads)
+    return count
+
+
+def _mlp_parameters(text: Any, family: Family) -> int:
+    hidden: int = text.hidden_size
+    inner: int = text.intermediate_size
+    weights, biases = 3 * hidden * inner, 2 * inner + hidden
+    if family.experts:
+        experts: int = text.num_local_experts
+        return experts * (weights + biases) + experts * hidden + experts
+    return weights + (biases if family.mlp_bias and getattr(text, "mlp_bias", False) else 0)
