@@ -42,6 +42,8 @@ class Sampler:
 
     def choose(self, logits: Tensor, tokens: Sequence[int]) -> int:
         """Return the next token after ``tokens``, from its logits ``[vocab]``."""
+        if self._greedy and not self._processors:
+            return int(logits.argmax())
         # Only the penalty looks back.
         seen = tokens if self._looks_back else ()
         history = cast(torch.LongTensor, torch.tensor([seen], dtype=torch.int64, device=logits.device))
