@@ -17,10 +17,12 @@ ITEM_BYTES: Mapping[str, int] = {
     "bool": 1,
     "int8": 1,
     "uint8": 1,
+    "int16": 2,
     "float16": 2,
     "bfloat16": 2,
     "float32": 4,
     "float64": 8,
+    "int32": 4,
     "int64": 8,
 }
 

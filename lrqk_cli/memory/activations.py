@@ -1,0 +1,113 @@
+"""What exists for moments only: activations of a prefill's segment, streamed rows, and settling.
+
+These are upper bounds, read from the code that they name; nothing is allocated through them.
+"""
+
+from __future__ import annotations
+
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.memory import accounting
+from lrqk_cli.memory.accounting import ITEM_BYTES, TensorShape
+
+# Rows that travel at once when the store is streamed (``attention.host_store``).
+STREAM_ROWS = 8192
+# Logits that plain attention holds at a time, in float32 (``kernels.attend.reference``).
+PLAIN_LOGITS = 1 << 24
+# Queries that seed a hot set, and the tokens whose logits exist at a time (``attention``).
+SEED_QUERIES, SCORE_CHUNK = 32, 8192
+# What codes are while an integer index is built: themselves, scaled, rounded and cut.
+_INDEXING_COPIES = 4
+_FLOAT = ITEM_BYTES["float32"]
+
+
+def stream_buffers(spec: ModelSpec, rows: int, dtype: str) -> tuple[TensorShape, ...]:
+    """Return the buffers through which ``rows`` stored rows of a layer come, chunk by chunk."""
+    if rows <= 0:
+        return ()
+    shape = (spec.num_kv_heads, min(STREAM_ROWS, rows), 2, spec.head_dim)
+    return (TensorShape(shape, dtype),) * min(2, -(-rows // STREAM_ROWS))
+
+
+def stream_bytes(spec: ModelSpec, settings: LrqkConfig, rows: int, dtype: str) -> int:
+    """Return the bytes of ``stream_buffers``; 0 for ``dense``, whose rows need not travel."""
+    if settings.attention == "dense" or not spec.num_full_layers:
+        return 0
+    return sum(shape.nbytes for shape in stream_buffers(spec, rows, dtype))
+
+
+def attention_bytes(spec: ModelSpec, settings: LrqkConfig, segment: int, earlier: int, dtype: str) -> int:
+    """Return the bytes of one layer's attention for a segment, without streamed rows.
+
+    Args:
+        segment: tokens of the segment.
+        earlier: tokens before it; with some, outputs are merged.
+    """
+    item = ITEM_BYTES[dtype]
+    hidden = segment * spec.hidden_size * item
+    queries, keys = segment * spec.num_heads * spec.head_dim, segment * spec.num_kv_heads * spec.head_dim
+    # The residual and its norm; queries, keys and values; rows on their way to the store.
+    standing = 2 * hidden + item * (queries + 2 * keys) + item * 2 * keys
+    lse = 4 * segment * spec.num_heads * _FLOAT
+    # RoPE holds a copy of the queries and three products.
+    phases = [4 * queries * item]
+    # Keys and values repeated for the group, the output, and the output in float32.
+    phases.append(3 * queries * item + queries * _FLOAT)
+    if earlier:
+        # The output so far, that of a chunk, and the merged one.
+        phases.append(3 * queries * _FLOAT + queries * item)
+    if settings.attention == "lrqk":
+        # Gram matrices are summed over queries, keys and values in float32, beside the output.
+        phases.append(2 * queries * _FLOAT + 3 * keys * _FLOAT)
+    if "sliding" in spec.layer_kinds:
+        phases.append(_plain_attention_bytes(spec, segment))
+    return standing + lse + max(phases)
+
+
+def _plain_attention_bytes(spec: ModelSpec, segment: int) -> int:
+    rows = segment + (spec.sliding_window or 0)
+    keys = 2 * rows * spec.num_kv_heads * spec.head_dim * _FLOAT
+    output = segment * spec.num_heads * spec.head_dim * _FLOAT
+    # Logits, masked ones and weights; at least one query is attended at a time.
+    logits = 3 * max(PLAIN_LOGITS, spec.num_heads * rows) * _FLOAT
+    return 2 * keys + output + logits
+
+
+def mlp_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
+    """Return the bytes of one layer's MLP for a segment: residual, norm, result; gate, its values, product."""
+    item = ITEM_BYTES[dtype]
+    return segment * item * (3 * spec.hidden_size + 3 * spec.intermediate_size)
+
+
+def norm_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
+    """Return the bytes of a norm of a segment, which is computed in float32: in, squared, out."""
+    return segment * spec.hidden_size * (2 * ITEM_BYTES[dtype] + 3 * _FLOAT)
+
+
+def logits_bytes(spec: ModelSpec, dtype: str) -> int:
+    """Return the bytes of the logits of one position, as computed and in float32."""
+    return spec.vocab_size * (ITEM_BYTES[dtype] + _FLOAT)
+
+
+def settling_bytes(spec: ModelSpec, settings: LrqkConfig, context: int) -> int:
+    """Return the bytes of settling one layer after a prefill of ``context`` tokens, without streamed rows."""
+    if settings.attention != "lrqk" or not spec.num_full_layers:
+        return 0
+    sets, rank = accounting.row_sets(spec, settings), accounting.index_rank(spec, settings)
+    chunk = min(STREAM_ROWS, context)
+    # A chunk's keys in float32, as they are and centred.
+    keys = 2 * chunk * spec.num_kv_heads * spec.head_dim * _FLOAT
+    codes = sets * rank * _FLOAT * (context if settings.index_bits != 16 else chunk)
+    indexing = keys + _INDEXING_COPIES * codes
+    queries = SEED_QUERIES * spec.num_heads if settings.hot_policy == "sticky" else spec.num_heads
+    # Logits of a chunk, twice; its codes in float32; scores of all tokens with what sorts them.
+    tokens = min(SCORE_CHUNK, context)
+    seeding = 3 * queries * tokens * _FLOAT + 2 * sets * tokens * rank * _FLOAT
+    seeding += sets * context * (3 * _FLOAT + 2 * ITEM_BYTES["int64"])
+    return max(indexing, seeding)
+
+
+def seed_bytes(spec: ModelSpec, settings: LrqkConfig, dtype: str) -> int:
+    """Return the bytes of the newest queries that the layers keep until they settle."""
+    if settings.attention != "lrqk":
+        return 0
+    return spec.num_full_layers * SEED_QUERIES * spec.num_heads * spec.head_dim * ITEM_BYTES[dtype]

@@ -1,0 +1,84 @@
+"""The peak of device memory, item by item, from a model's shape and the settings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.memory import accounting, activations
+from lrqk_cli.memory.scratch import decode_scratch
+
+DEFAULT_SEGMENT = 8192
+
+# What the driver takes for a CUDA context, and the kernels loaded into it; outside torch's allocator.
+CUDA_CONTEXT_BYTES = 512 << 20
+# The scratch that cuBLAS asks torch for, on the largest GPUs.
+CUBLAS_BYTES = 32 << 20
+# Share of what comes and goes that the allocator cannot hand out again.
+_FRAGMENTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEstimate:
+    """Bytes on the device at the peak.
+
+    Attributes:
+        items: bytes by name, in the order in which they are shown; what comes and goes is named by the
+            moment in which most of it exists.
+        host_kv: bytes of the KV rows in host memory.
+    """
+
+    items: Mapping[str, int]
+    host_kv: int
+
+    @property
+    def total(self) -> int:
+        """Bytes that the device must have free."""
+        return sum(self.items.values())
+
+    @property
+    def allocated(self) -> int:
+        """Bytes at the peak by torch's own count, without the CUDA context and what cannot be reused."""
+        return self.total - self.items["cuda_context"] - self.items["fragments"]
+
+
+def estimate(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> DeviceEstimate:
+    """Estimate what reading and answering take with a text that fills the context.
+
+    Args:
+        context: tokens reserved.
+        dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
+    """
+    kv = accounting.kv_bytes(spec, settings, context, dtype)
+    segment = min(settings.segment or DEFAULT_SEGMENT, context)
+    moment, transient = max(_moments(spec, settings, segment, context, dtype), key=lambda entry: entry[1])
+    items = {
+        "weights": accounting.weight_bytes(spec, dtype),
+        "kv_rows": kv.device_kv,
+        "index": kv.index,
+        "hot_rows": kv.hot,
+        "sliding_windows": kv.sliding,
+        "bookkeeping": kv.bookkeeping + activations.seed_bytes(spec, settings, dtype),
+        "decode_scratch": sum(shape.nbytes for shape in decode_scratch(spec, settings, context)),
+        "logits": activations.logits_bytes(spec, dtype),
+        moment: transient,
+        "cublas": CUBLAS_BYTES,
+        "fragments": transient // _FRAGMENTS,
+        "cuda_context": CUDA_CONTEXT_BYTES,
+    }
+    return DeviceEstimate(items, kv.host_kv)
+
+
+def _moments(
+    spec: ModelSpec, settings: LrqkConfig, segment: int, context: int, dtype: str
+) -> list[tuple[str, int]]:
+    earlier = context - segment
+    streamed = activations.stream_bytes(spec, settings, earlier, dtype)
+    attention = activations.attention_bytes(spec, settings, segment, earlier, dtype) + streamed
+    dense_part = max(
+        activations.mlp_bytes(spec, segment, dtype), activations.norm_bytes(spec, segment, dtype)
+    )
+    settling = activations.settling_bytes(spec, settings, context)
+    settling += activations.stream_bytes(spec, settings, context, dtype) if settling else 0
+    return [("prefill_attention", attention), ("prefill_mlp", dense_part), ("settling", settling)]

@@ -1,0 +1,104 @@
+"""What the kernels of a decode step leave each other, as shapes: those that ``kernels.buffers`` allocates.
+
+Letters as there: ``sets`` row sets, ``queries`` N of each, ``context`` tokens there is room for, C hot slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.memory import accounting
+from lrqk_cli.memory.accounting import TensorShape
+
+Shapes = tuple[TensorShape, ...]
+
+# The same as in ``kernels.buffers``, which a test compares.
+SCORE_PROGRAMS, SCORE_SPANS = 512, (256, 512, 1024)
+ATTEND_PROGRAMS, SPLIT_ROWS = 512, (64, 128, 256)
+SELECT_BLOCK, BINS = 1024, 2048
+
+
+def projected(sets: int, queries: int, rank: int) -> Shapes:
+    """Return the shapes of ``Projected``."""
+    return TensorShape((sets, queries, rank), "float32"), TensorShape((sets, queries), "float32")
+
+
+def token_scores(sets: int, queries: int, context: int, tail_rank: int | None) -> Shapes:
+    """Return the shapes of ``TokenScores``."""
+    spans = -(-context // _fair(sets * context // SCORE_PROGRAMS, SCORE_SPANS))
+    shapes = (
+        TensorShape((sets, queries, context), "float32"),
+        TensorShape((sets, queries, 3, spans), "float32"),
+    )
+    if tail_rank is None:
+        return shapes
+    return *shapes, TensorShape((sets, queries, spans, tail_rank), "float32")
+
+
+def select_scratch(sets: int, hot: int, context: int) -> Shapes:
+    """Return the shapes of ``SelectScratch``."""
+    return (
+        TensorShape((sets, context), "int16"),
+        TensorShape((sets, hot), "int16"),
+        TensorShape((sets, 2, BINS), "int32"),
+        TensorShape((sets, BINS), "int32"),
+        TensorShape((sets, 3, -(-context // SELECT_BLOCK)), "int32"),
+        TensorShape((sets, 2), "int32"),
+    )
+
+
+def fetch_plan(sets: int, hot: int) -> Shapes:
+    """Return the shapes of ``FetchPlan``."""
+    slots = TensorShape((sets, hot), "int32")
+    return slots, slots, TensorShape((sets,), "int32"), TensorShape((2,), "int64")
+
+
+def attend_scratch(sets: int, queries: int, rows: int, width: int, tail_rank: int | None) -> Shapes:
+    """Return the shapes of ``AttendScratch``; ``rows`` W + C, ``width`` d."""
+    splits = -(-rows // _fair(sets * rows // ATTEND_PROGRAMS, SPLIT_ROWS))
+    shapes = (
+        TensorShape((sets, splits, queries, width), "float32"),
+        TensorShape((sets, queries, splits), "float32"),
+        TensorShape((sets, queries, 2, splits), "float32"),
+    )
+    if tail_rank is None:
+        return shapes
+    return *shapes, TensorShape((sets, queries, splits, tail_rank), "float32")
+
+
+def decode_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> Shapes:
+    """Return all that ``decode_step`` allocates: what the layers share, and what each has of its own."""
+    # The length of the text and the counters of rows.
+    shapes = [TensorShape((1,), "int64"), TensorShape((2,), "int64")]
+    heads, width = spec.num_kv_heads, spec.head_dim
+    if spec.sliding_window and "sliding" in spec.layer_kinds:
+        shapes += attend_scratch(heads, spec.group_size, spec.sliding_window, width, None)
+    if settings.attention == "dense" and spec.num_full_layers:
+        shapes += attend_scratch(heads, spec.group_size, context, width, None)
+    if settings.attention == "lrqk" and spec.num_full_layers:
+        shapes += _lrqk_scratch(spec, settings, context)
+    return tuple(shapes)
+
+
+def _lrqk_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> list[TensorShape]:
+    sets = accounting.row_sets(spec, settings)
+    queries, rank = spec.num_heads // sets, accounting.index_rank(spec, settings)
+    hot = accounting.hot_slots(settings, context)
+    tail_rank = rank if settings.tail != "none" else None
+    # The maps with the scale of the index multiplied in.
+    own = [accounting.factor(spec, settings)]
+    if tail_rank is not None:
+        own.append(accounting.value_slope(spec, settings))
+    return [
+        *projected(sets, queries, rank),
+        *token_scores(sets, queries, context, tail_rank),
+        *select_scratch(sets, hot, context),
+        *fetch_plan(sets, hot),
+        *attend_scratch(sets, queries, settings.recent + hot, spec.head_dim, tail_rank),
+        *(own * spec.num_full_layers),
+    ]
+
+
+def _fair(fair: int, choices: Sequence[int]) -> int:
+    return max((size for size in choices if size <= fair), default=choices[0])
