@@ -90,43 +90,50 @@ class RowStore:
             torch.cuda.current_stream(self.device).wait_stream(self._streams.to_host)
 
     def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield K and V of the tokens in ``[start, stop)``, in chunks ``[KV, S, d]`` on the device.
+        """Return an iterator of K and V of tokens in ``[start, stop)`` in chunks ``[KV, S, d]``, on the device.
 
-        A chunk is valid until the next one is asked for: two buffers take turns, and one is filled while the
+        The first chunk sets out at once, so that it travels during what the caller computes meanwhile. A
+        chunk is valid until the next one is asked for: two buffers take turns, and one is filled while the
         other is in use.
         """
         if stop <= start:
-            return
+            return iter(())
         if self._streams is None:
             rows = self.rows[:, start:stop]
-            yield rows[:, :, 0], rows[:, :, 1]
-            return
-        self.await_writes()
-        yield from self._stream_from_host(self._streams.to_device, start, stop)
-
-    def _stream_from_host(
-        self, copies: torch.cuda.Stream, start: int, stop: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        compute = torch.cuda.current_stream(self.device)
+            return iter([(rows[:, :, 0], rows[:, :, 1])])
         heads, _, _, width = self.rows.shape
-        starts = range(start, stop, STREAM_ROWS)
         shape = (heads, min(STREAM_ROWS, stop - start), 2, width)
+        copies = self._streams.to_device
         buffers = [
-            torch.empty(shape, dtype=self.rows.dtype, device=self.device) for _ in range(min(2, len(starts)))
+            torch.empty(shape, dtype=self.rows.dtype, device=self.device)
+            for _ in range(min(2, -(-(stop - start) // STREAM_ROWS)))
         ]
-        # What has still to be written to the host must have arrived.
-        copies.wait_stream(compute)
-        filled = self._fill(copies, buffers[0], start, stop)
-        for number, first in enumerate(starts):
-            compute.wait_event(filled)
-            count = min(STREAM_ROWS, stop - first)
-            if number + 1 < len(starts):
-                copies.wait_stream(compute)
-                filled = self._fill(copies, buffers[(number + 1) % 2], first + STREAM_ROWS, stop)
-            rows = buffers[number % 2][:, :count]
-            yield rows[:, :, 0], rows[:, :, 1]
         for buffer in buffers:
             buffer.record_stream(copies)
+        # What has still to be written to the host must have arrived.
+        copies.wait_stream(self._streams.to_host)
+        copies.wait_stream(torch.cuda.current_stream(self.device))
+        filled = self._fill(copies, buffers[0], start, stop)
+        return self._chunks(copies, buffers, filled, start, stop)
+
+    def _chunks(
+        self,
+        copies: torch.cuda.Stream,
+        buffers: list[Tensor],
+        filled: torch.cuda.Event,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the chunks of ``stream``, of which the first is on its way."""
+        compute = torch.cuda.current_stream(self.device)
+        for number, first in enumerate(range(start, stop, STREAM_ROWS)):
+            compute.wait_event(filled)
+            if first + STREAM_ROWS < stop:
+                # The other buffer must have served its chunk.
+                copies.wait_stream(compute)
+                filled = self._fill(copies, buffers[(number + 1) % 2], first + STREAM_ROWS, stop)
+            rows = buffers[number % 2][:, : stop - first]
+            yield rows[:, :, 0], rows[:, :, 1]
 
     def _fill(self, copies: torch.cuda.Stream, buffer: Tensor, first: int, stop: int) -> torch.cuda.Event:
         count = min(STREAM_ROWS, stop - first)

@@ -175,11 +175,13 @@ class FullLayer(AttentionLayer):
     def attend_exactly(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """Attend to the own segment causally, to all earlier rows chunk by chunk, and merge."""
         earlier = self.stored
+        # In this order the first chunk arrives during attention to the own segment.
+        chunks = self.store.stream(0, earlier)
         self.write(key, value)
         output, lse = dispatch.attend(
             query, key, value, scaling=params.scaling, softcap=params.softcap, causal=True
         )
-        for keys, values in self.store.stream(0, earlier):
+        for keys, values in chunks:
             chunk_output, chunk_lse = dispatch.attend(
                 query, keys, values, scaling=params.scaling, softcap=params.softcap
             )
