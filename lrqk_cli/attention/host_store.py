@@ -90,7 +90,7 @@ class RowStore:
             torch.cuda.current_stream(self.device).wait_stream(self._streams.to_host)
 
     def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return an iterator of K and V of tokens in ``[start, stop)`` in chunks ``[KV, S, d]``, on the device.
+        """Return an iterator of K and V of tokens ``[start, stop)``, chunks ``[KV, S, d]`` on the device.
 
         The first chunk sets out at once, so that it travels during what the caller computes meanwhile. A
         chunk is valid until the next one is asked for: two buffers take turns, and one is filled while the
