@@ -73,7 +73,7 @@ def _plain_attention_bytes(spec: ModelSpec, segment: int) -> int:
 
 
 def mlp_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
-    """Return the bytes of one layer's MLP for a segment: residual, norm, result; gate, its values, product."""
+    """Return the bytes of one layer's MLP for a segment: hidden states and inner ones, three each."""
     item = ITEM_BYTES[dtype]
     return segment * item * (3 * spec.hidden_size + 3 * spec.intermediate_size)
 

@@ -1,0 +1,117 @@
+"""Plans fit by their own estimate, keep what was asked for, and never get worse with more memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrqk_cli.config import ModelSpec
+from lrqk_cli.errors import OutOfMemoryError
+from lrqk_cli.memory import planner
+from lrqk_cli.memory.estimate import estimate
+from lrqk_cli.memory.planner import Plan
+from lrqk_cli.models import catalog, shapes
+from lrqk_cli.models.support import spec_from_config
+
+GIB = 1 << 30
+SPECS = {
+    **{name: spec_from_config(shapes.shapes()[name], name) for name in ("llama-3.1-8b", "qwen2.5-1.5b")},
+    "gemma-3-270m": spec_from_config(catalog.find("gemma-3-270m").config, "gemma-3-270m"),
+}
+specs = st.sampled_from(list(SPECS.values()))
+contexts = st.integers(1, 1 << 19)
+sizes = st.integers(0, 48 * GIB)
+explicit = st.fixed_dictionaries(
+    {},
+    optional={
+        "attention": st.sampled_from(["lrqk", "dense", "offload"]),
+        "rank": st.sampled_from([16, 48]),
+        "index_bits": st.sampled_from([4, 8, 16]),
+        "hot": st.integers(2048, 9000),
+        "top_k": st.integers(1, 2048),
+        "segment": st.sampled_from([512, 3000, 16384]),
+        "tail": st.sampled_from(["none", "mean"]),
+        "hot_policy": st.sampled_from(["sticky", "exact"]),
+        "grouping": st.sampled_from(["kv", "head"]),
+    },
+)
+
+
+def quality(found: Plan | None, context: int) -> int:
+    """Rows that stay on the device."""
+    if found is None:
+        return 0
+    return context + 64 if found.settings.attention == "dense" else found.settings.hot
+
+
+@settings(max_examples=150, deadline=None)
+@given(specs, contexts, sizes, sizes, explicit)
+def test_a_plan_fits_and_keeps_what_was_asked(
+    spec: ModelSpec, context: int, vram: int, ram: int, wanted: dict[str, Any]
+) -> None:
+    found = planner.find(spec, "bfloat16", context, vram, ram, wanted)
+    if found is None:
+        return
+    assert found.estimate == estimate(spec, found.settings, context, "bfloat16")
+    assert found.estimate.total <= vram
+    assert found.estimate.host_kv <= ram
+    assert all(getattr(found.settings, name) == value for name, value in wanted.items())
+    if "hot" not in wanted and found.settings.attention == "lrqk":
+        assert found.settings.hot % 64 == 0 or found.settings.hot_policy != "sticky"
+    if not {"hot", "top_k"} & wanted.keys() and found.settings.hot_policy == "sticky":
+        assert found.settings.top_k == found.settings.hot // 4
+
+
+@settings(max_examples=150, deadline=None)
+@given(specs, contexts, sizes, sizes)
+def test_more_memory_never_means_fewer_hot_rows(spec: ModelSpec, context: int, one: int, other: int) -> None:
+    less, more = sorted((one, other))
+    found = [planner.find(spec, "bfloat16", context, vram, 64 * GIB) for vram in (less, more)]
+    assert quality(found[0], context) <= quality(found[1], context)
+
+
+@settings(max_examples=40, deadline=None)
+@given(specs, st.integers(1 << 10, 1 << 19), st.integers(1, 24 * GIB))
+def test_a_refusal_names_a_context_that_fits(spec: ModelSpec, context: int, vram: int) -> None:
+    if planner.find(spec, "bfloat16", context, vram, 64 * GIB):
+        return
+    with pytest.raises(OutOfMemoryError) as caught:
+        planner.plan(spec, "bfloat16", context, vram, 64 * GIB)
+    if "--ctx" in caught.value.hint:
+        nearest = int(caught.value.hint.split()[2])
+        assert nearest < context
+        assert planner.find(spec, "bfloat16", nearest, vram, 64 * GIB)
+    else:
+        assert caught.value.hint == "Choose a smaller model."
+
+
+def test_full_attention_needs_no_approximation_where_it_fits() -> None:
+    found = planner.plan(SPECS["qwen2.5-1.5b"], "bfloat16", 8192, 24 * GIB, 0)
+    assert found.settings.attention == "dense"
+    assert found.segment == 8192
+
+
+def test_lrqk_takes_over_where_the_rows_do_not_fit() -> None:
+    found = planner.plan(SPECS["llama-3.1-8b"], "bfloat16", 65536, 22 * GIB, 64 * GIB)
+    assert found.settings.attention == "lrqk"
+    assert (found.settings.rank, found.settings.index_bits) == (64, 4)
+    assert found.settings.hot >= 4096
+
+
+def test_a_host_without_room_is_named() -> None:
+    with pytest.raises(OutOfMemoryError, match="host memory"):
+        planner.plan(SPECS["llama-3.1-8b"], "bfloat16", 131072, 22 * GIB, 4 * GIB)
+
+
+def test_weights_that_never_fit_leave_only_another_type_or_model() -> None:
+    spec = SPECS["llama-3.1-8b"]
+    with pytest.raises(OutOfMemoryError) as caught:
+        planner.plan(spec, "float32", 8192, 20 * GIB, 64 * GIB)
+    assert "--dtype bfloat16" in caught.value.hint
+    with pytest.raises(OutOfMemoryError) as caught:
+        planner.plan(spec, "bfloat16", 8192, 8 * GIB, 64 * GIB)
+    assert caught.value.hint == "Choose a smaller model."
+    assert caught.value.exit_code == 5
