@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ import torch
 # Read when Triton is imported, which transformers does.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_report_header() -> str:
+    """Say what the kernels run on."""
+    if find_spec("triton") is None:
+        return "kernels: not tested, triton is not installed"
+    if torch.cuda.is_available():
+        return f"kernels: compiled for {torch.cuda.get_device_name()}"
+    return "kernels: in Triton's interpreter, since there is no GPU; tests marked gpu are skipped"
 
 
 @pytest.fixture(scope="session")
