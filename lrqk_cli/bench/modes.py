@@ -12,8 +12,8 @@ from lrqk_cli.memory import accounting
 def named_modes(names: Iterable[str], settings: LrqkConfig, context: int) -> dict[str, LrqkConfig]:
     """Return the settings of modes by name.
 
-    ``resident`` is ``lrqk`` with every row resident; ``paper-no-hit-miss`` is ``paper`` without its hot set, so
-    that every row travels in every step; ``dense-eager`` are the settings of ``dense``.
+    ``resident`` is ``lrqk`` with every row resident; ``paper-no-hit-miss`` is ``paper`` without a hot set:
+    what a step demands travels in every step. ``dense-eager`` has the settings of ``dense``.
 
     Args:
         settings: those of ``lrqk``, under measurement.

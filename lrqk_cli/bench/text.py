@@ -41,3 +41,8 @@ def synthetic_tokens(encode: Callable[[str], list[int]], count: int, seed: int =
     while len(tokens) < count:
         tokens.extend(encode("".join(next(source) for _ in range(64))))
     return tokens[:count]
+
+
+def random_tokens(vocabulary: int, count: int, seed: int = 0) -> list[int]:
+    """Return ``count`` token ids drawn evenly from a vocabulary, for a model without a tokenizer."""
+    return random.Random(seed).choices(range(vocabulary), k=count)

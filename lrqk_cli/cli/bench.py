@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import typer
 
 from lrqk_cli.cli import measurement, method, options, suites
 from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.cli.variations import parse_variations
-from lrqk_cli.config import AlsConfig, AttentionMode, LrqkConfig, default_top_k
+from lrqk_cli.config import AlsConfig, LrqkConfig, default_top_k
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lrqk_cli.bench.report import Report
+    from lrqk_cli.chat.rendering import View
     from lrqk_cli.models.loading import LoadedModel
+    from lrqk_cli.models.shapes import RandomModel
 
 _SETTINGS = LrqkConfig()
-_SPEED_MODES: tuple[str, ...] = get_args(AttentionMode)
 # All modes of a suite, and those that it compares by default.
 _MODES: dict[measurement.Suite, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "speed": (_SPEED_MODES, _SPEED_MODES),
+    "speed": (
+        ("lrqk", "dense", "dense-eager", "offload", "paper", "paper-no-hit-miss"),
+        ("lrqk", "dense"),
+    ),
     "fidelity": (("lrqk", "resident", "paper"), ("lrqk", "resident")),
     "ruler": (("lrqk", "resident", "paper", "dense", "offload"), ("lrqk", "dense")),
 }
@@ -40,6 +44,7 @@ def bench(
     modes: measurement.Modes = None,
     new_tokens: measurement.NewTokens = 128,
     repeat: measurement.Repeat = 3,
+    memory_cap: measurement.MemoryCap = None,
     text: measurement.Text = None,
     tasks: measurement.Tasks = None,
     samples: measurement.Samples = 10,
@@ -50,6 +55,7 @@ def bench(
     qa_data: measurement.QaData = [],  # noqa: B006 - click copies it
     seed: measurement.Seed = 0,
     model: options.Model = DEFAULT_MODEL,
+    shape: measurement.Shape = None,
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
     hot: options.Hot = _SETTINGS.hot,
@@ -86,12 +92,24 @@ def bench(
     elif suite == "fidelity":
         measure = suites.fidelity(asked, variations, tasks or "text", prompts, new_tokens, turns, layers)
     else:
-        measure = suites.speed(asked, new_tokens, repeat, text)
+        measure = suites.speed(asked, new_tokens, repeat, memory_cap, text)
     if plot is not None:
         _check_plot(plot)
-    with _loaded(model, device, dtype, max(asked.contexts), quiet) as (loaded, on_progress):
+    if memory_cap is not None and suite == "speed":
+        _check_memory_cap(device, memory_cap)
+    shape = measurement.chosen_shape(context, suite, shape)
+    dtype_name = None if dtype == "auto" else dtype
+    view = _view(quiet)
+    longest = max(asked.contexts)
+    loaded: LoadedModel | RandomModel
+    if shape is None:
+        loaded = _load_model(model, device, dtype_name, longest, view)
+    else:
+        loaded = _build_shape(shape, device, dtype_name, longest + 1 + new_tokens, view)
+    with _progress(view) as on_progress:
         measured = measure(loaded, settings, on_progress)
-    _show(measured, settings, loaded, model, output, plot)
+    name = model if shape is None else f"{shape} (random weights)"
+    _show(measured, settings, loaded, name, output, plot)
 
 
 def _modes(suite: measurement.Suite, names: str | None) -> tuple[str, ...]:
@@ -110,35 +128,59 @@ def _check_plot(path: Path) -> None:
     check_plot(path)
 
 
-@contextmanager
-def _loaded(
-    model: str, device: str | None, dtype: options.DType, context: int, quiet: bool
-) -> Iterator[tuple[LoadedModel, Callable[[str], None]]]:
-    """The model, and what tells of the progress: on a terminal in one line, else line by line."""
+def _check_memory_cap(device: str | None, size: int) -> None:
+    from lrqk_cli.memory.cap import check_memory_cap
+    from lrqk_cli.models.devices import choose_device
+
+    check_memory_cap(choose_device(device), size)
+
+
+def _view(quiet: bool) -> View:
     from lrqk_cli.chat.console import stderr_console
-    from lrqk_cli.chat.opening import load_model, reserved_context
     from lrqk_cli.chat.rendering import View
 
-    view = View(stderr_console(), quiet)
-    loaded = load_model(model, device, None if dtype == "auto" else dtype, False, view)
+    return View(stderr_console(), quiet)
+
+
+def _load_model(model: str, device: str | None, dtype: str | None, context: int, view: View) -> LoadedModel:
+    from lrqk_cli.chat.opening import load_model, reserved_context
+
+    loaded = load_model(model, device, dtype, False, view)
     reserved_context(context, loaded.spec)
+    return loaded
+
+
+def _build_shape(shape: str, device: str | None, dtype: str | None, context: int, view: View) -> RandomModel:
+    with view.pulling(shape, "Drawing the weights of"):
+        # Within the bar, because importing torch takes seconds.
+        from lrqk_cli.models import shapes
+        from lrqk_cli.models.devices import choose_device, choose_dtype
+
+        place = choose_device(device)
+        return shapes.build(shape, context, place, choose_dtype(dtype, place))
+
+
+@contextmanager
+def _progress(view: View) -> Iterator[Callable[[str], None]]:
+    """What tells of the progress: on a terminal in one line, else line by line."""
     if not view.is_live:
-        yield loaded, view.note
+        yield view.note
         return
     with view.console.status("Measuring") as status:
-        yield loaded, status.update
+        yield status.update
 
 
 def _show(
     measured: Report,
     settings: LrqkConfig,
-    loaded: LoadedModel,
+    loaded: LoadedModel | RandomModel,
     model: str,
     output: measurement.Output,
     plot: Path | None,
 ) -> None:
     """Print what has been measured, also where the run ended early; that is then raised."""
     from lrqk_cli.bench import report
+    from lrqk_cli.bench.environment import environment
     from lrqk_cli.bench.plot import write_plot
     from lrqk_cli.chat.console import print_message, stderr_console
 
@@ -146,7 +188,7 @@ def _show(
         _print_table(measured)
     else:
         write = {"json": report.to_json, "csv": report.to_csv, "md": report.to_markdown}[output]
-        typer.echo(write(report.environment(loaded.device, loaded.dtype, model), settings, measured))
+        typer.echo(write(environment(loaded.device, loaded.dtype, model), settings, measured))
     if plot is not None and measured.chart is not None:
         if measured.chart.points:
             write_plot(measured.chart, plot)
@@ -162,10 +204,11 @@ def _print_table(measured: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for heading in measured.table.columns:
-        name = heading in ("task", "mode")  # not broken where the terminal is narrow
-        table.add_column(heading, justify="left" if name else "right", no_wrap=name, overflow="fold")
+        named = heading in ("task", "mode")  # not broken where the terminal is narrow
+        is_text = named or heading == "test"
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=named, overflow="fold")
     for line in measured.table.lines:
         table.add_row(*line)
     console = Console(highlight=False)

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from lrqk_cli.cli.options import OUTPUT, option
-from lrqk_cli.cli.values import parse_integer, parse_tokens
+from lrqk_cli.cli.options import MODEL, OUTPUT, option
+from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_tokens
 from lrqk_cli.errors import UsageError
 
 Output = Literal["table", "md", "json", "csv"]
@@ -18,7 +18,7 @@ Suite = Literal["speed", "ruler", "fidelity"]
 _RULER_ONLY = frozenset({"haystack", "qa_data", "seed"})
 # Options that only some suites have, by the names of their parameters.
 _SUITE_OPTIONS: dict[Suite, frozenset[str]] = {
-    "speed": frozenset({"new_tokens", "repeat", "text"}),
+    "speed": frozenset({"new_tokens", "repeat", "text", "shape", "memory_cap", "plot"}),
     "fidelity": frozenset({"new_tokens", "text", "tasks", "samples", "turns", "vary", "layers", "plot"})
     | _RULER_ONLY,
     "ruler": frozenset({"tasks", "samples", "vary", "plot"}) | _RULER_ONLY,
@@ -42,7 +42,8 @@ Modes = Annotated[
     str | None,
     option(
         "--modes",
-        help="speed: lrqk, dense, offload. fidelity: lrqk, resident (its noise), paper. ruler: all of them.",
+        help="speed: lrqk, dense, dense-eager, offload, paper, paper-no-hit-miss. "
+        "fidelity: lrqk, resident (its noise), paper. ruler: lrqk, resident, paper, dense, offload.",
         panel=_MEASURE,
         metavar="MODE,…",
     ),
@@ -60,6 +61,25 @@ NewTokens = Annotated[
 Repeat = Annotated[
     int,
     option("--repeat", help="speed: runs of each figure.", panel=_MEASURE, parse=parse_integer, metavar="N"),
+]
+Shape = Annotated[
+    str | None,
+    option(
+        "--shape",
+        help="speed: random weights of a published shape in the place of a model, such as llama-3.1-8b.",
+        panel=MODEL,
+        metavar="NAME",
+    ),
+]
+MemoryCap = Annotated[
+    int | None,
+    option(
+        "--memory-cap",
+        help="speed: device memory that the mode lrqk may allocate, such as 24GiB; the others may all.",
+        panel=_MEASURE,
+        parse=parse_bytes,
+        metavar="BYTES",
+    ),
 ]
 Text = Annotated[
     Path | None,
@@ -145,7 +165,7 @@ Plot = Annotated[
     Path | None,
     option(
         "--plot",
-        help="fidelity, ruler: draw quality against GPU bytes, as .svg or .png.",
+        help="Draw as .svg or .png: decode speed over context, or quality against GPU bytes.",
         panel=OUTPUT,
         metavar="PATH",
     ),
@@ -173,6 +193,23 @@ def refuse_idle(context: typer.Context, suite: Suite, tasks: str | None) -> None
         )
     if suite == "fidelity":
         _refuse_other_tasks(context, {name.strip() for name in (tasks or "text").split(",")})
+
+
+def chosen_shape(context: typer.Context, suite: Suite, shape: str | None) -> str | None:
+    """Return the shape to measure; None where it is a model.
+
+    Raises:
+        UsageError: both are on the command line, or a text for a shape, which has no tokenizer.
+    """
+    if shape is None or suite != "speed":
+        return None
+    given = _given(context, {"shape", "model", "text"})
+    if "shape" not in given:  # it comes from a variable or the config file, which a flag overrules
+        return None if given else shape
+    for name in given:
+        if name != "shape":
+            raise UsageError(f"--shape and {_flag(name)} exclude each other.", "Leave one of them out.")
+    return shape
 
 
 def _refuse_other_tasks(context: typer.Context, tasks: set[str]) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.config import AttentionMode, LrqkConfig
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from lrqk_cli.bench.report import Report
     from lrqk_cli.bench.ruler.tasks import Sources
     from lrqk_cli.models.loading import LoadedModel
+    from lrqk_cli.models.shapes import RandomModel
 
     OnProgress = Callable[[str], None]
-    Measure = Callable[[LoadedModel, LrqkConfig, OnProgress], Report]
+    # Of a LoadedModel; the speed suite also takes a RandomModel.
+    Measure = Callable[[Any, LrqkConfig, OnProgress], Report]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +65,7 @@ class Prompts:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class SpeedPrompt:
-    """What the speed suite reads to the model: a text, or made-up sentences; a shape has no tokenizer."""
-
-    text: Path | None
-
-    def of(self, loaded: LoadedModel | RandomModel, count: int) -> list[int]:
-        """Return ``count`` tokens.
-
-        Raises:
-            UsageError: the text is shorter.
-            DocumentError: it cannot be read.
-        """
-        from lrqk_cli.models.loading import LoadedModel
-
-        if isinstance(loaded, LoadedModel):
-            return _prompt(self.text, loaded.tokenizer, count)
-        from lrqk_cli.bench.text import random_tokens
-
-        return random_tokens(loaded.spec.vocab_size, count)
-
-
-def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, text: Path | None) -> MeasureSpeed:
+def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, text: Path | None) -> Measure:
     """Prefill, decode, memory and misses.
 
     Raises:
@@ -99,30 +79,29 @@ def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, te
     from lrqk_cli.bench.speed.measure import measure as measure_speed
     from lrqk_cli.bench.speed.plan import Plan
     from lrqk_cli.bench.speed.roofline import Bandwidth
+    from lrqk_cli.models.shapes import RandomModel
 
     plan = Plan(asked.modes, asked.contexts, new_tokens, repeat, memory_cap)
 
     def measure(loaded: LoadedModel | RandomModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
-        from lrqk_cli.models.shapes import RandomModel
-
         longest = max(plan.prompt_tokens(context, loaded.spec) for context in plan.contexts)
-        prompt = SpeedPrompt(text).of(loaded, longest)
+        prompt = _speed_prompt(loaded, text, longest)
         modes = named_modes(plan.modes, settings, longest)
-        on_progress("bandwidth of memory")
+        is_random = isinstance(loaded, RandomModel)
+        on_progress("memory bandwidth")
         bandwidth = Bandwidth.of(loaded.device)
         subject = Subject(loaded.model, loaded.spec, modes, prompt, bandwidth)
         results, ended_by = collect(measure_speed(subject, plan, on_progress))
-        is_random = isinstance(loaded, RandomModel)
         facts = {
             "name": "speed",
             "new_tokens": new_tokens,
             "repeat": repeat,
             "text": "random tokens" if is_random else _named(text),
-            "weights": "random" if is_random else "the model's own",
-            "memory_bytes_per_s": bandwidth.memory,
-            "link_bytes_per_s": bandwidth.link,
-            "memory_cap_bytes": memory_cap,
+            "random_weights": is_random,
+            "memory_bytes_per_s": round(bandwidth.memory),
         }
+        if bandwidth.link is not None:
+            facts["link_bytes_per_s"] = round(bandwidth.link)
         return Report(
             facts,
             results,
@@ -243,6 +222,16 @@ def _ruler_sources(prompts: Prompts) -> Sources:
     if prompts.haystack is None:
         return Sources(Essay.made_up(), qa)
     return Sources(Essay("\n".join(document.text for document in read_documents([prompts.haystack]))), qa)
+
+
+def _speed_prompt(loaded: LoadedModel | RandomModel, text: Path | None, count: int) -> list[int]:
+    from lrqk_cli.models.shapes import RandomModel
+
+    if isinstance(loaded, RandomModel):
+        from lrqk_cli.bench.text import random_tokens
+
+        return random_tokens(loaded.spec.vocab_size, count)
+    return _prompt(text, loaded.tokenizer, count)
 
 
 def _prompt(text: Path | None, tokenizer: Any, count: int) -> list[int]:

@@ -1,0 +1,79 @@
+"""What a reader needs to know of the machine and the software to judge figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lrqk_cli
+
+_SECONDS = 10  # for a program to answer
+
+
+def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[str, Any]:
+    """Return the facts by name; None for what is not there, such as the driver of a CPU."""
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
+    return {
+        "lrqk": lrqk_cli.__version__,
+        "git_commit": git_commit(Path(lrqk_cli.__file__).parent),
+        "model": model,
+        "device": name,
+        "device_type": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "triton": _version("triton"),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "driver": _driver() if on_gpu else None,
+        "platform": platform.platform(),
+    }
+
+
+def git_commit(package: Path) -> str | None:
+    """Return the commit of a package's checkout, with ``+`` if it is changed; None where it is installed."""
+    checkout = package.parent
+    # An installed package may lie inside somebody else's repository.
+    if not (checkout / ".git").exists():
+        return None
+    commit = _answer("git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD")
+    if commit is None:
+        return None
+    changed = _answer("git", "-C", str(checkout), "status", "--porcelain", "--", str(package))
+    return commit + ("+" if changed else "")
+
+
+def _driver() -> str | None:
+    found = _answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return found.splitlines()[0] if found else None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _answer(program: str, *arguments: str) -> str | None:
+    """Return what a program prints; None if it is not there or fails."""
+    path = shutil.which(program)
+    if path is None:
+        return None
+    try:
+        done = subprocess.run(
+            [path, *arguments], capture_output=True, text=True, timeout=_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,1 @@
+"""How fast prefill and decode are, and what memory they take, mode by mode."""

@@ -1,0 +1,107 @@
+"""The speed suite: every mode at every context, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PreTrainedModel
+
+from lrqk_cli.bench.speed.plan import Plan
+from lrqk_cli.bench.speed.results import SpeedResult, empty_result, with_figures
+from lrqk_cli.bench.speed.roofline import Bandwidth, step_bytes
+from lrqk_cli.bench.speed.runners import open_runner, release
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.errors import OutOfMemoryError
+from lrqk_cli.memory.cap import memory_cap
+
+# A decode step runs eagerly, the next one is captured, and further ones are replayed.
+_WARM_UP_STEPS = 4
+# So that a segment also attends to rows of an earlier one.
+_WARM_UP_SEGMENTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        modes: settings by name.
+        prompt: at least as many tokens as the longest context.
+        bandwidth: of the device that the model is on.
+    """
+
+    model: PreTrainedModel
+    spec: ModelSpec
+    modes: dict[str, LrqkConfig]
+    prompt: Sequence[int]
+    bandwidth: Bandwidth
+
+
+def measure(subject: Subject, plan: Plan, on_progress: Callable[[str], None]) -> Iterator[SpeedResult]:
+    """Yield one result for each (mode, context) of the plan; one that does not fit says so.
+
+    Args:
+        on_progress: told what is being measured.
+
+    Raises:
+        UsageError: the model's limit has no room, or the cap cannot be set on this device.
+    """
+    device = torch.device(subject.model.device)
+    for context in plan.contexts:
+        length = plan.prompt_tokens(context, subject.spec)
+        for mode in plan.modes:
+            head = empty_result(mode, context, length, plan.new_tokens)
+            if mode == "lrqk" and plan.memory_cap is not None:
+                head = replace(head, memory_cap_bytes=plan.memory_cap)
+            release(device)
+            try:
+                with _cap(device, head.memory_cap_bytes):
+                    result = _measure_one(subject, plan, head, on_progress)
+            except (OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                result = replace(head, error=f"does not fit: {str(error).splitlines()[0]}")
+            yield result
+
+
+def _cap(device: torch.device, size: int | None) -> AbstractContextManager[None]:
+    return nullcontext() if size is None else memory_cap(device, size)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (OutOfMemoryError, torch.OutOfMemoryError)):
+        return True
+    return "can't allocate memory" in str(error)  # what torch says on a CPU, where it has no class for it
+
+
+def _measure_one(
+    subject: Subject, plan: Plan, head: SpeedResult, on_progress: Callable[[str], None]
+) -> SpeedResult:
+    label = f"{head.mode} at {head.prompt_tokens:,} tokens"
+    prompt, settings = subject.prompt[: head.prompt_tokens], subject.modes[head.mode]
+    on_progress(f"{label}: warming up")
+    context = head.prompt_tokens + plan.answer_tokens
+    with open_runner(head.mode, subject.model, subject.spec, settings, context) as runner:
+        runner.run(prompt[: _WARM_UP_SEGMENTS * runner.segment], min(_WARM_UP_STEPS, plan.new_tokens))
+        runs = []
+        for number in range(1, plan.repeat + 1):
+            on_progress(f"{label}: run {number} of {plan.repeat}")
+            runs.append(runner.run(prompt, plan.new_tokens))
+        result = replace(with_figures(head, runs, runner.memory()), note=runner.note)
+    return _with_roofline(result, subject, settings, plan)
+
+
+def _with_roofline(result: SpeedResult, subject: Subject, settings: LrqkConfig, plan: Plan) -> SpeedResult:
+    depth = result.prompt_tokens + plan.new_tokens // 2
+    needed = step_bytes(subject.model, subject.spec, settings, depth)
+    if needed is None or result.decode_tokens_per_s is None:
+        return result
+    limit = needed.tokens_per_second(subject.bandwidth)
+    return replace(
+        result,
+        roofline_bytes_per_token=needed.total,
+        roofline_share=result.decode_tokens_per_s / limit,
+    )

@@ -1,0 +1,58 @@
+"""What the speed suite is to measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lrqk_cli.config import ModelSpec
+from lrqk_cli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        modes: their names, see ``bench.modes``.
+        contexts: tokens of the prompts; fewer where the model's limit leaves no room for the decode steps.
+        new_tokens: decode steps after each prefill.
+        repeat: runs of each (mode, context).
+        memory_cap: bytes that torch may allocate on the device in the mode ``lrqk``; None for no cap.
+
+    Raises:
+        UsageError: there is nothing to measure, or the cap has no mode to act on.
+    """
+
+    modes: tuple[str, ...]
+    contexts: tuple[int, ...]
+    new_tokens: int
+    repeat: int
+    memory_cap: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.new_tokens < 1 or self.repeat < 1:
+            raise UsageError("--new-tokens and --repeat must be at least 1.")
+        if self.memory_cap is not None and "lrqk" not in self.modes:
+            raise UsageError(
+                "--memory-cap is for the mode lrqk, which --modes leaves out.", "Add lrqk, or leave it out."
+            )
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens after a prompt: the first comes from the prefill, each further one takes a decode step."""
+        return 1 + self.new_tokens
+
+    def prompt_tokens(self, context: int, spec: ModelSpec) -> int:
+        """Return the tokens of the prompt for a context.
+
+        Raises:
+            UsageError: the model's limit has no room for a prompt and the decode steps.
+        """
+        room = spec.max_context - self.answer_tokens
+        if room < 1:
+            raise UsageError(
+                f"The {spec.max_context:,} tokens that {spec.name} allows have no room for a prompt and "
+                f"{self.new_tokens:,} new tokens.",
+                "Lower --new-tokens.",
+            )
+        return min(context, room)

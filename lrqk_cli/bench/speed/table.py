@@ -1,0 +1,123 @@
+"""The figures of the speed suite for a person: a table as llama-bench prints it, notes, and a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lrqk_cli.bench.plot import LineChart, LinePoint
+from lrqk_cli.bench.report import Table
+from lrqk_cli.bench.speed.results import SpeedResult
+from lrqk_cli.bench.speed.roofline import Bandwidth
+
+_COLUMNS = (
+    "mode",
+    "test",
+    "tokens/s",
+    "TTFT s",
+    "peak GiB",
+    "host GiB",
+    "miss rate",
+    "link MiB",
+    "roofline",
+)
+_BLANK = ""
+RANDOM_WEIGHTS = (
+    "The weights are random: miss rate and link traffic are not representative, because attention without "
+    "training is flat, so that most of what a step demands is missed."
+)
+
+
+def table(results: Sequence[SpeedResult]) -> Table:
+    """Return two lines a result: prompt processing, and text generation at its depth."""
+    lines = [line for result in results for line in (_prefill_cells(result), _decode_cells(result))]
+    return Table(_COLUMNS, tuple(lines))
+
+
+def notes(results: Sequence[SpeedResult], bandwidth: Bandwidth, *, random_weights: bool) -> list[str]:
+    """Return what the table does not say, in sentences."""
+    found = [
+        f"{result.mode} at {result.prompt_tokens:,} tokens {result.error}"
+        for result in results
+        if result.error is not None
+    ]
+    found += [
+        f"{result.mode} at {result.prompt_tokens:,} tokens: {result.note}."
+        for result in results
+        if result.note is not None
+    ]
+    link = "" if bandwidth.link is None else f", of the link {bandwidth.link / 1e9:,.1f} GB/s"
+    found.append(f"Measured bandwidth of memory: {bandwidth.memory / 1e9:,.1f} GB/s{link}.")
+    if random_weights:
+        found.append(RANDOM_WEIGHTS)
+    return found
+
+
+def chart(results: Sequence[SpeedResult]) -> LineChart:
+    """Return the decode speed over the context, one line a mode."""
+    points = [
+        LinePoint(
+            result.prompt_tokens,
+            result.decode_tokens_per_s,
+            result.decode_tokens_per_s_std or 0.0,
+            result.mode,
+        )
+        for result in results
+        if result.decode_tokens_per_s is not None
+    ]
+    return LineChart("Decode", "tokens/s", points)
+
+
+def _prefill_cells(result: SpeedResult) -> tuple[str, ...]:
+    if result.error is not None:
+        return (result.mode, result.prefill_test, "does not fit", *[_BLANK] * (len(_COLUMNS) - 3))
+    return (
+        result.mode,
+        result.prefill_test,
+        _mean(result.prefill_tokens_per_s, result.prefill_tokens_per_s_std),
+        "" if result.ttft_s is None else _digits(result.ttft_s),
+        *[_BLANK] * (len(_COLUMNS) - 4),
+    )
+
+
+def _decode_cells(result: SpeedResult) -> tuple[str, ...]:
+    if result.error is not None:
+        return (result.mode, result.decode_test, "does not fit", *[_BLANK] * (len(_COLUMNS) - 3))
+    return (
+        result.mode,
+        result.decode_test,
+        _mean(result.decode_tokens_per_s, result.decode_tokens_per_s_std),
+        _BLANK,
+        _scaled(result.peak_device_bytes, 2**30),
+        _scaled(result.host_kv_bytes, 2**30),
+        _share(result.miss_rate),
+        _scaled(result.bytes_fetched_per_token, 2**20),
+        _share(result.roofline_share),
+    )
+
+
+def _mean(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
+        return _BLANK
+    if deviation is None:
+        return _digits(mean)
+    return f"{_digits(mean)} ± {deviation:,.{_decimals(mean)}f}"
+
+
+def _digits(value: float) -> str:
+    """Return a number with at least three digits."""
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    return max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+
+
+def _scaled(size: float | None, unit: int) -> str:
+    if size is None:
+        return _BLANK
+    return "0" if size == 0 else f"{size / unit:,.2f}" if size < 100 * unit else f"{size / unit:,.0f}"
+
+
+def _share(share: float | None) -> str:
+    return _BLANK if share is None else f"{share:.1%}"
