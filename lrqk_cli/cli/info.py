@@ -2,37 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from lrqk_cli.cli import method, options
+from lrqk_cli.cli.footprint import Question, footprint
+from lrqk_cli.cli.values import parse_bytes
 from lrqk_cli.config import LrqkConfig, default_top_k
 
-if TYPE_CHECKING:
-    from lrqk_cli.config import ModelSpec
-
 _SETTINGS = LrqkConfig()
+_SETTABLE = (
+    "attention",
+    "rank",
+    "index_bits",
+    "hot",
+    "top_k",
+    "recent",
+    "tail",
+    "segment",
+    "solver",
+    "grouping",
+    "hot_policy",
+)
 
 Model = Annotated[
     str | None,
     options.option(
-        "--model", help="What to describe; without it, this machine.", panel=options.MODEL, metavar="MODEL"
+        "--model",
+        help="What to describe: as for chat, or a shape of bench. Without it, this machine.",
+        panel=options.MODEL,
+        metavar="MODEL",
+    ),
+]
+_MEMORY = "Memory"
+Vram = Annotated[
+    int | None,
+    options.option(
+        "--vram",
+        help="Choose the settings for so much free device memory, such as 12GiB.",
+        panel=_MEMORY,
+        parse=parse_bytes,
+        metavar="SIZE",
+    ),
+]
+Ram = Annotated[
+    int | None,
+    options.option(
+        "--ram",
+        help="Free host memory for KV rows. (default: what is free)",
+        panel=_MEMORY,
+        parse=parse_bytes,
+        metavar="SIZE",
     ),
 ]
 
 
 def info(
+    context: typer.Context,
     model: Model = None,
     ctx: options.Context = None,
+    vram: Vram = None,
+    ram: Ram = None,
     attention: options.Attention = _SETTINGS.attention,
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
     hot: options.Hot = _SETTINGS.hot,
     top_k: options.TopK = None,
     recent: options.Recent = _SETTINGS.recent,
+    tail: options.Tail = _SETTINGS.tail,
+    segment: options.Segment = None,
     solver: method.Solver = _SETTINGS.solver,
     grouping: method.Grouping = _SETTINGS.grouping,
     hot_policy: method.Policy = _SETTINGS.hot_policy,
@@ -41,7 +81,7 @@ def info(
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Show this machine; with --model, the memory that a model and a context take, from its config alone."""
+    """Show this machine; with --model, what a model and a context take, and with --vram how they fit."""
     settings = LrqkConfig(
         attention,
         rank,
@@ -49,6 +89,8 @@ def info(
         hot,
         top_k or default_top_k(hot),
         recent,
+        tail,
+        segment,
         solver=solver,
         grouping=grouping,
         hot_policy=hot_policy,
@@ -56,7 +98,9 @@ def info(
     if model is None:
         report: dict[str, Any] = {"machine": _machine(device), "models": _models()}
     else:
-        report = _footprint(model, ctx, settings, device, None if dtype == "auto" else dtype)
+        wanted = {name: getattr(settings, name) for name in _SETTABLE if _is_said(context, name)}
+        number_format = None if dtype == "auto" else dtype
+        report = footprint(Question(model, ctx, settings, wanted, device, number_format, vram, ram))
     if as_json:
         from lrqk_cli.chat.report import to_json
 
@@ -64,7 +108,17 @@ def info(
     elif model is None:
         _print_machine(report)
     else:
-        _print_footprint(report)
+        from rich.console import Console
+
+        from lrqk_cli.cli.footprint_view import print_footprint
+
+        print_footprint(report, Console(highlight=False))
+
+
+def _is_said(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, in a variable or in the config file."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _machine(device: str | None) -> dict[str, Any]:
@@ -80,6 +134,7 @@ def _machine(device: str | None) -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name(chosen) if on_gpu else None,
         "device_bytes": probe.total_device_bytes(chosen),
         "device_free_bytes": probe.free_device_bytes(chosen),
+        "link_bytes_per_s": probe.link_bandwidth(chosen),
         "host_bytes": probe.total_host_bytes(),
         "host_free_bytes": probe.free_host_bytes(),
         "dtype": str(choose_dtype(None, chosen)).removeprefix("torch."),
@@ -108,98 +163,6 @@ def _models() -> list[dict[str, Any]]:
     ]
 
 
-def _footprint(
-    model: str, ctx: int | None, settings: LrqkConfig, device: str | None, dtype: str | None
-) -> dict[str, Any]:
-    import torch
-
-    from lrqk_cli.chat.opening import reserved_context
-    from lrqk_cli.memory import accounting
-    from lrqk_cli.models.devices import choose_device, choose_dtype
-    from lrqk_cli.models.loading import load_spec, resolve
-
-    config, spec = load_spec(resolve(model))
-    context = reserved_context(ctx, spec)
-    published = config.dtype if isinstance(config.dtype, torch.dtype) else None
-    name = str(choose_dtype(dtype, choose_device(device), published)).removeprefix("torch.")
-    kv = accounting.kv_bytes(spec, settings, context, name)
-    weights = accounting.weight_bytes(spec, name)
-    return {
-        "model": model,
-        "architecture": spec.architecture,
-        "parameters": spec.num_parameters,
-        "shape": _shape(spec),
-        "ctx": context,
-        "dtype": name,
-        "attention": asdict(settings),
-        "device_memory": {
-            "weights": weights,
-            "kv_rows": kv.device_kv,
-            "index": kv.index,
-            "hot_rows": kv.hot,
-            "sliding_windows": kv.sliding,
-            "bookkeeping": kv.bookkeeping,
-            "total": weights + kv.device,
-        },
-        "host_memory": {"kv_rows": kv.host_kv},
-        "full_attention_device_memory": weights + kv.full_attention,
-    }
-
-
-def _shape(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "layers": spec.num_layers,
-        "full_attention_layers": spec.num_full_layers,
-        "heads": spec.num_heads,
-        "kv_heads": spec.num_kv_heads,
-        "head_dim": spec.head_dim,
-        "max_context": spec.max_context,
-        "trained_context": spec.trained_context,
-    }
-
-
-_ITEMS = {
-    "weights": "Weights",
-    "kv_rows": "KV rows of all tokens",
-    "index": "Low-rank index",
-    "hot_rows": "Hot rows and recent window",
-    "sliding_windows": "Sliding windows",
-    "bookkeeping": "Tables and factors",
-    "total": "Together",
-}
-
-
-def _print_footprint(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from lrqk_cli.chat.rendering import format_bytes
-
-    shape = report["shape"]
-    console = Console(highlight=False)
-    console.print(
-        f"{report['model']}: {report['architecture']}, {report['parameters']:,} parameters, "
-        f"{shape['layers']} layers ({shape['full_attention_layers']} full attention), "
-        f"{shape['heads']} heads, {shape['kv_heads']} KV heads of {shape['head_dim']}"
-    )
-    console.print(
-        f"{report['ctx']:,} tokens of at most {shape['max_context']:,}, {report['dtype']}, "
-        f"--attention {report['attention']['attention']}\n"
-    )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("on the device")
-    table.add_column("memory", justify="right")
-    for key, label in _ITEMS.items():
-        size = report["device_memory"][key]
-        if size:
-            table.add_row(label, format_bytes(size), style="bold" if key == "total" else None)
-    table.add_section()
-    table.add_row("Full attention instead", format_bytes(report["full_attention_device_memory"]))
-    console.print(table)
-    console.print(f"\nIn host memory: {format_bytes(report['host_memory']['kv_rows'])} of KV rows.")
-    console.print("Not counted: activations of a segment, and what the allocator and the driver take.")
-
-
 def _print_machine(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -212,6 +175,8 @@ def _print_machine(report: dict[str, Any]) -> None:
     grid.add_row("Device", f"{machine['device']}{name}, computing in {machine['dtype']}")
     grid.add_row("Device memory", _free_of(machine["device_free_bytes"], machine["device_bytes"]))
     grid.add_row("Host memory", _free_of(machine["host_free_bytes"], machine["host_bytes"]))
+    if machine["link_bytes_per_s"]:
+        grid.add_row("From host memory", f"{machine['link_bytes_per_s'] / 1e9:.1f} GB/s, measured")
     for package, found in machine["versions"].items():
         grid.add_row(package, found or "not installed")
     table = Table(box=None, pad_edge=False, header_style="bold")

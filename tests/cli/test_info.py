@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ import torch
 from lrqk_cli.__main__ import main
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.config import LrqkConfig
-from lrqk_cli.models import catalog, loading
+from lrqk_cli.models import catalog, loading, shapes
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -84,3 +87,89 @@ def test_bench_measures_every_model_of_the_catalog(capsys: pytest.CaptureFixture
         assert result["prefill_tokens_per_s"] > 0
     assert report["results"][0]["miss_rate"] < 1.0
     assert report["results"][2]["miss_rate"] == 1.0
+
+
+def shown_at_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = output_of(capsys, "info", *arguments)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "\x1b" not in shown
+    return shown
+
+
+def test_settings_follow_from_the_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--model", "llama-3.1-8b", "--ctx", "128k", "--vram", "24GiB", "--ram", "32GiB"]
+    flags += ["--dtype", "bfloat16"]
+    report = json.loads(output_of(capsys, "info", *flags, "--json"))
+    assert report["attention"]["attention"] == "lrqk"
+    assert report["device_memory"]["total"] <= report["budget"] == 24 << 30
+    assert report["longest_context"] == 131072
+    assert report["full_attention_device_memory"] > report["budget"]
+    cards = {(cell["device_bytes"] >> 30, cell["ctx"]): cell for cell in report["cards"]}
+    assert len(cards) == 28
+    assert cards[24, 8192]["attention"] == "dense"
+    assert cards[8, 8192]["attention"] is None
+    shown = shown_at_80_columns(capsys, monkeypatch, *flags)
+    bar = next(line for line in shown.splitlines() if line.startswith("[#"))
+    assert len(bar) == 62
+    assert f"--hot {report['attention']['hot']} " in shown
+    assert "As many hot rows as the memory holds." in shown
+
+
+def test_what_was_asked_for_stays(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LRQK_RANK", "32")
+    flags = ["--model", "llama-3.1-8b", "--vram", "24GiB", "--ram", "64GiB", "--dtype", "bfloat16"]
+    report = json.loads(output_of(capsys, "info", *flags, "--hot", "2048", "--json"))
+    assert (report["attention"]["hot"], report["attention"]["rank"]) == (2048, 32)
+    assert report["attention"]["attention"] == "lrqk"
+
+
+def test_what_does_not_fit_is_refused_with_what_does(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", "qwen3-4b", "--ctx", "40k", "--vram", "10GiB", "--ram", "2GiB", "--dtype", "bfloat16"]
+    with pytest.raises(SystemExit) as stop:
+        main(["info", *flags])
+    assert stop.value.code == 5
+    error = capsys.readouterr().err
+    assert "needs at least" in error
+    assert "Choose --ctx" in error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only torch knows the machine")
+@pytest.mark.parametrize("model", ["qwen2.5-coder-0.5b", "llama-3.1-8b"])
+def test_a_model_is_described_without_torch(model: str) -> None:
+    program = (
+        "import sys\nfrom lrqk_cli.__main__ import main\n"
+        f"try: main(['info', '--model', '{model}', '--vram', '24GiB', '--ram', '64GiB', '--device', 'cpu'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_a_folder_is_described_by_its_config_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = {**shapes.shapes()["llama-3.2-1b"], "torch_dtype": "float16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    report = json.loads(output_of(capsys, "info", "--model", str(tmp_path), "--ctx", "8k", "--json"))
+    assert report["parameters"] == 1_235_814_400
+
+
+@pytest.mark.parametrize(
+    ("config", "code"), [("{", 4), ('{"model_type": "no-such-model"}', 4), ('{"model_type": "mamba"}', 4)]
+)
+def test_a_config_that_cannot_be_served_is_a_plain_error(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str, code: int
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(SystemExit) as stop:
+        main(["info", "--model", str(tmp_path), "--ctx", "8k"])
+    assert stop.value.code == code
+    assert "Traceback" not in capsys.readouterr().err

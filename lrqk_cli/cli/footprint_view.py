@@ -1,0 +1,139 @@
+"""The report of ``lrqk info --model`` on a terminal of 80 columns, with and without colour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lrqk_cli.chat.rendering import format_bytes
+from lrqk_cli.cli.footprint import CARDS, CONTEXTS
+
+_ITEMS = {
+    "weights": "Weights",
+    "kv_rows": "KV rows of all tokens",
+    "index": "Low-rank index",
+    "hot_rows": "Hot rows and recent window",
+    "sliding_windows": "Sliding windows",
+    "bookkeeping": "Tables and factors",
+    "decode_scratch": "Scratch of decode steps",
+    "logits": "Logits",
+    "prefill_attention": "Reading a segment: attention",
+    "prefill_mlp": "Reading a segment: MLP",
+    "settling": "Building the index",
+    "cublas": "Scratch of cuBLAS",
+    "fragments": "What the allocator cannot reuse",
+    "cuda_context": "CUDA context",
+    "total": "Together",
+}
+_BAR = 60
+# What stands for each part of the bar.
+_PARTS = {
+    "#": ("weights", ("weights",)),
+    "=": ("rows and index", ("kv_rows", "index", "hot_rows", "sliding_windows", "bookkeeping")),
+}
+
+
+def print_footprint(report: dict[str, Any], console: Console) -> None:
+    """Print the report of ``footprint``."""
+    shape = report["shape"]
+    console.print(
+        f"{report['model']}: {report['architecture']}, {report['parameters']:,} parameters, "
+        f"{shape['layers']} layers ({shape['full_attention_layers']} full attention), "
+        f"{shape['heads']} heads, {shape['kv_heads']} KV heads of {shape['head_dim']}"
+    )
+    console.print(f"{report['ctx']:,} tokens of at most {shape['max_context']:,}, {report['dtype']}")
+    console.print(_chosen(report) + "\n")
+    console.print(_items(report))
+    if report["budget"] is not None:
+        console.print("\n" + _bar(report), markup=False)
+    if report["host_memory"]["kv_rows"]:
+        console.print(f"\nIn host memory: {format_bytes(report['host_memory']['kv_rows'])} of KV rows.")
+    else:
+        console.print()
+    if report["longest_context"] is not None:
+        longest, most = report["longest_context"], shape["max_context"]
+        limit = " (the model's limit)" if longest == most else ""
+        console.print(f"Longest context that fits: {longest:,} tokens{limit}.")
+    if report["predicted"] is not None:
+        console.print(_prediction(report["predicted"]))
+    console.print()
+    console.print(_cards(report))
+    console.print(
+        "full: full attention fits. A number: LRQK with so many hot rows. -: too little.", style="dim"
+    )
+    if CONTEXTS[-1] > shape["max_context"]:
+        console.print(f"*: beyond the model's {shape['max_context']:,} tokens.", style="dim")
+    console.print("Sizes are those of a GPU; what comes and goes is an upper bound.", style="dim")
+
+
+def _chosen(report: dict[str, Any]) -> str:
+    attention = report["attention"]
+    text = f"--attention {attention['attention']}"
+    if attention["attention"] == "lrqk":
+        text += (
+            f" --rank {attention['rank']} --index-bits {attention['index_bits']}"
+            f" --hot {attention['hot']} --top-k {attention['top_k']}"
+        )
+    if attention["segment"]:
+        text += f" --segment {attention['segment']}"
+    return text + (f"\n{report['why']}" if report["why"] else "")
+
+
+def _items(report: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("on the device, at the peak")
+    table.add_column("memory", justify="right")
+    for key, label in _ITEMS.items():
+        size = report["device_memory"].get(key)
+        if size:
+            table.add_row(label, format_bytes(size), style="bold" if key == "total" else None)
+    table.add_section()
+    table.add_row("Full attention instead", format_bytes(report["full_attention_device_memory"]))
+    return table
+
+
+def _bar(report: dict[str, Any]) -> str:
+    """Return the budget as a bar of characters that need no colour."""
+    budget, items = report["budget"], report["device_memory"]
+    sizes = {mark: sum(items.get(key, 0) for key in keys) for mark, (_, keys) in _PARTS.items()}
+    sizes["+"] = items["total"] - sum(sizes.values())
+    drawn, end = "", 0
+    for mark, size in sizes.items():
+        end += size
+        drawn += mark * (min(_BAR, round(_BAR * end / budget)) - len(drawn))
+    fits = "" if items["total"] <= budget else ", which is too little"
+    return (
+        f"[{drawn:.<{_BAR}}]\n"
+        f"{format_bytes(items['total'])} of {format_bytes(budget)}{fits}\n"
+        "# weights  = rows and index  + scratch and driver  . free"
+    )
+
+
+def _prediction(predicted: dict[str, Any]) -> str:
+    return (
+        f"Predicted, not measured: at most {predicted['decode_tokens_per_s']:.0f} tokens/s while answering,\n"
+        f"full attention {predicted['full_attention_decode_tokens_per_s']:.0f}, by "
+        f"{predicted['bandwidth_bytes_per_s'] / 1e9:.0f} GB/s of memory bandwidth; misses not counted."
+    )
+
+
+def _cards(report: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("card")
+    limit = report["shape"]["max_context"]
+    for context in CONTEXTS:
+        table.add_column(f"{context >> 10}k" + ("*" if context > limit else ""), justify="right")
+    for number, card in enumerate(CARDS):
+        row = report["cards"][number * len(CONTEXTS) : (number + 1) * len(CONTEXTS)]
+        table.add_row(f"{card} GiB", *(_cell(cell) for cell in row))
+    return table
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    if cell["attention"] is None:
+        return "-"
+    if cell["attention"] == "dense":
+        return "full"
+    return f"{cell['hot']:,}" if cell["hot"] else str(cell["attention"])

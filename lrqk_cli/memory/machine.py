@@ -1,0 +1,127 @@
+"""What there is to compute on, found out without importing torch, which takes seconds."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_QUERY = "name,memory.total,memory.free,compute_cap,mig.mode.current"
+_SECONDS = 5  # for a program to answer
+
+# Published memory bandwidths in bytes a second, by a part of the name that nvidia-smi gives; longer names
+# stand first.
+_BANDWIDTHS: Mapping[str, float] = {
+    "RTX 3060": 360e9,
+    "RTX 3090 Ti": 1008e9,
+    "RTX 3090": 936e9,
+    "RTX 4060 Ti": 288e9,
+    "RTX 4060": 272e9,
+    "RTX 4070 Ti SUPER": 672e9,
+    "RTX 4070": 504e9,
+    "RTX 4080": 717e9,
+    "RTX 4090": 1008e9,
+    "RTX 5070 Ti": 896e9,
+    "RTX 5070": 672e9,
+    "RTX 5080": 960e9,
+    "RTX 5090": 1792e9,
+    "H100 80GB HBM3": 3350e9,
+    "H100 PCIe": 2000e9,
+    "H200": 4800e9,
+    "A10": 600e9,
+    "L4": 300e9,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A device.
+
+    Attributes:
+        device: as in ``torch.device``.
+        name: of the GPU; None for a CPU.
+        total, free: bytes of its memory; of a CPU, None.
+        has_bfloat16: it computes in bfloat16 without emulating it.
+        bandwidth: published bytes a second of its memory; None where it is not known.
+    """
+
+    device: str
+    name: str | None
+    total: int | None
+    free: int | None
+    has_bfloat16: bool
+    bandwidth: float | None
+
+
+def look(device: str | None = None) -> Machine | None:
+    """Find out what torch would compute on.
+
+    Args:
+        device: ``cpu``; or None for the best there is.
+
+    Returns:
+        None where only torch can tell: another device, several GPUs, a part of a GPU, or a system that is not
+        Linux on x86.
+    """
+    if platform.system() != "Linux" or platform.machine() != "x86_64" or device not in (None, "auto", "cpu"):
+        return None
+    if device == "cpu" or not _torch_has_cuda():
+        return _cpu()
+    rows = _nvidia_smi()
+    if rows is None:
+        return _cpu()
+    if len(rows) != 1 or os.environ.get("CUDA_VISIBLE_DEVICES", "0") != "0":
+        return None
+    name, total, free, capability, parts = rows[0]
+    if parts == "Enabled":
+        return None
+    return Machine(
+        device="cuda:0",
+        name=name,
+        total=int(total) << 20,
+        free=int(free) << 20,
+        has_bfloat16=float(capability) >= 8.0,
+        bandwidth=bandwidth_of(name),
+    )
+
+
+def bandwidth_of(name: str) -> float | None:
+    """Return the published memory bandwidth of a GPU, bytes a second; None where it is not known."""
+    words = name.replace("NVIDIA", "").strip()
+    return next((speed for part, speed in _BANDWIDTHS.items() if _names(words, part)), None)
+
+
+def _names(words: str, part: str) -> bool:
+    """Tell whether a GPU's name has all words of ``part``, one after the other."""
+    return f" {part} ".lower() in f" {words} ".lower().replace("geforce ", "")
+
+
+def _cpu() -> Machine | None:
+    try:
+        flags = _CPU_INFO.read_text(encoding="utf-8").split("\nflags", 1)[1].split("\n", 1)[0].split()
+    except (OSError, IndexError):
+        return None
+    return Machine("cpu", None, None, None, bool({"avx512_bf16", "amx_tile"} & set(flags)), None)
+
+
+def _torch_has_cuda() -> bool:
+    try:
+        return not version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return False
+
+
+def _nvidia_smi() -> list[list[str]] | None:
+    """Return a row for each GPU; None where there is none, or no driver."""
+    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = [[field.strip() for field in line.split(",")] for line in answer.stdout.splitlines() if line]
+    return rows or None

@@ -1,0 +1,79 @@
+"""What a model is, from its configuration alone and, where that states enough, without importing torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrqk_cli.config import ModelSpec
+from lrqk_cli.models import catalog, families, loading, shapes
+from lrqk_cli.models.loading import ModelSource
+from lrqk_cli.models.support import plain_config, spec_from_config
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A model's shape.
+
+    Attributes:
+        dtype: that its weights were published in, as in ``torch.dtype`` without its prefix; None if unknown.
+        is_tied: input and output embeddings are one matrix.
+    """
+
+    spec: ModelSpec
+    dtype: str | None
+    is_tied: bool
+
+    @property
+    def parameters_read(self) -> int:
+        """Parameters that a decode step reads: not the input embeddings, of which it takes one row."""
+        skipped = 0 if self.is_tied else self.spec.vocab_size * self.spec.hidden_size
+        return self.spec.num_parameters - skipped
+
+
+def describe(model: str) -> Description:
+    """Describe an alias, a built-in shape, a folder, a .gguf file or a Hugging Face id, in this order.
+
+    Raises:
+        UnsupportedModelError: the engine does not honour a feature of the model.
+        ModelError: there is no such model, or its configuration cannot be had or read.
+    """
+    if model not in catalog.catalog() and model in shapes.shapes():
+        config: Any = shapes.shapes()[model]
+    else:
+        source = loading.resolve(model)
+        stated = _stated(source)
+        config = stated if stated is not None else loading.load_spec(source)[0]
+    text = plain_config(config)
+    dtype = getattr(text, "dtype", None) or getattr(text, "torch_dtype", None)
+    return Description(
+        spec_from_config(text, model),
+        str(dtype).removeprefix("torch.") if dtype else None,
+        families.is_tied(text),
+    )
+
+
+def _stated(source: ModelSource) -> Mapping[str, Any] | None:
+    """The configuration as published, where it is at hand and stands for itself."""
+    if source.entry is not None and source.entry.config:
+        return source.entry.config
+    if source.kind == "folder" and source.path is not None:
+        return _read(source.path / "config.json")
+    if source.kind == "hub":
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(source.name, "config.json")
+        return _read(Path(cached)) if isinstance(cached, str) else None
+    return None
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    """The configuration in a file, if it can be read without transformers; else transformers judges it."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) and families.read_plainly(config) is not None else None
