@@ -17,6 +17,8 @@ PLAIN_LOGITS = 1 << 24
 SEED_QUERIES, SCORE_CHUNK = 32, 8192
 # What codes are while an integer index is built: themselves, scaled, rounded and cut.
 _INDEXING_COPIES = 4
+# Vectors of ids and positions that a model keeps while it runs, counted in transformers 5.23.
+_ID_VECTORS = 5
 _FLOAT = ITEM_BYTES["float32"]
 
 
@@ -33,6 +35,12 @@ def stream_bytes(spec: ModelSpec, settings: LrqkConfig, rows: int, dtype: str) -
     if settings.attention == "dense" or not spec.num_full_layers:
         return 0
     return sum(shape.nbytes for shape in stream_buffers(spec, rows, dtype))
+
+
+def segment_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
+    """Return what exists while a segment is in any layer: embeddings, RoPE's tables, ids and positions."""
+    tables = segment * (spec.hidden_size + 2 * spec.head_dim) * ITEM_BYTES[dtype]
+    return tables + _ID_VECTORS * segment * ITEM_BYTES["int64"]
 
 
 def attention_bytes(spec: ModelSpec, settings: LrqkConfig, segment: int, earlier: int, dtype: str) -> int:

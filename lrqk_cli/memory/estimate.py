@@ -51,8 +51,9 @@ def estimate(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) ->
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
     """
     kv = accounting.kv_bytes(spec, settings, context, dtype)
-    segment = min(settings.segment or DEFAULT_SEGMENT, context)
-    moment, transient = max(_moments(spec, settings, segment, context, dtype), key=lambda entry: entry[1])
+    moments = transient_bytes(spec, settings, context, dtype)
+    moment = max(moments, key=lambda name: moments[name])
+    transient = moments[moment]
     items = {
         "weights": accounting.weight_bytes(spec, dtype),
         "kv_rows": kv.device_kv,
@@ -70,15 +71,20 @@ def estimate(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) ->
     return DeviceEstimate(items, kv.host_kv)
 
 
-def _moments(
-    spec: ModelSpec, settings: LrqkConfig, segment: int, context: int, dtype: str
-) -> list[tuple[str, int]]:
+def transient_bytes(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> dict[str, int]:
+    """Return the bytes that come and go, by the moments in which most of them exist; see ``estimate``."""
+    segment = min(settings.segment or DEFAULT_SEGMENT, context)
     earlier = context - segment
     streamed = activations.stream_bytes(spec, settings, earlier, dtype)
     attention = activations.attention_bytes(spec, settings, segment, earlier, dtype) + streamed
     dense_part = max(
         activations.mlp_bytes(spec, segment, dtype), activations.norm_bytes(spec, segment, dtype)
     )
+    standing = activations.segment_bytes(spec, segment, dtype)
     settling = activations.settling_bytes(spec, settings, context)
     settling += activations.stream_bytes(spec, settings, context, dtype) if settling else 0
-    return [("prefill_attention", attention), ("prefill_mlp", dense_part), ("settling", settling)]
+    return {
+        "prefill_attention": standing + attention,
+        "prefill_mlp": standing + dense_part,
+        "settling": settling,
+    }

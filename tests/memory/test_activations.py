@@ -1,0 +1,97 @@
+"""Bytes that come and go against those of all tensors alive while a model reads, on the CPU.
+
+The CPU streams nothing, so what is compared is without the buffers of streams.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from tiny import random_tokens
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.hook import attached
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.prefill import run_segments
+from lrqk_cli.memory import activations
+from lrqk_cli.memory.estimate import transient_bytes
+from lrqk_cli.models.support import spec_from_config
+
+SEGMENT, CONTEXT = 512, 2048
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors made inside it, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage(), _storages((args, kwargs)))
+        self.peak = max(self.peak, sum(self.live.values()))
+        return output
+
+    def _note(self, storage: torch.UntypedStorage, inputs: set[int]) -> None:
+        key = storage._cdata
+        if key not in self.live and key not in inputs:
+            self.live[key] = storage.nbytes()
+            weakref.finalize(storage, self.live.pop, key, None)
+
+
+def _storages(values: Any) -> set[int]:
+    return {
+        value.untyped_storage()._cdata for value in tree_leaves(values) if isinstance(value, torch.Tensor)
+    }
+
+
+def measured(config: LlamaConfig, settings: LrqkConfig) -> tuple[int, int]:
+    """Return the peak while the last but one segment is read, and of the last with settling."""
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    spec = spec_from_config(config, "tiny")
+    cache = LrqkCache(spec, settings, CONTEXT, torch.bfloat16, torch.device("cpu"))
+    peaks = []
+    with attached(model), LiveBytes() as live:
+        for _ in run_segments(model, cache, random_tokens(CONTEXT), SEGMENT):
+            peaks.append(live.peak)
+            live.peak = 0
+    return peaks[-2], peaks[-1]
+
+
+@pytest.mark.parametrize("mode", ["lrqk", "offload", "dense"])
+@pytest.mark.parametrize("inner", [64, 1024])
+def test_what_is_stated_is_what_lives(mode: str, inner: int) -> None:
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=128,
+        intermediate_size=inner,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=CONTEXT,
+    )
+    spec = spec_from_config(config, "tiny")
+    settings = LrqkConfig(attention=mode, hot=128, top_k=32, rank=8, segment=SEGMENT)
+    moments = transient_bytes(spec, settings, CONTEXT, "bfloat16")
+    streamed = activations.stream_bytes(spec, settings, CONTEXT - SEGMENT, "bfloat16")
+    reading = max(moments["prefill_attention"] - streamed, moments["prefill_mlp"])
+    # Queries that seed the hot set, and logits, are items of their own.
+    beside = activations.seed_bytes(spec, settings, "bfloat16") + activations.logits_bytes(spec, "bfloat16")
+    segment, last = measured(config, settings)
+    assert 0.8 * reading <= segment <= reading + beside
+    settling = moments["settling"]
+    if settling > reading:
+        assert last <= settling + beside
+    else:
+        assert last <= reading + beside
