@@ -204,16 +204,17 @@ def _print_table(measured: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    for heading in measured.table.columns:
-        named = heading in ("task", "mode")  # not broken where the terminal is narrow
-        is_text = named or heading == "test"
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=named, overflow="fold")
-    for line in measured.table.lines:
-        table.add_row(*line)
     console = Console(highlight=False)
     if not console.is_terminal:  # lines are broken at a terminal's width only
         console.width = _ANY_WIDTH
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    for heading in measured.table.columns:
+        words = heading.replace(" ", "\n") if console.is_terminal else heading
+        whole = heading in ("task", "mode", "tokens/s")  # not broken where the terminal is narrow
+        is_text = heading in ("task", "mode", "test")
+        table.add_column(words, justify="left" if is_text else "right", no_wrap=whole, overflow="fold")
+    for line in measured.table.lines:
+        table.add_row(*line)
     console.print(table)
     for note in measured.notes:
         console.print(note, markup=False, soft_wrap=not console.is_terminal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -86,6 +87,22 @@ def test_table_markdown_and_csv_compare_lrqk_with_dense(speed):
         ("dense", "tg3 @ d300", "64"),
     ]
     assert float(rows[0]["decode_tokens_per_s"]) > 0
+
+
+def test_a_terminal_of_80_columns_holds_every_line_of_the_table(speed, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    result = speed("--modes", "lrqk,dense-eager")
+    assert result.code == 0, result.err
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", result.out).splitlines()
+    assert max(map(len, lines)) <= 80
+    # Two lines of headings, and none of the results is broken.
+    assert [line.split()[:2] for line in lines[2:6]] == [
+        ["lrqk", "pp300"],
+        ["lrqk", "tg3"],
+        ["dense-eager", "pp300"],
+        ["dense-eager", "tg3"],
+    ]
 
 
 def test_the_papers_settings_with_and_without_its_hot_set(speed):

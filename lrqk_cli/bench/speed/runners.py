@@ -119,6 +119,7 @@ class EagerRunner:
                     raise
             self._whole = False
             release(self._device)
+            probe.reset_peak(self._device)  # which the attempt has raised
         return self._run(prompt, new_tokens, self.segment)
 
     def memory(self) -> MemoryUse:

@@ -19,9 +19,13 @@ _COLUMNS = (
     "host GiB",
     "miss rate",
     "link MiB",
-    "roofline",
+    "MBU",
 )
 _BLANK = ""
+_MBU = (
+    "MBU, model bandwidth utilization: decode speed as a share of the roofline, where that bandwidth "
+    "delivers weights and KV rows, or weights, index and hot rows. Link MiB are those of a token."
+)
 RANDOM_WEIGHTS = (
     "The weights are random: miss rate and link traffic are not representative, because attention without "
     "training is flat, so that most of what a step demands is missed."
@@ -48,6 +52,7 @@ def notes(results: Sequence[SpeedResult], bandwidth: Bandwidth, *, random_weight
     ]
     link = "" if bandwidth.link is None else f", of the link {bandwidth.link / 1e9:,.1f} GB/s"
     found.append(f"Measured bandwidth of memory: {bandwidth.memory / 1e9:,.1f} GB/s{link}.")
+    found.append(_MBU)
     if random_weights:
         found.append(RANDOM_WEIGHTS)
     return found
@@ -75,7 +80,7 @@ def _prefill_cells(result: SpeedResult) -> tuple[str, ...]:
         result.mode,
         result.prefill_test,
         _mean(result.prefill_tokens_per_s, result.prefill_tokens_per_s_std),
-        "" if result.ttft_s is None else _digits(result.ttft_s),
+        _scaled(result.ttft_s, 1),
         *[_BLANK] * (len(_COLUMNS) - 4),
     )
 
@@ -99,18 +104,10 @@ def _decode_cells(result: SpeedResult) -> tuple[str, ...]:
 def _mean(mean: float | None, deviation: float | None) -> str:
     if mean is None:
         return _BLANK
-    if deviation is None:
-        return _digits(mean)
-    return f"{_digits(mean)} ± {deviation:,.{_decimals(mean)}f}"
-
-
-def _digits(value: float) -> str:
-    """Return a number with at least three digits."""
-    return f"{value:,.{_decimals(value)}f}"
-
-
-def _decimals(value: float) -> int:
-    return max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    # Four digits, and the deviation to the same place.
+    decimals = max(0, 3 - math.floor(math.log10(mean)))
+    spread = "" if deviation is None else f" ± {deviation:,.{decimals}f}"
+    return f"{mean:,.{decimals}f}{spread}"
 
 
 def _scaled(size: float | None, unit: int) -> str:
