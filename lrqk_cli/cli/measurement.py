@@ -36,7 +36,12 @@ SuiteName = Annotated[
 ]
 Contexts = Annotated[
     str,
-    option("--ctx", help="Context lengths, such as 4k,16k; speed: of the prompts.", panel=_MEASURE, metavar="TOKENS,…"),
+    option(
+        "--ctx",
+        help="Context lengths, such as 4k,16k; speed: of the prompts.",
+        panel=_MEASURE,
+        metavar="TOKENS,…",
+    ),
 ]
 Modes = Annotated[
     str | None,
