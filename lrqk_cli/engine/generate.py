@@ -52,9 +52,11 @@ class Engine:
         self._segment = settings.segment or default_segment(self.device)
         self.settings = replace(settings, segment=self._segment)
         self.totals = DecodeTotals()
-        self._stack = ExitStack()
-        self._stack.enter_context(attached(model))
-        self.cache = LrqkCache(spec, settings, context, model.dtype, self.device)
+        with ExitStack() as stack:
+            stack.enter_context(attached(model))
+            self.cache = LrqkCache(spec, settings, context, model.dtype, self.device)
+            # Where there is no memory for the cache, the model is given back at once.
+            self._stack = stack.pop_all()
         self._decoder = Decoder(model, self.cache)
         self._tokens: list[int] = []
         self._logits: Tensor | None = None

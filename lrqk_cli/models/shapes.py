@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _STANDARD_DEVIATION = 0.02
 
+_NULL = "null"
+
 
 @dataclass(frozen=True, slots=True)
 class RandomModel:
@@ -48,7 +50,11 @@ def shapes() -> Mapping[str, Mapping[str, Any]]:
     """Every shape's configuration in transformers' words, by name."""
     text = resources.files(__package__).joinpath("shapes.toml").read_text(encoding="utf-8")
     parsed: dict[str, dict[str, Any]] = tomllib.loads(text)
-    return parsed
+    # TOML has no null, which is not the same as a key that is left out.
+    return {
+        name: {key: None if value == _NULL else value for key, value in shape.items()}
+        for name, shape in parsed.items()
+    }
 
 
 def check_shape(name: str) -> None:

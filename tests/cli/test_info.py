@@ -67,7 +67,11 @@ def test_a_model_is_described_in_eighty_columns_without_colour(
 @pytest.mark.model
 @pytest.mark.parametrize("alias", catalog.catalog())
 def test_bench_measures_every_model_of_the_catalog(capsys: pytest.CaptureFixture[str], alias: str) -> None:
+    # All modes on the smallest; what differs between models is theirs, not the modes'.
+    modes = ["lrqk", "dense", "offload"] if alias == "smollm2-135m" else ["lrqk"]
     flags = [
+        "--modes",
+        ",".join(modes),
         "--ctx",
         "192",
         "--new-tokens",
@@ -81,12 +85,12 @@ def test_bench_measures_every_model_of_the_catalog(capsys: pytest.CaptureFixture
         "--quiet",
     ]
     report = json.loads(output_of(capsys, "bench", "--model", alias, *flags))
-    assert [result["mode"] for result in report["results"]] == ["lrqk", "dense", "offload"]
+    assert [result["mode"] for result in report["results"]] == modes
     for result in report["results"]:
         assert len(result["decode_samples_ms"]) == 3
         assert result["prefill_tokens_per_s"] > 0
     assert report["results"][0]["miss_rate"] < 1.0
-    assert report["results"][2]["miss_rate"] == 1.0
+    assert "offload" not in modes or report["results"][2]["miss_rate"] == 1.0
 
 
 def shown_at_80_columns(

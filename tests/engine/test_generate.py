@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.generate import Engine
-from lrqk_cli.errors import ContextLengthError, UsageError
+from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
 from lrqk_cli.models.support import spec_from_config
 
 SETTINGS = LrqkConfig(hot=96, top_k=32, recent=8, segment=16)
@@ -186,3 +186,17 @@ def test_after_a_reset_nothing_is_left_of_the_conversation(family: str, attentio
         assert used.tokens == ()
         assert torch.equal(logits(used), logits(fresh))
         assert used.totals.steps == 0
+
+
+def test_the_model_is_given_back_where_there_is_no_memory_for_the_cache(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OutOfMemoryError("No.", "Wait.")
+
+    before = model.config._attn_implementation
+    monkeypatch.setattr("lrqk_cli.engine.generate.LrqkCache", refuse)
+    with pytest.raises(OutOfMemoryError) as caught:
+        Engine(model, spec_from_config(model.config, "tiny"), SETTINGS, context=160)
+    assert caught.value.message == "No."
+    assert model.config._attn_implementation == before

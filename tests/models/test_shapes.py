@@ -96,3 +96,9 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_made(tiny_shape,
     monkeypatch.setattr(shapes, "free_bytes", lambda _: 1000)
     with pytest.raises(OutOfMemoryError, match="'tiny' need"):
         build()
+
+
+@pytest.mark.parametrize("name", shapes.shapes())
+def test_no_shape_has_windows_that_its_model_has_not(name: str) -> None:
+    spec = spec_from_config(shapes.shape_config(name), name)
+    assert set(spec.layer_kinds) == {"full"}
