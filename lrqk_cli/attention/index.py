@@ -36,7 +36,7 @@ class LowRankIndex:
         self.scale.fill_(1.0)
         self.length = 0
         # The largest entry of an integer index.
-        self._top = {4: 7, 8: 127, 16: None}[settings.index_bits]
+        self._top = dispatch.largest_code(self.codes.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -48,7 +48,7 @@ class LowRankIndex:
         self.length = 0
         if self._top is not None:
             codes = torch.cat(list(chunks), dim=1)
-            self.scale.copy_(_reach(codes, self._top).clamp(min=torch.finfo(torch.float32).tiny) / self._top)
+            self.scale.copy_(self._reach(codes).clamp(min=torch.finfo(torch.float32).tiny) / self._top)
             chunks = [codes]
         for chunk in chunks:
             self.append(chunk)
@@ -97,10 +97,9 @@ class LowRankIndex:
         """Return the sums ``[sets, N, r]`` of the codes of the first n tokens by weights ``[sets, N, n]``."""
         return weights @ dispatch.unpack_codes(self.codes[:, : weights.shape[2]]) * self.scale
 
-
-def _reach(codes: Tensor, top: int) -> Tensor:
-    """Return the magnitude ``[sets, 1, r]`` that the largest integer stands for."""
-    largest = codes.abs().amax(1, keepdim=True)
-    if top == 127:
-        return largest
-    return torch.minimum(largest, _CLIP_DEVIATIONS * codes.square().mean(1, keepdim=True).sqrt())
+    def _reach(self, codes: Tensor) -> Tensor:
+        """Return the magnitude ``[sets, 1, r]`` that the largest integer stands for."""
+        largest = codes.abs().amax(1, keepdim=True)
+        if self.codes.dtype != torch.uint8:
+            return largest
+        return torch.minimum(largest, _CLIP_DEVIATIONS * codes.square().mean(1, keepdim=True).sqrt())

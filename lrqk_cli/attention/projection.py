@@ -98,7 +98,7 @@ class JointProjector:
         """See ``Projector``."""
         key_gram, mean = self.grams.centred_keys()
         sets, _, rank = self.key_map.shape
-        maps = solve_joint(self.grams.query_gram, _per_set(key_gram, sets), rank)
+        maps = solve_joint(self.grams.query_gram, per_set(key_gram, sets), rank)
         self.query_map.copy_(maps[0])
         self.key_map.copy_(maps[1])
         self.key_mean.copy_(mean)
@@ -110,7 +110,7 @@ class JointProjector:
     def project_queries(self, query: Tensor) -> QueryCodes:
         """See ``Projector``; the offset is ``q μᵀ``."""
         query = query.float()
-        mean = _per_set(self.key_mean, query.shape[0])
+        mean = per_set(self.key_mean, query.shape[0])
         return QueryCodes(query @ self.query_map, (query @ mean.unsqueeze(2)).squeeze(2))
 
     def step(self, query: Tensor, key: Tensor, _: Callable[[], ActiveRows]) -> tuple[QueryCodes, Tensor]:
@@ -151,7 +151,7 @@ class AlsProjector:
     def fit(self) -> None:
         """See ``Projector``."""
         sets = self.query_map.shape[0]
-        grams = self.grams.query_gram.double(), _per_set(self.grams.plain_key_gram(), sets)
+        grams = self.grams.query_gram.double(), per_set(self.grams.plain_key_gram(), sets)
         counts = self.grams.count * self._group, self.grams.count
         solved = als.solve_als(*grams, counts, self._start(grams, counts), self._settings)
         self.query_map.copy_(solved.query_map)
@@ -169,7 +169,7 @@ class AlsProjector:
             )
         # Means, so that the queries of a group do not outweigh the keys that they share.
         query = self.query_magnitude.double() / counts[0]
-        key = _per_set(self.key_magnitude.double() / counts[1], sets)
+        key = per_set(self.key_magnitude.double() / counts[1], sets)
         if self._settings.init == "topcol":
             query = key = query + key
         return (
@@ -188,7 +188,7 @@ class AlsProjector:
     def step(self, query: Tensor, key: Tensor, active: Callable[[], ActiveRows]) -> tuple[QueryCodes, Tensor]:
         """See ``Projector``; both bases adapt."""
         bases = self.query_basis, self.key_basis
-        solved = als.solve_step(query, _per_set(key, query.shape[0]), bases, active(), self._settings)
+        solved = als.solve_step(query, per_set(key, query.shape[0]), bases, active(), self._settings)
         self.query_basis.copy_(solved.query_basis)
         self.key_basis.copy_(solved.key_basis)
         return _without_offset(solved.query_code.float()), solved.key_code.float()
@@ -200,7 +200,7 @@ class AlsProjector:
         self.key_magnitude.zero_()
 
 
-def _per_set(tensor: Tensor, sets: int) -> Tensor:
+def per_set(tensor: Tensor, sets: int) -> Tensor:
     """Repeat what there is once a KV head for each row set of that head."""
     return tensor.repeat_interleave(sets // tensor.shape[0], 0)
 

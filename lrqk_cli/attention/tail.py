@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.attention.factors import GramAccumulator
-from lrqk_cli.attention.projection import Projector
+from lrqk_cli.attention.projection import Projector, per_set
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
@@ -44,14 +44,14 @@ class ValueTail:
         and ``b = v̄ − k̂(μ) M``.
         """
         sets, rank, _ = self.slope.shape
-        value_mean = _per_set(grams.mean_value(), sets)
+        value_mean = per_set(grams.mean_value(), sets)
         if not self._is_linear:
             self.intercept.copy_(value_mean)
             return
         key_gram, mean = grams.centred_keys()
         maps = projector.key_map.double()
-        crossed = (maps.mT @ _per_set(grams.centred_keys_values(), sets)).cpu()
-        gram = (maps.mT @ _per_set(key_gram, sets) @ maps).cpu()
+        crossed = (maps.mT @ per_set(grams.centred_keys_values(), sets)).cpu()
+        gram = (maps.mT @ per_set(key_gram, sets) @ maps).cpu()
         variance = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
         ridge = _RIDGE * variance.view(-1, 1, 1) * torch.eye(rank, dtype=gram.dtype)
         slope = torch.linalg.solve(gram + ridge, crossed).to(maps.device)
@@ -62,7 +62,3 @@ class ValueTail:
     def mean_value(self, mean_code: Tensor) -> Tensor:
         """Return the predicted mean value ``[sets, N, d]`` of rows with mean codes ``[sets, N, r]``."""
         return self.intercept.unsqueeze(1) + mean_code @ self.slope
-
-
-def _per_set(tensor: Tensor, sets: int) -> Tensor:
-    return tensor.repeat_interleave(sets // tensor.shape[0], 0)

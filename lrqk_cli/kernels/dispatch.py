@@ -7,13 +7,14 @@ from torch import Tensor
 from lrqk_cli.kernels.attend import library
 from lrqk_cli.kernels.attend import reference as attend_reference
 from lrqk_cli.kernels.attend.reference import merge
-from lrqk_cli.kernels.codes import pack_codes, unpack_codes
+from lrqk_cli.kernels.codes import largest_code, pack_codes, unpack_codes
 from lrqk_cli.kernels.plan_fetches.reference import plan_fetches
 from lrqk_cli.kernels.proxy_scores.reference import group_scores, proxy_logits
 
 __all__ = [
     "attend",
     "group_scores",
+    "largest_code",
     "merge",
     "pack_codes",
     "plan_fetches",

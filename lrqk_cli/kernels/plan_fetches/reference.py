@@ -22,8 +22,8 @@ def plan_fetches(scores: Tensor, resident: Tensor, slot_token: Tensor, wanted: i
     best = scores.topk(wanted, dim=1, sorted=False).indices
     missing = ~resident.gather(1, best)
     is_best = torch.zeros_like(resident).scatter_(1, best, True)
-    held = slot_token.long()
-    slot_score = scores.gather(1, held).masked_fill((is_best & resident).gather(1, held), float("inf"))
+    stays = (is_best & resident).gather(1, slot_token)
+    slot_score = scores.gather(1, slot_token).masked_fill(stays, float("inf"))
     order = missing.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     token, slot = torch.zeros(2, *slot_token.shape, dtype=torch.int32, device=scores.device)
     token[:, :wanted] = best.gather(1, order)
