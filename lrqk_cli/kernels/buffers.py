@@ -21,22 +21,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Programs that ``score_tokens`` aims at, four a multiprocessor of an H100; the tokens that one takes.
-_SCORE_PROGRAMS = 512
-_SCORE_SPANS = (256, 512, 1024)
-# Tokens, or hot slots, that one program of ``select_rows`` takes.
-SELECT_BLOCK = 1024
-# Bins of the histogram of scores, and the log-score where the lowest begins.
-BINS = 2048
+from lrqk_cli.memory import scratch
+from lrqk_cli.memory.scratch import BINS, SELECT_BLOCK, blocks_of, score_span, split_rows
+from lrqk_cli.memory.tensors import empty
+
+__all__ = [
+    "BINS",
+    "LOWEST_SCORE",
+    "SELECT_BLOCK",
+    "AttendScratch",
+    "FetchPlan",
+    "IndexMaps",
+    "Projected",
+    "Residents",
+    "SelectScratch",
+    "Tail",
+    "TokenScores",
+    "blocks_of",
+    "score_span",
+    "split_rows",
+]
+
+# The log-score where the lowest bin of the histogram of scores begins.
 LOWEST_SCORE = -30.0
-# Programs that ``attend_residents`` aims at; the most rows that one of them takes.
-_ATTEND_PROGRAMS = 512
-_SPLIT_ROWS = (64, 128, 256)
-
-
-def blocks_of(count: int, size: int) -> int:
-    """Return how many blocks of ``size`` cover ``count``."""
-    return -(-count // size)
 
 
 class Residents(NamedTuple):
@@ -94,13 +101,7 @@ class Projected(NamedTuple):
     @classmethod
     def empty(cls, sets: int, queries: int, rank: int, device: torch.device) -> Projected:
         """Allocate."""
-        return cls(torch.empty(sets, queries, rank, device=device), torch.empty(sets, queries, device=device))
-
-
-def score_span(sets: int, bucket: int) -> int:
-    """Return how many tokens of a set one program of ``score_tokens`` takes, and sums up."""
-    fair = sets * bucket // _SCORE_PROGRAMS
-    return max((size for size in _SCORE_SPANS if size <= fair), default=_SCORE_SPANS[0])
+        return cls(*_allocate(scratch.projected(sets, queries, rank), device))
 
 
 class TokenScores(NamedTuple):
@@ -125,12 +126,9 @@ class TokenScores(NamedTuple):
         cls, sets: int, queries: int, bucket: int, device: torch.device, *, tail_rank: int | None = None
     ) -> TokenScores:
         """Allocate; ``tail_rank`` is r where a tail is wanted."""
-        spans = blocks_of(bucket, score_span(sets, bucket))
-        return cls(
-            torch.empty(sets, queries, bucket, device=device),
-            torch.empty(sets, queries, 3, spans, device=device),
-            None if tail_rank is None else torch.empty(sets, queries, spans, tail_rank, device=device),
-        )
+        shapes = scratch.token_scores(sets, queries, bucket, tail_rank)
+        logits, masses, *code_sums = _allocate(shapes, device)
+        return cls(logits, masses, code_sums[0] if code_sums else None)
 
     @property
     def span(self) -> int:
@@ -155,9 +153,9 @@ class FetchPlan(NamedTuple):
     @classmethod
     def empty(cls, sets: int, hot: int, device: torch.device) -> FetchPlan:
         """Allocate, with totals of zero."""
-        token, slot = torch.empty(2, sets, hot, dtype=torch.int32, device=device)
-        counts = torch.empty(sets, dtype=torch.int32, device=device)
-        return cls(token, slot, counts, torch.zeros(2, dtype=torch.int64, device=device))
+        plan = cls(*_allocate(scratch.fetch_plan(sets, hot), device))
+        plan.totals.zero_()
+        return plan
 
 
 class SelectScratch(NamedTuple):
@@ -183,24 +181,9 @@ class SelectScratch(NamedTuple):
     @classmethod
     def empty(cls, sets: int, hot: int, bucket: int, device: torch.device) -> SelectScratch:
         """Allocate, with histograms of zeros."""
-
-        def ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
-            return torch.empty(sets, *shape, dtype=dtype, device=device)
-
-        return cls(
-            ints(bucket, dtype=torch.int16),
-            ints(hot, dtype=torch.int16),
-            ints(2, BINS).zero_(),
-            ints(BINS),
-            ints(3, blocks_of(bucket, SELECT_BLOCK)),
-            ints(2),
-        )
-
-
-def split_rows(sets: int, rows: int) -> int:
-    """Return how many of the ``rows`` residents of a set one program attends to."""
-    fair = sets * rows // _ATTEND_PROGRAMS
-    return max((size for size in _SPLIT_ROWS if size <= fair), default=_SPLIT_ROWS[0])
+        made = cls(*_allocate(scratch.select_scratch(sets, hot, bucket), device))
+        made.histogram.zero_()
+        return made
 
 
 class AttendScratch(NamedTuple):
@@ -232,13 +215,9 @@ class AttendScratch(NamedTuple):
         tail_rank: int | None = None,
     ) -> AttendScratch:
         """Allocate for ``rows`` (W + C) residents a set of head size ``width``, and for a tail of rank r."""
-        splits = blocks_of(rows, split_rows(sets, rows))
-        return cls(
-            torch.empty(sets, splits, queries, width, device=device),
-            torch.empty(sets, queries, splits, device=device),
-            torch.empty(sets, queries, 2, splits, device=device),
-            None if tail_rank is None else torch.empty(sets, queries, splits, tail_rank, device=device),
-        )
+        shapes = scratch.attend_scratch(sets, queries, rows, width, tail_rank)
+        output, lse, masses, *code_sums = _allocate(shapes, device)
+        return cls(output, lse, masses, code_sums[0] if code_sums else None)
 
 
 class Tail(NamedTuple):
@@ -256,3 +235,7 @@ class Tail(NamedTuple):
     codes: Tensor
     slope: Tensor
     intercept: Tensor
+
+
+def _allocate(shapes: scratch.Shapes, device: torch.device) -> list[Tensor]:
+    return [empty(shape, device) for shape in shapes]

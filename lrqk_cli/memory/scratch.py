@@ -1,4 +1,4 @@
-"""What the kernels of a decode step leave each other, as shapes: those that ``kernels.buffers`` allocates.
+"""What the kernels of a decode step leave each other, as shapes; ``kernels.buffers`` allocates them.
 
 Letters as there: ``sets`` row sets, ``queries`` N of each, ``context`` tokens there is room for, C hot slots.
 """
@@ -13,10 +13,27 @@ from lrqk_cli.memory.accounting import TensorShape
 
 Shapes = tuple[TensorShape, ...]
 
-# The same as in ``kernels.buffers``, which a test compares.
-SCORE_PROGRAMS, SCORE_SPANS = 512, (256, 512, 1024)
-ATTEND_PROGRAMS, SPLIT_ROWS = 512, (64, 128, 256)
+# Programs that ``score_tokens`` aims at, four a multiprocessor of an H100; the tokens that one takes.
+_SCORE_PROGRAMS, _SCORE_SPANS = 512, (256, 512, 1024)
+# Programs that ``attend_residents`` aims at; the most rows that one of them takes.
+_ATTEND_PROGRAMS, _SPLIT_ROWS = 512, (64, 128, 256)
+# Tokens, or hot slots, that one program of ``select_rows`` takes; bins of its histogram of scores.
 SELECT_BLOCK, BINS = 1024, 2048
+
+
+def blocks_of(count: int, size: int) -> int:
+    """Return how many blocks of ``size`` cover ``count``."""
+    return -(-count // size)
+
+
+def score_span(sets: int, bucket: int) -> int:
+    """Return how many tokens of a set one program of ``score_tokens`` takes, and sums up."""
+    return _fair(sets * bucket // _SCORE_PROGRAMS, _SCORE_SPANS)
+
+
+def split_rows(sets: int, rows: int) -> int:
+    """Return how many of the ``rows`` residents of a set one program of ``attend_residents`` takes."""
+    return _fair(sets * rows // _ATTEND_PROGRAMS, _SPLIT_ROWS)
 
 
 def projected(sets: int, queries: int, rank: int) -> Shapes:
@@ -26,7 +43,7 @@ def projected(sets: int, queries: int, rank: int) -> Shapes:
 
 def token_scores(sets: int, queries: int, context: int, tail_rank: int | None) -> Shapes:
     """Return the shapes of ``TokenScores``."""
-    spans = -(-context // _fair(sets * context // SCORE_PROGRAMS, SCORE_SPANS))
+    spans = blocks_of(context, score_span(sets, context))
     shapes = (
         TensorShape((sets, queries, context), "float32"),
         TensorShape((sets, queries, 3, spans), "float32"),
@@ -43,7 +60,7 @@ def select_scratch(sets: int, hot: int, context: int) -> Shapes:
         TensorShape((sets, hot), "int16"),
         TensorShape((sets, 2, BINS), "int32"),
         TensorShape((sets, BINS), "int32"),
-        TensorShape((sets, 3, -(-context // SELECT_BLOCK)), "int32"),
+        TensorShape((sets, 3, blocks_of(context, SELECT_BLOCK)), "int32"),
         TensorShape((sets, 2), "int32"),
     )
 
@@ -56,7 +73,7 @@ def fetch_plan(sets: int, hot: int) -> Shapes:
 
 def attend_scratch(sets: int, queries: int, rows: int, width: int, tail_rank: int | None) -> Shapes:
     """Return the shapes of ``AttendScratch``; ``rows`` W + C, ``width`` d."""
-    splits = -(-rows // _fair(sets * rows // ATTEND_PROGRAMS, SPLIT_ROWS))
+    splits = blocks_of(rows, split_rows(sets, rows))
     shapes = (
         TensorShape((sets, splits, queries, width), "float32"),
         TensorShape((sets, queries, splits), "float32"),

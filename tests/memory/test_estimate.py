@@ -92,8 +92,8 @@ def test_constants_are_those_of_the_code() -> None:
     assert activations.SEED_QUERIES == lrqk_layer._SEED_QUERIES
     assert activations.SCORE_CHUNK == index._CHUNK
     assert prefill.default_segment(torch.device("cuda")) == DEFAULT_SEGMENT
-    assert scratch.SPLIT_ROWS == buffers._SPLIT_ROWS
-    assert scratch.SCORE_SPANS == buffers._SCORE_SPANS
+    assert scratch.split_rows is buffers.split_rows
+    assert scratch.score_span is buffers.score_span
     assert (scratch.BINS, scratch.SELECT_BLOCK) == (buffers.BINS, buffers.SELECT_BLOCK)
 
 
