@@ -39,6 +39,8 @@ class ModelSpec:
         max_context: tokens that the model's positions reach, RoPE scaling included.
         trained_context: tokens that the model's authors vouch for; more are allowed with a warning.
         num_parameters: parameters of the model, tied embeddings counted once.
+        num_parameters_read: those that a decode step reads: not the input embeddings, of which it takes one
+            row; None where it is not known, as for a mixture of experts.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ModelSpec:
     trained_context: int
     num_parameters: int
     sliding_window: int | None = None
+    num_parameters_read: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context"):

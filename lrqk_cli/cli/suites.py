@@ -78,7 +78,7 @@ def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, te
     from lrqk_cli.bench.speed.measure import Subject
     from lrqk_cli.bench.speed.measure import measure as measure_speed
     from lrqk_cli.bench.speed.plan import Plan
-    from lrqk_cli.bench.speed.roofline import Bandwidth
+    from lrqk_cli.memory import probe
     from lrqk_cli.models.shapes import RandomModel
 
     plan = Plan(asked.modes, asked.contexts, new_tokens, repeat, memory_cap)
@@ -89,7 +89,7 @@ def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, te
         modes = named_modes(plan.modes, settings, longest)
         is_random = isinstance(loaded, RandomModel)
         on_progress("memory bandwidth")
-        bandwidth = Bandwidth.of(loaded.device)
+        bandwidth = probe.bandwidth(loaded.device)
         subject = Subject(loaded.model, loaded.spec, modes, prompt, bandwidth)
         results, ended_by = collect(measure_speed(subject, plan, on_progress))
         facts = {

@@ -157,7 +157,12 @@ class KvBytes:
     @property
     def device(self) -> int:
         """Bytes on the device."""
-        return self.device_kv + self.index + self.hot + self.bookkeeping + self.sliding
+        return self.read + self.bookkeeping
+
+    @property
+    def read(self) -> int:
+        """Bytes on the device that a decode step reads."""
+        return self.device_kv + self.index + self.hot + self.sliding
 
 
 def kv_bytes(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> KvBytes:

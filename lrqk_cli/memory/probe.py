@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from lrqk_cli.memory.accounting import TensorShape
+from lrqk_cli.memory.roofline import Bandwidth
 from lrqk_cli.memory.tensors import empty_host
 
 _PROC_STATUS = Path("/proc/self/status")
@@ -79,6 +80,15 @@ def reset_peak(device: torch.device) -> None:
     elif _PROC_CLEAR.exists():
         with contextlib.suppress(OSError):
             _PROC_CLEAR.write_text("5")
+
+
+def bandwidth(device: torch.device) -> Bandwidth:
+    """Measure the bandwidths of a device.
+
+    Raises:
+        OutOfMemoryError: host memory cannot be pinned.
+    """
+    return Bandwidth(memory_bandwidth(device), link_bandwidth(device))
 
 
 def memory_bandwidth(device: torch.device) -> float:

@@ -20,18 +20,10 @@ class Description:
 
     Attributes:
         dtype: that its weights were published in, as in ``torch.dtype`` without its prefix; None if unknown.
-        is_tied: input and output embeddings are one matrix.
     """
 
     spec: ModelSpec
     dtype: str | None
-    is_tied: bool
-
-    @property
-    def parameters_read(self) -> int:
-        """Parameters that a decode step reads: not the input embeddings, of which it takes one row."""
-        skipped = 0 if self.is_tied else self.spec.vocab_size * self.spec.hidden_size
-        return self.spec.num_parameters - skipped
 
 
 def describe(model: str) -> Description:
@@ -49,11 +41,7 @@ def describe(model: str) -> Description:
         config = stated if stated is not None else loading.load_spec(source)[0]
     text = plain_config(config)
     dtype = getattr(text, "dtype", None) or getattr(text, "torch_dtype", None)
-    return Description(
-        spec_from_config(text, model),
-        str(dtype).removeprefix("torch.") if dtype else None,
-        families.is_tied(text),
-    )
+    return Description(spec_from_config(text, model), str(dtype).removeprefix("torch.") if dtype else None)
 
 
 def _stated(source: ModelSource) -> Mapping[str, Any] | None:

@@ -55,6 +55,7 @@ def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) ->
     kinds, window = _layer_kinds(text)
     family = families.family_of(text)
     skeleton = _skeleton(text) if family is None else None
+    parameters = families.count_parameters(text, family, head_dim) if family else _built_parameters(skeleton)
     spec = ModelSpec(
         name=name,
         architecture=family.architecture if family else type(skeleton).__name__,
@@ -67,10 +68,9 @@ def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) ->
         vocab_size=text.vocab_size,
         max_context=_context_limit(text),
         trained_context=text.max_position_embeddings,
-        num_parameters=(
-            families.count_parameters(text, family, head_dim) if family else _built_parameters(skeleton)
-        ),
+        num_parameters=parameters,
         sliding_window=window,
+        num_parameters_read=_parameters_read(text, parameters),
     )
     if skeleton is not None:
         _check_layers(skeleton, spec)
@@ -93,6 +93,13 @@ def plain_config(config: Any) -> Any:
 
 def _built_parameters(skeleton: PreTrainedModel | None) -> int:
     return sum(parameter.numel() for parameter in skeleton.parameters()) if skeleton is not None else 0
+
+
+def _parameters_read(text: Any, parameters: int) -> int | None:
+    """The parameters that a decode step reads; None for a mixture of experts."""
+    if getattr(text, "num_experts_per_tok", None):
+        return None
+    return parameters if families.is_tied(text) else parameters - text.vocab_size * text.hidden_size
 
 
 def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfig:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
-from tiny import tiny_model
 
 from lrqk_cli.bench.speed import table
 from lrqk_cli.bench.speed.results import Run, SpeedResult, empty_result, with_figures
-from lrqk_cli.bench.speed.roofline import Bandwidth, StepBytes, step_bytes, weight_bytes
-from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.events import MemoryUse
-from lrqk_cli.memory import accounting
-from lrqk_cli.models.support import spec_from_config
+from lrqk_cli.memory.roofline import Bandwidth
 from lrqk_cli.telemetry.stats import DecodeTotals
 
 MEMORY = MemoryUse("cpu", 1, 3 << 30, 1, 5 << 30, 7, 11)
@@ -65,48 +60,3 @@ def test_what_does_not_fit_says_so_in_the_table_and_why_below():
     assert found[2].startswith("MBU")
     assert "not representative" in found[3]
     assert table.chart([failed]).points == []
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_token_reads_all_weights_but_an_embedding_of_its_own(tied: bool):
-    model = tiny_model("llama", tie_word_embeddings=tied)
-    everything = 4 * sum(parameter.numel() for parameter in model.parameters())
-    embedding = 4 * 97 * 32
-    assert weight_bytes(model) == everything - (0 if tied else embedding)
-
-
-def test_each_mode_has_bytes_of_its_own():
-    model = tiny_model("gemma3")
-    spec = spec_from_config(model.config, "gemma3")
-    weights = weight_bytes(model)
-    assert weights is not None
-    settings = LrqkConfig(hot=32, top_k=16, recent=8, rank=4)
-    found = {
-        mode: step_bytes(model, spec, LrqkConfig(mode, hot=32, top_k=16, recent=8, rank=4), 500)
-        for mode in ("lrqk", "dense", "offload")
-    }
-    sizes = accounting.kv_bytes(spec, settings, 500, "float32")
-    rows = 500 * 2 * 2 * 16 * 4  # one full layer, 2 KV heads, K and V of 16 floats
-    window = 24 * 2 * 2 * 16 * 4
-    assert found["lrqk"] == StepBytes(weights + sizes.index + sizes.hot + window, 0)
-    assert found["dense"] == StepBytes(weights + rows + window, 0)
-    assert found["offload"] == StepBytes(weights + window, rows)
-
-
-def test_experts_have_no_roofline():
-    model = tiny_model("gpt-oss")
-    spec = spec_from_config(model.config, "gpt-oss")
-    assert step_bytes(model, spec, LrqkConfig(), 500) is None
-
-
-def test_the_slower_of_memory_and_link_is_the_limit():
-    bytes_ = StepBytes(device=300, link=10)
-    assert bytes_.tokens_per_second(Bandwidth(100, 5)) == pytest.approx(1 / 3)
-    assert bytes_.tokens_per_second(Bandwidth(100, 2)) == pytest.approx(1 / 5)
-    assert bytes_.tokens_per_second(Bandwidth(100, None)) == pytest.approx(100 / 310)
-
-
-def test_bandwidth_of_this_machine():
-    found = Bandwidth.of(torch.device("cpu"))
-    assert found.memory > 0
-    assert found.link is None

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.bench.speed.plan import Plan
 from lrqk_cli.bench.speed.results import SpeedResult, empty_result, with_figures
-from lrqk_cli.bench.speed.roofline import Bandwidth, step_bytes
 from lrqk_cli.bench.speed.runners import open_runner, release
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory.cap import memory_cap
+from lrqk_cli.memory.roofline import Bandwidth, step_bytes
 
 # A decode step runs eagerly, the next one is captured, and further ones are replayed.
 _WARM_UP_STEPS = 4
@@ -38,6 +38,11 @@ class Subject:
     modes: dict[str, LrqkConfig]
     prompt: Sequence[int]
     bandwidth: Bandwidth
+
+    @property
+    def dtype(self) -> str:
+        """Of weights and rows, as in ``torch.dtype`` without its prefix."""
+        return str(self.model.dtype).removeprefix("torch.")
 
 
 def measure(subject: Subject, plan: Plan, on_progress: Callable[[str], None]) -> Iterator[SpeedResult]:
@@ -96,7 +101,7 @@ def _measure_one(
 
 def _with_roofline(result: SpeedResult, subject: Subject, settings: LrqkConfig, plan: Plan) -> SpeedResult:
     depth = result.prompt_tokens + plan.new_tokens // 2
-    needed = step_bytes(subject.model, subject.spec, settings, depth)
+    needed = step_bytes(subject.spec, settings, depth, subject.dtype)
     if needed is None or result.decode_tokens_per_s is None:
         return result
     limit = needed.tokens_per_second(subject.bandwidth)

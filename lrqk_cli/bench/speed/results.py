@@ -42,7 +42,7 @@ class SpeedResult:
         peak_device_bytes: the most over all runs; on a CPU, resident memory of the process.
         memory_cap_bytes: what torch was allowed to allocate.
         miss_rate, bytes_fetched_per_token: over all decode steps.
-        roofline_bytes_per_token: what a step at half of the answer has to read, see ``roofline``.
+        roofline_bytes_per_token: what a step at half of the answer has to read, see ``memory.roofline``.
         roofline_share: measured decode speed over the speed at which memory could deliver those bytes.
         note: how the measurement departs from its mode's definition.
         error: why there are no figures; all of them are then None.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lrqk_cli.bench.plot import LineChart, LinePoint
 from lrqk_cli.bench.report import Table
 from lrqk_cli.bench.speed.results import SpeedResult
-from lrqk_cli.bench.speed.roofline import Bandwidth
+from lrqk_cli.memory.roofline import Bandwidth
 
 _COLUMNS = (
     "mode",

@@ -1,0 +1,62 @@
+"""What a decode step has to read, and the speed at which memory could deliver it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.memory.accounting import ITEM_BYTES, kv_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """Bytes a second.
+
+    Attributes:
+        memory: of the device, reads and writes together.
+        link: from pinned host memory to the device; None where they are one, or where it is not known.
+    """
+
+    memory: float
+    link: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepBytes:
+    """What a decode step has to read.
+
+    Attributes:
+        device: from the device's memory: weights, and index and hot rows or the KV rows.
+        link: from host memory in any case: the KV rows under ``offload``. What ``lrqk`` fetches does not
+            count: a hot set that foresees everything would fetch nothing.
+    """
+
+    device: int
+    link: int
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.device + self.link
+
+    def tokens_per_second(self, bandwidth: Bandwidth) -> float:
+        """Return the limit; memory and link can work at the same time."""
+        if bandwidth.link is None:
+            return bandwidth.memory / self.total
+        return 1.0 / max(self.device / bandwidth.memory, self.link / bandwidth.link)
+
+
+def step_bytes(spec: ModelSpec, settings: LrqkConfig, depth: int, dtype: str) -> StepBytes | None:
+    """Return the bytes of a step after ``depth`` tokens.
+
+    Args:
+        dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
+
+    Returns:
+        None where it is not known which weights a step reads: see ``ModelSpec.num_parameters_read``.
+    """
+    if spec.num_parameters_read is None:
+        return None
+    kv = kv_bytes(spec, settings, depth, dtype)
+    weights = spec.num_parameters_read * ITEM_BYTES[dtype]
+    return StepBytes(weights + kv.read, kv.host_kv if settings.attention == "offload" else 0)

@@ -1,0 +1,50 @@
+"""What a decode step reads, and how fast memory could deliver it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tiny import tiny_model
+
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.memory import accounting
+from lrqk_cli.memory.roofline import Bandwidth, StepBytes, step_bytes
+from lrqk_cli.models.support import spec_from_config
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_token_reads_all_weights_but_an_embedding_of_its_own(tied: bool) -> None:
+    model = tiny_model("llama", tie_word_embeddings=tied)
+    spec = spec_from_config(model.config, "llama")
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    assert spec.num_parameters_read == everything - (0 if tied else 97 * 32)
+
+
+def test_each_mode_has_bytes_of_its_own() -> None:
+    spec = spec_from_config(tiny_model("gemma3").config, "gemma3")
+    assert spec.num_parameters_read is not None
+    weights = 4 * spec.num_parameters_read
+    settings = LrqkConfig(hot=32, top_k=16, recent=8, rank=4)
+    found = {
+        mode: step_bytes(spec, replace(settings, attention=mode), 500, "float32")
+        for mode in ("lrqk", "dense", "offload")
+    }
+    sizes = accounting.kv_bytes(spec, settings, 500, "float32")
+    rows = 500 * 2 * 2 * 16 * 4  # one full layer, 2 KV heads, K and V of 16 floats
+    window = 24 * 2 * 2 * 16 * 4
+    assert found["lrqk"] == StepBytes(weights + sizes.index + sizes.hot + window, 0)
+    assert found["dense"] == StepBytes(weights + rows + window, 0)
+    assert found["offload"] == StepBytes(weights + window, rows)
+
+
+def test_experts_have_no_roofline() -> None:
+    spec = spec_from_config(tiny_model("gpt-oss").config, "gpt-oss")
+    assert step_bytes(spec, LrqkConfig(), 500, "float32") is None
+
+
+def test_the_slower_of_memory_and_link_is_the_limit() -> None:
+    bytes_ = StepBytes(device=300, link=10)
+    assert bytes_.tokens_per_second(Bandwidth(100, 5)) == pytest.approx(1 / 3)
+    assert bytes_.tokens_per_second(Bandwidth(100, 2)) == pytest.approx(1 / 5)
+    assert bytes_.tokens_per_second(Bandwidth(100, None)) == pytest.approx(100 / 310)
