@@ -13,9 +13,9 @@ from lrqk_cli.kernels import dispatch
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 
-# Four bits are too few to reach the few outliers, such as the first token's key: entries saturate at so many
-# standard deviations.
-_CLIP_DEVIATIONS = 3.0
+# An index of integers does not reach the few outliers, such as the first token's key: entries saturate at so
+# many standard deviations.
+_CLIP_DEVIATIONS = {torch.uint8: 3.0, torch.int8: 8.0}
 
 # Tokens whose logits exist at a time where there are many queries.
 _CHUNK = 8192
@@ -43,13 +43,17 @@ class LowRankIndex:
         """Bytes of codes and scales."""
         return self.codes.nbytes + self.scale.nbytes
 
-    def rebuild(self, chunks: Iterable[Tensor]) -> None:
-        """Index all tokens anew: codes ``[sets, S, r]``, chunk by chunk in the order of the tokens."""
+    def rebuild(self, chunks: Iterable[Tensor], deviations: Tensor) -> None:
+        """Index all tokens anew.
+
+        Args:
+            chunks: codes ``[sets, S, r]``, in the order of the tokens.
+            deviations: the root mean square of each dimension of them all, ``[sets, 1, r]``.
+        """
         self.length = 0
         if self._top is not None:
-            codes = torch.cat(list(chunks), dim=1)
-            self.scale.copy_(self._reach(codes).clamp(min=torch.finfo(torch.float32).tiny) / self._top)
-            chunks = [codes]
+            reach = _CLIP_DEVIATIONS[self.codes.dtype] * deviations
+            self.scale.copy_(reach.clamp(min=torch.finfo(torch.float32).tiny) / self._top)
         for chunk in chunks:
             self.append(chunk)
 
@@ -96,10 +100,3 @@ class LowRankIndex:
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return the sums ``[sets, N, r]`` of the codes of the first n tokens by weights ``[sets, N, n]``."""
         return weights @ dispatch.unpack_codes(self.codes[:, : weights.shape[2]]) * self.scale
-
-    def _reach(self, codes: Tensor) -> Tensor:
-        """Return the magnitude ``[sets, 1, r]`` that the largest integer stands for."""
-        largest = codes.abs().amax(1, keepdim=True)
-        if self.codes.dtype != torch.uint8:
-            return largest
-        return torch.minimum(largest, _CLIP_DEVIATIONS * codes.square().mean(1, keepdim=True).sqrt())

@@ -93,7 +93,7 @@ class LrqkLayer(FullLayer):
         if self.stored - self._fitted > self._fitted:
             self.projector.fit()
             keys = (key for key, _ in self.store.stream(0, self.stored))
-            self.index.rebuild(map(self.projector.project_keys, keys))
+            self.index.rebuild(map(self.projector.project_keys, keys), self.projector.code_deviations())
             self._fitted = self.stored
         else:
             for key, _ in self.store.stream(self.index.length, self.stored):

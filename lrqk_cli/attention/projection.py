@@ -58,6 +58,12 @@ class Projector(Protocol):
     def project_keys(self, key: Tensor) -> Tensor:
         """Return the codes ``[sets, S, r]`` of keys ``[KV, S, d]``, by the maps of the last fit."""
 
+    def code_deviations(self) -> Tensor:
+        """Return the root mean square ``[sets, 1, r]`` of the codes of all keys that were fitted.
+
+        It follows from their Gram matrix, so that no key has to be seen again. Valid right after ``fit``.
+        """
+
     def project_queries(self, query: Tensor) -> QueryCodes:
         """Return the codes of queries ``[sets, N, d]``, by the maps of the last fit."""
 
@@ -106,6 +112,10 @@ class JointProjector:
     def project_keys(self, key: Tensor) -> Tensor:
         """See ``Projector``."""
         return _map_keys(key.float() - self.key_mean.unsqueeze(1), self.key_map)
+
+    def code_deviations(self) -> Tensor:
+        """See ``Projector``."""
+        return _code_deviations(self.grams.centred_keys()[0], self.grams.count, self.key_map)
 
     def project_queries(self, query: Tensor) -> QueryCodes:
         """See ``Projector``; the offset is ``q μᵀ``."""
@@ -181,6 +191,10 @@ class AlsProjector:
         """See ``Projector``."""
         return _map_keys(key.float(), self.key_map)
 
+    def code_deviations(self) -> Tensor:
+        """See ``Projector``."""
+        return _code_deviations(self.grams.plain_key_gram(), self.grams.count, self.key_map)
+
     def project_queries(self, query: Tensor) -> QueryCodes:
         """See ``Projector``."""
         return _without_offset(query.float() @ self.query_map)
@@ -210,6 +224,12 @@ def _map_keys(key: Tensor, maps: Tensor) -> Tensor:
     heads = key.shape[0]
     shared = maps.view(heads, maps.shape[0] // heads, *maps.shape[1:])
     return (key.unsqueeze(1) @ shared).flatten(0, 1)
+
+
+def _code_deviations(key_gram: Tensor, count: int, key_map: Tensor) -> Tensor:
+    maps = key_map.double()
+    squares = (per_set(key_gram, maps.shape[0]) @ maps * maps).sum(1, keepdim=True)
+    return (squares / max(1, count)).clamp(min=0.0).sqrt().float()
 
 
 def _without_offset(codes: Tensor) -> QueryCodes:

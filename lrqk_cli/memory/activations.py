@@ -15,7 +15,7 @@ STREAM_ROWS = 8192
 PLAIN_LOGITS = 1 << 24
 # Queries that seed a hot set, and the tokens whose logits exist at a time (``attention``).
 SEED_QUERIES, SCORE_CHUNK = 32, 8192
-# What codes are while an integer index is built: themselves, scaled, rounded and cut.
+# What a chunk's codes are while an index is built: themselves, scaled, rounded and cut.
 _INDEXING_COPIES = 4
 # Vectors of ids and positions that a model keeps while it runs, counted in transformers 5.23.
 _ID_VECTORS = 5
@@ -104,8 +104,7 @@ def settling_bytes(spec: ModelSpec, settings: LrqkConfig, context: int) -> int:
     chunk = min(STREAM_ROWS, context)
     # A chunk's keys in float32, as they are and centred.
     keys = 2 * chunk * spec.num_kv_heads * spec.head_dim * _FLOAT
-    codes = sets * rank * _FLOAT * (context if settings.index_bits != 16 else chunk)
-    indexing = keys + _INDEXING_COPIES * codes
+    indexing = keys + _INDEXING_COPIES * sets * rank * chunk * _FLOAT
     queries = SEED_QUERIES * spec.num_heads if settings.hot_policy == "sticky" else spec.num_heads
     # Logits of a chunk, twice; its codes in float32; scores of all tokens with what sorts them.
     tokens = min(SCORE_CHUNK, context)
