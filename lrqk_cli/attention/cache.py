@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -13,7 +15,9 @@ from lrqk_cli.attention.decode_step import DeviceState, has_device_steps
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.marks import CacheMark
 from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
+from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.stats import StepStats
 
 
@@ -49,6 +53,8 @@ class LrqkCache(Cache):
         if self._state is not None:
             for layer in self._attention:
                 layer.use_device_steps(self._state, is_last=layer is self._attention[-1])
+        self._marks: WeakSet[CacheMark] = WeakSet()
+        self._order = count()
         super().__init__(layers=list(self._attention))
 
     def layer(self, index: int) -> AttentionLayer:
@@ -85,8 +91,34 @@ class LrqkCache(Cache):
 
     def reset(self) -> None:
         """Forget all tokens, and what was fitted to them."""
+        self._marks.clear()
         for layer in self._attention:
             layer.reset()
+
+    def mark(self) -> CacheMark:
+        """Note the point that has been reached, between two segments or steps."""
+        mark = CacheMark(next(self._order), tuple(layer.mark() for layer in self._attention))
+        self._marks.add(mark)
+        return mark
+
+    def rewind(self, mark: CacheMark) -> None:
+        """Be again as at ``mark``; rows beyond it may hold anything. Later marks are no longer valid.
+
+        A captured graph stays valid: nothing moves. Counters of rows go on.
+
+        Raises:
+            UsageError: the mark is not one of this cache, or was left behind by an earlier rewind or reset.
+        """
+        if mark not in self._marks:
+            raise UsageError(
+                "This point of the conversation is gone: it was taken back beyond it before.",
+                "Begin a new conversation.",
+            )
+        for other in list(self._marks):
+            if other.number > mark.number:
+                self._marks.discard(other)
+        for layer, layer_mark in zip(self._attention, mark.layers, strict=True):
+            layer.rewind(layer_mark)
 
     @property
     def position(self) -> Tensor | None:

@@ -77,10 +77,15 @@ class GramAccumulator:
 
     def reset(self) -> None:
         """Forget everything."""
-        matrices = self.query_gram, self.key_gram, self.value_gram
-        for tensor in (*matrices, self.key_sum, self.value_sum, self.shift):
+        for tensor in self.sums:
             tensor.zero_()
         self.count = 0
+
+    @property
+    def sums(self) -> tuple[Tensor, ...]:
+        """All tensors that ``add`` changes."""
+        matrices = self.query_gram, self.key_gram, self.value_gram
+        return *matrices, self.key_sum, self.value_sum, self.shift
 
     def centred_keys(self) -> tuple[Tensor, Tensor]:
         """Return the Gram matrix of the keys less their mean, and that mean μ, in float64."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrqk_cli.attention.host_store import RowStore
+from lrqk_cli.attention.marks import HotMark
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.buffers import FetchPlan, Residents
@@ -117,6 +119,38 @@ class HotSet:
     def replace(self, plan: FetchPlan, store: Tensor) -> None:
         """Put planned rows of ``store``, ``[KV, context, 2, d]``, into their slots; all slots are filled."""
         decode.replace_rows(self.residents, plan, store)
+
+    def mark(self) -> HotMark:
+        """Note which tokens are hot."""
+        return HotMark(self.slot_token.to("cpu", torch.int32, copy=True), self.count)
+
+    def rewind(self, mark: HotMark, length: int, store: RowStore) -> None:
+        """Hold again what was held at ``mark``, at ``length`` tokens; what has left comes from the store.
+
+        A row that stayed in its slot is not copied.
+        """
+        before, self.count = self.slot_token.clone(), mark.count
+        self.slot_token.copy_(mark.slot_token)
+        self._refetch((self.slot_token != before) & (self.slot_token >= 0), store)
+        self.resident.zero_()
+        used = self.slot_token[:, : self.count]
+        self.resident.scatter_(1, used, True)
+        first = max(0, length - self.recent.size)
+        for key, value in store.stream(first, length):
+            self.recent.append(first, key, value)
+            first += key.shape[1]
+
+    def _refetch(self, lost: Tensor, store: RowStore) -> None:
+        """Fetch the rows of the slots in ``lost``, bool ``[sets, C]``, for the tokens that they name now."""
+        sets, hot = lost.shape
+        slot = lost.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+        plan = FetchPlan.empty(sets, hot, self.rows.device)
+        plan.slot.copy_(slot)
+        plan.token.copy_(self.slot_token.gather(1, slot))
+        plan.counts.copy_(lost.sum(1))
+        store.await_writes()
+        # This leaves a wrong mask where a token changed its slot; it is made anew.
+        decode.replace_rows(self.residents, plan, store.rows)
 
     def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
         """Return K and V ``[sets, n, d]`` of all residents: recent window and hot slots."""

@@ -12,6 +12,7 @@ from transformers.cache_utils import CacheLayerMixin
 from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, RingStep
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import Ring
+from lrqk_cli.attention.marks import Copies, LayerMark, SlidingMark
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import UnsupportedModelError
@@ -132,6 +133,14 @@ class AttentionLayer(CacheLayerMixin):
     def settle(self) -> None:
         """Prepare for decode steps after a prefill."""
 
+    def mark(self) -> LayerMark:
+        """Note the point that has been reached."""
+        return LayerMark(self.length)
+
+    def rewind(self, mark: LayerMark) -> None:
+        """Be again as at ``mark``, one of this layer's own; rows beyond it may hold anything."""
+        self.length = mark.length
+
     def take_stats(self) -> StepStats:
         """Return the counters since they were last taken."""
         return StepStats()
@@ -161,6 +170,11 @@ class FullLayer(AttentionLayer):
         """See ``AttentionLayer``."""
         super().count_to(length)
         self.stored = length
+
+    def rewind(self, mark: LayerMark) -> None:
+        """See ``AttentionLayer``."""
+        super().rewind(mark)
+        self.stored = mark.length
 
     def write(self, key: Tensor, value: Tensor) -> None:
         """Store K and V ``[KV, S, d]`` of the next tokens."""
@@ -205,6 +219,16 @@ class SlidingLayer(AttentionLayer):
         super().__init__()
         name = str(dtype).removeprefix("torch.")
         self.ring = Ring(empty(accounting.ring(spec, window, name), device))
+
+    def mark(self) -> LayerMark:
+        """See ``AttentionLayer``."""
+        return SlidingMark(self.length, Copies([self.ring.rows[:, : self.length]]))
+
+    def rewind(self, mark: LayerMark) -> None:
+        """See ``AttentionLayer``."""
+        assert isinstance(mark, SlidingMark)
+        super().rewind(mark)
+        mark.rows.put_back()
 
     def _make_step(self, state: DeviceState) -> DeviceStep:
         return RingStep(self.ring.rows, state)

@@ -12,6 +12,7 @@ from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.layers import FullLayer, weigh_sinks
+from lrqk_cli.attention.marks import Copies, Fit, LayerMark, LrqkMark, to_device, to_host
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import ActiveRows, JointProjector, make_projector
 from lrqk_cli.attention.tail import ValueTail
@@ -52,6 +53,7 @@ class LrqkLayer(FullLayer):
         self._share = self._sets // spec.num_kv_heads
         self.tail = ValueTail(spec, settings, device) if settings.tail != "none" else None
         self._seed: tuple[Tensor, AttentionParams] | None = None
+        self._fit = Fit()
         self._fitted = self._wanted = self._fetched = 0
         self.observer: Callable[[Tensor, AttentionParams, Tensor, Tensor], None] | None = None
 
@@ -83,14 +85,47 @@ class LrqkLayer(FullLayer):
         self.projector.reset()
         self.hot.clear()
         self.index.truncate(0)
-        self._seed = None
+        self._seed, self._fit = None, Fit()
         self._fitted = self._wanted = self._fetched = 0
+
+    def mark(self) -> LayerMark:
+        """See ``AttentionLayer``."""
+        self._fit.is_marked = True
+        return LrqkMark(
+            length=self.stored,
+            fit=self._fit,
+            fitted=self._fitted,
+            learned=Copies(self.projector.learned()),
+            observed=self.projector.grams.count,
+            indexed=self.index.length,
+            hot=self.hot.mark(),
+            seed=to_host(self._seed),
+        )
+
+    def rewind(self, mark: LayerMark) -> None:
+        """See ``AttentionLayer``."""
+        assert isinstance(mark, LrqkMark)
+        super().rewind(mark)
+        if mark.fit is not self._fit:
+            mark.fit.put_back()
+            self._fit = mark.fit
+        mark.learned.put_back()
+        self.projector.grams.count = mark.observed
+        self.index.truncate(mark.indexed)
+        self.hot.rewind(mark.hot, mark.length, self.store)
+        self._fitted = mark.fitted
+        self._seed = to_device(mark.seed, self.store.device)
+        if self._seed is None and self._fitted:
+            self._prepare_steps()
 
     def settle(self) -> None:
         """Bring index and hot set up to date with the segments that went through since the last time."""
         if self._seed is None:
             return
         if self.stored - self._fitted > self._fitted:
+            index = self.index.scale, self.index.codes[:, : self.index.length]
+            self._fit.keep((*self.projector.fitted(), *index))
+            self._fit = Fit()
             self.projector.fit()
             keys = (key for key, _ in self.store.stream(0, self.stored))
             self.index.rebuild(map(self.projector.project_keys, keys), self.projector.code_deviations())
@@ -98,8 +133,6 @@ class LrqkLayer(FullLayer):
         else:
             for key, _ in self.store.stream(self.index.length, self.stored):
                 self.index.append(self.projector.project_keys(key))
-        if self.tail is not None:
-            self.tail.fit(self.projector.grams, self.projector)
         self.store.await_writes()
         candidates = self.hot.candidates(self.stored)
         for key, value in self.store.stream(self.hot.count, min(candidates, self.hot.size)):
@@ -107,14 +140,20 @@ class LrqkLayer(FullLayer):
         if candidates > self.hot.size:
             self._fetch(self._seed_scores(*self._seed)[:, :candidates], self.hot.size)
         self._seed = None
-        if self._step is not None:
-            self._step.refresh()
+        self._prepare_steps()
 
     def take_stats(self) -> StepStats:
         """Return rows demanded and rows fetched by the decode steps since the counters were last taken."""
         wanted, fetched = self._wanted, self._fetched
         self._wanted = self._fetched = 0
         return StepStats(wanted, fetched, fetched * self.store.row_bytes, self.spec.num_kv_heads)
+
+    def _prepare_steps(self) -> None:
+        """Derive what decode steps need from what was fitted, and from the sums of all segments."""
+        if self.tail is not None:
+            self.tail.fit(self.projector.grams, self.projector)
+        if self._step is not None:
+            self._step.refresh()
 
     def _attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         earlier = self.stored

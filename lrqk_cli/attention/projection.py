@@ -81,6 +81,12 @@ class Projector(Protocol):
     def reset(self) -> None:
         """Forget everything."""
 
+    def learned(self) -> tuple[Tensor, ...]:
+        """Return all that ``observe`` and ``step`` change in place, beside ``grams.count``."""
+
+    def fitted(self) -> tuple[Tensor, ...]:
+        """Return all that ``fit`` alone changes in place."""
+
 
 def make_projector(spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> Projector:
     """Return the projector of ``settings.solver``."""
@@ -130,6 +136,14 @@ class JointProjector:
     def reset(self) -> None:
         """See ``Projector``."""
         self.grams.reset()
+
+    def learned(self) -> tuple[Tensor, ...]:
+        """See ``Projector``."""
+        return self.grams.sums
+
+    def fitted(self) -> tuple[Tensor, ...]:
+        """See ``Projector``."""
+        return self.query_map, self.key_map, self.key_mean
 
 
 class AlsProjector:
@@ -212,6 +226,15 @@ class AlsProjector:
         self.grams.reset()
         self.query_magnitude.zero_()
         self.key_magnitude.zero_()
+
+    def learned(self) -> tuple[Tensor, ...]:
+        """See ``Projector``."""
+        bases = self.query_basis, self.key_basis
+        return *self.grams.sums, self.query_magnitude, self.key_magnitude, *bases
+
+    def fitted(self) -> tuple[Tensor, ...]:
+        """See ``Projector``."""
+        return self.query_map, self.key_map
 
 
 def per_set(tensor: Tensor, sets: int) -> Tensor:

@@ -17,6 +17,7 @@ from lrqk_cli.attention.hook import attached
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
+from lrqk_cli.engine.marks import EngineMark
 from lrqk_cli.engine.prefill import default_segment, forward, run_segments
 from lrqk_cli.engine.sampling import Sampler
 from lrqk_cli.errors import ContextLengthError, UsageError
@@ -91,10 +92,30 @@ class Engine:
         """The conversation so far."""
         return tuple(self._tokens)
 
-    def prefill(self, tokens: Sequence[int]) -> Iterator[PrefillProgress]:
+    def mark(self) -> EngineMark:
+        """Note the point of the conversation that has been reached; not in the middle of an iterator."""
+        logits = None
+        if self._logits is not None and not self._waiting():
+            logits = self._logits.to("cpu", copy=True)
+        return EngineMark(self.length, self.cache.mark(), logits)
+
+    def rewind(self, mark: EngineMark) -> None:
+        """Forget what came after ``mark``, exactly. A captured graph is kept, and ``totals`` go on.
+
+        Raises:
+            UsageError: an earlier rewind or a reset has left the mark behind.
+        """
+        self.cache.rewind(mark.cache)
+        del self._tokens[mark.length :]
+        self._logits = None if mark.logits is None else mark.logits.to(self.device)
+
+    def prefill(self, tokens: Sequence[int], *, settles: bool = True) -> Iterator[PrefillProgress]:
         """Append ``tokens`` to the conversation, exactly.
 
         May be closed between two items: what went through the model until then stays.
+
+        Args:
+            settles: prepare for decode steps in the end. Where more tokens follow, that would be for nothing.
 
         Raises:
             ContextLengthError: there is no room for them; nothing was appended.
@@ -107,7 +128,8 @@ class Engine:
         origin, waiting = self.length, self._waiting()
         stream = torch.tensor([*waiting, *tokens], device=self.device)
         start = time.perf_counter()
-        for done, logits in run_segments(self.model, self.cache, stream, self._segment):
+        segments = run_segments(self.model, self.cache, stream, self._segment, settles=settles)
+        for done, logits in segments:
             taken = max(0, done - len(waiting))
             self._tokens[origin:] = tokens[:taken]
             self._logits = logits

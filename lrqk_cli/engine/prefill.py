@@ -21,20 +21,20 @@ def default_segment(device: torch.device) -> int:
 
 
 def run_segments(
-    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, segment: int
+    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, segment: int, *, settles: bool = True
 ) -> Iterator[tuple[int, Tensor]]:
     """Append ``tokens`` ``[n]`` to the cache, exactly.
 
     Yields after each segment how many tokens are done, and the logits ``[vocab]`` of the newest one. The
     cache is consistent at every yield, so the iterator may be closed there. After the last segment it is
-    settled.
+    settled, unless the first decode step is to do that.
     """
     total = tokens.shape[0]
     for start in range(0, total, segment):
         stop = min(start + segment, total)
         with cache.prefilling():
             logits = forward(model, cache, tokens[start:stop])
-        if stop == total:
+        if stop == total and settles:
             cache.settle()
         yield stop, logits
 

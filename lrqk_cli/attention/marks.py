@@ -1,0 +1,166 @@
+"""Points that a cache can be taken back to, exactly: what has been said since is as if it had never been.
+
+The rows of the store are only appended to, so they need no copy: a mark holds the number of them, and host
+copies of the little that changes in place. What a fit of the index determined is copied only when a later
+fit is about to replace it, and once for all marks that refer to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.attention.params import AttentionParams
+
+
+class Copies:
+    """Host copies of tensors, each of which can be put back in place."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._pairs = [(tensor, tensor.to("cpu", copy=True)) for tensor in tensors]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copies."""
+        return sum(copy.nbytes for _, copy in self._pairs)
+
+    def put_back(self) -> None:
+        """Let the tensors hold again what they held when they were copied."""
+        for tensor, copy in self._pairs:
+            tensor.copy_(copy)
+
+
+class Fit:
+    """Stands for one fit of a layer's index: its maps, its scale, and the codes that they made.
+
+    They are the layer's own while the fit is in force.
+
+    Attributes:
+        is_marked: a mark refers to it, so it must be kept when it is replaced.
+    """
+
+    def __init__(self) -> None:
+        self.is_marked = False
+        self._kept: Copies | None = None
+
+    def keep(self, tensors: Sequence[Tensor]) -> None:
+        """Copy what the next fit overwrites, if a mark refers to it."""
+        if self.is_marked:
+            self._kept = Copies(tensors)
+
+    def put_back(self) -> None:
+        """Be in force again; nothing happens where it has never been replaced."""
+        if self._kept is not None:
+            self._kept.put_back()
+            self._kept = None
+
+
+@dataclass(frozen=True)
+class LayerMark:
+    """A point of a layer whose rows are all in its store.
+
+    Attributes:
+        length: tokens.
+    """
+
+    length: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copies."""
+        return 0
+
+
+@dataclass(frozen=True)
+class SlidingMark(LayerMark):
+    """A point of a sliding-window layer, whose older rows are nowhere else.
+
+    Attributes:
+        rows: the used part of its ring.
+    """
+
+    rows: Copies
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copies."""
+        return self.rows.nbytes
+
+
+@dataclass(frozen=True)
+class HotMark:
+    """Which tokens are hot; their rows are in the store.
+
+    Attributes:
+        slot_token: int32 ``[sets, C]`` in host memory.
+        count: filled slots of each row set.
+    """
+
+    slot_token: Tensor
+    count: int
+
+
+@dataclass(frozen=True)
+class LrqkMark(LayerMark):
+    """A point of an LRQK layer.
+
+    Attributes:
+        fit: the one in force; fitted: the tokens that it was made of.
+        learned: what segments and steps have added up or adapted; observed: keys in those sums.
+        indexed: tokens in the index.
+        hot: the hot set.
+        seed: the newest queries and what the model passes, where a prefill has not been settled.
+    """
+
+    fit: Fit
+    fitted: int
+    learned: Copies
+    observed: int
+    indexed: int
+    hot: HotMark
+    seed: tuple[Tensor, AttentionParams] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copies; those of a fit that was replaced since are not counted."""
+        seed = self.seed[0].nbytes if self.seed is not None else 0
+        return self.learned.nbytes + self.hot.slot_token.nbytes + seed
+
+
+# Compared by identity: two points may look alike, and only one be valid.
+@dataclass(frozen=True, eq=False)
+class CacheMark:
+    """A point that a cache can be taken back to, until it is taken back beyond it or reset.
+
+    Attributes:
+        number: later marks of a cache have higher numbers.
+        layers: one mark a layer.
+    """
+
+    number: int
+    layers: tuple[LayerMark, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self.layers[0].length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory that it takes."""
+        return sum(layer.nbytes for layer in self.layers)
+
+
+def to_host(seed: tuple[Tensor, AttentionParams] | None) -> tuple[Tensor, AttentionParams] | None:
+    """Return a seed with its queries in host memory."""
+    return None if seed is None else (seed[0].to("cpu", copy=True), seed[1])
+
+
+def to_device(
+    seed: tuple[Tensor, AttentionParams] | None, device: torch.device
+) -> tuple[Tensor, AttentionParams] | None:
+    """Return a seed with its queries on the device."""
+    return None if seed is None else (seed[0].to(device), seed[1])

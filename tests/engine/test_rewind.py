@@ -1,0 +1,226 @@
+"""Marks: what came after one leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import random_tokens, tiny_model
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lrqk_cli.attention.decode_step import DeviceState
+from lrqk_cli.attention.marks import LrqkMark
+from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.engine.marks import EngineMark
+from lrqk_cli.errors import UsageError
+from lrqk_cli.models.support import spec_from_config
+
+TOLERANCE = 1e-4
+CONTEXT = 600
+PROBE = (5, 11, 42)
+
+# A hot set of 24 rows under texts of up to some hundred, so that what is resident matters.
+SMALL: dict[str, Any] = {"hot": 24, "top_k": 8, "recent": 8, "rank": 8, "segment": 16}
+METHODS: dict[str, dict[str, Any]] = {
+    "lrqk": {},
+    "mean-16-bits": {"tail": "mean", "index_bits": 16},
+    "head-8-bits": {"grouping": "head", "index_bits": 8, "tail": "none"},
+    "als-exact": {"solver": "als", "hot_policy": "exact", "grouping": "head", "als": AlsConfig("topcol")},
+    "refetch": {"solver": "als", "hot_policy": "refetch", "index_bits": 16},
+    "dense": {"attention": "dense"},
+    "offload": {"attention": "offload"},
+}
+CASES = [
+    *(("llama", method) for method in METHODS),
+    ("gemma3", "lrqk"),
+    ("gpt-oss", "lrqk"),
+    ("gemma3", "dense"),
+]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A prefill of ``prompt`` tokens, cut short after ``segments`` if given, then ``answer`` tokens."""
+
+    seed: int
+    prompt: int
+    answer: int
+    segments: int | None = None
+
+
+@cache
+def model_of(family: str) -> PreTrainedModel:
+    return tiny_model(family)
+
+
+def new_engine(family: str, method: str) -> Engine:
+    model = model_of(family)
+    return Engine(
+        model, spec_from_config(model.config, "tiny"), LrqkConfig(**{**SMALL, **METHODS[method]}), CONTEXT
+    )
+
+
+def take(engine: Engine, turn: Turn) -> None:
+    list(islice(engine.prefill(random_tokens(turn.prompt, turn.seed).tolist()), turn.segments))
+    if turn.answer:
+        list(engine.generate(GenerationConfig(max_new_tokens=turn.answer), stop_ids=()))
+
+
+def probe(engine: Engine) -> Tensor:
+    """Return the logits of the next tokens; they belong to the conversation from then on."""
+    found = []
+    for token in PROBE:
+        found.append(engine.next_logits().clone())
+        engine.append(token)
+    return torch.stack(found)
+
+
+def fresh(family: str, method: str, turns: Sequence[Turn]) -> Tensor:
+    with Engine.__enter__(new_engine(family, method)) as engine:
+        for turn in turns:
+            take(engine, turn)
+        return probe(engine)
+
+
+turns = st.builds(
+    Turn,
+    seed=st.integers(1, 50),
+    prompt=st.integers(2, 70),
+    answer=st.integers(0, 12),
+    segments=st.none() | st.integers(1, 3),
+)
+# None takes back to a mark: the number says how many turns are forgotten.
+actions = st.lists(turns | st.integers(1, 3), min_size=2, max_size=7)
+
+
+@pytest.mark.parametrize(("family", "method"), CASES)
+@settings(max_examples=25, deadline=None)
+@given(first=turns, actions=actions)
+def test_what_was_taken_back_leaves_no_trace(
+    family: str, method: str, first: Turn, actions: list[Turn | int]
+) -> None:
+    kept, marks = [first], list[EngineMark]()
+    with new_engine(family, method) as engine:
+        take(engine, first)
+        for action in actions:
+            if isinstance(action, Turn):
+                marks.append(engine.mark())
+                take(engine, action)
+                kept.append(action)
+            elif marks:
+                forgotten = min(action, len(marks))
+                engine.rewind(marks[-forgotten])
+                del marks[-forgotten:], kept[-forgotten:]
+        found = probe(engine)
+    torch.testing.assert_close(found, fresh(family, method, kept), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["lrqk", "als-exact"])
+def test_a_fit_that_was_replaced_is_in_force_again(method: str) -> None:
+    """The second turn is longer than the first, so the index is fitted and built anew in between."""
+    first, second, third = Turn(1, 60, 6), Turn(2, 150, 4), Turn(3, 20, 6)
+    with new_engine("llama", method) as engine:
+        take(engine, first)
+        mark = engine.mark()
+        layer = mark.cache.layers[0]
+        assert isinstance(layer, LrqkMark)
+        take(engine, second)
+        assert engine.cache.layer(0).mark().fit is not layer.fit  # type: ignore[attr-defined]
+        for _ in range(2):  # a mark may be used again
+            engine.rewind(mark)
+            take(engine, third)
+        found = probe(engine)
+    torch.testing.assert_close(found, fresh("llama", method, [first, third]), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_steps_with_lengths_on_the_device_are_taken_back_too(family: str) -> None:
+    """Their kernels' references run on a CPU."""
+
+    def build() -> Engine:
+        engine = new_engine(family, "lrqk")
+        layers = [engine.cache.layer(i) for i in range(engine.spec.num_layers)]
+        state = DeviceState(engine.spec, engine.device)
+        for layer in layers:
+            layer.use_device_steps(state, is_last=layer is layers[-1])
+        return engine
+
+    first, second, third = Turn(1, 60, 8), Turn(2, 90, 8), Turn(3, 20, 8)
+    with build() as engine, torch.no_grad():
+        take(engine, first)
+        mark = engine.mark()
+        take(engine, second)
+        engine.rewind(mark)
+        take(engine, third)
+        found = probe(engine)
+    with build() as engine, torch.no_grad():
+        take(engine, first)
+        take(engine, third)
+        expected = probe(engine)
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_the_state_itself_is_the_same_bit_for_bit() -> None:
+    with new_engine("llama", "lrqk") as engine:
+        take(engine, Turn(1, 100, 8))
+        mark, layer = engine.mark(), engine.cache.layer(1)
+        parts = layer.hot.rows, layer.hot.slot_token, layer.hot.resident, layer.index.scale, layer.tail.slope  # type: ignore[attr-defined]
+        before = [part.clone() for part in (*parts, layer.index.codes[:, : layer.length])]  # type: ignore[attr-defined]
+        take(engine, Turn(2, 200, 8))
+        engine.rewind(mark)
+        after = (*parts, layer.index.codes[:, : layer.length])  # type: ignore[attr-defined]
+        for old, new in zip(before, after, strict=True):
+            assert torch.equal(old, new)
+
+
+def test_the_next_token_follows_a_mark_without_another_prefill() -> None:
+    with new_engine("llama", "lrqk") as engine:
+        take(engine, Turn(1, 50, 0))
+        mark, expected = engine.mark(), engine.next_logits().clone()
+        take(engine, Turn(2, 30, 5))
+        engine.rewind(mark)
+        assert torch.equal(engine.next_logits(), expected)
+        assert engine.length == 50
+
+
+def test_a_mark_that_was_left_behind_is_refused() -> None:
+    with new_engine("llama", "lrqk") as engine, new_engine("llama", "lrqk") as other:
+        take(engine, Turn(1, 30, 2))
+        early = engine.mark()
+        take(engine, Turn(2, 30, 2))
+        late = engine.mark()
+        engine.rewind(early)
+        with pytest.raises(UsageError, match="is gone"):
+            engine.rewind(late)
+        with pytest.raises(UsageError):
+            other.rewind(early)
+        engine.reset()
+        with pytest.raises(UsageError):
+            engine.rewind(early)
+
+
+def test_marks_are_small_beside_the_cache() -> None:
+    with new_engine("llama", "lrqk") as engine:
+        take(engine, Turn(1, 500, 0))
+        mark = engine.mark()
+        sums = engine.cache.layer(0).projector.learned()  # type: ignore[attr-defined]
+        slots = 2 * 24 * 4
+        assert mark.nbytes == 2 * (sum(part.nbytes for part in sums) + slots) + 97 * 4
+
+
+def test_a_prefill_that_is_not_settled_is_by_the_first_step() -> None:
+    prompt = random_tokens(80, 4).tolist()
+    with new_engine("llama", "lrqk") as engine, new_engine("llama", "lrqk") as other:
+        list(engine.prefill(prompt[:50], settles=False))
+        list(engine.prefill(prompt[50:]))
+        list(other.prefill(prompt))
+        torch.testing.assert_close(probe(engine), probe(other), atol=TOLERANCE, rtol=0)
