@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents, Tail, TokenScores
+from lrqk_cli.kernels.buffers import FetchPlan, IndexMaps, Projected, Residents, Tail, TokenScores
 from lrqk_cli.kernels.codes import pack_codes
 from lrqk_cli.kernels.score_tokens import reference as score_tokens_reference
 
@@ -93,6 +93,23 @@ def make_layer(shape: Shape, dtype: torch.dtype = torch.float32) -> tuple[Tensor
     after = replace(shape, length=shape.length + 1)
     store = make_store(after, dtype)
     return store, make_residents(after, store)
+
+
+def make_plan(shape: Shape, residents: Residents, seed: int = 0) -> FetchPlan:
+    """Plan random fetches, in every set a different number: none, all slots, and between."""
+    plan = poisoned(FetchPlan.empty(shape.sets, shape.hot, torch.device("cpu")))
+    plan.leaving.zero_()
+    random = torch.Generator().manual_seed(seed)
+    candidates = shape.length + 1 - shape.recent
+    for row_set in range(shape.sets):
+        absent = (~residents.resident[row_set, :candidates]).nonzero().flatten()
+        most = min(shape.hot, len(absent))
+        count = [most, 0, max(1, most // 3)][(row_set + seed) % 3]
+        plan.token[row_set, :count] = absent[torch.randperm(len(absent), generator=random)][:count].int()
+        plan.slot[row_set, :count] = torch.randperm(shape.hot, generator=random)[:count].int()
+        plan.counts[row_set] = count
+        plan.leaving[row_set, plan.slot[row_set, :count].long()] = True
+    return plan
 
 
 def make_maps(shape: Shape) -> IndexMaps:

@@ -22,6 +22,7 @@ from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.buffers import (
     AttendScratch,
+    Fetch,
     FetchPlan,
     IndexMaps,
     Projected,
@@ -87,9 +88,13 @@ class DeviceState:
         self.totals.zero_()
         return wanted, fetched
 
-    def _attend_scratch(self, sets: int, rows: int, tail_rank: int | None) -> AttendScratch:
+    def _attend_scratch(
+        self, sets: int, rows: int, tail_rank: int | None = None, fetching: int = 0
+    ) -> AttendScratch:
         queries, width = self._spec.num_heads // sets, self._spec.head_dim
-        return AttendScratch.empty(sets, queries, rows, width, self._device, tail_rank=tail_rank)
+        return AttendScratch.empty(
+            sets, queries, rows, width, self._device, tail_rank=tail_rank, fetching=fetching
+        )
 
     def _lrqk_scratch(
         self, sets: int, rank: int, hot: int, context: int, tail_rank: int | None
@@ -138,13 +143,13 @@ class RingStep:
             torch.empty(heads, 0, dtype=torch.int64, device=rows.device),
             torch.empty(heads, 0, dtype=torch.bool, device=rows.device),
         )
-        self._scratch = state.attend_scratch(heads, size, None)
+        self._scratch = state.attend_scratch(heads, size)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``DeviceStep``."""
         rows = self._residents.rows
         rows.index_copy_(1, self._state.length % rows.shape[1], torch.stack((key, value), dim=2))
-        return _attend(query, self._residents, self._scratch, params, self._state, None)
+        return _attend(query, self._residents, self._scratch, params, self._state)
 
     def refresh(self) -> None:
         """See ``DeviceStep``; nothing is fitted."""
@@ -174,7 +179,7 @@ class LrqkStep:
         tail_rank = rank if tail is not None else None
         scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity, tail_rank)
         self._projected, self._scores, self._select, self._plan = scratch
-        self._attend_scratch = state.attend_scratch(sets, hot.rows.shape[1], tail_rank)
+        self._attend_scratch = state.attend_scratch(sets, hot.rows.shape[1], tail_rank, hot.size)
         self._maps = IndexMaps(
             query=torch.empty_like(projector.query_map),
             key=projector.key_map,
@@ -226,8 +231,8 @@ class LrqkStep:
             top_k=self._settings.top_k,
             aggregate=self._settings.aggregate,
         )
-        decode.replace_rows(residents, self._plan, self._store.rows)
-        return _attend(query, residents, self._attend_scratch, params, self._state, self._tail)
+        fetch = Fetch(self._plan, self._store.rows)
+        return _attend(query, residents, self._attend_scratch, params, self._state, fetch, self._tail)
 
 
 def _attend(
@@ -236,7 +241,8 @@ def _attend(
     scratch: AttendScratch,
     params: AttentionParams,
     state: DeviceState,
-    tail: Tail | None,
+    fetch: Fetch | None = None,
+    tail: Tail | None = None,
 ) -> Tensor:
     sets = residents.rows.shape[0]
     queries = query.reshape(sets, -1, query.shape[-1]).contiguous()
@@ -251,6 +257,7 @@ def _attend(
         lse,
         scaling=params.scaling,
         softcap=params.softcap,
+        fetch=fetch,
         tail=tail,
         sinks=None if params.sinks is None else params.sinks.view(lse.shape),
     )

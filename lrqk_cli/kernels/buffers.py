@@ -22,14 +22,24 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.memory import scratch
-from lrqk_cli.memory.scratch import BINS, SELECT_BLOCK, blocks_of, score_span, split_rows
+from lrqk_cli.memory.scratch import (
+    BINS,
+    FETCH_ROWS,
+    SELECT_BLOCK,
+    blocks_of,
+    fetch_splits,
+    score_span,
+    split_rows,
+)
 from lrqk_cli.memory.tensors import empty
 
 __all__ = [
     "BINS",
+    "FETCH_ROWS",
     "LOWEST_SCORE",
     "SELECT_BLOCK",
     "AttendScratch",
+    "Fetch",
     "FetchPlan",
     "IndexMaps",
     "Projected",
@@ -38,6 +48,7 @@ __all__ = [
     "Tail",
     "TokenScores",
     "blocks_of",
+    "fetch_splits",
     "score_span",
     "split_rows",
 ]
@@ -143,12 +154,14 @@ class FetchPlan(NamedTuple):
         token, slot: int32 ``[sets, C]``.
         counts: int32 ``[sets]``, the entries of each set.
         totals: int64 ``[2]``, rows demanded and rows fetched, added up over steps and sets.
+        leaving: bool ``[sets, C]``, whether the row in a slot is to be replaced.
     """
 
     token: Tensor
     slot: Tensor
     counts: Tensor
     totals: Tensor
+    leaving: Tensor
 
     @classmethod
     def empty(cls, sets: int, hot: int, device: torch.device) -> FetchPlan:
@@ -156,6 +169,18 @@ class FetchPlan(NamedTuple):
         plan = cls(*_allocate(scratch.fetch_plan(sets, hot), device))
         plan.totals.zero_()
         return plan
+
+
+class Fetch(NamedTuple):
+    """Rows that are to take their slots.
+
+    Attributes:
+        plan: which, and where.
+        store: all rows, ``[KV, context, 2, d]``; pinned host memory where the rest is on a GPU.
+    """
+
+    plan: FetchPlan
+    store: Tensor
 
 
 class SelectScratch(NamedTuple):
@@ -189,6 +214,8 @@ class SelectScratch(NamedTuple):
 class AttendScratch(NamedTuple):
     """What each split of the residents contributes, in float32; unused splits are undefined.
 
+    Where rows are fetched, the first ``fetch_splits(C)`` are theirs; then come those of ``split_rows`` rows.
+
     Attributes:
         output: ``[sets, splits, N, d]``, normalised within the split.
         lse: ``[sets, N, splits]``.
@@ -213,9 +240,14 @@ class AttendScratch(NamedTuple):
         device: torch.device,
         *,
         tail_rank: int | None = None,
+        fetching: int = 0,
     ) -> AttendScratch:
-        """Allocate for ``rows`` (W + C) residents a set of head size ``width``, and for a tail of rank r."""
-        shapes = scratch.attend_scratch(sets, queries, rows, width, tail_rank)
+        """Allocate for ``rows`` (W + C) residents a set of head size ``width``, and for a tail of rank r.
+
+        Args:
+            fetching: C, where rows are fetched while attention runs.
+        """
+        shapes = scratch.attend_scratch(sets, queries, rows, width, tail_rank, fetching=fetching)
         output, lse, masses, *code_sums = _allocate(shapes, device)
         return cls(output, lse, masses, code_sums[0] if code_sums else None)
 

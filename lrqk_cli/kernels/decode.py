@@ -1,8 +1,9 @@
 """The operations of a decode step, on Triton where the tensors are on a GPU and Triton is installed.
 
-They run in this order, once a layer: ``append_token``, ``score_tokens``, ``select_rows``, ``replace_rows``,
-``attend_residents``; eight launches. None waits for the device, and no shape depends on data, so all of them
-can be captured in a CUDA graph (the references, which serve the CPU, do read the length).
+They run in this order, once a layer: ``append_token``, ``score_tokens``, ``select_rows``,
+``attend_residents``, which fetches; seven launches. ``replace_rows`` fetches alone, ahead of the first step.
+None waits for the device, and no shape depends on data, so all of them can be captured in a CUDA graph (the
+references, which serve the CPU, do read the length).
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ Shapes = tuple[TensorShape, ...]
 _SCORE_PROGRAMS, _SCORE_SPANS = 512, (256, 512, 1024)
 # Programs that ``attend_residents`` aims at; the most rows that one of them takes.
 _ATTEND_PROGRAMS, _SPLIT_ROWS = 512, (64, 128, 256)
+# Programs a set that fetch rows, at most, and the rows that one fetches at once.
+_FETCH_SPLITS, FETCH_ROWS = 16, 16
 # Tokens, or hot slots, that one program of ``select_rows`` takes; bins of its histogram of scores.
 SELECT_BLOCK, BINS = 1024, 2048
 
@@ -34,6 +36,11 @@ def score_span(sets: int, bucket: int) -> int:
 def split_rows(sets: int, rows: int) -> int:
     """Return how many of the ``rows`` residents of a set one program of ``attend_residents`` takes."""
     return _fair(sets * rows // _ATTEND_PROGRAMS, _SPLIT_ROWS)
+
+
+def fetch_splits(hot: int) -> int:
+    """Return how many programs a set ``attend_residents`` has for rows on their way into C ``hot`` slots."""
+    return min(_FETCH_SPLITS, blocks_of(hot, FETCH_ROWS))
 
 
 def projected(sets: int, queries: int, rank: int) -> Shapes:
@@ -68,12 +75,20 @@ def select_scratch(sets: int, hot: int, context: int) -> Shapes:
 def fetch_plan(sets: int, hot: int) -> Shapes:
     """Return the shapes of ``FetchPlan``."""
     slots = TensorShape((sets, hot), "int32")
-    return slots, slots, TensorShape((sets,), "int32"), TensorShape((2,), "int64")
+    return (
+        slots,
+        slots,
+        TensorShape((sets,), "int32"),
+        TensorShape((2,), "int64"),
+        TensorShape((sets, hot), "bool"),
+    )
 
 
-def attend_scratch(sets: int, queries: int, rows: int, width: int, tail_rank: int | None) -> Shapes:
-    """Return the shapes of ``AttendScratch``; ``rows`` W + C, ``width`` d."""
-    splits = blocks_of(rows, split_rows(sets, rows))
+def attend_scratch(
+    sets: int, queries: int, rows: int, width: int, tail_rank: int | None, *, fetching: int = 0
+) -> Shapes:
+    """Return the shapes of ``AttendScratch``; ``rows`` W + C, ``width`` d, ``fetching`` C where rows come."""
+    splits = blocks_of(rows, split_rows(sets, rows)) + fetch_splits(fetching)
     shapes = (
         TensorShape((sets, splits, queries, width), "float32"),
         TensorShape((sets, queries, splits), "float32"),
@@ -112,7 +127,7 @@ def _lrqk_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> list[T
         *token_scores(sets, queries, context, tail_rank),
         *select_scratch(sets, hot, context),
         *fetch_plan(sets, hot),
-        *attend_scratch(sets, queries, settings.recent + hot, spec.head_dim, tail_rank),
+        *attend_scratch(sets, queries, settings.recent + hot, spec.head_dim, tail_rank, fetching=hot),
         *(own * spec.num_full_layers),
     ]
 

@@ -7,11 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from decode_step import DEVICES, Shape, assert_same, make_layer, make_tail, noise, poisoned, to
+from decode_step import (
+    DEVICES,
+    Shape,
+    assert_same,
+    host,
+    make_layer,
+    make_plan,
+    make_tail,
+    noise,
+    poisoned,
+    to,
+)
 from torch import Tensor
 
 from lrqk_cli.kernels.attend_residents import reference
-from lrqk_cli.kernels.buffers import AttendScratch, Residents
+from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents
 from lrqk_cli.kernels.codes import unpack_codes
 
 kernel = pytest.importorskip("lrqk_cli.kernels.attend_residents.triton", reason="Triton is not installed")
@@ -42,9 +53,14 @@ def run(
     sinks: bool = True,
     softcap: float | None = None,
     codes: torch.dtype = torch.uint8,
+    fetch: int | None = None,
 ) -> tuple[Tensor, ...]:
-    """Return output, log-sum-exp, exact logits and weights."""
-    _, residents = make_layer(shape, dtype)
+    """Return output, log-sum-exp, exact logits and weights, and the residents afterwards.
+
+    Args:
+        fetch: seed of a plan of fetches; None means that there is none.
+    """
+    store, residents = make_layer(shape, dtype)
     every, rows = (shape.sets, shape.queries), shape.rows
     options = {
         "scaling": 1 / math.sqrt(shape.width),
@@ -58,11 +74,18 @@ def run(
     poisoned(options["out_logits"])
     options = to(options, device)
     sizes = (*every, rows, shape.width, torch.device(device))
-    scratch = poisoned(AttendScratch.empty(*sizes, tail_rank=shape.rank if tail else None))
+    fetching = 0 if fetch is None else shape.hot
+    scratch = poisoned(AttendScratch.empty(*sizes, tail_rank=shape.rank if tail else None, fetching=fetching))
+    if fetch is not None:
+        plan = make_plan(shape, residents, fetch)
+        # What is to be replaced must not be read: it may be gone.
+        residents.rows[:, shape.recent :][plan.leaving] = 1e4
+        options["fetch"] = Fetch(to(plan, device), host(store, device))
     query, length = noise(11, *every, shape.width).to(dtype).to(device), shape.device_length.to(device)
-    module.attend_residents(query, to(residents, device), length, scratch, out, lse, **options)
+    found = to(residents, device)
+    module.attend_residents(query, found, length, scratch, out, lse, **options)
     module.resident_weights(options["out_logits"], lse, length, weights, recent=shape.recent)
-    return out, lse, options["out_logits"], weights
+    return out, lse, options["out_logits"], weights, *found
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -85,6 +108,38 @@ def test_matches_the_reference(
     assert_same(found[0], expected[0], atol=rounding, rtol=rounding)
     # Poison in the logits' empty places compares equal to poison only.
     assert_same(found[1:], expected[1:], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(120, queries=1, hot=1),
+        Shape(250, hot=90, queries=3, share=3, width=80, heads=1),
+        Shape(1024, context=1100, hot=700, queries=4, width=128, heads=1),
+        pytest.param(
+            Shape(70_000, context=1 << 17, hot=8128, recent=64, queries=4, width=128, heads=3),
+            marks=pytest.mark.gpu,
+        ),
+    ],
+    ids=str,
+)
+def test_fetches_while_it_attends(
+    shape: Shape, dtype: torch.dtype, seed: int, tail: bool, device: str
+) -> None:
+    if device == "cpu" and shape.length > 5000:
+        pytest.skip("takes the interpreter too long")
+    options: dict[str, Any] = {"tail": tail, "fetch": seed}
+    expected = run(reference, shape, dtype, "cpu", **options)
+    found = run(kernel, shape, dtype, device, **options)
+    rounding = {torch.float32: 2e-5, torch.float16: 2e-3}[dtype]
+    assert_same(found[0], expected[0], atol=rounding, rtol=rounding)
+    assert_same(found[1:4], expected[1:4], atol=2e-5, rtol=2e-5)
+    assert_same(found[4:], expected[4:])
+    assert_same(run(kernel, shape, dtype, device, **options), found)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decode_step import DEVICES, Shape, assert_same, host, make_layer, poisoned, to
+from decode_step import DEVICES, Shape, assert_same, host, make_layer, make_plan, to
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import FetchPlan, Residents
@@ -19,21 +19,6 @@ SHAPES = [
     Shape(250, width=128, heads=1, hot=200),
     Shape(200, width=256),
 ]
-
-
-def make_plan(shape: Shape, residents: Residents, seed: int) -> FetchPlan:
-    """Plan random fetches, in every set a different number: none, all slots, and between."""
-    plan = poisoned(FetchPlan.empty(shape.sets, shape.hot, torch.device("cpu")))
-    random = torch.Generator().manual_seed(seed)
-    candidates = shape.length + 1 - shape.recent
-    for row_set in range(shape.sets):
-        absent = (~residents.resident[row_set, :candidates]).nonzero().flatten()
-        most = min(shape.hot, len(absent))
-        count = [most, 0, max(1, most // 3)][(row_set + seed) % 3]
-        plan.token[row_set, :count] = absent[torch.randperm(len(absent), generator=random)][:count].int()
-        plan.slot[row_set, :count] = torch.randperm(shape.hot, generator=random)[:count].int()
-        plan.counts[row_set] = count
-    return plan
 
 
 def check(residents: Residents, store: Tensor, shape: Shape) -> None:

@@ -25,7 +25,7 @@ WIDTH = (math.log(8) + 30) / BINS + 1e-3
 def buffers(shape: Shape, bucket: int, device: str) -> tuple[SelectScratch, FetchPlan]:
     scratch = SelectScratch.empty(shape.sets, shape.hot, bucket, torch.device(device))
     plan = FetchPlan.empty(shape.sets, shape.hot, torch.device(device))
-    for tensor in (*scratch, *plan[:3]):
+    for tensor in (*scratch, *plan[:3], plan.leaving):
         if tensor is not scratch.histogram:
             poisoned(tensor)
     return scratch, plan
@@ -45,6 +45,7 @@ def check_plan(residents: Residents, plan: FetchPlan, score: Tensor, wanted: int
         assert len(set(incoming)) == len(set(slots)) == count
         assert not residents.resident[row_set, incoming].any()
         held = residents.slot_token[row_set]
+        assert sorted(slots) == plan.leaving[row_set].nonzero().flatten().tolist()
         leaving = held[slots].tolist()
         after = sorted(set(held.tolist()) - set(leaving) | set(incoming))
         # A bijection of slots and residents again.
@@ -123,6 +124,7 @@ def test_matches_the_reference(shape: Shape, share: int, spread: float, device: 
     same_bins = expected_scratch._replace(token_bin=scratch.token_bin.cpu(), slot_bin=scratch.slot_bin.cpu())
     reference.plan_fetches(residents, length, same_bins, expected, top_k)
     assert_same(plan[:3], expected[:3])
+    assert_same(plan.leaving, expected.leaving)
     assert plan.counts.sum() > 0
     assert plan.totals.tolist() == [2 * top_k * shape.sets, 2 * int(plan.counts.sum())]
     assert (scratch.token_bin[:, candidates:] == -7).all()
@@ -142,4 +144,5 @@ def test_nothing_is_fetched_while_all_candidates_fit(length: int, device: str) -
         module.select_rows(*inputs, scratch, plan, top_k=5)
         assert plan.counts.tolist() == [0] * shape.sets
         assert plan.totals.tolist() == [wanted * shape.sets, 0]
+        assert not plan.leaving.any()
         assert (scratch.histogram == 0).all()

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.kernels.attend.reference import attend, merge
-from lrqk_cli.kernels.buffers import AttendScratch, Residents, Tail
+from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents, Tail
 from lrqk_cli.kernels.codes import unpack_codes
+from lrqk_cli.kernels.replace_rows.reference import replace_rows
 
 
 def attend_residents(
@@ -20,27 +21,33 @@ def attend_residents(
     *,
     scaling: float,
     softcap: float | None = None,
+    fetch: Fetch | None = None,
     tail: Tail | None = None,
     sinks: Tensor | None = None,
     out_logits: Tensor | None = None,
 ) -> None:
     """Attend exactly to ring and hot slots; add the tail and the sinks.
 
+    Planned rows are fetched into their slots first, as ``replace_rows`` does it.
+
     The tail is the candidates that are not resident. Their weights are what the index predicts, and their
     mean value is linear in their mean code. There is none while all candidates are resident.
 
     Args:
         query: ``[sets, N, d]``.
-        residents: see ``Residents``, after this step's fetches.
+        residents: see ``Residents``; changed where rows are fetched.
         length: int64 ``[1]``, tokens before this step.
         _: the scratch that the Triton kernels need.
         out: gets the output ``[sets, N, d]``, in its own element type.
         out_lse: gets the log-sum-exp over the residents alone, float32 ``[sets, N]``.
         scaling, softcap: as the model's attention uses them.
+        fetch: rows that take part, and are not yet in their slots.
         tail: None leaves the tail out.
         sinks: one more logit per query that takes part in the softmax and has no value, ``[sets, N]``.
         out_logits: gets the exact logits, float32 ``[sets, N, W + C]``; nothing is written for empty places.
     """
+    if fetch is not None:
+        replace_rows(residents, fetch.plan, fetch.store)
     count = int(length) + 1
     candidates = max(0, count - residents.recent)
     used = min(count, residents.recent) + min(candidates, residents.hot)

@@ -1,6 +1,8 @@
 """The same in two launches, and one more where each row's weight is asked for.
 
-1. ``attend_split``: a program for every 64 to 256 rows of a set, so that some 500 programs share the device.
+1. ``attend_split``: up to 16 programs a set read the planned rows from host memory, 16 at a time, put them
+   into their slots and attend to them, while all others attend to the rows that stay: one for every 64 to 256
+   of a set, so that some 500 programs share the device, and the link's delay costs nothing of its own.
    Reads all resident rows once (33 MiB at 8 sets, C 8,192, d 128 in 16 bits); of each hot row the index code
    (2 MiB at r 64 in 4 bits) and 4 bytes a query of predicted logits; writes one output and one sum of codes
    a query and split. All queries of a set are one tile of a tensor-core product, padded to 16, and K and V
@@ -16,12 +18,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import triton
 from torch import Tensor
 
 from lrqk_cli.kernels.attend_residents.triton_combine import combine_splits, weigh_rows
 from lrqk_cli.kernels.attend_residents.triton_split import attend_split
-from lrqk_cli.kernels.buffers import AttendScratch, Residents, Tail, blocks_of, split_rows
+from lrqk_cli.kernels.buffers import (
+    FETCH_ROWS,
+    AttendScratch,
+    Fetch,
+    Residents,
+    Tail,
+    blocks_of,
+    fetch_splits,
+    split_rows,
+)
 from lrqk_cli.kernels.primitives import half_rank, tile_rows
 
 # Elements of K, and of V, that a program of the first launch loads at once; and of what the second merges.
@@ -43,6 +55,35 @@ class _TailParts(NamedTuple):
     split_code_sums: Tensor
     span: int
     rank: int
+
+
+class _FetchParts(NamedTuple):
+    token: Tensor
+    slot: Tensor
+    counts: Tensor
+    leaving: Tensor
+    store: Tensor
+    resident: Tensor
+    splits: int
+    share: int
+
+
+def _fetch_parts(fetch: Fetch | None, residents: Residents, stand_in: Tensor) -> _FetchParts:
+    """Return the kernel's arguments; where nothing is fetched, what stands in for its tensors is not read."""
+    if fetch is None:
+        none = stand_in
+        return _FetchParts(none, none, none, none, none, none, 0, 1)
+    plan, store = fetch
+    return _FetchParts(
+        plan.token,
+        plan.slot,
+        plan.counts,
+        plan.leaving.view(torch.uint8),
+        store,
+        residents.resident.view(torch.uint8),
+        fetch_splits(residents.hot),
+        residents.rows.shape[0] // store.shape[0],
+    )
 
 
 def _tail_parts(tail: Tail | None, scratch: AttendScratch, stand_in: Tensor) -> _TailParts:
@@ -80,6 +121,7 @@ def attend_residents(
     *,
     scaling: float,
     softcap: float | None = None,
+    fetch: Fetch | None = None,
     tail: Tail | None = None,
     sinks: Tensor | None = None,
     out_logits: Tensor | None = None,
@@ -88,7 +130,8 @@ def attend_residents(
     sets, queries, width = query.shape
     hot, recent = residents.hot, residents.recent
     split = split_rows(sets, recent + hot)
-    splits = blocks_of(recent + hot, split)
+    fetched = _fetch_parts(fetch, residents, out_lse)
+    splits = fetched.splits + blocks_of(recent + hot, split)
     width_pad = max(16, triton.next_power_of_2(width))
     parts = _tail_parts(tail, scratch, out_lse)
     sizes = {
@@ -98,6 +141,7 @@ def attend_residents(
         "WIDTH": width,
         "WIDTH_PAD": width_pad,
         "SPLIT": split,
+        "FETCHES": fetched.splits,
         "TAIL": tail is not None,
     }
     attend_split[(splits, sets)](
@@ -107,12 +151,14 @@ def attend_residents(
         length,
         parts.logits,
         parts.codes,
+        *fetched[:6],
         *scratch[:3],
         parts.split_code_sums,
         out_logits if out_logits is not None else out_lse,
-        parts.codes.shape[1],
+        residents.resident.shape[1],
         parts.logits.shape[-1],
         hot,
+        fetched.share,
         splits,
         scaling,
         softcap or 1.0,
@@ -120,6 +166,7 @@ def attend_residents(
         HALF_PAD=half_rank(parts.rank),
         BLOCK=min(split, max(16, _TILE // width_pad)),
         CODE_BLOCK=_CODE_BLOCK,
+        FETCH_ROWS=FETCH_ROWS,
         SOFTCAP=softcap is not None,
         LOGITS=out_logits is not None,
         **sizes,

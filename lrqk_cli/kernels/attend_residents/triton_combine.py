@@ -94,12 +94,14 @@ def _merge(
         lse = tl.load(split_lse + split, mask=there, other=float("-inf"))
         part = tl.load(
             split_output + split[:, None] * stride + dim[None, :],
-            mask=there[:, None] & (dim < WIDTH)[None, :],
+            mask=(lse > float("-inf"))[:, None] & (dim < WIDTH)[None, :],
             other=0.0,
         )
         higher = tl.maximum(peak, tl.max(lse, 0))
-        fade = tl.exp(peak - higher)
-        weight = tl.exp(lse - higher)
+        # Splits of fetched rows may all be empty.
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        fade = tl.exp(peak - base)
+        weight = tl.exp(lse - base)
         total = total * fade + tl.sum(weight, 0)
         output = output * fade + tl.sum(weight[:, None] * part, 0)
         peak = higher
@@ -130,6 +132,7 @@ def combine_splits(
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
     SPLIT: tl.constexpr,
+    FETCHES: tl.constexpr,
     SPAN: tl.constexpr,
     MERGE_CHUNK: tl.constexpr,
     MASS_CHUNK: tl.constexpr,
@@ -144,7 +147,7 @@ def combine_splits(
     count = tl.load(length) + 1
     candidates = tl.maximum(count - RECENT, 0)
     used = tl.minimum(count, RECENT) + tl.minimum(candidates, hot)
-    used_splits = tl.cdiv(used, SPLIT).to(tl.int32)
+    used_splits = FETCHES + tl.cdiv(used, SPLIT).to(tl.int32)
     output, lse = _merge(
         split_output + (row_set * splits * QUERIES + tl.program_id(0)) * WIDTH,
         split_lse + query * splits,

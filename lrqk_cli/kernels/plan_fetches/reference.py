@@ -30,4 +30,7 @@ def plan_fetches(scores: Tensor, resident: Tensor, slot_token: Tensor, wanted: i
     slot[:, :wanted] = slot_score.topk(wanted, dim=1, largest=False).indices
     counts = missing.sum(1, dtype=torch.int32)
     totals = torch.stack((torch.full_like(counts, wanted), counts), 1).sum(0)
-    return FetchPlan(token, slot, counts, totals)
+    taken = torch.arange(wanted, device=scores.device) < counts.unsqueeze(1)
+    leaving = torch.zeros(slot_token.shape, dtype=torch.bool, device=scores.device)
+    leaving.scatter_(1, slot[:, :wanted].long(), taken)
+    return FetchPlan(token, slot, counts, totals, leaving)

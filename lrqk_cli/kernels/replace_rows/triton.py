@@ -21,6 +21,38 @@ _PROGRAMS = 64
 
 
 @triton.jit
+def replace_some(
+    store,
+    plan_token,
+    plan_slot,
+    rows,
+    slot_token,
+    resident,
+    entry,
+    inside,
+    ROW: tl.constexpr,
+    ROW_PAD: tl.constexpr,
+):
+    """Put the rows of some entries of the plan into their slots, and return their tokens and slots.
+
+    All pointers are the set's own, ``store`` that of its KV head, ``rows`` that of its first hot slot.
+    """
+    part = tl.arange(0, ROW_PAD)[None, :]
+    token = tl.load(plan_token + entry, mask=inside, other=0).to(tl.int64)
+    slot = tl.load(plan_slot + entry, mask=inside, other=0).to(tl.int64)
+    whole = inside[:, None] & (part < ROW)
+    row = tl.load(store + token[:, None] * ROW + part, mask=whole)
+    leaving = tl.load(slot_token + slot, mask=inside, other=0)
+    tl.store(rows + slot[:, None] * ROW + part, row, mask=whole)
+    tl.store(resident + leaving, 0, mask=inside)
+    tl.store(resident + token, 1, mask=inside)
+    # A thread that holds a copy of ``leaving`` must have read it by now.
+    tl.debug_barrier()
+    tl.store(slot_token + slot, token, mask=inside)
+    return token, slot
+
+
+@triton.jit
 def _replace(
     store,
     plan_token,
@@ -40,26 +72,21 @@ def _replace(
 ):
     row_set = tl.program_id(1).to(tl.int64)
     count = tl.load(plan_count + row_set)
-    part = tl.arange(0, ROW_PAD)[None, :]
-    source = store + row_set // share * context * ROW
-    target = rows + (row_set * (recent + hot) + recent) * ROW
-    slot_token += row_set * hot
-    resident += row_set * context
     first = tl.program_id(0) * ROWS
     while first < count:
         entry = first + tl.arange(0, ROWS)
-        inside = entry < count
-        token = tl.load(plan_token + row_set * hot + entry, mask=inside, other=0).to(tl.int64)
-        slot = tl.load(plan_slot + row_set * hot + entry, mask=inside, other=0).to(tl.int64)
-        whole = inside[:, None] & (part < ROW)
-        row = tl.load(source + token[:, None] * ROW + part, mask=whole)
-        leaving = tl.load(slot_token + slot, mask=inside, other=0)
-        tl.store(target + slot[:, None] * ROW + part, row, mask=whole)
-        tl.store(resident + leaving, 0, mask=inside)
-        tl.store(resident + token, 1, mask=inside)
-        # A thread that holds a copy of ``leaving`` must have read it by now.
-        tl.debug_barrier()
-        tl.store(slot_token + slot, token, mask=inside)
+        replace_some(
+            store + row_set // share * context * ROW,
+            plan_token + row_set * hot,
+            plan_slot + row_set * hot,
+            rows + (row_set * (recent + hot) + recent) * ROW,
+            slot_token + row_set * hot,
+            resident + row_set * context,
+            entry,
+            entry < count,
+            ROW,
+            ROW_PAD,
+        )
         first += programs * ROWS
 
 

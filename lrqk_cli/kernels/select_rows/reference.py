@@ -50,6 +50,7 @@ def select_rows(
     """
     candidates = max(0, int(length) + 1 - residents.recent)
     out.counts.zero_()
+    out.leaving.zero_()
     if candidates > residents.hot:
         bin_scores(scores, residents, length, scratch, aggregate)
         plan_fetches(residents, length, scratch, out, top_k)
@@ -92,6 +93,7 @@ def plan_fetches(
     """Plan by the bins: tokens above the threshold bin, then tokens in it; slots from the lowest bin up."""
     candidates = int(length) + 1 - residents.recent
     wanted = min(top_k, candidates, residents.hot)
+    out.leaving.zero_()
     for row_set in range(len(out.counts)):
         bins = scratch.token_bin[row_set, :candidates]
         held = residents.slot_token[row_set]
@@ -108,4 +110,5 @@ def plan_fetches(
         outgoing = torch.cat((outgoing[~in_last].sort().values, outgoing[in_last]))
         out.token[row_set, : len(incoming)] = incoming.to(torch.int32)
         out.slot[row_set, : len(incoming)] = outgoing.to(torch.int32)
+        out.leaving[row_set, outgoing] = True
         out.counts[row_set] = len(incoming)

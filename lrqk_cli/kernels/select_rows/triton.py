@@ -1,8 +1,8 @@
-"""The same in three launches, each with a program for every 1,024 tokens and every 1,024 slots of a set.
+"""The same in three launches.
 
-1. ``bin_tokens``: log-scores to bins, and two histograms (candidates, slots) by integer atomics, whose order
-   does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from the L2 cache), and gathers those
-   of the slots' tokens; writes 2 bytes a token and slot.
+1. ``bin_tokens``: log-scores to bins, and two histograms (candidates, slots), first within a program and then
+   by integer atomics, whose order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from
+   the L2 cache), and gathers those of the slots' tokens; writes 2 bytes a token and slot.
 2. ``count_missing``: every program finds the threshold in the histogram (8 KiB), and counts its block's
    tokens above it and in it. Reads 3 bytes a token.
 3. ``list_fetches``: positions follow from the counts of the blocks before and a scan within the block.
@@ -35,6 +35,18 @@ from lrqk_cli.kernels.select_rows.triton_plan import count_missing, list_fetches
 
 # Blocks of the logits whose masses are summed at once.
 _MASS_CHUNK = 512
+# Programs that ``bin_tokens`` aims at; the fewest and the most tokens, or slots, that one takes.
+_BIN_PROGRAMS = 128
+_BIN_BLOCKS = (1024, 4096)
+# Slots that one program of ``list_fetches`` takes; it goes through those of all blocks before.
+_SLOT_BLOCK = 4096
+
+
+def _bin_block(sets: int, bucket: int) -> int:
+    """Return how many tokens, or slots, one program of ``bin_tokens`` takes."""
+    least, most = _BIN_BLOCKS
+    fair = triton.next_power_of_2(max(1, sets * bucket // _BIN_PROGRAMS))
+    return min(max(fair, least), most)
 
 
 def select_rows(
@@ -62,7 +74,8 @@ def bin_scores(
     """See the reference; also counts the bins in the histograms."""
     sets, queries, bucket = scores.logits.shape
     blocks = scores.masses.shape[3]
-    token_blocks, slot_blocks = blocks_of(bucket, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)
+    block = _bin_block(sets, bucket)
+    token_blocks, slot_blocks = blocks_of(bucket, block), blocks_of(residents.hot, block)
     bin_tokens[(token_blocks + slot_blocks, sets)](
         scores.logits,
         scores.masses,
@@ -81,10 +94,10 @@ def bin_scores(
         SUM=aggregate == "sum",
         BINS=BINS,
         LOWEST=LOWEST_SCORE,
-        BLOCK=SELECT_BLOCK,
+        BLOCK=block,
         SPAN=scores.span,
         CHUNK=min(_MASS_CHUNK, triton.next_power_of_2(blocks)),
-        num_warps=4,
+        num_warps=8,
     )
 
 
@@ -94,7 +107,7 @@ def plan_fetches(
     """See the reference; needs the histograms, and adds to the totals."""
     sets, bucket = scratch.token_bin.shape
     context = residents.resident.shape[1]
-    token_blocks, slot_blocks = blocks_of(bucket, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)
+    token_blocks, slot_blocks = blocks_of(bucket, SELECT_BLOCK), blocks_of(residents.hot, _SLOT_BLOCK)
     resident = residents.resident.view(torch.uint8)
     sizes = (context, bucket, token_blocks, residents.hot, residents.recent, top_k)
     count_missing[(token_blocks + 1, sets)](
@@ -123,10 +136,12 @@ def plan_fetches(
         out.token,
         out.slot,
         out.counts,
+        out.leaving.view(torch.uint8),
         out.totals,
         *sizes,
         BINS=BINS,
         BLOCK=SELECT_BLOCK,
+        SLOT_BLOCK=_SLOT_BLOCK,
         TOKEN_BLOCKS_PAD=triton.next_power_of_2(token_blocks),
         num_warps=4,
     )

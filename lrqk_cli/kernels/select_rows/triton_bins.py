@@ -63,8 +63,8 @@ def bin_tokens(
     """Bin the scores of a block of candidates, or of the tokens in a block of slots, and count the bins."""
     program = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
-    count = tl.load(length) + 1
-    candidates = count - recent
+    tokens = tl.load(length) + 1
+    candidates = tokens - recent
     if candidates <= hot:
         return
     of_slots = program >= token_blocks
@@ -73,7 +73,7 @@ def bin_tokens(
     is_slot = place < tl.where(of_slots, hot, 0)
     is_token = place < tl.where(of_slots, 0, candidates)
     inside = is_slot | is_token
-    # What decides when a row leaves is computed here, for slots: today the score of the slot's token.
+    # What decides when a row leaves is computed here, for slots: the score of the slot's token.
     held = tl.load(slot_token + row_set * hot + place, mask=is_slot, other=0)
     token = tl.where(of_slots, held, place.to(tl.int64))
     key = _score_bin(
@@ -81,7 +81,7 @@ def bin_tokens(
         masses + row_set * QUERIES * 3 * blocks,
         token,
         inside,
-        tl.cdiv(count, SPAN).to(tl.int32),
+        tl.cdiv(tokens, SPAN).to(tl.int32),
         bucket,
         blocks,
         scale,
@@ -93,7 +93,9 @@ def bin_tokens(
     )
     tl.store(token_bin + row_set * bucket + place, key.to(tl.int16), mask=is_token)
     tl.store(slot_bin + row_set * hot + place, key.to(tl.int16), mask=is_slot)
+    # Tokens crowd in few bins: counted within the block first, they need few additions to memory.
+    bins = tl.arange(0, BINS)
+    count = tl.histogram(tl.where(inside, key, 0), BINS)
+    count -= tl.where(bins == 0, BLOCK - tl.sum(inside.to(tl.int32), 0), 0)
     counts = histogram + (row_set * 2 + of_slots.to(tl.int64)) * BINS
-    # Most tokens may lie in the lowest bin: one addition for all of them.
-    tl.atomic_add(counts, tl.sum((inside & (key == 0)).to(tl.int32), 0), sem="relaxed")
-    tl.atomic_add(counts + key, 1, mask=inside & (key > 0), sem="relaxed")
+    tl.atomic_add(counts + bins, count, mask=count > 0, sem="relaxed")

@@ -161,7 +161,10 @@ def _list_slots(
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """List the slots of a block that are taken: first, over all blocks, those of bins that leave whole."""
+    """List the slots of a block that are taken: first, over all blocks, those of bins that leave whole.
+
+    Returns which of them are taken.
+    """
     bins = tl.arange(0, BINS)
     counts = tl.load(no_higher + bins)
     edge = tl.load(threshold)
@@ -180,7 +183,9 @@ def _list_slots(
     low, tie = _leaving(slot_bin, slot_token, slot, hot, last_bin, edge, last_token)
     tl.store(plan_slot + _places(low, tl.sum(lows, 0)), slot, mask=low)
     place = _places(tie, lower + tl.sum(ties, 0))
-    tl.store(plan_slot + place, slot, mask=tie & (place < missing))
+    tie &= place < missing
+    tl.store(plan_slot + place, slot, mask=tie)
+    return low | tie
 
 
 @triton.jit
@@ -204,6 +209,7 @@ def list_fetches(
     plan_token,
     plan_slot,
     plan_count,
+    leaving,
     totals,
     context,
     bucket,
@@ -213,6 +219,7 @@ def list_fetches(
     top_k,
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
+    SLOT_BLOCK: tl.constexpr,
     TOKEN_BLOCKS_PAD: tl.constexpr,
 ):
     """List the missing tokens of a block, or the slots of a block that they take."""
@@ -240,18 +247,27 @@ def list_fetches(
         return
     block -= token_blocks
     missing = 0
+    taken = tl.zeros([SLOT_BLOCK], tl.int8)
     if candidates > hot:
         last, missing = _last_taken(
             token_bin, resident, block_counts, threshold, token_blocks, candidates, BLOCK, TOKEN_BLOCKS_PAD
         )
         if missing > 0:
-            slot_bin += row_set * hot
-            slot_token += row_set * hot
-            no_higher += row_set * BINS
-            plan_slot += row_set * hot
-            _list_slots(
-                slot_bin, slot_token, no_higher, threshold, plan_slot, block, hot, last, missing, BINS, BLOCK
-            )
+            taken = _list_slots(
+                slot_bin + row_set * hot,
+                slot_token + row_set * hot,
+                no_higher + row_set * BINS,
+                threshold,
+                plan_slot + row_set * hot,
+                block,
+                hot,
+                last,
+                missing,
+                BINS,
+                SLOT_BLOCK,
+            ).to(tl.int8)
+    slot = block * SLOT_BLOCK + tl.arange(0, SLOT_BLOCK)
+    tl.store(leaving + row_set * hot + slot, taken, mask=slot < hot)
     if block == 0:
         wanted = tl.maximum(tl.minimum(tl.minimum(top_k, hot), candidates), 0)
         _add_totals(totals, wanted, missing)
