@@ -21,8 +21,10 @@ from rich.text import Text
 
 from lrqk_cli.chat.console import print_message
 from lrqk_cli.chat.events import Answer, Status
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import ReadProgress
 from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.memory.planner import Plan
 from lrqk_cli.models.progress import OnProgress, PullProgress
 
 _STAGES: dict[str, str] = {
@@ -82,11 +84,15 @@ class View:
     Args:
         console: on stderr.
         quiet: warnings only.
+
+    Attributes:
+        attention: what the statistics say of the settings; empty while they are not known.
     """
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console = console
         self.quiet = quiet
+        self.attention = ""
         self._bar_on_screen: Progress | None = None
 
     @property
@@ -183,7 +189,7 @@ class View:
         """The last line: what the answer cost; before it, why it stopped early."""
         if message := _ENDINGS.get(answer.finish_reason):
             self.note(message)
-        self.note(statistics_line(answer))
+        self.note(statistics_line(answer, self.attention))
 
     def _bar(self, *columns: ProgressColumn) -> Progress:
         return Progress(
@@ -197,8 +203,31 @@ class View:
         )
 
 
-def statistics_line(answer: Answer) -> str:
-    """Tokens, times, misses and memory of one answer, in one line."""
+def settings_label(settings: LrqkConfig) -> str:
+    """The settings that decide how exact attention is, in a few words."""
+    if settings.attention == "dense":
+        return "full attention"
+    if settings.attention == "offload":
+        return "full attention, streamed"
+    rows = settings.hot if settings.hot_policy == "sticky" else settings.top_k
+    return f"LRQK, {rows:,} hot rows, rank {settings.rank} in {settings.index_bits} bits"
+
+
+def plan_line(plan: Plan) -> str:
+    """What was planned: settings, context, memory and the reason."""
+    needed, budget = plan.estimate, plan.budget
+    if budget.vram is None:
+        memory = f"{format_bytes(needed.on_host)} of {format_bytes(budget.ram)} memory"
+    else:
+        memory = f"{format_bytes(needed.total)} of {format_bytes(budget.vram)} device memory"
+        if needed.host_kv:
+            memory += f", {format_bytes(needed.host_kv)} of {format_bytes(budget.ram)} host memory"
+    label = settings_label(plan.settings)
+    return f"Planned: {label} · {plan.context:,} tokens · {memory}. {plan.why}"
+
+
+def statistics_line(answer: Answer, attention: str = "") -> str:
+    """Tokens, times, misses, settings and memory of one answer, in one line."""
     timing, cache = answer.timing, answer.cache
     parts = [f"{answer.prompt_tokens:,} in"]
     if timing.ttft_s is not None:
@@ -207,6 +236,8 @@ def statistics_line(answer: Answer) -> str:
     parts.append(f"{answer.new_tokens:,} out{speed}")
     if cache.rows_wanted:
         parts.append(f"misses {cache.miss_rate:.1%}")
+    if attention:
+        parts.append(attention)
     parts.append(f"{answer.memory.device} peak {format_bytes(answer.memory.peak_device_bytes)}")
     return " · ".join(parts)
 

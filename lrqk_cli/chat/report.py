@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from lrqk_cli.chat.events import Answer, DocumentUse
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.memory.planner import Plan
 
 
 class DocumentReport(TypedDict):
@@ -62,18 +63,36 @@ class CacheReport(TypedDict):
     bytes_fetched: int
 
 
+class PlanReport(TypedDict):
+    """Why the settings are what they are.
+
+    ``context`` is the reserved one, in tokens. ``device_bytes`` is the estimated peak, 0 on a CPU;
+    ``host_bytes`` the KV rows in host memory, on a CPU all that is needed. The budgets are what was free, or
+    as much of it as was allowed.
+    """
+
+    why: str
+    context: int
+    device_bytes: int
+    device_budget_bytes: int
+    host_bytes: int
+    host_budget_bytes: int
+
+
 class ChatReport(TypedDict):
     """The whole object.
 
     ``finish_reason`` is ``stop`` (a stop token), ``length`` (``--max-new-tokens``), ``context`` (it is full)
-    or ``interrupted``. ``attention`` holds the settings in force. ``prompt_tokens`` counts all that stands
-    before the answer, ``new_tokens`` the answer without its stop token.
+    or ``interrupted``. ``attention`` holds the settings in force, ``plan`` the reason for them.
+    ``prompt_tokens`` counts all that stands before the answer, ``new_tokens`` the answer without its stop
+    token.
     """
 
     answer: str
     finish_reason: str
     model: str
     attention: dict[str, Any]
+    plan: PlanReport
     prompt_tokens: int
     new_tokens: int
     documents: list[DocumentReport]
@@ -83,7 +102,13 @@ class ChatReport(TypedDict):
 
 
 def build_report(
-    answer: Answer, *, model: str, settings: LrqkConfig, documents: Sequence[DocumentUse], load_s: float
+    answer: Answer,
+    *,
+    model: str,
+    settings: LrqkConfig,
+    plan: Plan,
+    documents: Sequence[DocumentUse],
+    load_s: float,
 ) -> ChatReport:
     """Put together what ``--json`` prints about one answer; ``load_s`` is in seconds."""
     timing, memory, cache = answer.timing, answer.memory, answer.cache
@@ -92,6 +117,7 @@ def build_report(
         "finish_reason": answer.finish_reason,
         "model": model,
         "attention": asdict(settings),
+        "plan": _plan_report(plan),
         "prompt_tokens": answer.prompt_tokens,
         "new_tokens": answer.new_tokens,
         "documents": [
@@ -118,6 +144,18 @@ def build_report(
             "rows_fetched_per_step": cache.rows_fetched_per_step,
             "bytes_fetched": cache.bytes_fetched,
         },
+    }
+
+
+def _plan_report(plan: Plan) -> PlanReport:
+    needed, on_device = plan.estimate, plan.budget.vram is not None
+    return {
+        "why": plan.why,
+        "context": plan.context,
+        "device_bytes": needed.total if on_device else 0,
+        "device_budget_bytes": plan.budget.vram or 0,
+        "host_bytes": needed.host_kv if on_device else needed.on_host,
+        "host_budget_bytes": plan.budget.ram,
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lrqk_cli.cli import method, options
+from lrqk_cli.cli import method, options, planning
 from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, default_top_k
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
@@ -25,6 +25,7 @@ _STDIN = Path("-")
 
 
 def chat(
+    context: typer.Context,
     model: options.Model = DEFAULT_MODEL,
     file: options.File = [],  # noqa: B006 - typer only reads it
     pages: options.Pages = None,
@@ -32,6 +33,8 @@ def chat(
     prompt: options.Prompt = None,
     system: options.System = None,
     ctx: options.Context = None,
+    vram: planning.Vram = None,
+    ram: planning.Ram = None,
     attention: options.Attention = _SETTINGS.attention,
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
@@ -75,8 +78,11 @@ def chat(
 
     view = View(stderr_console(), quiet)
     documents = _read_documents(file, pages, password, view)
-    request = ModelRequest(model, device, None if dtype == "auto" else dtype, offload_weights, ctx)
-    with open_session(request, documents, system, settings, generation, view) as opened:
+    wanted = planning.said_settings(context, settings)
+    number_format = None if dtype == "auto" else dtype
+    request = ModelRequest(model, device, number_format, offload_weights, ctx, vram, ram, wanted)
+    questions = None if question is None else [question]
+    with open_session(request, documents, system, generation, view, questions) as opened:
         if question is None:
             _converse(opened, view)
         else:
@@ -141,6 +147,7 @@ def _answer(opened: OpenSession, question: str, view: View, as_json: bool) -> No
             answer,
             model=opened.model,
             settings=opened.settings,
+            plan=opened.plan,
             documents=opened.session.documents,
             load_s=opened.load_s,
         )

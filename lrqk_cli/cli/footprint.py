@@ -57,13 +57,15 @@ def footprint(question: Question) -> dict[str, Any]:
     spec = described.spec
     context = reserved_context(question.context, spec)
     machine, dtype = _place(question, described)
+    budget = question.vram or (machine.free if machine else None)
     settings, why = question.settings, None
-    if question.vram is not None:
-        chosen = planner.plan(spec, dtype, context, question.vram, _ram(question), question.wanted)
-        settings, why = chosen.settings, chosen.why
+    if budget is not None:
+        choose = planner.plan if question.vram else planner.find
+        chosen = choose(spec, dtype, context, budget, _ram(question), question.wanted)
+        # Of this machine's own memory nothing was promised: what does not fit is shown as it is.
+        settings, why = (chosen.settings, chosen.why) if chosen else (settings, None)
     needed = estimate(spec, settings, context, dtype)
     dense = estimate(spec, replace(settings, attention="dense"), context, dtype)
-    budget = question.vram or (machine.free if machine else None)
     return {
         "model": question.model,
         "architecture": spec.architecture,
@@ -79,7 +81,7 @@ def footprint(question: Question) -> dict[str, Any]:
         "budget": budget,
         "longest_context": _longest(question, spec, dtype, budget),
         "cards": _cards(question, spec, dtype),
-        "predicted": _roofline(machine, described, needed.items, dense.items, dtype),
+        "predicted": _predicted(machine, spec, settings, context, dtype),
     }
 
 
@@ -94,22 +96,15 @@ def _place(question: Question, described: Description) -> tuple[Machine | None, 
         if not machine.has_bfloat16:
             return machine, "float16" if machine.name else "float32"
         return machine, "float16" if machine.name and described.dtype == "float16" else "bfloat16"
-    import torch
+    from lrqk_cli.models.devices import place
 
-    from lrqk_cli.models.devices import choose_device, choose_dtype
-
-    published = getattr(torch, described.dtype) if described.dtype else None
-    return None, str(choose_dtype(question.dtype, choose_device(question.device), published)).removeprefix(
-        "torch."
-    )
+    return None, str(place(question.device, question.dtype, described.dtype)[1]).removeprefix("torch.")
 
 
 def _ram(question: Question) -> int:
-    if question.ram is not None:
-        return question.ram
-    import psutil
+    from lrqk_cli.memory.budget import host_budget
 
-    return int(psutil.virtual_memory().available)
+    return question.ram or host_budget()
 
 
 def _longest(question: Question, spec: ModelSpec, dtype: str, budget: int | None) -> int | None:
@@ -140,21 +135,20 @@ def _cards(question: Question, spec: ModelSpec, dtype: str) -> list[dict[str, An
     return cells
 
 
-def _roofline(
-    machine: Machine | None,
-    described: Description,
-    needed: Mapping[str, int],
-    dense: Mapping[str, int],
-    dtype: str,
+def _predicted(
+    machine: Machine | None, spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str
 ) -> dict[str, Any] | None:
     """Return the most tokens a second that the memory's bandwidth allows; None where it is not known."""
-    from lrqk_cli.memory.accounting import ITEM_BYTES
+    from lrqk_cli.memory.roofline import Bandwidth, step_bytes
 
     if machine is None or machine.bandwidth is None:
         return None
-    weights = described.parameters_read * ITEM_BYTES[dtype]
-    read = ("kv_rows", "index", "hot_rows", "sliding_windows")
-    speeds = [machine.bandwidth / (weights + sum(items[name] for name in read)) for items in (needed, dense)]
+    speeds = []
+    for of_mode in (settings, replace(settings, attention="dense")):
+        read = step_bytes(spec, of_mode, context, dtype)
+        if read is None:
+            return None
+        speeds.append(read.tokens_per_second(Bandwidth(machine.bandwidth, None)))
     return {
         "bandwidth_bytes_per_s": machine.bandwidth,
         "decode_tokens_per_s": speeds[0],

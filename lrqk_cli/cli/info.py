@@ -7,25 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from lrqk_cli.cli import method, options
+from lrqk_cli.cli import method, options, planning
 from lrqk_cli.cli.footprint import Question, footprint
-from lrqk_cli.cli.values import parse_bytes
 from lrqk_cli.config import LrqkConfig, default_top_k
 
 _SETTINGS = LrqkConfig()
-_SETTABLE = (
-    "attention",
-    "rank",
-    "index_bits",
-    "hot",
-    "top_k",
-    "recent",
-    "tail",
-    "segment",
-    "solver",
-    "grouping",
-    "hot_policy",
-)
 
 Model = Annotated[
     str | None,
@@ -36,35 +22,14 @@ Model = Annotated[
         metavar="MODEL",
     ),
 ]
-_MEMORY = "Memory"
-Vram = Annotated[
-    int | None,
-    options.option(
-        "--vram",
-        help="Choose the settings for so much free device memory, such as 12GiB.",
-        panel=_MEMORY,
-        parse=parse_bytes,
-        metavar="SIZE",
-    ),
-]
-Ram = Annotated[
-    int | None,
-    options.option(
-        "--ram",
-        help="Free host memory for KV rows. (default: what is free)",
-        panel=_MEMORY,
-        parse=parse_bytes,
-        metavar="SIZE",
-    ),
-]
 
 
 def info(
     context: typer.Context,
     model: Model = None,
     ctx: options.Context = None,
-    vram: Vram = None,
-    ram: Ram = None,
+    vram: planning.Vram = None,
+    ram: planning.Ram = None,
     attention: options.Attention = _SETTINGS.attention,
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
@@ -98,7 +63,7 @@ def info(
     if model is None:
         report: dict[str, Any] = {"machine": _machine(device), "models": _models()}
     else:
-        wanted = {name: getattr(settings, name) for name in _SETTABLE if _is_said(context, name)}
+        wanted = planning.said_settings(context, settings)
         number_format = None if dtype == "auto" else dtype
         report = footprint(Question(model, ctx, settings, wanted, device, number_format, vram, ram))
     if as_json:
@@ -113,12 +78,6 @@ def info(
         from lrqk_cli.cli.footprint_view import print_footprint
 
         print_footprint(report, Console(highlight=False))
-
-
-def _is_said(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line, in a variable or in the config file."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
 
 
 def _machine(device: str | None) -> dict[str, Any]:

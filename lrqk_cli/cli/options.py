@@ -123,7 +123,7 @@ Context = Annotated[
     int | None,
     option(
         "--ctx",
-        help="Tokens that the context holds, such as 64k. (default: the model's limit)",
+        help="Tokens that the context holds, such as 64k. (default: what the text needs, or more)",
         panel=MODEL,
         parse=parse_tokens,
         metavar="TOKENS",

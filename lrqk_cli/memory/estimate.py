@@ -10,6 +10,8 @@ from lrqk_cli.memory import accounting, activations
 from lrqk_cli.memory.scratch import decode_scratch
 
 DEFAULT_SEGMENT = 8192
+# A CPU takes seconds for this many tokens, and progress and interruption wait for a segment's end.
+CPU_SEGMENT = 512
 
 # What the driver takes for a CUDA context, and the kernels loaded into it; outside torch's allocator.
 CUDA_CONTEXT_BYTES = 512 << 20
@@ -41,6 +43,11 @@ class DeviceEstimate:
     def allocated(self) -> int:
         """Bytes at the peak by torch's own count, without the CUDA context and what cannot be reused."""
         return self.total - self.items["cuda_context"] - self.items["fragments"]
+
+    @property
+    def on_host(self) -> int:
+        """Bytes of host memory that a CPU needs, which keeps everything there."""
+        return self.allocated - self.items["cublas"] + self.host_kv
 
 
 def estimate(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> DeviceEstimate:

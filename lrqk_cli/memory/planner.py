@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lrqk_cli.config import LrqkConfig, ModelSpec, default_top_k
 from lrqk_cli.errors import OutOfMemoryError
-from lrqk_cli.memory.estimate import DEFAULT_SEGMENT, DeviceEstimate, estimate
+from lrqk_cli.memory.accounting import kv_bytes, weight_bytes
+from lrqk_cli.memory.budget import Budget
+from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT, DeviceEstimate, estimate
 
 _SEGMENTS = (DEFAULT_SEGMENT, 4096, 2048, 1024)
 _RANK, _LEAST_RANK = 64, 32
 _BITS = 4
-# Hot rows: the step between choices, the fewest, and those that come before a longer segment.
-_STEP, _LEAST_HOT, _GOOD_HOT = 64, 1024, 4096
-_CONTEXT_STEP = 1024
+# Hot rows: the step between choices, the fewest, those that come before a longer segment, and the most. More
+# would gain little quality (docs/quality.md), and every one of them is read in every step.
+_STEP, _LEAST_HOT, _GOOD_HOT, _MOST_HOT = 64, 1024, 4096, LrqkConfig().hot
+# Full attention that reads more than so many times the bytes of LRQK in a step is not worth its exactness.
+_WORTHWHILE = 2
+# A longest context is a multiple of this, or the most that was asked about.
+CONTEXT_STEP = 1024
 # Naming one of these asks for LRQK.
 _OF_LRQK = frozenset(
     {"rank", "index_bits", "hot", "top_k", "recent", "tail", "solver", "grouping", "hot_policy", "als"}
@@ -28,10 +34,14 @@ class Plan:
 
     Attributes:
         settings: with ``segment`` set.
+        context: tokens that they are for.
+        budget: what there was.
         why: one sentence that gives the reason for them.
     """
 
     settings: LrqkConfig
+    context: int
+    budget: Budget
     estimate: DeviceEstimate
     why: str
 
@@ -48,7 +58,7 @@ class _Task:
     spec: ModelSpec
     dtype: str
     context: int
-    vram: int
+    vram: int | None
     ram: int
     wanted: Mapping[str, Any]
 
@@ -63,9 +73,21 @@ class _Task:
         """Return the plan of these settings if it fits."""
         settings = self.settings(**chosen)
         needed = estimate(self.spec, settings, self.context, self.dtype)
-        if needed.total > self.vram or needed.host_kv > self.ram:
+        if not self.has_room(needed):
             return None
-        return Plan(settings, needed, why)
+        return Plan(settings, self.context, Budget(self.vram, self.ram), needed, why)
+
+    def has_room(self, needed: DeviceEstimate) -> bool:
+        """Tell whether so much memory is there."""
+        if self.vram is None:
+            return needed.on_host <= self.ram
+        return needed.total <= self.vram and needed.host_kv <= self.ram
+
+    def read(self, **chosen: Any) -> int:
+        """Return the bytes that a decode step reads at the end of the context."""
+        parameters = self.spec.num_parameters_read or self.spec.num_parameters
+        weights = weight_bytes(replace(self.spec, num_parameters=parameters), self.dtype)
+        return weights + kv_bytes(self.spec, self.settings(**chosen), self.context, self.dtype).read
 
     @property
     def segments(self) -> tuple[int, ...]:
@@ -77,19 +99,19 @@ def plan(
     spec: ModelSpec,
     dtype: str,
     context: int,
-    vram: int,
+    vram: int | None,
     ram: int,
     wanted: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Choose settings for a context of ``context`` tokens.
 
-    Full attention where all of it fits. Else LRQK with rank 64 and 4 bits: at least 1,024 hot rows; up to
-    4,096 with short segments; then longer segments; then as many hot rows as the memory holds. Rank 32 is the
-    last resort.
+    Full attention where all of it fits, unless a step would read more than twice the bytes of LRQK. Else LRQK
+    with rank 64 and 4 bits: at least 1,024 hot rows; up to 4,096 with short segments; then longer segments;
+    then more hot rows, up to the default. Rank 32 is the last resort. A CPU gets the defaults.
 
     Args:
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
-        vram, ram: bytes that are free on the device and on the host.
+        vram, ram: bytes that are free on the device and on the host; for a CPU there is only the host's.
         wanted: fields of ``LrqkConfig`` that were asked for; they stay as they are.
 
     Raises:
@@ -106,7 +128,7 @@ def find(
     spec: ModelSpec,
     dtype: str,
     context: int,
-    vram: int,
+    vram: int | None,
     ram: int,
     wanted: Mapping[str, Any] | None = None,
 ) -> Plan | None:
@@ -118,7 +140,7 @@ def find(
 def longest_context(
     spec: ModelSpec,
     dtype: str,
-    vram: int,
+    vram: int | None,
     ram: int,
     most: int,
     wanted: Mapping[str, Any] | None = None,
@@ -126,27 +148,44 @@ def longest_context(
     """Return the most tokens, up to ``most``, for which something fits: a multiple of 1,024, or ``most``."""
     if find(spec, dtype, most, vram, ram, wanted):
         return most
-    fits, fails = 0, -(-most // _CONTEXT_STEP)
+    fits, fails = 0, -(-most // CONTEXT_STEP)
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        if find(spec, dtype, middle * _CONTEXT_STEP, vram, ram, wanted):
+        if find(spec, dtype, middle * CONTEXT_STEP, vram, ram, wanted):
             fits = middle
         else:
             fails = middle
-    return fits * _CONTEXT_STEP
+    return fits * CONTEXT_STEP
 
 
 def _choices(task: _Task) -> Iterator[Plan | None]:
     """Yield what fits, best first."""
+    if task.vram is None:
+        yield task.attempt("A CPU gets the default settings.", segment=CPU_SEGMENT)
+        return
     mode = task.wanted.get("attention")
-    if mode == "dense" or (mode is None and not _OF_LRQK & task.wanted.keys()):
-        for segment in task.segments:
-            yield task.attempt("All rows fit on the device.", attention="dense", segment=segment)
+    may_be_dense = mode == "dense" or (mode is None and not _OF_LRQK & task.wanted.keys())
+    is_slow = mode is None and may_be_dense and _dense_is_slow(task)
+    if may_be_dense and not is_slow:
+        yield from _dense_choices(task)
     if mode == "offload":
         for segment in task.segments:
             yield task.attempt("All rows are streamed, as asked.", segment=segment)
     if mode in (None, "lrqk"):
         yield from _lrqk_choices(task)
+    if is_slow:
+        # Where host memory is short, the device's may not be.
+        yield from _dense_choices(task)
+
+
+def _dense_choices(task: _Task) -> Iterator[Plan | None]:
+    for segment in task.segments:
+        yield task.attempt("All rows fit on the device.", attention="dense", segment=segment)
+
+
+def _dense_is_slow(task: _Task) -> bool:
+    lrqk = task.read(attention="lrqk", rank=_RANK, index_bits=_BITS, hot=_MOST_HOT)
+    return task.read(attention="dense") > _WORTHWHILE * lrqk
 
 
 def _lrqk_choices(task: _Task) -> Iterator[Plan | None]:
@@ -158,6 +197,7 @@ def _lrqk_choices(task: _Task) -> Iterator[Plan | None]:
         return
     most, good, least = _hot_bounds(task)
     longest = task.segments[0]
+    yield task.attempt("As many hot rows as are worth reading.", segment=longest, hot=most, **ordinary)
     why = "As many hot rows as the memory holds."
     yield _most_hot(task, why, good, most, segment=longest, **ordinary)
     # With shorter segments no more than ``good``, so that more memory never means fewer hot rows.
@@ -178,8 +218,7 @@ def _last_resort(task: _Task, chosen: Mapping[str, Any]) -> Plan | None:
 def _hot_bounds(task: _Task) -> tuple[int, int, int]:
     """Return the most hot rows that make sense, those to prefer, and the fewest."""
     demanded = _rounded_up(task.wanted.get("top_k") or 1)
-    most = max(_rounded_up(task.context), demanded)
-    return most, max(demanded, min(_GOOD_HOT, most)), max(demanded, min(_LEAST_HOT, most))
+    return max(demanded, _MOST_HOT), max(demanded, _GOOD_HOT), max(demanded, _LEAST_HOT)
 
 
 def _rounded_up(rows: int) -> int:
@@ -203,10 +242,16 @@ def _most_hot(task: _Task, why: str, least: int, most: int, **chosen: Any) -> Pl
 
 
 def _refusal(task: _Task) -> OutOfMemoryError:
-    wanted = {"attention": "lrqk", "hot": _LEAST_HOT, "segment": _SEGMENTS[-1], **task.wanted}
+    smallest = {"attention": "lrqk", "hot": _LEAST_HOT, "segment": _SEGMENTS[-1]}
+    if task.vram is None:
+        smallest = {"hot": _MOST_HOT, "segment": CPU_SEGMENT}
+    wanted = {**smallest, **task.wanted}
     least = estimate(task.spec, LrqkConfig(**_demandable(wanted)), task.context, task.dtype)
-    short = "device" if least.total > task.vram else "host"
-    needed, there = (least.total, task.vram) if short == "device" else (least.host_kv, task.ram)
+    short, needed, there = "host", least.host_kv, task.ram
+    if task.vram is None:
+        needed = least.on_host
+    elif least.total > task.vram:
+        short, needed, there = "device", least.total, task.vram
     return OutOfMemoryError(
         f"{task.spec.name} with a context of {task.context:,} tokens needs at least {_gib(needed)} of "
         f"{short} memory in {task.dtype}, and there are {_gib(there)}.",
@@ -230,7 +275,9 @@ def _nearest(task: _Task) -> str:
         return f"Choose --dtype bfloat16, where --ctx {half} fits."
     if task.wanted and (free := longest_context(task.spec, task.dtype, *arguments[:3])):
         return f"Leave {_flags(task.wanted)} out: then --ctx {free} fits."
-    return "Choose a smaller model."
+    if task.vram is None:
+        return "Choose a smaller model."
+    return "Choose a smaller model, or chat with --offload-weights."
 
 
 def _flags(wanted: Mapping[str, Any]) -> str:

@@ -38,6 +38,8 @@ def free_device_bytes(device: torch.device) -> int:
 
     A cap set by ``torch.cuda.set_per_process_memory_fraction`` counts.
     """
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     if device.type != "cuda":
         return free_host_bytes()
     free, total = torch.cuda.mem_get_info(device)

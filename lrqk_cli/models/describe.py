@@ -34,14 +34,35 @@ def describe(model: str) -> Description:
         ModelError: there is no such model, or its configuration cannot be had or read.
     """
     if model not in catalog.catalog() and model in shapes.shapes():
-        config: Any = shapes.shapes()[model]
-    else:
-        source = loading.resolve(model)
-        stated = _stated(source)
-        config = stated if stated is not None else loading.load_spec(source)[0]
+        return describe_shape(model)
+    return describe_source(loading.resolve(model))
+
+
+def describe_shape(name: str) -> Description:
+    """Describe a built-in shape.
+
+    Raises:
+        UsageError: there is no such shape.
+    """
+    shapes.check_shape(name)
+    return _description(shapes.shapes()[name], name)
+
+
+def describe_source(source: ModelSource) -> Description:
+    """Describe a model that need not be here yet.
+
+    Raises:
+        UnsupportedModelError: the engine does not honour a feature of the model.
+        ModelError: its configuration cannot be had or read.
+    """
+    stated = _stated(source)
+    return _description(stated if stated is not None else loading.load_spec(source)[0], source.name)
+
+
+def _description(config: Any, name: str) -> Description:
     text = plain_config(config)
     dtype = getattr(text, "dtype", None) or getattr(text, "torch_dtype", None)
-    return Description(spec_from_config(text, model), str(dtype).removeprefix("torch.") if dtype else None)
+    return Description(spec_from_config(text, name), str(dtype).removeprefix("torch.") if dtype else None)
 
 
 def _stated(source: ModelSource) -> Mapping[str, Any] | None:

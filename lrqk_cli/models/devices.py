@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrqk_cli.errors import UsageError
@@ -82,21 +81,17 @@ def choose_dtype(
     return torch.bfloat16
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Bytes that the device can still give; None where it does not say."""
+def place(device: str | None, dtype: str | None, published: str | None) -> tuple[torch.device, torch.dtype]:
+    """Return device and dtype for a model whose config names the dtype ``published``, if any.
+
+    Raises:
+        UsageError: there is no such device or dtype.
+    """
     import torch
 
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    available = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return int(available) * 1024 if available else None
+    chosen = choose_device(device)
+    known = getattr(torch, published, None) if published else None
+    return chosen, choose_dtype(dtype, chosen, known if isinstance(known, torch.dtype) else None)
 
 
 def _gpu_has_bfloat16(device: torch.device) -> bool:

@@ -11,7 +11,7 @@ from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import ModelError, OutOfMemoryError
 from lrqk_cli.models import catalog, store
 from lrqk_cli.models.catalog import CatalogEntry, HubRepository
-from lrqk_cli.models.devices import choose_device, choose_dtype, free_bytes
+from lrqk_cli.models.devices import choose_device, choose_dtype
 from lrqk_cli.models.failures import load_errors
 from lrqk_cli.models.fetch import fetch_config, fetch_repository
 from lrqk_cli.models.progress import OnProgress, ignore_progress
@@ -30,6 +30,7 @@ __all__ = [
     "choose_dtype",
     "load",
     "load_spec",
+    "load_tokenizer",
     "resolve",
 ]
 
@@ -123,6 +124,7 @@ def load(
     *,
     offload_weights: bool = False,
     max_device_bytes: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> LoadedModel:
     """Load weights straight onto the device, pulling and unpacking them first where they are not here.
@@ -131,6 +133,7 @@ def load(
         device, dtype: None chooses.
         offload_weights: spread over CPU memory the weights that do not fit on the device.
         max_device_bytes: the most that the weights may take on the device; None for what is free.
+        tokenizer: the model's, where it has been loaded already.
 
     Raises:
         UnsupportedModelError: the engine does not honour a feature of the model.
@@ -154,7 +157,8 @@ def load(
     if config is not published:
         options["key_mapping"] = _TEXT_PART
     model = _load_weights(source, folder, options)
-    tokenizer = _load_tokenizer(source, folder)
+    if tokenizer is None:
+        tokenizer = _load_tokenizer(source, folder)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -164,6 +168,15 @@ def load(
         device=device,
         dtype=dtype,
     )
+
+
+def load_tokenizer(source: ModelSource, on_progress: OnProgress = ignore_progress) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer alone, pulling and unpacking the model first where it is not here.
+
+    Raises:
+        ModelError: the model cannot be had, or it has no tokenizer that can be read.
+    """
+    return _load_tokenizer(source, _folder(source, on_progress))
 
 
 def _read_config(source: ModelSource) -> PreTrainedConfig:
@@ -210,14 +223,16 @@ def _folder(source: ModelSource, on_progress: OnProgress) -> Path:
     return _path(source)
 
 
-def _room(device: torch.device, max_device_bytes: int | None) -> int | None:
-    limits = [limit for limit in (free_bytes(device), max_device_bytes) if limit is not None]
-    return min(limits) if limits else None
+def _room(device: torch.device, max_device_bytes: int | None) -> int:
+    from lrqk_cli.memory import probe
+
+    free = probe.free_device_bytes(device)
+    return free if max_device_bytes is None else min(free, max_device_bytes)
 
 
-def _check_fits(spec: ModelSpec, dtype: torch.dtype, device: torch.device, room: int | None) -> None:
+def _check_fits(spec: ModelSpec, dtype: torch.dtype, device: torch.device, room: int) -> None:
     needed = spec.num_parameters * dtype.itemsize
-    if room is not None and needed > room:
+    if needed > room:
         raise OutOfMemoryError(
             f"The weights of '{spec.name}' need {needed / 2**30:.1f} GiB in "
             f"{str(dtype).removeprefix('torch.')}, and {device} has {room / 2**30:.1f} GiB for them.",
@@ -225,16 +240,14 @@ def _check_fits(spec: ModelSpec, dtype: torch.dtype, device: torch.device, room:
         )
 
 
-def _placement(device: torch.device, room: int | None, offload_weights: bool) -> dict[str, Any]:
+def _placement(device: torch.device, room: int, offload_weights: bool) -> dict[str, Any]:
     """Where accelerate puts the weights."""
-    if not offload_weights or device.type == "cpu" or room is None:
+    from lrqk_cli.memory import probe
+
+    if not offload_weights or device.type == "cpu":
         return {"device_map": {"": device}}
     name = device.index if device.type == "cuda" else device.type
-    memory: dict[Any, int] = {name: room}
-    host = free_bytes(choose_device("cpu"))
-    if host is not None:
-        memory["cpu"] = host
-    return {"device_map": "auto", "max_memory": memory}
+    return {"device_map": "auto", "max_memory": {name: room, "cpu": probe.free_host_bytes()}}
 
 
 def _load_weights(source: ModelSource, folder: Path, options: dict[str, Any]) -> PreTrainedModel:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory import accounting
-from lrqk_cli.models.devices import free_bytes
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.support import spec_from_config, text_config
 
@@ -99,10 +98,12 @@ def build(name: str, context: int, device: torch.device, dtype: torch.dtype) -> 
     import torch
     from transformers import AutoModelForCausalLM
 
+    from lrqk_cli.memory import probe
+
     config = shape_config(name, context)
     config.initializer_range = _STANDARD_DEVIATION
     spec = spec_from_config(config, name)
-    _check_fits(spec, str(dtype).removeprefix("torch."), free_bytes(device))
+    _check_fits(spec, str(dtype).removeprefix("torch."), probe.free_device_bytes(device))
     with quiet_transformers():
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -115,9 +116,9 @@ def build(name: str, context: int, device: torch.device, dtype: torch.dtype) -> 
     return RandomModel(model.eval(), spec, device, dtype)
 
 
-def _check_fits(spec: ModelSpec, dtype: str, room: int | None) -> None:
+def _check_fits(spec: ModelSpec, dtype: str, room: int) -> None:
     needed = accounting.weight_bytes(spec, dtype)
-    if room is not None and needed > room:
+    if needed > room:
         raise OutOfMemoryError(
             f"Weights of the shape '{spec.name}' need {needed / 2**30:.1f} GiB in {dtype}, "
             f"and {room / 2**30:.1f} GiB are free.",

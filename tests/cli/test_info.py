@@ -122,7 +122,7 @@ def test_settings_follow_from_the_memory(
     bar = next(line for line in shown.splitlines() if line.startswith("[#"))
     assert len(bar) == 62
     assert f"--hot {report['attention']['hot']} " in shown
-    assert "As many hot rows as the memory holds." in shown
+    assert "As many hot rows as are worth reading." in shown
 
 
 def test_what_was_asked_for_stays(

@@ -44,7 +44,7 @@ def quality(found: Plan | None, context: int) -> int:
     """Rows that stay on the device."""
     if found is None:
         return 0
-    return context + 64 if found.settings.attention == "dense" else found.settings.hot
+    return max(context, 8192) if found.settings.attention == "dense" else found.settings.hot
 
 
 @settings(max_examples=150, deadline=None)
@@ -85,7 +85,7 @@ def test_a_refusal_names_a_context_that_fits(spec: ModelSpec, context: int, vram
         assert nearest < context
         assert planner.find(spec, "bfloat16", nearest, vram, 64 * GIB)
     else:
-        assert caught.value.hint == "Choose a smaller model."
+        assert caught.value.hint.startswith("Choose a smaller model")
 
 
 def test_full_attention_needs_no_approximation_where_it_fits() -> None:
@@ -113,5 +113,5 @@ def test_weights_that_never_fit_leave_only_another_type_or_model() -> None:
     assert "--dtype bfloat16" in caught.value.hint
     with pytest.raises(OutOfMemoryError) as caught:
         planner.plan(spec, "bfloat16", 8192, 8 * GIB, 64 * GIB)
-    assert caught.value.hint == "Choose a smaller model."
+    assert caught.value.hint.startswith("Choose a smaller model")
     assert caught.value.exit_code == 5

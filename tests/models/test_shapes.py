@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lrqk_cli.errors import OutOfMemoryError, UsageError
+from lrqk_cli.memory import probe
 from lrqk_cli.models import shapes
 from lrqk_cli.models.support import spec_from_config
 
@@ -93,7 +94,7 @@ def test_an_unknown_shape_is_told_with_the_nearest():
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_made(tiny_shape, monkeypatch):
-    monkeypatch.setattr(shapes, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(probe, "free_device_bytes", lambda _: 1000)
     with pytest.raises(OutOfMemoryError, match="'tiny' need"):
         build()
 

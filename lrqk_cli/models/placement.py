@@ -1,0 +1,95 @@
+"""Where a model is to run and what memory there is for it, before its weights are here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lrqk_cli.config import ModelSpec
+from lrqk_cli.memory import planner
+from lrqk_cli.memory.accounting import weight_bytes
+from lrqk_cli.memory.budget import Budget, find_budget
+from lrqk_cli.memory.planner import Plan
+from lrqk_cli.models.describe import Description
+from lrqk_cli.models.devices import place
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A model's place.
+
+    Attributes:
+        budget: bytes that are free there; for all but the weights where ``weight_share`` is set.
+        weight_share: bytes of the device that weights may take where they are spread over CPU memory too.
+    """
+
+    spec: ModelSpec
+    device: torch.device
+    dtype: torch.dtype
+    budget: Budget
+    weight_share: int | None = None
+
+    @property
+    def dtype_name(self) -> str:
+        """As in ``torch.dtype`` without its prefix."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def plan(self, context: int, wanted: Mapping[str, Any]) -> Plan:
+        """Choose settings for ``context`` tokens; see ``planner.plan``."""
+        return planner.plan(self.spec, self.dtype_name, context, *self.budget, wanted)
+
+    def longest_context(self, most: int, wanted: Mapping[str, Any]) -> int:
+        """Return the most tokens, up to ``most``, for which something fits."""
+        return planner.longest_context(self.spec, self.dtype_name, *self.budget, most, wanted)
+
+    def with_spread_weights(self) -> Placement:
+        """Return the place where weights take half of the device's memory, and some of the host's."""
+        if self.budget.vram is None:
+            return self
+        half = self.budget.vram // 2
+        # A layer that is elsewhere comes to the device while it computes.
+        layer = weight_bytes(self.spec, self.dtype_name) // max(1, self.spec.num_layers)
+        return replace(
+            self,
+            spec=replace(self.spec, num_parameters=0),
+            budget=Budget(self.budget.vram - half, self.budget.ram),
+            weight_share=max(0, half - layer),
+        )
+
+
+def find_placement(
+    described: Description,
+    device: str | None = None,
+    dtype: str | None = None,
+    vram: int | None = None,
+    ram: int | None = None,
+) -> Placement:
+    """Find a model's place.
+
+    Args:
+        device, dtype: None chooses.
+        vram, ram: limit what of the memory counts as free.
+
+    Raises:
+        UsageError: there is no such device or dtype.
+    """
+    chosen, number_format = place(device, dtype, described.dtype)
+    return Placement(described.spec, chosen, number_format, find_budget(chosen, vram, ram))
+
+
+def held_to(device: torch.device, vram: int | None) -> AbstractContextManager[None]:
+    """Return a context in which torch keeps to ``vram`` bytes of a GPU, CUDA's own included.
+
+    Without a limit, and on other devices, nothing is held to anything.
+    """
+    if vram is None or device.type != "cuda":
+        return nullcontext()
+    from lrqk_cli.memory.cap import memory_cap
+    from lrqk_cli.memory.estimate import CUDA_CONTEXT_BYTES
+
+    return memory_cap(device, vram - CUDA_CONTEXT_BYTES)
