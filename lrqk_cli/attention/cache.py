@@ -132,8 +132,8 @@ class LrqkCache(Cache):
         if self._state is not None:
             self._state.count_to(length)
 
-    def take_stats(self, seconds: float = 0.0) -> StepStats:
-        """Return the counters of all layers since they were last taken, with the time they took.
+    def take_stats(self, seconds: float = 0.0, steps: int = 1) -> StepStats:
+        """Return the counters of all layers since they were last taken, with the time and steps they took.
 
         Waits for the device where it keeps them.
         """
@@ -144,8 +144,9 @@ class LrqkCache(Cache):
             rows_wanted=wanted + sum(stats.rows_wanted for stats in taken),
             rows_fetched=fetched + sum(stats.rows_fetched for stats in taken),
             bytes_fetched=fetched * row_bytes + sum(stats.bytes_fetched for stats in taken),
-            row_sets=sum(stats.row_sets for stats in taken),
+            row_sets=sum(stats.row_sets for stats in taken) * steps,
             seconds=seconds,
+            steps=steps,
         )
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lrqk_cli.engine.events import FinishReason, MemoryUse
@@ -113,9 +113,11 @@ class Status:
         used, context: tokens in the context and the most it holds.
         memory: bytes in use.
         cache: counters of the answer in progress, else of the last one.
+        recent: counters of the last steps.
     """
 
     used: int
     context: int
     memory: MemoryUse
     cache: DecodeTotals
+    recent: DecodeTotals = field(default_factory=DecodeTotals)

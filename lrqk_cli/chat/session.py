@@ -1,100 +1,29 @@
-"""A conversation about documents: which tokens are in the context, and what was said."""
+"""A conversation about documents: what is said, and what of it the engine has."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
 
-from lrqk_cli.chat.events import (
-    Answer,
-    AnswerEnd,
-    DocumentUse,
-    Notice,
-    PageSpan,
-    Status,
-    TextDelta,
-    Timing,
-)
+from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
+from lrqk_cli.chat.events import Answer, AnswerEnd, DocumentUse, Notice, PageSpan, Status, TextDelta, Timing
 from lrqk_cli.chat.fitting import check_fit
+from lrqk_cli.chat.protocols import (
+    DocumentLike,
+    EngineLike,
+    PromptFormat,
+    SectionLike,
+    TextStream,
+)
+from lrqk_cli.chat.synchroniser import Synchroniser
 from lrqk_cli.config import GenerationConfig
-from lrqk_cli.engine.events import MemoryUse, PrefillProgress, Step
+from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.errors import UsageError
+from lrqk_cli.telemetry.history import StepHistory
 from lrqk_cli.telemetry.stats import DecodeTotals
 
-
-class SectionLike(Protocol):
-    """A piece of a document's text, on one page or on none."""
-
-    @property
-    def text(self) -> str:
-        """What goes into the prompt."""
-
-    @property
-    def page(self) -> int | None:
-        """The page's number; None for marks around the pages."""
-
-
-class DocumentLike(Protocol):
-    """A document that has been read."""
-
-    @property
-    def title(self) -> str:
-        """How messages name it."""
-
-    @property
-    def path(self) -> object:
-        """Where it came from."""
-
-    def sections(self) -> Sequence[SectionLike]:
-        """Its text in order, marks included."""
-
-
-class PromptFormat(Protocol):
-    """A chat template, cut into the pieces that a conversation is made of."""
-
-    def opening(self) -> list[int]:
-        """What stands before the first user text."""
-
-    def text(self, text: str, /) -> list[int]:
-        """Plain text, in which no control token acts as such."""
-
-    def closing(self) -> list[int]:
-        """What stands between a user's text and the answer."""
-
-    def between(self) -> list[int]:
-        """What stands between an answer and the next user text."""
-
-
-class TextStream(Protocol):
-    """Turns tokens into text, holding back characters that are not complete."""
-
-    def push(self, token: int, /) -> str:
-        """Text that this token completes."""
-
-    def flush(self) -> str:
-        """Text that was held back."""
-
-
-class EngineLike(Protocol):
-    """A model with its cache. ``length`` is the truth about what is in the context."""
-
-    @property
-    def length(self) -> int:
-        """Tokens in the cache."""
-
-    @property
-    def context(self) -> int:
-        """Tokens that the cache holds at most."""
-
-    def prefill(self, tokens: Sequence[int]) -> Iterator[PrefillProgress]:
-        """Append tokens, segment by segment."""
-
-    def generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
-        """Generate tokens one by one."""
-
-    def memory(self) -> MemoryUse:
-        """Bytes in use."""
+__all__ = ["DocumentLike", "PromptFormat", "SectionLike", "Session", "never"]
 
 
 def never() -> bool:
@@ -105,9 +34,9 @@ def never() -> bool:
 class Session:
     """One conversation.
 
-    ``transcript`` is the text as it is meant to be, in tokens; the engine holds its first ``engine.length``
-    tokens. Whatever an interrupt leaves out goes in before the next question, so nothing is lost or
-    doubled.
+    The engine holds the first ``engine.length`` tokens of ``transcript``. Whatever an interrupt leaves out
+    goes in before the next question, so nothing is lost or doubled. The last documents and questions can be
+    taken away exactly, see ``Synchroniser``.
 
     Args:
         engine: holds the context; must be empty.
@@ -117,6 +46,11 @@ class Session:
         stop_ids: tokens that end an answer.
         trained_context: tokens the model was trained on; a longer text gives one warning.
         new_stream: makes the decoder of one answer's tokens.
+
+    Attributes:
+        generation: how answers are drawn from now on.
+        conversation: what was said.
+        history: how all decode steps went.
     """
 
     def __init__(
@@ -132,82 +66,177 @@ class Session:
     ) -> None:
         self.engine = engine
         self.generation = generation
-        self.documents: list[DocumentUse] = []
-        self.page_spans: list[PageSpan] = []
-        self.transcript = list(prompt.opening())
-        self._prompt = prompt
+        self.conversation = Conversation(prompt)
+        self.history = StepHistory()
+        self._synchroniser = Synchroniser(engine)
         self._stop_ids = stop_ids
-        self._new_stream = new_stream
         self._trained_context = trained_context
+        self._new_stream = new_stream
         self._warned = False
-        self._turn_is_open = True
-        self._first_turn = True
         self._cache = DecodeTotals()
         for document in documents:
-            self._add(document)
+            self.conversation.add_document(document)
+
+    @property
+    def transcript(self) -> list[int]:
+        """The tokens as they are meant to be."""
+        return self.conversation.tokens
+
+    @property
+    def documents(self) -> list[DocumentUse]:
+        """What each document takes of the context."""
+        return self.conversation.documents
+
+    @property
+    def page_spans(self) -> list[PageSpan]:
+        """Where the pages of all documents lie."""
+        return self.conversation.page_spans
+
+    def forgo_marks(self) -> None:
+        """Save the time and memory of being able to take something away: it is read again then."""
+        self._synchroniser.keeps_marks = False
+
+    @property
+    def unread(self) -> int:
+        """Tokens that go in before the next answer."""
+        return len(self.transcript) - self.engine.length
 
     def read(self, cancelled: Callable[[], bool] = never) -> Iterator[PrefillProgress | Notice]:
-        """Read the documents ahead of the first question, unless ``cancelled`` turns true.
+        """Read what there is ahead of the next question, unless ``cancelled`` turns true.
 
         Raises:
-            ContextLengthError: they leave no room for an answer; nothing has gone in.
+            ContextLengthError: it leaves no room for an answer; nothing has gone in.
         """
-        yield from self._check(self._prompt.closing())
-        yield from self._catch_up(cancelled)
+        yield from self._check(len(self.transcript) + len(self.conversation.turn("")))
+        yield from self._synchroniser.catch_up(self.conversation, cancelled)
 
     def ask(
-        self, question: str, cancelled: Callable[[], bool] = never
+        self,
+        question: str,
+        cancelled: Callable[[], bool] = never,
+        generation: GenerationConfig | None = None,
     ) -> Iterator[PrefillProgress | Notice | TextDelta | Answer]:
         """Ask one question. The last event is the ``Answer``, whatever happened.
 
         ``cancelled`` is looked at after every segment and token. A question of which nothing had gone in
         is dropped then; otherwise it stays in the conversation, with the answer as far as it came.
 
+        Args:
+            question: what to ask.
+            cancelled: tells whether to stop.
+            generation: how this answer is drawn, if not as the others.
+
         Raises:
             ContextLengthError: the question and an answer do not fit; the conversation is unchanged.
         """
         started = time.perf_counter()
-        turn = [] if self._turn_is_open else list(self._prompt.between())
-        turn += [*self._prompt.text(question), *self._prompt.closing()]
-        yield from self._check(turn)
+        yield from self._check(len(self.transcript) + len(self.conversation.turn(question)))
         self._cache = DecodeTotals()
-        before, turn_start = self.engine.length, len(self.transcript)
-        self.transcript += turn
-        yield from self._catch_up(cancelled)
-        prefill_s, prefilled = time.perf_counter() - started, self.engine.length - before
-        timing = Timing(prefilled, prefill_s, None)
-        if self.engine.length <= turn_start:
-            del self.transcript[turn_start:]
+        before = self.engine.length
+        exchange = self.conversation.add_question(question)
+        yield from self._synchroniser.catch_up(self.conversation, cancelled)
+        timing = Timing(self.engine.length - before, time.perf_counter() - started, None)
+        if self.engine.length <= exchange.start:
+            self.conversation.cut(exchange)
             yield self._answer("", "interrupted", 0, timing)
-            return
-        self._turn_is_open = self._first_turn = False
-        if cancelled() or self.engine.length < len(self.transcript):
-            yield self._answer("", "interrupted", 0, timing)
-            return
-        yield from self._generate(started, timing, cancelled)
+        elif cancelled() or self.unread:
+            exchange.answer = self._answer("", "interrupted", 0, timing)
+            yield exchange.answer
+        else:
+            events = self._generate(started, timing, cancelled, generation or self.generation)
+            for event in events:
+                if isinstance(event, Answer):
+                    exchange.answer = event
+                yield event
+
+    def add(self, document: DocumentLike) -> DocumentEntry:
+        """Put a document after what was said; it goes in with ``read``, or with the next question.
+
+        Raises:
+            ContextLengthError: it leaves no room for an answer; the conversation is unchanged.
+        """
+        entry = self.conversation.add_document(document)
+        try:
+            list(self._check(len(self.transcript) + len(self.conversation.turn("")), [entry]))
+        except Exception:
+            self.conversation.cut(entry)
+            raise
+        return entry
+
+    def drop(self) -> Entry:
+        """Forget the last document or exchange, whichever came last, as if it had never been.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self.conversation.entries:
+            raise UsageError("There is nothing to forget.", "The conversation has not begun.")
+        entry = self.conversation.entries[-1]
+        self._synchroniser.forget(self.conversation, entry)
+        return entry
+
+    def undo(self) -> Exchange:
+        """Forget the last question and its answer, as if they had never been.
+
+        Raises:
+            UsageError: nothing was asked, or a document came after it.
+        """
+        last = self.conversation.entries[-1] if self.conversation.entries else None
+        if isinstance(last, Exchange):
+            self._synchroniser.forget(self.conversation, last)
+            return last
+        if self.conversation.exchanges:
+            raise UsageError("A document came after the last question.", "Forget it first, with /drop.")
+        raise UsageError("Nothing has been asked yet.", "Ask a question first.")
+
+    def clear(self, *, documents: bool = False) -> None:
+        """Forget all questions and answers; with ``documents``, those too."""
+        entries = self.conversation.entries
+        forgotten = [entry for entry in entries if documents or isinstance(entry, Exchange)]
+        if forgotten:
+            later = entries[entries.index(forgotten[0]) :]
+            kept = [entry.document for entry in later if isinstance(entry, DocumentEntry)]
+            self._synchroniser.forget(self.conversation, forgotten[0])
+            for document in () if documents else kept:
+                self.conversation.add_document(document)
+        self.history = StepHistory()
+        self._cache = DecodeTotals()
+
+    def set_system(self, system: str | None) -> None:
+        """Put another system text before everything, which is then read again with the next question.
+
+        Raises:
+            ContextLengthError: the conversation does not fit with it, and is unchanged.
+        """
+        self.adopt(self.conversation.with_prompt(self.conversation.prompt.with_system(system)))
+
+    def adopt(self, conversation: Conversation) -> None:
+        """Go on with another conversation, which is read with the next question.
+
+        Raises:
+            ContextLengthError: it does not fit, and the standing one is unchanged.
+        """
+        needed = len(conversation.tokens) + len(conversation.turn(""))
+        check_fit(needed, self.generation.max_new_tokens or 1, self.engine.context, [], [])
+        self.conversation = conversation
+        self._synchroniser.start_again(conversation)
 
     def status(self) -> Status:
         """Where the conversation stands now."""
-        return Status(self.engine.length, self.engine.context, self.engine.memory(), self._cache)
+        engine = self.engine
+        return Status(engine.length, engine.context, engine.memory(), self._cache, self.history.recent)
 
-    def _add(self, document: DocumentLike) -> None:
-        """Put a document at the end of the open user turn and note where its pages lie."""
-        start, index = len(self.transcript), len(self.documents)
-        numbers = set()
-        for section in document.sections():
-            section_start = len(self.transcript)
-            self.transcript += self._prompt.text(section.text)
-            if section.page is not None:
-                numbers.add(section.page)
-                self.page_spans.append(PageSpan(index, section.page, section_start, len(self.transcript)))
-        end = len(self.transcript)
-        self.documents.append(DocumentUse(document.title, str(document.path), len(numbers), start, end))
-
-    def _check(self, turn: Sequence[int]) -> Iterator[Notice]:
-        needed = len(self.transcript) + len(turn)
-        documents = self.documents if self._first_turn else []
-        room = self.generation.max_new_tokens or 1
-        check_fit(needed, room, self.engine.context, documents, self.page_spans)
+    def _check(self, needed: int, removable: Sequence[DocumentEntry] | None = None) -> Iterator[Notice]:
+        """Refuse ``needed`` tokens that do not fit, naming what of ``removable`` documents would."""
+        if removable is None and not self.conversation.exchanges:
+            removable = [entry for entry in self.conversation.entries if isinstance(entry, DocumentEntry)]
+        uses = [entry.use for entry in removable or ()]
+        pages = [
+            replace(span, document=index)
+            for index, entry in enumerate(removable or ())
+            for span in entry.pages
+        ]
+        check_fit(needed, self.generation.max_new_tokens or 1, self.engine.context, uses, pages)
         if needed > self._trained_context and not self._warned:
             self._warned = True
             yield Notice(
@@ -215,27 +244,16 @@ class Session:
                 f"{self._trained_context:,}. Answers may be worse."
             )
 
-    def _catch_up(self, cancelled: Callable[[], bool]) -> Iterator[PrefillProgress]:
-        """Put in what the transcript has and the engine has not, until ``cancelled``."""
-        missing = self.transcript[self.engine.length :]
-        if not missing or cancelled():
-            return
-        yield PrefillProgress(0, len(missing), 0.0)
-        for progress in self.engine.prefill(missing):
-            yield progress
-            if cancelled():
-                return
-
     def _generate(
-        self, started: float, timing: Timing, cancelled: Callable[[], bool]
+        self, started: float, timing: Timing, cancelled: Callable[[], bool], generation: GenerationConfig
     ) -> Iterator[TextDelta | Answer]:
         stream, parts, tokens = self._new_stream(), list[str](), 0
         end: AnswerEnd = "interrupted"
-        for number, step in enumerate(self.engine.generate(self.generation, self._stop_ids)):
-            if number == 0:
+        for step in self.engine.generate(generation, self._stop_ids):
+            if timing.ttft_s is None:
                 timing = replace(timing, ttft_s=time.perf_counter() - started)
-            else:  # the prefill pays for the first token
-                self._cache.add(step.stats)
+            self._cache.add(step.stats)
+            self.history.add(step.stats)
             if step.finish_reason != "stop":
                 tokens += 1
                 self.transcript.append(step.token)

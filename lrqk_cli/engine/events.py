@@ -37,7 +37,9 @@ class Step:
         token: its id; a stop token is reported too, with ``finish_reason`` ``stop``.
         finish_reason: None while the answer goes on; ``stop`` a stop token, ``length`` the limit of new
             tokens, ``context`` the reserved context is full.
-        stats: what computing it cost; zeros for the first token, which the prefill pays for.
+        stats: what the decode steps cost that have not been reported yet: of some steps at a time, since
+            reading the counters waits for the device, and of all at the end. Nothing for the first token,
+            which the prefill pays for.
     """
 
     token: int
@@ -57,6 +59,7 @@ class MemoryUse:
         host_kv_bytes: the KV store in host memory, at the reserved context.
         index_bytes: the low-rank index.
         hot_bytes: resident rows and the recent window.
+        budget_bytes: what the process could have of the device when the engine began; 0 if that is unknown.
     """
 
     device: str
@@ -66,3 +69,4 @@ class MemoryUse:
     host_kv_bytes: int
     index_bytes: int
     hot_bytes: int
+    budget_bytes: int = 0

@@ -22,7 +22,10 @@ from lrqk_cli.engine.prefill import default_segment, forward, run_segments
 from lrqk_cli.engine.sampling import Sampler
 from lrqk_cli.errors import ContextLengthError, UsageError
 from lrqk_cli.memory import probe
-from lrqk_cli.telemetry.stats import DecodeTotals, StepStats
+from lrqk_cli.telemetry.stats import NO_STEPS, DecodeTotals, StepStats
+
+# Reading the counters waits for the device, so it is not done in every step.
+_SECONDS_BETWEEN_READINGS = 0.2
 
 
 class Engine:
@@ -61,6 +64,9 @@ class Engine:
         self._decoder = Decoder(model, self.cache)
         self._tokens: list[int] = []
         self._logits: Tensor | None = None
+        # A status line asks for them often.
+        self._weight_bytes = model.get_memory_footprint()
+        self._budget_bytes = probe.allocated_bytes(self.device) + probe.free_device_bytes(self.device)
         probe.reset_peak(self.device)
 
     def __enter__(self) -> Engine:
@@ -152,11 +158,13 @@ class Engine:
         sampler = Sampler(generation, self.device)
         self.cache.take_stats()
         limit = generation.max_new_tokens or self.context
+        steps, seconds = 0, 0.0
         for count in range(1, limit + 1):
             start = time.perf_counter()
             is_step = bool(self._waiting())
             token = sampler.choose(self.next_logits(), self._tokens)
-            stats = self._count_step(time.perf_counter() - start) if is_step else StepStats()
+            if is_step:
+                steps, seconds = steps + 1, seconds + time.perf_counter() - start
             finish: FinishReason | None = "length" if count == limit else None
             if token in stop_ids:
                 finish = "stop"
@@ -164,6 +172,10 @@ class Engine:
                 self.append(token)
                 if finish is None and self.length == self.context:
                     finish = "context"
+            stats = NO_STEPS
+            if steps and (finish is not None or seconds >= _SECONDS_BETWEEN_READINGS):
+                stats = self._count_steps(steps, seconds)
+                steps, seconds = 0, 0.0
             yield Step(token, finish, stats)
             if finish is not None:
                 return
@@ -193,17 +205,18 @@ class Engine:
             device=str(self.device),
             device_bytes=probe.allocated_bytes(self.device),
             peak_device_bytes=probe.peak_bytes(self.device),
-            weight_bytes=self.model.get_memory_footprint(),
+            weight_bytes=self._weight_bytes,
             host_kv_bytes=self.cache.host_kv_bytes,
             index_bytes=self.cache.index_bytes,
             hot_bytes=self.cache.hot_bytes,
+            budget_bytes=self._budget_bytes,
         )
 
     def _waiting(self) -> list[int]:
         """Return tokens that were generated and have not gone through the model yet."""
         return self._tokens[self.cache.get_seq_length() :]
 
-    def _count_step(self, seconds: float) -> StepStats:
-        stats = self.cache.take_stats(seconds)
+    def _count_steps(self, steps: int, seconds: float) -> StepStats:
+        stats = self.cache.take_stats(seconds, steps)
         self.totals.add(stats)
         return stats

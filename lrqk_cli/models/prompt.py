@@ -44,6 +44,7 @@ class ChatPrompt:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> None:
         self._tokenizer = tokenizer
+        self.system = system
         self._template = _template(tokenizer)
         self._control_words = _control_words(tokenizer, self._template)
         user = {"role": "user", "content": _USER}
@@ -57,6 +58,10 @@ class ChatPrompt:
         self._closing = self._control(after)
         self._between = self._control(self._split(after_answer, _NEXT_USER)[0])
         self._opening = self._bos() + self._opening_with(system, user, before)
+
+    def with_system(self, system: str | None) -> ChatPrompt:
+        """Return the same format with another system text."""
+        return ChatPrompt(self._tokenizer, system)
 
     def opening(self) -> list[int]:
         """Everything before the first user content, the system text included."""

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What one decode step cost.
+    """What one decode step cost, or several that are read together.
 
     Attributes:
-        rows_wanted: rows that the step demanded to be resident, summed over layers and KV heads.
+        rows_wanted: rows that the steps demanded to be resident, summed over layers and KV heads.
         rows_fetched: how many of them were missing and came from the host.
-        bytes_fetched: bytes that came from the host for this step.
-        row_sets: layers times KV heads that were served, the divisor for figures "per KV head".
-        seconds: wall time of the step.
+        bytes_fetched: bytes that came from the host for these steps.
+        row_sets: layers times KV heads that were served, the divisor for figures "per KV head"; summed over
+            the steps.
+        seconds: wall time of the steps.
+        steps: how many they are; 0 where there is nothing to report.
     """
 
     rows_wanted: int = 0
@@ -22,11 +24,15 @@ class StepStats:
     bytes_fetched: int = 0
     row_sets: int = 0
     seconds: float = 0.0
+    steps: int = 1
+
+
+NO_STEPS = StepStats(steps=0)
 
 
 @dataclass(slots=True)
 class DecodeTotals:
-    """Sums over decode steps; ``add`` one ``StepStats`` a step."""
+    """Sums over decode steps; ``add`` what is reported of them."""
 
     steps: int = 0
     rows_wanted: int = 0
@@ -35,14 +41,14 @@ class DecodeTotals:
     row_sets: int = 0
     seconds: float = 0.0
 
-    def add(self, step: StepStats) -> None:
-        """Count one more step."""
-        self.steps += 1
-        self.rows_wanted += step.rows_wanted
-        self.rows_fetched += step.rows_fetched
-        self.bytes_fetched += step.bytes_fetched
-        self.row_sets += step.row_sets
-        self.seconds += step.seconds
+    def add(self, stats: StepStats | DecodeTotals) -> None:
+        """Count further steps."""
+        self.steps += stats.steps
+        self.rows_wanted += stats.rows_wanted
+        self.rows_fetched += stats.rows_fetched
+        self.bytes_fetched += stats.bytes_fetched
+        self.row_sets += stats.row_sets
+        self.seconds += stats.seconds
 
     @property
     def miss_rate(self) -> float:
@@ -63,3 +69,8 @@ class DecodeTotals:
     def tokens_per_second(self) -> float:
         """Decode speed; 0 before the first step."""
         return self.steps / self.seconds if self.seconds else 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Traffic over the link; 0 before the first step."""
+        return self.bytes_fetched / self.seconds if self.seconds else 0.0

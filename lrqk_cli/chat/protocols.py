@@ -1,0 +1,107 @@
+"""What a conversation needs of documents, of a model's chat format and of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Protocol
+
+from lrqk_cli.config import GenerationConfig
+from lrqk_cli.engine.events import MemoryUse, PrefillProgress, Step
+
+
+class SectionLike(Protocol):
+    """A piece of a document's text, on one page or on none."""
+
+    @property
+    def text(self) -> str:
+        """What goes into the prompt."""
+
+    @property
+    def page(self) -> int | None:
+        """The page's number; None for marks around the pages."""
+
+
+class DocumentLike(Protocol):
+    """A document that has been read."""
+
+    @property
+    def title(self) -> str:
+        """How messages name it."""
+
+    @property
+    def path(self) -> object:
+        """Where it came from."""
+
+    def sections(self) -> Sequence[SectionLike]:
+        """Its text in order, marks included."""
+
+
+class PromptFormat(Protocol):
+    """A chat template, cut into the pieces that a conversation is made of."""
+
+    @property
+    def system(self) -> str | None:
+        """The system text; None leaves it to the template."""
+
+    def with_system(self, system: str | None, /) -> PromptFormat:
+        """The same format with another system text."""
+
+    def opening(self) -> list[int]:
+        """What stands before the first user text."""
+
+    def text(self, text: str, /) -> list[int]:
+        """Plain text, in which no control token acts as such."""
+
+    def closing(self) -> list[int]:
+        """What stands between a user's text and the answer."""
+
+    def between(self) -> list[int]:
+        """What stands between an answer and the next user text."""
+
+
+class TextStream(Protocol):
+    """Turns tokens into text, holding back characters that are not complete."""
+
+    def push(self, token: int, /) -> str:
+        """Text that this token completes."""
+
+    def flush(self) -> str:
+        """Text that was held back."""
+
+
+class MarkLike(Protocol):
+    """A point that an engine can be taken back to."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory that it takes."""
+
+
+class EngineLike(Protocol):
+    """A model with its cache. ``length`` is the truth about what is in the context."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that the cache holds at most."""
+
+    def prefill(self, tokens: Sequence[int], *, settles: bool = True) -> Iterator[PrefillProgress]:
+        """Append tokens, segment by segment; ``settles`` where an answer comes next."""
+
+    def generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
+        """Generate tokens one by one."""
+
+    def memory(self) -> MemoryUse:
+        """Bytes in use."""
+
+    def mark(self) -> MarkLike:
+        """Note the point that has been reached."""
+
+    def rewind(self, mark: Any, /) -> None:
+        """Forget what came after a mark, exactly."""
+
+    def reset(self) -> None:
+        """Forget everything."""

@@ -1,0 +1,98 @@
+"""Keeps what an engine has read in step with a conversation, forwards and backwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from lrqk_cli.chat.conversation import Conversation, Entry
+from lrqk_cli.chat.protocols import EngineLike
+from lrqk_cli.engine.events import PrefillProgress
+
+# A prefill is interrupted for a mark at most once in so many tokens, and before its last entry.
+_MARK_DISTANCE = 4096
+# Host memory for marks. Where older ones had to go, taking back means reading again.
+_MARK_BYTES = 1 << 30
+
+
+class Synchroniser:
+    """Reads what an engine has not read, and takes back what the conversation has no more.
+
+    The engine holds the first ``engine.length`` tokens of the conversation. Before each document and question
+    its point is marked, so that the last ones can be taken away exactly. Where that mark is missing, what
+    follows an earlier one must be read again.
+
+    Args:
+        engine: must be empty.
+
+    Attributes:
+        keeps_marks: false where nothing will be taken away.
+    """
+
+    def __init__(self, engine: EngineLike) -> None:
+        self.keeps_marks = True
+        self._engine = engine
+
+    def catch_up(
+        self, conversation: Conversation, cancelled: Callable[[], bool]
+    ) -> Iterator[PrefillProgress]:
+        """Put in what the conversation has and the engine has not, until ``cancelled``."""
+        engine, tokens = self._engine, conversation.tokens
+        origin, began = engine.length, time.perf_counter()
+        if origin == len(tokens) or cancelled():
+            return
+        yield PrefillProgress(0, len(tokens) - origin, 0.0)
+        for entry in [*self._entries_to_mark(conversation), None]:
+            stop = len(tokens) if entry is None else entry.start
+            if stop > engine.length:
+                for _ in engine.prefill(tokens[engine.length : stop], settles=entry is None):
+                    done = engine.length - origin
+                    yield PrefillProgress(done, len(tokens) - origin, time.perf_counter() - began)
+                    if cancelled():
+                        return
+            if entry is not None:
+                entry.mark = engine.mark()
+                _limit_marks(conversation)
+
+    def forget(self, conversation: Conversation, entry: Entry) -> None:
+        """Take away an entry and all after it, from the engine too."""
+        conversation.cut(entry)
+        if self._engine.length <= entry.start:
+            return
+        marks = [other.mark for other in (*conversation.entries, entry) if other.mark is not None]
+        if marks:
+            self._engine.rewind(marks[-1])
+        else:
+            self.start_again(conversation)
+
+    def start_again(self, conversation: Conversation) -> None:
+        """Let the engine forget everything; all of the conversation is to be read."""
+        self._engine.reset()
+        for entry in conversation.entries:
+            entry.mark = None
+
+    def _entries_to_mark(self, conversation: Conversation) -> list[Entry]:
+        """Return the entries not yet read before which the engine is to be marked."""
+        if not self.keeps_marks:
+            return []
+        position = self._engine.length
+        # Nothing comes before the first entry, so a reset is as good as a mark.
+        first = max(position, len(conversation.prompt.opening()) + 1)
+        unread = [entry for entry in conversation.entries if entry.start >= first]
+        chosen = list[Entry]()
+        for entry in unread:
+            is_free = entry.start == self._engine.length or entry is unread[-1]
+            if is_free or entry.start - position >= _MARK_DISTANCE:
+                chosen.append(entry)
+                position = entry.start
+        return chosen
+
+
+def _limit_marks(conversation: Conversation) -> None:
+    """Let the oldest marks go, but the last, where all take too much memory."""
+    marked = [entry for entry in conversation.entries if entry.mark is not None]
+    used = 0
+    for entry in reversed(marked):
+        used += entry.mark.nbytes if entry.mark is not None else 0
+        if used > _MARK_BYTES and entry is not marked[-1]:
+            entry.mark = None

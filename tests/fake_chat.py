@@ -1,0 +1,153 @@
+"""A fake engine and a fake chat format, in which a token is a character."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass, field
+
+from lrqk_cli.chat.session import Session
+from lrqk_cli.config import GenerationConfig
+from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
+from lrqk_cli.telemetry.stats import NO_STEPS, StepStats
+
+STOP = ord("$")
+
+
+@dataclass(frozen=True, eq=False)
+class FakeMark:
+    cached: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass
+class FakeEngine:
+    """Holds characters as tokens, and answers every prompt with ``answer``."""
+
+    answer: str = "Yes.$"
+    context: int = 1000
+    segment: int = 8
+    cached: list[int] = field(default_factory=list)
+    mark_bytes: int = 100
+    resets: int = 0
+    rewinds: int = 0
+
+    @property
+    def length(self) -> int:
+        return len(self.cached)
+
+    @property
+    def text(self) -> str:
+        return "".join(map(chr, self.cached))
+
+    def mark(self) -> FakeMark:
+        return FakeMark(tuple(self.cached), self.mark_bytes)
+
+    def rewind(self, mark: FakeMark) -> None:
+        assert tuple(self.cached[: len(mark.cached)]) == mark.cached
+        del self.cached[len(mark.cached) :]
+        self.rewinds += 1
+
+    def reset(self) -> None:
+        self.cached.clear()
+        self.resets += 1
+
+    def prefill(
+        self, tokens: Sequence[int], *, settles: bool = True
+    ) -> Generator[PrefillProgress, None, None]:
+        for start in range(0, len(tokens), self.segment):
+            self.cached += tokens[start : start + self.segment]
+            yield PrefillProgress(min(start + self.segment, len(tokens)), len(tokens), 0.5)
+
+    def generate(
+        self, generation: GenerationConfig, stop_ids: Collection[int]
+    ) -> Generator[Step, None, None]:
+        pending: int | None = None
+        for number, token in enumerate(map(ord, self.answer), start=1):
+            if pending is not None:
+                self.cached.append(pending)
+            reason: FinishReason | None = None
+            if token in stop_ids:
+                reason = "stop"
+            elif number == generation.max_new_tokens:
+                reason = "length"
+            pending = token
+            if reason == "length":
+                self.cached.append(token)
+            stats = StepStats(rows_wanted=10, rows_fetched=1, bytes_fetched=64, row_sets=2, seconds=0.1)
+            yield Step(token, reason, NO_STEPS if number == 1 else stats)
+            if reason is not None:
+                return
+
+    def memory(self) -> MemoryUse:
+        return MemoryUse("cpu", 1 << 30, 2 << 30, 1 << 29, 1 << 20, 1 << 10, 1 << 12)
+
+
+@dataclass(frozen=True)
+class FakePrompt:
+    """``<question>answer|question>``; a system text stands before the first mark."""
+
+    system: str | None = None
+
+    def with_system(self, system: str | None) -> FakePrompt:
+        return FakePrompt(system)
+
+    def opening(self) -> list[int]:
+        return list(map(ord, (self.system or "") + "<"))
+
+    def text(self, text: str) -> list[int]:
+        return list(map(ord, text))
+
+    def closing(self) -> list[int]:
+        return [ord(">")]
+
+    def between(self) -> list[int]:
+        return [ord("|")]
+
+
+class FakeStream:
+    def push(self, token: int) -> str:
+        return chr(token)
+
+    def flush(self) -> str:
+        return ""
+
+
+@dataclass
+class FakeSection:
+    text: str
+    page: int | None
+
+
+@dataclass
+class FakeDocument:
+    """Pages between square brackets."""
+
+    title: str
+    pages: list[str]
+    first_page: int | None = 1
+
+    @property
+    def path(self) -> str:
+        return f"/documents/{self.title}"
+
+    def sections(self) -> list[FakeSection]:
+        numbers = [None if self.first_page is None else self.first_page + i for i in range(len(self.pages))]
+        pages = [FakeSection(text, number) for text, number in zip(self.pages, numbers, strict=True)]
+        return [FakeSection("[", None), *pages, FakeSection("]", None)]
+
+
+def new_session(
+    engine: FakeEngine,
+    documents: Sequence[FakeDocument] = (),
+    generation: GenerationConfig | None = None,
+    trained_context: int = 1000,
+) -> Session:
+    return Session(
+        engine,
+        FakePrompt(),
+        documents,
+        generation or GenerationConfig(),
+        stop_ids={STOP},
+        trained_context=trained_context,
+        new_stream=FakeStream,
+    )
