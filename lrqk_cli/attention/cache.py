@@ -122,8 +122,13 @@ class LrqkCache(Cache):
 
     @property
     def position(self) -> Tensor | None:
-        """Position of the next decode step's token, int64 ``[1]``, where steps are on the device."""
-        return None if self._state is None else self._state.length
+        """Position of the next decode step's token, int64 ``[1]``, where steps are on the device.
+
+        None where they are not, and while a layer is observed: only the host then counts all tokens.
+        """
+        if self._state is None or any(layer.is_observed for layer in self._attention):
+            return None
+        return self._state.length
 
     def count_to(self, length: int) -> None:
         """Note on the host that there are ``length`` tokens: a replayed graph counts on the device only."""
@@ -132,8 +137,8 @@ class LrqkCache(Cache):
         if self._state is not None:
             self._state.count_to(length)
 
-    def take_stats(self, seconds: float = 0.0, steps: int = 1) -> StepStats:
-        """Return the counters of all layers since they were last taken, with the time and steps they took.
+    def take_stats(self, seconds: float = 0.0) -> StepStats:
+        """Return the counters of all layers since they were last taken, with the time they took.
 
         Waits for the device where it keeps them.
         """
@@ -144,9 +149,8 @@ class LrqkCache(Cache):
             rows_wanted=wanted + sum(stats.rows_wanted for stats in taken),
             rows_fetched=fetched + sum(stats.rows_fetched for stats in taken),
             bytes_fetched=fetched * row_bytes + sum(stats.bytes_fetched for stats in taken),
-            row_sets=sum(stats.row_sets for stats in taken) * steps,
+            row_sets=sum(stats.row_sets for stats in taken),
             seconds=seconds,
-            steps=steps,
         )
 
     @property

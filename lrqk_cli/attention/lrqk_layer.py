@@ -38,7 +38,9 @@ class LrqkLayer(FullLayer):
 
     Attributes:
         observer: told of every decode step, where it is set: the queries ``[sets, N, 1, d]``, what the model
-            passes, the output ``[sets, N, 1, d]``, and the residents' log-sum-exp ``[sets, N, 1]``.
+            passes, the output ``[sets, N, 1, d]``, and the residents' log-sum-exp ``[sets, N, 1]``. While it
+            is set, no step of this layer runs on the device: what it is told of is the plain step, which
+            ranks rows by their scores, where steps on the device rank them by bins of scores.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ class Observed:
 class LayerObserver:
     """Compares every decode step of a layer with exact attention over all rows of its store.
 
-    It streams the store in every step, so a step takes about as long as under ``offload``. Call ``detach`` in
-    the end.
+    It streams the store in every step, so a step takes about as long as under ``offload``. What it sees on a
+    GPU too is the plain step; see ``LrqkLayer.observer``. Call ``detach`` in the end.
     """
 
     def __init__(self, layer: LrqkLayer) -> None:

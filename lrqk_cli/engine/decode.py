@@ -13,10 +13,11 @@ from lrqk_cli.engine.prefill import forward
 class Decoder:
     """Feeds single tokens to a model.
 
-    Where the cache keeps its lengths on the device, the second step is captured in a CUDA graph, and all
+    Where the cache keeps its lengths on the device, the second such step is captured in a CUDA graph, and all
     further ones replay it: one launch instead of some thousand. The first runs eagerly, which compiles the
     kernels. A model that cannot be captured (it reads something back in every step, as RoPE that depends on
-    the length does) stays eager.
+    the length does) stays eager. While a layer is observed, steps have their lengths on the host, and a graph
+    waits.
     """
 
     def __init__(self, model: PreTrainedModel, cache: LrqkCache) -> None:
@@ -26,7 +27,7 @@ class Decoder:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
         self._steps = 0
-        self._can_capture = cache.position is not None
+        self._can_capture = True
 
     def step(self, token: int) -> Tensor:
         """Return the logits ``[vocab]`` after ``token``, which is the next of the sequence.
@@ -34,11 +35,11 @@ class Decoder:
         They are valid until the next step.
         """
         self._token.fill_(token)
-        self._steps += 1
-        if not self._can_capture or self._steps == 1:
+        if self._cache.position is None:
             return self._forward()
         self._cache.settle()
-        if self._graph is None:
+        self._steps += 1
+        if self._graph is None and self._can_capture and self._steps > 1:
             self._capture()
         if self._graph is None or self._logits is None:
             return self._forward()

@@ -1,0 +1,105 @@
+"""The decoder where steps are on the device, here through their plain references, and layers are observed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from tiny import random_tokens, tiny_model
+from torch import Tensor
+
+from lrqk_cli.attention import cache
+from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.observe import LayerObserver
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.decode import Decoder
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.models.support import spec_from_config
+
+PROMPT = random_tokens(120, seed=1).tolist()
+ANSWER = random_tokens(8, seed=2).tolist()
+FEW_ROWS = LrqkConfig(hot=32, top_k=12, recent=8, rank=8)
+ALL_ROWS = LrqkConfig(hot=160, top_k=40, recent=8, rank=8)
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Give caches steps on the device; return at which lengths a capture was asked for, which then fails."""
+    asked: list[int] = []
+
+    def capture(decoder: Decoder) -> None:
+        asked.append(decoder._cache.get_seq_length())
+        decoder._can_capture = False
+
+    monkeypatch.setattr(cache, "has_device_steps", lambda *_: True)
+    monkeypatch.setattr(Decoder, "_capture", capture)
+    return asked
+
+
+@contextmanager
+def prefilled(family: str, settings: LrqkConfig, *, settles: bool = True) -> Iterator[Engine]:
+    model = tiny_model(family)
+    spec = spec_from_config(model.config, "tiny")
+    with Engine(model, spec, settings, context=160) as engine:
+        list(engine.prefill(PROMPT, settles=settles))
+        yield engine
+
+
+def observers(engine: Engine) -> list[LayerObserver]:
+    layers = map(engine.cache.layer, range(engine.spec.num_layers))
+    return [LayerObserver(layer) for layer in layers if isinstance(layer, LrqkLayer)]
+
+
+def logits(engine: Engine, tokens: list[int]) -> Tensor:
+    found = []
+    for token in tokens:
+        engine.append(token)
+        found.append(engine.next_logits().clone())
+    return torch.stack(found)
+
+
+def expected(family: str, settings: LrqkConfig) -> Tensor:
+    """Return the logits of steps whose lengths are on the host."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "has_device_steps", lambda *_: False)
+        with prefilled(family, settings) as engine:
+            assert engine.cache.position is None
+            return logits(engine, ANSWER)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_observed_steps_are_the_plain_ones_and_are_not_captured(family: str, captures: list[int]) -> None:
+    with prefilled(family, FEW_ROWS) as engine:
+        assert engine.cache.position is not None
+        seen = observers(engine)
+        assert engine.cache.position is None
+        found = logits(engine, ANSWER)
+    assert captures == []
+    assert all(observer.take().output_error.shape == (len(ANSWER),) for observer in seen)
+    torch.testing.assert_close(found, expected(family, FEW_ROWS), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("before", [0, 3])
+def test_the_device_goes_on_where_observers_leave(family: str, before: int, captures: list[int]) -> None:
+    """With all rows resident every kind of step is exact, and a wrong position is not."""
+    with prefilled(family, ALL_ROWS) as engine:
+        found = [logits(engine, ANSWER[:before])] if before else []
+        seen = observers(engine)
+        found.append(logits(engine, ANSWER[before:5]))
+        for observer in seen:
+            observer.detach()
+        found.append(logits(engine, ANSWER[5:]))
+        assert engine.cache.position is not None
+        assert int(engine.cache.position) == engine.cache.get_seq_length()
+    # The second step on the device is the one to be captured.
+    assert captures == [len(PROMPT) + (1 if before else 6)]
+    torch.testing.assert_close(torch.cat(found), expected(family, ALL_ROWS), atol=1e-4, rtol=0)
+
+
+def test_a_prefill_that_leaves_settling_to_the_first_step_counts_on_the_device(captures: list[int]) -> None:
+    with prefilled("llama", ALL_ROWS, settles=False) as engine:
+        found = logits(engine, ANSWER)
+    torch.testing.assert_close(found, expected("llama", ALL_ROWS), atol=1e-4, rtol=0)
