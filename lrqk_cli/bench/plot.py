@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _SUFFIXES = (".svg", ".png")
 _INCHES = (8.0, 5.0)
 _DOTS_PER_INCH = 150
+# Shares that differ by less count as one above the other.
+_SAME_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,14 @@ class Chart:
 
     Attributes:
         quality: what the vertical axis shows; ``logarithmic`` how.
+        limits: where the vertical axis begins and ends; None leaves it to the points.
     """
 
     title: str
     quality: str
     points: Sequence[Point]
     logarithmic: bool = False
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,8 @@ def check_plot(path: Path) -> None:
         raise LrqkError("--plot needs matplotlib, which is not installed.", "Run: pip install 'lrqk[plot]'")
 
 
-def write_plot(chart: Chart | LineChart, path: Path) -> None:
-    """Write the chart to ``path``, in the format that its suffix says.
+def write_plot(chart: Chart | LineChart | Sequence[Chart], path: Path) -> None:
+    """Write the chart, or several one above the other, to ``path``, in the format that its suffix says.
 
     Raises:
         LrqkError: the file cannot be written.
@@ -101,11 +106,15 @@ def write_plot(chart: Chart | LineChart, path: Path) -> None:
     # Without pyplot, which would look for a screen and keep the figure.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_INCHES, layout="constrained")
-    if isinstance(chart, LineChart):
-        _draw_lines(figure.subplots(), chart)
-    else:
-        _draw_points(figure.subplots(), chart)
+    charts = [chart] if isinstance(chart, (Chart, LineChart)) else list(chart)
+    width, height = _INCHES
+    figure = Figure(figsize=(width, height * len(charts)), layout="constrained")
+    drawings = figure.subplots(len(charts), sharex=True, squeeze=False).flat
+    for axes, each in zip(drawings, charts, strict=True):
+        if isinstance(each, LineChart):
+            _draw_lines(axes, each)
+        else:
+            _draw_points(axes, each)
     try:
         figure.savefig(path, dpi=_DOTS_PER_INCH)
     except OSError as error:
@@ -118,23 +127,18 @@ def _draw_points(axes: Axes, chart: Chart) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
     for series in dict.fromkeys(point.series for point in chart.points):
-        points = sorted(
-            (point for point in chart.points if point.series == series),
-            key=lambda point: (point.share, point.quality),
-        )
+        points = [point for point in chart.points if point.series == series]
         axes.scatter([point.share for point in points], [point.quality for point in points], label=series)
-        for number, point in enumerate(points):
-            # Those with equal bytes stand one above the other, so their labels take turns right and left.
-            right = number % 2 == 0
-            axes.annotate(
-                point.label,
-                (point.share, point.quality),
-                xytext=(6 if right else -6, 0),
-                textcoords="offset points",
-                horizontalalignment="left" if right else "right",
-                verticalalignment="center",
-                fontsize="small",
-            )
+    for point, right in _sides(chart.points):
+        axes.annotate(
+            point.label,
+            (point.share, point.quality),
+            xytext=(6 if right else -6, 0),
+            textcoords="offset points",
+            horizontalalignment="left" if right else "right",
+            verticalalignment="center",
+            fontsize="small",
+        )
     if chart.logarithmic and all(point.quality > 0 for point in chart.points):
         axes.set_yscale("log")
     if all(point.share > 0 for point in chart.points):  # not so where all rows are streamed
@@ -143,9 +147,25 @@ def _draw_points(axes: Axes, chart: Chart) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.margins(x=0.2, y=0.1)
+    if chart.limits is not None:
+        axes.set_ylim(*chart.limits)
     axes.grid(alpha=0.3)
     axes.set(title=chart.title, xlabel="GPU bytes: index and hot rows, of the KV cache", ylabel=chart.quality)
     axes.legend()
+
+
+def _sides(points: Sequence[Point]) -> Iterator[tuple[Point, bool]]:
+    """Yield each point, and whether its label stands on its right: those one above the other take turns."""
+    column, last = 0, -1.0
+    columns: dict[Point, int] = {}
+    for point in sorted(points, key=lambda point: point.share):
+        if point.share > last * (1 + _SAME_SHARE):
+            column, last = column + 1, point.share
+        columns[point] = column
+    ordered = sorted(columns, key=lambda point: (columns[point], point.quality))
+    for _, of_column in groupby(ordered, key=columns.__getitem__):
+        for number, point in enumerate(of_column):
+            yield point, number % 2 == 0
 
 
 def _draw_lines(axes: Axes, chart: LineChart) -> None:

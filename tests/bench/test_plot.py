@@ -33,6 +33,25 @@ def test_every_point_is_in_the_picture_with_its_name_and_its_series(tmp_path):
         assert f"<!-- {text} -->" in drawn
 
 
+def test_labels_of_points_above_one_another_take_turns():
+    points = [Point("c", 0.2003, 3.0, "b"), Point("a", 0.2, 1.0, "a"), Point("d", 0.3, 1.0, "a")]
+    points.append(Point("b", 0.2001, 2.0, "a"))
+    sides = {point.label: right for point, right in plot._sides(points)}
+    assert sides == {"a": True, "b": False, "c": True, "d": True}
+
+
+def test_several_charts_share_one_picture_and_one_horizontal_axis(tmp_path):
+    path = tmp_path / "quality.svg"
+    scores = Chart("RULER", "score", [Point("dense", 1.0, 90.0, "full")], limits=(0.0, 105.0))
+    write_plot([Chart("Distance", "KL, nats", POINTS), scores], path)
+    drawn = path.read_text(encoding="utf-8")
+    for text in ("Distance", "RULER", "hot=64", "dense"):
+        assert f"<!-- {text} -->" in drawn
+    # The axis of scores begins at 0 though all are at 90, and the shares of both stand under the last.
+    assert "<!-- 80 -->" in drawn
+    assert drawn.count("<!-- 50% -->") == 1
+
+
 def test_nothing_has_to_be_positive(tmp_path):
     """With all rows streamed nothing is on the device, and rounding can leave a divergence below zero."""
     path = tmp_path / "quality.PNG"

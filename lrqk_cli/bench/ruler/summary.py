@@ -14,6 +14,8 @@ _FULL_ATTENTION = ("dense", "offload")
 # Below this score full attention cannot do a task, so that nothing could be lost.
 _CAN_DO = 50.0
 _RESAMPLES = 10_000
+# Of the vertical axis; some room keeps whole the mark of a perfect score.
+_SCORES = (0.0, 105.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def chart(results: Sequence[TaskResult]) -> Chart:
             if own:
                 share = _mean(result.device_share for result in own)
                 points.append(Point(mode, share, _mean(r.score for r in own), f"{context:,} tokens"))
-    return Chart("RULER", "mean score", tuple(points))
+    return Chart("RULER", "mean score", tuple(points), limits=_SCORES)
 
 
 def _average(mode: str, context: int, pairs: Sequence[tuple[TaskResult, TaskResult]]) -> Average:
