@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import count
 from weakref import WeakSet
 
@@ -120,6 +121,28 @@ class LrqkCache(Cache):
         for layer, layer_mark in zip(self._attention, mark.layers, strict=True):
             layer.rewind(layer_mark)
 
+    def adjust(self, settings: LrqkConfig) -> None:
+        """Let another ``top_k`` or ``tail`` be in force from the next step on. A captured graph is void.
+
+        Raises:
+            UsageError: something else would change, which needs a new cache; it is named.
+        """
+        free = {"tail"} if self.settings.hot_policy != "sticky" else {"tail", "top_k"}
+        for field in fields(LrqkConfig):
+            name = field.name
+            if name not in free and getattr(settings, name) != getattr(self.settings, name):
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(
+                    f"{flag} cannot change while the conversation goes on: the cache was made for it.",
+                    f"Leave, and start again with {flag}.",
+                )
+        if self.settings.attention != "lrqk":
+            return
+        self.settings = settings
+        for layer in self._attention:
+            if isinstance(layer, LrqkLayer):
+                layer.adjust(settings)
+
     @property
     def position(self) -> Tensor | None:
         """Position of the next decode step's token, int64 ``[1]``, where steps are on the device.
@@ -137,8 +160,8 @@ class LrqkCache(Cache):
         if self._state is not None:
             self._state.count_to(length)
 
-    def take_stats(self, seconds: float = 0.0) -> StepStats:
-        """Return the counters of all layers since they were last taken, with the time they took.
+    def take_stats(self, seconds: float = 0.0, steps: int = 1) -> StepStats:
+        """Return the counters of all layers since they were last taken, with the time and steps they took.
 
         Waits for the device where it keeps them.
         """
@@ -149,8 +172,9 @@ class LrqkCache(Cache):
             rows_wanted=wanted + sum(stats.rows_wanted for stats in taken),
             rows_fetched=fetched + sum(stats.rows_fetched for stats in taken),
             bytes_fetched=fetched * row_bytes + sum(stats.bytes_fetched for stats in taken),
-            row_sets=sum(stats.row_sets for stats in taken),
+            row_sets=sum(stats.row_sets for stats in taken) * steps,
             seconds=seconds,
+            steps=steps,
         )
 
     @property
