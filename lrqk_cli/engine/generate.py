@@ -17,10 +17,12 @@ from lrqk_cli.attention.hook import attached
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
+from lrqk_cli.engine.fusion import fused
 from lrqk_cli.engine.marks import EngineMark
 from lrqk_cli.engine.prefill import default_segment, forward, run_segments
 from lrqk_cli.engine.sampling import Sampler
 from lrqk_cli.errors import ContextLengthError, UsageError
+from lrqk_cli.kernels.decode import has_triton
 from lrqk_cli.memory import probe
 from lrqk_cli.telemetry.stats import NO_STEPS, DecodeTotals, StepStats
 
@@ -58,6 +60,8 @@ class Engine:
         self.totals = DecodeTotals()
         with ExitStack() as stack:
             stack.enter_context(attached(model))
+            if self.device.type == "cuda" and has_triton():
+                stack.enter_context(fused(model))
             self.cache = LrqkCache(spec, settings, context, model.dtype, self.device)
             # Where there is no memory for the cache, the model is given back at once.
             self._stack = stack.pop_all()
@@ -97,6 +101,16 @@ class Engine:
     def tokens(self) -> tuple[int, ...]:
         """The conversation so far."""
         return tuple(self._tokens)
+
+    def adjust(self, settings: LrqkConfig) -> None:
+        """Let another ``top_k`` or ``tail`` be in force from the next step on.
+
+        Raises:
+            UsageError: something else would change, which needs a new cache; it is named.
+        """
+        self.cache.adjust(replace(settings, segment=self.cache.settings.segment))
+        self.settings = replace(settings, segment=self._segment)
+        self._decoder = Decoder(self.model, self.cache)
 
     def mark(self) -> EngineMark:
         """Note the point of the conversation that has been reached; not in the middle of an iterator."""

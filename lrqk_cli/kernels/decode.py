@@ -2,8 +2,8 @@
 
 They run in this order, once a layer: ``append_token``, ``score_tokens``, ``select_rows``,
 ``attend_residents``, which fetches; seven launches. ``replace_rows`` fetches alone, ahead of the first step.
-None waits for the device, and no shape depends on data, so all of them can be captured in a CUDA graph (the
-references, which serve the CPU, do read the length).
+``rms_norm`` and ``rotate`` are for the model around them. None waits for the device, and no shape depends on
+data, so all of them can be captured in a CUDA graph (the references, for the CPU, do read the length).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor
 from lrqk_cli.kernels.append_token import reference as append_token_reference
 from lrqk_cli.kernels.attend_residents import reference as attend_residents_reference
 from lrqk_cli.kernels.replace_rows import reference as replace_rows_reference
+from lrqk_cli.kernels.rms_norm import reference as rms_norm_reference
+from lrqk_cli.kernels.rotate import reference as rotate_reference
 from lrqk_cli.kernels.score_tokens import reference as score_tokens_reference
 from lrqk_cli.kernels.select_rows import reference as select_rows_reference
 
@@ -56,4 +58,6 @@ score_tokens = _with_triton(score_tokens_reference.score_tokens)
 select_rows = _with_triton(select_rows_reference.select_rows)
 replace_rows = _with_triton(replace_rows_reference.replace_rows)
 attend_residents = _with_triton(attend_residents_reference.attend_residents)
+rms_norm = _with_triton(rms_norm_reference.rms_norm)
+rotate = _with_triton(rotate_reference.rotate)
 resident_weights = _with_triton(attend_residents_reference.resident_weights)

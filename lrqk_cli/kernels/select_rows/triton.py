@@ -45,7 +45,7 @@ _SLOT_BLOCK = 4096
 def _bin_block(sets: int, bucket: int) -> int:
     """Return how many tokens, or slots, one program of ``bin_tokens`` takes."""
     least, most = _BIN_BLOCKS
-    fair = triton.next_power_of_2(max(1, sets * bucket // _BIN_PROGRAMS))
+    fair: int = triton.next_power_of_2(max(1, sets * bucket // _BIN_PROGRAMS))
     return min(max(fair, least), most)
 
 

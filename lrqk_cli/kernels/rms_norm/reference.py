@@ -1,0 +1,28 @@
+"""Scale rows by their root mean square (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(
+    rows: Tensor, weight: Tensor, out: Tensor, *, eps: float, offset: float, rounds_first: bool
+) -> None:
+    """Compute ``x / sqrt(mean(x²) + eps) · (offset + weight)`` for each row, in float32.
+
+    Models differ in where they round, and some count the weight from one.
+
+    Args:
+        rows: ``[rows, width]``.
+        weight: ``[width]``.
+        out: gets the result, in the rows' shape and element type.
+        eps: added to the mean square.
+        offset: 0 or 1.
+        rounds_first: round to the element type before the weight is multiplied, not only after.
+    """
+    wide = rows.float()
+    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    if rounds_first:
+        scaled = scaled.to(rows.dtype).float()
+    out.copy_(scaled * (weight.float() + offset))

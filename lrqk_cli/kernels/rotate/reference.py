@@ -1,0 +1,23 @@
+"""Rotate queries and keys by their position (RoPE, Su et al., 2021), the halves of a head against each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotate(
+    query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, out_query: Tensor, out_key: Tensor
+) -> None:
+    """Compute ``x · cos + (-x₂, x₁) · sin`` for one token, with x₁ and x₂ the halves of x, in float32.
+
+    Args:
+        query: ``[H, d]``, d even.
+        key: ``[KV, d]``.
+        cosine, sine: ``[d]``, of the token's position.
+        out_query, out_key: get the results, in their own element types.
+    """
+    for rows, out in ((query, out_query), (key, out_key)):
+        first, second = rows.float().chunk(2, -1)
+        turned = torch.cat((-second, first), -1)
+        out.copy_(rows.float() * cosine.float() + turned * sine.float())

@@ -1,0 +1,69 @@
+"""Fused operations inside a model, on the CPU through their references."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import FAMILIES, random_tokens, tiny_model
+from torch import nn
+
+from lrqk_cli.engine.fusion import fused
+
+# Whose norms and rotations are those that ours know.
+FUSED = {"llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3"}
+
+
+def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        result: torch.Tensor = model(tokens.unsqueeze(0)).logits
+    return result
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_logits_are_the_same_and_the_model_is_left_as_it_was(family: str) -> None:
+    model = tiny_model(family)
+    before = [dict(vars(module)) for module in model.modules()]
+    for count in (1, 9):
+        tokens = random_tokens(count)
+        expected = logits(model, tokens)
+        with fused(model):
+            found = logits(model, tokens)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert [dict(vars(module)) for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_and_rotations_are_replaced(family: str) -> None:
+    model = tiny_model(family)
+    with fused(model):
+        replaced = {type(module).__name__ for module in model.modules() if "forward" in vars(module)}
+    assert any("Norm" in name for name in replaced)
+    if any(name in family for name in FUSED):
+        assert any("Attention" in name for name in replaced)
+
+
+def test_what_computes_something_else_is_left_alone() -> None:
+    class Scale(nn.Module):
+        """Looks like a normalisation, and is none."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8))
+            self.eps = 1e-5
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows * self.weight
+
+    modules = nn.ModuleList([Scale(), nn.LayerNorm(8), nn.Linear(8, 8)])
+    with fused(modules):  # type: ignore[arg-type]
+        assert not any("forward" in vars(module) for module in modules)
+
+
+def test_what_somebody_else_has_replaced_is_left_alone() -> None:
+    model = tiny_model("llama")
+    norm = model.get_decoder().norm
+    own = norm.forward
+    norm.forward = own
+    with fused(model):
+        assert norm.forward is own
+    assert "forward" in vars(norm)
