@@ -120,6 +120,18 @@ class LrqkLayer(FullLayer):
         if self._seed is None and self._fitted:
             self._prepare_steps()
 
+    def adjust(self, settings: LrqkConfig) -> None:
+        """Let other settings be in force from the next step on; see ``LrqkCache.adjust``."""
+        is_other_tail = settings.tail != self.settings.tail
+        self.settings = settings
+        if is_other_tail:
+            tail = None if settings.tail == "none" else ValueTail(self.spec, settings, self.store.device)
+            self.tail = tail
+        if self._device is not None:
+            self.use_device_steps(self._device, is_last=self._is_last)
+        if self._fitted:
+            self._prepare_steps()
+
     def settle(self) -> None:
         """Bring index and hot set up to date with the segments that went through since the last time."""
         if self._seed is None:

@@ -224,3 +224,42 @@ def test_a_prefill_that_is_not_settled_is_by_the_first_step() -> None:
         list(engine.prefill(prompt[50:]))
         list(other.prefill(prompt))
         torch.testing.assert_close(probe(engine), probe(other), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{"top_k": 20}, {"tail": "none"}, {"tail": "mean", "top_k": 3}])
+def test_settings_that_change_on_the_way_act_from_the_next_step(changes: dict[str, Any]) -> None:
+    """Two engines that come to the same settings by different ways agree, and differ from before."""
+    spec = spec_from_config(model_of("llama").config, "tiny")
+    start, other = LrqkConfig(**SMALL), LrqkConfig(**{**SMALL, **changes})
+    prompt = random_tokens(200, 7).tolist()
+    found = []
+    for first, second in ((start, start), (start, other), (other, other)):
+        with Engine(model_of("llama"), spec, first, CONTEXT) as engine:
+            list(engine.prefill(prompt))
+            mark = engine.mark()
+            probe(engine)
+            engine.adjust(second)
+            engine.rewind(mark)
+            found.append(probe(engine))
+            assert engine.settings.top_k == second.top_k
+    assert torch.equal(found[1], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize(
+    ("standing", "changes", "name"),
+    [
+        ({}, {"hot": 32}, "--hot"),
+        ({}, {"index_bits": 8}, "--index-bits"),
+        ({"hot_policy": "exact"}, {"top_k": 6}, "--top-k"),
+    ],
+)
+def test_a_setting_that_needs_a_new_cache_is_refused(
+    standing: dict[str, Any], changes: dict[str, Any], name: str
+) -> None:
+    spec = spec_from_config(model_of("llama").config, "tiny")
+    before = {**SMALL, **standing}
+    with Engine(model_of("llama"), spec, LrqkConfig(**before), CONTEXT) as engine:
+        with pytest.raises(UsageError) as refusal:
+            engine.adjust(LrqkConfig(**{**before, **changes}))
+        assert name in refusal.value.message
