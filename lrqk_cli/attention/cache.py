@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import count
 from weakref import WeakSet
 
@@ -119,6 +120,28 @@ class LrqkCache(Cache):
                 self._marks.discard(other)
         for layer, layer_mark in zip(self._attention, mark.layers, strict=True):
             layer.rewind(layer_mark)
+
+    def adjust(self, settings: LrqkConfig) -> None:
+        """Let another ``top_k`` or ``tail`` be in force from the next step on. A captured graph is void.
+
+        Raises:
+            UsageError: something else would change, which needs a new cache; it is named.
+        """
+        free = {"tail"} if self.settings.hot_policy != "sticky" else {"tail", "top_k"}
+        for field in fields(LrqkConfig):
+            name = field.name
+            if name not in free and getattr(settings, name) != getattr(self.settings, name):
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(
+                    f"{flag} cannot change while the conversation goes on: the cache was made for it.",
+                    f"Leave, and start again with {flag}.",
+                )
+        if self.settings.attention != "lrqk":
+            return
+        self.settings = settings
+        for layer in self._attention:
+            if isinstance(layer, LrqkLayer):
+                layer.adjust(settings)
 
     @property
     def position(self) -> Tensor | None:
