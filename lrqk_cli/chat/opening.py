@@ -17,7 +17,7 @@ from lrqk_cli.memory.reserve import reserve
 from lrqk_cli.models.placement import Placement, find_placement, held_to
 
 if TYPE_CHECKING:
-    from lrqk_cli.models.loading import LoadedModel, ModelSource
+    from lrqk_cli.models.loading import ModelSource
 
 # Tokens that are kept for an answer whose length nobody has limited.
 _ANSWER_TOKENS = 4096
@@ -169,26 +169,6 @@ def _needed_tokens(
     text = sum(len(prompt.text(part)) for part in (*texts, *asked))
     turn = len(prompt.between()) + len(prompt.closing()) + (generation.max_new_tokens or _ANSWER_TOKENS)
     return len(prompt.opening()) + text + len(asked) * turn
-
-
-def load_model(
-    name: str, device: str | None, dtype: str | None, offload_weights: bool, view: View
-) -> LoadedModel:
-    """Get and load a model, with bars; arguments as in ``ModelRequest``.
-
-    Raises:
-        UsageError: there is no such device.
-        ModelError: the model cannot be had, loaded or supported.
-        OutOfMemoryError: its weights do not fit.
-    """
-    with view.pulling(name, "Loading") as report:
-        # Within the bar, because importing torch takes seconds.
-        from lrqk_cli.models import loading
-
-        source = loading.resolve(name)
-        place = loading.choose_device(device)
-        number_format = loading.choose_dtype(dtype, place) if dtype else None
-        return loading.load(source, place, number_format, offload_weights=offload_weights, on_progress=report)
 
 
 def reserved_context(asked: int | None, spec: ModelSpec) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lrqk_cli.cli import measurement, method, options, suites
+from lrqk_cli.cli import measurement, method, options, planning, suites
 from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.cli.variations import parse_variations
 from lrqk_cli.config import AlsConfig, LrqkConfig, default_top_k
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
     from lrqk_cli.bench.report import Report
     from lrqk_cli.chat.rendering import View
+    from lrqk_cli.models.describe import Description
     from lrqk_cli.models.loading import LoadedModel
+    from lrqk_cli.models.placement import Placement
     from lrqk_cli.models.shapes import RandomModel
 
 _SETTINGS = LrqkConfig()
@@ -45,6 +49,8 @@ def bench(
     new_tokens: measurement.NewTokens = 128,
     repeat: measurement.Repeat = 3,
     memory_cap: measurement.MemoryCap = None,
+    vram: planning.Vram = None,
+    ram: planning.Ram = None,
     text: measurement.Text = None,
     tasks: measurement.Tasks = None,
     samples: measurement.Samples = 10,
@@ -84,7 +90,8 @@ def bench(
     settings = LrqkConfig(
         "lrqk", rank, index_bits, hot, demanded, recent, tail, segment, solver, grouping, hot_policy, als
     )
-    variations = parse_variations(vary, settings, top_k_follows=top_k is None)
+    variations = partial(parse_variations, vary, top_k_follows=top_k is None)
+    variations(settings)  # so that a wrong one is told at once
     asked = suites.Asked(tuple(parse_tokens(part) for part in ctx.split(",")), _modes(suite, modes), samples)
     prompts = suites.Prompts(text, haystack, tuple(qa_data), seed)
     if suite == "ruler":
@@ -98,18 +105,15 @@ def bench(
     if memory_cap is not None and suite == "speed":
         _check_memory_cap(device, memory_cap)
     shape = measurement.chosen_shape(context, suite, shape)
-    dtype_name = None if dtype == "auto" else dtype
+    answer = 1 + new_tokens if suite == "speed" else 0
+    wanted = planning.said_settings(context, settings)
     view = _view(quiet)
-    longest = max(asked.contexts)
-    loaded: LoadedModel | RandomModel
-    if shape is None:
-        loaded = _load_model(model, device, dtype_name, longest, view)
-    else:
-        loaded = _build_shape(shape, device, dtype_name, longest + 1 + new_tokens, view)
+    subject = _Subject(model, shape, device, None if dtype == "auto" else dtype, vram, ram)
+    loaded, planned = _plan_and_load(subject, asked, answer, wanted, view)
     with _progress(view) as on_progress:
-        measured = measure(loaded, settings, on_progress)
+        measured = measure(loaded, planned, on_progress)
     name = model if shape is None else f"{shape} (random weights)"
-    _show(measured, settings, loaded, name, output, plot)
+    _show(measured, planned.settings, loaded, name, output, plot)
 
 
 def _modes(suite: measurement.Suite, names: str | None) -> tuple[str, ...]:
@@ -142,22 +146,69 @@ def _view(quiet: bool) -> View:
     return View(stderr_console(), quiet)
 
 
-def _load_model(model: str, device: str | None, dtype: str | None, context: int, view: View) -> LoadedModel:
-    from lrqk_cli.chat.opening import load_model, reserved_context
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is measured and where; ``shape`` in the place of a model, None chooses or does not limit."""
 
-    loaded = load_model(model, device, dtype, False, view)
-    reserved_context(context, loaded.spec)
-    return loaded
+    model: str
+    shape: str | None
+    device: str | None
+    dtype: str | None
+    vram: int | None
+    ram: int | None
 
 
-def _build_shape(shape: str, device: str | None, dtype: str | None, context: int, view: View) -> RandomModel:
-    with view.pulling(shape, "Drawing the weights of"):
+def _plan_and_load(
+    subject: _Subject, asked: suites.Asked, answer_tokens: int, wanted: Mapping[str, Any], view: View
+) -> tuple[LoadedModel | RandomModel, planning.BenchPlan]:
+    """Choose settings, and only then load the model or draw its weights.
+
+    Raises:
+        OutOfMemoryError: nothing that was asked for fits.
+    """
+    name = subject.shape or subject.model
+    with view.pulling(name):
         # Within the bar, because importing torch takes seconds.
-        from lrqk_cli.models import shapes
-        from lrqk_cli.models.devices import choose_device, choose_dtype
+        from lrqk_cli.chat.rendering import plan_line
+        from lrqk_cli.models import loading, shapes
+        from lrqk_cli.models.describe import describe_shape, describe_source
 
-        place = choose_device(device)
-        return shapes.build(shape, context, place, choose_dtype(dtype, place))
+        source = loading.resolve(subject.model) if subject.shape is None else None
+        described = describe_source(source) if source else describe_shape(name)
+        planned, placement = _plan(subject, described, asked, answer_tokens, wanted)
+    view.note(plan_line(planned.plan))
+    if source is None:
+        longest = max(asked.contexts) + answer_tokens
+        with view.pulling(name, "Drawing the weights of"):
+            return shapes.build(name, longest, placement.device, placement.dtype), planned
+    with view.pulling(name, "Loading") as report:
+        return loading.load(source, placement.device, placement.dtype, on_progress=report), planned
+
+
+def _plan(
+    subject: _Subject,
+    described: Description,
+    asked: suites.Asked,
+    answer_tokens: int,
+    wanted: Mapping[str, Any],
+) -> tuple[planning.BenchPlan, Placement]:
+    from lrqk_cli.chat.opening import reserved_context
+    from lrqk_cli.memory import machine
+    from lrqk_cli.models.placement import find_placement
+
+    seen = machine.look(subject.device)
+    placement = find_placement(described, subject.device, subject.dtype, subject.vram, subject.ram)
+    limit = described.spec.max_context
+    if subject.shape is None:
+        reserved_context(max(asked.contexts), described.spec)
+    else:  # random weights know no limit
+        limit = max(asked.contexts) + answer_tokens
+    rooms = {context: min(context + answer_tokens, limit) for context in asked.contexts}
+    planned = planning.plan_bench(placement, rooms, asked.modes, wanted)
+    if placement.device.type != "cuda":
+        return planned, placement
+    capped = placement.budget.vram if subject.vram is not None else None
+    return replace(planned, vram=capped, free_before=seen.free if seen else None), placement
 
 
 @contextmanager

@@ -123,7 +123,7 @@ Context = Annotated[
     int | None,
     option(
         "--ctx",
-        help="Tokens that the context holds, such as 64k. (default: what the text needs, or more)",
+        help="Tokens of the context, such as 64k. (default: what the text needs; info: the model's limit)",
         panel=MODEL,
         parse=parse_tokens,
         metavar="TOKENS",
@@ -210,7 +210,7 @@ Segment = Annotated[
     int | None,
     option(
         "--segment",
-        help="Tokens that go through the model at once while reading. (default: 8192, on a CPU 512)",
+        help="Tokens that are read at once. (default: 8192 or what fits, on a CPU 512)",
         panel=ATTENTION,
         parse=parse_tokens,
         metavar="TOKENS",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,15 @@ from lrqk_cli.errors import UsageError
 if TYPE_CHECKING:
     from lrqk_cli.bench.report import Report
     from lrqk_cli.bench.ruler.tasks import Sources
+    from lrqk_cli.cli.planning import BenchPlan
     from lrqk_cli.models.loading import LoadedModel
     from lrqk_cli.models.shapes import RandomModel
 
     OnProgress = Callable[[str], None]
     # Of a LoadedModel; the speed suite also takes a RandomModel.
-    Measure = Callable[[Any, LrqkConfig, OnProgress], Report]
+    Measure = Callable[[Any, BenchPlan, OnProgress], Report]
+    # Further settings by name, of those that are measured.
+    Vary = Callable[[LrqkConfig], Mapping[str, LrqkConfig]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,11 @@ class Asked:
     modes: tuple[str, ...]
     samples: int
 
-    def named(self, settings: LrqkConfig, variations: Mapping[str, LrqkConfig]) -> dict[str, LrqkConfig]:
+    def named(self, settings: LrqkConfig, vary: Vary) -> dict[str, LrqkConfig]:
         """Return the settings of all modes of a quality suite."""
         from lrqk_cli.bench.modes import named_modes
 
-        return {**named_modes(self.modes, settings, max(self.contexts)), **variations}
+        return {**named_modes(self.modes, settings, max(self.contexts)), **vary(settings)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +84,21 @@ def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, te
     from lrqk_cli.memory import probe
     from lrqk_cli.models.shapes import RandomModel
 
-    plan = Plan(asked.modes, asked.contexts, new_tokens, repeat, memory_cap)
+    checked = Plan(asked.modes, asked.contexts, new_tokens, repeat, memory_cap)
 
-    def measure(loaded: LoadedModel | RandomModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
+    def measure(loaded: LoadedModel | RandomModel, planned: BenchPlan, on_progress: OnProgress) -> Report:
+        plan = replace(checked, vram=planned.vram, planned=planned.mode, refused=planned.refused)
         longest = max(plan.prompt_tokens(context, loaded.spec) for context in plan.contexts)
         prompt = _speed_prompt(loaded, text, longest)
-        modes = named_modes(plan.modes, settings, longest)
+        modes = named_modes(plan.modes, planned.settings, longest)
         is_random = isinstance(loaded, RandomModel)
         on_progress("memory bandwidth")
         bandwidth = probe.bandwidth(loaded.device)
-        subject = Subject(loaded.model, loaded.spec, modes, prompt, bandwidth)
+        subject = Subject(loaded.model, loaded.spec, modes, prompt, bandwidth, planned.free_before)
         results, ended_by = collect(measure_speed(subject, plan, on_progress))
+        # What was asked for and does not fit is a failure, though all the rest was measured.
+        if planned.mode in plan.modes:
+            ended_by = ended_by or next(iter(planned.refused.values()), None)
         facts = {
             "name": "speed",
             "new_tokens": new_tokens,
@@ -117,7 +124,7 @@ def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, te
 
 def fidelity(
     asked: Asked,
-    variations: Mapping[str, LrqkConfig],
+    vary: Vary,
     tasks: str,
     prompts: Prompts,
     new_tokens: int,
@@ -139,10 +146,10 @@ def fidelity(
     plan = run.FidelityPlan(asked.contexts, chosen, asked.samples, new_tokens, turns, prompts.seed, layers)
     sources = _ruler_sources(prompts)
 
-    def measure(loaded: LoadedModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
+    def measure(loaded: LoadedModel, planned: BenchPlan, on_progress: OnProgress) -> Report:
         from lrqk_cli.models.prompt import ChatPrompt
 
-        modes = asked.named(settings, variations)
+        modes = asked.named(planned.settings, vary)
         most = max(asked.contexts) * asked.samples if cases.TEXT in chosen else 0
         text = _text_tokens(prompts.text, loaded.tokenizer, most)
         material = cases.Material(ChatPrompt(loaded.tokenizer), text, sources)
@@ -171,7 +178,7 @@ def fidelity(
     return measure
 
 
-def ruler(asked: Asked, variations: Mapping[str, LrqkConfig], tasks: str, prompts: Prompts) -> Measure:
+def ruler(asked: Asked, vary: Vary, tasks: str, prompts: Prompts) -> Measure:
     """The tasks of RULER, scored.
 
     Raises:
@@ -186,8 +193,8 @@ def ruler(asked: Asked, variations: Mapping[str, LrqkConfig], tasks: str, prompt
     plan = run.RulerPlan(asked.contexts, parse_tasks(tasks), asked.samples, prompts.seed)
     sources = _ruler_sources(prompts)
 
-    def measure(loaded: LoadedModel, settings: LrqkConfig, on_progress: OnProgress) -> Report:
-        modes = asked.named(settings, variations)
+    def measure(loaded: LoadedModel, planned: BenchPlan, on_progress: OnProgress) -> Report:
+        modes = asked.named(planned.settings, vary)
         results, ended_by = collect(run.run_ruler(loaded, modes, plan, sources, on_progress))
         together = summary.averages(results)
         return Report(

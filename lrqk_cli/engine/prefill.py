@@ -9,15 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
-
-_DEFAULT_SEGMENT = 8192
-# A CPU takes seconds for this many tokens, and progress and interruption wait for a segment's end.
-_CPU_SEGMENT = 512
+from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 
 
 def default_segment(device: torch.device) -> int:
     """Return the tokens of a segment where the user does not say."""
-    return _CPU_SEGMENT if device.type == "cpu" else _DEFAULT_SEGMENT
+    return CPU_SEGMENT if device.type == "cpu" else DEFAULT_SEGMENT
 
 
 def run_segments(

@@ -78,6 +78,11 @@ def estimate(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) ->
     return DeviceEstimate(items, kv.host_kv)
 
 
+def allocatable(vram: int) -> int:
+    """Return what torch may allocate of so much device memory: all but what CUDA takes itself."""
+    return max(0, vram - CUDA_CONTEXT_BYTES)
+
+
 def transient_bytes(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> dict[str, int]:
     """Return the bytes that come and go, by the moments in which most of them exist; see ``estimate``."""
     segment = min(settings.segment or DEFAULT_SEGMENT, context)

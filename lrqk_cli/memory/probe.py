@@ -75,6 +75,26 @@ def peak_bytes(device: torch.device) -> int:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
+def peak_reserved_bytes(device: torch.device) -> int | None:
+    """Return the most that torch's allocator held since ``reset_peak``; None for all but CUDA devices."""
+    return int(torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else None
+
+
+def driver_bytes(device: torch.device, free_before: int) -> int | None:
+    """Return what CUDA itself took of a device that no one else uses: its context and the loaded kernels.
+
+    Args:
+        free_before: what was free before CUDA started.
+
+    Returns:
+        None for all but CUDA devices.
+    """
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(0, free_before - int(free) - int(torch.cuda.memory_reserved(device)))
+
+
 def reset_peak(device: torch.device) -> None:
     """Start a new peak, where the device or the system can."""
     if device.type == "cuda":

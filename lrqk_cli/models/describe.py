@@ -61,7 +61,7 @@ def describe_source(source: ModelSource) -> Description:
 
 def _description(config: Any, name: str) -> Description:
     text = plain_config(config)
-    dtype = getattr(text, "dtype", None) or getattr(text, "torch_dtype", None)
+    dtype = getattr(text, "dtype", None) or vars(text).get("torch_dtype")
     return Description(spec_from_config(text, name), str(dtype).removeprefix("torch.") if dtype else None)
 
 

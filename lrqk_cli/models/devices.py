@@ -31,7 +31,8 @@ def choose_device(requested: str | None = None) -> torch.device:
 
     if requested is None or requested == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
+            # Asking torch for its current device would start CUDA, whose context takes memory.
+            return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(requested)

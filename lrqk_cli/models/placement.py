@@ -90,6 +90,6 @@ def held_to(device: torch.device, vram: int | None) -> AbstractContextManager[No
     if vram is None or device.type != "cuda":
         return nullcontext()
     from lrqk_cli.memory.cap import memory_cap
-    from lrqk_cli.memory.estimate import CUDA_CONTEXT_BYTES
+    from lrqk_cli.memory.estimate import allocatable
 
-    return memory_cap(device, vram - CUDA_CONTEXT_BYTES)
+    return memory_cap(device, allocatable(vram))

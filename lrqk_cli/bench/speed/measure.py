@@ -11,10 +11,12 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.bench.speed.plan import Plan
 from lrqk_cli.bench.speed.results import SpeedResult, empty_result, with_figures
-from lrqk_cli.bench.speed.runners import open_runner, release
+from lrqk_cli.bench.speed.runners import EAGER, open_runner, release
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.errors import OutOfMemoryError
+from lrqk_cli.memory import probe
 from lrqk_cli.memory.cap import memory_cap
+from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.roofline import Bandwidth, step_bytes
 
 # A decode step runs eagerly, the next one is captured, and further ones are replayed.
@@ -31,6 +33,7 @@ class Subject:
         modes: settings by name.
         prompt: at least as many tokens as the longest context.
         bandwidth: of the device that the model is on.
+        free_before: bytes of it that were free before CUDA started; None where it is not known.
     """
 
     model: PreTrainedModel
@@ -38,6 +41,7 @@ class Subject:
     modes: dict[str, LrqkConfig]
     prompt: Sequence[int]
     bandwidth: Bandwidth
+    free_before: int | None = None
 
     @property
     def dtype(self) -> str:
@@ -59,8 +63,10 @@ def measure(subject: Subject, plan: Plan, on_progress: Callable[[str], None]) ->
         length = plan.prompt_tokens(context, subject.spec)
         for mode in plan.modes:
             head = empty_result(mode, context, length, plan.new_tokens)
-            if mode == "lrqk" and plan.memory_cap is not None:
-                head = replace(head, memory_cap_bytes=plan.memory_cap)
+            if mode == plan.planned and context in plan.refused:
+                yield replace(head, error=f"does not fit: {plan.refused[context].message}")
+                continue
+            head = replace(head, memory_cap_bytes=plan.cap_of(mode))
             release(device)
             try:
                 with _cap(device, head.memory_cap_bytes):
@@ -96,7 +102,22 @@ def _measure_one(
             on_progress(f"{label}: run {number} of {plan.repeat}")
             runs.append(runner.run(prompt, plan.new_tokens))
         result = replace(with_figures(head, runs, runner.memory()), note=runner.note)
+        result = _with_memory(result, subject, settings, context)
     return _with_roofline(result, subject, settings, plan)
+
+
+def _with_memory(result: SpeedResult, subject: Subject, settings: LrqkConfig, context: int) -> SpeedResult:
+    """Add what a GPU holds beside torch's own count, and what was predicted."""
+    device = torch.device(subject.model.device)
+    if device.type != "cuda":
+        return result
+    result = replace(result, peak_reserved_bytes=probe.peak_reserved_bytes(device))
+    if subject.free_before is not None:
+        result = replace(result, driver_bytes=probe.driver_bytes(device, subject.free_before))
+    if result.mode == EAGER:
+        return result
+    predicted = estimate(subject.spec, settings, context, subject.dtype)
+    return replace(result, predicted_device_bytes=predicted.allocated, predicted_total_bytes=predicted.total)
 
 
 def _with_roofline(result: SpeedResult, subject: Subject, settings: LrqkConfig, plan: Plan) -> SpeedResult:

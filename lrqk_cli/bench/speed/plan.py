@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from lrqk_cli.config import ModelSpec
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import OutOfMemoryError, UsageError
+from lrqk_cli.memory.estimate import allocatable
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,9 @@ class Plan:
         new_tokens: decode steps after each prefill.
         repeat: runs of each (mode, context).
         memory_cap: bytes that torch may allocate on the device in the mode ``lrqk``; None for no cap.
+        vram: bytes of the device that any mode may take, CUDA's own included; None for all.
+        planned: the mode that settings were planned for, and for which some contexts may be refused.
+        refused: why, by context.
 
     Raises:
         UsageError: there is nothing to measure, or the cap has no mode to act on.
@@ -28,6 +33,9 @@ class Plan:
     new_tokens: int
     repeat: int
     memory_cap: int | None = None
+    vram: int | None = None
+    planned: str = "lrqk"
+    refused: Mapping[int, OutOfMemoryError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.new_tokens < 1 or self.repeat < 1:
@@ -41,6 +49,12 @@ class Plan:
     def answer_tokens(self) -> int:
         """Tokens after a prompt: the first comes from the prefill, each further one takes a decode step."""
         return 1 + self.new_tokens
+
+    def cap_of(self, mode: str) -> int | None:
+        """Return the bytes that torch may allocate in a mode; None for no cap."""
+        caps = [self.memory_cap] if self.memory_cap is not None and mode == "lrqk" else []
+        caps += [allocatable(self.vram)] if self.vram is not None else []
+        return min(caps, default=None)
 
     def prompt_tokens(self, context: int, spec: ModelSpec) -> int:
         """Return the tokens of the prompt for a context.

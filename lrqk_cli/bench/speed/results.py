@@ -39,7 +39,12 @@ class SpeedResult:
         ttft_s: seconds from the prompt's first token to the answer's first.
         prefill_samples_s, ttft_samples_s: of every repeat.
         decode_samples_ms: milliseconds of every decode step, repeat after repeat.
-        peak_device_bytes: the most over all runs; on a CPU, resident memory of the process.
+        peak_device_bytes: the most that torch allocated over all runs; on a CPU, its resident memory.
+        predicted_device_bytes: the same by ``memory.estimate``, for modes of our engine on a GPU.
+        peak_reserved_bytes: the most that torch's allocator held, which includes what it could not reuse.
+        driver_bytes: what CUDA took beside it, where nobody else uses the GPU; reserved and this together are
+            the memory that the run needed.
+        predicted_total_bytes: that need by ``memory.estimate``.
         memory_cap_bytes: what torch was allowed to allocate.
         miss_rate, bytes_fetched_per_token: over all decode steps.
         roofline_bytes_per_token: what a step at half of the answer has to read, see ``memory.roofline``.
@@ -63,6 +68,10 @@ class SpeedResult:
     ttft_samples_s: tuple[float, ...] = ()
     decode_samples_ms: tuple[float, ...] = ()
     peak_device_bytes: int | None = None
+    predicted_device_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    driver_bytes: int | None = None
+    predicted_total_bytes: int | None = None
     memory_cap_bytes: int | None = None
     host_kv_bytes: int | None = None
     index_bytes: int | None = None

@@ -10,12 +10,14 @@ from lrqk_cli.bench.report import Table
 from lrqk_cli.bench.speed.results import SpeedResult
 from lrqk_cli.memory.roofline import Bandwidth
 
+_PREDICTED = "predicted GiB"
 _COLUMNS = (
     "mode",
     "test",
     "tokens/s",
     "TTFT s",
     "peak GiB",
+    _PREDICTED,
     "host GiB",
     "miss rate",
     "link MiB",
@@ -26,6 +28,10 @@ _MBU = (
     "MBU, model bandwidth utilization: decode speed as a share of the roofline, where that bandwidth "
     "delivers weights and KV rows, or weights, index and hot rows. Link MiB are those of a token."
 )
+_PEAK = (
+    "Peak and predicted GiB are what torch allocates. What CUDA takes beside it, and what the allocator holds "
+    "in all, are driver_bytes and peak_reserved_bytes in --output json."
+)
 RANDOM_WEIGHTS = (
     "The weights are random: miss rate and link traffic are not representative, because attention without "
     "training is flat, so that most of what a step demands is missed."
@@ -35,7 +41,15 @@ RANDOM_WEIGHTS = (
 def table(results: Sequence[SpeedResult]) -> Table:
     """Return two lines a result: prompt processing, and text generation at its depth."""
     lines = [line for result in results for line in (_prefill_cells(result), _decode_cells(result))]
-    return Table(_COLUMNS, tuple(lines))
+    kept = [
+        number
+        for number, name in enumerate(_COLUMNS)
+        if name != _PREDICTED or any(line[number] for line in lines)
+    ]
+    return Table(
+        tuple(_COLUMNS[number] for number in kept),
+        tuple(tuple(line[number] for number in kept) for line in lines),
+    )
 
 
 def notes(results: Sequence[SpeedResult], bandwidth: Bandwidth, *, random_weights: bool) -> list[str]:
@@ -53,6 +67,8 @@ def notes(results: Sequence[SpeedResult], bandwidth: Bandwidth, *, random_weight
     link = "" if bandwidth.link is None else f", of the link {bandwidth.link / 1e9:,.1f} GB/s"
     found.append(f"Measured bandwidth of memory: {bandwidth.memory / 1e9:,.1f} GB/s{link}.")
     found.append(_MBU)
+    if any(result.predicted_device_bytes is not None for result in results):
+        found.append(_PEAK)
     if random_weights:
         found.append(RANDOM_WEIGHTS)
     return found
@@ -94,6 +110,7 @@ def _decode_cells(result: SpeedResult) -> tuple[str, ...]:
         _mean(result.decode_tokens_per_s, result.decode_tokens_per_s_std),
         _BLANK,
         _scaled(result.peak_device_bytes, 2**30),
+        _scaled(result.predicted_device_bytes, 2**30),
         _scaled(result.host_kv_bytes, 2**30),
         _share(result.miss_rate),
         _scaled(result.bytes_fetched_per_token, 2**20),
