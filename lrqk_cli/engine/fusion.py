@@ -129,7 +129,7 @@ def _rotate(
     *others: Any,
     **named: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Rotate one token's queries ``[1, H, 1, d]`` and keys ``[1, KV, 1, d]``; leave the rest to ``original``."""
+    """Rotate a single token's queries ``[1, H, 1, d]`` and keys ``[1, KV, 1, d]``; else call ``original``."""
     width = q.shape[-1]
     if others or named or q.shape[:3:2] != (1, 1) or cos.numel() != width:
         return original(q, k, cos, sin, *others, **named)

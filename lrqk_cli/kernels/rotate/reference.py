@@ -1,4 +1,4 @@
-"""Rotate queries and keys by their position (RoPE, Su et al., 2021), the halves of a head against each other."""
+"""Rotate queries and keys by their position: RoPE (Su et al., 2021), a head's halves being its pairs."""
 
 from __future__ import annotations
 

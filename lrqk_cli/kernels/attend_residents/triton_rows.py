@@ -1,0 +1,150 @@
+"""What both kinds of splits do with a block of rows: exact attention, and what the index predicts for it."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from lrqk_cli.kernels.primitives import add_codes, load_codes, soft_cap, store_code_sums
+
+
+@triton.jit
+def nothing_weighed(ROWS: tl.constexpr, HALF_PAD: tl.constexpr):
+    """Return largest logit, mass and both halves of the code sum of no rows."""
+    zero = tl.zeros([2 * ROWS, HALF_PAD], tl.float32)
+    return tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32), zero, zero
+
+
+@triton.jit
+def nothing_attended(WIDTH_PAD: tl.constexpr):
+    """Return largest logit, sum of weights and weighted sum of no rows."""
+    output = tl.zeros([16, WIDTH_PAD], tl.float32)
+    return tl.full([16], float("-inf"), tl.float32), tl.zeros([16], tl.float32), output
+
+
+@triton.jit
+def weigh_rows_by_codes(
+    logits,
+    codes,
+    token,
+    inside,
+    bucket,
+    peak,
+    mass,
+    low_sum,
+    high_sum,
+    QUERIES: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANK: tl.constexpr,
+    HALF_PAD: tl.constexpr,
+    COUNT: tl.constexpr,
+):
+    """Add to mass and code sum what the index predicts for hot rows; pointers are the set's own."""
+    member = tl.arange(0, ROWS)[:, None]
+    logit = tl.load(
+        logits + member * bucket + token[None, :],
+        mask=(member < QUERIES) & inside[None, :],
+        other=float("-inf"),
+    )
+    low, high = load_codes(codes, token, inside, RANK, HALF_PAD)
+    higher = tl.maximum(peak, tl.max(logit, 1))
+    # Where there is no hot row so far, minus infinity must not be taken from itself.
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    fade = tl.exp(peak - base)
+    weight = tl.exp(logit - base[:, None])
+    mass = mass * fade + tl.sum(weight, 1)
+    low_sum, high_sum = add_codes(weight, fade, low_sum, high_sum, low, high, ROWS, COUNT)
+    return higher, mass, low_sum, high_sum
+
+
+@triton.jit
+def store_weighed(
+    masses,
+    code_sums,
+    split,
+    splits,
+    peak,
+    mass,
+    low_sum,
+    high_sum,
+    QUERIES: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANK: tl.constexpr,
+    HALF_PAD: tl.constexpr,
+):
+    """Store what ``weigh_rows_by_codes`` has added up; pointers are the set's own."""
+    member = tl.arange(0, ROWS)
+    asks = member < QUERIES
+    tl.store(masses + member * (2 * splits) + split, peak, mask=asks)
+    tl.store(masses + member * (2 * splits) + splits + split, mass, mask=asks)
+    store_code_sums(code_sums + split * RANK, splits * RANK, low_sum, high_sum, QUERIES, ROWS, RANK, HALF_PAD)
+
+
+@triton.jit
+def attend_rows(
+    queries,
+    rows,
+    row,
+    inside,
+    counts,
+    out_logits,
+    stride,
+    scaling,
+    cap,
+    peak,
+    total,
+    output,
+    QUERIES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    LOGITS: tl.constexpr,
+):
+    """Add rows to largest logit, sum of weights and weighted sum; pointers are the set's own.
+
+    Args:
+        row, inside: which rows there are, from that of ``rows`` on; counts: which of them take part.
+    """
+    member = tl.arange(0, 16)[:, None]
+    dim = tl.arange(0, WIDTH_PAD)[None, :]
+    place = rows + row[:, None] * (2 * WIDTH) + dim
+    whole = inside[:, None] & (dim < WIDTH)
+    key = tl.load(place, mask=whole, other=0.0)
+    value = tl.load(place + WIDTH, mask=whole, other=0.0)
+    logit = tl.dot(queries, tl.trans(key), input_precision="ieee") * scaling
+    if SOFTCAP:
+        logit = soft_cap(logit, cap)
+    if LOGITS:
+        target = out_logits + member * stride + row[None, :]
+        tl.store(target, logit, mask=(member < QUERIES) & counts[None, :])
+    logit = tl.where(counts[None, :], logit, float("-inf"))
+    higher = tl.maximum(peak, tl.max(logit, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    fade = tl.exp(peak - base)
+    weight = tl.exp(logit - base[:, None])
+    total = total * fade + tl.sum(weight, 1)
+    output = tl.dot(weight.to(value.dtype), value, output * fade[:, None], input_precision="ieee")
+    return higher, total, output
+
+
+@triton.jit
+def store_attended(
+    split_output,
+    split_lse,
+    split,
+    splits,
+    peak,
+    total,
+    output,
+    QUERIES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+):
+    """Store what ``attend_rows`` has added up: without rows, zero at minus infinity."""
+    member = tl.arange(0, 16)
+    dim = tl.arange(0, WIDTH_PAD)[None, :]
+    sure = tl.maximum(total, 1e-37)
+    place = split_output + (split * QUERIES + member[:, None]) * WIDTH + dim
+    tl.store(place, output / sure[:, None], mask=(member < QUERIES)[:, None] & (dim < WIDTH))
+    lse = tl.where(total > 0.0, peak + tl.log(sure), float("-inf"))
+    tl.store(split_lse + member * splits + split, lse, mask=member < QUERIES)
