@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lrqk_cli.chat.events import Answer, DocumentUse, PageSpan
+from lrqk_cli.chat.events import DocumentUse, PageSpan, Reply
 from lrqk_cli.chat.protocols import DocumentLike, MarkLike, PromptFormat
 
 
@@ -51,7 +51,7 @@ class Exchange(Entry):
 
     question: str
     answer_start: int
-    answer: Answer | None = None
+    answer: Reply | None = None
 
 
 class Conversation:

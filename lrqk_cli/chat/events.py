@@ -106,6 +106,20 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """What stays of an answer.
+
+    Attributes:
+        finish_reason: see ``Answer``.
+        new_tokens: its tokens, without a stop token.
+    """
+
+    text: str
+    finish_reason: AnswerEnd
+    new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Where a conversation stands, for a status line.
 

@@ -7,7 +7,17 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
-from lrqk_cli.chat.events import Answer, AnswerEnd, DocumentUse, Notice, PageSpan, Status, TextDelta, Timing
+from lrqk_cli.chat.events import (
+    Answer,
+    AnswerEnd,
+    DocumentUse,
+    Notice,
+    PageSpan,
+    Reply,
+    Status,
+    TextDelta,
+    Timing,
+)
 from lrqk_cli.chat.fitting import check_fit
 from lrqk_cli.chat.protocols import (
     DocumentLike,
@@ -140,13 +150,13 @@ class Session:
             self.conversation.cut(exchange)
             yield self._answer("", "interrupted", 0, timing)
         elif cancelled() or self.unread:
-            exchange.answer = self._answer("", "interrupted", 0, timing)
-            yield exchange.answer
+            exchange.answer = Reply("", "interrupted", 0)
+            yield self._answer("", "interrupted", 0, timing)
         else:
             events = self._generate(started, timing, cancelled, generation or self.generation)
             for event in events:
                 if isinstance(event, Answer):
-                    exchange.answer = event
+                    exchange.answer = Reply(event.text, event.finish_reason, event.new_tokens)
                 yield event
 
     def add(self, document: DocumentLike) -> DocumentEntry:
