@@ -29,8 +29,8 @@ _MBU = (
     "delivers weights and KV rows, or weights, index and hot rows. Link MiB are those of a token."
 )
 _PEAK = (
-    "Peak and predicted GiB are what torch allocates. What CUDA takes beside it, and what the allocator holds "
-    "in all, are driver_bytes and peak_reserved_bytes in --output json."
+    "Peak and predicted GiB are what torch allocates. What CUDA takes beside it, and what the allocator "
+    "holds in all, are driver_bytes and peak_reserved_bytes in --output json."
 )
 RANDOM_WEIGHTS = (
     "The weights are random: miss rate and link traffic are not representative, because attention without "
