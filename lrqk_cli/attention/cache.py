@@ -52,8 +52,9 @@ class LrqkCache(Cache):
         self._attention = [self._make_layer(kind) for kind in spec.layer_kinds]
         self._state = DeviceState(spec, device) if has_device_steps(spec, settings, device) else None
         if self._state is not None:
-            for layer in self._attention:
-                layer.use_device_steps(self._state, is_last=layer is self._attention[-1])
+            for number, layer in enumerate(self._attention):
+                layer.use_device_steps(self._state, number, is_last=layer is self._attention[-1])
+        self._rows = [(0, 0)] * spec.num_layers
         self._marks: WeakSet[CacheMark] = WeakSet()
         self._order = count()
         super().__init__(layers=list(self._attention))
@@ -93,6 +94,7 @@ class LrqkCache(Cache):
     def reset(self) -> None:
         """Forget all tokens, and what was fitted to them."""
         self._marks.clear()
+        self._rows = [(0, 0)] * self.spec.num_layers
         for layer in self._attention:
             layer.reset()
 
@@ -166,7 +168,14 @@ class LrqkCache(Cache):
         Waits for the device where it keeps them.
         """
         taken = [layer.take_stats() for layer in self._attention]
-        wanted, fetched = self._state.take_totals() if self._state is not None else (0, 0)
+        totals = self._state.take_totals() if self._state is not None else []
+        wanted, fetched = (sum(column) for column in zip(*totals, strict=True)) if totals else (0, 0)
+        for number, stats in enumerate(taken):
+            before, on_device = self._rows[number], totals[number] if totals else (0, 0)
+            self._rows[number] = (
+                before[0] + on_device[0] + stats.rows_wanted,
+                before[1] + on_device[1] + stats.rows_fetched,
+            )
         row_bytes = 2 * self.spec.head_dim * self.dtype.itemsize
         return StepStats(
             rows_wanted=wanted + sum(stats.rows_wanted for stats in taken),
@@ -176,6 +185,10 @@ class LrqkCache(Cache):
             seconds=seconds,
             steps=steps,
         )
+
+    def layer_misses(self) -> list[float]:
+        """Return the share of demanded rows that were missing, for each layer that has demanded any."""
+        return [fetched / wanted for wanted, fetched in self._rows if wanted]
 
     @property
     def host_kv_bytes(self) -> int:

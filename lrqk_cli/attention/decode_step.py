@@ -50,12 +50,12 @@ class DeviceState:
 
     Attributes:
         length: tokens stored before a step, int64 ``[1]``.
-        totals: rows demanded and rows fetched by all steps so far, int64 ``[2]``.
+        totals: rows demanded and rows fetched by all steps of each layer so far, int64 ``[layers, 2]``.
     """
 
     def __init__(self, spec: ModelSpec, device: torch.device) -> None:
         self.length = torch.zeros(1, dtype=torch.int64, device=device)
-        self.totals = torch.zeros(2, dtype=torch.int64, device=device)
+        self.totals = torch.zeros(spec.num_layers, 2, dtype=torch.int64, device=device)
         self._spec = spec
         self._device = device
         # What ``length`` holds, as far as the host knows.
@@ -82,11 +82,11 @@ class DeviceState:
         """Note that a graph has counted up to ``position``."""
         self._position = position
 
-    def take_totals(self) -> tuple[int, int]:
-        """Return rows demanded and rows fetched since they were last taken."""
-        wanted, fetched = self.totals.tolist()
+    def take_totals(self) -> list[list[int]]:
+        """Return the rows demanded and fetched in each layer since they were last taken."""
+        totals: list[list[int]] = self.totals.tolist()
         self.totals.zero_()
-        return wanted, fetched
+        return totals
 
     def _attend_scratch(
         self, sets: int, rows: int, tail_rank: int | None = None, fetching: int = 0
@@ -100,7 +100,7 @@ class DeviceState:
         self, sets: int, rank: int, hot: int, context: int, tail_rank: int | None
     ) -> tuple[Projected, TokenScores, SelectScratch, FetchPlan]:
         queries = self._spec.num_heads // sets
-        plan = FetchPlan.empty(sets, hot, self._device)._replace(totals=self.totals)
+        plan = FetchPlan.empty(sets, hot, self._device)
         return (
             Projected.empty(sets, queries, rank, self._device),
             TokenScores.empty(sets, queries, context, self._device, tail_rank=tail_rank),
@@ -156,12 +156,13 @@ class RingStep:
 
 
 class LrqkStep:
-    """LRQK for one layer; the arguments are the layer's parts, which stay its own."""
+    """LRQK for one layer; the arguments after its number are the layer's parts, which stay its own."""
 
     def __init__(
         self,
         settings: LrqkConfig,
         state: DeviceState,
+        layer: int,
         store: RowStore,
         projector: JointProjector,
         index: LowRankIndex,
@@ -178,7 +179,8 @@ class LrqkStep:
         self._residents = hot.residents
         tail_rank = rank if tail is not None else None
         scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity, tail_rank)
-        self._projected, self._scores, self._select, self._plan = scratch
+        self._projected, self._scores, self._select, plan = scratch
+        self._plan = plan._replace(totals=state.totals[layer])
         self._attend_scratch = state.attend_scratch(sets, hot.rows.shape[1], tail_rank, hot.size)
         self._maps = IndexMaps(
             query=torch.empty_like(projector.query_map),

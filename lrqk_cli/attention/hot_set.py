@@ -148,6 +148,7 @@ class HotSet:
         plan.slot.copy_(slot)
         plan.token.copy_(self.slot_token.gather(1, slot))
         plan.counts.copy_(lost.sum(1))
+        plan.leaving.copy_(lost)
         store.await_writes()
         # This leaves a wrong mask where a token changed its slot; it is made anew.
         decode.replace_rows(self.residents, plan, store.rows)

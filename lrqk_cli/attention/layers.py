@@ -43,6 +43,7 @@ class AttentionLayer(CacheLayerMixin):
         self.is_initialized = True
         self._device: DeviceState | None = None
         self._step: DeviceStep | None = None
+        self._number = 0
         self._is_last = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -58,13 +59,15 @@ class AttentionLayer(CacheLayerMixin):
         self.length += key_states.shape[2]
         return key_states, value_states
 
-    def use_device_steps(self, state: DeviceState, *, is_last: bool) -> None:
+    def use_device_steps(self, state: DeviceState, number: int, *, is_last: bool) -> None:
         """Let decode steps keep their lengths on the device, as the other layers that share ``state`` do.
 
         Args:
+            number: the layer's own, from 0.
             is_last: the layer is the model's last.
         """
         self._device = state
+        self._number = number
         self._step = self._make_step(state)
         self._is_last = is_last
 

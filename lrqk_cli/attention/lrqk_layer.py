@@ -73,7 +73,8 @@ class LrqkLayer(FullLayer):
 
     def _make_step(self, state: DeviceState) -> DeviceStep:
         assert isinstance(self.projector, JointProjector)  # ``has_device_steps`` checks it
-        return LrqkStep(self.settings, state, self.store, self.projector, self.index, self.hot, self.tail)
+        parts = self.store, self.projector, self.index, self.hot, self.tail
+        return LrqkStep(self.settings, state, self._number, *parts)
 
     def count_to(self, length: int) -> None:
         """See ``AttentionLayer``."""
@@ -128,7 +129,7 @@ class LrqkLayer(FullLayer):
             tail = None if settings.tail == "none" else ValueTail(self.spec, settings, self.store.device)
             self.tail = tail
         if self._device is not None:
-            self.use_device_steps(self._device, is_last=self._is_last)
+            self.use_device_steps(self._device, self._number, is_last=self._is_last)
         if self._fitted:
             self._prepare_steps()
 

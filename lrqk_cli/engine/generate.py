@@ -213,6 +213,10 @@ class Engine:
         """Let ``token`` be the next of the conversation, whoever chose it."""
         self._tokens.append(token)
 
+    def layer_misses(self) -> list[float]:
+        """Return the share of demanded rows that were missing, for each layer that has demanded any."""
+        return self.cache.layer_misses()
+
     def memory(self) -> MemoryUse:
         """Return the bytes in use now."""
         return MemoryUse(

@@ -102,7 +102,7 @@ def attend_scratch(
 def decode_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> Shapes:
     """Return all that ``decode_step`` allocates: what the layers share, and what each has of its own."""
     # The length of the text and the counters of rows.
-    shapes = [TensorShape((1,), "int64"), TensorShape((2,), "int64")]
+    shapes = [TensorShape((1,), "int64"), TensorShape((spec.num_layers, 2), "int64")]
     heads, width = spec.num_kv_heads, spec.head_dim
     if spec.sliding_window and "sliding" in spec.layer_kinds:
         shapes += attend_scratch(heads, spec.group_size, spec.sliding_window, width, None)

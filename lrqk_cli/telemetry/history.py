@@ -13,7 +13,7 @@ _RECENT_READINGS = 4
 
 
 class StepHistory:
-    """Readings of the counters, in the order of the steps; old ones get coarser, so that memory does not grow.
+    """Readings of the counters, in the order of the steps; they get coarser, so that memory does not grow.
 
     Attributes:
         totals: sums over all steps.

@@ -64,7 +64,7 @@ def test_both_kinds_of_steps_agree(kind: str, changes: dict[str, object], softca
     params = AttentionParams(0.25, softcap, sinks)
     lengths = [20, *[1] * 30, 90, *[1] * 12]
     plain, ours = make_layer(kind, **changes), make_layer(kind, **changes)
-    ours.use_device_steps(DeviceState(SPEC, CPU), is_last=True)
+    ours.use_device_steps(DeviceState(SPEC, CPU), 0, is_last=True)
     expected, found = play(plain, lengths, params), play(ours, lengths, params)
     if kind == "lrqk":
         # Bins of scores take other rows of equal merit than scores do, which must cost nothing.
@@ -79,14 +79,14 @@ def test_both_kinds_of_steps_agree(kind: str, changes: dict[str, object], softca
 def test_the_device_counts_what_it_fetches() -> None:
     plain, ours = make_layer("lrqk"), make_layer("lrqk")
     state = DeviceState(SPEC, CPU)
-    ours.use_device_steps(state, is_last=True)
+    ours.use_device_steps(state, 0, is_last=True)
     for layer in (plain, ours):
         play(layer, [120, *[1] * 8], AttentionParams(0.25))
     stats = plain.take_stats()
-    wanted, fetched = state.take_totals()
+    [[wanted, fetched]] = state.take_totals()
     assert wanted == stats.rows_wanted
     assert fetched == pytest.approx(stats.rows_fetched, rel=0.1)
-    assert state.take_totals() == (0, 0)
+    assert state.take_totals() == [[0, 0]]
 
 
 @pytest.mark.parametrize(("kind", "changes"), [("dense", {}), ("lrqk", {}), ("lrqk", {"index_bits": 4})])
@@ -98,7 +98,7 @@ def test_the_kernels_serve_a_step_as_their_references_do(
 
     def steps() -> Tensor:
         layer = make_layer(kind, **changes)
-        layer.use_device_steps(DeviceState(SPEC, CPU), is_last=True)
+        layer.use_device_steps(DeviceState(SPEC, CPU), 0, is_last=True)
         return play(layer, lengths, params)
 
     expected = steps()

@@ -150,8 +150,8 @@ def test_steps_with_lengths_on_the_device_are_taken_back_too(family: str) -> Non
         engine = new_engine(family, "lrqk")
         layers = [engine.cache.layer(i) for i in range(engine.spec.num_layers)]
         state = DeviceState(engine.spec, engine.device)
-        for layer in layers:
-            layer.use_device_steps(state, is_last=layer is layers[-1])
+        for number, layer in enumerate(layers):
+            layer.use_device_steps(state, number, is_last=layer is layers[-1])
         return engine
 
     first, second, third = Turn(1, 60, 8), Turn(2, 90, 8), Turn(3, 20, 8)

@@ -75,8 +75,8 @@ def test_decode_scratch_is_what_the_steps_hold(family: str, mode: str) -> None:
     before: dict[int, int] = {}
     storages(tuple(layers), before, set())
     state = DeviceState(spec, CPU)
-    for layer in layers:
-        layer.use_device_steps(state, is_last=layer is layers[-1])
+    for number, layer in enumerate(layers):
+        layer.use_device_steps(state, number, is_last=layer is layers[-1])
         assert isinstance(layer, LrqkLayer) or isinstance(layer._step, RingStep)
     after: dict[int, int] = {}
     storages((state, *layers), after, set())
