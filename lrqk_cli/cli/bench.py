@@ -196,7 +196,7 @@ def _plan(
     from lrqk_cli.memory import machine
     from lrqk_cli.models.placement import find_placement
 
-    seen = machine.look(subject.device)
+    seen = machine.look()  # before torch starts CUDA
     placement = find_placement(described, subject.device, subject.dtype, subject.vram, subject.ram)
     limit = described.spec.max_context
     if subject.shape is None:

@@ -285,4 +285,4 @@ def _flags(wanted: Mapping[str, Any]) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:.2f} GiB"

@@ -168,3 +168,11 @@ def test_random_tokens_are_of_the_vocabulary_and_always_the_same() -> None:
     assert len(tokens) == 2000
     assert set(tokens) == set(range(97))
     assert tokens == token_ids(97, 2000)
+
+
+def test_a_limit_of_the_device_holds_for_all_modes_and_a_cap_for_lrqk():
+    gib = 1 << 30
+    plan = Plan(("lrqk", "dense"), (99,), 5, 1, memory_cap=4 * gib, vram=8 * gib)
+    assert plan.cap_of("lrqk") == 4 * gib
+    assert plan.cap_of("dense") == 8 * gib - (512 << 20)
+    assert Plan(("dense",), (99,), 5, 1).cap_of("dense") is None

@@ -115,7 +115,7 @@ def test_a_bench_measures_what_fits_and_refuses_one_step_beyond(run, monkeypatch
     assert len(fits["decode_samples_ms"]) == 3
     assert beyond["error"].startswith("does not fit: tiny with a context of 305 tokens needs at least")
     assert report["complete"] is False
-    assert "Choose --ctx" in both.err
+    assert "Hint: Choose --" in both.err
     assert run(*asked, "--ctx", "300").code == 0
     nothing = run(*asked, "--ctx", "301")
     assert (nothing.code, nothing.out) == (5, "")
