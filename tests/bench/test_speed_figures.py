@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
+import torch
+from tiny import tiny_model
 
-from lrqk_cli.bench.speed import table
+from lrqk_cli.bench.speed import measure, table
 from lrqk_cli.bench.speed.results import Run, SpeedResult, empty_result, with_figures
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.events import MemoryUse
+from lrqk_cli.memory import probe
+from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.roofline import Bandwidth
+from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.telemetry.stats import DecodeTotals
 
 MEMORY = MemoryUse("cpu", 1, 3 << 30, 1, 5 << 30, 7, 11)
@@ -60,3 +67,29 @@ def test_what_does_not_fit_says_so_in_the_table_and_why_below():
     assert found[2].startswith("MBU")
     assert "not representative" in found[3]
     assert table.chart([failed]).points == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "free_before"), [("lrqk", 9 << 30), ("lrqk", None), ("dense-eager", 9 << 30)]
+)
+def test_a_gpu_has_its_prediction_and_what_cuda_took(monkeypatch, mode, free_before):
+    """Of 9 GiB that were free 2 are left, and 6 are torch's."""
+    monkeypatch.setattr(probe, "peak_reserved_bytes", lambda _: 7 << 30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 << 30, 10 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 6 << 30)
+    model = SimpleNamespace(device="cuda:0", dtype=torch.bfloat16)
+    spec = spec_from_config(tiny_model("llama").config, "llama")
+    subject = measure.Subject(model, spec, {}, [], Bandwidth(1.0, 1.0), free_before)
+    head = SpeedResult(mode, 500, 500, "pp500", "tg2 @ d500")
+    found = measure._with_memory(head, subject, LrqkConfig(), 503)
+    assert found.peak_reserved_bytes == 7 << 30
+    assert found.driver_bytes == (None if free_before is None else 1 << 30)
+    expected = estimate(spec, LrqkConfig(), 503, "bfloat16")
+    if mode == "dense-eager":
+        assert (found.predicted_device_bytes, found.predicted_total_bytes) == (None, None)
+    else:
+        assert found.predicted_device_bytes == expected.allocated
+        assert found.predicted_total_bytes == expected.total
+        assert "predicted GiB" in table.table([found]).columns
+        notes = table.notes([found], Bandwidth(1.0, 1.0), random_weights=False)
+        assert any("peak_reserved_bytes" in note for note in notes)
