@@ -6,8 +6,9 @@ from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field
 
 from lrqk_cli.chat.session import Session
-from lrqk_cli.config import GenerationConfig
+from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
+from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.stats import NO_STEPS, StepStats
 
 STOP = ord("$")
@@ -29,6 +30,7 @@ class FakeEngine:
     cached: list[int] = field(default_factory=list)
     mark_bytes: int = 100
     resets: int = 0
+    settings: LrqkConfig = field(default_factory=LrqkConfig)
     rewinds: int = 0
 
     @property
@@ -38,6 +40,14 @@ class FakeEngine:
     @property
     def text(self) -> str:
         return "".join(map(chr, self.cached))
+
+    def adjust(self, settings: LrqkConfig) -> None:
+        if settings.hot != LrqkConfig().hot:
+            raise UsageError("--hot cannot change.", "Start again.")
+        self.settings = settings
+
+    def layer_misses(self) -> list[float]:
+        return [0.1, 0.0, 0.4, 0.2]
 
     def mark(self) -> FakeMark:
         return FakeMark(tuple(self.cached), self.mark_bytes)

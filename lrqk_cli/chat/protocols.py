@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
-from lrqk_cli.config import GenerationConfig
+from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import MemoryUse, PrefillProgress, Step
 
 
@@ -96,6 +96,12 @@ class EngineLike(Protocol):
 
     def memory(self) -> MemoryUse:
         """Bytes in use."""
+
+    def adjust(self, settings: LrqkConfig, /) -> None:
+        """Put other settings of the attention in force, from the next step on."""
+
+    def layer_misses(self) -> list[float]:
+        """Share of the demanded rows that were missing, for each layer that demands any."""
 
     def mark(self) -> MarkLike:
         """Note the point that has been reached."""

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from lrqk_cli.chat.console import print_message
-from lrqk_cli.chat.events import Answer, Status
+from lrqk_cli.chat.events import Answer
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import ReadProgress
 from lrqk_cli.engine.events import PrefillProgress
@@ -240,20 +240,3 @@ def statistics_line(answer: Answer, attention: str = "") -> str:
         parts.append(attention)
     parts.append(f"{answer.memory.device} peak {format_bytes(answer.memory.peak_device_bytes)}")
     return " · ".join(parts)
-
-
-def status_line(status: Status, width: int) -> str:
-    """Context, memory, misses and speed, as many of them as ``width`` columns hold."""
-    parts = [
-        f"{status.used:,}/{status.context:,} tokens",
-        f"{status.memory.device} {format_bytes(status.memory.device_bytes)}",
-        f"KV {format_bytes(status.memory.host_kv_bytes)}",
-        f"misses {status.cache.miss_rate:.1%}",
-        f"{status.cache.tokens_per_second:.1f} tok/s",
-    ]
-    line = parts[0]
-    for part in parts[1:]:
-        if len(line) + 3 + len(part) > width:
-            break
-        line += " · " + part
-    return line[:width]

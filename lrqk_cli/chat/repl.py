@@ -3,99 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from typing import Protocol
 
-from prompt_toolkit import PromptSession
-from prompt_toolkit.history import InMemoryHistory
-from rich.console import Console
-
-from lrqk_cli.chat.commands import dispatch, is_command
+from lrqk_cli.chat.commands import COMMANDS
+from lrqk_cli.chat.commands.registry import is_command
 from lrqk_cli.chat.console import print_failure
-from lrqk_cli.chat.events import Answer, Notice, TextDelta
+from lrqk_cli.chat.desk import ChatEvent, Departure, Desk
+from lrqk_cli.chat.events import Notice, TextDelta
 from lrqk_cli.chat.interrupts import Interrupts
-from lrqk_cli.chat.rendering import View, status_line
-from lrqk_cli.chat.session import Session
-from lrqk_cli.chat.streaming import StatusStream
+from lrqk_cli.chat.line_reader import LineReader
+from lrqk_cli.chat.markdown import MarkdownStream
+from lrqk_cli.chat.streaming import PlainStream, StatusStream
+from lrqk_cli.chat.toolbar import status_line
 from lrqk_cli.engine.events import PrefillProgress
-from lrqk_cli.errors import ContextLengthError
+from lrqk_cli.errors import LrqkError
 
-ChatEvent = PrefillProgress | Notice | TextDelta | Answer
+
+class _Stream(Protocol):
+    def add(self, text: str) -> None: ...
 
 
 class Repl:
     """Questions and answers until the user leaves.
 
     Args:
-        session: the conversation.
-        view: for progress, notes and warnings on stderr.
-        console: on stdout, which must be a terminal; answers go there.
+        desk: what commands act on; its ``show`` and ``cancelled`` are set to this loop's.
+        reader: where lines come from.
     """
 
-    def __init__(self, session: Session, view: View, console: Console) -> None:
-        self._session = session
-        self._view = view
-        self._console = console
-        self._line: PromptSession[str] = PromptSession(
-            history=InMemoryHistory(), bottom_toolbar=lambda: self._status(console.width)
-        )
+    def __init__(self, desk: Desk, reader: LineReader) -> None:
+        self._desk = desk
+        self._reader = reader
+        self._interrupts = Interrupts(self._tell_stopping)
+        desk.show = self.show
+        desk.cancelled = self._interrupts
 
-    def run(self) -> None:
-        """Read the documents, then answer until /quit or Ctrl-D.
+    def run(self) -> Departure:
+        """Read what there is, then answer until /quit or Ctrl-D; return how it ended.
 
         Raises:
             ContextLengthError: the documents do not fit.
             KeyboardInterrupt: Ctrl-C was pressed twice while something was under way.
         """
-        with Interrupts(self._tell_stopping) as interrupts:
-            self._show(self._session.read(interrupts))
-            if interrupts():
-                self._view.note("Stopped. The rest is read with your first question.")
-        self._view.note("Ask a question. /help lists the commands, Ctrl-D leaves.")
-        while (line := self._next_line()) is not None:
-            if is_command(line):
-                if not dispatch(line, self._console.print):
-                    return
-            elif line.strip():
-                self._ask(line)
-
-    def _next_line(self) -> str | None:
-        """What the user typed; None to leave."""
-        while True:
+        desk, view = self._desk, self._desk.view
+        self.show(desk.session.read(self._interrupts))
+        if desk.session.unread and self._interrupts():
+            view.note("Stopped. The rest is read with your first question.")
+        view.note("Ask a question. /help lists the commands, Ctrl-D leaves.")
+        while desk.departure is None:
+            draft, desk.draft = desk.draft, None
             try:
-                return self._line.prompt("> ")
+                line = self._reader.read(draft.text if draft is not None else "")
             except KeyboardInterrupt:
                 continue
-            except EOFError:
-                return None
+            if line is None:
+                return Departure()
+            if line.strip():
+                self._act(line, replaces=draft is not None and draft.replaces)
+        return desk.departure
 
-    def _ask(self, question: str) -> None:
-        try:
-            with Interrupts(self._tell_stopping) as interrupts:
-                self._show(self._session.ask(question, interrupts))
-        except ContextLengthError as error:
-            print_failure(self._view.console, error.message, error.hint)
-
-    def _show(self, events: Iterable[ChatEvent]) -> None:
-        with ExitStack() as bar, ExitStack() as stream:
+    def show(self, events: Iterable[ChatEvent]) -> None:
+        """Show what a session does, until it has done it; Ctrl-C stops it and keeps what is there."""
+        with self._interrupts, ExitStack() as bar, ExitStack() as stream:
             update = None
             add = None
             for event in events:
                 if isinstance(event, PrefillProgress):
-                    update = update or bar.enter_context(self._view.prefilling("Reading", self._status))
+                    update = update or bar.enter_context(self._desk.view.prefilling("Reading", self.status))
                     update(event)
                 elif isinstance(event, TextDelta):
                     bar.close()
-                    add = add or stream.enter_context(StatusStream(self._console, self._status)).add
+                    add = add or stream.enter_context(self._new_stream()).add
                     add(event.text)
                 elif isinstance(event, Notice):
-                    self._view.warn(event.message)
+                    self._desk.view.warn(event.message)
                 else:
                     bar.close()
                     stream.close()
-                    self._view.statistics(event)
+                    self._desk.view.statistics(event)
 
-    def _status(self, width: int) -> str:
-        return status_line(self._session.status(), width)
+    def status(self, width: int) -> str:
+        """Return the status line for a width in columns."""
+        return status_line(self._desk.session.status(), width, self._desk.model)
+
+    def _act(self, line: str, *, replaces: bool) -> None:
+        desk = self._desk
+        try:
+            if is_command(line):
+                COMMANDS.dispatch(line, desk)
+                return
+            if replaces:
+                desk.session.undo()
+            self.show(desk.session.ask(line, self._interrupts))
+        except LrqkError as error:
+            print_failure(desk.view.console, error.message, error.hint)
+
+    def _new_stream(self) -> AbstractContextManager[_Stream]:
+        console = self._desk.console
+        if self._desk.is_plain or console.is_dumb_terminal:
+            return PlainStream()
+        stream = StatusStream if console.no_color else MarkdownStream
+        return stream(console, self.status)
 
     def _tell_stopping(self) -> None:
-        self._view.note("Stopping after this step. Press Ctrl-C again to leave at once.")
+        self._desk.view.note("Stopping after this step. Press Ctrl-C again to leave at once.")

@@ -162,3 +162,8 @@ def _plan_report(plan: Plan) -> PlanReport:
 def to_json(value: Mapping[str, Any] | Sequence[Any] | ChatReport) -> str:
     """Format for stdout: indented, text as it is."""
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def to_json_line(value: Mapping[str, Any] | ChatReport) -> str:
+    """Format as one line of many."""
+    return json.dumps(value, ensure_ascii=False)

@@ -268,13 +268,36 @@ Seed = Annotated[
     option("--seed", help="Makes sampling repeatable.", panel=ANSWER, parse=parse_integer, metavar="N"),
 ]
 Prompt = Annotated[
-    str | None,
+    list[str],
     option(
         "--prompt",
-        help="Ask one question and leave. Else the question is read from a pipe, else a chat begins.",
+        help="Ask and leave; repeat it to go on asking. Else the question is read from a pipe, else a chat "
+        "begins.",
         panel=ANSWER,
         metavar="TEXT",
     ),
+]
+PromptsFile = Annotated[
+    Path | None,
+    option(
+        "--prompts-file",
+        help="Ask each question of a JSONL file by itself, after the documents.",
+        panel=ANSWER,
+        metavar="PATH",
+    ),
+]
+AnswersFile = Annotated[
+    Path | None,
+    option(
+        "--answers-file",
+        help="Append the answers here as JSONL; questions that it answers already are skipped. "
+        "(default: stdout)",
+        panel=ANSWER,
+        metavar="PATH",
+    ),
+]
+NoHistory = Annotated[
+    bool, option("--no-history", help="Do not remember what is asked in a chat.", panel=OUTPUT, metavar="")
 ]
 System = Annotated[
     str | None,

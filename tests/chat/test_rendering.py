@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from lrqk_cli.chat.events import Answer, Status, Timing
-from lrqk_cli.chat.rendering import View, format_bytes, statistics_line, status_line
+from lrqk_cli.chat.events import Answer, Timing
+from lrqk_cli.chat.rendering import View, format_bytes, statistics_line
 from lrqk_cli.engine.events import MemoryUse, PrefillProgress
 from lrqk_cli.models.progress import PullProgress
 from lrqk_cli.telemetry.stats import DecodeTotals
@@ -42,18 +42,6 @@ def test_the_statistics_name_tokens_times_misses_and_memory():
 def test_without_tokens_the_statistics_have_no_speeds():
     empty = replace(ANSWER, new_tokens=0, timing=Timing(0, 0.0, None), cache=DecodeTotals())
     assert statistics_line(empty) == "5,210 in · 0 out · cuda:0 peak 3.00 GiB"
-
-
-@pytest.mark.parametrize("width", range(10, 120, 7))
-def test_the_status_line_fits_its_width(width):
-    line = status_line(Status(8003, 32768, MEMORY, CACHE), width)
-    assert len(line) <= width
-
-
-def test_the_whole_status_fits_in_80_columns():
-    line = status_line(Status(31_003, 32_768, MEMORY, CACHE), 80)
-    for part in ("31,003/32,768", "cuda:0 1.94 GiB", "KV 402 MiB", "misses 3.1%", "10.0 tok/s"):
-        assert part in line
 
 
 def view(*, terminal: bool, quiet: bool = False) -> tuple[View, io.StringIO]:

@@ -1,0 +1,114 @@
+"""Many questions from a file, each asked by itself after the same documents, which are read once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrqk_cli.errors import UsageError
+
+_HINT = 'Write one question a line, such as {"id": "q1", "prompt": "Who wrote it?"}.'
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A line of the file.
+
+    Attributes:
+        id: tells answers apart; the number of the line where none is given.
+        prompt: what is asked.
+        fields: the whole line; the answer's line repeats it.
+    """
+
+    id: str
+    prompt: str
+    fields: dict[str, Any]
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read a JSONL file of objects with a ``prompt`` and maybe an ``id``, or of plain strings.
+
+    Raises:
+        UsageError: it cannot be read, a line is neither, or two have the same id.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"The questions in {path} cannot be read: {reason}.", _HINT) from error
+    questions = [_question(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise UsageError(f"Two questions of {path} have the id '{question.id}'.", "Give each its own.")
+        seen.add(question.id)
+    if not questions:
+        raise UsageError(f"There are no questions in {path}.", _HINT)
+    return questions
+
+
+def _question(line: str, number: int, path: Path) -> Question:
+    try:
+        plain = json.loads(line)
+    except ValueError:
+        plain = None
+    if isinstance(plain, str):
+        plain = {"prompt": plain}
+    prompt = plain.get("prompt") if isinstance(plain, dict) else None
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise UsageError(f"Line {number} of {path} is no question.", _HINT)
+    return Question(str(plain.get("id", number)), prompt.strip(), {"id": number, **plain})
+
+
+class AnswersFile:
+    """A JSONL file that answers are appended to, one line at a time.
+
+    A last line that was cut off by a crash is taken away.
+
+    Args:
+        path: the file; it need not be there.
+
+    Raises:
+        UsageError: it cannot be read or written, or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.touch()
+            text = path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]
+            if whole != text:
+                path.write_text(whole, encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise UsageError(
+                f"Answers cannot be kept in {path}: {reason}.", "Choose another file."
+            ) from error
+        self.answered = frozenset(self._ids(whole.splitlines()))
+
+    def _ids(self, lines: Iterable[str]) -> Iterable[str]:
+        for number, line in enumerate(lines, 1):
+            try:
+                plain = json.loads(line)
+                identity, has_answer = str(plain["id"]), "answer" in plain
+            except (ValueError, KeyError, TypeError):
+                raise UsageError(
+                    f"Line {number} of {self._path} is no answer, so nothing is appended.",
+                    "Choose another file.",
+                ) from None
+            if has_answer:
+                yield identity
+
+    def add(self, line: str) -> None:
+        """Append a line, at once."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def unanswered(questions: Sequence[Question], answers: AnswersFile | None) -> list[Question]:
+    """Return the questions that have no answer yet."""
+    return [item for item in questions if answers is None or item.id not in answers.answered]

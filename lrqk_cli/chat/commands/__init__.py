@@ -1,0 +1,17 @@
+"""Slash commands of the interactive loop: a registry, and a module for each kind."""
+
+from lrqk_cli.chat.commands import conversation, documents, files, information, settings
+from lrqk_cli.chat.commands.registry import Command, Registry
+
+__all__ = ["COMMANDS", "Command", "Registry"]
+
+COMMANDS = Registry(
+    (
+        *information.COMMANDS,
+        *documents.COMMANDS,
+        *conversation.COMMANDS,
+        *settings.COMMANDS,
+        *files.COMMANDS,
+        *information.LAST_COMMANDS,
+    )
+)

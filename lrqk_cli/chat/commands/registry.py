@@ -1,0 +1,78 @@
+"""What a command is, and how a line finds its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from lrqk_cli.chat.desk import Desk
+from lrqk_cli.errors import UsageError
+
+Argument = Literal["none", "text", "path", "setting", "model", "pages"]
+
+_COMMAND = re.compile(r"(?P<name>/[a-zA-Z-]*)(?:\s+(?P<argument>.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: what is typed, with its slash.
+        summary: one line for /help.
+        run: does it; takes what stands after the name, without blanks around it.
+        usage: how /help calls what stands after the name; in brackets if it can be left out.
+        argument: what kind of thing that is, for completion.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[Desk, str], None]
+    usage: str = ""
+    argument: Argument = "none"
+
+
+class Registry:
+    """Commands by name."""
+
+    def __init__(self, commands: Iterable[Command]) -> None:
+        self._commands = {command.name: command for command in commands}
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(self._commands.values())
+
+    def get(self, name: str) -> Command | None:
+        """Return the command of that name."""
+        return self._commands.get(name)
+
+    def dispatch(self, line: str, desk: Desk) -> None:
+        """Run the command that a line names.
+
+        Args:
+            line: for which ``is_command`` holds.
+            desk: what commands act on.
+
+        Raises:
+            LrqkError: there is no such command, it takes something else, or it cannot be done.
+        """
+        match = _COMMAND.fullmatch(line.strip())
+        assert match is not None
+        name, argument = match["name"].lower(), (match["argument"] or "").strip()
+        command = self._commands.get(name)
+        if command is None:
+            near = get_close_matches(name, self._commands, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "Try /help."
+            raise UsageError(f"There is no command {name}.", hint)
+        if argument and command.argument == "none":
+            raise UsageError(f"{name} takes nothing after it.", f"Type {name} alone.")
+        if not argument and command.usage and not command.usage.startswith("["):
+            raise UsageError(f"{name} needs something after it.", f"Type {name} {command.usage}.")
+        command.run(desk, argument)
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is meant as a command: a slash and a word (a path such as /etc/hosts is not)."""
+    return _COMMAND.fullmatch(line.strip()) is not None

@@ -1,0 +1,113 @@
+"""The line on which the user types."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import Completer
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.shortcuts import CompleteStyle
+
+from lrqk_cli.errors import UsageError
+
+_QUOTES = '"""'
+
+
+def history_path() -> Path:
+    """Return where questions are remembered."""
+    import platformdirs
+
+    return platformdirs.user_state_path("lrqk") / "history"
+
+
+def open_history(path: Path | None) -> History:
+    """Return a history in a file that only its owner can read, or in memory only.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    if path is None:
+        return InMemoryHistory()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        path.chmod(0o600)
+    except OSError as error:
+        raise UsageError(
+            f"The history of questions cannot be kept in {path}: {error.strerror}.", "Use --no-history."
+        ) from error
+    return FileHistory(path)
+
+
+def is_open_quote(text: str) -> bool:
+    """Whether a text begins with triple quotes that are not closed."""
+    text = text.lstrip()
+    return text.startswith(_QUOTES) and _QUOTES not in text[len(_QUOTES) :]
+
+
+def unquoted(text: str) -> str:
+    """Return a text without triple quotes around it."""
+    bare = text.strip()
+    if bare.startswith(_QUOTES):
+        bare = bare.removeprefix(_QUOTES).removesuffix(_QUOTES)
+    return bare.strip("\n") if bare != text.strip() else text
+
+
+class LineReader:
+    """Reads questions and commands from the terminal.
+
+    Args:
+        history: what was typed before.
+        completer: for the Tab key.
+        toolbar: gives the text of the bottom line; None for none.
+    """
+
+    def __init__(self, history: History, completer: Completer, toolbar: Callable[[], str] | None) -> None:
+        self._session: PromptSession[str] = PromptSession(
+            history=history,
+            completer=completer,
+            complete_while_typing=False,
+            complete_style=CompleteStyle.READLINE_LIKE,
+            multiline=True,
+            key_bindings=_bindings(),
+            enable_open_in_editor=True,
+            tempfile_suffix=".md",
+            prompt_continuation="  ",
+            bottom_toolbar=toolbar,
+        )
+
+    def read(self, default: str = "") -> str | None:
+        """Return what the user entered, None at the end of input.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C cleared the line.
+        """
+        try:
+            return unquoted(self._session.prompt("> ", default=default))
+        except EOFError:
+            return None
+
+
+def _bindings() -> KeyBindings:
+    keys = KeyBindings()
+
+    @Condition
+    def is_finished() -> bool:
+        from prompt_toolkit.application import get_app
+
+        return not is_open_quote(get_app().current_buffer.text)
+
+    @keys.add("enter", filter=is_finished)
+    def _enter(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    return keys

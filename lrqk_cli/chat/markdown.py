@@ -1,0 +1,107 @@
+"""Answers as Markdown while they come: finished blocks are printed once, only the open one is redrawn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from types import TracebackType
+
+from markdown_it import MarkdownIt
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.segment import Segment
+from rich.text import Text
+
+from lrqk_cli.chat.streaming import printable
+
+_SECONDS_BETWEEN_FRAMES = 0.1
+# Drawing takes at most this share of the time.
+_DRAWING_SHARE = 0.05
+_PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def split_finished(text: str) -> tuple[list[str], str]:
+    """Return the blocks that nothing to come can change, and the rest.
+
+    A block is finished when a line after it, complete itself, begins another.
+    """
+    complete = text[: text.rfind("\n") + 1]
+    starts = [
+        token.map[0]
+        for token in _PARSER.parse(complete)
+        if token.level == 0 and token.nesting >= 0 and token.map is not None
+    ]
+    lines = text.splitlines(keepends=True)
+    blocks = ["".join(lines[start:stop]) for start, stop in pairwise(starts)]
+    return blocks, "".join(lines[starts[-1] :]) if starts else text
+
+
+class _Tail:
+    """The last lines of a renderable, as many as the screen holds."""
+
+    def __init__(self, inner: RenderableType, lines: int) -> None:
+        self._inner = inner
+        self._lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self._inner, options.update(height=None), pad=False)
+        for line in lines[-self._lines :]:
+            yield from line
+            yield Segment.line()
+
+
+class MarkdownStream:
+    """Shows an answer on a terminal, with a live status line below it.
+
+    Args:
+        console: on the terminal.
+        status: gives the status line for a width in columns.
+    """
+
+    def __init__(self, console: Console, status: Callable[[int], str]) -> None:
+        self._console = console
+        self._status = status
+        self._open = ""
+        self._has_printed = False
+        self._next_frame = 0.0
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> MarkdownStream:
+        self._live.start()
+        self._draw()
+        return self
+
+    def add(self, text: str) -> None:
+        """Show more of the answer."""
+        self._open += printable(text)
+        if time.monotonic() >= self._next_frame:
+            self._draw()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        if self._open.strip():
+            self._print(self._open)
+
+    def _draw(self) -> None:
+        began = time.monotonic()
+        finished, self._open = split_finished(self._open)
+        for block in finished:
+            self._print(block)
+        status = Text(self._status(self._console.width), style="reverse", no_wrap=True)
+        room = max(1, self._console.height - 3)
+        self._live.update(Group(_Tail(self._rendered(self._open), room), status), refresh=True)
+        now = time.monotonic()
+        self._next_frame = now + max(_SECONDS_BETWEEN_FRAMES, (now - began) / _DRAWING_SHARE)
+
+    def _print(self, block: str) -> None:
+        self._console.print(self._rendered(block))
+        self._has_printed = True
+
+    def _rendered(self, block: str) -> RenderableType:
+        # Terminals without links would show nothing of an address.
+        markdown = Markdown(block, code_theme="ansi_dark", hyperlinks=False)
+        return Group(Text(), markdown) if self._has_printed and block.strip() else markdown
