@@ -17,6 +17,7 @@ from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.marks import CacheMark
+from lrqk_cli.attention.side_by_side import run_side_by_side
 from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.stats import StepStats
@@ -86,6 +87,7 @@ class LrqkCache(Cache):
 
     def settle(self) -> None:
         """Prepare for decode steps now; else the first step does it."""
+        run_side_by_side([layer.solve for layer in self._attention if layer.is_unsolved])
         for layer in self._attention:
             layer.settle()
         if self._state is not None:

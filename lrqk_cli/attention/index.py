@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
@@ -43,19 +41,16 @@ class LowRankIndex:
         """Bytes of codes and scales."""
         return self.codes.nbytes + self.scale.nbytes
 
-    def rebuild(self, chunks: Iterable[Tensor], deviations: Tensor) -> None:
-        """Index all tokens anew.
+    def restart(self, deviations: Tensor) -> None:
+        """Forget all tokens, and choose the scale for codes that are to come.
 
         Args:
-            chunks: codes ``[sets, S, r]``, in the order of the tokens.
             deviations: the root mean square of each dimension of them all, ``[sets, 1, r]``.
         """
         self.length = 0
         if self._top is not None:
             reach = _CLIP_DEVIATIONS[self.codes.dtype] * deviations
             self.scale.copy_(reach.clamp(min=torch.finfo(torch.float32).tiny) / self._top)
-        for chunk in chunks:
-            self.append(chunk)
 
     def append(self, codes: Tensor) -> None:
         """Index further tokens, codes ``[sets, S, r]``, with the standing scale; outliers saturate."""

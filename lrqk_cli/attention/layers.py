@@ -97,6 +97,14 @@ class AttentionLayer(CacheLayerMixin):
         self.length = length
 
     @property
+    def is_unsolved(self) -> bool:
+        """Whether ``solve`` has something to do before ``settle``, which else does it."""
+        return False
+
+    def solve(self) -> None:
+        """Fit to the segments so far what decode steps need; many layers may do so side by side."""
+
+    @property
     def is_observed(self) -> bool:
         """Whether something looks on that only steps with lengths on the host serve."""
         return False

@@ -29,9 +29,10 @@ _SEED_QUERIES = 32
 class LrqkLayer(FullLayer):
     """A full-attention layer whose rows live in host memory.
 
-    Segments are attended exactly, and the projector observes them. ``settle`` then fits the projector, builds
-    or extends the index, and seeds the hot set. A single token after that is a decode step: it attends to the
-    residents, and what all other rows would have added is predicted from their codes (``tail``).
+    Segments are attended exactly, and the projector observes them. ``solve`` then fits the projector;
+    ``settle`` builds or extends the index, and seeds the hot set. A single token after that is a decode step:
+    it attends to the residents, and what all other rows would have added is predicted from their codes
+    (``tail``).
 
     Index and hot set are those of *row sets*: one a KV head, or one a query head, as ``settings.grouping``
     says. The queries of a row set share its residents.
@@ -55,6 +56,7 @@ class LrqkLayer(FullLayer):
         self._share = self._sets // spec.num_kv_heads
         self.tail = ValueTail(spec, settings, device) if settings.tail != "none" else None
         self._seed: tuple[Tensor, AttentionParams] | None = None
+        self._is_unsolved = False
         self._fit = Fit()
         self._fitted = self._wanted = self._fetched = 0
         self.observer: Callable[[Tensor, AttentionParams, Tensor, Tensor], None] | None = None
@@ -88,7 +90,7 @@ class LrqkLayer(FullLayer):
         self.projector.reset()
         self.hot.clear()
         self.index.truncate(0)
-        self._seed, self._fit = None, Fit()
+        self._seed, self._is_unsolved, self._fit = None, False, Fit()
         self._fitted = self._wanted = self._fetched = 0
 
     def mark(self) -> LayerMark:
@@ -118,6 +120,7 @@ class LrqkLayer(FullLayer):
         self.hot.rewind(mark.hot, mark.length, self.store)
         self._fitted = mark.fitted
         self._seed = to_device(mark.seed, self.store.device)
+        self._is_unsolved = self._seed is not None
         if self._seed is None and self._fitted:
             self._prepare_steps()
 
@@ -133,21 +136,32 @@ class LrqkLayer(FullLayer):
         if self._fitted:
             self._prepare_steps()
 
-    def settle(self) -> None:
-        """Bring index and hot set up to date with the segments that went through since the last time."""
-        if self._seed is None:
-            return
+    @property
+    def is_unsolved(self) -> bool:
+        """See ``AttentionLayer``."""
+        return self._is_unsolved
+
+    def solve(self) -> None:
+        """See ``AttentionLayer``; the projector is fitted anew where most of the text is new to it."""
         if self.stored - self._fitted > self._fitted:
             index = self.index.scale, self.index.codes[:, : self.index.length]
             self._fit.keep((*self.projector.fitted(), *index))
             self._fit = Fit()
             self.projector.fit()
-            keys = (key for key, _ in self.store.stream(0, self.stored))
-            self.index.rebuild(map(self.projector.project_keys, keys), self.projector.code_deviations())
+            self.index.restart(self.projector.code_deviations())
             self._fitted = self.stored
-        else:
-            for key, _ in self.store.stream(self.index.length, self.stored):
-                self.index.append(self.projector.project_keys(key))
+        if self.tail is not None:
+            self.tail.fit(self.projector.grams, self.projector)
+        self._is_unsolved = False
+
+    def settle(self) -> None:
+        """Bring index and hot set up to date with the segments that went through since the last time."""
+        if self._seed is None:
+            return
+        if self._is_unsolved:
+            self.solve()
+        for key, _ in self.store.stream(self.index.length, self.stored):
+            self.index.append(self.projector.project_keys(key))
         self.store.await_writes()
         candidates = self.hot.candidates(self.stored)
         for key, value in self.store.stream(self.hot.count, min(candidates, self.hot.size)):
@@ -155,7 +169,8 @@ class LrqkLayer(FullLayer):
         if candidates > self.hot.size:
             self._fetch(self._seed_scores(*self._seed)[:, :candidates], self.hot.size)
         self._seed = None
-        self._prepare_steps()
+        if self._step is not None:
+            self._step.refresh()
 
     def take_stats(self) -> StepStats:
         """Return rows demanded and rows fetched by the decode steps since the counters were last taken."""
@@ -180,6 +195,7 @@ class LrqkLayer(FullLayer):
         if self._seed is not None:
             newest = torch.cat((self._seed[0], newest), 2)[:, :, -count:]
         self._seed = newest.clone(), params
+        self._is_unsolved = True
         return output
 
     def _attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:

@@ -18,7 +18,9 @@ def spec() -> ModelSpec:
 
 
 def rebuild(index: LowRankIndex, codes: torch.Tensor, parts: int = 20) -> None:
-    index.rebuild(codes.split(parts, dim=1), codes.square().mean(1, keepdim=True).sqrt())
+    index.restart(codes.square().mean(1, keepdim=True).sqrt())
+    for part in codes.split(parts, dim=1):
+        index.append(part)
 
 
 def codes_of(query: torch.Tensor) -> QueryCodes:

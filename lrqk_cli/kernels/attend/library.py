@@ -22,7 +22,9 @@ def supports(query: Tensor, *, softcap: float | None, causal: bool, window: int 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, *, scaling: float, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Attend as the reference does; ``causal`` needs as many keys as queries.
+    """Attend as the reference does, with an output in the query's element type.
+
+    ``causal`` needs as many keys as queries.
 
     Without a causal mask the queries of a group are one longer query of their KV head, so K and V are not
     repeated; with it they are, for the segment alone.
@@ -34,7 +36,7 @@ def attend(
     else:
         rows = query.reshape(1, heads, group * length, width)
     output, lse = _flash(rows, key.unsqueeze(0), value.unsqueeze(0), causal, scaling)
-    return output.reshape(query.shape).float(), lse.reshape(heads, group, length).float()
+    return output.reshape(query.shape), lse.reshape(heads, group, length).float()
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float) -> tuple[Tensor, Tensor]:

@@ -67,15 +67,3 @@ def _visible(
     if window is not None:
         visible &= key_position > query_position - window
     return visible
-
-
-def merge(output: Tensor, lse: Tensor, other_output: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge two attentions of the same queries over disjoint rows.
-
-    ``o = (e^lse·o + e^lse'·o') / (e^lse + e^lse')``; outputs ``[…, d]`` and log-sum-exps ``[…]`` in float32.
-    Either side may have seen nothing (minus infinity).
-    """
-    total = torch.logaddexp(lse, other_lse)
-    reference = total.nan_to_num(neginf=0.0)
-    merged = output * torch.exp(lse - reference).unsqueeze(-1)
-    return merged.addcmul_(other_output, torch.exp(other_lse - reference).unsqueeze(-1)), total

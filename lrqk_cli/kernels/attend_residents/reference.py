@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrqk_cli.kernels.attend.reference import attend, merge
+from lrqk_cli.kernels.attend.reference import attend
 from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents, Tail
 from lrqk_cli.kernels.codes import unpack_codes
+from lrqk_cli.kernels.merge.reference import merge
 from lrqk_cli.kernels.replace_rows.reference import replace_rows
 
 

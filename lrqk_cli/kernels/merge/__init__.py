@@ -1,0 +1,1 @@
+"""Two attentions of the same queries over disjoint rows become one."""

@@ -1,0 +1,84 @@
+"""The same in one launch; both outputs are read once, whatever their strides, and the result is written once.
+
+The flash kernels lay out a segment's output token by token, and that of a streamed chunk query by query of a
+group. The result is laid out token by token, as the model wants it.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Elements that a program merges at once.
+_TILE = 4096
+
+
+@triton.jit
+def _merge(
+    output,
+    lse,
+    other_output,
+    other_lse,
+    merged,
+    total,
+    group,
+    length,
+    head_stride,
+    member_stride,
+    token_stride,
+    other_head_stride,
+    other_member_stride,
+    other_token_stride,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    query = tl.program_id(1).to(tl.int64)
+    head, member = query // group, query % group
+    token = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = token < length
+    dim = tl.arange(0, WIDTH_PAD)[None, :]
+    whole = there[:, None] & (dim < WIDTH)
+    own_lse = tl.load(lse + query * length + token, mask=there, other=0.0)
+    added_lse = tl.load(other_lse + query * length + token, mask=there, other=0.0)
+    peak = tl.maximum(own_lse, added_lse)
+    # Where neither has seen a row, minus infinity must not be taken from itself.
+    base = tl.where(peak == float("-inf"), 0.0, peak)
+    own_mass, added_mass = tl.exp(own_lse - base), tl.exp(added_lse - base)
+    mass = tl.maximum(own_mass + added_mass, 1e-37)
+    place = output + head * head_stride + member * member_stride + token[:, None] * token_stride
+    own = tl.load(place + dim, mask=whole, other=0.0).to(tl.float32)
+    place = other_output + head * other_head_stride + member * other_member_stride
+    added = tl.load(place + token[:, None] * other_token_stride + dim, mask=whole, other=0.0).to(tl.float32)
+    result = own * (own_mass / mass)[:, None] + added * (added_mass / mass)[:, None]
+    target = merged + (token[:, None] * tl.num_programs(1) + query) * WIDTH + dim
+    tl.store(target, result, mask=whole)
+    tl.store(total + query * length + token, tl.where(peak == base, base + tl.log(mass), peak), mask=there)
+
+
+def merge(output: Tensor, lse: Tensor, other_output: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """See the reference; the last dimension of the outputs is contiguous, and so are the log-sum-exps."""
+    heads, group, length, width = output.shape
+    merged = torch.empty(length, heads, group, width, device=output.device).permute(1, 2, 0, 3)
+    total = torch.empty_like(lse)
+    width_pad = triton.next_power_of_2(width)
+    block = max(1, _TILE // width_pad)
+    _merge[(triton.cdiv(length, block), heads * group)](
+        output,
+        lse,
+        other_output,
+        other_lse,
+        merged,
+        total,
+        group,
+        length,
+        *output.stride()[:3],
+        *other_output.stride()[:3],
+        WIDTH=width,
+        WIDTH_PAD=width_pad,
+        BLOCK=block,
+        num_warps=4,
+    )
+    return merged, total
