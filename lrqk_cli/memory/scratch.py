@@ -19,8 +19,8 @@ _SCORE_PROGRAMS, _SCORE_SPANS = 512, (256, 512, 1024)
 _ATTEND_PROGRAMS, _SPLIT_ROWS = 512, (64, 128, 256)
 # Programs a set that fetch rows, at most, and the rows that one fetches at once.
 _FETCH_SPLITS, FETCH_ROWS = 16, 16
-# Tokens, or hot slots, that one program of ``select_rows`` takes; bins of its histogram of scores.
-SELECT_BLOCK, BINS = 1024, 2048
+# Tokens, or hot slots, that one program of ``select_rows`` takes at once; bins of its histogram of scores.
+SELECT_BLOCK, BINS = 4096, 512
 
 
 def blocks_of(count: int, size: int) -> int:

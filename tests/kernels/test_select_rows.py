@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lrqk_cli.config import Aggregate
-from lrqk_cli.kernels.buffers import BINS, FetchPlan, Residents, SelectScratch, TokenScores
+from lrqk_cli.kernels.buffers import BINS, LOWEST_SCORE, FetchPlan, Residents, SelectScratch, TokenScores
 from lrqk_cli.kernels.select_rows import reference
 
 kernel = pytest.importorskip("lrqk_cli.kernels.select_rows.triton", reason="Triton is not installed")
 
 # The width of a bin, and what rounding may add to a score.
-WIDTH = (math.log(8) + 30) / BINS + 1e-3
+WIDTH = (math.log(8) - LOWEST_SCORE) / BINS + 1e-3
 
 
 def buffers(shape: Shape, bucket: int, device: str) -> tuple[SelectScratch, FetchPlan]:
@@ -34,7 +34,7 @@ def buffers(shape: Shape, bucket: int, device: str) -> tuple[SelectScratch, Fetc
 def log_scores(scores: TokenScores, count: int, candidates: int, aggregate: Aggregate) -> Tensor:
     shares = scores.logits[:, :, :count].double().log_softmax(-1)[:, :, :candidates]
     score = shares.logsumexp(1) if aggregate == "sum" else shares.amax(1)
-    return score.clamp(min=-30.0)
+    return score.clamp(min=LOWEST_SCORE)
 
 
 def check_plan(residents: Residents, plan: FetchPlan, score: Tensor, wanted: int) -> None:

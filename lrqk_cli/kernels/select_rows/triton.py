@@ -1,13 +1,13 @@
-"""The same in three launches.
+"""The same in three launches, with a program for every 4,096 tokens of a set.
 
 1. ``bin_tokens``: log-scores to bins, and two histograms (candidates, slots), first within a program and then
    by integer atomics, whose order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from
    the L2 cache), and gathers those of the slots' tokens; writes 2 bytes a token and slot.
-2. ``count_missing``: every program finds the threshold in the histogram (8 KiB), and counts its block's
+2. ``count_missing``: every program finds the threshold in the histogram (2 KiB), and counts its block's
    tokens above it and in it. Reads 3 bytes a token.
-3. ``list_fetches``: positions follow from the counts of the blocks before and a scan within the block.
-   Programs of slots find how many rows are missing, and so what leaves. Reads 3 bytes a token; of the slots'
-   bins, all up to the own block. Leaves the histograms zeroed for the next step.
+3. ``list_fetches``: positions follow from the counts of the blocks before and a scan within the block. One
+   program a set finds how many rows are missing, and so what leaves. Reads 3 bytes a token, and 2 a slot.
+   Leaves the histograms zeroed for the next step.
 
 Scans, not atomics, give the places in the lists, so the slots that rows take are the same in every run.
 """
@@ -33,20 +33,9 @@ from lrqk_cli.kernels.select_rows.reference import bins_per_nat, highest_score
 from lrqk_cli.kernels.select_rows.triton_bins import bin_tokens
 from lrqk_cli.kernels.select_rows.triton_plan import count_missing, list_fetches
 
-# Blocks of the logits whose masses are summed at once.
-_MASS_CHUNK = 512
-# Programs that ``bin_tokens`` aims at; the fewest and the most tokens, or slots, that one takes.
-_BIN_PROGRAMS = 128
-_BIN_BLOCKS = (1024, 4096)
-# Slots that one program of ``list_fetches`` takes; it goes through those of all blocks before.
-_SLOT_BLOCK = 4096
-
-
-def _bin_block(sets: int, bucket: int) -> int:
-    """Return how many tokens, or slots, one program of ``bin_tokens`` takes."""
-    least, most = _BIN_BLOCKS
-    fair: int = triton.next_power_of_2(max(1, sets * bucket // _BIN_PROGRAMS))
-    return min(max(fair, least), most)
+# Spans whose masses are summed at once; logits that a program of ``bin_tokens`` holds at once.
+_MASS_CHUNK = 256
+_TILE = 8192
 
 
 def select_rows(
@@ -74,8 +63,8 @@ def bin_scores(
     """See the reference; also counts the bins in the histograms."""
     sets, queries, bucket = scores.logits.shape
     blocks = scores.masses.shape[3]
-    block = _bin_block(sets, bucket)
-    token_blocks, slot_blocks = blocks_of(bucket, block), blocks_of(residents.hot, block)
+    token_blocks, slot_blocks = blocks_of(bucket, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)
+    queries_pad = triton.next_power_of_2(queries)
     bin_tokens[(token_blocks + slot_blocks, sets)](
         scores.logits,
         scores.masses,
@@ -91,10 +80,12 @@ def bin_scores(
         residents.recent,
         bins_per_nat(highest_score(queries, aggregate)),
         QUERIES=queries,
+        QUERIES_PAD=queries_pad,
         SUM=aggregate == "sum",
         BINS=BINS,
         LOWEST=LOWEST_SCORE,
-        BLOCK=block,
+        BLOCK=SELECT_BLOCK,
+        TILE=min(SELECT_BLOCK, _TILE // queries_pad),
         SPAN=scores.span,
         CHUNK=min(_MASS_CHUNK, triton.next_power_of_2(blocks)),
         num_warps=8,
@@ -107,7 +98,7 @@ def plan_fetches(
     """See the reference; needs the histograms, and adds to the totals."""
     sets, bucket = scratch.token_bin.shape
     context = residents.resident.shape[1]
-    token_blocks, slot_blocks = blocks_of(bucket, SELECT_BLOCK), blocks_of(residents.hot, _SLOT_BLOCK)
+    token_blocks = blocks_of(bucket, SELECT_BLOCK)
     resident = residents.resident.view(torch.uint8)
     sizes = (context, bucket, token_blocks, residents.hot, residents.recent, top_k)
     count_missing[(token_blocks + 1, sets)](
@@ -121,9 +112,9 @@ def plan_fetches(
         *sizes,
         BINS=BINS,
         BLOCK=SELECT_BLOCK,
-        num_warps=4,
+        num_warps=8,
     )
-    list_fetches[(token_blocks + slot_blocks, sets)](
+    list_fetches[(token_blocks + 1, sets)](
         scratch.token_bin,
         scratch.slot_bin,
         resident,
@@ -141,7 +132,6 @@ def plan_fetches(
         *sizes,
         BINS=BINS,
         BLOCK=SELECT_BLOCK,
-        SLOT_BLOCK=_SLOT_BLOCK,
         TOKEN_BLOCKS_PAD=triton.next_power_of_2(token_blocks),
-        num_warps=4,
+        num_warps=8,
     )

@@ -154,38 +154,43 @@ def _list_slots(
     no_higher,
     threshold,
     plan_slot,
-    block,
+    leaving,
     hot,
     last_token,
     missing,
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """List the slots of a block that are taken: first, over all blocks, those of bins that leave whole.
-
-    Returns which of them are taken.
-    """
+    """List the slots of a set that are taken: first those of bins that leave whole."""
     bins = tl.arange(0, BINS)
     counts = tl.load(no_higher + bins)
     edge = tl.load(threshold)
     last_bin = tl.minimum(tl.sum((counts < missing).to(tl.int32), 0), edge)
     lower = tl.sum(tl.where(bins == last_bin - 1, counts, 0), 0)
-    slot = tl.arange(0, BLOCK)
-    lows = tl.zeros([BLOCK], tl.int32)
-    ties = tl.zeros([BLOCK], tl.int32)
-    earlier = 0
-    while earlier < block:
+    lows = 0
+    ties = lower
+    start = 0
+    while start < hot:
+        slot = start + tl.arange(0, BLOCK)
         low, tie = _leaving(slot_bin, slot_token, slot, hot, last_bin, edge, last_token)
-        lows += low.to(tl.int32)
-        ties += tie.to(tl.int32)
-        slot += BLOCK
-        earlier += 1
-    low, tie = _leaving(slot_bin, slot_token, slot, hot, last_bin, edge, last_token)
-    tl.store(plan_slot + _places(low, tl.sum(lows, 0)), slot, mask=low)
-    place = _places(tie, lower + tl.sum(ties, 0))
-    tie &= place < missing
-    tl.store(plan_slot + place, slot, mask=tie)
-    return low | tie
+        tl.store(plan_slot + _places(low, lows), slot, mask=low)
+        place = _places(tie, ties)
+        taken = tie & (place < missing)
+        tl.store(plan_slot + place, slot, mask=taken)
+        tl.store(leaving + slot, (low | taken).to(tl.int8), mask=slot < hot)
+        lows += tl.sum(low.to(tl.int32), 0)
+        ties += tl.sum(tie.to(tl.int32), 0)
+        start += BLOCK
+
+
+@triton.jit
+def _keep_all(leaving, hot, BLOCK: tl.constexpr):
+    """Note that no slot of a set is taken."""
+    start = 0
+    while start < hot:
+        slot = start + tl.arange(0, BLOCK)
+        tl.store(leaving + slot, tl.zeros([BLOCK], tl.int8), mask=slot < hot)
+        start += BLOCK
 
 
 @triton.jit
@@ -219,10 +224,9 @@ def list_fetches(
     top_k,
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
-    SLOT_BLOCK: tl.constexpr,
     TOKEN_BLOCKS_PAD: tl.constexpr,
 ):
-    """List the missing tokens of a block, or the slots of a block that they take."""
+    """List the missing tokens of a block, or the slots of the set that they take."""
     block = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     candidates = tl.load(length) + 1 - recent
@@ -245,31 +249,30 @@ def list_fetches(
                 TOKEN_BLOCKS_PAD,
             )
         return
-    block -= token_blocks
     missing = 0
-    taken = tl.zeros([SLOT_BLOCK], tl.int8)
+    last = 0
+    leaving += row_set * hot
     if candidates > hot:
         last, missing = _last_taken(
             token_bin, resident, block_counts, threshold, token_blocks, candidates, BLOCK, TOKEN_BLOCKS_PAD
         )
-        if missing > 0:
-            taken = _list_slots(
-                slot_bin + row_set * hot,
-                slot_token + row_set * hot,
-                no_higher + row_set * BINS,
-                threshold,
-                plan_slot + row_set * hot,
-                block,
-                hot,
-                last,
-                missing,
-                BINS,
-                SLOT_BLOCK,
-            ).to(tl.int8)
-    slot = block * SLOT_BLOCK + tl.arange(0, SLOT_BLOCK)
-    tl.store(leaving + row_set * hot + slot, taken, mask=slot < hot)
-    if block == 0:
-        wanted = tl.maximum(tl.minimum(tl.minimum(top_k, hot), candidates), 0)
-        _add_totals(totals, wanted, missing)
-        tl.store(plan_count + row_set, missing)
-        tl.store(histogram + row_set * 2 * BINS + tl.arange(0, 2 * BINS), 0)
+    if missing > 0:
+        _list_slots(
+            slot_bin + row_set * hot,
+            slot_token + row_set * hot,
+            no_higher + row_set * BINS,
+            threshold,
+            plan_slot + row_set * hot,
+            leaving,
+            hot,
+            last,
+            missing,
+            BINS,
+            BLOCK,
+        )
+    else:
+        _keep_all(leaving, hot, BLOCK)
+    wanted = tl.maximum(tl.minimum(tl.minimum(top_k, hot), candidates), 0)
+    _add_totals(totals, wanted, missing)
+    tl.store(plan_count + row_set, missing)
+    tl.store(histogram + row_set * 2 * BINS + tl.arange(0, 2 * BINS), 0)
