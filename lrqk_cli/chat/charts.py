@@ -10,6 +10,7 @@ from rich.text import Text
 
 from lrqk_cli.chat.desk import Desk
 from lrqk_cli.chat.rendering import format_bytes
+from lrqk_cli.chat.toolbar import device_memory
 from lrqk_cli.telemetry.history import StepHistory
 from lrqk_cli.telemetry.stats import DecodeTotals
 
@@ -55,8 +56,7 @@ def statistics_view(desk: Desk) -> RenderableType:
     rows = {
         "model": desk.model,
         "context": f"{status.used:,} of {status.context:,} tokens, {desk.session.unread:,} to be read",
-        memory.device: f"{format_bytes(memory.device_bytes)} of {format_bytes(memory.budget_bytes)}, "
-        f"peak {format_bytes(memory.peak_device_bytes)}",
+        memory.device: f"{device_memory(memory)}, peak {format_bytes(memory.peak_device_bytes)}",
         "": f"weights {format_bytes(memory.weight_bytes)}, index {format_bytes(memory.index_bytes)}, "
         f"hot rows {format_bytes(memory.hot_bytes)}",
         "host": f"KV rows {format_bytes(memory.host_kv_bytes)}",

@@ -14,9 +14,12 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.text import Text
 
+from lrqk_cli.chat.rendering import StatusLine
 from lrqk_cli.chat.streaming import printable
 
 _SECONDS_BETWEEN_FRAMES = 0.1
+# A step may take long: the line below goes on by itself.
+_STATUS_RATE = 4
 # Drawing takes at most this share of the time.
 _DRAWING_SHARE = 0.05
 _PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -39,15 +42,20 @@ def split_finished(text: str) -> tuple[list[str], str]:
 
 
 class _Tail:
-    """The last lines of a renderable, as many as the screen holds."""
+    """The last lines of a renderable, as many as the screen holds; rendered once for a width."""
 
     def __init__(self, inner: RenderableType, lines: int) -> None:
         self._inner = inner
-        self._lines = lines
+        self._count = lines
+        self._lines: list[list[Segment]] = []
+        self._width = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = console.render_lines(self._inner, options.update(height=None), pad=False)
-        for line in lines[-self._lines :]:
+        if options.max_width != self._width:
+            self._width = options.max_width
+            rendered = console.render_lines(self._inner, options.update(height=None), pad=False)
+            self._lines = rendered[-self._count :]
+        for line in self._lines:
             yield from line
             yield Segment.line()
 
@@ -62,11 +70,11 @@ class MarkdownStream:
 
     def __init__(self, console: Console, status: Callable[[int], str]) -> None:
         self._console = console
-        self._status = status
+        self._status = StatusLine(status)
         self._open = ""
         self._has_printed = False
         self._next_frame = 0.0
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = Live(console=console, refresh_per_second=_STATUS_RATE, transient=True)
 
     def __enter__(self) -> MarkdownStream:
         self._live.start()
@@ -91,9 +99,8 @@ class MarkdownStream:
         finished, self._open = split_finished(self._open)
         for block in finished:
             self._print(block)
-        status = Text(self._status(self._console.width), style="reverse", no_wrap=True)
         room = max(1, self._console.height - 3)
-        self._live.update(Group(_Tail(self._rendered(self._open), room), status), refresh=True)
+        self._live.update(Group(_Tail(self._rendered(self._open), room), self._status), refresh=True)
         now = time.monotonic()
         self._next_frame = now + max(_SECONDS_BETWEEN_FRAMES, (now - began) / _DRAWING_SHARE)
 

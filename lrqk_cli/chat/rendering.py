@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -49,6 +49,20 @@ def format_bytes(size: float) -> str:
     unit = units[-1]
     decimals = 0 if size >= 100 or unit == "B" else 1 if size >= 10 else 2
     return f"{size:.{decimals}f} {unit}"
+
+
+class StatusLine:
+    """A line in reverse that is made anew whenever it is drawn.
+
+    Args:
+        text: gives it for a width in columns.
+    """
+
+    def __init__(self, text: Callable[[int], str]) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self._text(options.max_width), style="reverse", no_wrap=True)
 
 
 class _TokenSpeed(ProgressColumn):
@@ -168,19 +182,17 @@ class View:
     ) -> Iterator[Callable[[PrefillProgress], None]]:
         """A bar of tokens with speed and time left, above a status line if one is given.
 
-        ``status`` gives the line for a width in columns; it is asked at every update.
+        ``status`` gives the line for a width in columns; it is asked a few times a second.
         """
         progress = self._bar(_Amount(), _TokenSpeed(), _TimeLeft())
         task = progress.add_task(label, total=None)
-        below = Text(style="reverse", no_wrap=True)
-        live = Live(Group(progress, below), console=self.console, transient=True)
+        parts: list[RenderableType] = [progress] if status is None else [progress, StatusLine(status)]
+        live = Live(Group(*parts), console=self.console, transient=True)
 
         def update(item: PrefillProgress) -> None:
             speed = item.tokens_per_second
             ends_at = time.monotonic() + (item.total - item.done) / speed if speed else None
             progress.update(task, completed=item.done, total=item.total, speed=speed, ends_at=ends_at)
-            if status is not None:
-                below.plain = status(self.console.width)
 
         with live if self.is_live else nullcontext():
             yield update

@@ -19,6 +19,8 @@ from lrqk_cli.chat.toolbar import status_line
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
 
+_STOPPING = "Stopping after this step. Press Ctrl-C again to leave at once."
+
 
 class _Stream(Protocol):
     def add(self, text: str) -> None: ...
@@ -85,6 +87,8 @@ class Repl:
 
     def status(self, width: int) -> str:
         """Return the status line for a width in columns."""
+        if self._interrupts():
+            return _STOPPING[:width]
         return status_line(self._desk.session.status(), width, self._desk.model)
 
     def _act(self, line: str, *, replaces: bool) -> None:
@@ -107,4 +111,6 @@ class Repl:
         return stream(console, self.status)
 
     def _tell_stopping(self) -> None:
-        self._desk.view.note("Stopping after this step. Press Ctrl-C again to leave at once.")
+        # Elsewhere the status line says so; a note would come between its frames.
+        if self._desk.console.is_dumb_terminal:
+            self._desk.view.note(_STOPPING)

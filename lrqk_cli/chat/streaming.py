@@ -11,9 +11,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from lrqk_cli.chat.rendering import StatusLine
+
 _KEPT_CONTROLS = "\n\t"
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in _KEPT_CONTROLS}
 _SECONDS_BETWEEN_FRAMES = 0.1
+# A step may take long: the line below goes on by itself.
+_STATUS_RATE = 4
 
 
 def printable(text: str) -> str:
@@ -59,10 +63,10 @@ class StatusStream:
 
     def __init__(self, console: Console, status: Callable[[int], str]) -> None:
         self._console = console
-        self._status = status
+        self._status = StatusLine(status)
         self._row = ""
         self._drawn_at = 0.0
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = Live(console=console, refresh_per_second=_STATUS_RATE, transient=True)
 
     def __enter__(self) -> StatusStream:
         self._live.start()
@@ -91,5 +95,4 @@ class StatusStream:
 
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
-        status = Text(self._status(self._console.width), style="reverse", no_wrap=True)
-        self._live.update(Group(Text(self._row, no_wrap=True), status), refresh=True)
+        self._live.update(Group(Text(self._row, no_wrap=True), self._status), refresh=True)

@@ -1,0 +1,106 @@
+"""A chat with a fake engine, as a program: tests run it on a pseudo-terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fake_chat import FakeDocument, FakeEngine, new_session
+from rich.console import Console
+
+from lrqk_cli.chat.commands import COMMANDS
+from lrqk_cli.chat.completion import ChatCompleter
+from lrqk_cli.chat.console import stderr_console
+from lrqk_cli.chat.desk import Desk
+from lrqk_cli.chat.line_reader import LineReader, open_history
+from lrqk_cli.chat.rendering import View
+from lrqk_cli.chat.repl import Repl
+from lrqk_cli.chat.toolbar import status_line
+from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.engine.events import PrefillProgress, Step
+from lrqk_cli.errors import LrqkError
+
+MARKDOWN = """\
+## Findings
+
+The plant at **Brannock** employs `412` people, *most* of them in the foundry, which was built in 1974 and \
+has been enlarged twice since.
+
+1. Turbines
+2. Pumps
+
+| plant | people |
+|---|---|
+| Brannock | 412 |
+| Hale | 97 |
+
+```python
+total = 412 + 97
+```
+
+That is all.$"""
+
+
+@dataclass
+class SlowEngine(FakeEngine):
+    """Takes its time."""
+
+    pause: float = 0.0
+    read_pause: float = 0.0
+
+    def prefill(
+        self, tokens: Sequence[int], *, settles: bool = True
+    ) -> Generator[PrefillProgress, None, None]:
+        for progress in super().prefill(tokens, settles=settles):
+            time.sleep(self.read_pause)
+            yield progress
+
+    def generate(
+        self, generation: GenerationConfig, stop_ids: Collection[int]
+    ) -> Generator[Step, None, None]:
+        for step in super().generate(generation, stop_ids):
+            time.sleep(self.pause)
+            yield step
+
+
+def read_documents(paths: Sequence[Path], _: object) -> list[FakeDocument]:
+    return [FakeDocument(path.name, ["more text", "and more"]) for path in paths]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--read-pause", type=float, default=0.0)
+    parser.add_argument("--history", type=Path)
+    arguments = parser.parse_args()
+    engine = SlowEngine(answer=MARKDOWN, context=100_000, segment=16)
+    engine.pause, engine.read_pause = arguments.pause, arguments.read_pause
+    session = new_session(engine, [FakeDocument("report.pdf", ["x" * 200] * 4)], trained_context=100_000)
+    console = Console(highlight=False)
+    desk = Desk(
+        session=session,
+        model="tiny",
+        settings=LrqkConfig(),
+        view=View(stderr_console()),
+        console=console,
+        read_documents=read_documents,
+        is_plain=console.is_dumb_terminal,
+    )
+    toolbar: Callable[[], str] = lambda: status_line(session.status(), console.width, "tiny")  # noqa: E731
+    completer = ChatCompleter(COMMANDS, lambda: ["tiny", "huge"])
+    try:
+        Repl(desk, LineReader(open_history(arguments.history), completer, toolbar)).run()
+    except KeyboardInterrupt:
+        return 130
+    except LrqkError as error:
+        sys.stderr.write(error.message)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
