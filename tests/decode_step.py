@@ -138,8 +138,9 @@ def make_scores(shape: Shape, scaling: float = 0.1, dtype: torch.dtype = torch.i
     scores = poisoned(
         TokenScores.empty(shape.sets, shape.queries, shape.context, torch.device("cpu"), tail_rank=shape.rank)
     )
+    resident = make_layer(shape)[1].resident
     score_tokens_reference.score_tokens(
-        projected, codes, shape.device_length, scores, recent=shape.recent, scaling=scaling
+        projected, codes, resident, shape.device_length, scores, recent=shape.recent, scaling=scaling
     )
     return scores
 

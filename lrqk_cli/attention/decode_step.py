@@ -218,6 +218,7 @@ class LrqkStep:
         decode.score_tokens(
             self._projected,
             self._index.codes,
+            residents.resident,
             length,
             self._scores,
             recent=residents.recent,

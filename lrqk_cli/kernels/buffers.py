@@ -123,9 +123,9 @@ class TokenScores(NamedTuple):
     Attributes:
         logits: ``[sets, N, bucket]``.
         masses: ``[sets, N, 3, spans]``: of each span the largest logit x, then ``Σ exp(logit - x)`` over all
-            its tokens, then the same over its candidates.
-        code_sums: ``[sets, N, spans, r]``, ``Σ exp(logit - x) · code`` over the span's candidates; None
-            where no tail is wanted.
+            its tokens, then the same over its candidates that are not resident.
+        code_sums: ``[sets, N, spans, r]``, ``Σ exp(logit - x) · code`` over the span's candidates that are
+            not resident; None where no tail is wanted.
     """
 
     logits: Tensor
@@ -190,18 +190,16 @@ class SelectScratch(NamedTuple):
         token_bin: int16 ``[sets, bucket]``, the bin of each candidate's score.
         slot_bin: int16 ``[sets, C]``, the bin that decides when the row in a slot leaves.
         histogram: int32 ``[sets, 2, BINS]``, of candidates and of slots; zero between steps.
-        no_higher: int32 ``[sets, BINS]``, slots in a bin or below it.
-        block_counts: int32 ``[sets, 3, blocks]``, for each block of ``SELECT_BLOCK`` tokens: missing tokens
-            above the threshold bin, all tokens in that bin, missing tokens in that bin.
-        threshold: int32 ``[sets, 2]``, the threshold bin and how many of its tokens are demanded.
+        block_counts: int32 ``[sets, blocks]``, the tokens to fetch in each block of ``SELECT_BLOCK``.
+        decision: int32 ``[sets, 5]``: the bin above which tokens are demanded, how many are, how many of them
+            are missing, the last bin from which slots are taken, and the slots below that.
     """
 
     token_bin: Tensor
     slot_bin: Tensor
     histogram: Tensor
-    no_higher: Tensor
     block_counts: Tensor
-    threshold: Tensor
+    decision: Tensor
 
     @classmethod
     def empty(cls, sets: int, hot: int, bucket: int, device: torch.device) -> SelectScratch:
@@ -219,10 +217,10 @@ class AttendScratch(NamedTuple):
     Attributes:
         output: ``[sets, splits, N, d]``, normalised within the split.
         lse: ``[sets, N, splits]``.
-        masses: ``[sets, N, 2, splits]``: the largest predicted logit x of the split's hot rows, and
-            ``Σ exp(logit - x)`` over them.
-        code_sums: ``[sets, N, splits, r]``, ``Σ exp(logit - x) · code`` over them; None where there is no
-            tail.
+        masses: ``[sets, N, 2, fetch splits]``: the largest predicted logit x of the rows that a split
+            replaces and of those it fetches, and ``Σ exp(logit - x)`` over the former less the latter.
+        code_sums: ``[sets, N, fetch splits, r]``, ``Σ exp(logit - x) · code`` likewise; None where there is
+            no tail, or nothing is fetched.
     """
 
     output: Tensor

@@ -66,9 +66,8 @@ def select_scratch(sets: int, hot: int, context: int) -> Shapes:
         TensorShape((sets, context), "int16"),
         TensorShape((sets, hot), "int16"),
         TensorShape((sets, 2, BINS), "int32"),
-        TensorShape((sets, BINS), "int32"),
-        TensorShape((sets, 3, blocks_of(context, SELECT_BLOCK)), "int32"),
-        TensorShape((sets, 2), "int32"),
+        TensorShape((sets, blocks_of(context, SELECT_BLOCK)), "int32"),
+        TensorShape((sets, 5), "int32"),
     )
 
 
@@ -88,15 +87,16 @@ def attend_scratch(
     sets: int, queries: int, rows: int, width: int, tail_rank: int | None, *, fetching: int = 0
 ) -> Shapes:
     """Return the shapes of ``AttendScratch``; ``rows`` W + C, ``width`` d, ``fetching`` C where rows come."""
-    splits = blocks_of(rows, split_rows(sets, rows)) + fetch_splits(fetching)
+    fetches = fetch_splits(fetching)
+    splits = fetches + blocks_of(rows, split_rows(sets, rows))
     shapes = (
         TensorShape((sets, splits, queries, width), "float32"),
         TensorShape((sets, queries, splits), "float32"),
-        TensorShape((sets, queries, 2, splits), "float32"),
+        TensorShape((sets, queries, 2, fetches), "float32"),
     )
     if tail_rank is None:
         return shapes
-    return *shapes, TensorShape((sets, queries, splits, tail_rank), "float32")
+    return *shapes, TensorShape((sets, queries, fetches, tail_rank), "float32")
 
 
 def decode_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> Shapes:

@@ -84,8 +84,9 @@ def test_the_device_counts_what_it_fetches() -> None:
         play(layer, [120, *[1] * 8], AttentionParams(0.25))
     stats = plain.take_stats()
     [[wanted, fetched]] = state.take_totals()
-    assert wanted == stats.rows_wanted
-    assert fetched == pytest.approx(stats.rows_fetched, rel=0.1)
+    # Bins of scores are demanded whole, so a few rows less.
+    assert 0.9 * stats.rows_wanted <= wanted <= stats.rows_wanted
+    assert fetched == pytest.approx(stats.rows_fetched, rel=0.15)
     assert state.take_totals() == [[0, 0]]
 
 

@@ -176,20 +176,32 @@ def test_matches_the_definition_in_float64(module: Any, codes: torch.dtype | Non
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_tail_without_mass_adds_nothing(device: str) -> None:
+@pytest.mark.parametrize("fetching", [False, True])
+def test_a_tail_without_mass_adds_nothing(fetching: bool, device: str) -> None:
     shape = Shape(120, hot=50, recent=16, queries=2)
-    _, residents = make_layer(shape)
+    store, residents = make_layer(shape)
     tail = make_tail(shape, torch.uint8)
-    # The index predicts nothing of whatever is not resident, so that only rounding is left.
-    logits = tail.scores.logits
-    outside = ~residents.resident[:, None, :105].expand(-1, shape.queries, -1)
-    hot = logits[:, :, :105].masked_fill(outside, float("-inf"))
-    sums = torch.exp(hot - hot.amax(-1, keepdim=True))
-    tail.scores.masses[:, :, 0, 0] = hot.amax(-1)
-    tail.scores.masses[:, :, 2, 0] = sums.sum(-1)
-    tail.scores.code_sums[:, :, 0] = sums @ unpack_codes(tail.codes[:, :105])
+    # The index predicts nothing of whatever is not resident in the end, so that only rounding is left.
+    plan = make_plan(shape, residents)
+    scores, codes = tail.scores, unpack_codes(tail.codes)[:, :105]
+    for row_set in range(shape.sets):
+        after = residents.resident[row_set, :105].clone()
+        before = after.clone()
+        if fetching:
+            count = int(plan.counts[row_set])
+            after[residents.slot_token[row_set, plan.leaving[row_set]]] = False
+            after[plan.token[row_set, :count].long()] = True
+        logits = scores.logits[row_set, :, :105]
+        logits[:, ~after] = float("-inf")
+        mass = torch.exp(logits - logits.amax(-1, keepdim=True)) * ~before
+        scores.masses[row_set, :, 0, 0] = logits.amax(-1)
+        scores.masses[row_set, :, 2, 0] = mass.sum(-1)
+        assert scores.code_sums is not None
+        scores.code_sums[row_set, :, 0] = mass @ codes[row_set]
     sizes = (shape.sets, shape.queries)
-    scratch = AttendScratch.empty(*sizes, shape.rows, shape.width, torch.device(device), tail_rank=shape.rank)
+    scratch = AttendScratch.empty(
+        *sizes, shape.rows, shape.width, torch.device(device), tail_rank=shape.rank, fetching=shape.hot
+    )
     outputs = []
     for added in (None, to(tail, device)):
         out, lse = torch.empty(*sizes, shape.width, device=device), torch.empty(sizes, device=device)
@@ -201,6 +213,7 @@ def test_a_tail_without_mass_adds_nothing(device: str) -> None:
             out,
             lse,
             scaling=0.1,
+            fetch=Fetch(to(plan, device), host(store, device)) if fetching else None,
             tail=added,
         )
         outputs.append(out)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from decode_step import DEVICES, Shape, assert_same, make_index, noise, poisoned, to
+from decode_step import DEVICES, Shape, assert_same, make_index, make_layer, noise, poisoned, to
 
 from lrqk_cli.kernels.buffers import Projected, TokenScores
 from lrqk_cli.kernels.codes import unpack_codes
@@ -37,8 +37,9 @@ def run(
     sizes = (shape.sets, shape.queries, shape.context)
     out = TokenScores.empty(*sizes, torch.device(device), tail_rank=shape.rank if tail else None)
     poisoned(out)
-    length = shape.device_length.to(device)
-    module.score_tokens(projected, codes, length, out, recent=shape.recent, scaling=0.125, softcap=softcap)
+    resident, length = make_layer(shape)[1].resident.to(device), shape.device_length.to(device)
+    options = {"recent": shape.recent, "scaling": 0.125, "softcap": softcap}
+    module.score_tokens(projected, codes, resident, length, out, **options)
     return out
 
 
@@ -71,7 +72,7 @@ def test_no_tail_changes_nothing_else(device: str) -> None:
 
 @pytest.mark.parametrize("module", [reference, kernel], ids=["reference", "triton"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here")
-def test_sums_are_those_of_all_tokens_and_of_the_candidates(module: Any) -> None:
+def test_sums_are_those_of_all_tokens_and_of_the_candidates_that_are_not_resident(module: Any) -> None:
     shape = Shape(700, context=800, queries=3, recent=300)
     scores = run(module, shape, torch.uint8, None, "cpu")
     projected, packed = make_index(shape, torch.uint8)
@@ -82,10 +83,11 @@ def test_sums_are_those_of_all_tokens_and_of_the_candidates(module: Any) -> None
     assert scores.span == 256
     peak, mass, candidate_mass = scores.masses[..., : 701 // 256 + 1].double().unbind(2)
     torch.testing.assert_close((peak + mass.log()).logsumexp(-1), logits.logsumexp(-1))
+    outside = logits[:, :, :401].masked_fill(make_layer(shape)[1].resident[:, None, :401], float("-inf"))
     candidates = (peak + candidate_mass.log()).logsumexp(-1)
-    torch.testing.assert_close(candidates, logits[:, :, :401].logsumexp(-1))
+    torch.testing.assert_close(candidates, outside.logsumexp(-1))
     code_sums = scores.code_sums[:, :, : peak.shape[2]].double() * peak.exp().unsqueeze(3)
-    expected = logits[:, :, :401].exp() @ codes[:, :401]
+    expected = outside.exp() @ codes[:, :401]
     torch.testing.assert_close(code_sums.sum(2), expected, atol=1e-3, rtol=1e-5)
 
 
@@ -101,6 +103,7 @@ def test_queries_count_with_more_bits_than_a_tensor_core_takes(device: str) -> N
     kernel.score_tokens(
         Projected(query_codes.to(device), torch.zeros(1, 4, device=device)),
         codes.to(device),
+        torch.zeros(1, shape.context, dtype=torch.bool, device=device),
         shape.device_length.to(device),
         out,
         recent=shape.recent,
@@ -123,7 +126,8 @@ def test_offsets_beyond_32_bits() -> None:
     out = poisoned(TokenScores.empty(sets, 2, 1024, torch.device("cuda")))
     expected = poisoned(TokenScores.empty(sets, 2, 1024, CPU))
     length = torch.tensor([count - 1])
-    kernel.score_tokens(projected, codes, length.cuda(), out, recent=8, scaling=0.1)
-    part = codes[:, :count].cpu()
-    reference.score_tokens(to(projected, "cpu"), part, length, expected, recent=8, scaling=0.1)
+    resident = torch.zeros(sets, context, dtype=torch.bool, device="cuda")
+    kernel.score_tokens(projected, codes, resident, length.cuda(), out, recent=8, scaling=0.1)
+    part, mask = codes[:, :count].cpu(), resident[:, :count].cpu()
+    reference.score_tokens(to(projected, "cpu"), part, mask, length, expected, recent=8, scaling=0.1)
     assert_same(out, expected, atol=1e-5, rtol=1e-5)

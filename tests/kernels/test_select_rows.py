@@ -52,8 +52,6 @@ def check_plan(residents: Residents, plan: FetchPlan, score: Tensor, wanted: int
         assert len(after) == residents.hot
         own = score[row_set]
         threshold = own.topk(wanted).values[-1].item()
-        # As many as were demanded are at least as good as the worst of the best, up to a bin.
-        assert int((own[after] >= threshold - WIDTH).sum()) >= wanted
         # What is better by a bin was demanded, so it stays or comes; what is worse by a bin does not come.
         assert set((own > threshold + WIDTH).nonzero().flatten().tolist()) <= set(after)
         assert all(own[token] >= threshold - WIDTH for token in incoming)
@@ -83,7 +81,8 @@ def test_the_best_become_resident_and_the_worst_leave(module: Any, data: st.Data
     )
     candidates = length + 1 - recent
     check_plan(residents, plan, log_scores(scores, length + 1, candidates, aggregate), wanted)
-    assert plan.totals.tolist() == [wanted, int(plan.counts.sum())]
+    demanded, fetched = plan.totals.tolist()
+    assert fetched == int(plan.counts.sum()) <= demanded <= wanted
 
 
 SHAPES = [
@@ -126,7 +125,7 @@ def test_matches_the_reference(shape: Shape, share: int, spread: float, device: 
     assert_same(plan[:3], expected[:3])
     assert_same(plan.leaving, expected.leaving)
     assert plan.counts.sum() > 0
-    assert plan.totals.tolist() == [2 * top_k * shape.sets, 2 * int(plan.counts.sum())]
+    assert_same(plan.totals, 2 * expected.totals)
     assert (scratch.token_bin[:, candidates:] == -7).all()
     assert_same(run(), (scratch, plan))
 

@@ -3,15 +3,16 @@
 1. ``attend_split``: up to 16 programs a set read the planned rows from host memory, 16 at a time, put them
    into their slots and attend to them, while all others attend to the rows that stay: one for every 64 to 256
    of a set, so that some 500 programs share the device, and the link's delay costs nothing of its own.
-   Reads all resident rows once (33 MiB at 8 sets, C 8,192, d 128 in 16 bits); of each hot row the index code
-   (2 MiB at r 64 in 4 bits) and 4 bytes a query of predicted logits; writes one output and one sum of codes
-   a query and split. All queries of a set are one tile of a tensor-core product, padded to 16, and K and V
-   blocks of 8 KiB (at 16 bits) pass through a pipeline within 48 KiB of shared memory.
-2. ``combine_splits``: a program a query merges the splits (1 MiB at 33 splits, N 4), adds up the sums of
-   codes of spans and splits (0.8 MiB at 64K tokens), and adds tail and sinks; the slope is 32 KiB a set.
+   Reads all resident rows once (33 MiB at 8 sets, C 8,192, d 128 in 16 bits), and of each row that comes or
+   leaves the index code and 4 bytes a query of predicted logits; writes one output a query and split. All
+   queries of a set are one tile of a tensor-core product, padded to 16, and K and V blocks of 8 KiB (at 16
+   bits) pass through a pipeline within 48 KiB of shared memory.
+2. ``combine_splits``: a program a query merges the splits (2.5 MiB at 80 splits, N 4), adds up the sums of
+   codes of spans and fetches (0.6 MiB at 64K tokens), and adds tail and sinks; the slope is 32 KiB a set.
 3. ``weigh_rows``: 4 bytes a query and row.
 
-The tail is a difference: what ``score_tokens`` summed over all candidates, less the hot rows' part.
+The tail is what ``score_tokens`` summed over the candidates that were not resident, less what comes, and what
+leaves.
 """
 
 from __future__ import annotations
@@ -39,9 +40,8 @@ from lrqk_cli.kernels.primitives import half_rank, tile_rows
 # Elements of K, and of V, that a program of the first launch loads at once; and of what the second merges.
 _TILE = 4096
 _MERGE_TILE = 8192
-# Hot rows whose codes are weighed at once; masses that are summed at once; rows weighed at once.
-_CODE_BLOCK = 64
-_MASS_CHUNK = 512
+# Masses that are summed at once; rows weighed at once.
+_MASS_CHUNK = 256
 _WEIGH_BLOCK = 512
 
 
@@ -165,7 +165,6 @@ def attend_residents(
         ROWS=tile_rows(queries),
         HALF_PAD=half_rank(parts.rank),
         BLOCK=min(split, max(16, _TILE // width_pad)),
-        CODE_BLOCK=_CODE_BLOCK,
         FETCH_ROWS=FETCH_ROWS,
         SOFTCAP=softcap is not None,
         LOGITS=out_logits is not None,
@@ -211,7 +210,7 @@ def _combine(
         RANK_CHUNK=rank_chunk,
         SINKS=sinks is not None,
         **sizes,
-        num_warps=8,
+        num_warps=4,
     )
 
 

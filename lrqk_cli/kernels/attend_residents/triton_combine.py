@@ -35,8 +35,7 @@ def _tail(
     intercept,
     used_spans,
     spans,
-    used_splits,
-    splits,
+    FETCHES: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
     RANK: tl.constexpr,
@@ -46,13 +45,16 @@ def _tail(
 ):
     """Return mean value and log-mass of the candidates that are not resident; pointers are the query's own.
 
-    All sums are those over the candidates less those over the hot rows.
+    All sums are those before this step's fetches, and what these change.
     """
     all_peak, all_mass = total_mass(masses, masses + 2 * spans, used_spans, MASS_CHUNK)
-    hot_peak, hot_mass = total_mass(split_masses, split_masses + splits, used_splits, MASS_CHUNK)
-    peak = tl.maximum(all_peak, hot_peak)
-    all_mass *= tl.exp(all_peak - peak)
-    mass = all_mass - hot_mass * tl.exp(hot_peak - peak)
+    peak = all_peak
+    mass = all_mass
+    if FETCHES > 0:
+        new_peak, new_mass = total_mass(split_masses, split_masses + FETCHES, FETCHES, MASS_CHUNK)
+        peak = tl.maximum(all_peak, new_peak)
+        all_mass *= tl.exp(all_peak - peak)
+        mass = all_mass + new_mass * tl.exp(new_peak - peak)
     # What is left may be rounding, or less than nothing.
     is_there = mass > 1e-7 * all_mass
     mass = tl.where(is_there, mass, 1.0)
@@ -61,14 +63,15 @@ def _tail(
     for first in range(0, RANK, RANK_CHUNK):
         dim = first + tl.arange(0, RANK_CHUNK)
         inside = dim < RANK
-        every = _sum_codes(code_sums, masses, peak, used_spans, dim, inside, RANK, CHUNK)
-        hot = _sum_codes(split_code_sums, split_masses, peak, used_splits, dim, inside, RANK, CHUNK)
+        code = _sum_codes(code_sums, masses, peak, used_spans, dim, inside, RANK, CHUNK)
+        if FETCHES > 0:
+            code += _sum_codes(split_code_sums, split_masses, peak, FETCHES, dim, inside, RANK, CHUNK)
         weights = tl.load(
             slope + dim[:, None] * WIDTH + column[None, :],
             mask=inside[:, None] & (column < WIDTH)[None, :],
             other=0.0,
         )
-        value += tl.sum(((every - hot) / mass)[:, None] * weights, 0)
+        value += tl.sum((code / mass)[:, None] * weights, 0)
     return value, tl.where(is_there, peak + tl.log(mass), float("-inf"))
 
 
@@ -162,14 +165,13 @@ def combine_splits(
         mean, tail_lse = _tail(
             masses + query * (3 * spans),
             code_sums + query * spans * RANK,
-            split_masses + query * (2 * splits),
-            split_code_sums + query * splits * RANK,
+            split_masses + query * (2 * FETCHES),
+            split_code_sums + query * FETCHES * RANK,
             slope + row_set * (RANK * WIDTH),
             intercept + row_set * WIDTH,
             tl.cdiv(count, SPAN).to(tl.int32),
             spans,
-            used_splits,
-            splits,
+            FETCHES,
             WIDTH,
             WIDTH_PAD,
             RANK,

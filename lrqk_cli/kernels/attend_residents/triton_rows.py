@@ -28,6 +28,7 @@ def weigh_rows_by_codes(
     codes,
     token,
     inside,
+    sign,
     bucket,
     peak,
     mass,
@@ -39,7 +40,7 @@ def weigh_rows_by_codes(
     HALF_PAD: tl.constexpr,
     COUNT: tl.constexpr,
 ):
-    """Add to mass and code sum what the index predicts for hot rows; pointers are the set's own."""
+    """Add to mass and code sum, or take off, what the index predicts for rows; pointers are the set's own."""
     member = tl.arange(0, ROWS)[:, None]
     logit = tl.load(
         logits + member * bucket + token[None, :],
@@ -48,10 +49,10 @@ def weigh_rows_by_codes(
     )
     low, high = load_codes(codes, token, inside, RANK, HALF_PAD)
     higher = tl.maximum(peak, tl.max(logit, 1))
-    # Where there is no hot row so far, minus infinity must not be taken from itself.
+    # Where there is no row so far, minus infinity must not be taken from itself.
     base = tl.where(higher == float("-inf"), 0.0, higher)
     fade = tl.exp(peak - base)
-    weight = tl.exp(logit - base[:, None])
+    weight = tl.exp(logit - base[:, None]) * sign
     mass = mass * fade + tl.sum(weight, 1)
     low_sum, high_sum = add_codes(weight, fade, low_sum, high_sum, low, high, ROWS, COUNT)
     return higher, mass, low_sum, high_sum

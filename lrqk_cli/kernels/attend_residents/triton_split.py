@@ -48,14 +48,16 @@ def _attend_fetched(
 ):
     """Bring planned rows from ``first`` on into their slots, every ``STEP``, and attend to them.
 
+    Also sums up what the index predicts for the rows that leave, less that for those that come.
     All pointers are the set's own, those of rows and logits at its first hot slot.
     """
     peak, total, output = nothing_attended(WIDTH_PAD)
-    hot_peak, mass, low_sum, high_sum = nothing_weighed(ROWS, HALF_PAD)
+    peaks, mass, low_sum, high_sum = nothing_weighed(ROWS, HALF_PAD)
+    # fmt: off
     while first < planned:
         entry = first + tl.arange(0, COUNT)
         inside = entry < planned
-        token, slot = replace_some(
+        slot, token, leaving = replace_some(
             store, plan_token, plan_slot, rows, slot_token, resident, entry, inside, 2 * WIDTH, 2 * WIDTH_PAD
         )
         # The rows are read back where other threads have written them.
@@ -80,24 +82,18 @@ def _attend_fetched(
             LOGITS,
         )
         if TAIL:
-            hot_peak, mass, low_sum, high_sum = weigh_rows_by_codes(
-                scores,
-                codes,
-                token,
-                inside,
-                bucket,
-                hot_peak,
-                mass,
-                low_sum,
-                high_sum,
-                QUERIES,
-                ROWS,
-                RANK,
-                HALF_PAD,
-                COUNT,
+            # What comes is no longer part of the tail, and what leaves is.
+            peaks, mass, low_sum, high_sum = weigh_rows_by_codes(
+                scores, codes, token, inside, -1.0, bucket, peaks, mass, low_sum, high_sum,
+                QUERIES, ROWS, RANK, HALF_PAD, COUNT,
+            )
+            peaks, mass, low_sum, high_sum = weigh_rows_by_codes(
+                scores, codes, leaving, inside, 1.0, bucket, peaks, mass, low_sum, high_sum,
+                QUERIES, ROWS, RANK, HALF_PAD, COUNT,
             )
         first += STEP
-    return peak, total, output, hot_peak, mass, low_sum, high_sum
+    # fmt: on
+    return peak, total, output, peaks, mass, low_sum, high_sum
 
 
 @triton.jit
@@ -153,50 +149,6 @@ def _attend_held(
 
 
 @triton.jit
-def _weigh_held(
-    scores,
-    codes,
-    slot_token,
-    leaving,
-    bucket,
-    first,
-    hot,
-    QUERIES: tl.constexpr,
-    ROWS: tl.constexpr,
-    RANK: tl.constexpr,
-    HALF_PAD: tl.constexpr,
-    SPLIT: tl.constexpr,
-    BLOCK: tl.constexpr,
-    FETCHING: tl.constexpr,
-):
-    """Add up what the index predicts for the hot rows of a split that stay; pointers are the set's own."""
-    peak, mass, low_sum, high_sum = nothing_weighed(ROWS, HALF_PAD)
-    for begin in range(0, SPLIT, BLOCK):
-        slot = first + begin + tl.arange(0, BLOCK)
-        inside = (slot >= 0) & (slot < hot)
-        if FETCHING:
-            inside &= tl.load(leaving + slot, mask=inside, other=1) == 0
-        token = tl.load(slot_token + slot, mask=inside, other=0)
-        peak, mass, low_sum, high_sum = weigh_rows_by_codes(
-            scores,
-            codes,
-            token,
-            inside,
-            bucket,
-            peak,
-            mass,
-            low_sum,
-            high_sum,
-            QUERIES,
-            ROWS,
-            RANK,
-            HALF_PAD,
-            BLOCK,
-        )
-    return peak, mass, low_sum, high_sum
-
-
-@triton.jit
 def attend_split(
     query,
     rows,
@@ -231,7 +183,6 @@ def attend_split(
     WIDTH_PAD: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK: tl.constexpr,
-    CODE_BLOCK: tl.constexpr,
     FETCHES: tl.constexpr,
     FETCH_ROWS: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -253,45 +204,35 @@ def attend_split(
     STRIDE: tl.constexpr = 2 * WIDTH
     BYTES: tl.constexpr = (RANK + 1) // 2 if codes.dtype.element_ty == tl.uint8 else RANK
     rows += row_set * (RECENT + hot) * STRIDE
-    slot_token += row_set * hot
-    leaving += row_set * hot
-    scores += row_set * QUERIES * bucket
-    codes += row_set * context * BYTES
     out_logits += row_set * QUERIES * (RECENT + hot)
     member = tl.arange(0, 16)[:, None]
     dim = tl.arange(0, WIDTH_PAD)[None, :]
     place = query + (row_set * QUERIES + member) * WIDTH + dim
     queries = tl.load(place, mask=(member < QUERIES) & (dim < WIDTH), other=0.0)
-    # fmt: off
     peak, total, output = nothing_attended(WIDTH_PAD)
-    hot_peak, mass, low_sum, high_sum = nothing_weighed(ROWS, HALF_PAD)
+    # fmt: off
     if FETCHES > 0 and split < FETCHES:
-        planned = tl.load(plan_count + row_set)
-        peak, total, output, hot_peak, mass, low_sum, high_sum = _attend_fetched(
-            queries, rows + RECENT * STRIDE, slot_token, scores, codes, plan_token + row_set * hot,
-            plan_slot + row_set * hot, planned, store + row_set // share * context * STRIDE,
+        peak, total, output, peaks, mass, low_sum, high_sum = _attend_fetched(
+            queries, rows + RECENT * STRIDE, slot_token + row_set * hot, scores + row_set * QUERIES * bucket,
+            codes + row_set * context * BYTES, plan_token + row_set * hot, plan_slot + row_set * hot,
+            tl.load(plan_count + row_set), store + row_set // share * context * STRIDE,
             resident + row_set * context, out_logits + RECENT, bucket, RECENT + hot, split * FETCH_ROWS,
             scaling, cap, QUERIES, ROWS, RANK, HALF_PAD, WIDTH, WIDTH_PAD, FETCHES * FETCH_ROWS, FETCH_ROWS,
             SOFTCAP, TAIL, LOGITS,
         )
-    if split >= FETCHES:
-        if TAIL and candidates > hot:
-            hot_peak, mass, low_sum, high_sum = _weigh_held(
-                scores, codes, slot_token, leaving, bucket, first - RECENT, hot,
-                QUERIES, ROWS, RANK, HALF_PAD, SPLIT, CODE_BLOCK, FETCHES > 0,
+        if TAIL:
+            store_weighed(
+                split_masses + row_set * QUERIES * (2 * FETCHES),
+                split_code_sums + row_set * QUERIES * FETCHES * RANK,
+                split, FETCHES, peaks, mass, low_sum, high_sum, QUERIES, ROWS, RANK, HALF_PAD,
             )
+    if split >= FETCHES:
         peak, total, output = _attend_held(
-            queries, rows, leaving, out_logits, RECENT + hot, first, used, scaling, cap,
+            queries, rows, leaving + row_set * hot, out_logits, RECENT + hot, first, used, scaling, cap,
             QUERIES, RECENT, WIDTH, WIDTH_PAD, SPLIT, BLOCK, FETCHES > 0, SOFTCAP, LOGITS,
         )
     store_attended(
         split_output + row_set * splits * QUERIES * WIDTH, split_lse + row_set * QUERIES * splits,
         split, splits, peak, total, output, QUERIES, WIDTH, WIDTH_PAD,
     )
-    if TAIL and candidates > hot:
-        store_weighed(
-            split_masses + row_set * QUERIES * (2 * splits),
-            split_code_sums + row_set * QUERIES * splits * RANK,
-            split, splits, hot_peak, mass, low_sum, high_sum, QUERIES, ROWS, RANK, HALF_PAD,
-        )
     # fmt: on

@@ -33,7 +33,7 @@ def replace_some(
     ROW: tl.constexpr,
     ROW_PAD: tl.constexpr,
 ):
-    """Put the rows of some entries of the plan into their slots, and return their tokens and slots.
+    """Put the rows of some entries of the plan into their slots; return slots, tokens, and the tokens before.
 
     All pointers are the set's own, ``store`` that of its KV head, ``rows`` that of its first hot slot.
     """
@@ -49,7 +49,7 @@ def replace_some(
     # A thread that holds a copy of ``leaving`` must have read it by now.
     tl.debug_barrier()
     tl.store(slot_token + slot, token, mask=inside)
-    return token, slot
+    return slot, token, leaving
 
 
 @triton.jit

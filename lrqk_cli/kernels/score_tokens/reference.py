@@ -13,6 +13,7 @@ from lrqk_cli.kernels.proxy_scores.reference import proxy_logits
 def score_tokens(
     projected: Projected,
     codes: Tensor,
+    resident: Tensor,
     length: Tensor,
     out: TokenScores,
     *,
@@ -25,6 +26,7 @@ def score_tokens(
     Args:
         projected: see ``Projected``.
         codes: the index.
+        resident: bool ``[sets, context]``, whether a token is in a hot slot.
         length: int64 ``[1]``, tokens before this step.
         out: gets logits and sums; nothing is written past n.
         recent: W, the newest tokens, which are no candidates.
@@ -38,7 +40,8 @@ def score_tokens(
         peak = block.amax(-1)
         mass = torch.exp(block - peak.unsqueeze(-1))
         of_candidates = mass[:, :, : max(0, count - recent - start)]
+        stop = start + of_candidates.shape[2]
+        of_candidates = of_candidates.masked_fill(resident[:, None, start:stop], 0.0)
         out.masses[..., number] = torch.stack((peak, mass.sum(-1), of_candidates.sum(-1)), 2)
         if out.code_sums is not None:
-            counted = codes[:, start : start + of_candidates.shape[2]]
-            out.code_sums[:, :, number] = of_candidates @ unpack_codes(counted)
+            out.code_sums[:, :, number] = of_candidates @ unpack_codes(codes[:, start:stop])

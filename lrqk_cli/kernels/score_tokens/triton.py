@@ -11,6 +11,7 @@ program a query would have to add up.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -55,6 +56,7 @@ def _score(
     query_codes,
     offset,
     codes,
+    resident,
     length,
     logits,
     masses,
@@ -82,6 +84,7 @@ def _score(
         return
     BYTES: tl.constexpr = (RANK + 1) // 2 if codes.dtype.element_ty == tl.uint8 else RANK
     codes += (row_set * context + first) * BYTES
+    resident += row_set * context + first
     query = row_set * QUERIES
     query_low, query_high, unit = _load_queries(query_codes + query * RANK, QUERIES, ROWS, RANK, HALF_PAD)
     member = tl.arange(0, ROWS)
@@ -108,7 +111,9 @@ def _score(
         higher = tl.maximum(peak, tl.max(logit, 1))
         fade = tl.exp(peak - higher)
         weight = tl.exp(logit - higher[:, None])
-        counted = tl.where((first + token < count - recent)[None, :], weight, 0.0)
+        outside = first + token < count - recent
+        outside &= tl.load(resident + token, mask=outside, other=1) == 0
+        counted = tl.where(outside[None, :], weight, 0.0)
         mass = mass * fade + tl.sum(weight, 1)
         candidate_mass = candidate_mass * fade + tl.sum(counted, 1)
         if SUMS:
@@ -126,6 +131,7 @@ def _score(
 def score_tokens(
     projected: Projected,
     codes: Tensor,
+    resident: Tensor,
     length: Tensor,
     out: TokenScores,
     *,
@@ -144,6 +150,7 @@ def score_tokens(
         projected.codes,
         projected.offset,
         codes,
+        resident.view(torch.uint8),
         length,
         out.logits,
         out.masses,

@@ -1,8 +1,7 @@
 """Demand that the best candidates are resident: which rows come, and which slots they take.
 
 A token's score for its set is, in logs, the sum over the set's queries of ``softmax(logits)`` (or their
-maximum). Scores are compared by bins of a histogram, linear in the log, about 0.04 nats wide; equal bins are
-served in token order, so exactly the demanded number is resident afterwards.
+maximum). Scores are compared by bins of a histogram, linear in the log, about 0.04 nats wide.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ def select_rows(
 ) -> None:
     """Plan the fetches of a step.
 
-    Demanded are the best ``min(top_k, candidates, C)`` candidates of each set. Those that are not resident
-    replace the residents in the lowest bins, in slot order within a bin; a demanded resident stays. Nothing
-    is fetched while all candidates fit.
+    Demanded are the best candidates of each set, bin by bin as long as they are m at most. Those that are not
+    resident replace the residents in the lowest bins, in slot order within a bin, so a demanded resident
+    stays. Nothing is fetched while all candidates fit.
 
     Args:
         scores: as ``score_tokens`` left them.
@@ -45,7 +44,7 @@ def select_rows(
         length: int64 ``[1]``, tokens before this step.
         scratch: see ``SelectScratch``.
         out: gets the plan; its totals grow by the rows demanded and the rows to fetch.
-        top_k: m.
+        top_k: m; at most C count.
         aggregate: ``sum`` or ``max`` over the queries.
     """
     candidates = max(0, int(length) + 1 - residents.recent)
@@ -54,8 +53,8 @@ def select_rows(
     if candidates > residents.hot:
         bin_scores(scores, residents, length, scratch, aggregate)
         plan_fetches(residents, length, scratch, out, top_k)
-    out.totals[0] += min(top_k, candidates, residents.hot) * len(out.counts)
-    out.totals[1] += out.counts.sum()
+    else:
+        out.totals[0] += min(top_k, candidates) * len(out.counts)
 
 
 def bins_per_nat(highest: float) -> float:
@@ -90,25 +89,19 @@ def bin_scores(
 def plan_fetches(
     residents: Residents, length: Tensor, scratch: SelectScratch, out: FetchPlan, top_k: int
 ) -> None:
-    """Plan by the bins: tokens above the threshold bin, then tokens in it; slots from the lowest bin up."""
+    """Plan by the bins: tokens in their order, slots from the lowest bin up; add to the totals."""
     candidates = int(length) + 1 - residents.recent
-    wanted = min(top_k, candidates, residents.hot)
     out.leaving.zero_()
     for row_set in range(len(out.counts)):
         bins = scratch.token_bin[row_set, :candidates]
-        held = residents.slot_token[row_set]
-        best = bins.argsort(descending=True, stable=True)[:wanted]
-        threshold = bins[best[-1]]
-        missing = best[~residents.resident[row_set, best]]
-        in_threshold = bins[missing] == threshold
-        incoming = torch.cat((missing[~in_threshold].sort().values, missing[in_threshold]))
-        demanded = torch.zeros_like(residents.resident[row_set])
-        demanded[best] = True
-        order = scratch.slot_bin[row_set].to(torch.int32).masked_fill(demanded[held], BINS)
-        outgoing = order.argsort(stable=True)[: len(incoming)]
-        in_last = order[outgoing] == order[outgoing[-1:]]
+        edge = bins.sort(descending=True).values[min(top_k, residents.hot)]
+        demanded = bins > edge
+        incoming = (demanded & ~residents.resident[row_set, :candidates]).nonzero().flatten()
+        outgoing = scratch.slot_bin[row_set].argsort(stable=True)[: len(incoming)]
+        in_last = scratch.slot_bin[row_set, outgoing] == scratch.slot_bin[row_set, outgoing[-1:]]
         outgoing = torch.cat((outgoing[~in_last].sort().values, outgoing[in_last]))
         out.token[row_set, : len(incoming)] = incoming.to(torch.int32)
         out.slot[row_set, : len(incoming)] = outgoing.to(torch.int32)
         out.leaving[row_set, outgoing] = True
         out.counts[row_set] = len(incoming)
+        out.totals.add_(torch.stack((demanded.sum(), out.counts[row_set].long())))

@@ -1,13 +1,12 @@
-"""The same in three launches, with a program for every 4,096 tokens of a set.
+"""The same in three launches, with a program for every 4,096 tokens, and slots, of a set.
 
 1. ``bin_tokens``: log-scores to bins, and two histograms (candidates, slots), first within a program and then
    by integer atomics, whose order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from
    the L2 cache), and gathers those of the slots' tokens; writes 2 bytes a token and slot.
-2. ``count_missing``: every program finds the threshold in the histogram (2 KiB), and counts its block's
-   tokens above it and in it. Reads 3 bytes a token.
-3. ``list_fetches``: positions follow from the counts of the blocks before and a scan within the block. One
-   program a set finds how many rows are missing, and so what leaves. Reads 3 bytes a token, and 2 a slot.
-   Leaves the histograms zeroed for the next step.
+2. ``count_missing``: every program finds the edge in the histogram (2 KiB), and counts its block's missing
+   tokens above it; one a set stores what else follows from the histograms. Reads 3 bytes a token.
+3. ``list_fetches``: positions follow from the counts of the blocks before and a scan within the block. Reads
+   3 bytes a token, and 2 a slot. Leaves the histograms zeroed for the next step.
 
 Scans, not atomics, give the places in the lists, so the slots that rows take are the same in every run.
 """
@@ -98,30 +97,27 @@ def plan_fetches(
     """See the reference; needs the histograms, and adds to the totals."""
     sets, bucket = scratch.token_bin.shape
     context = residents.resident.shape[1]
-    token_blocks = blocks_of(bucket, SELECT_BLOCK)
+    token_blocks, slot_blocks = blocks_of(bucket, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)
     resident = residents.resident.view(torch.uint8)
     sizes = (context, bucket, token_blocks, residents.hot, residents.recent, top_k)
-    count_missing[(token_blocks + 1, sets)](
+    count_missing[(token_blocks, sets)](
         scratch.token_bin,
         resident,
         scratch.histogram,
         length,
         scratch.block_counts,
-        scratch.threshold,
-        scratch.no_higher,
+        scratch.decision,
         *sizes,
         BINS=BINS,
         BLOCK=SELECT_BLOCK,
         num_warps=8,
     )
-    list_fetches[(token_blocks + 1, sets)](
+    list_fetches[(token_blocks + slot_blocks, sets)](
         scratch.token_bin,
         scratch.slot_bin,
         resident,
-        residents.slot_token,
         scratch.block_counts,
-        scratch.threshold,
-        scratch.no_higher,
+        scratch.decision,
         scratch.histogram,
         length,
         out.token,
