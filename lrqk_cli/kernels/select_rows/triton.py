@@ -1,4 +1,4 @@
-"""The same in three launches, with a program for every 4,096 tokens, and slots, of a set.
+"""The same in three launches, with programs for every 1,024 tokens of a set, and then for every 4,096.
 
 1. ``bin_tokens``: log-scores to bins, and two histograms (candidates, slots), first within a program and then
    by integer atomics, whose order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from
@@ -32,9 +32,9 @@ from lrqk_cli.kernels.select_rows.reference import bins_per_nat, highest_score
 from lrqk_cli.kernels.select_rows.triton_bins import bin_tokens
 from lrqk_cli.kernels.select_rows.triton_plan import count_missing, list_fetches
 
-# Spans whose masses are summed at once; logits that a program of ``bin_tokens`` holds at once.
+# Spans whose masses are summed at once; tokens, or slots, that a program of ``bin_tokens`` takes.
 _MASS_CHUNK = 256
-_TILE = 8192
+_BIN_BLOCK = 1024
 
 
 def select_rows(
@@ -62,8 +62,7 @@ def bin_scores(
     """See the reference; also counts the bins in the histograms."""
     sets, queries, bucket = scores.logits.shape
     blocks = scores.masses.shape[3]
-    token_blocks, slot_blocks = blocks_of(bucket, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)
-    queries_pad = triton.next_power_of_2(queries)
+    token_blocks, slot_blocks = blocks_of(bucket, _BIN_BLOCK), blocks_of(residents.hot, _BIN_BLOCK)
     bin_tokens[(token_blocks + slot_blocks, sets)](
         scores.logits,
         scores.masses,
@@ -79,15 +78,14 @@ def bin_scores(
         residents.recent,
         bins_per_nat(highest_score(queries, aggregate)),
         QUERIES=queries,
-        QUERIES_PAD=queries_pad,
+        QUERIES_PAD=triton.next_power_of_2(queries),
         SUM=aggregate == "sum",
         BINS=BINS,
         LOWEST=LOWEST_SCORE,
-        BLOCK=SELECT_BLOCK,
-        TILE=min(SELECT_BLOCK, _TILE // queries_pad),
+        BLOCK=_BIN_BLOCK,
         SPAN=scores.span,
         CHUNK=min(_MASS_CHUNK, triton.next_power_of_2(blocks)),
-        num_warps=8,
+        num_warps=4,
     )
 
 

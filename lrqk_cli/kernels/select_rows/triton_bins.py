@@ -31,6 +31,31 @@ def _log_masses(
 
 
 @triton.jit
+def _bin(
+    logits,
+    token,
+    inside,
+    log_mass,
+    bucket,
+    scale,
+    QUERIES: tl.constexpr,
+    QUERIES_PAD: tl.constexpr,
+    SUM: tl.constexpr,
+    BINS: tl.constexpr,
+    LOWEST: tl.constexpr,
+):
+    """Return the bins of tokens of a set; the pointers are the set's own."""
+    score = tl.zeros_like(token).to(tl.float32) + (0.0 if SUM else float("-inf"))
+    for member in tl.static_range(QUERIES):
+        own_mass = tl.sum(tl.where(tl.arange(0, QUERIES_PAD) == member, log_mass, 0.0), 0)
+        share = tl.load(logits + member * bucket + token, mask=inside, other=float("-inf")) - own_mass
+        score = score + tl.exp(share) if SUM else tl.maximum(score, share)
+    if SUM:
+        score = tl.log(tl.maximum(score, 1e-30))
+    return tl.minimum(tl.maximum((score - LOWEST) * scale, 0.0), BINS - 1.0).to(tl.int32)
+
+
+@triton.jit
 def bin_tokens(
     logits,
     masses,
@@ -51,53 +76,37 @@ def bin_tokens(
     BINS: tl.constexpr,
     LOWEST: tl.constexpr,
     BLOCK: tl.constexpr,
-    TILE: tl.constexpr,
     SPAN: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Bin the scores of a block of candidates, or of the tokens in a block of slots, and count the bins."""
-    program = tl.program_id(0)
+    block = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     tokens = tl.load(length) + 1
     candidates = tokens - recent
-    if candidates <= hot:
+    if (candidates <= hot) | ((block < token_blocks) & (block.to(tl.int64) * BLOCK >= candidates)):
         return
-    of_slots = program >= token_blocks
-    # Of the two kinds of place a program has one: there are none of the other.
-    slots = tl.where(of_slots, hot, 0)
-    others = tl.where(of_slots, 0, candidates)
-    member = tl.arange(0, QUERIES_PAD)[:, None]
-    log_mass = _log_masses(
-        masses + row_set * QUERIES * 3 * blocks,
-        tl.cdiv(tokens, SPAN).to(tl.int32),
-        blocks,
-        QUERIES,
-        QUERIES_PAD,
-        CHUNK,
-    )
     logits += row_set * QUERIES * bucket
+    masses += row_set * QUERIES * 3 * blocks
+    used = tl.cdiv(tokens, SPAN).to(tl.int32)
+    log_mass = _log_masses(masses, used, blocks, QUERIES, QUERIES_PAD, CHUNK)
+    histogram += row_set * 2 * BINS
+    # Two paths, though alike: tokens in a row are read in wide pieces, which gathered ones cannot be.
+    if block < token_blocks:
+        token = block * BLOCK + tl.arange(0, BLOCK)
+        inside = token < candidates
+        key = _bin(logits, token, inside, log_mass, bucket, scale, QUERIES, QUERIES_PAD, SUM, BINS, LOWEST)
+        tl.store(token_bin + row_set * bucket + token, key.to(tl.int16), mask=inside)
+    else:
+        slot = (block - token_blocks) * BLOCK + tl.arange(0, BLOCK)
+        inside = slot < hot
+        # What decides when a row leaves is computed here: the score of the slot's token.
+        held = tl.load(slot_token + row_set * hot + slot, mask=inside, other=0).to(tl.int32)
+        key = _bin(logits, held, inside, log_mass, bucket, scale, QUERIES, QUERIES_PAD, SUM, BINS, LOWEST)
+        tl.store(slot_bin + row_set * hot + slot, key.to(tl.int16), mask=inside)
+        histogram += BINS
+    # Tokens crowd in few bins: counted here first, they need few additions to memory.
     bins = tl.arange(0, BINS)
-    counted = tl.zeros([BINS], tl.int32)
-    for start in range(0, BLOCK, TILE):
-        place = tl.where(of_slots, program - token_blocks, program) * BLOCK + start + tl.arange(0, TILE)
-        is_slot = place < slots
-        is_token = place < others
-        inside = is_slot | is_token
-        # What decides when a row leaves is computed here, for slots: the score of the slot's token.
-        held = tl.load(slot_token + row_set * hot + place, mask=is_slot, other=0)
-        token = tl.where(of_slots, held, place.to(tl.int64))
-        logit = tl.load(
-            logits + member * bucket + token[None, :],
-            mask=(member < QUERIES) & inside[None, :],
-            other=float("-inf"),
-        )
-        share = logit - log_mass[:, None]
-        score = tl.log(tl.maximum(tl.sum(tl.exp(share), 0), 1e-30)) if SUM else tl.max(share, 0)
-        key = tl.minimum(tl.maximum((score - LOWEST) * scale, 0.0), BINS - 1.0).to(tl.int32)
-        tl.store(token_bin + row_set * bucket + place, key.to(tl.int16), mask=is_token)
-        tl.store(slot_bin + row_set * hot + place, key.to(tl.int16), mask=is_slot)
-        # Tokens crowd in few bins: counted here first, they need few additions to memory.
-        counted += tl.histogram(tl.where(inside, key, 0), BINS)
-        counted -= tl.where(bins == 0, TILE - tl.sum(inside.to(tl.int32), 0), 0)
-    counts = histogram + (row_set * 2 + of_slots.to(tl.int64)) * BINS
-    tl.atomic_add(counts + bins, counted, mask=counted > 0, sem="relaxed")
+    counted = tl.histogram(tl.where(inside, key, 0), BINS)
+    counted -= tl.where(bins == 0, BLOCK - tl.sum(inside.to(tl.int32), 0), 0)
+    tl.atomic_add(histogram + bins, counted, mask=counted > 0, sem="relaxed")
