@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NoReturn
@@ -10,7 +11,7 @@ import typer
 
 from lrqk_cli import __version__
 from lrqk_cli.cli import bench, chat, info, models
-from lrqk_cli.cli.failures import EXIT_INTERRUPTED, report
+from lrqk_cli.cli.failures import EXIT_INTERRUPTED, SwallowedInterrupts, in_main_thread, report
 from lrqk_cli.cli.options import Debug, Invocation
 from lrqk_cli.cli.settings import config_path, load_defaults
 
@@ -53,6 +54,11 @@ def root(
     commands = getattr(context.command, "commands", {})
     options = {name: _option_names(command.params) for name, command in commands.items()}
     context.default_map = load_defaults(config_path(), options)
+    for name, defaults in context.default_map.items():
+        for parameter in commands[name].params:
+            # One text is as good as a list of one.
+            if getattr(parameter, "multiple", False) and isinstance(defaults.get(parameter.name), str):
+                defaults[parameter.name] = [defaults[parameter.name]]
 
 
 def _option_names(parameters: Iterable[Any]) -> dict[str, str]:
@@ -68,14 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: what stands after ``lrqk``; ``sys.argv`` if None.
     """
     invocation = Invocation()
-    try:
-        # Outside click's standalone mode an early typer.Exit is returned as its code.
-        code = app(args=arguments, prog_name="lrqk", standalone_mode=False, obj=invocation) or 0
-        if code == EXIT_INTERRUPTED:
-            code = report(KeyboardInterrupt(), invocation.debug)
-        sys.stdout.flush()
-    except Exception as error:
-        code = report(error, invocation.debug)
-    except KeyboardInterrupt as error:
-        code = report(error, invocation.debug)
+    with SwallowedInterrupts() as interrupts:
+        try:
+            # Outside click's standalone mode an early typer.Exit is returned as its code.
+            code = app(args=arguments, prog_name="lrqk", standalone_mode=False, obj=invocation) or 0
+            if code == EXIT_INTERRUPTED:
+                code = report(KeyboardInterrupt(), invocation.debug)
+            sys.stdout.flush()
+        except Exception as error:
+            code = report(KeyboardInterrupt() if interrupts.seen else error, invocation.debug)
+        except KeyboardInterrupt as error:
+            code = report(error, invocation.debug)
+        if code == EXIT_INTERRUPTED and in_main_thread():
+            # Another one has nothing left to stop, and would show a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

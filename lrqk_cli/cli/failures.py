@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
+from types import FrameType
 
 import typer
 
@@ -21,6 +24,36 @@ EXIT_INTERRUPTED = 130
 
 _HELP_HINT = "Run the command with --help to see what it takes."
 _DEBUG_HINT = "Run it again with --debug to see the traceback, and please report it."
+
+
+class SwallowedInterrupts:
+    """Within this context, remembers Ctrl-C: a library that is being imported may turn it into a failure.
+
+    Attributes:
+        seen: there was one.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __enter__(self) -> SwallowedInterrupts:
+        # Off the main thread, or where Ctrl-C is ignored, there is nothing to remember.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler and in_main_thread():
+            signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if signal.getsignal(signal.SIGINT) == self._handle:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        signal.default_int_handler(number, frame)
+
+
+def in_main_thread() -> bool:
+    """Whether Python delivers signals to this thread."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def report(error: BaseException, debug: bool) -> int:

@@ -82,15 +82,10 @@ def read_asked(
 
 
 def _whole_prompts(context: typer.Context, prompts: Sequence[str]) -> list[str]:
-    """Undo that click takes a variable apart at blanks, and a text of the config file into letters."""
+    """Undo that click takes a variable apart at blanks."""
     source = context.get_parameter_source("prompt")
-    name = source.name if source is not None else ""
-    if name == "ENVIRONMENT":
-        return [os.environ["LRQK_PROMPT"]]
-    default = (context.default_map or {}).get("prompt")
-    if name == "DEFAULT_MAP" and isinstance(default, str):
-        return [default]
-    return list(prompts)
+    is_variable = source is not None and source.name == "ENVIRONMENT"
+    return [os.environ["LRQK_PROMPT"]] if is_variable else list(prompts)
 
 
 def _from_file(prompts_file: Path, answers_file: Path | None) -> Asked:

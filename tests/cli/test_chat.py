@@ -203,6 +203,82 @@ def test_an_unknown_device_ends_in_2(chat):
     fails_with(chat("--prompt", "x", "--device", "toaster"), 2, "toaster")
 
 
+def test_several_prompts_are_one_conversation_over_one_prefill(chat, document):
+    result = chat("--file", document, "--prompt", "How much?", "--prompt", "And then?", "--json")
+    assert result.code == 0, result.err
+    first, second = map(json.loads, result.out.splitlines())
+    assert first == {**json.loads(chat("--file", document, "--prompt", "How much?", "--json").out), **{
+        name: first[name] for name in ("timing", "memory", "plan", "attention")}}  # fmt: skip
+    assert second["prompt_tokens"] > first["prompt_tokens"] + first["new_tokens"]
+    assert second["timing"]["prefill_tokens_per_s"] > 0
+    plain = chat("--file", document, "--prompt", "How much?", "--prompt", "And then?")
+    assert plain.out == f"{first['answer']}\n\n{second['answer']}\n"
+
+
+@pytest.mark.parametrize("way", ["variable", "config"])
+def test_a_prompt_with_blanks_comes_whole_from_elsewhere(chat, document, monkeypatch, tmp_path, way):
+    if way == "variable":
+        monkeypatch.setenv("LRQK_PROMPT", "How  much was it?")
+    else:
+        file = tmp_path / "lrqk.toml"
+        file.write_text('[chat]\nprompt = "How  much was it?"\n')
+        monkeypatch.setenv("LRQK_CONFIG", str(file))
+    expected = chat("--file", document, "--prompt", "How  much was it?", "--json")
+    found = chat("--file", document, "--json")
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["prompt_tokens"] == json.loads(expected.out)["prompt_tokens"]
+
+
+def test_a_file_of_questions_is_answered_one_by_one_and_resumed(chat, document, tmp_path):
+    questions, answers = tmp_path / "q.jsonl", tmp_path / "a.jsonl"
+    questions.write_text('"How much?"\n{"id": "two", "prompt": "Who?", "page": 4}\n{"prompt": "When?"}\n')
+    arguments = ("--file", document, "--prompts-file", questions)
+    result = chat(*arguments, "--answers-file", answers)
+    assert result.code == 0, result.err
+    assert result.out == ""
+    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert [(line["id"], line["prompt"]) for line in lines] == [
+        (1, "How much?"),
+        ("two", "Who?"),
+        (3, "When?"),
+    ]
+    assert lines[1]["page"] == 4
+    # Each is asked by itself: the second sees nothing of the first.
+    for line in lines:
+        alone = json.loads(chat("--file", document, "--prompt", line["prompt"], "--json").out)
+        assert (line["answer"], line["prompt_tokens"]) == (alone["answer"], alone["prompt_tokens"])
+    kept = answers.read_text().splitlines(keepends=True)
+    answers.write_text(kept[0] + kept[1][:40])
+    assert chat(*arguments, "--answers-file", answers).code == 0
+    again = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert [line["answer"] for line in again] == [line["answer"] for line in lines]
+    done = chat(*arguments, "--answers-file", answers)
+    assert (done.code, "All questions have been answered" in done.err) == (0, True)
+    assert [json.loads(line)["id"] for line in chat(*arguments).out.splitlines()] == [1, "two", 3]
+
+
+def test_a_question_that_does_not_fit_is_told_and_the_others_are_asked(chat, document, tmp_path):
+    questions = tmp_path / "q.jsonl"
+    questions.write_text(json.dumps("x" * 900) + '\n"How much?"\n')
+    result = chat("--file", document, "--prompts-file", questions, "--ctx", "1024")
+    assert result.code == 6
+    first, second = map(json.loads, result.out.splitlines())
+    assert "1,024" in first["error"]
+    assert second["answer"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--prompts-file", "none.jsonl"),
+        ("--answers-file", "a.jsonl"),
+        ("--prompts-file", "q", "--prompt", "x"),
+    ],
+)
+def test_contradicting_or_missing_questions_end_in_2(chat, arguments):
+    fails_with(chat(*arguments), 2)
+
+
 def test_no_command_shows_a_traceback_in_a_process_of_its_own(run_process, tiny_model, document):
     arguments = ("chat", "--model", tiny_model, "--file", document, "--prompt", "x", "--max-new-tokens", "4")
     good = run_process(*arguments)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lrqk_cli.chat.batch import AnswersFile, read_questions, unanswered
+from lrqk_cli.errors import UsageError
+
+
+def test_questions_are_objects_or_texts_with_ids_or_numbers(tmp_path):
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"id": "a", "prompt": " Who? ", "page": 3}\n\n"What?"\n{"prompt": "Where?"}\n')
+    questions = read_questions(file)
+    assert [(item.id, item.prompt) for item in questions] == [("a", "Who?"), ("3", "What?"), ("4", "Where?")]
+    assert questions[0].fields == {"id": "a", "prompt": " Who? ", "page": 3}
+    assert questions[1].fields == {"id": 3, "prompt": "What?"}
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "no questions"),
+        ("{", "Line 1"),
+        ('"a"\n3', "Line 2"),
+        ('{"prompt": ""}', "Line 1"),
+        ('{"id": 1, "prompt": "a"}\n{"id": "1", "prompt": "b"}', "id '1'"),
+    ],
+)
+def test_bad_questions_are_refused_by_line(tmp_path, text, word):
+    file = tmp_path / "q.jsonl"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=word):
+        read_questions(file)
+
+
+def test_answers_are_appended_and_a_torn_line_is_taken_away(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"id": 1, "answer": "x"}\n{"id": 2, "error": "too long"}\n{"id": 3, "ans')
+    answers = AnswersFile(file)
+    assert answers.answered == {"1"}
+    answers.add('{"id": 3, "answer": "z"}')
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [1, 2, 3]
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('"a"\n"b"\n"c"\n')
+    assert [item.id for item in unanswered(read_questions(questions), AnswersFile(file))] == ["2"]
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("my notes\n")
+    with pytest.raises(UsageError, match="no answer"):
+        AnswersFile(file)
+    assert file.read_text() == "my notes\n"
+    with pytest.raises(UsageError, match="cannot be kept"):
+        AnswersFile(tmp_path)
