@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _STANDARD_DEVIATION = 0.02
+# What all embeddings have in common, as a multiple of what each has of its own. Without it consecutive queries
+# would be independent, and a step would miss most of what it demands (docs/performance.md).
+_COMMON = 2.0
 
 _NULL = "null"
 
@@ -88,6 +91,8 @@ def shape_config(name: str, context: int | None = None) -> PreTrainedConfig:
 def build(name: str, context: int, device: torch.device, dtype: torch.dtype) -> RandomModel:
     """Make a model of a shape, its weights drawn on the device from a normal distribution.
 
+    The embeddings of all tokens share a direction, as those of trained models do.
+
     Args:
         context: tokens that its positions must reach.
 
@@ -113,6 +118,8 @@ def build(name: str, context: int, device: torch.device, dtype: torch.dtype) -> 
         model.tie_weights()
         model.init_weights()
     model.requires_grad_(False)
+    embeddings = model.get_input_embeddings().weight
+    embeddings += torch.randn_like(embeddings[0]) * (_COMMON * _STANDARD_DEVIATION)
     return RandomModel(model.eval(), spec, device, dtype)
 
 

@@ -63,11 +63,15 @@ def test_every_shape_has_its_published_number_of_parameters():
 def test_random_weights_are_normal_and_everything_else_is_as_a_model_begins(tiny_shape):
     torch.manual_seed(0)
     model = build().model
+    embeddings = model.get_input_embeddings().weight
+    shared = embeddings.float().mean(0)
+    assert shared.std().item() == pytest.approx(0.04, rel=0.3)
     for name, parameter in model.named_parameters():
         assert parameter.dtype is torch.bfloat16
         assert not parameter.requires_grad
         if parameter.dim() > 1:
-            assert parameter.float().std().item() == pytest.approx(0.02, rel=0.1), name
+            own = parameter.float() - (shared if parameter is embeddings else 0.0)
+            assert own.std().item() == pytest.approx(0.02, rel=0.1), name
         else:
             assert bool((parameter == 1).all()), name
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
