@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _STANDARD_DEVIATION = 0.02
-# What all embeddings have in common, as a multiple of what each has of its own. Without it consecutive queries
-# would be independent, and a step would miss most of what it demands (docs/performance.md).
+# What all embeddings have in common, as a multiple of what each has of its own. Without it consecutive
+# queries would be independent, and a step would miss most of what it demands (docs/performance.md).
 _COMMON = 2.0
 
 _NULL = "null"

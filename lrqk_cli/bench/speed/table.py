@@ -33,8 +33,8 @@ _PEAK = (
     "holds in all, are driver_bytes and peak_reserved_bytes in --output json."
 )
 RANDOM_WEIGHTS = (
-    "The weights are random: miss rate and link traffic are not representative. Embeddings share a direction, "
-    "so that consecutive queries are alike, as they are in trained models."
+    "The weights are random: miss rate and link traffic are not representative. Embeddings share a "
+    "direction, so that consecutive queries are alike, as they are in trained models."
 )
 
 
