@@ -8,11 +8,10 @@ from itertools import pairwise
 from types import TracebackType
 
 from markdown_it import MarkdownIt
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
-from rich.text import Text
 
 from lrqk_cli.chat.rendering import StatusLine
 from lrqk_cli.chat.streaming import printable
@@ -21,8 +20,9 @@ _SECONDS_BETWEEN_FRAMES = 0.1
 # A step may take long: the line below goes on by itself.
 _STATUS_RATE = 4
 # Drawing takes at most this share of the time.
-_DRAWING_SHARE = 0.05
-_PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+_DRAWING_SHARE = 0.03
+# Tags are shown as they are; else an answer of HTML would look empty.
+_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 
 
 def split_finished(text: str) -> tuple[list[str], str]:
@@ -41,23 +41,39 @@ def split_finished(text: str) -> tuple[list[str], str]:
     return blocks, "".join(lines[starts[-1] :]) if starts else text
 
 
-class _Tail:
-    """The last lines of a renderable, as many as the screen holds; rendered once for a width."""
+class _Block:
+    """A block without the blank lines around it; rendered once for a width.
 
-    def __init__(self, inner: RenderableType, lines: int) -> None:
-        self._inner = inner
-        self._count = lines
+    Args:
+        text: its Markdown.
+        follows: a blank line stands before it.
+        most: its last lines to show; None for all.
+    """
+
+    def __init__(self, text: str, *, follows: bool, most: int | None = None) -> None:
+        # Terminals without links would show nothing of an address.
+        self._markdown = Markdown(text, code_theme="ansi_dark", hyperlinks=False)
+        self._markdown.parsed = _PARSER.parse(text)
+        self._follows = follows
+        self._most = most
         self._lines: list[list[Segment]] = []
         self._width = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if options.max_width != self._width:
             self._width = options.max_width
-            rendered = console.render_lines(self._inner, options.update(height=None), pad=False)
-            self._lines = rendered[-self._count :]
+            self._lines = self._render(console, options)
         for line in self._lines:
             yield from line
             yield Segment.line()
+
+    def _render(self, console: Console, options: ConsoleOptions) -> list[list[Segment]]:
+        lines = console.render_lines(self._markdown, options.update(height=None), pad=False)
+        used = [number for number, line in enumerate(lines) if any(part.text.strip() for part in line)]
+        if not used:
+            return []
+        shown: list[list[Segment]] = [[]] * self._follows + lines[used[0] : used[-1] + 1]
+        return shown if self._most is None else shown[-self._most :]
 
 
 class MarkdownStream:
@@ -100,15 +116,12 @@ class MarkdownStream:
         for block in finished:
             self._print(block)
         room = max(1, self._console.height - 3)
-        self._live.update(Group(_Tail(self._rendered(self._open), room), self._status), refresh=True)
+        self._live.update(
+            Group(_Block(self._open, follows=self._has_printed, most=room), self._status), refresh=True
+        )
         now = time.monotonic()
         self._next_frame = now + max(_SECONDS_BETWEEN_FRAMES, (now - began) / _DRAWING_SHARE)
 
     def _print(self, block: str) -> None:
-        self._console.print(self._rendered(block))
+        self._console.print(_Block(block, follows=self._has_printed))
         self._has_printed = True
-
-    def _rendered(self, block: str) -> RenderableType:
-        # Terminals without links would show nothing of an address.
-        markdown = Markdown(block, code_theme="ansi_dark", hyperlinks=False)
-        return Group(Text(), markdown) if self._has_printed and block.strip() else markdown

@@ -10,6 +10,7 @@ from lrqk_cli.chat.commands import COMMANDS
 from lrqk_cli.chat.commands.registry import is_command
 from lrqk_cli.chat.console import print_failure
 from lrqk_cli.chat.desk import ChatEvent, Departure, Desk
+from lrqk_cli.chat.echo import hidden_typing
 from lrqk_cli.chat.events import Notice, TextDelta
 from lrqk_cli.chat.interrupts import Interrupts
 from lrqk_cli.chat.line_reader import LineReader
@@ -67,7 +68,7 @@ class Repl:
 
     def show(self, events: Iterable[ChatEvent]) -> None:
         """Show what a session does, until it has done it; Ctrl-C stops it and keeps what is there."""
-        with self._interrupts, ExitStack() as bar, ExitStack() as stream:
+        with self._interrupts, hidden_typing(), ExitStack() as bar, ExitStack() as stream:
             update = None
             add = None
             for event in events:

@@ -88,5 +88,11 @@ def test_every_word_is_shown_once():
         assert text.count(word) == (2 if word == "print" else 1)
 
 
+def test_tags_are_shown_as_they_are():
+    text = shown("a <b>bold</b> one\n\n<table>\n<tr><td>cell</td></tr>\n</table>\n", 7)
+    for word in ("<b>bold</b>", "<table>", "<td>cell</td>"):
+        assert word in text
+
+
 def test_control_characters_do_not_reach_the_terminal():
     assert "\x1b" not in shown("a \x1b[2J b", 1)

@@ -200,6 +200,20 @@ def test_ctrl_c_stops_reading_and_the_rest_is_read_with_the_question(start):
     assert terminal.end() == 0
 
 
+def test_what_is_typed_during_an_answer_comes_after_it(start):
+    terminal = start(pause=0.01)
+    terminal.type("What?\r")
+    terminal.wait("Brannock")
+    terminal.type("/set seed 3\r")
+    terminal.wait("seed 3\n>")
+    before, after = terminal.text().split("That is all.")
+    assert "/set" not in before
+    assert "> /set seed 3\nseed 3" in after
+    terminal.idle()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
 def test_ctrl_c_twice_leaves_with_130(start):
     terminal = start(read_pause=3.0)
     terminal.wait(r"Reading .* 0/803")
