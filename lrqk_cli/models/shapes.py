@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import OutOfMemoryError, UsageError
@@ -118,7 +118,7 @@ def build(name: str, context: int, device: torch.device, dtype: torch.dtype) -> 
         model.tie_weights()
         model.init_weights()
     model.requires_grad_(False)
-    embeddings = model.get_input_embeddings().weight
+    embeddings = cast("torch.Tensor", model.get_input_embeddings().weight)
     embeddings += torch.randn_like(embeddings[0]) * (_COMMON * _STANDARD_DEVIATION)
     return RandomModel(model.eval(), spec, device, dtype)
 
