@@ -138,8 +138,11 @@ class LrqkLayer(FullLayer):
 
     @property
     def is_unsolved(self) -> bool:
-        """See ``AttentionLayer``."""
-        return self._is_unsolved
+        """See ``AttentionLayer``; only what is solved on the CPU gains by company.
+
+        The alternating solver works on the device, whose libraries must not be loaded by several threads.
+        """
+        return self._is_unsolved and self.settings.solver == "joint"
 
     def solve(self) -> None:
         """See ``AttentionLayer``; the projector is fitted anew where most of the text is new to it."""

@@ -181,7 +181,7 @@ TopK = Annotated[
     int | None,
     option(
         "--top-k",
-        help="Best rows that a step demands to be resident. (default: an eighth of --hot)",
+        help="Best rows that a step demands to be resident. (default: a quarter of --hot)",
         panel=ATTENTION,
         parse=parse_tokens,
         metavar="ROWS",

@@ -32,7 +32,7 @@ def test_stated_bytes_are_the_allocated_ones(
     flags = ["--ctx", "2k", "--attention", mode, "--hot", "512", "--dtype", "bfloat16", "--device", "cpu"]
     report = json.loads(output_of(capsys, "info", "--model", alias, *flags, "--json"))
     _, spec = loading.load_spec(loading.resolve(alias))
-    settings = LrqkConfig(attention=mode, hot=512, top_k=64)
+    settings = LrqkConfig(attention=mode, hot=512, top_k=128)
     cache = LrqkCache(spec, settings, 2048, torch.bfloat16, torch.device("cpu"))
     device = report["device_memory"]
     assert report["host_memory"]["kv_rows"] == cache.host_kv_bytes
@@ -41,7 +41,7 @@ def test_stated_bytes_are_the_allocated_ones(
     assert device["hot_rows"] == cache.hot_bytes
     assert device["sliding_windows"] == cache.sliding_bytes
     assert device["total"] == sum(size for name, size in device.items() if name != "total")
-    assert report["attention"]["top_k"] == 64
+    assert report["attention"]["top_k"] == 128
 
 
 def test_the_machine_and_the_catalog_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
