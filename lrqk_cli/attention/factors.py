@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -74,6 +75,14 @@ class GramAccumulator:
         self.key_sum += keys.sum(1)
         self.value_sum += values.sum(1)
         self.count += keys.shape[1]
+
+    def on_cpu(self) -> GramAccumulator:
+        """Return a copy on the CPU, where the small problems are solved in float64."""
+        other = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(other, name, value.cpu())
+        return other
 
     def reset(self) -> None:
         """Forget everything."""

@@ -64,6 +64,9 @@ class Projector(Protocol):
         It follows from their Gram matrix, so that no key has to be seen again. Valid right after ``fit``.
         """
 
+    def key_centre(self) -> Tensor:
+        """Return what is taken off a key before it is mapped, ``[KV, d]``."""
+
     def project_queries(self, query: Tensor) -> QueryCodes:
         """Return the codes of queries ``[sets, N, d]``, by the maps of the last fit."""
 
@@ -108,9 +111,10 @@ class JointProjector:
 
     def fit(self) -> None:
         """See ``Projector``."""
-        key_gram, mean = self.grams.centred_keys()
+        grams = self.grams.on_cpu()
+        key_gram, mean = grams.centred_keys()
         sets, _, rank = self.key_map.shape
-        maps = solve_joint(self.grams.query_gram, per_set(key_gram, sets), rank)
+        maps = solve_joint(grams.query_gram, per_set(key_gram, sets), rank)
         self.query_map.copy_(maps[0])
         self.key_map.copy_(maps[1])
         self.key_mean.copy_(mean)
@@ -121,7 +125,12 @@ class JointProjector:
 
     def code_deviations(self) -> Tensor:
         """See ``Projector``."""
-        return _code_deviations(self.grams.centred_keys()[0], self.grams.count, self.key_map)
+        grams = self.grams.on_cpu()
+        return _code_deviations(grams.centred_keys()[0], grams.count, self.key_map.cpu())
+
+    def key_centre(self) -> Tensor:
+        """See ``Projector``."""
+        return self.key_mean
 
     def project_queries(self, query: Tensor) -> QueryCodes:
         """See ``Projector``; the offset is ``q μᵀ``."""
@@ -208,6 +217,10 @@ class AlsProjector:
     def code_deviations(self) -> Tensor:
         """See ``Projector``."""
         return _code_deviations(self.grams.plain_key_gram(), self.grams.count, self.key_map)
+
+    def key_centre(self) -> Tensor:
+        """See ``Projector``."""
+        return torch.zeros_like(self.grams.shift)
 
     def project_queries(self, query: Tensor) -> QueryCodes:
         """See ``Projector``."""

@@ -12,7 +12,8 @@ def run_side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
     """Run all tasks, as many at a time as torch has threads, each on a single one of them.
 
     Matrices of a head's size are too small for LAPACK to share out among threads: a processor with 16 cores
-    solves those of 32 layers some ten times sooner layer by layer on each.
+    solves those of 32 layers some ten times sooner layer by layer on each. Tasks must leave products to the
+    CPU: on a GPU, every thread that multiplies takes scratch of its own for cuBLAS, and keeps it.
     """
     if len(tasks) < 2:
         for task in tasks:

@@ -44,18 +44,19 @@ class ValueTail:
         and ``b = v̄ − k̂(μ) M``.
         """
         sets, rank, _ = self.slope.shape
+        grams = grams.on_cpu()
         value_mean = per_set(grams.mean_value(), sets)
         if not self._is_linear:
             self.intercept.copy_(value_mean)
             return
         key_gram, mean = grams.centred_keys()
-        maps = projector.key_map.double()
-        crossed = (maps.mT @ per_set(grams.centred_keys_values(), sets)).cpu()
-        gram = (maps.mT @ per_set(key_gram, sets) @ maps).cpu()
+        maps = projector.key_map.cpu().double()
+        crossed = maps.mT @ per_set(grams.centred_keys_values(), sets)
+        gram = maps.mT @ per_set(key_gram, sets) @ maps
         variance = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
         ridge = _RIDGE * variance.view(-1, 1, 1) * torch.eye(rank, dtype=gram.dtype)
-        slope = torch.linalg.solve(gram + ridge, crossed).to(maps.device)
-        mean_code = projector.project_keys(mean.float().unsqueeze(1)).double()
+        slope = torch.linalg.solve(gram + ridge, crossed)
+        mean_code = per_set(mean - projector.key_centre().cpu(), sets).unsqueeze(1) @ maps
         self.slope.copy_(slope)
         self.intercept.copy_(value_mean - (mean_code @ slope).squeeze(1))
 
