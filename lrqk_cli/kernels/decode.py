@@ -1,7 +1,7 @@
 """The operations of a decode step, on Triton where the tensors are on a GPU and Triton is installed.
 
 They run in this order, once a layer: ``append_token``, ``score_tokens``, ``select_rows``,
-``attend_residents``, which fetches; seven launches. ``replace_rows`` fetches alone, ahead of the first step.
+``attend_residents``, which fetches; seven launches. ``replace_rows`` fetches alone, outside of these steps.
 ``rms_norm`` and ``rotate`` are for the model around them. None waits for the device, and no shape depends on
 data, so all of them can be captured in a CUDA graph (the references, for the CPU, do read the length).
 """
@@ -60,4 +60,3 @@ replace_rows = _with_triton(replace_rows_reference.replace_rows)
 attend_residents = _with_triton(attend_residents_reference.attend_residents)
 rms_norm = _with_triton(rms_norm_reference.rms_norm)
 rotate = _with_triton(rotate_reference.rotate)
-resident_weights = _with_triton(attend_residents_reference.resident_weights)

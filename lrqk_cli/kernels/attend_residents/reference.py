@@ -25,7 +25,6 @@ def attend_residents(
     fetch: Fetch | None = None,
     tail: Tail | None = None,
     sinks: Tensor | None = None,
-    out_logits: Tensor | None = None,
 ) -> None:
     """Attend exactly to ring and hot slots; add the tail and the sinks.
 
@@ -45,7 +44,6 @@ def attend_residents(
         fetch: rows that take part, and are not yet in their slots.
         tail: None leaves the tail out.
         sinks: one more logit per query that takes part in the softmax and has no value, ``[sets, N]``.
-        out_logits: gets the exact logits, float32 ``[sets, N, W + C]``; nothing is written for empty places.
     """
     if fetch is not None:
         replace_rows(residents, fetch.plan, fetch.store)
@@ -55,9 +53,6 @@ def attend_residents(
     rows = residents.rows[:, :used]
     output, lse = attend(query.unsqueeze(2), rows[:, :, 0], rows[:, :, 1], scaling=scaling, softcap=softcap)
     out_lse.copy_(lse.squeeze(2))
-    if out_logits is not None:
-        logits = query.float() @ rows[:, :, 0].float().mT * scaling
-        out_logits[:, :, :used] = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     if tail is not None and candidates > residents.hot:
         output, lse = merge(output, lse, *_tail(tail, residents, candidates))
     output = output.squeeze(2)
@@ -73,19 +68,3 @@ def _tail(tail: Tail, residents: Residents, candidates: int) -> tuple[Tensor, Te
     mass = logits.logsumexp(-1, keepdim=True)
     mean_code = torch.exp(logits - mass) @ unpack_codes(tail.codes[:, :candidates])
     return (tail.intercept.unsqueeze(1) + mean_code @ tail.slope).unsqueeze(2), mass
-
-
-def resident_weights(logits: Tensor, lse: Tensor, length: Tensor, out: Tensor, *, recent: int) -> None:
-    """Compute each resident row's weight, summed over the queries of its set.
-
-    Args:
-        logits: as ``attend_residents`` left them, ``[sets, N, W + C]``.
-        lse: what the weights are normalised by, ``[sets, N]``.
-        length: int64 ``[1]``, tokens before this step.
-        out: gets the weights, float32 ``[sets, W + C]``; zero for empty places.
-        recent: W.
-    """
-    count = int(length) + 1
-    used = min(count, recent) + min(max(0, count - recent), logits.shape[2] - recent)
-    out.zero_()
-    out[:, :used] = torch.exp(logits[:, :, :used] - lse.unsqueeze(2)).sum(1)

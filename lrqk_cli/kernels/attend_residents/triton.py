@@ -1,4 +1,4 @@
-"""The same in two launches, and one more where each row's weight is asked for.
+"""The same in two launches.
 
 1. ``attend_split``: up to 16 programs a set read the planned rows from host memory, 16 at a time, put them
    into their slots and attend to them, while all others attend to the rows that stay: one for every 64 to 256
@@ -9,7 +9,6 @@
    bits) pass through a pipeline within 48 KiB of shared memory.
 2. ``combine_splits``: a program a query merges the splits (2.5 MiB at 80 splits, N 4), adds up the sums of
    codes of spans and fetches (0.6 MiB at 64K tokens), and adds tail and sinks; the slope is 32 KiB a set.
-3. ``weigh_rows``: 4 bytes a query and row.
 
 The tail is what ``score_tokens`` summed over the candidates that were not resident, less what comes, and what
 leaves.
@@ -23,7 +22,7 @@ import torch
 import triton
 from torch import Tensor
 
-from lrqk_cli.kernels.attend_residents.triton_combine import combine_splits, weigh_rows
+from lrqk_cli.kernels.attend_residents.triton_combine import combine_splits
 from lrqk_cli.kernels.attend_residents.triton_split import attend_split
 from lrqk_cli.kernels.buffers import (
     FETCH_ROWS,
@@ -40,9 +39,8 @@ from lrqk_cli.kernels.primitives import half_rank, tile_rows
 # Elements of K, and of V, that a program of the first launch loads at once; and of what the second merges.
 _TILE = 4096
 _MERGE_TILE = 8192
-# Masses that are summed at once; rows weighed at once.
+# Masses that are summed at once.
 _MASS_CHUNK = 256
-_WEIGH_BLOCK = 512
 
 
 class _TailParts(NamedTuple):
@@ -124,7 +122,6 @@ def attend_residents(
     fetch: Fetch | None = None,
     tail: Tail | None = None,
     sinks: Tensor | None = None,
-    out_logits: Tensor | None = None,
 ) -> None:
     """See the reference; at most 16 queries a set."""
     sets, queries, width = query.shape
@@ -154,7 +151,6 @@ def attend_residents(
         *fetched[:6],
         *scratch[:3],
         parts.split_code_sums,
-        out_logits if out_logits is not None else out_lse,
         residents.resident.shape[1],
         parts.logits.shape[-1],
         hot,
@@ -167,7 +163,6 @@ def attend_residents(
         BLOCK=min(split, max(16, _TILE // width_pad)),
         FETCH_ROWS=FETCH_ROWS,
         SOFTCAP=softcap is not None,
-        LOGITS=out_logits is not None,
         **sizes,
         num_warps=4,
         num_stages=3 if query.element_size() == 2 else 2,
@@ -211,12 +206,4 @@ def _combine(
         SINKS=sinks is not None,
         **sizes,
         num_warps=4,
-    )
-
-
-def resident_weights(logits: Tensor, lse: Tensor, length: Tensor, out: Tensor, *, recent: int) -> None:
-    """See the reference."""
-    sets, queries, rows = logits.shape
-    weigh_rows[(blocks_of(rows, _WEIGH_BLOCK), sets)](
-        logits, lse, length, out, rows, recent, QUERIES=queries, BLOCK=_WEIGH_BLOCK, num_warps=4
     )

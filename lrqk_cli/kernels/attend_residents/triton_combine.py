@@ -188,27 +188,3 @@ def combine_splits(
         output = output / (1.0 + tl.exp(tl.minimum(sink - lse, 80.0)))
     dim = tl.arange(0, WIDTH_PAD)
     tl.store(out + query * WIDTH + dim, output.to(out.dtype.element_ty), mask=dim < WIDTH)
-
-
-@triton.jit
-def weigh_rows(
-    logits,
-    lse,
-    length,
-    out,
-    rows,
-    recent,
-    QUERIES: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Sum a block of rows' weights over the queries of their set."""
-    row_set = tl.program_id(1).to(tl.int64)
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    count = tl.load(length) + 1
-    used = tl.minimum(count, recent) + tl.minimum(tl.maximum(count - recent, 0), rows - recent)
-    weight = tl.zeros([BLOCK], tl.float32)
-    for member in tl.static_range(QUERIES):
-        query = row_set * QUERIES + member
-        logit = tl.load(logits + query * rows + row, mask=row < used, other=float("-inf"))
-        weight += tl.exp(logit - tl.load(lse + query))
-    tl.store(out + row_set * rows + row, weight, mask=row < rows)

@@ -88,25 +88,20 @@ def attend_rows(
     row,
     inside,
     counts,
-    out_logits,
-    stride,
     scaling,
     cap,
     peak,
     total,
     output,
-    QUERIES: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
     SOFTCAP: tl.constexpr,
-    LOGITS: tl.constexpr,
 ):
     """Add rows to largest logit, sum of weights and weighted sum; pointers are the set's own.
 
     Args:
         row, inside: which rows there are, from that of ``rows`` on; counts: which of them take part.
     """
-    member = tl.arange(0, 16)[:, None]
     dim = tl.arange(0, WIDTH_PAD)[None, :]
     place = rows + row[:, None] * (2 * WIDTH) + dim
     whole = inside[:, None] & (dim < WIDTH)
@@ -115,9 +110,6 @@ def attend_rows(
     logit = tl.dot(queries, tl.trans(key), input_precision="ieee") * scaling
     if SOFTCAP:
         logit = soft_cap(logit, cap)
-    if LOGITS:
-        target = out_logits + member * stride + row[None, :]
-        tl.store(target, logit, mask=(member < QUERIES) & counts[None, :])
     logit = tl.where(counts[None, :], logit, float("-inf"))
     higher = tl.maximum(peak, tl.max(logit, 1))
     base = tl.where(higher == float("-inf"), 0.0, higher)

@@ -28,9 +28,7 @@ def _attend_fetched(
     planned,
     store,
     resident,
-    out_logits,
     bucket,
-    stride,
     first,
     scaling,
     cap,
@@ -44,12 +42,11 @@ def _attend_fetched(
     COUNT: tl.constexpr,
     SOFTCAP: tl.constexpr,
     TAIL: tl.constexpr,
-    LOGITS: tl.constexpr,
 ):
     """Bring planned rows from ``first`` on into their slots, every ``STEP``, and attend to them.
 
     Also sums up what the index predicts for the rows that leave, less that for those that come.
-    All pointers are the set's own, those of rows and logits at its first hot slot.
+    All pointers are the set's own, that of rows at its first hot slot.
     """
     peak, total, output = nothing_attended(WIDTH_PAD)
     peaks, mass, low_sum, high_sum = nothing_weighed(ROWS, HALF_PAD)
@@ -63,23 +60,7 @@ def _attend_fetched(
         # The rows are read back where other threads have written them.
         tl.debug_barrier()
         peak, total, output = attend_rows(
-            queries,
-            rows,
-            slot,
-            inside,
-            inside,
-            out_logits,
-            stride,
-            scaling,
-            cap,
-            peak,
-            total,
-            output,
-            QUERIES,
-            WIDTH,
-            WIDTH_PAD,
-            SOFTCAP,
-            LOGITS,
+            queries, rows, slot, inside, inside, scaling, cap, peak, total, output, WIDTH, WIDTH_PAD, SOFTCAP
         )
         if TAIL:
             # What comes is no longer part of the tail, and what leaves is.
@@ -101,13 +82,10 @@ def _attend_held(
     queries,
     rows,
     leaving,
-    out_logits,
-    stride,
     first,
     used,
     scaling,
     cap,
-    QUERIES: tl.constexpr,
     RECENT: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
@@ -115,7 +93,6 @@ def _attend_held(
     BLOCK: tl.constexpr,
     FETCHING: tl.constexpr,
     SOFTCAP: tl.constexpr,
-    LOGITS: tl.constexpr,
 ):
     """Attend to the rows of a split that stay; pointers are the set's own."""
     peak, total, output = nothing_attended(WIDTH_PAD)
@@ -132,18 +109,14 @@ def _attend_held(
             row,
             inside,
             counts,
-            out_logits + first,
-            stride,
             scaling,
             cap,
             peak,
             total,
             output,
-            QUERIES,
             WIDTH,
             WIDTH_PAD,
             SOFTCAP,
-            LOGITS,
         )
     return peak, total, output
 
@@ -166,7 +139,6 @@ def attend_split(
     split_lse,
     split_masses,
     split_code_sums,
-    out_logits,
     context,
     bucket,
     hot,
@@ -187,7 +159,6 @@ def attend_split(
     FETCH_ROWS: tl.constexpr,
     SOFTCAP: tl.constexpr,
     TAIL: tl.constexpr,
-    LOGITS: tl.constexpr,
 ):
     """Attend to the rows of one split, all queries of the set in a tile of 16.
 
@@ -204,7 +175,6 @@ def attend_split(
     STRIDE: tl.constexpr = 2 * WIDTH
     BYTES: tl.constexpr = (RANK + 1) // 2 if codes.dtype.element_ty == tl.uint8 else RANK
     rows += row_set * (RECENT + hot) * STRIDE
-    out_logits += row_set * QUERIES * (RECENT + hot)
     member = tl.arange(0, 16)[:, None]
     dim = tl.arange(0, WIDTH_PAD)[None, :]
     place = query + (row_set * QUERIES + member) * WIDTH + dim
@@ -216,9 +186,8 @@ def attend_split(
             queries, rows + RECENT * STRIDE, slot_token + row_set * hot, scores + row_set * QUERIES * bucket,
             codes + row_set * context * BYTES, plan_token + row_set * hot, plan_slot + row_set * hot,
             tl.load(plan_count + row_set), store + row_set // share * context * STRIDE,
-            resident + row_set * context, out_logits + RECENT, bucket, RECENT + hot, split * FETCH_ROWS,
-            scaling, cap, QUERIES, ROWS, RANK, HALF_PAD, WIDTH, WIDTH_PAD, FETCHES * FETCH_ROWS, FETCH_ROWS,
-            SOFTCAP, TAIL, LOGITS,
+            resident + row_set * context, bucket, split * FETCH_ROWS, scaling, cap, QUERIES, ROWS, RANK,
+            HALF_PAD, WIDTH, WIDTH_PAD, FETCHES * FETCH_ROWS, FETCH_ROWS, SOFTCAP, TAIL,
         )
         if TAIL:
             store_weighed(
@@ -228,8 +197,8 @@ def attend_split(
             )
     if split >= FETCHES:
         peak, total, output = _attend_held(
-            queries, rows, leaving + row_set * hot, out_logits, RECENT + hot, first, used, scaling, cap,
-            QUERIES, RECENT, WIDTH, WIDTH_PAD, SPLIT, BLOCK, FETCHES > 0, SOFTCAP, LOGITS,
+            queries, rows, leaving + row_set * hot, first, used, scaling, cap, RECENT, WIDTH, WIDTH_PAD,
+            SPLIT, BLOCK, FETCHES > 0, SOFTCAP,
         )
     store_attended(
         split_output + row_set * splits * QUERIES * WIDTH, split_lse + row_set * QUERIES * splits,
