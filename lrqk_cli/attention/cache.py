@@ -18,6 +18,7 @@ from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.marks import CacheMark
 from lrqk_cli.attention.side_by_side import run_side_by_side
+from lrqk_cli.attention.sources import SourceMeter
 from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.stats import StepStats
@@ -55,6 +56,7 @@ class LrqkCache(Cache):
         if self._state is not None:
             for number, layer in enumerate(self._attention):
                 layer.use_device_steps(self._state, number, is_last=layer is self._attention[-1])
+        self._meter: SourceMeter | None = None
         self._rows = [(0, 0)] * spec.num_layers
         self._marks: WeakSet[CacheMark] = WeakSet()
         self._order = count()
@@ -146,6 +148,17 @@ class LrqkCache(Cache):
         for layer in self._attention:
             if isinstance(layer, LrqkLayer):
                 layer.adjust(settings)
+
+    def meter_sources(self, wanted: bool) -> None:
+        """Note from the next prompt on where steps look, or no more. A captured graph is void."""
+        self._meter = SourceMeter(self.spec, self.context, self.device) if wanted else None
+        for number, layer in enumerate(self._attention):
+            layer.meter(None if self._meter is None else self._meter.weights.get(number))
+
+    @property
+    def source_weights(self) -> list[float] | None:
+        """The weight of each token since the newest prompt, see ``SourceMeter``; None if not noted."""
+        return None if self._meter is None else self._meter.read(self.get_seq_length())
 
     @property
     def position(self) -> Tensor | None:

@@ -100,12 +100,11 @@ class DeviceState:
         self, sets: int, rank: int, hot: int, context: int, tail_rank: int | None
     ) -> tuple[Projected, TokenScores, SelectScratch, FetchPlan]:
         queries = self._spec.num_heads // sets
-        plan = FetchPlan.empty(sets, hot, self._device)
         return (
             Projected.empty(sets, queries, rank, self._device),
             TokenScores.empty(sets, queries, context, self._device, tail_rank=tail_rank),
             SelectScratch.empty(sets, hot, context, self._device),
-            plan,
+            FetchPlan.empty(sets, hot, self._device),
         )
 
 
@@ -133,9 +132,10 @@ class RingStep:
 
     Args:
         rows: ``[KV, size, 2, d]``.
+        weights: where those of the tokens are added up, ``[context]``; None for nowhere.
     """
 
-    def __init__(self, rows: Tensor, state: DeviceState) -> None:
+    def __init__(self, rows: Tensor, state: DeviceState, weights: Tensor | None = None) -> None:
         heads, size = rows.shape[:2]
         self._state = state
         self._residents = Residents(
@@ -144,19 +144,23 @@ class RingStep:
             torch.empty(heads, 0, dtype=torch.bool, device=rows.device),
         )
         self._scratch = state.attend_scratch(heads, size)
+        self._weights = weights
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``DeviceStep``."""
         rows = self._residents.rows
         rows.index_copy_(1, self._state.length % rows.shape[1], torch.stack((key, value), dim=2))
-        return _attend(query, self._residents, self._scratch, params, self._state)
+        return _attend(query, self._residents, self._scratch, params, self._state, weights=self._weights)
 
     def refresh(self) -> None:
         """See ``DeviceStep``; nothing is fitted."""
 
 
 class LrqkStep:
-    """LRQK for one layer; the arguments after its number are the layer's parts, which stay its own."""
+    """LRQK for one layer; the arguments after its number are the layer's parts, which stay its own.
+
+    The last one is as in ``RingStep``.
+    """
 
     def __init__(
         self,
@@ -168,6 +172,7 @@ class LrqkStep:
         index: LowRankIndex,
         hot: HotSet,
         tail: ValueTail | None,
+        weights: Tensor | None = None,
     ) -> None:
         sets, _, rank = projector.key_map.shape
         self._settings = settings
@@ -176,6 +181,7 @@ class LrqkStep:
         self._projector = projector
         self._index = index
         self._value_tail = tail
+        self._weights = weights
         self._residents = hot.residents
         tail_rank = rank if tail is not None else None
         scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity, tail_rank)
@@ -235,7 +241,9 @@ class LrqkStep:
             aggregate=self._settings.aggregate,
         )
         fetch = Fetch(self._plan, self._store.rows)
-        return _attend(query, residents, self._attend_scratch, params, self._state, fetch, self._tail)
+        return _attend(
+            query, residents, self._attend_scratch, params, self._state, fetch, self._tail, self._weights
+        )
 
 
 def _attend(
@@ -246,6 +254,7 @@ def _attend(
     state: DeviceState,
     fetch: Fetch | None = None,
     tail: Tail | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     sets = residents.rows.shape[0]
     queries = query.reshape(sets, -1, query.shape[-1]).contiguous()
@@ -264,4 +273,14 @@ def _attend(
         tail=tail,
         sinks=None if params.sinks is None else params.sinks.view(lse.shape),
     )
+    if weights is not None:
+        decode.weigh_tokens(
+            queries,
+            residents,
+            lse,
+            state.length,
+            weights,
+            scaling=params.scaling,
+            softcap=params.softcap,
+        )
     return output.view(query.shape)

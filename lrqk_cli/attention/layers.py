@@ -14,6 +14,7 @@ from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import Ring
 from lrqk_cli.attention.marks import Copies, LayerMark, SlidingMark
 from lrqk_cli.attention.params import AttentionParams
+from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import UnsupportedModelError
 from lrqk_cli.kernels import dispatch
@@ -45,6 +46,7 @@ class AttentionLayer(CacheLayerMixin):
         self._step: DeviceStep | None = None
         self._number = 0
         self._is_last = False
+        self._weights: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Do nothing: everything was allocated on construction."""
@@ -96,6 +98,15 @@ class AttentionLayer(CacheLayerMixin):
         """Note that steps on the device have stored what there is up to ``length`` tokens."""
         self.length = length
 
+    def meter(self, weights: Tensor | None) -> None:
+        """Add the weights of tokens up in ``weights``, float32 ``[context]``, from the next prompt on.
+
+        None stops it. A captured graph is void.
+        """
+        self._weights = weights
+        if self._device is not None:
+            self.use_device_steps(self._device, self._number, is_last=self._is_last)
+
     @property
     def is_unsolved(self) -> bool:
         """Whether ``solve`` has something to do before ``settle``, which else does it."""
@@ -133,10 +144,6 @@ class AttentionLayer(CacheLayerMixin):
         """Return -1: what limits a layer is said by the error of its store."""
         return -1
 
-    def get_max_cache_shape(self) -> int:
-        """Return the same under the name that transformers before 5.10 uses."""
-        return self.get_max_length()
-
     def reset(self) -> None:
         """Forget all tokens."""
         self.length = 0
@@ -172,10 +179,17 @@ class FullLayer(AttentionLayer):
         self._streamed_rows = 0
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        return self.attend_exactly(query, key, value, params)
+        output = self.attend_exactly(query, key, value, params)
+        if self._weights is not None:
+            if self._is_segment(key):
+                self._weights.zero_()
+            keys = (chunk for chunk, _ in self.store.stream(0, self.stored))
+            tokens = torch.arange(self.stored, device=query.device).expand(query.shape[0], -1)
+            add_weights(self._weights, query[:, :, -1:], keys, tokens, params)
+        return output
 
     def _make_step(self, state: DeviceState) -> DeviceStep:
-        return RingStep(self.store.rows, state)
+        return RingStep(self.store.rows, state, self._weights)
 
     def count_to(self, length: int) -> None:
         """See ``AttentionLayer``."""

@@ -15,15 +15,13 @@ from lrqk_cli.attention.layers import FullLayer, weigh_sinks
 from lrqk_cli.attention.marks import Copies, Fit, LayerMark, LrqkMark, to_device, to_host
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import ActiveRows, JointProjector, make_projector
+from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import dispatch
 from lrqk_cli.memory import accounting
+from lrqk_cli.memory.activations import SEED_QUERIES
 from lrqk_cli.telemetry.stats import StepStats
-
-# A sticky hot set starts with the rows that matter to the newest queries: the question, in a chat. One that
-# holds the exact best, with those of the newest query.
-_SEED_QUERIES = 32
 
 
 class LrqkLayer(FullLayer):
@@ -76,7 +74,13 @@ class LrqkLayer(FullLayer):
     def _make_step(self, state: DeviceState) -> DeviceStep:
         assert isinstance(self.projector, JointProjector)  # ``has_device_steps`` checks it
         parts = self.store, self.projector, self.index, self.hot, self.tail
-        return LrqkStep(self.settings, state, self._number, *parts)
+        return LrqkStep(self.settings, state, self._number, *parts, self._weights)
+
+    def meter(self, weights: Tensor | None) -> None:
+        """See ``AttentionLayer``."""
+        super().meter(weights)
+        if self._fitted:
+            self._prepare_steps()
 
     def count_to(self, length: int) -> None:
         """See ``AttentionLayer``."""
@@ -171,6 +175,10 @@ class LrqkLayer(FullLayer):
             self.hot.fill(key, value)
         if candidates > self.hot.size:
             self._fetch(self._seed_scores(*self._seed)[:, :candidates], self.hot.size)
+        if self._weights is not None:
+            query, params = self._seed
+            self._weights.zero_()
+            self._add_weights(self._weights, self._per_set(query[:, :, -1:]), params)
         self._seed = None
         if self._step is not None:
             self._step.refresh()
@@ -193,7 +201,9 @@ class LrqkLayer(FullLayer):
         output = self.attend_exactly(query, key, value, params)
         self.hot.recent.append(earlier, key, value)
         self.projector.observe(query, key, value)
-        count = _SEED_QUERIES if self.settings.hot_policy == "sticky" else 1
+        # A sticky hot set starts with the rows that matter to the newest queries: the question, in a chat.
+        # One that holds the exact best, with those of the newest query.
+        count = SEED_QUERIES if self.settings.hot_policy == "sticky" else 1
         newest = query[:, :, -count:]
         if self._seed is not None:
             newest = torch.cat((self._seed[0], newest), 2)[:, :, -count:]
@@ -225,6 +235,8 @@ class LrqkLayer(FullLayer):
         output = weigh_sinks(output, lse, params.sinks)
         if self.observer is not None:
             self.observer(queries, params, output, resident_lse)
+        if self._weights is not None:
+            self._add_weights(self._weights, queries, params)
         return output.reshape(query.shape)
 
     def _per_set(self, query: Tensor) -> Tensor:
@@ -238,6 +250,10 @@ class LrqkLayer(FullLayer):
     def _attend_residents(self, query: Tensor, params: AttentionParams) -> tuple[Tensor, Tensor]:
         key, value = self.hot.resident_rows(self.stored)
         return dispatch.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
+
+    def _add_weights(self, weights: Tensor, query: Tensor, params: AttentionParams) -> None:
+        key, _ = self.hot.resident_rows(self.stored)
+        add_weights(weights, query, [key], self.hot.resident_tokens(self.stored), params)
 
     def _tail(self, tail: ValueTail, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the predicted output ``[sets, N, 1, d]`` and log-mass ``[sets, N, 1]`` of the non-residents.

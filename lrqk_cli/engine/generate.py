@@ -56,7 +56,7 @@ class Engine:
         self.context = context
         self.device = torch.device(model.device)
         self._segment = settings.segment or default_segment(self.device)
-        self.settings = replace(settings, segment=self._segment)
+        self.settings = settings = replace(settings, segment=self._segment)
         self.totals = DecodeTotals()
         with ExitStack() as stack:
             stack.enter_context(attached(model))
@@ -108,9 +108,22 @@ class Engine:
         Raises:
             UsageError: something else would change, which needs a new cache; it is named.
         """
-        self.cache.adjust(replace(settings, segment=self.cache.settings.segment))
-        self.settings = replace(settings, segment=self._segment)
+        settings = replace(settings, segment=self._segment)
+        self.cache.adjust(settings)
+        self.settings = settings
         self._decoder = Decoder(self.model, self.cache)
+
+    def meter_sources(self, wanted: bool) -> None:
+        """Note from the next prompt on where answers look, or no more; see ``source_weights``."""
+        self.cache.meter_sources(wanted)
+        self._decoder = Decoder(self.model, self.cache)
+
+    def source_weights(self) -> list[float] | None:
+        """Return the attention that each token has had since the newest prompt; None if it is not noted.
+
+        It is that of some layers, summed over heads and steps; see ``attention.sources``.
+        """
+        return self.cache.source_weights
 
     def mark(self) -> EngineMark:
         """Note the point of the conversation that has been reached; not in the middle of an iterator."""

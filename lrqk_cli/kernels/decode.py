@@ -1,9 +1,10 @@
 """The operations of a decode step, on Triton where the tensors are on a GPU and Triton is installed.
 
 They run in this order, once a layer: ``append_token``, ``score_tokens``, ``select_rows``,
-``attend_residents``, which fetches; seven launches. ``replace_rows`` fetches alone, outside of these steps.
-``rms_norm`` and ``rotate`` are for the model around them. None waits for the device, and no shape depends on
-data, so all of them can be captured in a CUDA graph (the references, for the CPU, do read the length).
+``attend_residents``, which fetches; seven launches. ``weigh_tokens`` follows where somebody asks for sources.
+``replace_rows`` fetches alone, outside of these steps. ``rms_norm`` and ``rotate`` are for the model around
+them. None waits for the device, and no shape depends on data, so all of them can be captured in a CUDA graph
+(the references, for the CPU, do read the length).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from lrqk_cli.kernels.rms_norm import reference as rms_norm_reference
 from lrqk_cli.kernels.rotate import reference as rotate_reference
 from lrqk_cli.kernels.score_tokens import reference as score_tokens_reference
 from lrqk_cli.kernels.select_rows import reference as select_rows_reference
+from lrqk_cli.kernels.weigh_tokens import reference as weigh_tokens_reference
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -60,3 +62,4 @@ replace_rows = _with_triton(replace_rows_reference.replace_rows)
 attend_residents = _with_triton(attend_residents_reference.attend_residents)
 rms_norm = _with_triton(rms_norm_reference.rms_norm)
 rotate = _with_triton(rotate_reference.rotate)
+weigh_tokens = _with_triton(weigh_tokens_reference.weigh_tokens)

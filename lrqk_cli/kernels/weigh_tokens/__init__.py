@@ -1,0 +1,1 @@
+"""The exact weights of the resident rows, added up by token."""

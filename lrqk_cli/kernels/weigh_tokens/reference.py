@@ -1,0 +1,41 @@
+"""Add the weight of each resident row to that of its token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.kernels.buffers import Residents
+
+
+def weigh_tokens(
+    query: Tensor,
+    residents: Residents,
+    lse: Tensor,
+    length: Tensor,
+    out: Tensor,
+    *,
+    scaling: float,
+    softcap: float | None = None,
+) -> None:
+    """Add what a step's queries weigh its residents with, summed over queries and sets, to their tokens.
+
+    Args:
+        query: ``[sets, N, d]``.
+        residents: see ``Residents``, as ``attend_residents`` left them.
+        lse: the log-sum-exp over the residents, float32 ``[sets, N]``.
+        length: int64 ``[1]``, tokens before this step.
+        out: is added to, float32 ``[context]``.
+        scaling, softcap: as the model's attention uses them.
+    """
+    newest, recent = int(length), residents.recent
+    in_ring = min(newest + 1, recent)
+    in_slots = min(max(0, newest + 1 - recent), residents.hot)
+    ring = torch.arange(in_ring, device=out.device)
+    token = (newest - (newest - ring) % recent).expand(query.shape[0], -1)
+    token = torch.cat((token, residents.slot_token[:, :in_slots]), 1)
+    logits = query.float() @ residents.rows[:, : in_ring + in_slots, 0].float().mT * scaling
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    weights = torch.exp(logits - lse.unsqueeze(2)).sum(1)
+    out.index_add_(0, token.flatten(), weights.flatten())
