@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Every worker has a processor of its own; so has what it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read when Triton is imported, which transformers does.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
