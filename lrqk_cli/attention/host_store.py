@@ -12,10 +12,8 @@ from torch import Tensor
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import ContextLengthError
 from lrqk_cli.memory import accounting
+from lrqk_cli.memory.activations import STREAM_ROWS
 from lrqk_cli.memory.tensors import empty, empty_host
-
-# Rows that travel at once when the store is streamed; two such buffers exist at a time.
-STREAM_ROWS = 8192
 
 
 class _CopyStreams(NamedTuple):

@@ -9,14 +9,12 @@ from lrqk_cli.attention.projection import QueryCodes
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import dispatch
 from lrqk_cli.memory import accounting
+from lrqk_cli.memory.activations import SCORE_CHUNK
 from lrqk_cli.memory.tensors import empty
 
 # An index of integers does not reach the few outliers, such as the first token's key: entries saturate at so
 # many standard deviations.
 _CLIP_DEVIATIONS = {torch.uint8: 3.0, torch.int8: 8.0}
-
-# Tokens whose logits exist at a time where there are many queries.
-_CHUNK = 8192
 
 
 class LowRankIndex:
@@ -81,7 +79,8 @@ class LowRankIndex:
 
         The logits exist for some tokens at a time, so there may be many queries.
         """
-        parts = [slice(i, min(i + _CHUNK, self.length)) for i in range(0, self.length, _CHUNK)]
+        starts = range(0, self.length, SCORE_CHUNK)
+        parts = [slice(start, min(start + SCORE_CHUNK, self.length)) for start in starts]
         lse = torch.stack([self._logits(query, part, scaling, softcap).logsumexp(-1) for part in parts])
         lse = lse.logsumexp(0).unsqueeze(-1)
         scores = [torch.exp(self._logits(query, part, scaling, softcap) - lse).sum(1) for part in parts]

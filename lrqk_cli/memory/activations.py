@@ -1,6 +1,6 @@
 """What exists for moments only: activations of a prefill's segment, streamed rows, and settling.
 
-These are upper bounds, read from the code that they name; nothing is allocated through them.
+These are upper bounds of what the code that they name allocates; the numbers below are that code's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from lrqk_cli.memory.accounting import ITEM_BYTES, TensorShape
 
 # Rows that travel at once when the store is streamed (``attention.host_store``).
 STREAM_ROWS = 8192
-# Logits that plain attention holds at a time, in float32 (``kernels.attend.reference``).
+# Logits that plain attention holds at a time, in float32: 64 MiB (``kernels.attend.reference``).
 PLAIN_LOGITS = 1 << 24
 # Queries that seed a hot set, and the tokens whose logits exist at a time (``attention``).
 SEED_QUERIES, SCORE_CHUNK = 32, 8192

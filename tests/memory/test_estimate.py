@@ -8,17 +8,14 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model
 
-from lrqk_cli.attention import host_store, index, lrqk_layer
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.decode_step import DeviceState, RingStep
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.engine import prefill
 from lrqk_cli.kernels import buffers
-from lrqk_cli.kernels.attend import reference
 from lrqk_cli.memory import activations, scratch
 from lrqk_cli.memory.accounting import TensorShape
-from lrqk_cli.memory.estimate import DEFAULT_SEGMENT, estimate
+from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.models.support import spec_from_config
 
 CPU = torch.device("cpu")
@@ -84,17 +81,6 @@ def test_decode_scratch_is_what_the_steps_hold(family: str, mode: str) -> None:
     # A plan's own totals give way to those that all layers share.
     stated_bytes -= 16 if mode == "lrqk" and spec.num_full_layers else 0
     assert sum(after.values()) - sum(before.values()) == stated_bytes
-
-
-def test_constants_are_those_of_the_code() -> None:
-    assert activations.STREAM_ROWS == host_store.STREAM_ROWS
-    assert activations.PLAIN_LOGITS == reference._MAX_LOGITS
-    assert activations.SEED_QUERIES == lrqk_layer._SEED_QUERIES
-    assert activations.SCORE_CHUNK == index._CHUNK
-    assert prefill.default_segment(torch.device("cuda")) == DEFAULT_SEGMENT
-    assert scratch.split_rows is buffers.split_rows
-    assert scratch.score_span is buffers.score_span
-    assert (scratch.BINS, scratch.SELECT_BLOCK) == (buffers.BINS, buffers.SELECT_BLOCK)
 
 
 LLAMA = ModelSpec(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Logits are held for one block of queries at a time: 2^24 float32 values are 64 MiB.
-_MAX_LOGITS = 1 << 24
+from lrqk_cli.memory.activations import PLAIN_LOGITS
 
 
 def attend(
@@ -35,7 +34,8 @@ def attend(
     """
     heads, group, length, width = query.shape
     total = key.shape[1]
-    block = max(1, _MAX_LOGITS // max(1, heads * group * total)) if length else 1
+    # Logits are held for one block of queries at a time.
+    block = max(1, PLAIN_LOGITS // max(1, heads * group * total)) if length else 1
     output = query.new_empty((heads, group, length, width), dtype=torch.float32)
     lse = query.new_empty((heads, group, length), dtype=torch.float32)
     for start in range(0, length, block):
