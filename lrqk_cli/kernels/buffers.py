@@ -87,7 +87,7 @@ class IndexMaps(NamedTuple):
     Attributes:
         query: ``[sets, d, r]``, with the scale of the index multiplied in.
         key: ``[sets, d, r]``, without it.
-        mean: the mean key, ``[KV, d]`` or ``[sets, d]``.
+        mean: the mean key, ``[KV, d]``.
         scale: what a code of one stands for, ``[sets, r]``; ones for a floating index. With 4 bits it is so
             small that outliers saturate, in int8 only keys that came after the fit can.
     """

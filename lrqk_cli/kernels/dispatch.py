@@ -1,4 +1,7 @@
-"""The one place that chooses an implementation of each operation, by device and arguments."""
+"""The operations of a prefill and of plain steps: chooses an implementation, by device and arguments.
+
+Those of steps whose lengths are on the device are in ``decode``.
+"""
 
 from __future__ import annotations
 

@@ -105,14 +105,14 @@ def key_gram(spec: ModelSpec) -> TensorShape:
     return TensorShape((spec.num_kv_heads, spec.head_dim, spec.head_dim), "float32")
 
 
-def head_vector(spec: ModelSpec, dtype: str = "float32") -> TensorShape:
+def head_vector(spec: ModelSpec) -> TensorShape:
     """Return one vector a KV head, such as the mean key or a sum of values: ``[KV, d]``."""
-    return TensorShape((spec.num_kv_heads, spec.head_dim), dtype)
+    return TensorShape((spec.num_kv_heads, spec.head_dim), "float32")
 
 
-def set_vector(spec: ModelSpec, settings: LrqkConfig, dtype: str = "float32") -> TensorShape:
+def set_vector(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
     """Return one vector a row set, such as a sum over its residents: ``[sets, d]``."""
-    return TensorShape((row_sets(spec, settings), spec.head_dim), dtype)
+    return TensorShape((row_sets(spec, settings), spec.head_dim), "float32")
 
 
 def factor(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:

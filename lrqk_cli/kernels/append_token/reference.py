@@ -43,7 +43,7 @@ def append_token(
     store[:, position] = row.to(store.device)
     _keep_leaving(residents, position - residents.recent)
     residents.rows[:, position % residents.recent] = row.repeat_interleave(share, 0)
-    mean = maps.mean.repeat_interleave(sets // maps.mean.shape[0], 0)
+    mean = maps.mean.repeat_interleave(share, 0)
     centred = key.float().repeat_interleave(share, 0) - mean
     code = (centred.unsqueeze(1) @ maps.key).squeeze(1) / maps.scale
     top = largest_code(codes.dtype)

@@ -157,7 +157,6 @@ def _append(
     query_codes,
     offset,
     share,
-    mean_share,
     context,
     hot,
     QUERIES: tl.constexpr,
@@ -171,7 +170,7 @@ def _append(
 ):
     member = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
-    mean += row_set // mean_share * WIDTH
+    mean += row_set // share * WIDTH
     if member < QUERIES:
         place = row_set * QUERIES + member
         matrix = query_map + row_set * (WIDTH * RANK)
@@ -246,7 +245,6 @@ def append_token(
         out.codes,
         out.offset,
         sets // key.shape[0],
-        sets // maps.mean.shape[0],
         codes.shape[1],
         residents.hot,
         QUERIES=queries,

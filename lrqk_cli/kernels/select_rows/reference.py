@@ -48,12 +48,12 @@ def select_rows(
         aggregate: ``sum`` or ``max`` over the queries.
     """
     candidates = max(0, int(length) + 1 - residents.recent)
-    out.counts.zero_()
-    out.leaving.zero_()
     if candidates > residents.hot:
         bin_scores(scores, residents, length, scratch, aggregate)
         plan_fetches(residents, length, scratch, out, top_k)
     else:
+        out.counts.zero_()
+        out.leaving.zero_()
         out.totals[0] += min(top_k, candidates) * len(out.counts)
 
 
