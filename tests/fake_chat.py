@@ -32,6 +32,8 @@ class FakeEngine:
     resets: int = 0
     settings: LrqkConfig = field(default_factory=LrqkConfig)
     rewinds: int = 0
+    looks_at: str = ""
+    meters: bool = False
 
     @property
     def length(self) -> int:
@@ -45,6 +47,16 @@ class FakeEngine:
         if settings.hot != LrqkConfig().hot:
             raise UsageError("--hot cannot change.", "Start again.")
         self.settings = settings
+
+    def meter_sources(self, wanted: bool) -> None:
+        self.meters = wanted
+
+    def source_weights(self) -> list[float] | None:
+        if not self.meters:
+            return None
+        start = self.text.find(self.looks_at) if self.looks_at else -1
+        seen = range(start, start + len(self.looks_at)) if start >= 0 else ()
+        return [100.0 if place == 0 else 5.0 if place in seen else 0.01 for place in range(self.length)]
 
     def layer_misses(self) -> list[float]:
         return [0.1, 0.0, 0.4, 0.2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lrqk_cli.chat.events import DocumentUse, PageSpan, Reply
+from lrqk_cli.chat.events import DocumentUse, PageSpan, Reply, Sources
 from lrqk_cli.chat.protocols import DocumentLike, MarkLike, PromptFormat
 
 
@@ -47,11 +47,13 @@ class Exchange(Entry):
         question: as it was asked.
         answer_start: tokens before the answer.
         answer: None until it is finished.
+        sources: what the answer rests on; None where that was not noted.
     """
 
     question: str
     answer_start: int
     answer: Reply | None = None
+    sources: Sources | None = None
 
 
 class Conversation:
@@ -133,7 +135,8 @@ class Conversation:
             if isinstance(entry, DocumentEntry):
                 moved.add_document(entry.document)
             elif isinstance(entry, Exchange):
-                moved.add_question(entry.question).answer = entry.answer
+                exchange = moved.add_question(entry.question)
+                exchange.answer, exchange.sources = entry.answer, entry.sources
                 end = self.entries[number].start if number < len(self.entries) else len(self.tokens)
                 moved.tokens += self.tokens[entry.answer_start : end]
         return moved

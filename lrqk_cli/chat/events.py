@@ -85,6 +85,48 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A page that an answer rests on.
+
+    Attributes:
+        document: which one it is of.
+        page: its number; None for a stretch of a document without pages.
+        share: of the attention that counts, see ``chat.sources``; in [0, 1].
+        passage: the sentence that had the most of it, shortened if it is long.
+    """
+
+    document: DocumentUse
+    page: int | None
+    share: float
+    passage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Where an answer looked in a document.
+
+    Attributes:
+        heat: the attention that counts, of each of some equal parts, in order.
+    """
+
+    document: DocumentUse
+    heat: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What an answer rests on.
+
+    Attributes:
+        pages: best first; empty without documents.
+        strips: one a document.
+    """
+
+    pages: list[Source]
+    strips: list[Strip]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A finished answer.
 
@@ -94,6 +136,7 @@ class Answer:
         new_tokens: tokens of the answer, without a stop token.
         memory: bytes in use at its end.
         cache: counters of its decode steps.
+        sources: what it rests on; None where that was not noted.
     """
 
     text: str
@@ -103,6 +146,7 @@ class Answer:
     timing: Timing
     memory: MemoryUse
     cache: DecodeTotals
+    sources: Sources | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ def converse(
     view: View,
     read_documents: ReadDocuments,
     history: Path | None,
+    sources: bool = False,
 ) -> None:
     """Hold a conversation until the user leaves, also over a change of the model.
 
@@ -44,6 +45,7 @@ def converse(
         view: on stderr.
         read_documents: for /file.
         history: where questions are remembered; None for nowhere.
+        sources: note what answers rest on.
 
     Raises:
         LrqkError: the first model cannot be had, or the documents do not fit.
@@ -71,6 +73,7 @@ def converse(
                 departure = replace(departure, model=standing.name)
                 continue
             standing = asked
+            opened.session.note_sources(sources)
             desk = _make_desk(opened, view, console, read_documents)
             reader = LineReader(
                 remembered,
@@ -78,6 +81,7 @@ def converse(
                 lambda desk=desk: status_line(desk.session.status(), console.width, desk.model),  # type: ignore[misc]
             )
             departure = Repl(desk, reader).run()
+            sources = desk.session.notes_sources
 
 
 def _make_desk(opened: OpenSession, view: View, console: Console, read_documents: ReadDocuments) -> Desk:

@@ -103,6 +103,12 @@ class EngineLike(Protocol):
     def layer_misses(self) -> list[float]:
         """Share of the demanded rows that were missing, for each layer that demands any."""
 
+    def meter_sources(self, wanted: bool, /) -> None:
+        """Note from the next prompt on where answers look, or no more."""
+
+    def source_weights(self) -> Sequence[float] | None:
+        """The attention that each token has had since the newest prompt; None if it is not noted."""
+
     def mark(self) -> MarkLike:
         """Note the point that has been reached."""
 

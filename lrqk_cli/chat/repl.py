@@ -15,6 +15,7 @@ from lrqk_cli.chat.events import Notice, TextDelta
 from lrqk_cli.chat.interrupts import Interrupts
 from lrqk_cli.chat.line_reader import LineReader
 from lrqk_cli.chat.markdown import MarkdownStream
+from lrqk_cli.chat.sources_view import sources_line
 from lrqk_cli.chat.streaming import PlainStream, StatusStream
 from lrqk_cli.chat.toolbar import status_line
 from lrqk_cli.engine.events import PrefillProgress
@@ -85,6 +86,8 @@ class Repl:
                     bar.close()
                     stream.close()
                     self._desk.view.statistics(event)
+                    if event.sources is not None and (line := sources_line(event.sources)):
+                        self._desk.view.note(line)
 
     def status(self, width: int) -> str:
         """Return the status line for a width in columns."""

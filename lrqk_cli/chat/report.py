@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypedDict
 
-from lrqk_cli.chat.events import Answer, DocumentUse
+from lrqk_cli.chat.events import Answer, DocumentUse, Sources
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory.planner import Plan
 
@@ -18,6 +18,19 @@ class DocumentReport(TypedDict):
     path: str
     pages: int
     tokens: int
+
+
+class SourceReport(TypedDict):
+    """One page that the answer rests on.
+
+    ``document`` is its path, ``page`` its number (null for a stretch of a document without pages), ``share``
+    its part of the attention that counts, ``passage`` the sentence that had the most of it.
+    """
+
+    document: str
+    page: int | None
+    share: float
+    passage: str
 
 
 class TimingReport(TypedDict):
@@ -85,7 +98,7 @@ class ChatReport(TypedDict):
     ``finish_reason`` is ``stop`` (a stop token), ``length`` (``--max-new-tokens``), ``context`` (it is full)
     or ``interrupted``. ``attention`` holds the settings in force, ``plan`` the reason for them.
     ``prompt_tokens`` counts all that stands before the answer, ``new_tokens`` the answer without its stop
-    token.
+    token. ``sources`` has the best page first, and is null without ``--sources``.
     """
 
     answer: str
@@ -96,6 +109,7 @@ class ChatReport(TypedDict):
     prompt_tokens: int
     new_tokens: int
     documents: list[DocumentReport]
+    sources: list[SourceReport] | None
     timing: TimingReport
     memory: MemoryReport
     cache: CacheReport
@@ -124,6 +138,7 @@ def build_report(
             {"path": document.path, "pages": document.pages, "tokens": document.tokens}
             for document in documents
         ],
+        "sources": _source_reports(answer.sources),
         "timing": {
             "load_s": load_s,
             "prefill_s": timing.prefill_s,
@@ -145,6 +160,20 @@ def build_report(
             "bytes_fetched": cache.bytes_fetched,
         },
     }
+
+
+def _source_reports(sources: Sources | None) -> list[SourceReport] | None:
+    if sources is None:
+        return None
+    return [
+        {
+            "document": source.document.path,
+            "page": source.page,
+            "share": round(source.share, 4),
+            "passage": source.passage,
+        }
+        for source in sources.pages
+    ]
 
 
 def _plan_report(plan: Plan) -> PlanReport:

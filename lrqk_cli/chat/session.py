@@ -14,6 +14,7 @@ from lrqk_cli.chat.events import (
     Notice,
     PageSpan,
     Reply,
+    Sources,
     Status,
     TextDelta,
     Timing,
@@ -26,6 +27,7 @@ from lrqk_cli.chat.protocols import (
     SectionLike,
     TextStream,
 )
+from lrqk_cli.chat.sources import find_sources
 from lrqk_cli.chat.synchroniser import Synchroniser
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress
@@ -83,6 +85,7 @@ class Session:
         self._trained_context = trained_context
         self._new_stream = new_stream
         self._warned = False
+        self._notes_sources = False
         self._cache = DecodeTotals()
         for document in documents:
             self.conversation.add_document(document)
@@ -101,6 +104,17 @@ class Session:
     def page_spans(self) -> list[PageSpan]:
         """Where the pages of all documents lie."""
         return self.conversation.page_spans
+
+    @property
+    def notes_sources(self) -> bool:
+        """Whether answers come with what they rest on."""
+        return self._notes_sources
+
+    def note_sources(self, wanted: bool) -> None:
+        """Let answers from the next one on come with what they rest on, or no more."""
+        if wanted != self._notes_sources:
+            self.engine.meter_sources(wanted)
+            self._notes_sources = wanted
 
     def forgo_marks(self) -> None:
         """Save the time and memory of being able to take something away: it is read again then."""
@@ -157,6 +171,7 @@ class Session:
             for event in events:
                 if isinstance(event, Answer):
                     exchange.answer = Reply(event.text, event.finish_reason, event.new_tokens)
+                    exchange.sources = event.sources
                 yield event
 
     def add(self, document: DocumentLike) -> DocumentEntry:
@@ -276,8 +291,15 @@ class Session:
         if rest := stream.flush():
             parts.append(rest)
             yield TextDelta(rest)
-        yield self._answer("".join(parts), end, tokens, timing)
+        weights = self.engine.source_weights()
+        sources = None
+        if weights is not None:
+            sources = find_sources(weights, self.conversation, self._new_stream)
+        yield self._answer("".join(parts), end, tokens, timing, sources)
 
-    def _answer(self, text: str, end: AnswerEnd, tokens: int, timing: Timing) -> Answer:
+    def _answer(
+        self, text: str, end: AnswerEnd, tokens: int, timing: Timing, sources: Sources | None = None
+    ) -> Answer:
         prompt_tokens = len(self.transcript) - tokens
-        return Answer(text, end, prompt_tokens, tokens, timing, self.engine.memory(), self._cache)
+        memory = self.engine.memory()
+        return Answer(text, end, prompt_tokens, tokens, timing, memory, self._cache, sources)

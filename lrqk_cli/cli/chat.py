@@ -61,6 +61,7 @@ def chat(
     seed: options.Seed = _GENERATION.seed,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    sources: options.Sources = False,
     no_history: options.NoHistory = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
@@ -91,9 +92,11 @@ def chat(
         from lrqk_cli.chat.interactive import converse
         from lrqk_cli.chat.line_reader import history_path
 
-        converse(request, documents, system, generation, view, read, None if no_history else history_path())
+        history = None if no_history else history_path()
+        converse(request, documents, system, generation, view, read, history, sources)
         return
     with open_session(request, documents, system, generation, view, asked.to_reserve()) as opened:
+        opened.session.note_sources(sources)
         asked.answer(opened, view)
 
 

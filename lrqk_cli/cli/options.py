@@ -94,6 +94,13 @@ Quiet = Annotated[
     bool, option("--quiet", help="No progress and no statistics, warnings only.", panel=OUTPUT, metavar="")
 ]
 
+Sources = Annotated[
+    bool,
+    option(
+        "--sources", help="Tell which pages of the documents each answer rests on.", panel=OUTPUT, metavar=""
+    ),
+]
+
 File = Annotated[
     list[Path],
     option(

@@ -116,6 +116,7 @@ class InTurn:
         """See ``Asked``."""
         from lrqk_cli.chat.oneshot import answer_once
         from lrqk_cli.chat.report import to_json, to_json_line
+        from lrqk_cli.chat.sources_view import sources_view
 
         opened.session.forgo_marks()
         for number, prompt in enumerate(self._prompts):
@@ -126,6 +127,8 @@ class InTurn:
                 write = to_json if len(self._prompts) == 1 else to_json_line
                 typer.echo(write(_report(opened, answer)))
             view.statistics(answer)
+            if answer.sources is not None and not self._as_json and not view.quiet:
+                view.console.print(sources_view(answer.sources, view.console))
             if answer.finish_reason == "interrupted":
                 raise KeyboardInterrupt
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from lrqk_cli.chat.charts import statistics_view
 from lrqk_cli.chat.commands.registry import Command
 from lrqk_cli.chat.desk import Departure, Desk
+from lrqk_cli.chat.sources_view import sources_view
+from lrqk_cli.errors import UsageError
 
 _KEYS = (
     ("Enter", "sends the question; within triple quotes it begins a new line"),
@@ -32,6 +34,23 @@ def _stats(desk: Desk, _: str) -> None:
     desk.view.console.print(statistics_view(desk))
 
 
+def _sources(desk: Desk, argument: str) -> None:
+    session = desk.session
+    if argument:
+        if argument not in ("on", "off"):
+            raise UsageError(f"/sources does not know '{argument}'.", "Type /sources, /sources on or off.")
+        session.note_sources(argument == "on")
+        desk.say(f"Sources are {'noted from the next answer on' if argument == 'on' else 'no longer noted'}.")
+        return
+    exchanges = session.conversation.exchanges
+    if exchanges and exchanges[-1].sources is not None:
+        desk.view.console.print(sources_view(exchanges[-1].sources, desk.view.console))
+        return
+    if session.notes_sources:
+        raise UsageError("There is no answer whose sources were noted.", "Ask a question first.")
+    raise UsageError("Sources are not noted.", "Type /sources on, and ask again.")
+
+
 def _quit(desk: Desk, _: str) -> None:
     desk.departure = Departure()
 
@@ -39,5 +58,6 @@ def _quit(desk: Desk, _: str) -> None:
 COMMANDS = (
     Command("/help", "Show this list.", _help),
     Command("/stats", "Show context, memory, speed and misses.", _stats),
+    Command("/sources", "Show the pages that the answer rests on; on or off.", _sources, "[on|off]", "text"),
 )
 LAST_COMMANDS = (Command("/quit", "Leave the chat.", _quit),)

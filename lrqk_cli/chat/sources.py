@@ -1,0 +1,149 @@
+"""Which pages an answer rests on, by the attention that their tokens had.
+
+A model looks a little at every token, more at the first ones and at the newest, and much at those that it
+quotes. So only what a token has beyond ten times the mean of all documents counts.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from lrqk_cli.chat.conversation import Conversation
+from lrqk_cli.chat.events import DocumentUse, Source, Sources, Strip
+from lrqk_cli.chat.protocols import TextStream
+
+# Measured on questions whose page is known; from 5 to 20 there is little difference. See docs/sources.md.
+_FLOOR = 10.0
+_WINDOW = 16
+_MOST_SOURCES = 8
+_LEAST_SHARE = 0.02
+# A document without pages is looked at in stretches of so many tokens.
+_STRETCH = 512
+_CELLS = 60
+_MOST_CHARACTERS = 200
+_SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|\n\s*\n")
+
+
+def find_sources(
+    weights: Sequence[float], conversation: Conversation, new_stream: Callable[[], TextStream]
+) -> Sources:
+    """Attribute an answer to the pages of the conversation's documents.
+
+    Args:
+        weights: of each token, from the conversation's first.
+        conversation: with the documents.
+        new_stream: makes a decoder of tokens, for the passages.
+    """
+    places = _places(conversation)
+    read = [place for place in places if place.end <= len(weights)]
+    count = sum(place.end - place.start for place in read)
+    if not count:
+        return Sources([], [])
+    floor = _FLOOR * sum(sum(weights[place.start : place.end]) for place in read) / count
+    credit = [max(0.0, weight - floor) for weight in weights]
+    total = sum(sum(credit[place.start : place.end]) for place in read)
+    if not total:
+        # So short a text, or so even a look at it, has no peaks.
+        credit = list(weights)
+        total = sum(sum(credit[place.start : place.end]) for place in read)
+    sums = [*accumulate(credit, initial=0.0)]
+    found = [_Found((sums[place.end] - sums[place.start]) / total if total else 0.0, place) for place in read]
+    documents = conversation.documents
+    sources = [
+        Source(
+            documents[best.place.document],
+            best.place.page,
+            share,
+            _passage(conversation.tokens, best.place, sums, new_stream()),
+        )
+        for share, best in _best_pages(found)
+    ]
+    strips = [_strip(use, sums) for use in documents if use.end <= len(weights)]
+    return Sources(sources, strips)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A page, a part of it, or a stretch of a document without pages; see ``PageSpan``."""
+
+    document: int
+    page: int | None
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    share: float
+    place: _Place
+
+
+def _places(conversation: Conversation) -> list[_Place]:
+    spans = conversation.page_spans
+    places = [_Place(span.document, span.page, span.start, span.end) for span in spans]
+    paged = {span.document for span in spans}
+    for index, use in enumerate(conversation.documents):
+        if index not in paged:
+            for start in range(use.start, use.end, _STRETCH):
+                places.append(_Place(index, None, start, min(start + _STRETCH, use.end)))
+    return places
+
+
+def _best_pages(found: Sequence[_Found]) -> Iterator[tuple[float, _Found]]:
+    """Yield pages by their share, each with the part of it that has the most; not those with next to none."""
+    pages: dict[tuple[int, int | None, int], list[_Found]] = {}
+    for part in found:
+        place = part.place
+        stretch = place.start if place.page is None else 0
+        pages.setdefault((place.document, place.page, stretch), []).append(part)
+    shares = [(sum(part.share for part in parts), parts) for parts in pages.values()]
+    shares.sort(key=lambda item: -item[0])
+    for number, (share, parts) in enumerate(shares[:_MOST_SOURCES]):
+        if number == 0 or share >= _LEAST_SHARE:
+            yield share, max(parts, key=lambda part: part.share)
+
+
+def _passage(tokens: Sequence[int], place: _Place, sums: Sequence[float], stream: TextStream) -> str:
+    """Return the sentence in the middle of the window of tokens that has the most, shortened if need be."""
+    last = max(place.start, place.end - _WINDOW)
+    first = max(
+        range(place.start, last + 1),
+        key=lambda start: sums[min(start + _WINDOW, place.end)] - sums[start],
+    )
+    pieces = [stream.push(token) for token in tokens[place.start : place.end]]
+    pieces.append(stream.flush())
+    ends = [*accumulate(map(len, pieces))]
+    text = "".join(pieces)
+    middle = min(first + _WINDOW // 2, place.end - 1) - place.start
+    return sentence_at(text, ends[middle] - 1)
+
+
+def sentence_at(text: str, position: int) -> str:
+    """Return the sentence around a character, on one line, of about 200 characters at most."""
+    bounds = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    position = min(max(position, 0), max(len(text) - 1, 0))
+    number = min(bisect_right(bounds, position), len(bounds) - 1)
+    start, end = bounds[number - 1], bounds[number]
+    if end - start <= _MOST_CHARACTERS:
+        return " ".join(text[start:end].split())
+    half = _MOST_CHARACTERS // 2
+    first = min(max(start, position - half), end - _MOST_CHARACTERS)
+    stop = first + _MOST_CHARACTERS
+    cut = text[first:stop]
+    before, after = "", ""
+    if first > start:
+        before, cut = "… ", cut.split(maxsplit=1)[-1]
+    if stop < end:
+        after, cut = " …", cut.rsplit(maxsplit=1)[0]
+    return before + " ".join(cut.split()) + after
+
+
+def _strip(use: DocumentUse, sums: Sequence[float]) -> Strip:
+    """Return what each cell of a document has; a short one has fewer cells."""
+    cells = min(_CELLS, use.tokens)
+    bounds = [use.start + use.tokens * cell // cells for cell in range(cells + 1)]
+    return Strip(use, [sums[end] - sums[start] for start, end in pairwise(bounds)])

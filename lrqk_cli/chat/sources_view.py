@@ -1,0 +1,43 @@
+"""What /sources and --sources show."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lrqk_cli.chat.charts import levels_for, sparkline
+from lrqk_cli.chat.events import Source, Sources
+from lrqk_cli.chat.streaming import printable
+
+_MOST_NAMED = 3
+
+
+def sources_view(sources: Sources, console: Console) -> RenderableType:
+    """Return pages with their share and passage, best first, and a strip of heat for each document."""
+    if not sources.pages:
+        return Text("There are no documents that the answer could rest on.")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, console.width // 3))
+    table.add_column(overflow="fold")
+    for source in sources.pages:
+        table.add_row(f"{source.share:.0%}", _place(source), Text(printable(source.passage)))
+    strips = Table(box=None, show_header=False, pad_edge=False)
+    strips.add_column(no_wrap=True)
+    strips.add_column(no_wrap=True, overflow="ellipsis")
+    levels = levels_for(console)
+    for strip in sources.strips:
+        strips.add_row(sparkline(strip.heat, levels), strip.document.title)
+    return Group(table, Text(), strips)
+
+
+def sources_line(sources: Sources) -> str:
+    """Name the best pages in one line; empty where there are none."""
+    named = [f"{_place(source)} ({source.share:.0%})" for source in sources.pages[:_MOST_NAMED]]
+    return f"Sources: {', '.join(named)}" if named else ""
+
+
+def _place(source: Source) -> str:
+    title = source.document.title
+    return title if source.page is None else f"{title}, page {source.page}"
