@@ -24,8 +24,9 @@ def sources_view(sources: Sources, console: Console) -> RenderableType:
     for source in sources.pages:
         table.add_row(f"{source.share:.0%}", _place(source), Text(printable(source.passage)))
     strips = Table(box=None, show_header=False, pad_edge=False)
-    strips.add_column(no_wrap=True)
-    strips.add_column(no_wrap=True, overflow="ellipsis")
+    longest = max((len(strip.heat) for strip in sources.strips), default=0)
+    strips.add_column(no_wrap=True, overflow="crop")
+    strips.add_column(no_wrap=True, overflow="ellipsis", max_width=max(8, console.width - longest - 2))
     levels = levels_for(console)
     for strip in sources.strips:
         strips.add_row(sparkline(strip.heat, levels), strip.document.title)

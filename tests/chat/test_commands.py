@@ -86,7 +86,8 @@ def test_help_lists_every_command_within_80_columns(bench):
 
 def test_all_commands_of_the_design_are_there():
     names = (
-        "help file files drop pages stats set system retry undo edit copy save load export clear model quit"
+        "help file files drop pages sources stats set system retry undo edit copy save load export clear "
+        "model quit"
     )
     assert {command.name for command in COMMANDS} == {"/" + name for name in names.split()}
 
@@ -276,6 +277,22 @@ def test_stats_show_memory_speed_and_misses_with_a_chart(bench):
     for part in ("tiny", "of 1,000 tokens", "4 steps at 10.0 tokens/s", "90.0%", "up to 40.0% in layer 2"):
         assert part in shown
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_sources_are_shown_once_they_are_noted(bench):
+    assert "not noted" in bench.fails("/sources").message
+    assert "'maybe'" in bench.fails("/sources maybe").message
+    bench.ask("one?")
+    assert "from the next answer on" in bench.run("/sources on")
+    assert bench.engine.meters
+    assert "no answer" in bench.fails("/sources").message
+    bench.engine.looks_at = "two"
+    bench.ask("two?")
+    shown = bench.run("/sources")
+    assert "a.pdf, page 4" in shown
+    assert "two" in shown
+    assert "no longer" in bench.run("/sources off")
+    assert not bench.engine.meters
 
 
 def test_paths_with_a_home_are_expanded(bench):

@@ -72,9 +72,10 @@ def test_json_is_one_object_with_every_field(chat, document):
     report = json.loads(result.out)
     assert list(report) == [
         "answer", "finish_reason", "model", "attention", "plan", "prompt_tokens", "new_tokens",
-        "documents", "timing", "memory", "cache",
+        "documents", "sources", "timing", "memory", "cache",
     ]  # fmt: skip
     assert report["finish_reason"] == "length"
+    assert report["sources"] is None
     assert report["new_tokens"] == 8
     assert report["attention"]["hot"] == 64
     assert report["attention"]["attention"] == "lrqk"

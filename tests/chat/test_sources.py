@@ -1,0 +1,186 @@
+"""Sources of an answer: attribution to pages, passages, and what a session and its views make of them."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from fake_chat import FakeDocument, FakeEngine, FakePrompt, FakeStream, new_session
+from rich.console import Console
+
+from lrqk_cli.chat.conversation import Conversation
+from lrqk_cli.chat.events import Answer, Sources
+from lrqk_cli.chat.sources import find_sources, sentence_at
+from lrqk_cli.chat.sources_view import sources_line, sources_view
+
+FIRST = "The plant is in Brannock. It employs 412 people. It was built in 1971. "
+SECOND = "The chairman is Tobin Hallgrave. He lives in Oxmere. "
+FILLER = "Nothing of note happened on this day in the valley. " * 8
+
+
+def conversation_about(*documents: FakeDocument) -> Conversation:
+    conversation = Conversation(FakePrompt())
+    for document in documents:
+        conversation.add_document(document)
+    conversation.add_question("How many?")
+    return conversation
+
+
+def weigh(conversation: Conversation, *looks: tuple[str, float]) -> list[float]:
+    """Return an even weight, and some more where the texts stand."""
+    text = "".join(map(chr, conversation.tokens))
+    weights = [0.01] * len(text)
+    for words, weight in looks:
+        start = text.index(words)
+        weights[start : start + len(words)] = [weight] * len(words)
+    return weights
+
+
+def find(conversation: Conversation, *looks: tuple[str, float]) -> Sources:
+    return find_sources(weigh(conversation, *looks), conversation, FakeStream)
+
+
+def test_pages_are_named_best_first_with_the_sentence_that_had_most():
+    conversation = conversation_about(
+        FakeDocument("a.pdf", [FILLER, FIRST + FILLER]), FakeDocument("b.pdf", [FILLER, SECOND], first_page=7)
+    )
+    sources = find(conversation, ("412 people", 2.0), ("Tobin Hallgrave", 1.0))
+    best, second = sources.pages
+    assert (best.document.title, best.page) == ("a.pdf", 2)
+    assert best.passage == "It employs 412 people."
+    assert (second.document.title, second.page) == ("b.pdf", 8)
+    assert second.passage == "The chairman is Tobin Hallgrave."
+    assert best.share > second.share > 0
+    assert best.share + second.share == pytest.approx(1.0)
+
+
+def test_an_even_look_however_long_counts_for_nothing_beside_a_peak():
+    """A page of many tokens has most of the weight, and none of it is beyond the others'."""
+    conversation = conversation_about(FakeDocument("a.pdf", [FILLER * 5, FIRST]))
+    weights = weigh(conversation, ("412 people", 1.0))
+    page = conversation.page_spans[0]
+    assert sum(weights[page.start : page.end]) > sum(weights[page.end :]) / 3
+    sources = find_sources(weights, conversation, FakeStream)
+    assert [(source.page, source.share) for source in sources.pages] == [(2, 1.0)]
+
+
+def test_sinks_outside_the_documents_do_not_count():
+    conversation = conversation_about(FakeDocument("a.pdf", [FILLER, FIRST + FILLER]))
+    weights = weigh(conversation, ("412 people", 1.0))
+    weights[0] = weights[-1] = 1e4
+    assert find_sources(weights, conversation, FakeStream).pages[0].page == 2
+
+
+def test_without_peaks_all_weights_count():
+    conversation = conversation_about(FakeDocument("a.pdf", ["one two", "three"]))
+    sources = find(conversation, ("three", 0.02))
+    assert [source.page for source in sources.pages] == [2, 1]
+    assert sum(source.share for source in sources.pages) == pytest.approx(1.0)
+
+
+def test_a_document_without_pages_is_looked_at_in_stretches():
+    document = FakeDocument("notes.txt", [FILLER * 3 + FIRST + FILLER], first_page=None)
+    sources = find(conversation_about(document), ("412 people", 1.0))
+    assert [(source.page, source.passage) for source in sources.pages] == [(None, "It employs 412 people.")]
+
+
+def test_nothing_is_found_where_there_is_nothing_to_rest_on():
+    conversation = conversation_about()
+    assert find_sources([1.0] * len(conversation.tokens), conversation, FakeStream) == Sources([], [])
+    weightless = conversation_about(FakeDocument("a.pdf", ["one"]))
+    assert find_sources([0.0] * len(weightless.tokens), weightless, FakeStream).pages[0].share == 0.0
+
+
+def test_a_document_that_came_later_is_left_out():
+    """Its tokens have no weights yet."""
+    conversation = conversation_about(FakeDocument("a.pdf", [FIRST]))
+    weights = weigh(conversation, ("412 people", 1.0))
+    conversation.add_document(FakeDocument("b.pdf", [SECOND]))
+    sources = find_sources(weights, conversation, FakeStream)
+    assert [source.document.title for source in sources.pages] == ["a.pdf"]
+    assert [strip.document.title for strip in sources.strips] == ["a.pdf"]
+
+
+def test_the_strip_is_hot_where_the_answer_looked():
+    conversation = conversation_about(FakeDocument("a.pdf", [FILLER, FILLER, FILLER + FIRST]))
+    (strip,) = find(conversation, ("412 people", 1.0)).strips
+    assert len(strip.heat) == 60
+    assert strip.heat.index(max(strip.heat)) > 50
+    assert sum(1 for heat in strip.heat if heat) <= 3
+
+
+@pytest.mark.parametrize(
+    ("position", "expected"),
+    [
+        (0, "One is here."),
+        (12, "One is here."),
+        (14, "Is two?"),
+        (30, "Three has no end"),
+        (99, "Three has no end"),
+    ],
+)
+def test_a_sentence_is_found_by_any_of_its_characters(position, expected):
+    assert sentence_at("One is here.\n Is two?  Three\nhas no end", position) == expected
+
+
+@pytest.mark.parametrize("position", [0, 500, 1198])
+def test_a_long_sentence_is_cut_around_the_place_between_words(position):
+    text = "".join(f"w{number:03} " for number in range(240))
+    cut = sentence_at(text, position)
+    assert text[position : position + 5].split()[0] in cut
+    assert len(cut) <= 204
+    assert cut.startswith("… ") == (position > 0)
+    assert cut.endswith(" …") == (position < 1198)
+
+
+def test_no_text_has_no_sentence():
+    assert sentence_at("", 0) == ""
+
+
+def ask(session) -> Answer:
+    *_, answer = session.ask("How many?")
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def test_answers_carry_sources_while_they_are_noted():
+    engine = FakeEngine(looks_at="412 people")
+    session = new_session(engine, [FakeDocument("a.pdf", [FILLER[:200], FIRST])])
+    assert ask(session).sources is None
+    assert not engine.meters
+    session.note_sources(True)
+    answer = ask(session)
+    assert answer.sources is not None
+    assert answer.sources.pages[0].page == 2
+    assert session.conversation.exchanges[-1].sources is answer.sources
+    session.note_sources(False)
+    assert ask(session).sources is None
+
+
+def shown(sources: Sources, **options: object) -> str:
+    file = io.StringIO()
+    console = Console(file=file, width=80, highlight=False, **options)  # type: ignore[arg-type]
+    console.print(sources_view(sources, console))
+    return file.getvalue()
+
+
+def test_the_view_fits_80_columns_and_steers_no_terminal():
+    title = "a report with a title that is very long indeed, longer than a third of the screen.pdf"
+    document = FakeDocument(title, [FILLER, FIRST.replace("412", "4\x1b[2J12")])
+    sources = find(conversation_about(document), ("12 people", 1.0))
+    view = shown(sources)
+    assert "\x1b" not in view
+    assert max(map(len, view.splitlines())) <= 80
+    assert "100%" in view
+    assert "█" in view
+    assert "employs 4[2J12 people." in " ".join(view.split())
+
+
+def test_without_documents_the_view_says_so_and_the_line_is_empty():
+    assert "no documents" in shown(Sources([], []))
+    assert sources_line(Sources([], [])) == ""
+
+
+def test_the_line_names_the_best():
+    conversation = conversation_about(FakeDocument("a.pdf", [FILLER, FIRST + FILLER]))
+    assert sources_line(find(conversation, ("412 people", 2.0))) == "Sources: a.pdf, page 2 (100%)"
