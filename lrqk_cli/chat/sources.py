@@ -25,7 +25,8 @@ _LEAST_SHARE = 0.02
 _STRETCH = 512
 _CELLS = 60
 _MOST_CHARACTERS = 200
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|\n\s*\n")
+# A page begins with its mark, which is no part of its first sentence.
+_SENTENCE_END = re.compile(r"\A\[[^\]\n]*\]\n|[.!?][\"'”’)\]]*\s+|\n\s*\n")
 
 
 def find_sources(

@@ -133,6 +133,10 @@ def test_a_long_sentence_is_cut_around_the_place_between_words(position):
     assert cut.endswith(" …") == (position < 1198)
 
 
+def test_the_mark_of_a_page_is_no_part_of_its_first_sentence():
+    assert sentence_at("[Page 5]\nOne is here. Two.", 12) == "One is here."
+
+
 def test_no_text_has_no_sentence():
     assert sentence_at("", 0) == ""
 
