@@ -88,7 +88,6 @@ def main() -> int:
         view=View(stderr_console()),
         console=console,
         read_documents=read_documents,
-        is_plain=console.is_dumb_terminal,
     )
     toolbar: Callable[[], str] = lambda: status_line(session.status(), console.width, "tiny")  # noqa: E731
     completer = ChatCompleter(COMMANDS, lambda: ["tiny", "huge"])

@@ -8,7 +8,7 @@ from typing import get_args
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
-from lrqk_cli.chat.commands import Registry
+from lrqk_cli.chat.commands.registry import Registry
 from lrqk_cli.chat.commands.settings import HOT_SET, SAMPLING
 from lrqk_cli.config import TailMode
 

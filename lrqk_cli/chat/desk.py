@@ -61,7 +61,6 @@ class Desk:
         show: shows what a session does, until it has done it or is interrupted.
         read_documents: reads files, with a bar and warnings.
         cancelled: tells whether Ctrl-C was pressed while something is shown.
-        is_plain: no colours, no cursor movements.
         pages: what /file reads of a document; None for all.
         draft: for the next line.
         departure: set to end the chat.
@@ -75,7 +74,6 @@ class Desk:
     read_documents: ReadDocuments
     show: Callable[[Iterable[ChatEvent]], None] = field(init=False)
     cancelled: Callable[[], bool] = never
-    is_plain: bool = False
     pages: PageSelection | None = None
     draft: Draft | None = None
     departure: Departure | None = None
@@ -85,7 +83,7 @@ class Desk:
         self.view.console.print(text if isinstance(text, Text) else Text(text))
 
     def say_what_is_unread(self) -> None:
-        """Tell how much is read with the next question, if it is more than a turn's marks."""
+        """Tell that all is read again with the next question, where the engine holds nothing of it."""
         unread = self.session.unread
         if self.session.engine.length == 0 and self.session.conversation.entries:
             self.say(f"The {unread:,} tokens of the conversation are read again with the next question.")

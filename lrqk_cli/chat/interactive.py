@@ -92,5 +92,4 @@ def _make_desk(opened: OpenSession, view: View, console: Console, read_documents
         view=view,
         console=console,
         read_documents=read_documents,
-        is_plain=console.is_dumb_terminal,
     )

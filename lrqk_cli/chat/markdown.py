@@ -9,16 +9,12 @@ from types import TracebackType
 
 from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
 
 from lrqk_cli.chat.rendering import StatusLine
-from lrqk_cli.chat.streaming import printable
+from lrqk_cli.chat.streaming import SECONDS_BETWEEN_FRAMES, live_screen, printable
 
-_SECONDS_BETWEEN_FRAMES = 0.1
-# A step may take long: the line below goes on by itself.
-_STATUS_RATE = 4
 # Drawing takes at most this share of the time.
 _DRAWING_SHARE = 0.03
 # Tags are shown as they are; else an answer of HTML would look empty.
@@ -90,7 +86,7 @@ class MarkdownStream:
         self._open = ""
         self._has_printed = False
         self._next_frame = 0.0
-        self._live = Live(console=console, refresh_per_second=_STATUS_RATE, transient=True)
+        self._live = live_screen(console)
 
     def __enter__(self) -> MarkdownStream:
         self._live.start()
@@ -120,7 +116,7 @@ class MarkdownStream:
             Group(_Block(self._open, follows=self._has_printed, most=room), self._status), refresh=True
         )
         now = time.monotonic()
-        self._next_frame = now + max(_SECONDS_BETWEEN_FRAMES, (now - began) / _DRAWING_SHARE)
+        self._next_frame = now + max(SECONDS_BETWEEN_FRAMES, (now - began) / _DRAWING_SHARE)
 
     def _print(self, block: str) -> None:
         self._console.print(_Block(block, follows=self._has_printed))

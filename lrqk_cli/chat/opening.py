@@ -8,8 +8,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lrqk_cli.chat.protocols import DocumentLike, PromptFormat
 from lrqk_cli.chat.rendering import View, plan_line, settings_label
-from lrqk_cli.chat.session import DocumentLike, PromptFormat, Session
+from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory.planner import CONTEXT_STEP, Plan

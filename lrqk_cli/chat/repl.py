@@ -109,7 +109,7 @@ class Repl:
 
     def _new_stream(self) -> AbstractContextManager[_Stream]:
         console = self._desk.console
-        if self._desk.is_plain or console.is_dumb_terminal:
+        if console.is_dumb_terminal:
             return PlainStream()
         stream = StatusStream if console.no_color else MarkdownStream
         return stream(console, self.status)

@@ -24,7 +24,6 @@ from lrqk_cli.chat.protocols import (
     DocumentLike,
     EngineLike,
     PromptFormat,
-    SectionLike,
     TextStream,
 )
 from lrqk_cli.chat.sources import find_sources
@@ -34,8 +33,6 @@ from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.history import StepHistory
 from lrqk_cli.telemetry.stats import DecodeTotals
-
-__all__ = ["DocumentLike", "PromptFormat", "SectionLike", "Session", "never"]
 
 
 def never() -> bool:

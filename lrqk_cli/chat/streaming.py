@@ -15,9 +15,14 @@ from lrqk_cli.chat.rendering import StatusLine
 
 _KEPT_CONTROLS = "\n\t"
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in _KEPT_CONTROLS}
-_SECONDS_BETWEEN_FRAMES = 0.1
+SECONDS_BETWEEN_FRAMES = 0.1
 # A step may take long: the line below goes on by itself.
 _STATUS_RATE = 4
+
+
+def live_screen(console: Console) -> Live:
+    """Return what draws the open end of an answer and its status line, and takes both away in the end."""
+    return Live(console=console, refresh_per_second=_STATUS_RATE, transient=True)
 
 
 def printable(text: str) -> str:
@@ -66,7 +71,7 @@ class StatusStream:
         self._status = StatusLine(status)
         self._row = ""
         self._drawn_at = 0.0
-        self._live = Live(console=console, refresh_per_second=_STATUS_RATE, transient=True)
+        self._live = live_screen(console)
 
     def __enter__(self) -> StatusStream:
         self._live.start()
@@ -80,7 +85,7 @@ class StatusStream:
         *finished, self._row = self._wrap(last)
         for row in (*rows, *finished):
             self._console.print(Text(row), no_wrap=True, overflow="ignore", crop=False)
-        if time.monotonic() - self._drawn_at >= _SECONDS_BETWEEN_FRAMES:
+        if time.monotonic() - self._drawn_at >= SECONDS_BETWEEN_FRAMES:
             self._draw()
 
     def __exit__(

@@ -261,12 +261,12 @@ def test_export_writes_markdown_or_json(bench, tmp_path):
     assert ".md or .json" in bench.fails("/export a.txt").message
 
 
-def test_copy_sends_the_answer_to_the_terminals_clipboard(bench):
+def test_copy_sends_the_answer_to_the_terminals_clipboard(bench, monkeypatch):
     assert "no answer" in bench.fails("/copy").message
     bench.ask("A?")
     assert "OSC 52" in bench.run("/copy")
     assert bench.out.getvalue() == f"\x1b]52;c;{base64.b64encode(b'Yes.').decode()}\x07"
-    bench.desk.is_plain = True
+    monkeypatch.setenv("TERM", "dumb")
     assert "/export" in bench.fails("/copy").hint
 
 

@@ -1,9 +1,7 @@
 """Slash commands of the interactive loop: a registry, and a module for each kind."""
 
 from lrqk_cli.chat.commands import conversation, documents, files, information, settings
-from lrqk_cli.chat.commands.registry import Command, Registry
-
-__all__ = ["COMMANDS", "Command", "Registry"]
+from lrqk_cli.chat.commands.registry import Registry
 
 COMMANDS = Registry(
     (

@@ -66,7 +66,7 @@ def _copy(desk: Desk, _: str) -> None:
     if not answers:
         raise UsageError("There is no answer yet.", "Ask a question first.")
     text = base64.b64encode(answers[-1].text.strip().encode()).decode()
-    if len(text) > _CLIPBOARD_LIMIT or desk.is_plain:
+    if len(text) > _CLIPBOARD_LIMIT or desk.console.is_dumb_terminal:
         raise UsageError("This terminal cannot take the answer to the clipboard.", "Use /export chat.md.")
     desk.console.file.write(f"\x1b]52;c;{text}\x07")
     desk.console.file.flush()

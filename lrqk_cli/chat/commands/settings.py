@@ -11,14 +11,12 @@ from lrqk_cli.chat.desk import Departure, Desk
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.errors import UsageError
 
-_TRUE_INTEGERS = ("max-new-tokens", "sample-top-k", "seed", "top-k")
+_INTEGERS = ("max-new-tokens", "sample-top-k", "seed", "top-k")
 _MAY_BE_NONE = ("max-new-tokens", "seed")
 _NUMBERS = ("temperature", "top-p", "repetition-penalty")
 SAMPLING = tuple(field.name.replace("_", "-") for field in fields(GenerationConfig))
 HOT_SET = ("top-k", "tail")
-_FIXED = tuple(
-    field.name.replace("_", "-") for field in fields(LrqkConfig) if field.name not in ("top_k", "tail")
-)
+_FIXED = tuple(name for field in fields(LrqkConfig) if (name := field.name.replace("_", "-")) not in HOT_SET)
 
 
 def parse_value(name: str, text: str) -> int | float | str | None:
@@ -30,7 +28,7 @@ def parse_value(name: str, text: str) -> int | float | str | None:
     if name in _MAY_BE_NONE and text == "none":
         return None
     try:
-        if name in _TRUE_INTEGERS:
+        if name in _INTEGERS:
             return int(text.replace(",", ""))
         return float(text) if name in _NUMBERS else text
     except ValueError:
