@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lrqk_cli.cli import method, options, planning, questions
+from lrqk_cli.cli import asking, method, options, planning, questions
 from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, default_top_k
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
@@ -25,13 +25,13 @@ _GENERATION = GenerationConfig()
 def chat(
     context: typer.Context,
     model: options.Model = DEFAULT_MODEL,
-    file: options.File = [],  # noqa: B006 - typer only reads it
-    pages: options.Pages = None,
-    password: options.Password = None,
-    prompt: options.Prompt = [],  # noqa: B006
-    prompts_file: options.PromptsFile = None,
-    answers_file: options.AnswersFile = None,
-    system: options.System = None,
+    file: asking.File = [],  # noqa: B006 - typer only reads it
+    pages: asking.Pages = None,
+    password: asking.Password = None,
+    prompt: asking.Prompt = [],  # noqa: B006
+    prompts_file: asking.PromptsFile = None,
+    answers_file: asking.AnswersFile = None,
+    system: asking.System = None,
     ctx: options.Context = None,
     vram: planning.Vram = None,
     ram: planning.Ram = None,
@@ -52,17 +52,17 @@ def chat(
     als_penalties: method.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
-    offload_weights: options.OffloadWeights = False,
-    max_new_tokens: options.MaxNewTokens = _GENERATION.max_new_tokens,
-    temperature: options.Temperature = _GENERATION.temperature,
-    top_p: options.TopP = _GENERATION.top_p,
-    sample_top_k: options.SampleTopK = _GENERATION.sample_top_k,
-    repetition_penalty: options.RepetitionPenalty = _GENERATION.repetition_penalty,
-    seed: options.Seed = _GENERATION.seed,
+    offload_weights: asking.OffloadWeights = False,
+    max_new_tokens: asking.MaxNewTokens = _GENERATION.max_new_tokens,
+    temperature: asking.Temperature = _GENERATION.temperature,
+    top_p: asking.TopP = _GENERATION.top_p,
+    sample_top_k: asking.SampleTopK = _GENERATION.sample_top_k,
+    repetition_penalty: asking.RepetitionPenalty = _GENERATION.repetition_penalty,
+    seed: asking.Seed = _GENERATION.seed,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
-    sources: options.Sources = False,
-    no_history: options.NoHistory = False,
+    sources: asking.Sources = False,
+    no_history: asking.NoHistory = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Chat about documents, or ask questions and leave, with --prompt or --prompts-file."""

@@ -6,21 +6,18 @@ Each option is read from its flag, else from the variable ``LRQK_<OPTION>``, els
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from lrqk_cli.cli.values import parse_integer, parse_number, parse_tokens
+from lrqk_cli.cli.values import parse_integer, parse_tokens
 from lrqk_cli.config import AttentionMode, TailMode
 from lrqk_cli.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
-DOCUMENTS = "Documents"
 MODEL = "Model"
 ATTENTION = "Attention"
-ANSWER = "Answer"
 OUTPUT = "Output"
 
 
@@ -93,30 +90,6 @@ Json = Annotated[bool, option("--json", help="Print one JSON object.", panel=OUT
 Quiet = Annotated[
     bool, option("--quiet", help="No progress and no statistics, warnings only.", panel=OUTPUT, metavar="")
 ]
-
-Sources = Annotated[
-    bool,
-    option(
-        "--sources", help="Tell which pages of the documents each answer rests on.", panel=OUTPUT, metavar=""
-    ),
-]
-
-File = Annotated[
-    list[Path],
-    option(
-        "--file",
-        help="A document, a folder, or - for stdin. Repeat it for more.",
-        panel=DOCUMENTS,
-        metavar="PATH",
-    ),
-]
-Pages = Annotated[
-    str | None, option("--pages", help="Pages to read, such as 3-20,25.", panel=DOCUMENTS, metavar="PAGES")
-]
-Password = Annotated[
-    str | None, option("--password", help="Opens encrypted documents.", panel=DOCUMENTS, metavar="TEXT")
-]
-
 Model = Annotated[
     str,
     option(
@@ -146,16 +119,6 @@ Dtype = Annotated[
         "--dtype", help="Weights as float32, bfloat16, float16; auto chooses.", panel=MODEL, metavar="DTYPE"
     ),
 ]
-OffloadWeights = Annotated[
-    bool,
-    option(
-        "--offload-weights",
-        help="Spread a model that the device cannot hold over CPU memory.",
-        panel=MODEL,
-        metavar="",
-    ),
-]
-
 Attention = Annotated[
     AttentionMode,
     option(
@@ -222,91 +185,4 @@ Segment = Annotated[
         parse=parse_tokens,
         metavar="TOKENS",
     ),
-]
-
-MaxNewTokens = Annotated[
-    int | None,
-    option(
-        "--max-new-tokens",
-        help="Tokens of an answer at most. (default: what the context holds)",
-        panel=ANSWER,
-        parse=parse_tokens,
-        metavar="TOKENS",
-    ),
-]
-Temperature = Annotated[
-    float,
-    option(
-        "--temperature", help="0 takes the likeliest token.", panel=ANSWER, parse=parse_number, metavar="T"
-    ),
-]
-TopP = Annotated[
-    float,
-    option(
-        "--top-p",
-        help="Sample from this share of the probability.",
-        panel=ANSWER,
-        parse=parse_number,
-        metavar="P",
-    ),
-]
-SampleTopK = Annotated[
-    int,
-    option(
-        "--sample-top-k",
-        help="Sample from the N likeliest tokens; 0 from all.",
-        panel=ANSWER,
-        parse=parse_integer,
-        metavar="N",
-    ),
-]
-RepetitionPenalty = Annotated[
-    float,
-    option(
-        "--repetition-penalty",
-        help="Above 1 discourages repetition.",
-        panel=ANSWER,
-        parse=parse_number,
-        metavar="X",
-    ),
-]
-Seed = Annotated[
-    int | None,
-    option("--seed", help="Makes sampling repeatable.", panel=ANSWER, parse=parse_integer, metavar="N"),
-]
-Prompt = Annotated[
-    list[str],
-    option(
-        "--prompt",
-        help="Ask and leave; repeat it to go on asking. Else the question is read from a pipe, else a chat "
-        "begins.",
-        panel=ANSWER,
-        metavar="TEXT",
-    ),
-]
-PromptsFile = Annotated[
-    Path | None,
-    option(
-        "--prompts-file",
-        help="Ask each question of a JSONL file by itself, after the documents.",
-        panel=ANSWER,
-        metavar="PATH",
-    ),
-]
-AnswersFile = Annotated[
-    Path | None,
-    option(
-        "--answers-file",
-        help="Append the answers here as JSONL; questions that it answers already are skipped. "
-        "(default: stdout)",
-        panel=ANSWER,
-        metavar="PATH",
-    ),
-]
-NoHistory = Annotated[
-    bool, option("--no-history", help="Do not remember what is asked in a chat.", panel=OUTPUT, metavar="")
-]
-System = Annotated[
-    str | None,
-    option("--system", help="Instructions that stand before everything.", panel=ANSWER, metavar="TEXT"),
 ]
