@@ -25,6 +25,8 @@ _LEAST_SHARE = 0.02
 _STRETCH = 512
 _CELLS = 60
 _MOST_CHARACTERS = 200
+# Tokens on each side of a passage's middle; with a character each they are still enough.
+_NEIGHBOURS = 160
 # A page begins with its mark, which is no part of its first sentence.
 _SENTENCE_END = re.compile(r"\A\[[^\]\n]*\]\n|[.!?][\"'”’)\]]*\s+|\n\s*\n")
 
@@ -115,12 +117,13 @@ def _passage(tokens: Sequence[int], place: _Place, sums: Sequence[float], stream
         range(place.start, last + 1),
         key=lambda start: sums[min(start + _WINDOW, place.end)] - sums[start],
     )
-    pieces = [stream.push(token) for token in tokens[place.start : place.end]]
+    middle = min(first + _WINDOW // 2, place.end - 1)
+    # Decoding takes time, and no passage needs more.
+    begin, end = max(place.start, middle - _NEIGHBOURS), min(place.end, middle + _NEIGHBOURS)
+    pieces = [stream.push(token) for token in tokens[begin:end]]
     pieces.append(stream.flush())
     ends = [*accumulate(map(len, pieces))]
-    text = "".join(pieces)
-    middle = min(first + _WINDOW // 2, place.end - 1) - place.start
-    return sentence_at(text, ends[middle] - 1)
+    return sentence_at("".join(pieces), ends[middle - begin] - 1)
 
 
 def sentence_at(text: str, position: int) -> str:
