@@ -154,8 +154,7 @@ class LrqkLayer(FullLayer):
             index = self.index.scale, self.index.codes[:, : self.index.length]
             self._fit.keep((*self.projector.fitted(), *index))
             self._fit = Fit()
-            self.projector.fit()
-            self.index.restart(self.projector.code_deviations())
+            self.index.restart(self.projector.fit())
             self._fitted = self.stored
         if self.tail is not None:
             self.tail.fit(self.projector.grams, self.projector)

@@ -52,17 +52,16 @@ class Projector(Protocol):
     def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Take note of a segment: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
 
-    def fit(self) -> None:
-        """Solve for the maps that suit everything observed so far."""
+    def fit(self) -> Tensor:
+        """Solve for the maps that suit everything observed so far.
+
+        Returns:
+            The root mean square ``[sets, 1, r]`` of the codes of all keys. It follows from their Gram matrix,
+            so that no key has to be seen again.
+        """
 
     def project_keys(self, key: Tensor) -> Tensor:
         """Return the codes ``[sets, S, r]`` of keys ``[KV, S, d]``, by the maps of the last fit."""
-
-    def code_deviations(self) -> Tensor:
-        """Return the root mean square ``[sets, 1, r]`` of the codes of all keys that were fitted.
-
-        It follows from their Gram matrix, so that no key has to be seen again. Valid right after ``fit``.
-        """
 
     def key_centre(self) -> Tensor:
         """Return what is taken off a key before it is mapped, ``[KV, d]``."""
@@ -109,7 +108,7 @@ class JointProjector:
         """See ``Projector``."""
         self.grams.add(query, key, value)
 
-    def fit(self) -> None:
+    def fit(self) -> Tensor:
         """See ``Projector``."""
         grams = self.grams.on_cpu()
         key_gram, mean = grams.centred_keys()
@@ -118,15 +117,11 @@ class JointProjector:
         self.query_map.copy_(maps[0])
         self.key_map.copy_(maps[1])
         self.key_mean.copy_(mean)
+        return _code_deviations(key_gram, grams.count, maps[1].float())
 
     def project_keys(self, key: Tensor) -> Tensor:
         """See ``Projector``."""
         return _map_keys(key.float() - self.key_mean.unsqueeze(1), self.key_map)
-
-    def code_deviations(self) -> Tensor:
-        """See ``Projector``."""
-        grams = self.grams.on_cpu()
-        return _code_deviations(grams.centred_keys()[0], grams.count, self.key_map.cpu())
 
     def key_centre(self) -> Tensor:
         """See ``Projector``."""
@@ -181,16 +176,17 @@ class AlsProjector:
         self.query_magnitude += query.float().abs().sum(2).reshape(sets, -1, query.shape[-1]).sum(1)
         self.key_magnitude += key.float().abs().sum(1)
 
-    def fit(self) -> None:
+    def fit(self) -> Tensor:
         """See ``Projector``."""
-        sets = self.query_map.shape[0]
-        grams = self.grams.query_gram.double(), per_set(self.grams.plain_key_gram(), sets)
+        key_gram = self.grams.plain_key_gram()
+        grams = self.grams.query_gram.double(), per_set(key_gram, self.query_map.shape[0])
         counts = self.grams.count * self._group, self.grams.count
         solved = als.solve_als(*grams, counts, self._start(grams, counts), self._settings)
         self.query_map.copy_(solved.query_map)
         self.key_map.copy_(solved.key_map)
         self.query_basis.copy_(solved.query_basis)
         self.key_basis.copy_(solved.key_basis)
+        return _code_deviations(key_gram, self.grams.count, self.key_map)
 
     def _start(self, grams: tuple[Tensor, Tensor], counts: tuple[int, int]) -> tuple[als.Sketch, als.Sketch]:
         sets, _, rank = self.query_map.shape
@@ -213,10 +209,6 @@ class AlsProjector:
     def project_keys(self, key: Tensor) -> Tensor:
         """See ``Projector``."""
         return _map_keys(key.float(), self.key_map)
-
-    def code_deviations(self) -> Tensor:
-        """See ``Projector``."""
-        return _code_deviations(self.grams.plain_key_gram(), self.grams.count, self.key_map)
 
     def key_centre(self) -> Tensor:
         """See ``Projector``."""
