@@ -28,10 +28,17 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
         ContextLengthError: the documents and the question do not fit.
         KeyboardInterrupt: Ctrl-C before the answer began, or twice.
     """
-    interrupts = Interrupts()
-    with ExitStack() as bar, ExitStack() as stream:
+    add = None
+
+    def leave() -> None:
+        # Nothing is lost by leaving at once before the answer begins; from there on it counts. Where a
+        # library's callback swallows the exception, the flag stops the session after the segment.
+        if add is None:
+            raise KeyboardInterrupt
+
+    interrupts = Interrupts(leave)
+    with interrupts, ExitStack() as bar, ExitStack() as stream:
         update = bar.enter_context(view.prefilling("Reading"))
-        add = None
         for event in session.ask(question, interrupts):
             if isinstance(event, PrefillProgress):
                 update(event)
@@ -40,10 +47,10 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
             elif isinstance(event, TextDelta):
                 if add is None:
                     bar.close()
-                    # Nothing is lost by leaving at once before this; from here on the answer counts.
-                    stream.enter_context(interrupts)
                     add = stream.enter_context(PlainStream()).add if streams else _discard
                 add(event.text)
+            elif add is None and interrupts():
+                raise KeyboardInterrupt
             else:
                 return event
     raise AssertionError("A session ends with an answer.")

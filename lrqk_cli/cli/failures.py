@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -22,12 +23,16 @@ EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+# How long Ctrl-C waits at a time for torch to be imported.
+_PUT_OFF_S = 0.05
 _HELP_HINT = "Run the command with --help to see what it takes."
 _DEBUG_HINT = "Run it again with --debug to see the traceback, and please report it."
 
 
 class SwallowedInterrupts:
     """Within this context, remembers Ctrl-C: a library that is being imported may turn it into a failure.
+
+    While torch is imported, it is put off, because there it would end the process by an abort.
 
     Attributes:
         seen: there was one.
@@ -48,7 +53,20 @@ class SwallowedInterrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
-        signal.default_int_handler(number, frame)
+        if _imports_torch(frame):
+            later = threading.Timer(_PUT_OFF_S, _thread.interrupt_main)
+            later.daemon = True
+            later.start()
+        else:
+            signal.default_int_handler(number, frame)
+
+
+def _imports_torch(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "torch":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def in_main_thread() -> bool:

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from lrqk_cli.cli.failures import SwallowedInterrupts
+
+
+def import_as(name: str, *, seconds: float = 0.0) -> dict[str, object]:
+    """Run the body of a module, in which Ctrl-C comes."""
+    names: dict[str, object] = {"__name__": name, "os": os, "signal": signal, "time": time}
+    body = f"os.kill(os.getpid(), signal.SIGINT); time.sleep({seconds}); imported = True"
+    exec(compile(body, name, "exec"), names)
+    return names
+
+
+def test_ctrl_c_while_a_module_is_imported_ends_that():
+    with SwallowedInterrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+        import_as("other")
+    assert interrupts.seen
+
+
+def test_ctrl_c_while_torch_is_imported_waits_for_it():
+    """Its compiled part aborts the process otherwise."""
+    with SwallowedInterrupts() as interrupts:
+        names = import_as("torch", seconds=0.2)
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(10)
+    assert names["imported"]
+    assert interrupts.seen
