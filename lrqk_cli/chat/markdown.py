@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from types import TracebackType
 
 from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.markdown import Markdown
 from rich.segment import Segment
 
-from lrqk_cli.chat.rendering import StatusLine
-from lrqk_cli.chat.streaming import SECONDS_BETWEEN_FRAMES, live_screen, printable
+from lrqk_cli.chat.streaming import SECONDS_BETWEEN_FRAMES, LiveStream, printable
 
 # Drawing takes at most this share of the time.
 _DRAWING_SHARE = 0.03
@@ -72,37 +70,22 @@ class _Block:
         return shown if self._most is None else shown[-self._most :]
 
 
-class MarkdownStream:
-    """Shows an answer on a terminal, with a live status line below it.
-
-    Args:
-        console: on the terminal.
-        status: gives the status line for a width in columns.
-    """
+class MarkdownStream(LiveStream):
+    """Shows an answer as Markdown; blocks that nothing to come can change are what is complete."""
 
     def __init__(self, console: Console, status: Callable[[int], str]) -> None:
-        self._console = console
-        self._status = StatusLine(status)
+        super().__init__(console, status)
         self._open = ""
         self._has_printed = False
         self._next_frame = 0.0
-        self._live = live_screen(console)
-
-    def __enter__(self) -> MarkdownStream:
-        self._live.start()
-        self._draw()
-        return self
 
     def add(self, text: str) -> None:
-        """Show more of the answer."""
+        """See ``LiveStream``."""
         self._open += printable(text)
         if time.monotonic() >= self._next_frame:
             self._draw()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
+    def _print_rest(self) -> None:
         if self._open.strip():
             self._print(self._open)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 
@@ -18,11 +19,6 @@ _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(co
 SECONDS_BETWEEN_FRAMES = 0.1
 # A step may take long: the line below goes on by itself.
 _STATUS_RATE = 4
-
-
-def live_screen(console: Console) -> Live:
-    """Return what draws the open end of an answer and its status line, and takes both away in the end."""
-    return Live(console=console, refresh_per_second=_STATUS_RATE, transient=True)
 
 
 def printable(text: str) -> str:
@@ -55,11 +51,11 @@ class PlainStream:
             self.add("\n")
 
 
-class StatusStream:
+class LiveStream(ABC):
     """Shows an answer on a terminal, with a live status line below it.
 
-    Rows that are complete are printed for good; only the last row and the status line are redrawn, so an
-    answer may be longer than the screen.
+    What is complete is printed for good; only the open end and the status line are redrawn, and both are
+    taken away in the end, so an answer may be longer than the screen.
 
     Args:
         console: on the terminal.
@@ -69,17 +65,42 @@ class StatusStream:
     def __init__(self, console: Console, status: Callable[[int], str]) -> None:
         self._console = console
         self._status = StatusLine(status)
-        self._row = ""
-        self._drawn_at = 0.0
-        self._live = live_screen(console)
+        self._live = Live(console=console, refresh_per_second=_STATUS_RATE, transient=True)
 
-    def __enter__(self) -> StatusStream:
+    def __enter__(self) -> LiveStream:
         self._live.start()
         self._draw()
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        self._print_rest()
+
+    @abstractmethod
     def add(self, text: str) -> None:
         """Show more of the answer."""
+
+    @abstractmethod
+    def _draw(self) -> None:
+        """Print what is complete by now, and draw the rest."""
+
+    @abstractmethod
+    def _print_rest(self) -> None:
+        """Print what had been open."""
+
+
+class StatusStream(LiveStream):
+    """Shows an answer as plain text; rows are what is complete."""
+
+    def __init__(self, console: Console, status: Callable[[int], str]) -> None:
+        super().__init__(console, status)
+        self._row = ""
+        self._drawn_at = 0.0
+
+    def add(self, text: str) -> None:
+        """See ``LiveStream``."""
         *lines, last = (self._row + printable(text)).split("\n")
         rows = [row for line in lines for row in self._wrap(line)]
         *finished, self._row = self._wrap(last)
@@ -88,10 +109,7 @@ class StatusStream:
         if time.monotonic() - self._drawn_at >= SECONDS_BETWEEN_FRAMES:
             self._draw()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
+    def _print_rest(self) -> None:
         if self._row:
             self._console.print(Text(self._row), no_wrap=True, overflow="ignore", crop=False)
 

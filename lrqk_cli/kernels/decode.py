@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
-from typing import ParamSpec, cast
+from typing import ParamSpec, TypeVar, cast
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from lrqk_cli.kernels.select_rows import reference as select_rows_reference
 from lrqk_cli.kernels.weigh_tokens import reference as weigh_tokens_reference
 
 _Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 @cache
@@ -36,30 +37,30 @@ def has_triton() -> bool:
 
 
 @cache
-def _triton_twin(reference: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+def _triton_twin(reference: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     package = reference.__module__.rpartition(".")[0]
     twin = getattr(import_module(f"{package}.triton"), reference.__name__)
-    return cast(Callable[_Arguments, None], twin)
+    return cast(Callable[_Arguments, _Result], twin)
 
 
-def _with_triton(reference: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+def with_triton(reference: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Return the operation; its first argument, a tensor or a tuple of tensors, tells the device."""
 
     @wraps(reference)
-    def operation(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+    def operation(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         first = args[0]
         tensor = cast(Tensor, first[0] if isinstance(first, tuple) else first)
         chosen = _triton_twin(reference) if tensor.is_cuda and has_triton() else reference
-        chosen(*args, **kwargs)
+        return chosen(*args, **kwargs)
 
     return operation
 
 
-append_token = _with_triton(append_token_reference.append_token)
-score_tokens = _with_triton(score_tokens_reference.score_tokens)
-select_rows = _with_triton(select_rows_reference.select_rows)
-replace_rows = _with_triton(replace_rows_reference.replace_rows)
-attend_residents = _with_triton(attend_residents_reference.attend_residents)
-rms_norm = _with_triton(rms_norm_reference.rms_norm)
-rotate = _with_triton(rotate_reference.rotate)
-weigh_tokens = _with_triton(weigh_tokens_reference.weigh_tokens)
+append_token = with_triton(append_token_reference.append_token)
+score_tokens = with_triton(score_tokens_reference.score_tokens)
+select_rows = with_triton(select_rows_reference.select_rows)
+replace_rows = with_triton(replace_rows_reference.replace_rows)
+attend_residents = with_triton(attend_residents_reference.attend_residents)
+rms_norm = with_triton(rms_norm_reference.rms_norm)
+rotate = with_triton(rotate_reference.rotate)
+weigh_tokens = with_triton(weigh_tokens_reference.weigh_tokens)

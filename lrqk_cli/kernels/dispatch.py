@@ -10,7 +10,7 @@ from torch import Tensor
 from lrqk_cli.kernels.attend import library
 from lrqk_cli.kernels.attend import reference as attend_reference
 from lrqk_cli.kernels.codes import largest_code, pack_codes, unpack_codes
-from lrqk_cli.kernels.decode import has_triton
+from lrqk_cli.kernels.decode import with_triton
 from lrqk_cli.kernels.merge import reference as merge_reference
 from lrqk_cli.kernels.plan_fetches.reference import plan_fetches
 from lrqk_cli.kernels.proxy_scores.reference import group_scores, proxy_logits
@@ -25,6 +25,8 @@ __all__ = [
     "proxy_logits",
     "unpack_codes",
 ]
+
+merge = with_triton(merge_reference.merge)
 
 
 def attend(
@@ -43,12 +45,3 @@ def attend(
     return attend_reference.attend(
         query, key, value, scaling=scaling, softcap=softcap, causal=causal, window=window
     )
-
-
-def merge(output: Tensor, lse: Tensor, other_output: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge by Triton's kernel on a GPU that has it, else by the reference; see ``merge.reference``."""
-    if output.is_cuda and has_triton():
-        from lrqk_cli.kernels.merge import triton
-
-        return triton.merge(output, lse, other_output, other_lse)
-    return merge_reference.merge(output, lse, other_output, other_lse)
