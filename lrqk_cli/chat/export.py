@@ -6,7 +6,7 @@ import json
 
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
 
-_ENDINGS = {
+ENDINGS = {
     "length": "The answer stopped at the limit of new tokens.",
     "context": "The answer stopped because the context was full.",
     "interrupted": "The answer was interrupted.",
@@ -20,15 +20,20 @@ def to_markdown(conversation: Conversation, model: str) -> str:
         parts.append(f"Instructions: {conversation.prompt.system}")
     for entry in conversation.entries:
         if isinstance(entry, DocumentEntry):
-            pages = f", {entry.use.pages:,} pages" if entry.pages else ""
-            parts.append(f"*{entry.use.title}{pages}, {entry.use.tokens:,} tokens*")
+            parts.append(f"*{name_document(entry)}*")
         elif isinstance(entry, Exchange):
             parts += ["## Question", _quoted(entry.question), "## Answer"]
             if entry.answer is not None:
                 parts.append(entry.answer.text.strip())
-                if ending := _ENDINGS.get(entry.answer.finish_reason):
+                if ending := ENDINGS.get(entry.answer.finish_reason):
                     parts.append(f"*{ending}*")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def name_document(entry: DocumentEntry) -> str:
+    """Return a line that names a document, with its size."""
+    pages = f", {entry.use.pages:,} pages" if entry.pages else ""
+    return f"{entry.use.title}{pages}, {entry.use.tokens:,} tokens"
 
 
 def to_json(conversation: Conversation, model: str) -> str:

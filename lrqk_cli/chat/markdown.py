@@ -35,6 +35,13 @@ def split_finished(text: str) -> tuple[list[str], str]:
     return blocks, "".join(lines[starts[-1] :]) if starts else text
 
 
+def parsed(text: str) -> Markdown:
+    """Return Markdown as answers are shown; terminals without links would show nothing of an address."""
+    markdown = Markdown(text, code_theme="ansi_dark", hyperlinks=False)
+    markdown.parsed = _PARSER.parse(text)
+    return markdown
+
+
 class _Block:
     """A block without the blank lines around it; rendered once for a width.
 
@@ -45,9 +52,7 @@ class _Block:
     """
 
     def __init__(self, text: str, *, follows: bool, most: int | None = None) -> None:
-        # Terminals without links would show nothing of an address.
-        self._markdown = Markdown(text, code_theme="ansi_dark", hyperlinks=False)
-        self._markdown.parsed = _PARSER.parse(text)
+        self._markdown = parsed(text)
         self._follows = follows
         self._most = most
         self._lines: list[list[Segment]] = []

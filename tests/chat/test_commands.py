@@ -3,8 +3,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from fake_chat import FakeDocument, FakeEngine, new_session
@@ -252,13 +254,25 @@ def test_save_and_load_under_a_name_and_a_path(bench, tmp_path, monkeypatch):
     assert "cannot be read" in other.fails(f"/load {tmp_path / 'none.json'}").message
 
 
-def test_export_writes_markdown_or_json(bench, tmp_path):
+def test_export_writes_a_transcript(bench, tmp_path):
     bench.ask("A?")
     bench.run(f"/export {tmp_path / 'a.md'}")
     assert "## Question" in (tmp_path / "a.md").read_text()
     bench.run(f"/export {tmp_path / 'a.json'}")
     assert json.loads((tmp_path / "a.json").read_text())["messages"][1]["content"] == "A?"
-    assert ".md or .json" in bench.fails("/export a.txt").message
+    assert ".md, .json or .svg" in bench.fails("/export a.txt").message
+
+
+def test_export_draws_the_conversation(bench, tmp_path):
+    bench.engine.answer, bench.engine.looks_at = "It is **2**\x1b[2J.$", "two"
+    bench.run("/sources on")
+    bench.ask("<b>How</b> many?")
+    bench.run(f"/export {tmp_path / 'a.svg'}")
+    drawn = ElementTree.parse(tmp_path / "a.svg")
+    text = "".join(drawn.getroot().itertext()).replace("\xa0", " ")
+    for part in ("a.pdf, 2 pages, 8 tokens", "> <b>How</b> many?", "It is 2[2J.", "a.pdf, page 4", "tiny"):
+        assert part in text
+    assert not re.search(r"url\((?!#)", (tmp_path / "a.svg").read_text())
 
 
 def test_copy_sends_the_answer_to_the_terminals_clipboard(bench, monkeypatch):

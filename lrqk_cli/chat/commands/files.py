@@ -6,14 +6,17 @@ import base64
 from dataclasses import asdict
 from pathlib import Path
 
-from lrqk_cli.chat import archive, export
+from lrqk_cli.chat import archive
 from lrqk_cli.chat.commands.documents import split_paths
 from lrqk_cli.chat.commands.registry import Command
 from lrqk_cli.chat.desk import Desk
+from lrqk_cli.chat.export import to_json, to_markdown
+from lrqk_cli.chat.picture import to_svg
 from lrqk_cli.errors import UsageError
 
 # Terminals that know OSC 52 take about so many bytes.
 _CLIPBOARD_LIMIT = 74_994
+_WRITERS = {".md": to_markdown, ".json": to_json, ".svg": to_svg}
 
 
 def archive_path(name: str) -> Path:
@@ -52,9 +55,11 @@ def _load(desk: Desk, argument: str) -> None:
 
 def _export(desk: Desk, argument: str) -> None:
     [path, *rest] = split_paths(argument)
-    if rest or path.suffix.lower() not in (".md", ".json"):
-        raise UsageError("/export writes one file, .md or .json.", "Type /export chat.md, for instance.")
-    write = export.to_markdown if path.suffix.lower() == ".md" else export.to_json
+    write = _WRITERS.get(path.suffix.lower())
+    if rest or write is None:
+        raise UsageError(
+            "/export writes one file, .md, .json or .svg.", "Type /export chat.md, for instance."
+        )
     archive.write_private(path, write(desk.session.conversation, desk.model))
     desk.say(f"Written to {path}.")
 
@@ -77,5 +82,5 @@ COMMANDS = (
     Command("/copy", "Copy the last answer to the clipboard.", _copy),
     Command("/save", "Save the conversation under a name, or as a .json file.", _save, "NAME", "path"),
     Command("/load", "Go on with a saved conversation.", _load, "NAME", "path"),
-    Command("/export", "Write a transcript, as .md or .json.", _export, "FILE", "path"),
+    Command("/export", "Write a transcript, as .md, .json or .svg.", _export, "FILE", "path"),
 )
