@@ -11,9 +11,9 @@ def tile_rows(queries: int) -> int:
     return 8 if queries <= 8 else 16
 
 
-def half_rank(rank: int) -> int:
+def code_width(rank: int) -> int:
     """Return the width of the tiles of ``load_codes``; a product on tensor cores has at least 16 terms."""
-    return max(16, 1 << ((rank + 1) // 2 - 1).bit_length())
+    return max(16, 1 << (rank - 1).bit_length())
 
 
 @triton.jit
@@ -45,42 +45,88 @@ def total_mass(peaks, masses, count, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _small_to_float(number, shift):
-    """Return int16 numbers in [0, 1024), less ``shift``, in float16; quicker than a conversion."""
-    # 0x6400 is 1,024 in float16, and leaves ten bits to the number.
-    return (number | 0x6400).to(tl.float16, bitcast=True) - (1024.0 + shift)
+def opaque(tensor):
+    """Return a tensor of floats unchanged, of which Triton does not see how it came about.
+
+    From that it chooses how tensor cores get an operand, and where a tensor changes its layout: after masks,
+    joins and bytes Triton 3.6 expects to win by what costs twice the instructions. It does not look through a
+    sum, and this one costs nothing, since a number plus minus zero is that number.
+    """
+    bits: tl.constexpr = tl.int16 if tensor.dtype == tl.float16 else tl.int32
+    nothing = tl.full(tensor.shape, -(1 << (bits.primitive_bitwidth - 1)), bits)
+    return tl.sum(tl.join(tensor, nothing.to(tensor.dtype, bitcast=True)), len(tensor.shape))
+
+
+# Codes become float16 without a conversion. Those of four bits stay in the lowest bits, which makes them that
+# many times 2^-24, and have 8 added.
 
 
 @triton.jit
-def load_codes(
-    codes,
-    token,
-    inside,
-    RANK: tl.constexpr,
-    HALF_PAD: tl.constexpr,
-):
-    """Return the dimensions of tokens below r/2, and those from r/2 on: two tiles ``[tokens, HALF_PAD]``.
-
-    Integers come in float16, which holds them exactly, and floating codes in float32.
-    """
-    HALF: tl.constexpr = (RANK + 1) // 2
-    dim = tl.arange(0, HALF_PAD)[None, :]
-    token = token[:, None]
-    whole = inside[:, None] & (dim < HALF)
-    if codes.dtype.element_ty == tl.uint8:
-        both = tl.load(codes + token * HALF + dim, mask=whole, other=0x88).to(tl.int16)
-        low = _small_to_float(both & 15, 8.0)
-        high = _small_to_float(both >> 4, 8.0)
-    else:
-        low = tl.load(codes + token * RANK + dim, mask=whole, other=0)
-        high = tl.load(codes + token * RANK + HALF + dim, mask=whole & (HALF + dim < RANK), other=0)
-        if codes.dtype.element_ty == tl.int8:
-            low = _small_to_float(low.to(tl.int16) + 128, 128.0)
-            high = _small_to_float(high.to(tl.int16) + 128, 128.0)
-        else:
-            low = low.to(tl.float32)
-            high = high.to(tl.float32)
+def _pick_codes(words, SHIFT: tl.constexpr):
+    """Return the codes ``SHIFT`` bits up in both halves of the words, times 2^-24."""
+    picked = (words >> SHIFT) & 0x000F000F
+    low = picked.to(tl.int16).to(tl.float16, bitcast=True)
+    high = (picked >> 16).to(tl.int16).to(tl.float16, bitcast=True)
     return low, high
+
+
+@triton.jit
+def load_codes(codes, token, RANK: tl.constexpr, RANK_PAD: tl.constexpr):
+    """Return what stands for the codes of tokens, all of which must exist: a tile ``[tokens, RANK_PAD]``.
+
+    Its columns are those of ``code_dimensions``, and ``true_codes`` tells what it means. Integers come in
+    float16, which holds them exactly, and floating codes in float32.
+    """
+    if codes.dtype.element_ty == tl.uint8 and RANK % 8 == 0:
+        # Eight codes at once, in 32 bits.
+        word = tl.arange(0, RANK_PAD // 8)
+        if RANK_PAD > RANK:
+            word = tl.minimum(word, RANK // 8 - 1)
+        words = codes.to(tl.pointer_type(tl.int32)) + token[:, None] * (RANK // 8) + word[None, :]
+        words = tl.load(words)
+        low_0, high_0 = _pick_codes(words, 0)
+        low_4, high_4 = _pick_codes(words, 4)
+        low_8, high_8 = _pick_codes(words, 8)
+        low_12, high_12 = _pick_codes(words, 12)
+        low = tl.join(tl.join(low_0, low_8), tl.join(low_4, low_12))
+        high = tl.join(tl.join(high_0, high_8), tl.join(high_4, high_12))
+        # Halves of a word stay neighbours: then none of this moves a register.
+        tile = opaque(tl.reshape(tl.join(low, high), [token.shape[0], RANK_PAD]))
+    else:
+        dim = tl.arange(0, RANK_PAD)[None, :]
+        if RANK_PAD > RANK:
+            dim = tl.minimum(dim, RANK - 1)
+        if codes.dtype.element_ty == tl.uint8:
+            HALF: tl.constexpr = RANK // 2
+            code = tl.load(codes + token[:, None] * HALF + dim % HALF).to(tl.int16) >> (dim // HALF * 4)
+            tile = opaque((code & 15).to(tl.int16).to(tl.float16, bitcast=True))
+        elif codes.dtype.element_ty == tl.int8:
+            # 0x6400 is 1,024 in float16, and leaves ten bits to the code. Taken off here: 128 is large beside
+            # most codes, and their sums would lose bits.
+            code = (tl.load(codes + token[:, None] * RANK + dim).to(tl.int16) + 128) | 0x6400
+            tile = opaque(code.to(tl.float16, bitcast=True) - (1024.0 + 128.0))
+        else:
+            tile = tl.load(codes + token[:, None] * RANK + dim).to(tl.float32)
+    return tile
+
+
+@triton.jit
+def code_dimensions(codes, RANK: tl.constexpr, RANK_PAD: tl.constexpr):
+    """Return which dimension each column of ``load_codes`` is; r or more where there is none."""
+    column = tl.arange(0, RANK_PAD)
+    if codes.dtype.element_ty == tl.uint8 and RANK % 8 == 0:
+        # See ``kernels.codes`` for what a byte holds.
+        byte = column // 8 * 4 + column // 4 % 2 + column % 2 * 2
+        column = tl.where(column < RANK, byte + column // 2 % 2 * (RANK // 2), RANK)
+    return column
+
+
+@triton.jit
+def true_codes(product, total, codes):
+    """Return ``Σ x · code`` of ``Σ x · tile`` and ``Σ x``."""
+    if codes.dtype.element_ty == tl.uint8:
+        product = 16777216.0 * product - 8.0 * total
+    return product
 
 
 # Float32 rows meet codes on tensor cores, which take 11 bits of a number. A tile of 16 rows has room to spare
@@ -110,31 +156,27 @@ def join_bits(tile, unit, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def add_codes(weight, fade, low_sum, high_sum, low, high, ROWS: tl.constexpr, COUNT: tl.constexpr):
-    """Add codes by weights ``[ROWS, COUNT]`` within [0, 1] to faded sums, whose rows stay in two parts."""
-    parts = split_bits(twice(weight, ROWS, COUNT), ROWS).to(low.dtype)
-    fades = twice(fade[:, None], ROWS, 1)
-    low_sum = tl.dot(parts, low, low_sum * fades, input_precision="tf32")
-    high_sum = tl.dot(parts, high, high_sum * fades, input_precision="tf32")
-    return low_sum, high_sum
+def add_codes(weight, fade, code_sum, tile, ROWS: tl.constexpr, COUNT: tl.constexpr):
+    """Add codes by weights ``[ROWS, COUNT]`` within [-1, 1] to a faded sum, whose rows stay in two parts."""
+    parts = split_bits(twice(weight, ROWS, COUNT), ROWS)
+    parts = opaque(parts.to(tl.float16)) if tile.dtype == tl.float16 else parts
+    return tl.dot(parts, tile, code_sum * twice(fade[:, None], ROWS, 1), input_precision="tf32")
 
 
 @triton.jit
 def store_code_sums(
     out,
     stride,
-    low_sum,
-    high_sum,
+    code_sum,
+    mass,
+    codes,
     QUERIES: tl.constexpr,
     ROWS: tl.constexpr,
     RANK: tl.constexpr,
-    HALF_PAD: tl.constexpr,
+    RANK_PAD: tl.constexpr,
 ):
-    """Store the sums of the queries, ``stride`` apart."""
-    HALF: tl.constexpr = (RANK + 1) // 2
+    """Store the sums of the queries, ``stride`` apart; ``mass`` ``[ROWS]`` is the sum of their weights."""
     member = tl.arange(0, ROWS)[:, None]
-    dim = tl.arange(0, HALF_PAD)[None, :]
-    place = out + member * stride + dim
-    whole = (member < QUERIES) & (dim < HALF)
-    tl.store(place, join_bits(low_sum, 1.0, ROWS, HALF_PAD), mask=whole)
-    tl.store(place + HALF, join_bits(high_sum, 1.0, ROWS, HALF_PAD), mask=whole & (HALF + dim < RANK))
+    dim = code_dimensions(codes, RANK, RANK_PAD)[None, :]
+    total = true_codes(join_bits(code_sum, 1.0, ROWS, RANK_PAD), mass[:, None], codes)
+    tl.store(out + member * stride + dim, total, mask=(member < QUERIES) & (dim < RANK))

@@ -34,7 +34,7 @@ from lrqk_cli.kernels.buffers import (
     fetch_splits,
     split_rows,
 )
-from lrqk_cli.kernels.primitives import half_rank, tile_rows
+from lrqk_cli.kernels.primitives import code_width, tile_rows
 
 # Elements of K, and of V, that a program of the first launch loads at once; and of what the second merges.
 _TILE = 4096
@@ -159,7 +159,7 @@ def attend_residents(
         scaling,
         softcap or 1.0,
         ROWS=tile_rows(queries),
-        HALF_PAD=half_rank(parts.rank),
+        RANK_PAD=code_width(parts.rank),
         BLOCK=min(split, max(16, _TILE // width_pad)),
         FETCH_ROWS=FETCH_ROWS,
         SOFTCAP=softcap is not None,

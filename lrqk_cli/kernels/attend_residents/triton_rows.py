@@ -9,10 +9,10 @@ from lrqk_cli.kernels.primitives import add_codes, load_codes, soft_cap, store_c
 
 
 @triton.jit
-def nothing_weighed(ROWS: tl.constexpr, HALF_PAD: tl.constexpr):
-    """Return largest logit, mass and both halves of the code sum of no rows."""
-    zero = tl.zeros([2 * ROWS, HALF_PAD], tl.float32)
-    return tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32), zero, zero
+def nothing_weighed(ROWS: tl.constexpr, RANK_PAD: tl.constexpr):
+    """Return largest logit, mass and code sum of no rows."""
+    code_sum = tl.zeros([2 * ROWS, RANK_PAD], tl.float32)
+    return tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32), code_sum
 
 
 @triton.jit
@@ -32,53 +32,56 @@ def weigh_rows_by_codes(
     bucket,
     peak,
     mass,
-    low_sum,
-    high_sum,
+    code_sum,
     QUERIES: tl.constexpr,
     ROWS: tl.constexpr,
     RANK: tl.constexpr,
-    HALF_PAD: tl.constexpr,
+    RANK_PAD: tl.constexpr,
     COUNT: tl.constexpr,
 ):
-    """Add to mass and code sum, or take off, what the index predicts for rows; pointers are the set's own."""
+    """Add to mass and code sum, or take off, what the index predicts for rows; pointers are the set's own.
+
+    Args:
+        token: of each row, also of those that are not ``inside``.
+    """
     member = tl.arange(0, ROWS)[:, None]
     logit = tl.load(
         logits + member * bucket + token[None, :],
         mask=(member < QUERIES) & inside[None, :],
         other=float("-inf"),
     )
-    low, high = load_codes(codes, token, inside, RANK, HALF_PAD)
+    tile = load_codes(codes, token, RANK, RANK_PAD)
     higher = tl.maximum(peak, tl.max(logit, 1))
     # Where there is no row so far, minus infinity must not be taken from itself.
     base = tl.where(higher == float("-inf"), 0.0, higher)
     fade = tl.exp(peak - base)
     weight = tl.exp(logit - base[:, None]) * sign
     mass = mass * fade + tl.sum(weight, 1)
-    low_sum, high_sum = add_codes(weight, fade, low_sum, high_sum, low, high, ROWS, COUNT)
-    return higher, mass, low_sum, high_sum
+    return higher, mass, add_codes(weight, fade, code_sum, tile, ROWS, COUNT)
 
 
 @triton.jit
 def store_weighed(
     masses,
     code_sums,
+    codes,
     split,
     splits,
     peak,
     mass,
-    low_sum,
-    high_sum,
+    code_sum,
     QUERIES: tl.constexpr,
     ROWS: tl.constexpr,
     RANK: tl.constexpr,
-    HALF_PAD: tl.constexpr,
+    RANK_PAD: tl.constexpr,
 ):
     """Store what ``weigh_rows_by_codes`` has added up; pointers are the set's own."""
     member = tl.arange(0, ROWS)
     asks = member < QUERIES
     tl.store(masses + member * (2 * splits) + split, peak, mask=asks)
     tl.store(masses + member * (2 * splits) + splits + split, mass, mask=asks)
-    store_code_sums(code_sums + split * RANK, splits * RANK, low_sum, high_sum, QUERIES, ROWS, RANK, HALF_PAD)
+    target = code_sums + split * RANK
+    store_code_sums(target, splits * RANK, code_sum, mass, codes, QUERIES, ROWS, RANK, RANK_PAD)
 
 
 @triton.jit

@@ -35,7 +35,7 @@ def _attend_fetched(
     QUERIES: tl.constexpr,
     ROWS: tl.constexpr,
     RANK: tl.constexpr,
-    HALF_PAD: tl.constexpr,
+    RANK_PAD: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
     STEP: tl.constexpr,
@@ -49,7 +49,7 @@ def _attend_fetched(
     All pointers are the set's own, that of rows at its first hot slot.
     """
     peak, total, output = nothing_attended(WIDTH_PAD)
-    peaks, mass, low_sum, high_sum = nothing_weighed(ROWS, HALF_PAD)
+    peaks, mass, code_sum = nothing_weighed(ROWS, RANK_PAD)
     # fmt: off
     while first < planned:
         entry = first + tl.arange(0, COUNT)
@@ -64,17 +64,17 @@ def _attend_fetched(
         )
         if TAIL:
             # What comes is no longer part of the tail, and what leaves is.
-            peaks, mass, low_sum, high_sum = weigh_rows_by_codes(
-                scores, codes, token, inside, -1.0, bucket, peaks, mass, low_sum, high_sum,
-                QUERIES, ROWS, RANK, HALF_PAD, COUNT,
+            peaks, mass, code_sum = weigh_rows_by_codes(
+                scores, codes, token, inside, -1.0, bucket, peaks, mass, code_sum,
+                QUERIES, ROWS, RANK, RANK_PAD, COUNT,
             )
-            peaks, mass, low_sum, high_sum = weigh_rows_by_codes(
-                scores, codes, leaving, inside, 1.0, bucket, peaks, mass, low_sum, high_sum,
-                QUERIES, ROWS, RANK, HALF_PAD, COUNT,
+            peaks, mass, code_sum = weigh_rows_by_codes(
+                scores, codes, leaving, inside, 1.0, bucket, peaks, mass, code_sum,
+                QUERIES, ROWS, RANK, RANK_PAD, COUNT,
             )
         first += STEP
     # fmt: on
-    return peak, total, output, peaks, mass, low_sum, high_sum
+    return peak, total, output, peaks, mass, code_sum
 
 
 @triton.jit
@@ -149,7 +149,7 @@ def attend_split(
     QUERIES: tl.constexpr,
     ROWS: tl.constexpr,
     RANK: tl.constexpr,
-    HALF_PAD: tl.constexpr,
+    RANK_PAD: tl.constexpr,
     RECENT: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
@@ -182,18 +182,18 @@ def attend_split(
     peak, total, output = nothing_attended(WIDTH_PAD)
     # fmt: off
     if FETCHES > 0 and split < FETCHES:
-        peak, total, output, peaks, mass, low_sum, high_sum = _attend_fetched(
+        peak, total, output, peaks, mass, code_sum = _attend_fetched(
             queries, rows + RECENT * STRIDE, slot_token + row_set * hot, scores + row_set * QUERIES * bucket,
             codes + row_set * context * BYTES, plan_token + row_set * hot, plan_slot + row_set * hot,
             tl.load(plan_count + row_set), store + row_set // share * context * STRIDE,
             resident + row_set * context, bucket, split * FETCH_ROWS, scaling, cap, QUERIES, ROWS, RANK,
-            HALF_PAD, WIDTH, WIDTH_PAD, FETCHES * FETCH_ROWS, FETCH_ROWS, SOFTCAP, TAIL,
+            RANK_PAD, WIDTH, WIDTH_PAD, FETCHES * FETCH_ROWS, FETCH_ROWS, SOFTCAP, TAIL,
         )
         if TAIL:
             store_weighed(
                 split_masses + row_set * QUERIES * (2 * FETCHES),
-                split_code_sums + row_set * QUERIES * FETCHES * RANK,
-                split, FETCHES, peaks, mass, low_sum, high_sum, QUERIES, ROWS, RANK, HALF_PAD,
+                split_code_sums + row_set * QUERIES * FETCHES * RANK, codes,
+                split, FETCHES, peaks, mass, code_sum, QUERIES, ROWS, RANK, RANK_PAD,
             )
     if split >= FETCHES:
         peak, total, output = _attend_held(

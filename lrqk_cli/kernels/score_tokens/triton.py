@@ -19,13 +19,16 @@ from torch import Tensor
 from lrqk_cli.kernels.buffers import Projected, TokenScores
 from lrqk_cli.kernels.primitives import (
     add_codes,
-    half_rank,
+    code_dimensions,
+    code_width,
     join_bits,
     load_codes,
+    opaque,
     soft_cap,
     split_bits,
     store_code_sums,
     tile_rows,
+    true_codes,
 )
 
 # Logits of a tile for each warp that works on it; with more, registers spill.
@@ -34,21 +37,18 @@ _WARP_LOGITS = 256
 
 @triton.jit
 def _load_queries(
-    query_codes, QUERIES: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, HALF_PAD: tl.constexpr
+    query_codes, codes, QUERIES: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, RANK_PAD: tl.constexpr
 ):
-    """Return both halves of the codes of a set's queries in two parts each, and the unit of each row."""
-    HALF: tl.constexpr = (RANK + 1) // 2
+    """Return the codes of a set's queries in two parts, the unit of each row, and the sum of each query."""
     member = (tl.arange(0, 2 * ROWS) % ROWS)[:, None]
-    dim = tl.arange(0, HALF_PAD)[None, :]
-    place = query_codes + member * RANK + dim
-    whole = (member < QUERIES) & (dim < HALF)
-    low = tl.load(place, mask=whole, other=0.0)
-    high = tl.load(place + HALF, mask=whole & (HALF + dim < RANK), other=0.0)
-    largest = tl.maximum(tl.max(tl.abs(low), 1), tl.max(tl.abs(high), 1))
-    # The power of two below, so that dividing by it costs no bits.
-    unit = (largest.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
-    unit = tl.where(unit > 0.0, unit, 1.0)
-    return split_bits(low / unit[:, None], ROWS), split_bits(high / unit[:, None], ROWS), unit
+    dim = code_dimensions(codes, RANK, RANK_PAD)[None, :]
+    whole = (member < QUERIES) & (dim < RANK)
+    query = tl.load(query_codes + member * RANK + dim, mask=whole, other=0.0)
+    # The power of two below the largest, so that dividing by it costs no bits.
+    unit = tl.max(tl.abs(query), 1).to(tl.int32, bitcast=True) & 0x7F800000
+    unit = tl.where(unit > 0, unit, 0x3F800000).to(tl.float32, bitcast=True)
+    parts = split_bits(query / unit[:, None], ROWS)
+    return parts, unit, tl.sum(join_bits(parts, unit, ROWS, RANK_PAD), 1)
 
 
 @triton.jit
@@ -70,9 +70,10 @@ def _score(
     QUERIES: tl.constexpr,
     ROWS: tl.constexpr,
     RANK: tl.constexpr,
-    HALF_PAD: tl.constexpr,
+    RANK_PAD: tl.constexpr,
     SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SUMS: tl.constexpr,
 ):
@@ -82,50 +83,59 @@ def _score(
     count = tl.load(length) + 1
     if first >= count:
         return
-    BYTES: tl.constexpr = (RANK + 1) // 2 if codes.dtype.element_ty == tl.uint8 else RANK
+    # Within the span, numbers of 32 bits do.
+    tokens = tl.minimum(count - first, SPAN).to(tl.int32)
+    candidates = tl.minimum(count - recent - first, SPAN).to(tl.int32)
+    BYTES: tl.constexpr = RANK // 2 if codes.dtype.element_ty == tl.uint8 else RANK
     codes += (row_set * context + first) * BYTES
     resident += row_set * context + first
     query = row_set * QUERIES
-    query_low, query_high, unit = _load_queries(query_codes + query * RANK, QUERIES, ROWS, RANK, HALF_PAD)
+    parts, unit, total = _load_queries(query_codes + query * RANK, codes, QUERIES, ROWS, RANK, RANK_PAD)
+    if codes.dtype.element_ty.primitive_bitwidth == 8:
+        parts = opaque(parts.to(tl.float16))
     member = tl.arange(0, ROWS)
     asks = member < QUERIES
-    centre = tl.load(offset + query + member, mask=asks, other=0.0) * scaling
-    unit *= scaling
+    unit = true_codes(unit, 0.0, codes) * scaling
+    centre = tl.load(offset + query + member, mask=asks, other=0.0)
+    centre = (centre + true_codes(tl.zeros_like(total), total, codes)) * scaling
+    logits += (query + member[:, None]) * bucket + first
     peak = tl.full([ROWS], float("-inf"), tl.float32)
-    mass = tl.zeros([ROWS], tl.float32)
-    candidate_mass = tl.zeros([ROWS], tl.float32)
-    low_sum = tl.zeros([2 * ROWS, HALF_PAD], tl.float32)
-    high_sum = tl.zeros([2 * ROWS, HALF_PAD], tl.float32)
+    # Summed over the tokens at last: across the threads, a sum costs more than a tile of products.
+    mass = tl.zeros([ROWS, BLOCK], tl.float32)
+    candidate_mass = tl.zeros([ROWS, BLOCK], tl.float32)
+    code_sum = tl.zeros([2 * ROWS, RANK_PAD], tl.float32)
     for start in range(0, SPAN, BLOCK):
         token = start + tl.arange(0, BLOCK)
-        inside = first + token < count
-        low, high = load_codes(codes, token, inside, RANK, HALF_PAD)
-        product = tl.dot(query_low.to(low.dtype), tl.trans(low), input_precision="tf32")
-        product = tl.dot(query_high.to(low.dtype), tl.trans(high), product, input_precision="tf32")
+        inside = token < tokens
+        tile = load_codes(codes, tl.minimum(token, tokens - 1), RANK, RANK_PAD)
+        product = tl.dot(parts, tl.trans(tile), input_precision="tf32")
         logit = join_bits(product, unit, ROWS, BLOCK) + centre[:, None]
         if SOFTCAP:
             logit = soft_cap(logit, cap)
-        target = logits + (query + member[:, None]) * bucket + first + token[None, :]
-        tl.store(target, logit, mask=asks[:, None] & inside[None, :])
+        # What lies past n may be anything, so that whole blocks are stored in wide pieces.
+        tl.store(logits + token[None, :], logit, mask=asks[:, None] & (inside | WHOLE)[None, :])
         logit = tl.where(inside[None, :], logit, float("-inf"))
         higher = tl.maximum(peak, tl.max(logit, 1))
         fade = tl.exp(peak - higher)
         weight = tl.exp(logit - higher[:, None])
-        outside = first + token < count - recent
+        outside = token < candidates
         outside &= tl.load(resident + token, mask=outside, other=1) == 0
-        counted = tl.where(outside[None, :], weight, 0.0)
-        mass = mass * fade + tl.sum(weight, 1)
-        candidate_mass = candidate_mass * fade + tl.sum(counted, 1)
+        counted = weight * opaque(outside.to(tl.float32))[None, :]
+        mass = mass * fade[:, None] + weight
+        candidate_mass = candidate_mass * fade[:, None] + counted
         if SUMS:
-            low_sum, high_sum = add_codes(counted, fade, low_sum, high_sum, low, high, ROWS, BLOCK)
+            code_sum = add_codes(counted, fade, code_sum, tile, ROWS, BLOCK)
         peak = higher
     summary = masses + (query + member) * (3 * spans) + span
+    total_candidate_mass = tl.sum(candidate_mass, 1)
     tl.store(summary, peak, mask=asks)
-    tl.store(summary + spans, mass, mask=asks)
-    tl.store(summary + 2 * spans, candidate_mass, mask=asks)
+    tl.store(summary + spans, tl.sum(mass, 1), mask=asks)
+    tl.store(summary + 2 * spans, total_candidate_mass, mask=asks)
     if SUMS:
         target = code_sums + (query * spans + span) * RANK
-        store_code_sums(target, spans * RANK, low_sum, high_sum, QUERIES, ROWS, RANK, HALF_PAD)
+        store_code_sums(
+            target, spans * RANK, code_sum, total_candidate_mass, codes, QUERIES, ROWS, RANK, RANK_PAD
+        )
 
 
 def score_tokens(
@@ -142,10 +152,12 @@ def score_tokens(
     """See the reference; floating codes count with the 11 bits that tensor cores take of a float32."""
     sets, queries, rank = projected.codes.shape
     spans = out.masses.shape[3]
-    half_pad = half_rank(rank)
-    # Each warp adds up eight columns of codes; with more warps, some would repeat the others' work.
-    warps = min(4, half_pad // 8)
+    rank_pad = code_width(rank)
+    # A warp adds up at least eight columns of codes; with more warps, some would repeat the others' work.
+    warps = min(4, rank_pad // 8)
     rows = tile_rows(queries)
+    bucket = out.logits.shape[2]
+    block = _WARP_LOGITS // rows * warps
     _score[(spans, sets)](
         projected.codes,
         projected.offset,
@@ -156,7 +168,7 @@ def score_tokens(
         out.masses,
         out.masses if out.code_sums is None else out.code_sums,
         codes.shape[1],
-        out.logits.shape[2],
+        bucket,
         spans,
         recent,
         scaling,
@@ -164,9 +176,10 @@ def score_tokens(
         QUERIES=queries,
         ROWS=rows,
         RANK=rank,
-        HALF_PAD=half_pad,
+        RANK_PAD=rank_pad,
         SPAN=out.span,
-        BLOCK=_WARP_LOGITS // rows * warps,
+        BLOCK=block,
+        WHOLE=bucket % block == 0,
         SOFTCAP=softcap is not None,
         SUMS=out.code_sums is not None,
         num_warps=warps,
