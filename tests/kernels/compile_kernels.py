@@ -1,0 +1,119 @@
+"""Compile the kernels of a decode step for a GPU that need not be there, at the shapes of common models.
+
+Run as a program with a compute capability such as 86; prints the shared memory of each kernel in bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from decode_step import Shape, make_index, make_layer, make_maps, make_tail, noise
+
+from lrqk_cli.kernels.buffers import AttendScratch, Fetch, FetchPlan, Projected, SelectScratch
+
+CPU = torch.device("cpu")
+# Llama 3.1 8B, Qwen2.5 0.5B, Gemma 3 270M, and an odd one.
+SHAPES = [
+    (Shape(3000, context=4096, heads=1, queries=4, width=128, rank=64, hot=1024, recent=64), torch.uint8),
+    (Shape(3000, context=4096, heads=1, queries=7, width=64, rank=64, hot=1024, recent=64), torch.uint8),
+    (Shape(3000, context=4096, heads=1, queries=4, width=256, rank=32, hot=1024, recent=64), torch.int8),
+    (Shape(3000, context=4100, heads=1, queries=16, width=80, rank=30, hot=1000, recent=60), torch.uint8),
+]
+
+
+class AbsentGpu:
+    """What Triton asks its driver while it compiles."""
+
+    def __init__(self, capability: int) -> None:
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_only(shared: dict[str, int]) -> None:
+    """Let every launch end with the compilation, and note what it takes."""
+    launch = JITFunction.run
+
+    def run(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel = launch(self, *args, grid=grid, warmup=True, **options)
+        name = self.fn.__name__
+        shared[name] = max(shared.get(name, 0), kernel.metadata.shared)
+        return kernel
+
+    JITFunction.run = run
+
+
+def operation(package: str, name: str | None = None) -> Any:
+    return getattr(import_module(f"lrqk_cli.kernels.{package}.triton"), name or package)
+
+
+def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype) -> None:
+    """Launch all that a layer does in a step."""
+    store, residents = make_layer(shape, dtype)
+    codes, tail, length = (
+        make_index(shape, codes_dtype)[1],
+        make_tail(shape, codes_dtype),
+        shape.device_length,
+    )
+    projected = Projected.empty(shape.sets, shape.queries, shape.rank, CPU)
+    scaling = 1 / math.sqrt(shape.width)
+    query = noise(11, shape.sets, shape.queries, shape.width).to(dtype)
+    key, value = noise(12, 2, shape.heads, shape.width).to(dtype)
+    operation("append_token")(
+        query, key, value, maps=make_maps(shape), codes=codes, store=store, residents=residents,
+        length=length, out=projected,
+    )  # fmt: skip
+    operation("score_tokens")(
+        projected, codes, residents.resident, length, tail.scores, recent=shape.recent, scaling=scaling
+    )
+    plan = FetchPlan.empty(shape.sets, shape.hot, CPU)
+    select = SelectScratch.empty(shape.sets, shape.hot, shape.context, CPU)
+    operation("select_rows")(tail.scores, residents, length, select, plan, top_k=256)
+    operation("replace_rows")(residents, plan, store)
+    scratch = AttendScratch.empty(
+        shape.sets, shape.queries, shape.rows, shape.width, CPU, tail_rank=shape.rank, fetching=shape.hot
+    )
+    out, lse = torch.empty_like(query), torch.empty(query.shape[:2])
+    operation("attend_residents")(
+        query, residents, length, scratch, out, lse, scaling=scaling, fetch=Fetch(plan, store), tail=tail
+    )
+    weights = torch.zeros(shape.context)
+    operation("weigh_tokens")(query, residents, lse, length, weights, scaling=scaling)
+    rows = query.flatten(0, 1)
+    operation("rms_norm")(rows, rows[0].clone(), out.view_as(rows), eps=1e-6, offset=0.0, rounds_first=True)
+    angle = rows[0].clone()
+    operation("rotate")(rows, rows[:1], angle, angle, out.view_as(rows), torch.empty_like(rows[:1]))
+    parts = out.float(), lse, out.float(), lse
+    operation("merge")(*(part.unsqueeze(2) for part in parts))
+
+
+def main() -> None:
+    shared: dict[str, int] = {}
+    triton.runtime.driver.set_active(AbsentGpu(int(sys.argv[1])))
+    compile_only(shared)
+    for shape, codes in SHAPES:
+        for dtype in (torch.bfloat16, torch.float16):
+            run_step(shape, codes, dtype)
+    sys.stdout.write(json.dumps(shared))
+
+
+if __name__ == "__main__":
+    main()

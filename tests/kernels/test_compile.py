@@ -1,0 +1,34 @@
+"""All kernels compile for the GPUs that people have, which the interpreter does not tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+# Bytes of shared memory that a program may have, by compute capability: RTX 30 series (and 40), and H100.
+SHARED = {86: 101_376, 90: 232_448}
+KERNELS = {
+    "_append", "_merge", "_normalise", "_replace", "_rotate", "_score", "_weigh_block", "attend_split",
+    "bin_tokens", "combine_splits", "count_missing", "list_fetches",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("capability", SHARED)
+def test_compiles_within_the_shared_memory(capability: int) -> None:
+    script = Path(__file__).with_name("compile_kernels.py")
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(capability)],
+        env=environment, capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shared = json.loads(done.stdout.splitlines()[-1])
+    assert set(shared) == KERNELS
+    assert max(shared.values()) <= SHARED[capability], shared
