@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrqk_cli.chat.charts import levels_for, sparkline
-from lrqk_cli.chat.events import Source, Sources
+from lrqk_cli.chat.events import DocumentUse, Source, Sources
 from lrqk_cli.chat.streaming import printable
 
 _MOST_NAMED = 3
@@ -34,9 +34,13 @@ def sources_view(sources: Sources, console: Console) -> RenderableType:
 
 
 def sources_line(sources: Sources) -> str:
-    """Name the best pages in one line; empty where there are none."""
-    named = [f"{_place(source)} ({source.share:.0%})" for source in sources.pages[:_MOST_NAMED]]
-    return f"Sources: {', '.join(named)}" if named else ""
+    """Name the best pages in one line, by document; empty where there are none."""
+    places = dict[DocumentUse, list[str]]()
+    for source in sources.pages[:_MOST_NAMED]:
+        page = "" if source.page is None else f", page {source.page}"
+        places.setdefault(source.document, []).append(f"{page} ({source.share:.0%})")
+    named = [document.title + "".join(parts) for document, parts in places.items()]
+    return f"Sources: {'; '.join(named)}" if named else ""
 
 
 def _place(source: Source) -> str:

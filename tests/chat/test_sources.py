@@ -9,7 +9,7 @@ from fake_chat import FakeDocument, FakeEngine, FakePrompt, FakeStream, new_sess
 from rich.console import Console
 
 from lrqk_cli.chat.conversation import Conversation
-from lrqk_cli.chat.events import Answer, Sources
+from lrqk_cli.chat.events import Answer, DocumentUse, Source, Sources
 from lrqk_cli.chat.sources import find_sources, sentence_at
 from lrqk_cli.chat.sources_view import sources_line, sources_view
 
@@ -188,3 +188,11 @@ def test_without_documents_the_view_says_so_and_the_line_is_empty():
 def test_the_line_names_the_best():
     conversation = conversation_about(FakeDocument("a.pdf", [FILLER, FIRST + FILLER]))
     assert sources_line(find(conversation, ("412 people", 2.0))) == "Sources: a.pdf, page 2 (100%)"
+
+
+def test_the_line_names_each_document_once():
+    first, second = (
+        DocumentUse(title, title, 9, start, start + 5) for title, start in (("a.pdf", 0), ("b", 5))
+    )
+    pages = [Source(first, 4, 0.5, ""), Source(second, None, 0.3, ""), Source(first, 2, 0.2, "")]
+    assert sources_line(Sources(pages, [])) == "Sources: a.pdf, page 4 (50%), page 2 (20%); b (30%)"
