@@ -191,8 +191,6 @@ def test_the_line_names_the_best():
 
 
 def test_the_line_names_each_document_once():
-    first, second = (
-        DocumentUse(title, title, 9, start, start + 5) for title, start in (("a.pdf", 0), ("b", 5))
-    )
+    first, second = DocumentUse("a.pdf", "a.pdf", 9, 0, 5), DocumentUse("b", "b", 0, 5, 9)
     pages = [Source(first, 4, 0.5, ""), Source(second, None, 0.3, ""), Source(first, 2, 0.2, "")]
     assert sources_line(Sources(pages, [])) == "Sources: a.pdf, page 4 (50%), page 2 (20%); b (30%)"

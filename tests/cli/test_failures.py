@@ -9,6 +9,14 @@ import pytest
 from lrqk_cli.cli.failures import SwallowedInterrupts
 
 
+@pytest.fixture(autouse=True)
+def default_handler():
+    """A test runner in the background may have been told to ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def import_as(name: str, *, seconds: float = 0.0) -> dict[str, object]:
     """Run the body of a module, in which Ctrl-C comes."""
     names: dict[str, object] = {"__name__": name, "os": os, "signal": signal, "time": time}
