@@ -22,6 +22,7 @@ SHAPES = [
     Shape(1024, context=1100, rank=32, queries=8, heads=1),
     Shape(1024, context=1500, rank=80, queries=7, heads=1),
     Shape(700, context=800, rank=64, queries=4, heads=1),
+    Shape(380, context=384, rank=16, queries=3),
     Shape(290, rank=128, queries=2, heads=1, recent=64),
     Shape(290, rank=16, queries=9, heads=1, recent=280),
     pytest.param(

@@ -73,7 +73,6 @@ def _score(
     RANK_PAD: tl.constexpr,
     SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SUMS: tl.constexpr,
 ):
@@ -112,8 +111,7 @@ def _score(
         logit = join_bits(product, unit, ROWS, BLOCK) + centre[:, None]
         if SOFTCAP:
             logit = soft_cap(logit, cap)
-        # What lies past n may be anything, so that whole blocks are stored in wide pieces.
-        tl.store(logits + token[None, :], logit, mask=asks[:, None] & (inside | WHOLE)[None, :])
+        tl.store(logits + token[None, :], logit, mask=asks[:, None] & inside[None, :])
         logit = tl.where(inside[None, :], logit, float("-inf"))
         higher = tl.maximum(peak, tl.max(logit, 1))
         fade = tl.exp(peak - higher)
@@ -156,8 +154,6 @@ def score_tokens(
     # A warp adds up at least eight columns of codes; with more warps, some would repeat the others' work.
     warps = min(4, rank_pad // 8)
     rows = tile_rows(queries)
-    bucket = out.logits.shape[2]
-    block = _WARP_LOGITS // rows * warps
     _score[(spans, sets)](
         projected.codes,
         projected.offset,
@@ -168,7 +164,7 @@ def score_tokens(
         out.masses,
         out.masses if out.code_sums is None else out.code_sums,
         codes.shape[1],
-        bucket,
+        out.logits.shape[2],
         spans,
         recent,
         scaling,
@@ -178,8 +174,7 @@ def score_tokens(
         RANK=rank,
         RANK_PAD=rank_pad,
         SPAN=out.span,
-        BLOCK=block,
-        WHOLE=bucket % block == 0,
+        BLOCK=_WARP_LOGITS // rows * warps,
         SOFTCAP=softcap is not None,
         SUMS=out.code_sums is not None,
         num_warps=warps,
