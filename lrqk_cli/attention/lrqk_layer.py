@@ -157,7 +157,7 @@ class LrqkLayer(FullLayer):
             self.index.restart(self.projector.fit())
             self._fitted = self.stored
         if self.tail is not None:
-            self.tail.fit(self.projector.grams, self.projector)
+            self.tail.fit(self.projector)
         self._is_unsolved = False
 
     def settle(self) -> None:
@@ -191,7 +191,7 @@ class LrqkLayer(FullLayer):
     def _prepare_steps(self) -> None:
         """Derive what decode steps need from what was fitted, and from the sums of all segments."""
         if self.tail is not None:
-            self.tail.fit(self.projector.grams, self.projector)
+            self.tail.fit(self.projector)
         if self._step is not None:
             self._step.refresh()
 

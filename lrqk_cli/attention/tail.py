@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.factors import GramAccumulator
 from lrqk_cli.attention.projection import Projector, per_set
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
@@ -36,15 +35,15 @@ class ValueTail:
         self.slope.zero_()
         self.intercept.zero_()
 
-    def fit(self, grams: GramAccumulator, projector: Projector) -> None:
-        """Fit to all rows observed so far and to the standing maps of their keys.
+    def fit(self, projector: Projector) -> None:
+        """Fit to all rows that a projector has observed so far, and to its standing maps.
 
         Ridge regression in float64, on the CPU as the maps are:
         ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram matrices,
         and ``b = v̄ − k̂(μ) M``.
         """
         sets, rank, _ = self.slope.shape
-        grams = grams.on_cpu()
+        grams = projector.grams.on_cpu()
         value_mean = per_set(grams.mean_value(), sets)
         if not self._is_linear:
             self.intercept.copy_(value_mean)

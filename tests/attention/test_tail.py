@@ -84,7 +84,7 @@ def test_the_fit_is_ridge_regression_on_the_codes() -> None:
         projector.observe(query[:, :, start:stop], key[:, start:stop], value[:, start:stop])
     projector.fit()
     tail = ValueTail(SPEC, settings, torch.device("cpu"))
-    tail.fit(projector.grams, projector)
+    tail.fit(projector)
     codes = projector.project_keys(key[:, :PROMPT]).double().numpy()
     for head in range(HEADS):
         x, y = codes[head], value[head, :PROMPT].double().numpy()
@@ -103,7 +103,7 @@ def test_mean_is_the_mean_value_of_all_rows() -> None:
     projector.observe(query, key, value)
     projector.fit()
     tail = ValueTail(SPEC, settings, torch.device("cpu"))
-    tail.fit(projector.grams, projector)
+    tail.fit(projector)
     codes = torch.randn(HEADS, GROUP, 4)
     expected = value.mean(1, keepdim=True).expand(-1, GROUP, -1)
     torch.testing.assert_close(tail.mean_value(codes), expected)
