@@ -46,13 +46,13 @@ def find_sources(
     count = sum(place.end - place.start for place in read)
     if not count:
         return Sources([], [])
-    floor = _FLOOR * sum(sum(weights[place.start : place.end]) for place in read) / count
+    everything = _sum_over(read, weights)
+    floor = _FLOOR * everything / count
     credit = [max(0.0, weight - floor) for weight in weights]
-    total = sum(sum(credit[place.start : place.end]) for place in read)
+    total = _sum_over(read, credit)
     if not total:
         # So short a text, or so even a look at it, has no peaks.
-        credit = list(weights)
-        total = sum(sum(credit[place.start : place.end]) for place in read)
+        credit, total = list(weights), everything
     sums = [*accumulate(credit, initial=0.0)]
     found = [_Found((sums[place.end] - sums[place.start]) / total if total else 0.0, place) for place in read]
     documents = conversation.documents
@@ -94,6 +94,10 @@ def _places(conversation: Conversation) -> list[_Place]:
             for start in range(use.start, use.end, _STRETCH):
                 places.append(_Place(index, None, start, min(start + _STRETCH, use.end)))
     return places
+
+
+def _sum_over(places: Sequence[_Place], values: Sequence[float]) -> float:
+    return sum(sum(values[place.start : place.end]) for place in places)
 
 
 def _best_pages(found: Sequence[_Found]) -> Iterator[tuple[float, _Found]]:

@@ -22,7 +22,9 @@ def sources_view(sources: Sources, console: Console) -> RenderableType:
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, console.width // 3))
     table.add_column(overflow="fold")
     for source in sources.pages:
-        table.add_row(f"{source.share:.0%}", _place(source), Text(printable(source.passage)))
+        table.add_row(
+            f"{source.share:.0%}", source.document.title + _page(source), Text(printable(source.passage))
+        )
     strips = Table(box=None, show_header=False, pad_edge=False)
     longest = max((len(strip.heat) for strip in sources.strips), default=0)
     strips.add_column(no_wrap=True, overflow="crop")
@@ -37,12 +39,11 @@ def sources_line(sources: Sources) -> str:
     """Name the best pages in one line, by document; empty where there are none."""
     places = dict[DocumentUse, list[str]]()
     for source in sources.pages[:_MOST_NAMED]:
-        page = "" if source.page is None else f", page {source.page}"
-        places.setdefault(source.document, []).append(f"{page} ({source.share:.0%})")
+        places.setdefault(source.document, []).append(f"{_page(source)} ({source.share:.0%})")
     named = [document.title + "".join(parts) for document, parts in places.items()]
     return f"Sources: {'; '.join(named)}" if named else ""
 
 
-def _place(source: Source) -> str:
-    title = source.document.title
-    return title if source.page is None else f"{title}, page {source.page}"
+def _page(source: Source) -> str:
+    """What follows a document's title."""
+    return "" if source.page is None else f", page {source.page}"
