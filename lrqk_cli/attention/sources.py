@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.config import ModelSpec
+from lrqk_cli.kernels.soft_cap import soft_cap
 
 
 def retrieving_layers(spec: ModelSpec) -> list[int]:
@@ -62,6 +63,5 @@ def add_weights(
     """
     asked = query.squeeze(2).float()
     logits = torch.cat([asked @ part.float().mT for part in keys], 2) * params.scaling
-    if params.softcap is not None:
-        logits = params.softcap * torch.tanh(logits / params.softcap)
+    logits = soft_cap(logits, params.softcap)
     out.index_add_(0, tokens.flatten(), logits.softmax(-1).sum(1).flatten())

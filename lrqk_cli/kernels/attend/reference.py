@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrqk_cli.kernels.soft_cap import soft_cap
 from lrqk_cli.memory.activations import PLAIN_LOGITS
 
 
@@ -46,8 +47,7 @@ def attend(
         keys = key[:, first:last].float().unsqueeze(1)
         values = value[:, first:last].float().unsqueeze(1)
         logits = query[:, :, start:stop].float() @ keys.mT * scaling
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
+        logits = soft_cap(logits, softcap)
         if causal:
             visible = _visible(total - length + start, stop - start, first, last, window, query.device)
             logits = logits.masked_fill(~visible, float("-inf"))

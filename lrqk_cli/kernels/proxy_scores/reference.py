@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lrqk_cli.config import Aggregate
 from lrqk_cli.kernels.codes import unpack_codes
+from lrqk_cli.kernels.soft_cap import soft_cap
 
 
 def proxy_logits(
@@ -24,8 +25,7 @@ def proxy_logits(
         Logits ``[KV, N, T]`` in float32, on the scale of the exact ones.
     """
     logits = projected.float() @ unpack_codes(codes).mT
-    logits = (logits + offset.float().unsqueeze(-1)) * scaling
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    return soft_cap((logits + offset.float().unsqueeze(-1)) * scaling, softcap)
 
 
 def group_scores(logits: Tensor, aggregate: Aggregate = "sum") -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import Residents
+from lrqk_cli.kernels.soft_cap import soft_cap
 
 
 def weigh_tokens(
@@ -34,8 +35,7 @@ def weigh_tokens(
     ring = torch.arange(in_ring, device=out.device)
     token = (newest - (newest - ring) % recent).expand(query.shape[0], -1)
     token = torch.cat((token, residents.slot_token[:, :in_slots]), 1)
-    logits = query.float() @ residents.rows[:, : in_ring + in_slots, 0].float().mT * scaling
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    keys = residents.rows[:, : in_ring + in_slots, 0].float()
+    logits = soft_cap(query.float() @ keys.mT * scaling, softcap)
     weights = torch.exp(logits - lse.unsqueeze(2)).sum(1)
     out.index_add_(0, token.flatten(), weights.flatten())
