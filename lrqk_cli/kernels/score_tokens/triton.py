@@ -52,6 +52,12 @@ def _load_queries(
 
 
 @triton.jit
+def _load_residency(resident, token, candidates):
+    """Return 0 for candidates that are not resident, and 1 for all other tokens."""
+    return tl.load(resident + token, mask=token < candidates, other=1)
+
+
+@triton.jit
 def _score(
     query_codes,
     offset,
@@ -103,9 +109,13 @@ def _score(
     mass = tl.zeros([ROWS, BLOCK], tl.float32)
     candidate_mass = tl.zeros([ROWS, BLOCK], tl.float32)
     code_sum = tl.zeros([2 * ROWS, RANK_PAD], tl.float32)
+    held = _load_residency(resident, tl.arange(0, BLOCK), candidates)
     for start in range(0, SPAN, BLOCK):
         token = start + tl.arange(0, BLOCK)
         inside = token < tokens
+        outside = held == 0
+        # A tile ahead, as Triton loads the codes.
+        held = _load_residency(resident, token + BLOCK, candidates)
         tile = load_codes(codes, tl.minimum(token, tokens - 1), RANK, RANK_PAD)
         product = tl.dot(parts, tl.trans(tile), input_precision="tf32")
         logit = join_bits(product, unit, ROWS, BLOCK) + centre[:, None]
@@ -116,8 +126,6 @@ def _score(
         higher = tl.maximum(peak, tl.max(logit, 1))
         fade = tl.exp(peak - higher)
         weight = tl.exp(logit - higher[:, None])
-        outside = token < candidates
-        outside &= tl.load(resident + token, mask=outside, other=1) == 0
         counted = weight * opaque(outside.to(tl.float32))[None, :]
         mass = mass * fade[:, None] + weight
         candidate_mass = candidate_mass * fade[:, None] + counted
