@@ -24,27 +24,6 @@ def soft_cap(logits, cap):
 
 
 @triton.jit
-def total_mass(peaks, masses, count, CHUNK: tl.constexpr):
-    """Return the largest of ``count`` peaks x, and ``Σ mass · exp(peak - x)``."""
-    peak = float("-inf")
-    mass = 0.0
-    start = 0
-    # Not a ``for``: numpy 2.4 and later keep Triton's interpreter from taking tensors as bounds.
-    while start < count:
-        place = start + tl.arange(0, CHUNK)
-        inside = place < count
-        chunk_peaks = tl.load(peaks + place, mask=inside, other=float("-inf"))
-        chunk_masses = tl.load(masses + place, mask=inside, other=0.0)
-        higher = tl.maximum(peak, tl.max(chunk_peaks, 0))
-        # Where everything so far is empty, minus infinity must not be taken from itself.
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        mass = mass * tl.exp(peak - base) + tl.sum(chunk_masses * tl.exp(chunk_peaks - base), 0)
-        peak = higher
-        start += CHUNK
-    return peak, mass
-
-
-@triton.jit
 def opaque(tensor):
     """Return a tensor of floats unchanged, of which Triton does not see how it came about.
 

@@ -1,7 +1,8 @@
-"""The same in one launch of ``sets · (N + 1)`` programs: one a query, and one for the token of each set.
+"""The same in one launch of ``sets · (N + 2)`` programs: one a query, and two for the token of each set.
 
 Bytes: both maps once (2·sets·d·r·4; the query map again for each query, from the L2 cache), and a few rows.
-At 8 sets, d 128, r 32 that is 256 KiB: the launch costs its latency, not its bytes.
+At 8 sets, d 128, r 32 that is 256 KiB: the launch costs its latency, not its bytes. So nothing is summed
+across threads until all is loaded that can be.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ def _project(
     COLUMNS_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Return ``vector · matrix`` (where ``CENTRE``, ``vector - mean`` times it), and ``vector · mean``."""
+    """Return the terms of ``vector · matrix`` (where ``CENTRE``, of ``vector - mean`` times it).
+
+    They are to be added up along the rows, and so are those of ``vector · mean``, which come second.
+    """
     dim = tl.arange(0, COLUMNS_PAD)
-    code = tl.zeros([COLUMNS_PAD], tl.float32)
-    product = tl.zeros([CHUNK], tl.float32)
+    terms = tl.zeros([CHUNK, COLUMNS_PAD], tl.float32)
+    offset = tl.zeros([CHUNK], tl.float32)
     for start in tl.static_range(0, WIDTH, CHUNK):
         place = start + tl.arange(0, CHUNK)
         inside = place < WIDTH
@@ -44,30 +48,17 @@ def _project(
             mask=inside[:, None] & (dim < columns)[None, :],
             other=0.0,
         )
-        product += part * centre
+        offset += part * centre
         if CENTRE:
             part -= centre
-        code += tl.sum(part[:, None] * weights, 0)
-    return code, tl.sum(product, 0)
+        terms += part[:, None] * weights
+    return terms, offset
 
 
 @triton.jit
-def _key_code(
-    key,
-    mean,
-    matrix,
-    scale,
-    columns,
-    TOP: tl.constexpr,
-    WIDTH: tl.constexpr,
-    RANK: tl.constexpr,
-    COLUMNS_PAD: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
-    """Return a key's code in some dimensions, in float32; whole and at most ``TOP`` where that is not 0."""
-    dim = tl.arange(0, COLUMNS_PAD)
-    code, _ = _project(key, mean, matrix, columns, True, WIDTH, RANK, COLUMNS_PAD, CHUNK)
-    code = tl.div_rn(code, tl.load(scale + dim, mask=dim < columns, other=1.0))
+def _quantise(terms, scale, TOP: tl.constexpr):
+    """Return the code that the terms make, in float32; whole and at most ``TOP`` where that is not 0."""
+    code = tl.div_rn(tl.sum(terms, 0), scale)
     if TOP > 0:
         code = tl.minimum(tl.maximum(code, -1.0 * TOP), 1.0 * TOP)
         # Adding 1.5·2^23 leaves no bits for a fraction: the sum rounds half to even.
@@ -92,13 +83,18 @@ def _store_code(
     if codes.dtype.element_ty == tl.uint8:
         HALF: tl.constexpr = RANK // 2
         dim = tl.arange(0, RANK_PAD // 2)
-        low = _key_code(key, mean, matrix, scale, HALF, TOP, WIDTH, RANK, RANK_PAD // 2, CHUNK)
-        high = _key_code(key, mean, matrix + HALF, scale + HALF, HALF, TOP, WIDTH, RANK, RANK_PAD // 2, CHUNK)
-        both = (low.to(tl.int32) + 8) | ((high.to(tl.int32) + 8) << 4)
-        tl.store(codes + dim, both.to(tl.uint8), mask=dim < HALF)
+        inside = dim < HALF
+        low, _ = _project(key, mean, matrix, HALF, True, WIDTH, RANK, RANK_PAD // 2, CHUNK)
+        high, _ = _project(key, mean, matrix + HALF, HALF, True, WIDTH, RANK, RANK_PAD // 2, CHUNK)
+        low_scale = tl.load(scale + dim, mask=inside, other=1.0)
+        high_scale = tl.load(scale + HALF + dim, mask=inside, other=1.0)
+        low_code = _quantise(low, low_scale, TOP).to(tl.int32) + 8
+        high_code = _quantise(high, high_scale, TOP).to(tl.int32) + 8
+        tl.store(codes + dim, (low_code | (high_code << 4)).to(tl.uint8), mask=inside)
     else:
         dim = tl.arange(0, RANK_PAD)
-        code = _key_code(key, mean, matrix, scale, RANK, TOP, WIDTH, RANK, RANK_PAD, CHUNK)
+        terms, _ = _project(key, mean, matrix, RANK, True, WIDTH, RANK, RANK_PAD, CHUNK)
+        code = _quantise(terms, tl.load(scale + dim, mask=dim < RANK, other=1.0), TOP)
         tl.store(codes + dim, code.to(codes.dtype.element_ty), mask=dim < RANK)
 
 
@@ -174,15 +170,16 @@ def _append(
     if member < QUERIES:
         place = row_set * QUERIES + member
         matrix = query_map + row_set * (WIDTH * RANK)
-        code, product = _project(
+        terms, products = _project(
             query + place * WIDTH, mean, matrix, RANK, False, WIDTH, RANK, RANK_PAD, CHUNK
         )
         dim = tl.arange(0, RANK_PAD)
-        tl.store(query_codes + place * RANK + dim, code, mask=dim < RANK)
-        tl.store(offset + place, product)
-    else:
-        position = tl.load(length)
-        head = row_set // share
+        tl.store(query_codes + place * RANK + dim, tl.sum(terms, 0), mask=dim < RANK)
+        tl.store(offset + place, tl.sum(products, 0))
+        return
+    position = tl.load(length)
+    head = row_set // share
+    if member == QUERIES:
         BYTES: tl.constexpr = RANK // 2 if codes.dtype.element_ty == tl.uint8 else RANK
         _store_code(
             codes + (row_set * context + position) * BYTES,
@@ -196,6 +193,7 @@ def _append(
             RANK_PAD,
             CHUNK,
         )
+    else:
         _copy_rows(
             key + head * WIDTH,
             value + head * WIDTH,
@@ -228,7 +226,7 @@ def append_token(
     sets, queries, width = query.shape
     rank = out.codes.shape[2]
     rank_pad = triton.next_power_of_2(rank)
-    _append[(queries + 1, sets)](
+    _append[(queries + 2, sets)](
         query,
         key,
         value,

@@ -39,8 +39,6 @@ from lrqk_cli.kernels.primitives import code_width, tile_rows
 # Elements of K, and of V, that a program of the first launch loads at once; and of what the second merges.
 _TILE = 4096
 _MERGE_TILE = 8192
-# Masses that are summed at once.
-_MASS_CHUNK = 256
 
 
 class _TailParts(NamedTuple):
@@ -182,7 +180,9 @@ def _combine(
     sizes: dict[str, int],
 ) -> None:
     sets, queries = out_lse.shape
-    width_pad = sizes["WIDTH_PAD"]
+    width_pad, spans = sizes["WIDTH_PAD"], parts.masses.shape[-1]
+    splits_pad, spans_pad = triton.next_power_of_2(splits), triton.next_power_of_2(spans)
+    fetches_pad = triton.next_power_of_2(max(1, sizes["FETCHES"]))
     rank_chunk = min(triton.next_power_of_2(parts.rank), _MERGE_TILE // width_pad)
     combine_splits[(queries, sets)](
         *scratch[:3],
@@ -196,13 +196,16 @@ def _combine(
         out,
         out_lse,
         hot,
-        parts.masses.shape[-1],
+        spans,
         splits,
         SPAN=parts.span,
-        MERGE_CHUNK=min(_MERGE_TILE // width_pad, triton.next_power_of_2(splits)),
-        MASS_CHUNK=_MASS_CHUNK,
-        CODE_CHUNK=min(_MERGE_TILE // rank_chunk, 128),
+        MERGE_CHUNK=min(_MERGE_TILE // width_pad, splits_pad),
+        CODE_CHUNK=min(_MERGE_TILE // rank_chunk, spans_pad),
+        FETCH_CHUNK=min(_MERGE_TILE // rank_chunk, fetches_pad),
         RANK_CHUNK=rank_chunk,
+        SPLITS_PAD=splits_pad,
+        SPANS_PAD=spans_pad,
+        FETCHES_PAD=fetches_pad,
         SINKS=sinks is not None,
         **sizes,
         num_warps=4,

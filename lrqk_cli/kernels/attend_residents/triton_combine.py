@@ -1,18 +1,51 @@
-"""The second launch of ``attend_residents``: the splits become one, and tail and sinks join."""
+"""The second launch of ``attend_residents``: the splits become one, and tail and sinks join.
+
+A program for each query, which few threads share: it takes as long as loads that wait for each other. So
+sums over threads come late, and what they do not decide is loaded before them.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from lrqk_cli.kernels.primitives import total_mass
 
 
 @triton.jit
-def _sum_codes(code_sums, peaks, base, count, dim, inside, RANK: tl.constexpr, CHUNK: tl.constexpr):
-    """Return ``Σ exp(peak - base) · codes`` over ``count`` sums, for some dimensions."""
-    total = tl.zeros_like(dim).to(tl.float32)
+def _load_masses(peaks, masses, count, COUNT_PAD: tl.constexpr):
+    """Return ``count`` peaks x, and masses; beyond them is nothing."""
+    place = tl.arange(0, COUNT_PAD)
+    inside = place < count
+    return tl.load(peaks + place, mask=inside, other=float("-inf")), tl.load(
+        masses + place, mask=inside, other=0.0
+    )
+
+
+@triton.jit
+def _sum_masses(peaks, masses):
+    """Return the largest of peaks x, and ``Σ mass · exp(peak - x)``."""
+    peak = tl.max(peaks, 0)
+    # Where everything is empty, minus infinity must not be taken from itself.
+    base = tl.where(peak == float("-inf"), 0.0, peak)
+    return peak, tl.sum(masses * tl.exp(peaks - base), 0)
+
+
+@triton.jit
+def _sum_codes(
+    code_sums,
+    peaks,
+    base,
+    count,
+    dim,
+    inside,
+    RANK: tl.constexpr,
+    RANK_CHUNK: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Return terms that add up, along their rows, to ``Σ exp(peak - base) · codes`` for some dimensions."""
+    total = tl.zeros([CHUNK, RANK_CHUNK], tl.float32)
     start = 0
+    # Not a ``for``: numpy 2.4 and later keep Triton's interpreter from taking tensors as bounds.
     while start < count:
         place = start + tl.arange(0, CHUNK)
         there = place < count
@@ -20,7 +53,7 @@ def _sum_codes(code_sums, peaks, base, count, dim, inside, RANK: tl.constexpr, C
         part = tl.load(
             code_sums + place[:, None] * RANK + dim[None, :], mask=there[:, None] & inside[None, :], other=0.0
         )
-        total += tl.sum(weight[:, None] * part, 0)
+        total += weight[:, None] * part
         start += CHUNK
     return total
 
@@ -41,36 +74,46 @@ def _tail(
     RANK: tl.constexpr,
     RANK_CHUNK: tl.constexpr,
     CHUNK: tl.constexpr,
-    MASS_CHUNK: tl.constexpr,
+    FETCH_CHUNK: tl.constexpr,
+    SPANS_PAD: tl.constexpr,
+    FETCHES_PAD: tl.constexpr,
 ):
     """Return mean value and log-mass of the candidates that are not resident; pointers are the query's own.
 
     All sums are those before this step's fetches, and what these change.
     """
-    all_peak, all_mass = total_mass(masses, masses + 2 * spans, used_spans, MASS_CHUNK)
+    column = tl.arange(0, WIDTH_PAD)
+    value = tl.load(intercept + column, mask=column < WIDTH, other=0.0)
+    all_peaks, all_masses = _load_masses(masses, masses + 2 * spans, used_spans, SPANS_PAD)
+    if FETCHES > 0:
+        new_peaks, new_masses = _load_masses(split_masses, split_masses + FETCHES, FETCHES, FETCHES_PAD)
+    all_peak, all_mass = _sum_masses(all_peaks, all_masses)
     peak = all_peak
     mass = all_mass
     if FETCHES > 0:
-        new_peak, new_mass = total_mass(split_masses, split_masses + FETCHES, FETCHES, MASS_CHUNK)
+        new_peak, new_mass = _sum_masses(new_peaks, new_masses)
         peak = tl.maximum(all_peak, new_peak)
         all_mass *= tl.exp(all_peak - peak)
         mass = all_mass + new_mass * tl.exp(new_peak - peak)
     # What is left may be rounding, or less than nothing.
     is_there = mass > 1e-7 * all_mass
     mass = tl.where(is_there, mass, 1.0)
-    column = tl.arange(0, WIDTH_PAD)
-    value = tl.load(intercept + column, mask=column < WIDTH, other=0.0)
     for first in range(0, RANK, RANK_CHUNK):
         dim = first + tl.arange(0, RANK_CHUNK)
         inside = dim < RANK
-        code = _sum_codes(code_sums, masses, peak, used_spans, dim, inside, RANK, CHUNK)
-        if FETCHES > 0:
-            code += _sum_codes(split_code_sums, split_masses, peak, FETCHES, dim, inside, RANK, CHUNK)
         weights = tl.load(
             slope + dim[:, None] * WIDTH + column[None, :],
             mask=inside[:, None] & (column < WIDTH)[None, :],
             other=0.0,
         )
+        terms = _sum_codes(code_sums, masses, peak, used_spans, dim, inside, RANK, RANK_CHUNK, CHUNK)
+        if FETCHES > 0:
+            new = _sum_codes(
+                split_code_sums, split_masses, peak, FETCHES, dim, inside, RANK, RANK_CHUNK, FETCH_CHUNK
+            )
+            code = tl.sum(terms, 0) + tl.sum(new, 0)
+        else:
+            code = tl.sum(terms, 0)
         value += tl.sum((code / mass)[:, None] * weights, 0)
     return value, tl.where(is_there, peak + tl.log(mass), float("-inf"))
 
@@ -83,33 +126,30 @@ def _merge(
     stride,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
+    SPLITS_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Return output and log-sum-exp of all splits; the pointers are the query's own."""
     dim = tl.arange(0, WIDTH_PAD)
-    peak = float("-inf")
-    total = 0.0
-    output = tl.zeros([WIDTH_PAD], tl.float32)
+    whole = tl.arange(0, SPLITS_PAD)
+    lse = tl.load(split_lse + whole, mask=whole < used_splits, other=float("-inf"))
+    # Some row is always there, if not in every split.
+    peak = tl.max(lse, 0)
+    terms = tl.zeros([CHUNK, WIDTH_PAD], tl.float32)
     start = 0
     while start < used_splits:
         split = start + tl.arange(0, CHUNK)
         there = split < used_splits
-        lse = tl.load(split_lse + split, mask=there, other=float("-inf"))
+        weight = tl.exp(tl.load(split_lse + split, mask=there, other=float("-inf")) - peak)
         part = tl.load(
             split_output + split[:, None] * stride + dim[None, :],
-            mask=(lse > float("-inf"))[:, None] & (dim < WIDTH)[None, :],
+            mask=there[:, None] & (dim < WIDTH)[None, :],
             other=0.0,
         )
-        higher = tl.maximum(peak, tl.max(lse, 0))
-        # Splits of fetched rows may all be empty.
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        fade = tl.exp(peak - base)
-        weight = tl.exp(lse - base)
-        total = total * fade + tl.sum(weight, 0)
-        output = output * fade + tl.sum(weight[:, None] * part, 0)
-        peak = higher
+        terms += weight[:, None] * part
         start += CHUNK
-    return output / total, peak + tl.log(total)
+    total = tl.sum(tl.exp(lse - peak), 0)
+    return tl.sum(terms, 0) / total, peak + tl.log(total)
 
 
 @triton.jit
@@ -138,9 +178,12 @@ def combine_splits(
     FETCHES: tl.constexpr,
     SPAN: tl.constexpr,
     MERGE_CHUNK: tl.constexpr,
-    MASS_CHUNK: tl.constexpr,
     CODE_CHUNK: tl.constexpr,
+    FETCH_CHUNK: tl.constexpr,
     RANK_CHUNK: tl.constexpr,
+    SPLITS_PAD: tl.constexpr,
+    SPANS_PAD: tl.constexpr,
+    FETCHES_PAD: tl.constexpr,
     TAIL: tl.constexpr,
     SINKS: tl.constexpr,
 ):
@@ -158,6 +201,7 @@ def combine_splits(
         QUERIES * WIDTH,
         WIDTH,
         WIDTH_PAD,
+        SPLITS_PAD,
         MERGE_CHUNK,
     )
     tl.store(out_lse + query, lse)
@@ -177,7 +221,9 @@ def combine_splits(
             RANK,
             RANK_CHUNK,
             CODE_CHUNK,
-            MASS_CHUNK,
+            FETCH_CHUNK,
+            SPANS_PAD,
+            FETCHES_PAD,
         )
         # The residents' share of the whole mass is a sigmoid of the difference.
         kept = 1.0 / (1.0 + tl.exp(tl.minimum(tail_lse - lse, 80.0)))

@@ -31,27 +31,21 @@ def _log_masses(
 
 
 @triton.jit
-def _bin(
-    logits,
-    token,
-    inside,
-    log_mass,
-    bucket,
-    scale,
-    QUERIES: tl.constexpr,
-    QUERIES_PAD: tl.constexpr,
-    SUM: tl.constexpr,
-    BINS: tl.constexpr,
-    LOWEST: tl.constexpr,
-):
-    """Return the bins of tokens of a set; the pointers are the set's own."""
-    score = tl.zeros_like(token).to(tl.float32) + (0.0 if SUM else float("-inf"))
-    for member in tl.static_range(QUERIES):
-        own_mass = tl.sum(tl.where(tl.arange(0, QUERIES_PAD) == member, log_mass, 0.0), 0)
-        share = tl.load(logits + member * bucket + token, mask=inside, other=float("-inf")) - own_mass
-        score = score + tl.exp(share) if SUM else tl.maximum(score, share)
+def _load_logits(logits, token, inside, bucket, QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr):
+    """Return the logits ``[QUERIES_PAD, tokens]`` of tokens of a set; nothing for a padded query."""
+    member = tl.arange(0, QUERIES_PAD)[:, None]
+    there = (member < QUERIES) & inside[None, :]
+    return tl.load(logits + member * bucket + token[None, :], mask=there, other=float("-inf"))
+
+
+@triton.jit
+def _bin(logits, log_mass, scale, SUM: tl.constexpr, BINS: tl.constexpr, LOWEST: tl.constexpr):
+    """Return the bins of tokens."""
+    share = logits - log_mass[:, None]
     if SUM:
-        score = tl.log(tl.maximum(score, 1e-30))
+        score = tl.log(tl.maximum(tl.sum(tl.exp(share), 0), 1e-30))
+    else:
+        score = tl.max(share, 0)
     return tl.minimum(tl.maximum((score - LOWEST) * scale, 0.0), BINS - 1.0).to(tl.int32)
 
 
@@ -89,20 +83,24 @@ def bin_tokens(
     logits += row_set * QUERIES * bucket
     masses += row_set * QUERIES * 3 * blocks
     used = tl.cdiv(tokens, SPAN).to(tl.int32)
-    log_mass = _log_masses(masses, used, blocks, QUERIES, QUERIES_PAD, CHUNK)
     histogram += row_set * 2 * BINS
-    # Two paths, though alike: tokens in a row are read in wide pieces, which gathered ones cannot be.
+    # Two paths, though alike: tokens in a row are read in wide pieces, which gathered ones cannot be. Both load
+    # the logits before the masses, whose sum waits for all threads.
     if block < token_blocks:
         token = block * BLOCK + tl.arange(0, BLOCK)
         inside = token < candidates
-        key = _bin(logits, token, inside, log_mass, bucket, scale, QUERIES, QUERIES_PAD, SUM, BINS, LOWEST)
+        part = _load_logits(logits, token, inside, bucket, QUERIES, QUERIES_PAD)
+        log_mass = _log_masses(masses, used, blocks, QUERIES, QUERIES_PAD, CHUNK)
+        key = _bin(part, log_mass, scale, SUM, BINS, LOWEST)
         tl.store(token_bin + row_set * bucket + token, key.to(tl.int16), mask=inside)
     else:
         slot = (block - token_blocks) * BLOCK + tl.arange(0, BLOCK)
         inside = slot < hot
         # What decides when a row leaves is computed here: the score of the slot's token.
         held = tl.load(slot_token + row_set * hot + slot, mask=inside, other=0).to(tl.int32)
-        key = _bin(logits, held, inside, log_mass, bucket, scale, QUERIES, QUERIES_PAD, SUM, BINS, LOWEST)
+        part = _load_logits(logits, held, inside, bucket, QUERIES, QUERIES_PAD)
+        log_mass = _log_masses(masses, used, blocks, QUERIES, QUERIES_PAD, CHUNK)
+        key = _bin(part, log_mass, scale, SUM, BINS, LOWEST)
         tl.store(slot_bin + row_set * hot + slot, key.to(tl.int16), mask=inside)
         histogram += BINS
     # Tokens crowd in few bins: counted here first, they need few additions to memory.

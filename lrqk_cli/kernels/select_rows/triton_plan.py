@@ -1,4 +1,7 @@
-"""The second and third launch of ``select_rows``: what is decided by the histograms, then the lists."""
+"""The second and third launch of ``select_rows``: what is decided by the histograms, then the lists.
+
+Both take as long as loads that wait for each other, so a program begins with all those that need not wait.
+"""
 
 from __future__ import annotations
 
@@ -47,16 +50,16 @@ def count_missing(
         return
     bins = tl.arange(0, BINS)
     in_bin = tl.load(histogram + row_set * 2 * BINS + bins)
+    token = program * BLOCK + tl.arange(0, BLOCK)
+    inside = token < candidates
+    key = tl.load(token_bin + row_set * bucket + token, mask=inside, other=-1).to(tl.int32)
+    missing = tl.load(resident + row_set * context + token, mask=inside, other=1) == 0
     no_lower = tl.cumsum(in_bin, 0, reverse=True)
     # There are more candidates than slots, so some bin holds one too many.
     edge = tl.max(tl.where(no_lower > tl.minimum(top_k, hot), bins, 0), 0)
     if program == 0:
         held_in_bin = tl.load(histogram + (row_set * 2 + 1) * BINS + bins)
         _store_decision(decision + row_set * 5, in_bin, held_in_bin, edge, BINS)
-    token = program * BLOCK + tl.arange(0, BLOCK)
-    inside = token < candidates
-    key = tl.load(token_bin + row_set * bucket + token, mask=inside, other=-1).to(tl.int32)
-    missing = tl.load(resident + row_set * context + token, mask=inside, other=1) == 0
     tl.store(
         block_counts + row_set * token_blocks + program, tl.sum(((key > edge) & missing).to(tl.int32), 0)
     )
@@ -76,12 +79,13 @@ def _list_tokens(
 ):
     """List the tokens of a block that are to be fetched; pointers are the set's own."""
     number = tl.arange(0, TOKEN_BLOCKS_PAD)
-    before = tl.sum(tl.load(block_counts + number, mask=number < block, other=0), 0)
+    counts = tl.load(block_counts + number, mask=number < block, other=0)
     token = block * BLOCK + tl.arange(0, BLOCK)
     inside = token < candidates
     key = tl.load(token_bin + token, mask=inside, other=-1).to(tl.int32)
     missing = tl.load(resident + token, mask=inside, other=1) == 0
     wanted = (key > edge) & missing
+    before = tl.sum(counts, 0)
     tl.store(plan_token + before + tl.cumsum(wanted.to(tl.int32), 0) - 1, token, mask=wanted)
 
 
