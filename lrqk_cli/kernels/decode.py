@@ -2,9 +2,9 @@
 
 They run in this order, once a layer: ``append_token``, ``score_tokens``, ``select_rows``,
 ``attend_residents``, which fetches; seven launches. ``weigh_tokens`` follows where somebody asks for sources.
-``replace_rows`` fetches alone, outside of these steps. ``rms_norm`` and ``rotate`` are for the model around
-them. None waits for the device, and no shape depends on data, so all of them can be captured in a CUDA graph
-(the references, for the CPU, do read the length).
+``replace_rows`` fetches alone, outside of these steps. ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``
+are for the model around them. None waits for the device, and no shape depends on data, so all of them can be
+captured in a CUDA graph (the references, for the CPU, do read the length).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from lrqk_cli.kernels.append_token import reference as append_token_reference
 from lrqk_cli.kernels.attend_residents import reference as attend_residents_reference
+from lrqk_cli.kernels.gated_gemv import reference as gated_gemv_reference
+from lrqk_cli.kernels.gemv import reference as gemv_reference
 from lrqk_cli.kernels.replace_rows import reference as replace_rows_reference
 from lrqk_cli.kernels.rms_norm import reference as rms_norm_reference
 from lrqk_cli.kernels.rotate import reference as rotate_reference
@@ -64,3 +66,5 @@ attend_residents = with_triton(attend_residents_reference.attend_residents)
 rms_norm = with_triton(rms_norm_reference.rms_norm)
 rotate = with_triton(rotate_reference.rotate)
 weigh_tokens = with_triton(weigh_tokens_reference.weigh_tokens)
+gemv = with_triton(gemv_reference.gemv)
+gated_gemv = with_triton(gated_gemv_reference.gated_gemv)

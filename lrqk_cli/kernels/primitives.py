@@ -17,6 +17,23 @@ def code_width(rank: int) -> int:
 
 
 @triton.jit
+def dot_rows(matrix, member, rows, row, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    """Return the products of some rows of a matrix with a vector, in float32."""
+    total = tl.zeros([ROWS, CHUNK], tl.float32)
+    place = matrix + tl.minimum(member, rows - 1).to(tl.int64)[:, None] * WIDTH
+    for start in range(0, WIDTH, CHUNK):
+        column = start + tl.arange(0, CHUNK)
+        if WIDTH % CHUNK == 0:
+            factor = tl.load(row + column)
+            part = tl.load(place + column[None, :])
+        else:
+            factor = tl.load(row + column, mask=column < WIDTH, other=0.0)
+            part = tl.load(place + column[None, :], mask=(column < WIDTH)[None, :], other=0.0)
+        total += part.to(tl.float32) * factor.to(tl.float32)[None, :]
+    return tl.sum(total, 1)
+
+
+@triton.jit
 def soft_cap(logits, cap):
     """Return ``cap · tanh(logits / cap)``; tanh is written out, since the interpreter has none."""
     # tanh is 1 in float32 long before 40; the exponential would overflow from 88 on.

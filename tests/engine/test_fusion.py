@@ -33,13 +33,15 @@ def test_the_logits_are_the_same_and_the_model_is_left_as_it_was(family: str) ->
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_norms_and_rotations_are_replaced(family: str) -> None:
+def test_what_is_known_is_replaced(family: str) -> None:
     model = tiny_model(family)
     with fused(model):
         replaced = {type(module).__name__ for module in model.modules() if "forward" in vars(module)}
     assert any("Norm" in name for name in replaced)
+    assert "Linear" in replaced
     if any(name in family for name in FUSED):
         assert any("Attention" in name for name in replaced)
+        assert any("MLP" in name for name in replaced)
 
 
 def test_what_computes_something_else_is_left_alone() -> None:
@@ -54,7 +56,10 @@ def test_what_computes_something_else_is_left_alone() -> None:
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
             return rows * self.weight
 
-    modules = nn.ModuleList([Scale(), nn.LayerNorm(8), nn.Linear(8, 8)])
+    class NotQuiteLinear(nn.Linear):
+        """As layers with adapters are."""
+
+    modules = nn.ModuleList([Scale(), nn.LayerNorm(8), NotQuiteLinear(8, 8)])
     with fused(modules):  # type: ignore[arg-type]
         assert not any("forward" in vars(module) for module in modules)
 

@@ -1,0 +1,24 @@
+"""Multiply two matrices by a vector, and one result by the activation of the other (Shazeer, "GLU Variants
+Improve Transformer", 2020)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn.functional import gelu, linear, silu
+
+Activation = Literal["silu", "gelu_tanh"]
+
+
+def gated_gemv(gate: Tensor, up: Tensor, row: Tensor, out: Tensor, *, activation: Activation) -> None:
+    """Compute ``act(G x) ⊙ (U x)`` in float32.
+
+    Args:
+        gate, up: G and U, ``[rows, width]``.
+        row: x, ``[width]``.
+        out: ``[rows]``.
+        activation: x · sigmoid(x), or the approximation of GELU by tanh.
+    """
+    gated, scaled = linear(row, gate).float(), linear(row, up).float()
+    out.copy_((silu(gated) if activation == "silu" else gelu(gated, approximate="tanh")) * scaled)

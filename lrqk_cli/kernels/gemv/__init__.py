@@ -1,0 +1,1 @@
+"""A linear layer, for one token."""
