@@ -10,11 +10,11 @@ is where ours gives something else.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeGuard, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from lrqk_cli.kernels.gated_gemv.reference import Activation
 
 _ROTATION = "apply_rotary_pos_emb"
 _GATED_MLP = ("gate_proj", "up_proj", "down_proj")
+_SAME_INPUT = ("q_proj", "k_proj", "v_proj")
 _EPSILONS = ("variance_epsilon", "eps")
 
 
@@ -41,36 +42,90 @@ _NORM_KINDS = (_NormKind(0.0, True), _NormKind(0.0, False), _NormKind(1.0, False
 @contextmanager
 def fused(model: PreTrainedModel) -> Iterator[None]:
     """Let the model use fused operations inside this context; it needs Triton and a GPU to gain by them."""
-    replaced: list[nn.Module] = []
+    # All are found before any is replaced, since what is tried should be as it was.
+    forwards: dict[nn.Module, Callable[..., Any]] = {}
+    for module in model.modules():
+        for part, forward in _fused_forwards(module):
+            forwards.setdefault(part, forward)
     try:
-        for module in model.modules():
-            # A forward of the module's own was put there by somebody else, as accelerate does.
-            if "forward" not in vars(module) and (forward := _fused_forward(module)) is not None:
-                module.forward = forward
-                replaced.append(module)
+        for module, forward in forwards.items():
+            module.forward = forward
         yield
     finally:
-        for module in replaced:
+        for module in forwards:
             del module.forward
 
 
-def _fused_forward(module: nn.Module) -> Callable[..., Any] | None:
-    if type(module) is nn.Linear:
-        return partial(_project, module)
+def _is_its_own(module: nn.Module) -> bool:
+    """Tell whether a module computes what its class says, and not what somebody else has put there.
+
+    Accelerate does, where weights are elsewhere until they are used.
+    """
+    return "forward" not in vars(module)
+
+
+def _is_linear(module: object) -> TypeGuard[nn.Linear]:
+    return type(module) is nn.Linear and _is_its_own(module) and module.weight.is_contiguous()
+
+
+def _fused_forwards(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+    """Yield what a module, or parts of it, should do instead."""
+    if not _is_its_own(module):
+        return
+    if _is_linear(module):
+        yield module, partial(_project, module)
     for find in (_fused_norm, _fused_gate, _with_fused_rotation):
         if (forward := find(module)) is not None:
-            return forward
-    return None
+            yield module, forward
+            break
+    parts = [part for name in _SAME_INPUT if _is_linear(part := getattr(module, name, None))]
+    if len({part.in_features for part in parts}) == 1 < len(parts):
+        shared = _SharedInput(parts)
+        for number, part in enumerate(parts):
+            yield part, partial(shared.project, number)
+
+
+def _takes(module: nn.Linear, input: Tensor) -> bool:
+    """Tell whether this is a single token, of the type of the layer's weight."""
+    return input.numel() == module.in_features and input.dtype == module.weight.dtype
 
 
 def _project(module: nn.Linear, input: Tensor) -> Tensor:
     """Apply a linear layer to a single token; leave more of them to torch."""
-    weight = module.weight
-    if input.numel() != module.in_features or input.dtype != weight.dtype or not weight.is_contiguous():
+    if not _takes(module, input):
         return nn.Linear.forward(module, input)
     out = input.new_empty(*input.shape[:-1], module.out_features)
-    decode.gemv(weight, input.reshape(-1), out.view(-1), bias=module.bias)
+    decode.gemv((module.weight,), input.reshape(-1), out.view(-1), biases=(module.bias,))
     return out
+
+
+class _SharedInput:
+    """Linear layers that are asked one after the other about the same token: the first computes for all."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self._layers = layers
+        self._input: Tensor | None = None
+        self._results: dict[int, Tensor] = {}
+
+    def project(self, number: int, input: Tensor) -> Tensor:
+        """Apply layer ``number``."""
+        if input is not self._input or number not in self._results:
+            if number or not _takes(self._layers[0], input):
+                return _project(self._layers[number], input)
+            self._compute(input)
+        result = self._results.pop(number)
+        if not self._results:
+            self._input = None
+        return result
+
+    def _compute(self, input: Tensor) -> None:
+        sizes = [layer.out_features for layer in self._layers]
+        out = input.new_empty(sum(sizes))
+        weights, biases = zip(*((layer.weight, layer.bias) for layer in self._layers), strict=True)
+        decode.gemv(weights, input.reshape(-1), out, biases=biases)
+        parts = out.split(sizes)
+        self._results = {n: part.view(*input.shape[:-1], -1) for n, part in enumerate(parts)}
+        self._input = input
 
 
 class _GatedMlp(NamedTuple):
@@ -83,12 +138,10 @@ class _GatedMlp(NamedTuple):
 
 def _fused_gate(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """Return a gated MLP's forward with one product for both matrices of the gate; None where it is none."""
-    parts = [part for name in _GATED_MLP if type(part := getattr(module, name, None)) is nn.Linear]
-    if len(parts) < len(_GATED_MLP):
+    parts = [part for name in _GATED_MLP if _is_linear(part := getattr(module, name, None))]
+    if len(parts) < len(_GATED_MLP) or any(part.bias is not None for part in parts[:2]):
         return None
     layers = _GatedMlp(*parts)
-    if any(part.bias is not None or not part.weight.is_contiguous() for part in layers[:2]):
-        return None
     original = MethodType(type(module).forward, module)
     row = _probe(1, 1, layers.gate.in_features, like=layers.gate.weight)
     with torch.no_grad():
@@ -105,11 +158,12 @@ def _apply_gated(
     original: Callable[[Tensor], Tensor], layers: _GatedMlp, activation: Activation, x: Tensor
 ) -> Tensor:
     """Apply a gated MLP to a single token; leave all else to ``original``."""
-    gate = layers.gate.weight
-    if x.numel() != layers.gate.in_features or x.dtype != gate.dtype:
+    if not _takes(layers.gate, x):
         return original(x)
     inner = x.new_empty(*x.shape[:-1], layers.gate.out_features)
-    decode.gated_gemv(gate, layers.up.weight, x.reshape(-1), inner.view(-1), activation=activation)
+    decode.gated_gemv(
+        layers.gate.weight, layers.up.weight, x.reshape(-1), inner.view(-1), activation=activation
+    )
     projected: Tensor = layers.down(inner)
     return projected
 

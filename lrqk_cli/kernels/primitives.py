@@ -17,19 +17,27 @@ def code_width(rank: int) -> int:
 
 
 @triton.jit
+def _load_part(matrix, member, rows, column, WIDTH: tl.constexpr):
+    """Return some columns of some rows of a matrix; what lies outside is another row's, or zero."""
+    place = matrix + tl.minimum(member, rows - 1).to(tl.int64)[:, None] * WIDTH + column[None, :]
+    return tl.load(place, mask=(column < WIDTH)[None, :], other=0.0)
+
+
+@triton.jit
 def dot_rows(matrix, member, rows, row, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr):
     """Return the products of some rows of a matrix with a vector, in float32."""
     total = tl.zeros([ROWS, CHUNK], tl.float32)
-    place = matrix + tl.minimum(member, rows - 1).to(tl.int64)[:, None] * WIDTH
+    part = _load_part(matrix, member, rows, tl.arange(0, CHUNK), WIDTH)
     for start in range(0, WIDTH, CHUNK):
         column = start + tl.arange(0, CHUNK)
-        if WIDTH % CHUNK == 0:
-            factor = tl.load(row + column)
-            part = tl.load(place + column[None, :])
-        else:
-            factor = tl.load(row + column, mask=column < WIDTH, other=0.0)
-            part = tl.load(place + column[None, :], mask=(column < WIDTH)[None, :], other=0.0)
+        following = part
+        if WIDTH > CHUNK:
+            # Read while this one is multiplied. The last is read again, which costs less than to tell.
+            beyond = tl.minimum(start + CHUNK, (WIDTH - 1) // CHUNK * CHUNK)
+            following = _load_part(matrix, member, rows, beyond + tl.arange(0, CHUNK), WIDTH)
+        factor = tl.load(row + column, mask=column < WIDTH, other=0.0)
         total += part.to(tl.float32) * factor.to(tl.float32)[None, :]
+        part = following
     return tl.sum(total, 1)
 
 
@@ -53,9 +61,9 @@ def opaque(tensor):
     return tl.sum(tl.join(tensor, nothing.to(tensor.dtype, bitcast=True)), len(tensor.shape))
 
 
-# Codes become float16 without a conversion. Those of four bits, with 8 added, are put four bits up, which makes
-# them that many times 2^-20. Lower they would cost no more, but tensor cores line up the terms of a sum by
-# exponents, where a subnormal number counts as 2^-14 however small it is, and cut what lies 24 bits below.
+# Codes become float16 without a conversion. Those of four bits, with 8 added, are put four bits up, which
+# makes them that many times 2^-20. Tensor cores line up the terms of a sum by exponents, where a subnormal
+# number counts as 2^-14 however small it is, and cut what lies 24 bits below: lower codes would lose more.
 
 
 @triton.jit

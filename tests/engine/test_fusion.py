@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import FAMILIES, random_tokens, tiny_model
 from torch import nn
 
 from lrqk_cli.engine.fusion import fused
+from lrqk_cli.kernels import decode
+from lrqk_cli.kernels.gemv import reference
 
 # Whose norms and rotations are those that ours know.
 FUSED = {"llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3"}
@@ -72,3 +76,31 @@ def test_what_somebody_else_has_replaced_is_left_alone() -> None:
     with fused(model):
         assert norm.forward is own
     assert "forward" in vars(norm)
+
+
+def test_weights_that_come_when_they_are_used_are_left_to_who_brings_them() -> None:
+    model = tiny_model("llama")
+    mlp = model.get_decoder().layers[0].mlp
+    mlp.gate_proj.forward = mlp.gate_proj.forward
+    with fused(model):
+        assert "forward" not in vars(mlp)
+        assert "forward" in vars(mlp.up_proj)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_queries_keys_and_values_of_a_token_are_one_product(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def gemv(weights: tuple[torch.Tensor, ...], *rest: torch.Tensor, biases: Any) -> None:
+        calls.append(len(weights))
+        reference.gemv(weights, *rest, biases=biases)
+
+    monkeypatch.setattr(decode, "gemv", gemv)
+    model = tiny_model(family)
+    with fused(model):
+        logits(model, random_tokens(1))
+    layers = model.config.num_hidden_layers
+    # The products of a layer's output and of its MLP are single, and so are the logits.
+    assert sorted(calls) == [1] * (2 * layers + 1) + [3] * layers

@@ -101,6 +101,9 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype) -> None
     operation("rms_norm")(rows, rows[0].clone(), out.view_as(rows), eps=1e-6, offset=0.0, rounds_first=True)
     angle = rows[0].clone()
     operation("rotate")(rows, rows[:1], angle, angle, out.view_as(rows), torch.empty_like(rows[:1]))
+    weights = noise(13, 3, 96, shape.width).to(dtype)
+    operation("gemv")(weights.unbind(), rows[0], torch.empty(288), biases=(None, weights[0, 0], None))
+    operation("gated_gemv")(*weights[:2], rows[0], torch.empty(96), activation="silu")
     parts = out.float(), lse, out.float(), lse
     operation("merge")(*(part.unsqueeze(2) for part in parts))
 

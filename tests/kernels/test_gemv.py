@@ -15,7 +15,16 @@ from lrqk_cli.kernels.gemv import reference
 kernel = pytest.importorskip("lrqk_cli.kernels.gemv.triton", reason="Triton is not installed")
 gated_kernel = pytest.importorskip("lrqk_cli.kernels.gated_gemv.triton", reason="Triton is not installed")
 
-SHAPES = [(1, 1), (3, 17), (64, 896), (130, 1024), (48, 1500), (4099, 64)]
+SHAPES = [
+    ((1,), 1),
+    ((3,), 17),
+    ((896, 64, 130), 896),
+    ((130, 5), 1024),
+    ((48,), 1500),
+    ((9, 3, 3), 2100),
+    ((515,), 64),
+]
+GATED_SHAPES = [(1, 1), (3, 17), (130, 1024), (48, 1500), (7, 2100), (515, 64)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -28,14 +37,21 @@ def numbers(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tenso
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "width"), SHAPES)
 def test_gemv_matches_the_reference(
-    rows: int, width: int, dtype: torch.dtype, has_bias: bool, device: str
+    rows: tuple[int, ...], width: int, dtype: torch.dtype, has_bias: bool, device: str
 ) -> None:
-    weight, row = numbers(1, rows, width, dtype=dtype) / width**0.5, numbers(2, width, dtype=dtype)
-    bias = numbers(3, rows, dtype=dtype) if has_bias else None
-    expected = poisoned(torch.empty(rows, dtype=dtype))
+    weights = tuple(numbers(n, count, width, dtype=dtype) / width**0.5 for n, count in enumerate(rows))
+    # One matrix in the middle does without.
+    biases = tuple(numbers(9, n, dtype=dtype) if has_bias and n != 64 else None for n in rows)
+    row = numbers(3, width, dtype=dtype)
+    expected = poisoned(torch.empty(sum(rows), dtype=dtype))
     found = to(expected, device)
-    reference.gemv(weight, row, expected, bias=bias)
-    kernel.gemv(to(weight, device), to(row, device), found, bias=to(bias, device))
+    reference.gemv(weights, row, expected, biases=biases)
+    kernel.gemv(
+        to(weights, device),
+        to(row, device),
+        found,
+        biases=to(biases, device),
+    )
     rounding = max(8 * torch.finfo(dtype).eps, 1e-5)
     assert_same(found, expected, atol=rounding, rtol=rounding)
 
@@ -43,7 +59,7 @@ def test_gemv_matches_the_reference(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "width"), SHAPES)
+@pytest.mark.parametrize(("rows", "width"), GATED_SHAPES)
 def test_gated_gemv_matches_the_reference(
     rows: int, width: int, dtype: torch.dtype, activation: Any, device: str
 ) -> None:

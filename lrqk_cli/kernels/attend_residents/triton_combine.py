@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 
 
-
 @triton.jit
 def _load_masses(peaks, masses, count, COUNT_PAD: tl.constexpr):
     """Return ``count`` peaks x, and masses; beyond them is nothing."""

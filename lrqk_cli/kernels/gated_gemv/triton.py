@@ -35,7 +35,7 @@ def _gated_gemv(
 def gated_gemv(gate: Tensor, up: Tensor, row: Tensor, out: Tensor, *, activation: Activation) -> None:
     """See the reference; all tensors are contiguous."""
     rows, width = gate.shape
-    taken = rows_of_program(rows) // 2 or 1
+    taken = rows_of_program(width)
     _gated_gemv[(triton.cdiv(rows, taken),)](
         gate,
         up,

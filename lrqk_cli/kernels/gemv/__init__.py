@@ -1,1 +1,1 @@
-"""A linear layer, for one token."""
+"""Linear layers of one token."""

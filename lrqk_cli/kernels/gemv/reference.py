@@ -1,18 +1,20 @@
-"""Multiply a matrix by a vector."""
+"""Multiply matrices by a vector."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 
-def gemv(weight: Tensor, row: Tensor, out: Tensor, *, bias: Tensor | None = None) -> None:
-    """Compute ``W x + b``, summed in float32 where the element type has less.
+def gemv(weights: tuple[Tensor, ...], row: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]) -> None:
+    """Compute ``W x + b`` for up to three W, summed in float32 where the element type has less.
 
     Args:
-        weight: W, ``[rows, width]``.
+        weights: each W, ``[rows, width]``.
         row: x, ``[width]``.
-        out: ``[rows]``.
-        bias: b, ``[rows]``.
+        out: all results, one after the other.
+        biases: of each W its b, ``[rows]``, or None.
     """
-    out.copy_(linear(row, weight, bias))
+    results = [linear(row, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+    out.copy_(torch.cat(results))

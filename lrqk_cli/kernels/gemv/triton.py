@@ -1,4 +1,4 @@
-"""The same in one launch, a program for a few rows of the matrix, each of which is read once."""
+"""The same in one launch, a program for a few rows of a matrix, each of which is read once."""
 
 from __future__ import annotations
 
@@ -8,49 +8,75 @@ from torch import Tensor
 
 from lrqk_cli.kernels.primitives import dot_rows
 
-# Numbers of a row that a program takes at once, and rows of a program; see docs/performance.md.
-CHUNK = 1024
-_FEW_ROWS, _MANY_ROWS, _MANY = 1, 4, 4096
+# Numbers of a row that a program takes at once. Short rows come four to a program.
+CHUNK = 2048
+_SHORT, _SHORT_ROWS = 1024, 4
 
 
-def rows_of_program(rows: int) -> int:
-    """Return how many rows a program takes, so that small matrices occupy the GPU too."""
-    return _MANY_ROWS if rows >= _MANY else _FEW_ROWS
+def rows_of_program(width: int) -> int:
+    """Return how many rows of ``width`` numbers a program takes."""
+    return _SHORT_ROWS if width <= _SHORT else 1
 
 
 @triton.jit
 def _gemv(
-    weight,
+    weight_0,
+    weight_1,
+    weight_2,
     row,
-    bias,
+    bias_0,
+    bias_1,
+    bias_2,
     out,
-    rows,
+    programs_0,
+    programs_1,
+    rows_0,
+    rows_1,
+    rows_2,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
-    BIAS: tl.constexpr,
+    BIASES: tl.constexpr,
 ):
-    member = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    total = dot_rows(weight, member, rows, row, WIDTH, ROWS, CHUNK)
+    program = tl.program_id(0)
+    is_first = program < programs_0
+    is_last = program >= programs_0 + programs_1
+    weight = tl.where(is_first, weight_0, tl.where(is_last, weight_2, weight_1))
+    rows = tl.where(is_first, rows_0, tl.where(is_last, rows_2, rows_1))
+    program -= tl.where(is_first, 0, tl.where(is_last, programs_0 + programs_1, programs_0))
+    out += tl.where(is_first, 0, tl.where(is_last, rows_0 + rows_1, rows_0))
+    member = program * ROWS + tl.arange(0, ROWS)
     inside = member < rows
-    if BIAS:
-        total += tl.load(bias + member, mask=inside, other=0.0).to(tl.float32)
+    total = dot_rows(weight, member, rows, row, WIDTH, ROWS, CHUNK)
+    if BIASES & 1:
+        total += tl.load(bias_0 + member, mask=inside & is_first, other=0.0).to(tl.float32)
+    if BIASES & 2:
+        total += tl.load(bias_1 + member, mask=inside & ~(is_first | is_last), other=0.0).to(tl.float32)
+    if BIASES & 4:
+        total += tl.load(bias_2 + member, mask=inside & is_last, other=0.0).to(tl.float32)
     tl.store(out + member, total.to(out.dtype.element_ty), mask=inside)
 
 
-def gemv(weight: Tensor, row: Tensor, out: Tensor, *, bias: Tensor | None = None) -> None:
+def gemv(weights: tuple[Tensor, ...], row: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]) -> None:
     """See the reference; all tensors are contiguous."""
-    rows, width = weight.shape
-    taken = rows_of_program(rows)
-    _gemv[(triton.cdiv(rows, taken),)](
-        weight,
+    width = row.shape[0]
+    taken = rows_of_program(width)
+    rows = [weight.shape[0] for weight in weights]
+    programs = [triton.cdiv(count, taken) for count in rows]
+    absent = 3 - len(weights)
+    _gemv[(sum(programs),)](
+        *weights,
+        *[weights[0]] * absent,
         row,
-        out if bias is None else bias,
+        *[out if bias is None else bias for bias in biases],
+        *[out] * absent,
         out,
-        rows,
+        *[*programs, 0, 0][:2],
+        *rows,
+        *[0] * absent,
         WIDTH=width,
         ROWS=taken,
         CHUNK=min(CHUNK, triton.next_power_of_2(width)),
-        BIAS=bias is not None,
+        BIASES=sum((bias is not None) << number for number, bias in enumerate(biases)),
         num_warps=4,
     )

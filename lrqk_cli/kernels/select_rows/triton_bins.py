@@ -42,10 +42,7 @@ def _load_logits(logits, token, inside, bucket, QUERIES: tl.constexpr, QUERIES_P
 def _bin(logits, log_mass, scale, SUM: tl.constexpr, BINS: tl.constexpr, LOWEST: tl.constexpr):
     """Return the bins of tokens."""
     share = logits - log_mass[:, None]
-    if SUM:
-        score = tl.log(tl.maximum(tl.sum(tl.exp(share), 0), 1e-30))
-    else:
-        score = tl.max(share, 0)
+    score = tl.log(tl.maximum(tl.sum(tl.exp(share), 0), 1e-30)) if SUM else tl.max(share, 0)
     return tl.minimum(tl.maximum((score - LOWEST) * scale, 0.0), BINS - 1.0).to(tl.int32)
 
 
@@ -84,8 +81,8 @@ def bin_tokens(
     masses += row_set * QUERIES * 3 * blocks
     used = tl.cdiv(tokens, SPAN).to(tl.int32)
     histogram += row_set * 2 * BINS
-    # Two paths, though alike: tokens in a row are read in wide pieces, which gathered ones cannot be. Both load
-    # the logits before the masses, whose sum waits for all threads.
+    # Two paths, though alike: tokens in a row are read in wide pieces, which gathered ones cannot be. Both
+    # load the logits before the masses, whose sum waits for all threads.
     if block < token_blocks:
         token = block * BLOCK + tl.arange(0, BLOCK)
         inside = token < candidates
