@@ -23,6 +23,9 @@ from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.stats import StepStats
 
+# Layers are fitted ahead of a segment where the text before it is so many times as long.
+_AHEAD = 3
+
 
 class LrqkCache(Cache):
     """KV cache of one sequence, for ``past_key_values`` of a model that ``attach`` has prepared.
@@ -86,6 +89,15 @@ class LrqkCache(Cache):
         finally:
             for layer in self._attention:
                 layer.prefilling = False
+
+    def fit_ahead(self, coming: int) -> None:
+        """Prepare for the last segment of a prefill, of ``coming`` tokens.
+
+        Where most of the text is there and rows come to the device over a link, the layers fit to it now, and
+        index it with the rows that the segment brings; else they would bring them all once more.
+        """
+        if self.device.type == "cuda" and self.get_seq_length() >= _AHEAD * coming:
+            run_side_by_side([layer.fit_ahead for layer in self._attention if layer.is_unsolved])
 
     def settle(self) -> None:
         """Prepare for decode steps now; else the first step does it."""

@@ -148,6 +148,9 @@ class AttentionLayer(CacheLayerMixin):
         """Forget all tokens."""
         self.length = 0
 
+    def fit_ahead(self) -> None:
+        """Fit to what is there, so that the next segment can prepare for decode steps on its way."""
+
     def settle(self) -> None:
         """Prepare for decode steps after a prefill."""
 
@@ -221,12 +224,16 @@ class FullLayer(AttentionLayer):
             query, key, value, scaling=params.scaling, softcap=params.softcap, causal=True
         )
         for keys, values in chunks:
+            self._meet(keys)
             chunk_output, chunk_lse = dispatch.attend(
                 query, keys, values, scaling=params.scaling, softcap=params.softcap
             )
             output, lse = dispatch.merge(output, lse, chunk_output, chunk_lse)
         self._streamed_rows += earlier * self.spec.num_kv_heads
         return weigh_sinks(output, lse, params.sinks)
+
+    def _meet(self, keys: Tensor) -> None:
+        """Take note of a chunk of earlier keys ``[KV, S, d]`` that are on the device for once, in order."""
 
     def take_stats(self) -> StepStats:
         """Count every earlier row as wanted, and as fetched where the store is not on the device."""

@@ -57,6 +57,8 @@ class LrqkLayer(FullLayer):
         self._is_unsolved = False
         self._fit = Fit()
         self._fitted = self._wanted = self._fetched = 0
+        # Tokens whose keys the segment under way has seen, from the first on.
+        self._met = 0
         self.observer: Callable[[Tensor, AttentionParams, Tensor, Tensor], None] | None = None
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
@@ -148,14 +150,18 @@ class LrqkLayer(FullLayer):
         """
         return self._is_unsolved and self.settings.solver == "joint"
 
-    def solve(self) -> None:
-        """See ``AttentionLayer``; the projector is fitted anew where most of the text is new to it."""
+    def fit_ahead(self) -> None:
+        """See ``AttentionLayer``; the next segment then builds the index from the keys that it attends to."""
         if self.stored - self._fitted > self._fitted:
             index = self.index.scale, self.index.codes[:, : self.index.length]
             self._fit.keep((*self.projector.fitted(), *index))
             self._fit = Fit()
             self.index.restart(self.projector.fit())
             self._fitted = self.stored
+
+    def solve(self) -> None:
+        """See ``AttentionLayer``; the projector is fitted anew where most of the text is new to it."""
+        self.fit_ahead()
         if self.tail is not None:
             self.tail.fit(self.projector)
         self._is_unsolved = False
@@ -196,8 +202,9 @@ class LrqkLayer(FullLayer):
             self._step.refresh()
 
     def _attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        earlier = self.stored
+        earlier, self._met = self.stored, 0
         output = self.attend_exactly(query, key, value, params)
+        self._meet(key)
         self.hot.recent.append(earlier, key, value)
         self.projector.observe(query, key, value)
         # A sticky hot set starts with the rows that matter to the newest queries: the question, in a chat.
@@ -209,6 +216,12 @@ class LrqkLayer(FullLayer):
         self._seed = newest.clone(), params
         self._is_unsolved = True
         return output
+
+    def _meet(self, keys: Tensor) -> None:
+        # Once the index has begun, it grows with every segment, and no row need come back for it.
+        if self._fitted and self._met == self.index.length:
+            self.index.append(self.projector.project_keys(keys))
+        self._met += keys.shape[1]
 
     def _attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         queries = self._per_set(query)

@@ -29,6 +29,8 @@ def run_segments(
     total = tokens.shape[0]
     for start in range(0, total, segment):
         stop = min(start + segment, total)
+        if stop == total and settles:
+            cache.fit_ahead(stop - start)
         with cache.prefilling():
             logits = forward(model, cache, tokens[start:stop])
         if stop == total and settles:

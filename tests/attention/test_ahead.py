@@ -1,0 +1,61 @@
+"""Factors that are fitted before the last segment, and an index that grows with the segments."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import random_tokens, tiny_model
+
+from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.hook import attached
+from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.prefill import forward
+from lrqk_cli.models.support import spec_from_config
+
+SEGMENTS = (40, 40, 40, 30)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_the_last_segment_builds_the_index(family: str) -> None:
+    model = tiny_model(family)
+    spec = spec_from_config(model.config, family)
+    settings = LrqkConfig(rank=4, hot=32, top_k=8, recent=8)
+    cache = LrqkCache(spec, settings, 200, model.dtype, torch.device("cpu"))
+    with attached(model):
+        for number, segment in enumerate(random_tokens(sum(SEGMENTS)).split(SEGMENTS)):
+            layers = [layer for layer in cache.layers if isinstance(layer, LrqkLayer)]
+            if number == len(SEGMENTS) - 1:
+                for layer in layers:
+                    layer.fit_ahead()
+            with cache.prefilling():
+                forward(model, cache, segment)
+        for layer in layers:
+            assert layer.index.length == sum(SEGMENTS)
+            layer.settle()
+            built = layer.index.codes[:, : layer.stored].clone()
+            layer.index.truncate(0)
+            for key, _ in layer.store.stream(0, layer.stored):
+                layer.index.append(layer.projector.project_keys(key))
+            assert torch.equal(layer.index.codes[:, : layer.stored], built)
+
+
+def test_a_text_that_grows_far_beyond_is_fitted_anew() -> None:
+    model = tiny_model("llama")
+    settings = LrqkConfig(rank=4, hot=32, top_k=8, recent=8)
+    cache = LrqkCache(
+        spec_from_config(model.config, "llama"), settings, 200, model.dtype, torch.device("cpu")
+    )
+    with attached(model):
+        tokens = random_tokens(150)
+        layer = cache.layer(0)
+        assert isinstance(layer, LrqkLayer)
+        for segment in tokens.split((20, 130)):
+            with cache.prefilling():
+                forward(model, cache, segment)
+            if layer.stored == 20:
+                layer.fit_ahead()
+                before = layer.projector.key_map.clone()
+        cache.settle()
+        assert layer.index.length == 150
+        assert not torch.equal(layer.projector.key_map, before)
