@@ -63,6 +63,8 @@ def attention_bytes(spec: ModelSpec, settings: LrqkConfig, segment: int, earlier
     if earlier:
         # The output so far, that of a chunk, and the merged one.
         phases.append(3 * queries * _FLOAT + queries * item)
+        # The output so far, while a chunk of the earlier keys is indexed.
+        phases.append(queries * _FLOAT + _indexing_bytes(spec, settings, earlier))
     if settings.attention == "lrqk":
         # Gram matrices are summed over queries, keys and values in float32, beside the output.
         phases.append(2 * queries * _FLOAT + 3 * keys * _FLOAT)
@@ -101,16 +103,23 @@ def settling_bytes(spec: ModelSpec, settings: LrqkConfig, context: int) -> int:
     if settings.attention != "lrqk" or not spec.num_full_layers:
         return 0
     sets, rank = accounting.row_sets(spec, settings), accounting.index_rank(spec, settings)
-    chunk = min(STREAM_ROWS, context)
-    # A chunk's keys in float32, as they are and centred.
-    keys = 2 * chunk * spec.num_kv_heads * spec.head_dim * _FLOAT
-    indexing = keys + _INDEXING_COPIES * sets * rank * chunk * _FLOAT
     queries = SEED_QUERIES * spec.num_heads if settings.hot_policy == "sticky" else spec.num_heads
     # Logits of a chunk, twice; its codes in float32; scores of all tokens with what sorts them.
     tokens = min(SCORE_CHUNK, context)
     seeding = 3 * queries * tokens * _FLOAT + 2 * sets * tokens * rank * _FLOAT
     seeding += sets * context * (3 * _FLOAT + 2 * ITEM_BYTES["int64"])
-    return max(indexing, seeding)
+    return max(_indexing_bytes(spec, settings, context), seeding)
+
+
+def _indexing_bytes(spec: ModelSpec, settings: LrqkConfig, rows: int) -> int:
+    """Return the bytes of adding a chunk of ``rows`` rows to a layer's index."""
+    if settings.attention != "lrqk":
+        return 0
+    chunk = min(STREAM_ROWS, rows)
+    codes = accounting.row_sets(spec, settings) * accounting.index_rank(spec, settings) * chunk
+    # The keys in float32, as they are and centred.
+    keys = 2 * chunk * spec.num_kv_heads * spec.head_dim
+    return (keys + _INDEXING_COPIES * codes) * _FLOAT
 
 
 def seed_bytes(spec: ModelSpec, settings: LrqkConfig, dtype: str) -> int:
