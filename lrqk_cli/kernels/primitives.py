@@ -137,43 +137,37 @@ def true_codes(product, total, codes):
 
 # Float32 rows meet codes on tensor cores, which take 11 bits of a number. A tile of 16 rows has room to spare
 # for a few queries, so its first half holds the numbers rounded to float16, and its second half 2,048 times
-# what rounding took: 22 bits in one product. Tiles come in groups, ``[groups, rows, columns]``.
+# what rounding took: 22 bits in one product.
 
 
 @triton.jit
-def twice(tile):
-    """Return the rows ``[G, R, columns]`` two times, ``[G, 2 · R, columns]``."""
-    GROUPS: tl.constexpr = tile.shape[0]
-    ROWS: tl.constexpr = tile.shape[1]
-    COLUMNS: tl.constexpr = tile.shape[2]
-    both = tl.broadcast_to(tile[:, None, :, :], [GROUPS, 2, ROWS, COLUMNS])
-    return tl.reshape(both, [GROUPS, 2 * ROWS, COLUMNS])
+def twice(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the rows ``[ROWS, COLUMNS]`` two times, ``[2 · ROWS, COLUMNS]``."""
+    return tl.reshape(tl.broadcast_to(tile[None, :, :], [2, ROWS, COLUMNS]), [2 * ROWS, COLUMNS])
 
 
 @triton.jit
-def split_bits(tile):
+def split_bits(tile, ROWS: tl.constexpr):
     """Turn numbers within [-2, 2] that stand in both halves of the rows into their two parts."""
-    ROWS: tl.constexpr = tile.shape[1] // 2
     rounded = tile.to(tl.float16).to(tl.float32)
-    first = (tl.arange(0, 2 * ROWS) < ROWS)[None, :, None]
+    first = (tl.arange(0, 2 * ROWS) < ROWS)[:, None]
     return tl.where(first, rounded, (tile - rounded) * 2048.0)
 
 
 @triton.jit
-def join_bits(tile, unit):
-    """Return the rows ``[G, R, columns]`` of their parts ``[G, 2 · R, columns]``, each times its unit."""
-    GROUPS: tl.constexpr = tile.shape[0]
-    ROWS: tl.constexpr = tile.shape[1] // 2
-    COLUMNS: tl.constexpr = tile.shape[2]
+def join_bits(tile, unit, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the rows ``[ROWS, COLUMNS]`` whose two parts the tile holds, each times its ``unit``."""
     unit = tl.where(tl.arange(0, 2 * ROWS) < ROWS, unit, unit * (1.0 / 2048.0))
-    return tl.sum(tl.reshape(tile * unit[None, :, None], [GROUPS, 2, ROWS, COLUMNS]), 1)
+    return tl.sum(tl.reshape(tile * unit[:, None], [2, ROWS, COLUMNS]), 0)
 
 
 @triton.jit
-def weight_parts(weight, tile):
-    """Return weights ``[G, R, tokens]`` within [-1, 1] in two parts, of a type that meets a tile of codes."""
-    parts = split_bits(twice(weight))
-    return opaque(parts.to(tl.float16)) if tile.dtype == tl.float16 else parts
+def add_codes(weight, fade, code_sum, tile, ROWS: tl.constexpr, COUNT: tl.constexpr):
+    """Add codes by weights ``[ROWS, COUNT]`` within [-1, 1] to a faded sum, whose rows stay in two parts."""
+    parts = split_bits(twice(weight, ROWS, COUNT), ROWS)
+    parts = opaque(parts.to(tl.float16)) if tile.dtype == tl.float16 else parts
+    # Apart from the sum so far, beside which tensor cores would cut more than a sum in float32 does.
+    return code_sum * twice(fade[:, None], ROWS, 1) + tl.dot(parts, tile, input_precision="tf32")
 
 
 @triton.jit
@@ -184,16 +178,12 @@ def store_code_sums(
     mass,
     codes,
     QUERIES: tl.constexpr,
+    ROWS: tl.constexpr,
     RANK: tl.constexpr,
+    RANK_PAD: tl.constexpr,
 ):
-    """Store the sums ``[1, 2 · R, RANK_PAD]`` of the queries, ``stride`` apart.
-
-    Args:
-        mass: the sum of each query's weights, ``[R]``.
-    """
-    ROWS: tl.constexpr = code_sum.shape[1] // 2
-    RANK_PAD: tl.constexpr = code_sum.shape[2]
+    """Store the sums of the queries, ``stride`` apart; ``mass`` ``[ROWS]`` is the sum of their weights."""
     member = tl.arange(0, ROWS)[:, None]
     dim = code_dimensions(codes, RANK, RANK_PAD)[None, :]
-    total = true_codes(tl.reshape(join_bits(code_sum, 1.0), [ROWS, RANK_PAD]), mass[:, None], codes)
+    total = true_codes(join_bits(code_sum, 1.0, ROWS, RANK_PAD), mass[:, None], codes)
     tl.store(out + member * stride + dim, total, mask=(member < QUERIES) & (dim < RANK))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lrqk_cli.kernels.primitives import load_codes, soft_cap, store_code_sums, twice, weight_parts
+from lrqk_cli.kernels.primitives import add_codes, load_codes, soft_cap, store_code_sums
 
 
 @triton.jit
@@ -57,9 +57,7 @@ def weigh_rows_by_codes(
     fade = tl.exp(peak - base)
     weight = tl.exp(logit - base[:, None]) * sign
     mass = mass * fade + tl.sum(weight, 1)
-    parts = tl.reshape(weight_parts(weight[None, :, :], tile), [2 * ROWS, COUNT])
-    fades = tl.reshape(twice(fade[None, :, None]), [2 * ROWS, 1])
-    return higher, mass, code_sum * fades + tl.dot(parts, tile, input_precision="tf32")
+    return higher, mass, add_codes(weight, fade, code_sum, tile, ROWS, COUNT)
 
 
 @triton.jit
@@ -75,6 +73,7 @@ def store_weighed(
     QUERIES: tl.constexpr,
     ROWS: tl.constexpr,
     RANK: tl.constexpr,
+    RANK_PAD: tl.constexpr,
 ):
     """Store what ``weigh_rows_by_codes`` has added up; pointers are the set's own."""
     member = tl.arange(0, ROWS)
@@ -82,7 +81,7 @@ def store_weighed(
     tl.store(masses + member * (2 * splits) + split, peak, mask=asks)
     tl.store(masses + member * (2 * splits) + splits + split, mass, mask=asks)
     target = code_sums + split * RANK
-    store_code_sums(target, splits * RANK, code_sum[None, :, :], mass, codes, QUERIES, RANK)
+    store_code_sums(target, splits * RANK, code_sum, mass, codes, QUERIES, ROWS, RANK, RANK_PAD)
 
 
 @triton.jit

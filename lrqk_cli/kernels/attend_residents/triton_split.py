@@ -193,7 +193,7 @@ def attend_split(
             store_weighed(
                 split_masses + row_set * QUERIES * (2 * FETCHES),
                 split_code_sums + row_set * QUERIES * FETCHES * RANK, codes,
-                split, FETCHES, peaks, mass, code_sum, QUERIES, ROWS, RANK,
+                split, FETCHES, peaks, mass, code_sum, QUERIES, ROWS, RANK, RANK_PAD,
             )
     if split >= FETCHES:
         peak, total, output = _attend_held(
