@@ -44,6 +44,12 @@ def run(
     return out
 
 
+def mean_codes(scores: TokenScores) -> torch.Tensor:
+    """Return the mean code of each span's candidates that are not resident; zero where there are none."""
+    mass = scores.masses[:, :, 2].unsqueeze(3)
+    return scores.code_sums / mass.where(mass != 0, 1.0)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.bfloat16])
@@ -57,8 +63,8 @@ def test_matches_the_reference(shape: Shape, dtype: torch.dtype, softcap: float 
     found = run(kernel, shape, dtype, softcap, device)
     # Poison past n compares equal to poison only.
     assert_same(found[:2], expected[:2], atol=1e-5, rtol=1e-5)
-    # Codes of either sign cancel in a sum.
-    assert_same(found.code_sums, expected.code_sums, atol=2e-4, rtol=1e-5)
+    # Codes of either sign cancel in a sum, which is as exact as the weights that it is divided by.
+    assert_same(mean_codes(found), mean_codes(expected), atol=2e-5)
     assert_same(run(kernel, shape, dtype, softcap, device), found)
 
 
