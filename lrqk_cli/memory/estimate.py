@@ -14,11 +14,12 @@ DEFAULT_SEGMENT = 8192
 CPU_SEGMENT = 512
 
 # What the driver takes for a CUDA context, and the kernels loaded into it; outside torch's allocator.
-CUDA_CONTEXT_BYTES = 512 << 20
-# The scratch that cuBLAS asks torch for, on the largest GPUs.
-CUBLAS_BYTES = 32 << 20
-# Share of what comes and goes that the allocator cannot hand out again.
-_FRAGMENTS = 16
+CUDA_CONTEXT_BYTES = 800 << 20
+# The scratch that cuBLAS asks torch for, on the largest GPUs: one for reading, one for captured steps.
+CUBLAS_BYTES = 2 * (32 << 20)
+# What the allocator holds and cannot hand out again: blocks that are partly used, of what stays and of the
+# captured steps' own, and a share of what comes and goes.
+_FRAGMENT_BYTES, _FRAGMENTS = 64 << 20, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def estimate(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) ->
         "logits": activations.logits_bytes(spec, dtype),
         moment: transient,
         "cublas": CUBLAS_BYTES,
-        "fragments": transient // _FRAGMENTS,
+        "fragments": _FRAGMENT_BYTES + transient // _FRAGMENTS,
         "cuda_context": CUDA_CONTEXT_BYTES,
     }
     return DeviceEstimate(items, kv.host_kv)

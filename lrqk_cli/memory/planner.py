@@ -242,7 +242,8 @@ def _most_hot(task: _Task, why: str, least: int, most: int, **chosen: Any) -> Pl
 
 
 def _refusal(task: _Task) -> OutOfMemoryError:
-    smallest = {"attention": "lrqk", "hot": _LEAST_HOT, "segment": _SEGMENTS[-1]}
+    smallest: dict[str, Any] = {"attention": "lrqk", "rank": _LEAST_RANK, "index_bits": _BITS}
+    smallest |= {"hot": _LEAST_HOT, "segment": _SEGMENTS[-1]}
     if task.vram is None:
         smallest = {"hot": _MOST_HOT, "segment": CPU_SEGMENT}
     wanted = {**smallest, **task.wanted}

@@ -12,6 +12,9 @@ from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models.loading import load, resolve
 from lrqk_cli.models.support import spec_from_config
 
+# Which experts a token goes to is read back in every step, which a graph cannot do.
+STAYS_EAGER = {"gpt-oss"}
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -26,6 +29,7 @@ def greedy(
     count: int,
     *,
     capture: bool,
+    stays_eager: bool = False,
 ) -> list[int]:
     """Return the greedy tokens of all turns."""
     tokens = []
@@ -35,7 +39,7 @@ def greedy(
         for turn in turns:
             list(engine.prefill(turn))
             tokens += [step.token for step in engine.generate(generation, stop_ids=())]
-        assert (engine._decoder._graph is not None) == capture
+        assert (engine._decoder._graph is not None) == (capture and not stays_eager)
     return tokens
 
 
@@ -46,7 +50,7 @@ def test_a_replayed_graph_gives_the_tokens_of_single_kernels(family: str, attent
     spec = spec_from_config(model.config, "tiny")
     settings = LrqkConfig(attention=attention, hot=40, top_k=16, recent=8, rank=8)  # type: ignore[arg-type]
     turns = [random_tokens(150, seed=1).tolist(), random_tokens(70, seed=2).tolist()]
-    replayed = greedy(model, spec, settings, turns, 24, capture=True)
+    replayed = greedy(model, spec, settings, turns, 24, capture=True, stays_eager=family in STAYS_EAGER)
     assert replayed == greedy(model, spec, settings, turns, 24, capture=False)
 
 

@@ -77,4 +77,5 @@ def test_misses_are_counted_layer_by_layer() -> None:
         take(engine, 300, 1)
         misses = engine.layer_misses()
         assert len(misses) == spec.num_layers
-        assert sum(misses) / len(misses) == pytest.approx(engine.totals.miss_rate)
+        # Not quite their mean: what a layer demands ends with a whole bin of scores.
+        assert sum(misses) / len(misses) == pytest.approx(engine.totals.miss_rate, rel=0.02)

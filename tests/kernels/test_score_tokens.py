@@ -63,8 +63,8 @@ def test_matches_the_reference(shape: Shape, dtype: torch.dtype, softcap: float 
     found = run(kernel, shape, dtype, softcap, device)
     # Poison past n compares equal to poison only.
     assert_same(found[:2], expected[:2], atol=1e-5, rtol=1e-5)
-    # Codes of either sign cancel in a sum, which is as exact as the weights that it is divided by.
-    assert_same(mean_codes(found), mean_codes(expected), atol=2e-5)
+    # A mean of codes from -8 to 8, of whose terms tensor cores cut what lies 17 bits below a code's unit.
+    assert_same(mean_codes(found), mean_codes(expected), atol=2.5e-4)
     assert_same(run(kernel, shape, dtype, softcap, device), found)
 
 

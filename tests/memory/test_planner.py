@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -86,6 +87,16 @@ def test_a_refusal_names_a_context_that_fits(spec: ModelSpec, context: int, vram
         assert planner.find(spec, "bfloat16", nearest, vram, 64 * GIB)
     else:
         assert caught.value.hint.startswith("Choose a smaller model")
+
+
+@pytest.mark.parametrize("wanted", [{}, {"hot": 22_208}, {"rank": 16}], ids=str)
+def test_a_refusal_names_the_least_that_is_needed(wanted: dict[str, Any]) -> None:
+    spec = SPECS["llama-3.1-8b"]
+    with pytest.raises(OutOfMemoryError) as caught:
+        planner.plan(spec, "bfloat16", 40_960, 15 * GIB, 64 * GIB, wanted)
+    named = float(re.search(r"at least ([\d.]+) GiB", str(caught.value))[1])  # type: ignore[index]
+    assert planner.find(spec, "bfloat16", 40_960, int((named + 0.01) * GIB), 64 * GIB, wanted)
+    assert not planner.find(spec, "bfloat16", 40_960, int((named - 0.01) * GIB), 64 * GIB, wanted)
 
 
 def test_full_attention_needs_no_approximation_where_it_fits() -> None:
