@@ -48,17 +48,17 @@ def _gemv(
     member = program * ROWS + tl.arange(0, ROWS)
     inside = member < rows
     total = dot_rows(weight, member, rows, row, WIDTH, ROWS, CHUNK)
-    if BIASES & 1:
-        total += tl.load(bias_0 + member, mask=inside & is_first, other=0.0).to(tl.float32)
-    if BIASES & 2:
-        total += tl.load(bias_1 + member, mask=inside & ~(is_first | is_last), other=0.0).to(tl.float32)
-    if BIASES & 4:
-        total += tl.load(bias_2 + member, mask=inside & is_last, other=0.0).to(tl.float32)
+    if BIASES > 0:
+        bias = tl.where(is_first, bias_0, tl.where(is_last, bias_2, bias_1))
+        # A matrix without a bias has one for none of its rows.
+        rows_1 *= BIASES // 2 % 2
+        biased = tl.where(is_first, rows_0 * (BIASES % 2), tl.where(is_last, rows_2 * (BIASES // 4), rows_1))
+        total += tl.load(bias + member, mask=member < biased, other=0.0).to(tl.float32)
     tl.store(out + member, total.to(out.dtype.element_ty), mask=inside)
 
 
 def gemv(weights: tuple[Tensor, ...], row: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]) -> None:
-    """See the reference; all tensors are contiguous."""
+    """See the reference; all tensors are contiguous, and weights and biases of one type."""
     width = row.shape[0]
     taken = rows_of_program(width)
     rows = [weight.shape[0] for weight in weights]
@@ -68,8 +68,8 @@ def gemv(weights: tuple[Tensor, ...], row: Tensor, out: Tensor, *, biases: tuple
         *weights,
         *[weights[0]] * absent,
         row,
-        *[out if bias is None else bias for bias in biases],
-        *[out] * absent,
+        *[weights[0] if bias is None else bias for bias in biases],
+        *[weights[0]] * absent,
         out,
         *[*programs, 0, 0][:2],
         *rows,
