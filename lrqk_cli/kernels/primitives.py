@@ -56,8 +56,10 @@ def opaque(tensor):
     joins and bytes Triton 3.6 expects to win by what costs twice the instructions. It does not look through a
     sum, and this one costs nothing, since a number plus minus zero is that number.
     """
-    bits: tl.constexpr = tl.int16 if tensor.dtype == tl.float16 else tl.int32
-    nothing = tl.full(tensor.shape, -(1 << (bits.primitive_bitwidth - 1)), bits)
+    if tensor.dtype == tl.float16:
+        nothing = tl.full(tensor.shape, -(1 << 15), tl.int16)
+    else:
+        nothing = tl.full(tensor.shape, -(1 << 31), tl.int32)
     return tl.sum(tl.join(tensor, nothing.to(tensor.dtype, bitcast=True)), len(tensor.shape))
 
 
@@ -83,7 +85,8 @@ def load_codes(codes, token, RANK: tl.constexpr, RANK_PAD: tl.constexpr):
     Its columns are those of ``code_dimensions``, and ``true_codes`` tells what it means. Integers come in
     float16, which holds them exactly, and floating codes in float32.
     """
-    if codes.dtype.element_ty == tl.uint8 and RANK % 8 == 0:
+    ODD: tl.constexpr = RANK % 8 if codes.dtype.element_ty == tl.uint8 else 1
+    if ODD == 0:
         # Eight codes at once, in 32 bits.
         word = tl.arange(0, RANK_PAD // 8)
         if RANK_PAD > RANK:
@@ -120,7 +123,8 @@ def load_codes(codes, token, RANK: tl.constexpr, RANK_PAD: tl.constexpr):
 def code_dimensions(codes, RANK: tl.constexpr, RANK_PAD: tl.constexpr):
     """Return which dimension each column of ``load_codes`` is; r or more where there is none."""
     column = tl.arange(0, RANK_PAD)
-    if codes.dtype.element_ty == tl.uint8 and RANK % 8 == 0:
+    ODD: tl.constexpr = RANK % 8 if codes.dtype.element_ty == tl.uint8 else 1
+    if ODD == 0:
         # See ``kernels.codes`` for what a byte holds.
         byte = column // 8 * 4 + column // 4 % 2 + column % 2 * 2
         column = tl.where(column < RANK, byte + column // 2 % 2 * (RANK // 2), RANK)

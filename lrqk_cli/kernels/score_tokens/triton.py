@@ -79,6 +79,7 @@ def _score(
     RANK_PAD: tl.constexpr,
     SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
+    INTEGERS: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SUMS: tl.constexpr,
 ):
@@ -96,7 +97,7 @@ def _score(
     resident += row_set * context + first
     query = row_set * QUERIES
     parts, unit, total = _load_queries(query_codes + query * RANK, codes, QUERIES, ROWS, RANK, RANK_PAD)
-    if codes.dtype.element_ty.primitive_bitwidth == 8:
+    if INTEGERS:
         parts = opaque(parts.to(tl.float16))
     member = tl.arange(0, ROWS)
     asks = member < QUERIES
@@ -183,6 +184,7 @@ def score_tokens(
         RANK_PAD=rank_pad,
         SPAN=out.span,
         BLOCK=_WARP_LOGITS // rows * warps,
+        INTEGERS=not codes.is_floating_point(),
         SOFTCAP=softcap is not None,
         SUMS=out.code_sums is not None,
         num_warps=warps,
