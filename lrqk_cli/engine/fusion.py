@@ -68,6 +68,11 @@ def _is_linear(module: object) -> TypeGuard[nn.Linear]:
     return type(module) is nn.Linear and _is_its_own(module) and module.weight.is_contiguous()
 
 
+def _linear_parts(module: nn.Module, names: Sequence[str]) -> list[nn.Linear]:
+    """Return those of a module's parts by these names that ours can stand in for."""
+    return [part for name in names if _is_linear(part := getattr(module, name, None))]
+
+
 def _fused_forwards(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
     """Yield what a module, or parts of it, should do instead."""
     if not _is_its_own(module):
@@ -78,7 +83,7 @@ def _fused_forwards(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[...
         if (forward := find(module)) is not None:
             yield module, forward
             break
-    parts = [part for name in _SAME_INPUT if _is_linear(part := getattr(module, name, None))]
+    parts = _linear_parts(module, _SAME_INPUT)
     if len({part.in_features for part in parts}) == 1 < len(parts):
         shared = _SharedInput(parts)
         for number, part in enumerate(parts):
@@ -138,7 +143,7 @@ class _GatedMlp(NamedTuple):
 
 def _fused_gate(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """Return a gated MLP's forward with one product for both matrices of the gate; None where it is none."""
-    parts = [part for name in _GATED_MLP if _is_linear(part := getattr(module, name, None))]
+    parts = _linear_parts(module, _GATED_MLP)
     if len(parts) < len(_GATED_MLP) or any(part.bias is not None for part in parts[:2]):
         return None
     layers = _GatedMlp(*parts)

@@ -18,7 +18,6 @@ from lrqk_cli.bench.text import synthetic_tokens
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory import accounting
-from lrqk_cli.memory.estimate import CUDA_CONTEXT_BYTES
 from lrqk_cli.memory.roofline import Bandwidth
 from lrqk_cli.models.support import spec_from_config
 
@@ -175,5 +174,5 @@ def test_a_limit_of_the_device_holds_for_all_modes_and_a_cap_for_lrqk():
     gib = 1 << 30
     plan = Plan(("lrqk", "dense"), (99,), 5, 1, memory_cap=4 * gib, vram=8 * gib)
     assert plan.cap_of("lrqk") == 4 * gib
-    assert plan.cap_of("dense") == 8 * gib - CUDA_CONTEXT_BYTES
+    assert plan.cap_of("dense") == 8 * gib - (800 << 20)
     assert Plan(("dense",), (99,), 5, 1).cap_of("dense") is None
