@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 # The log-score where the lowest bin of the histogram of scores begins.
-LOWEST_SCORE = -20.0
+LOWEST_SCORE = -16.0
 
 
 class Residents(NamedTuple):

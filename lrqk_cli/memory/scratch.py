@@ -13,14 +13,14 @@ from lrqk_cli.memory.accounting import TensorShape
 
 Shapes = tuple[TensorShape, ...]
 
-# Programs that ``score_tokens`` aims at, four a multiprocessor of an H100; the tokens that one takes.
-_SCORE_PROGRAMS, _SCORE_SPANS = 512, (256, 512, 1024)
+# Programs that ``score_tokens`` aims at, eight a multiprocessor of an H100; the tokens that one takes.
+_SCORE_PROGRAMS, _SCORE_SPANS = 1024, (128, 256, 512, 1024)
 # Programs that ``attend_residents`` aims at; the most rows that one of them takes.
 _ATTEND_PROGRAMS, _SPLIT_ROWS = 512, (64, 128, 256)
 # Programs a set that fetch rows, at most, and the rows that one fetches at once.
 _FETCH_SPLITS, FETCH_ROWS = 16, 16
 # Tokens, or hot slots, that one program of ``select_rows`` takes at once; bins of its histogram of scores.
-SELECT_BLOCK, BINS = 4096, 512
+SELECT_BLOCK, BINS = 4096, 256
 
 
 def blocks_of(count: int, size: int) -> int:

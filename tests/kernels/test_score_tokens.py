@@ -87,8 +87,8 @@ def test_sums_are_those_of_all_tokens_and_of_the_candidates_that_are_not_residen
     offset = projected.offset.double().unsqueeze(2)
     logits = (projected.codes.double() @ codes.mT + offset) * 0.125
     torch.testing.assert_close(scores.logits[:, :, :701].double(), logits, atol=1e-5, rtol=1e-5)
-    assert scores.span == 256
-    peak, mass, candidate_mass = scores.masses[..., : 701 // 256 + 1].double().unbind(2)
+    assert scores.span == 128
+    peak, mass, candidate_mass = scores.masses[..., : 701 // 128 + 1].double().unbind(2)
     torch.testing.assert_close((peak + mass.log()).logsumexp(-1), logits.logsumexp(-1))
     outside = logits[:, :, :401].masked_fill(make_layer(shape)[1].resident[:, None, :401], float("-inf"))
     candidates = (peak + candidate_mass.log()).logsumexp(-1)

@@ -1,11 +1,12 @@
 """The same in one launch: a program for each span of up to 1,024 tokens of a set, all its queries together.
 
-It is attention over codes, in tiles of up to 128 tokens with a running maximum. Its products on tensor cores
-keep 22 bits of a query (see ``primitives``), so up to eight queries cost no more than one.
+It is attention over codes, in tiles of up to 64 tokens with a running maximum. Its products on tensor cores
+keep 22 bits of a query (see ``primitives``), so up to eight queries cost no more than one. A program is one
+warp: several would share a tile, and bring each other's parts of it through shared memory.
 
 Bytes at 8 sets, N 4, r 64 in 4 bits, 64K tokens: the index once (sets·n·r/2, 16 MiB) and the logits once
-(4·sets·N·n, 8 MiB; they stay in the L2 cache for the launches that follow). Spans of 1,024 tokens make 512
-programs, and the sums of codes 512 KiB (4·sets·N·r·n/1,024); spans of 128 would make 4 MiB of them, which one
+(4·sets·N·n, 8 MiB; they stay in the L2 cache for the launches that follow). Spans of 512 tokens make 1,024
+programs, and the sums of codes 1 MiB (4·sets·N·r·n/512); spans of 128 would make 4 MiB of them, which one
 program a query would have to add up.
 """
 
@@ -31,8 +32,8 @@ from lrqk_cli.kernels.primitives import (
     true_codes,
 )
 
-# Logits of a tile for each warp that works on it; with more, registers spill.
-_WARP_LOGITS = 256
+# Logits of a tile, and bytes of its codes as they are multiplied; with more, registers spill.
+_TILE_LOGITS, _TILE_BYTES = 512, 8192
 
 
 @triton.jit
@@ -160,9 +161,8 @@ def score_tokens(
     sets, queries, rank = projected.codes.shape
     spans = out.masses.shape[3]
     rank_pad = code_width(rank)
-    # A warp adds up at least eight columns of codes; with more warps, some would repeat the others' work.
-    warps = min(4, rank_pad // 8)
     rows = tile_rows(queries)
+    row_bytes = rank_pad * (4 if codes.is_floating_point() else 2)
     _score[(spans, sets)](
         projected.codes,
         projected.offset,
@@ -183,9 +183,9 @@ def score_tokens(
         RANK=rank,
         RANK_PAD=rank_pad,
         SPAN=out.span,
-        BLOCK=_WARP_LOGITS // rows * warps,
+        BLOCK=max(16, min(_TILE_LOGITS // rows, _TILE_BYTES // row_bytes)),
         INTEGERS=not codes.is_floating_point(),
         SOFTCAP=softcap is not None,
         SUMS=out.code_sums is not None,
-        num_warps=warps,
+        num_warps=1,
     )

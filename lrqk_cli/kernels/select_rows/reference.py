@@ -1,7 +1,7 @@
 """Demand that the best candidates are resident: which rows come, and which slots they take.
 
 A token's score for its set is, in logs, the sum over the set's queries of ``softmax(logits)`` (or their
-maximum). Scores are compared by bins of a histogram, linear in the log, about 0.04 nats wide.
+maximum). Scores are compared by bins of a histogram, linear in the log, about 0.07 nats wide.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 1. ``bin_tokens``: log-scores to bins, and two histograms (candidates, slots), first within a program and then
    by integer atomics, whose order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from
    the L2 cache), and gathers those of the slots' tokens; writes 2 bytes a token and slot.
-2. ``count_missing``: every program finds the edge in the histogram (2 KiB), and counts its block's missing
+2. ``count_missing``: every program finds the edge in the histogram (1 KiB), and counts its block's missing
    tokens above it; one a set stores what else follows from the histograms. Reads 3 bytes a token.
 3. ``list_fetches``: positions follow from the counts of the blocks before and a scan within the block. Reads
    3 bytes a token, and 2 a slot. Leaves the histograms zeroed for the next step.
