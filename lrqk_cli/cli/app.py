@@ -14,6 +14,7 @@ from lrqk_cli.cli import bench, chat, info, models
 from lrqk_cli.cli.failures import EXIT_INTERRUPTED, SwallowedInterrupts, in_main_thread, report
 from lrqk_cli.cli.options import Debug, Invocation
 from lrqk_cli.cli.settings import config_path, load_defaults
+from lrqk_cli.memory.allocator import expand_segments
 
 app = typer.Typer(
     name="lrqk",
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: what stands after ``lrqk``; ``sys.argv`` if None.
     """
+    expand_segments()
     invocation = Invocation()
     with SwallowedInterrupts() as interrupts:
         try:

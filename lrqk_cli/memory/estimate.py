@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.memory import accounting, activations
+from lrqk_cli.memory import accounting, activations, allocator
 from lrqk_cli.memory.scratch import decode_scratch
 
 DEFAULT_SEGMENT = 8192
@@ -17,9 +17,6 @@ CPU_SEGMENT = 512
 CUDA_CONTEXT_BYTES = 800 << 20
 # The scratch that cuBLAS asks torch for, on the largest GPUs: one for reading, one for captured steps.
 CUBLAS_BYTES = 2 * (32 << 20)
-# What the allocator holds and cannot hand out again, beside as much as what comes and goes: on a full GPU it
-# was found with 120 to 340 MiB of such blocks when it gave up, with 0.2 to 0.3 GiB that come and go.
-_FRAGMENT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ def estimate(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) ->
         "logits": activations.logits_bytes(spec, dtype),
         moment: transient,
         "cublas": CUBLAS_BYTES,
-        "fragments": _FRAGMENT_BYTES + transient,
+        "fragments": allocator.unusable_bytes(transient, spec.num_layers),
         "cuda_context": CUDA_CONTEXT_BYTES,
     }
     return DeviceEstimate(items, kv.host_kv)
