@@ -29,6 +29,11 @@ class Decoder:
         self._steps = 0
         self._can_capture = True
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether a step is one launch, which does not wait for what it starts."""
+        return self._graph is not None
+
     def step(self, token: int) -> Tensor:
         """Return the logits ``[vocab]`` after ``token``, which is the next of the sequence.
 

@@ -186,26 +186,43 @@ class Engine:
         self.cache.take_stats()
         limit = generation.max_new_tokens or self.context
         steps, seconds = 0, 0.0
+        launched: float | None = None
         for count in range(1, limit + 1):
-            start = time.perf_counter()
-            is_step = bool(self._waiting())
+            is_step = launched is not None or bool(self._waiting())
+            start = launched or time.perf_counter()
             token = sampler.choose(self.next_logits(), self._tokens)
             if is_step:
                 steps, seconds = steps + 1, seconds + time.perf_counter() - start
-            finish: FinishReason | None = "length" if count == limit else None
-            if token in stop_ids:
-                finish = "stop"
-            else:
-                self.append(token)
-                if finish is None and self.length == self.context:
-                    finish = "context"
+            finish = self._keep(token, stop_ids, is_last=count == limit)
             stats = NO_STEPS
             if steps and (finish is not None or seconds >= _SECONDS_BETWEEN_READINGS):
                 stats = self._count_steps(steps, seconds)
                 steps, seconds = 0, 0.0
+            launched = self._launch() if finish is None else None
             yield Step(token, finish, stats)
             if finish is not None:
                 return
+
+    def _keep(self, token: int, stop_ids: Collection[int], *, is_last: bool) -> FinishReason | None:
+        """Let a generated token be the next, unless it is a stop token; return why nothing follows it."""
+        if token in stop_ids:
+            return "stop"
+        self.append(token)
+        if is_last:
+            return "length"
+        return "context" if self.length == self.context else None
+
+    def _launch(self) -> float | None:
+        """Set the next step going where the device does it by itself, and return when.
+
+        It then runs while the caller shows the newest token. That one is part of the conversation whatever
+        the caller does next, so nothing has to be taken back.
+        """
+        if not self._decoder.is_captured:
+            return None
+        start = time.perf_counter()
+        self.next_logits()
+        return start
 
     def next_logits(self) -> Tensor:
         """Return the logits ``[vocab]`` of the next token; feeds the newest one if it has not gone in yet.

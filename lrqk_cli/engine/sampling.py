@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -16,6 +17,21 @@ from transformers import (
 )
 
 from lrqk_cli.config import GenerationConfig
+
+
+# Parts of a row of logits whose largest are sought side by side.
+_PARTS = 512
+
+
+def largest(logits: Tensor) -> Tensor:
+    """Return the place of the first of the largest logits ``[vocab]``, as a scalar on their device.
+
+    torch seeks it in a row of 128K by a single block of a GPU, which takes as long as a layer's attention.
+    """
+    parts = logits.view(math.gcd(logits.shape[0], _PARTS), -1)
+    values, places = parts.max(1)
+    part = values.argmax(keepdim=True)
+    return (part * parts.shape[1] + places[part]).squeeze(0)
 
 
 class Sampler:
@@ -43,12 +59,12 @@ class Sampler:
     def choose(self, logits: Tensor, tokens: Sequence[int]) -> int:
         """Return the next token after ``tokens``, from its logits ``[vocab]``."""
         if self._greedy and not self._processors:
-            return int(logits.argmax())
+            return int(largest(logits))
         # Only the penalty looks back.
         seen = tokens if self._looks_back else ()
         history = cast(torch.LongTensor, torch.tensor([seen], dtype=torch.int64, device=logits.device))
         scores = self._processors(history, cast(torch.FloatTensor, logits.float().unsqueeze(0)))
         if self._greedy:
-            return int(scores.argmax())
+            return int(largest(scores.squeeze(0)))
         weights = torch.softmax(scores, dim=-1)
         return int(torch.multinomial(weights, 1, generator=self._generator))

@@ -27,9 +27,9 @@ def expand_segments() -> None:
 def unusable_bytes(transient: int, layers: int) -> int:
     """Return the bytes, at most, that the allocator holds and cannot hand out.
 
-    With segments that expand, runs on a full GPU lacked 78 to 108 MiB, with 0.2 GiB that come and go. Without,
-    they lacked up to 344 MiB; and of each large tensor up to 1 MiB is lost, since segments are multiples of
-    2 MiB: the three of an MLP, and the hot rows.
+    With segments that expand, a run on a full GPU lacked 78 MiB, and others ran with 108, where 0.2 GiB come
+    and go. Without, they lacked up to 344 MiB; and of each large tensor up to 1 MiB is lost, since segments
+    are multiples of 2 MiB: the three of an MLP, and the hot rows.
 
     Args:
         transient: bytes that come and go.

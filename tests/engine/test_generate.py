@@ -11,6 +11,7 @@ from tiny import full_attention_logits, random_tokens, tiny_model
 from transformers import PreTrainedModel
 
 from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
 from lrqk_cli.models.support import spec_from_config
@@ -24,8 +25,12 @@ def model() -> PreTrainedModel:
     return tiny_model("llama")
 
 
-@pytest.fixture
-def engine(model: PreTrainedModel) -> Iterator[Engine]:
+@pytest.fixture(params=[False, True], ids=["waits", "runs-ahead"])
+def engine(
+    model: PreTrainedModel, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Engine]:
+    # A captured step runs while the caller shows the token before it; a CPU's would let the caller wait.
+    monkeypatch.setattr(Decoder, "is_captured", request.param)
     with Engine(model, spec_from_config(model.config, "tiny"), SETTINGS, context=160) as engine:
         yield engine
 
@@ -98,6 +103,15 @@ def test_an_answer_that_was_stopped_stays_and_the_next_turn_follows(
     assert engine.tokens == tuple(conversation)
     answer = [step.token for step in engine.generate(GREEDY, stop_ids=())]
     assert answer == greedy_oracle(model, conversation, 6)
+
+
+def test_a_step_runs_ahead_only_where_something_follows(engine: Engine) -> None:
+    list(engine.prefill(random_tokens(30).tolist()))
+    fed = []
+    for _ in engine.generate(GREEDY, stop_ids=()):
+        fed.append(engine.cache.get_seq_length() - 30)
+    ahead = int(engine._decoder.is_captured)
+    assert fed == [*(count + ahead for count in range(5)), 5]
 
 
 def test_the_context_limits_prompt_and_answer(engine: Engine) -> None:
