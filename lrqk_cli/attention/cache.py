@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import count
@@ -17,13 +17,13 @@ from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.marks import CacheMark
-from lrqk_cli.attention.side_by_side import run_side_by_side
+from lrqk_cli.attention.side_by_side import SideBySide, run_side_by_side
 from lrqk_cli.attention.sources import SourceMeter
 from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.stats import StepStats
 
-# Layers are fitted ahead of a segment where the text before it is so many times as long.
+# Layers are fitted ahead of what is to come where the text before it is so many times as long.
 _AHEAD = 3
 
 
@@ -90,14 +90,23 @@ class LrqkCache(Cache):
             for layer in self._attention:
                 layer.prefilling = False
 
-    def fit_ahead(self, coming: int) -> None:
-        """Prepare for the last segment of a prefill, of ``coming`` tokens.
+    def solve_ahead(self, coming: int) -> SideBySide[Callable[[], None]] | None:
+        """Begin to fit to what is there, with ``coming`` tokens of a prefill still to come.
 
-        Where most of the text is there and rows come to the device over a link, the layers fit to it now, and
-        index it with the rows that the segment brings; else they would bring them all once more.
+        The fit is in force once all results have been called, which is to happen before the last segment:
+        it then indexes all keys as it attends to them, where else they would come over the link once more.
+
+        Returns:
+            None where that does not pay: most of the text is still to come, or there is no link.
         """
-        if self.device.type == "cuda" and self.get_seq_length() >= _AHEAD * coming:
-            run_side_by_side([layer.fit_ahead for layer in self._attention if layer.is_unsolved])
+        if not self._has_link or self.get_seq_length() < _AHEAD * coming:
+            return None
+        layers = [layer for layer in self._attention if isinstance(layer, LrqkLayer) and layer.is_unsolved]
+        return SideBySide([layer.solve_ahead() for layer in layers if layer.has_outgrown])
+
+    @property
+    def _has_link(self) -> bool:
+        return self.device.type == "cuda"
 
     def settle(self) -> None:
         """Prepare for decode steps now; else the first step does it."""

@@ -81,7 +81,7 @@ class GramAccumulator:
         other = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                setattr(other, name, value.cpu())
+                setattr(other, name, value.to("cpu", copy=True))
         return other
 
     def reset(self) -> None:

@@ -148,9 +148,6 @@ class AttentionLayer(CacheLayerMixin):
         """Forget all tokens."""
         self.length = 0
 
-    def fit_ahead(self) -> None:
-        """Fit to what is there, so that the next segment can prepare for decode steps on its way."""
-
     def settle(self) -> None:
         """Prepare for decode steps after a prefill."""
 

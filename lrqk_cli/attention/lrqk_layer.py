@@ -150,21 +150,41 @@ class LrqkLayer(FullLayer):
         """
         return self._is_unsolved and self.settings.solver == "joint"
 
-    def fit_ahead(self) -> None:
-        """See ``AttentionLayer``; the next segment then builds the index from the keys that it attends to."""
-        if self.stored - self._fitted > self._fitted:
-            index = self.index.scale, self.index.codes[:, : self.index.length]
-            self._fit.keep((*self.projector.fitted(), *index))
-            self._fit = Fit()
-            self.index.restart(self.projector.fit())
-            self._fitted = self.stored
+    @property
+    def has_outgrown(self) -> bool:
+        """Whether most of the text is new to the projector, so that it should be fitted anew."""
+        return self.stored - self._fitted > self._fitted
+
+    def solve_ahead(self) -> Callable[[], Callable[[], None]]:
+        """Return a task for the CPU: fit the projector to the segments so far; the layer stays as it is.
+
+        The task returns what puts the fit in force. The segment after that builds the index, from the keys
+        that it attends to.
+        """
+        assert isinstance(self.projector, JointProjector)  # ``is_unsolved`` checks it
+        projector, grams, tokens = self.projector, self.projector.grams.on_cpu(), self.stored
+
+        def solve() -> Callable[[], None]:
+            fit = projector.solve(grams)
+            return lambda: self._refit(lambda: projector.adopt(fit), tokens)
+
+        return solve
 
     def solve(self) -> None:
         """See ``AttentionLayer``; the projector is fitted anew where most of the text is new to it."""
-        self.fit_ahead()
+        if self.has_outgrown:
+            self._refit(self.projector.fit, self.stored)
         if self.tail is not None:
             self.tail.fit(self.projector)
         self._is_unsolved = False
+
+    def _refit(self, fit: Callable[[], Tensor], tokens: int) -> None:
+        """Replace the fit by one to the first ``tokens``, which returns the deviations of the codes."""
+        index = self.index.scale, self.index.codes[:, : self.index.length]
+        self._fit.keep((*self.projector.fitted(), *index))
+        self._fit = Fit()
+        self.index.restart(fit())
+        self._fitted = tokens
 
     def settle(self) -> None:
         """Bring index and hot set up to date with the segments that went through since the last time."""

@@ -95,6 +95,21 @@ def make_projector(spec: ModelSpec, settings: LrqkConfig, device: torch.device) 
     return (JointProjector if settings.solver == "joint" else AlsProjector)(spec, settings, device)
 
 
+class JointFit(NamedTuple):
+    """What ``JointProjector`` solves for, on the CPU.
+
+    Attributes:
+        query_map, key_map: W_Q and W_K, ``[sets, d, r]``.
+        key_mean: μ, ``[KV, d]``.
+        deviations: see ``Projector.fit``.
+    """
+
+    query_map: Tensor
+    key_map: Tensor
+    key_mean: Tensor
+    deviations: Tensor
+
+
 class JointProjector:
     """The closed form: ``q̂ = q W_Q``, ``k̂ = (k − μ) W_K``; decode steps change nothing."""
 
@@ -110,14 +125,21 @@ class JointProjector:
 
     def fit(self) -> Tensor:
         """See ``Projector``."""
-        grams = self.grams.on_cpu()
+        return self.adopt(self.solve(self.grams.on_cpu()))
+
+    def solve(self, grams: GramAccumulator) -> JointFit:
+        """Solve on the CPU for the maps that suit what these have observed; nothing changes."""
         key_gram, mean = grams.centred_keys()
         sets, _, rank = self.key_map.shape
-        maps = solve_joint(grams.query_gram, per_set(key_gram, sets), rank)
-        self.query_map.copy_(maps[0])
-        self.key_map.copy_(maps[1])
-        self.key_mean.copy_(mean)
-        return _code_deviations(key_gram, grams.count, maps[1].float())
+        query_map, key_map = solve_joint(grams.query_gram, per_set(key_gram, sets), rank)
+        return JointFit(query_map, key_map, mean, _code_deviations(key_gram, grams.count, key_map.float()))
+
+    def adopt(self, fit: JointFit) -> Tensor:
+        """Put a fit in force, and return its deviations."""
+        self.query_map.copy_(fit.query_map)
+        self.key_map.copy_(fit.key_map)
+        self.key_mean.copy_(fit.key_mean)
+        return fit.deviations
 
     def project_keys(self, key: Tensor) -> Tensor:
         """See ``Projector``."""

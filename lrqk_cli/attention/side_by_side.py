@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Generic, TypeVar
 
 import torch
 
+_Result = TypeVar("_Result")
 
-def run_side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run all tasks, as many at a time as torch has threads, each on a single one of them.
+
+class SideBySide(Generic[_Result]):
+    """Tasks that run while the caller goes on, as many at a time as torch has threads, each on one of them.
 
     Matrices of a head's size are too small for LAPACK to share out among threads: a processor with 16 cores
     solves those of 32 layers some ten times sooner layer by layer on each. Tasks must leave products to the
     CPU: on a GPU, every thread that multiplies takes scratch of its own for cuBLAS, and keeps it.
+
+    Use as a context manager; what has not begun when it is left is not done.
     """
-    if len(tasks) < 2:
-        for task in tasks:
-            task()
-        return
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for future in [pool.submit(task) for task in tasks]:
-                future.result()
-    finally:
+
+    def __init__(self, tasks: Iterable[Callable[[], _Result]]) -> None:
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(
+            self._threads, initializer=torch.set_num_threads, initargs=(1,), thread_name_prefix="lrqk-solve"
+        )
+        self._futures = [self._pool.submit(task) for task in tasks]
+
+    def results(self) -> list[_Result]:
+        """Wait for all tasks, and return what they have returned, in their order."""
+        return [future.result() for future in self._futures]
+
+    def __enter__(self) -> SideBySide[_Result]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
         # The number of LAPACK's threads is one for the whole process.
-        torch.set_num_threads(threads)
+        torch.set_num_threads(self._threads)
+
+
+def run_side_by_side(tasks: Iterable[Callable[[], _Result]]) -> list[_Result]:
+    """Run all tasks and return their results; see ``SideBySide``."""
+    with SideBySide(tasks) as running:
+        return running.results()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.side_by_side import SideBySide
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 
 
@@ -27,15 +29,25 @@ def run_segments(
     settled, unless the first decode step is to do that.
     """
     total = tokens.shape[0]
-    for start in range(0, total, segment):
-        stop = min(start + segment, total)
-        if stop == total and settles:
-            cache.fit_ahead(stop - start)
-        with cache.prefilling():
-            logits = forward(model, cache, tokens[start:stop])
-        if stop == total and settles:
-            cache.settle()
-        yield stop, logits
+    solving: SideBySide[Callable[[], None]] | None = None
+    with ExitStack() as stack:
+        for start in range(0, total, segment):
+            stop = min(start + segment, total)
+            is_last = stop == total
+            # While the last segment but one computes; or, where that is too early, ahead of the last.
+            if settles and solving is None and total - start <= 2 * segment:
+                solving = cache.solve_ahead(total - start)
+                if solving is not None:
+                    stack.enter_context(solving)
+            if is_last and solving is not None:
+                for put_in_force in solving.results():
+                    put_in_force()
+                stack.close()
+            with cache.prefilling():
+                logits = forward(model, cache, tokens[start:stop])
+            if is_last and settles:
+                cache.settle()
+            yield stop, logits
 
 
 @torch.inference_mode()

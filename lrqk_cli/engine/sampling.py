@@ -18,7 +18,6 @@ from transformers import (
 
 from lrqk_cli.config import GenerationConfig
 
-
 # Parts of a row of logits whose largest are sought side by side.
 _PARTS = 512
 

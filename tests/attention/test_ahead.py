@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 from tiny import random_tokens, tiny_model
@@ -10,7 +12,7 @@ from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.config import LrqkConfig
-from lrqk_cli.engine.prefill import forward
+from lrqk_cli.engine.prefill import forward, run_segments
 from lrqk_cli.models.support import spec_from_config
 
 SEGMENTS = (40, 40, 40, 30)
@@ -27,7 +29,7 @@ def test_the_last_segment_builds_the_index(family: str) -> None:
             layers = [layer for layer in cache.layers if isinstance(layer, LrqkLayer)]
             if number == len(SEGMENTS) - 1:
                 for layer in layers:
-                    layer.fit_ahead()
+                    layer.solve_ahead()()()
             with cache.prefilling():
                 forward(model, cache, segment)
         for layer in layers:
@@ -54,8 +56,56 @@ def test_a_text_that_grows_far_beyond_is_fitted_anew() -> None:
             with cache.prefilling():
                 forward(model, cache, segment)
             if layer.stored == 20:
-                layer.fit_ahead()
+                layer.solve_ahead()()()
                 before = layer.projector.key_map.clone()
         cache.settle()
         assert layer.index.length == 150
         assert not torch.equal(layer.projector.key_map, before)
+
+
+def prefilled(segments: int, *, stop: int | None = None) -> LrqkLayer:
+    """Prefill in segments of 10, at most ``stop`` of them; return the first layer."""
+    model = tiny_model("llama")
+    settings = LrqkConfig(rank=4, hot=16, top_k=8, recent=8)
+    cache = LrqkCache(
+        spec_from_config(model.config, "llama"), settings, 200, model.dtype, torch.device("cpu")
+    )
+    with attached(model):
+        run = run_segments(model, cache, random_tokens(90)[: 10 * segments], 10)
+        list(islice(run, stop))
+        run.close()
+    layer = cache.layer(0)
+    assert isinstance(layer, LrqkLayer)
+    return layer
+
+
+@pytest.mark.parametrize(("segments", "fitted"), [(9, 70), (8, 60), (7, 60), (4, 30), (3, 30), (1, 10)])
+def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
+    segments: int, fitted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = prefilled(fitted // 10)
+    monkeypatch.setattr(LrqkCache, "_has_link", True)
+    threads = torch.get_num_threads()
+    layer = prefilled(segments)
+    assert torch.get_num_threads() == threads
+    assert layer._fitted == fitted
+    assert layer.index.length == 10 * segments
+    # They are those of the text that they were fitted to, and the index is made by them.
+    assert torch.equal(layer.projector.key_map, alone.projector.key_map)
+    built = layer.index.codes[:, : layer.stored].clone()
+    layer.index.truncate(0)
+    for key, _ in layer.store.stream(0, layer.stored):
+        layer.index.append(layer.projector.project_keys(key))
+    assert torch.equal(layer.index.codes[:, : layer.stored], built)
+
+
+def test_a_prefill_that_is_stopped_meanwhile_leaves_the_fit_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LrqkCache, "_has_link", True)
+    threads = torch.get_num_threads()
+    layer = prefilled(9, stop=8)
+    assert torch.get_num_threads() == threads
+    assert (layer.stored, layer._fitted, layer.index.length) == (80, 0, 0)
+    layer.settle()
+    assert (layer._fitted, layer.index.length) == (80, 80)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 import torch
 
-from lrqk_cli.attention.side_by_side import run_side_by_side
+from lrqk_cli.attention.side_by_side import SideBySide, run_side_by_side
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 9])
 def test_every_task_runs_once(count: int) -> None:
     done: list[int] = []
-    run_side_by_side([lambda number=number: done.append(number) for number in range(count)])  # type: ignore[misc]
+
+    def task(number: int) -> int:
+        done.append(number)
+        return number * number
+
+    assert run_side_by_side([partial(task, number) for number in range(count)]) == [
+        n * n for n in range(count)
+    ]
     assert sorted(done) == list(range(count))
 
 
@@ -37,6 +45,27 @@ def test_tasks_run_at_the_same_time() -> None:
         run_side_by_side([lambda: (meeting.wait(), None)[1]] * 2)
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_has_not_begun_is_not_done_once_nobody_waits() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    done: list[int] = []
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def first() -> None:
+        begun.set()
+        goes_on.wait(30)
+
+    try:
+        with SideBySide([first, *(partial(done.append, number) for number in range(20))]):
+            begun.wait(30)
+            # Leaving waits for the task under way.
+            threading.Timer(0.2, goes_on.set).start()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert done == []
 
 
 def test_a_failure_reaches_the_caller() -> None:
