@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -22,7 +22,7 @@ class SideBySide(Generic[_Result]):
     Use as a context manager; what has not begun when it is left is not done.
     """
 
-    def __init__(self, tasks: Iterable[Callable[[], _Result]]) -> None:
+    def __init__(self, tasks: Sequence[Callable[[], _Result]]) -> None:
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(
             self._threads, initializer=torch.set_num_threads, initargs=(1,), thread_name_prefix="lrqk-solve"
@@ -44,7 +44,9 @@ class SideBySide(Generic[_Result]):
         torch.set_num_threads(self._threads)
 
 
-def run_side_by_side(tasks: Iterable[Callable[[], _Result]]) -> list[_Result]:
-    """Run all tasks and return their results; see ``SideBySide``."""
+def run_side_by_side(tasks: Sequence[Callable[[], _Result]]) -> list[_Result]:
+    """Run all tasks and return their results; see ``SideBySide``. A single one needs no company."""
+    if len(tasks) < 2:
+        return [task() for task in tasks]
     with SideBySide(tasks) as running:
         return running.results()
