@@ -76,12 +76,16 @@ class GramAccumulator:
         self.value_sum += values.sum(1)
         self.count += keys.shape[1]
 
-    def on_cpu(self) -> GramAccumulator:
-        """Return a copy on the CPU, where the small problems are solved in float64."""
+    def on_cpu(self, *, non_blocking: bool = False) -> GramAccumulator:
+        """Return a copy on the CPU, where the small problems are solved in float64.
+
+        Args:
+            non_blocking: return at once; the numbers are there when the device has come so far.
+        """
         other = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                setattr(other, name, value.to("cpu", copy=True))
+                setattr(other, name, value.to("cpu", copy=True, non_blocking=non_blocking))
         return other
 
     def reset(self) -> None:

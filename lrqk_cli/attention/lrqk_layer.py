@@ -162,9 +162,13 @@ class LrqkLayer(FullLayer):
         that it attends to.
         """
         assert isinstance(self.projector, JointProjector)  # ``is_unsolved`` checks it
-        projector, grams, tokens = self.projector, self.projector.grams.on_cpu(), self.stored
+        projector, tokens = self.projector, self.stored
+        grams = projector.grams.on_cpu(non_blocking=True)
+        arrived = torch.cuda.current_stream().record_event() if projector.key_map.is_cuda else None
 
         def solve() -> Callable[[], None]:
+            if arrived is not None:
+                arrived.synchronize()
             fit = projector.solve(grams)
             return lambda: self._refit(lambda: projector.adopt(fit), tokens)
 

@@ -96,7 +96,7 @@ def make_projector(spec: ModelSpec, settings: LrqkConfig, device: torch.device) 
 
 
 class JointFit(NamedTuple):
-    """What ``JointProjector`` solves for, on the CPU.
+    """What ``JointProjector`` solves for, in float32 on the CPU; pinned where it is to go to a GPU.
 
     Attributes:
         query_map, key_map: W_Q and W_K, ``[sets, d, r]``.
@@ -132,14 +132,16 @@ class JointProjector:
         key_gram, mean = grams.centred_keys()
         sets, _, rank = self.key_map.shape
         query_map, key_map = solve_joint(grams.query_gram, per_set(key_gram, sets), rank)
-        return JointFit(query_map, key_map, mean, _code_deviations(key_gram, grams.count, key_map.float()))
+        deviations = _code_deviations(key_gram, grams.count, key_map.float())
+        fit = (part.float() for part in (query_map, key_map, mean, deviations))
+        return JointFit(*(part.pin_memory() if self.key_map.is_cuda else part for part in fit))
 
     def adopt(self, fit: JointFit) -> Tensor:
-        """Put a fit in force, and return its deviations."""
-        self.query_map.copy_(fit.query_map)
-        self.key_map.copy_(fit.key_map)
-        self.key_mean.copy_(fit.key_mean)
-        return fit.deviations
+        """Put a fit in force, and return its deviations; nothing waits for the device."""
+        self.query_map.copy_(fit.query_map, non_blocking=True)
+        self.key_map.copy_(fit.key_map, non_blocking=True)
+        self.key_mean.copy_(fit.key_mean, non_blocking=True)
+        return fit.deviations.to(self.key_map.device, non_blocking=True)
 
     def project_keys(self, key: Tensor) -> Tensor:
         """See ``Projector``."""

@@ -14,7 +14,7 @@ from rich.segment import Segment
 from lrqk_cli.chat.streaming import SECONDS_BETWEEN_FRAMES, LiveStream, printable
 
 # Drawing takes at most this share of the time.
-_DRAWING_SHARE = 0.03
+_DRAWING_SHARE = 0.02
 # Tags are shown as they are; else an answer of HTML would look empty.
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 

@@ -17,8 +17,8 @@ from lrqk_cli.chat.rendering import StatusLine
 _KEPT_CONTROLS = "\n\t"
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in _KEPT_CONTROLS}
 SECONDS_BETWEEN_FRAMES = 0.1
-# A step may take long: the line below goes on by itself.
-_STATUS_RATE = 4
+# A step may take long: the line below goes on by itself. More often, drawing would hold up quick steps.
+_STATUS_RATE = 1
 
 
 def printable(text: str) -> str:
