@@ -80,15 +80,19 @@ class LrqkCache(Cache):
         return FullLayer(self.spec, store)
 
     @contextmanager
-    def prefilling(self) -> Iterator[None]:
-        """Treat single tokens as segments too, attended exactly, inside this context."""
+    def prefilling(self, *, ends: bool = False) -> Iterator[None]:
+        """Treat single tokens as segments too, attended exactly, inside this context.
+
+        Args:
+            ends: decode steps follow, so that each layer may prepare for them as soon as it has attended.
+        """
         for layer in self._attention:
-            layer.prefilling = True
+            layer.prefilling, layer.ends_prefill = True, ends
         try:
             yield
         finally:
             for layer in self._attention:
-                layer.prefilling = False
+                layer.prefilling = layer.ends_prefill = False
 
     def solve_ahead(self, coming: int) -> SideBySide[Callable[[], None]] | None:
         """Begin to fit to what is there, with ``coming`` tokens of a prefill still to come.

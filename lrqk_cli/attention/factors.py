@@ -85,7 +85,9 @@ class GramAccumulator:
         other = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                setattr(other, name, value.to("cpu", copy=True, non_blocking=non_blocking))
+                setattr(other, name, value.to("cpu", copy=True, non_blocking=True))
+        if self.key_sum.is_cuda and not non_blocking:
+            torch.cuda.current_stream(self.key_sum.device).synchronize()
         return other
 
     def reset(self) -> None:

@@ -31,6 +31,7 @@ class AttentionLayer(CacheLayerMixin):
     Attributes:
         length: tokens announced by ``update``.
         prefilling: single tokens are segments too, not decode steps.
+        ends_prefill: the segment under way is the last before decode steps.
     """
 
     is_compileable = False
@@ -39,7 +40,7 @@ class AttentionLayer(CacheLayerMixin):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.length = 0
-        self.prefilling = False
+        self.prefilling = self.ends_prefill = False
         self.batch_size = 1
         self.is_initialized = True
         self._device: DeviceState | None = None

@@ -54,7 +54,7 @@ class LrqkLayer(FullLayer):
         self._share = self._sets // spec.num_kv_heads
         self.tail = ValueTail(spec, settings, device) if settings.tail != "none" else None
         self._seed: tuple[Tensor, AttentionParams] | None = None
-        self._is_unsolved = False
+        self._is_seeded = self._is_unsolved = False
         self._fit = Fit()
         self._fitted = self._wanted = self._fetched = 0
         # Tokens whose keys the segment under way has seen, from the first on.
@@ -96,7 +96,7 @@ class LrqkLayer(FullLayer):
         self.projector.reset()
         self.hot.clear()
         self.index.truncate(0)
-        self._seed, self._is_unsolved, self._fit = None, False, Fit()
+        self._seed, self._is_seeded, self._is_unsolved, self._fit = None, False, False, Fit()
         self._fitted = self._wanted = self._fetched = 0
 
     def mark(self) -> LayerMark:
@@ -125,7 +125,7 @@ class LrqkLayer(FullLayer):
         self.index.truncate(mark.indexed)
         self.hot.rewind(mark.hot, mark.length, self.store)
         self._fitted = mark.fitted
-        self._seed = to_device(mark.seed, self.store.device)
+        self._seed, self._is_seeded = to_device(mark.seed, self.store.device), False
         self._is_unsolved = self._seed is not None
         if self._seed is None and self._fitted:
             self._prepare_steps()
@@ -198,12 +198,8 @@ class LrqkLayer(FullLayer):
             self.solve()
         for key, _ in self.store.stream(self.index.length, self.stored):
             self.index.append(self.projector.project_keys(key))
-        self.store.await_writes()
-        candidates = self.hot.candidates(self.stored)
-        for key, value in self.store.stream(self.hot.count, min(candidates, self.hot.size)):
-            self.hot.fill(key, value)
-        if candidates > self.hot.size:
-            self._fetch(self._seed_scores(*self._seed)[:, :candidates], self.hot.size)
+        if not self._is_seeded:
+            self._seed_hot_set(*self._seed)
         if self._weights is not None:
             query, params = self._seed
             self._weights.zero_()
@@ -211,6 +207,16 @@ class LrqkLayer(FullLayer):
         self._seed = None
         if self._step is not None:
             self._step.refresh()
+
+    def _seed_hot_set(self, query: Tensor, params: AttentionParams) -> None:
+        """Let the rows be resident that score best for the newest queries; nothing waits for the device."""
+        self.store.await_writes()
+        candidates = self.hot.candidates(self.stored)
+        for key, value in self.store.stream(self.hot.count, min(candidates, self.hot.size)):
+            self.hot.fill(key, value)
+        if candidates > self.hot.size:
+            self._fetch(self._seed_scores(query, params)[:, :candidates], self.hot.size)
+        self._is_seeded = True
 
     def take_stats(self) -> StepStats:
         """Return rows demanded and rows fetched by the decode steps since the counters were last taken."""
@@ -226,7 +232,7 @@ class LrqkLayer(FullLayer):
             self._step.refresh()
 
     def _attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        earlier, self._met = self.stored, 0
+        earlier, self._met, self._is_seeded = self.stored, 0, False
         output = self.attend_exactly(query, key, value, params)
         self._meet(key)
         self.hot.recent.append(earlier, key, value)
@@ -239,6 +245,9 @@ class LrqkLayer(FullLayer):
             newest = torch.cat((self._seed[0], newest), 2)[:, :, -count:]
         self._seed = newest.clone(), params
         self._is_unsolved = True
+        if self.ends_prefill and self._fitted and not self.has_outgrown and self.index.length == self.stored:
+            # A GPU does so between layers; after the last it would wait for the host to ask for each part.
+            self._seed_hot_set(*self._seed)
         return output
 
     def _meet(self, keys: Tensor) -> None:
@@ -262,7 +271,7 @@ class LrqkLayer(FullLayer):
             resident_lse = lse
         else:
             logits = self.index.logits(codes, scaling=params.scaling, softcap=params.softcap)
-            self._fetched += self._fetch(self._scores(logits)[:, :candidates], wanted)
+            self._fetched += int(self._fetch(self._scores(logits)[:, :candidates], wanted))
             output, lse = self._attend_residents(queries, params)
             resident_lse = lse
             if self.tail is not None:
@@ -302,14 +311,14 @@ class LrqkLayer(FullLayer):
         mean_code = self.index.weighted_sum(torch.exp(logits - mass))
         return tail.mean_value(mean_code).unsqueeze(2), mass
 
-    def _fetch(self, scores: Tensor, wanted: int) -> int:
+    def _fetch(self, scores: Tensor, wanted: int) -> Tensor:
         """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the rows fetched."""
         resident = self.hot.resident[:, : scores.shape[1]]
         if self.settings.hot_policy == "refetch":
             resident = torch.zeros_like(resident)
         plan = dispatch.plan_fetches(scores, resident, self.hot.slot_token, wanted)
         self.hot.replace(plan, self.store.rows)
-        return int(plan.counts.sum())
+        return plan.counts.sum()
 
     def _seed_scores(self, query: Tensor, params: AttentionParams) -> Tensor:
         """Return each token's score ``[sets, T]`` for queries ``[KV, G, S, d]``."""

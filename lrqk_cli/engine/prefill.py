@@ -43,7 +43,7 @@ def run_segments(
                 for put_in_force in solving.results():
                     put_in_force()
                 stack.close()
-            with cache.prefilling():
+            with cache.prefilling(ends=is_last and settles):
                 logits = forward(model, cache, tokens[start:stop])
             if is_last and settles:
                 cache.settle()

@@ -51,10 +51,7 @@ def attention_bytes(spec: ModelSpec, settings: LrqkConfig, segment: int, earlier
         earlier: tokens before it; with some, outputs are merged.
     """
     item = ITEM_BYTES[dtype]
-    hidden = segment * spec.hidden_size * item
     queries, keys = segment * spec.num_heads * spec.head_dim, segment * spec.num_kv_heads * spec.head_dim
-    # The residual and its norm; queries, keys and values; rows on their way to the store.
-    standing = 2 * hidden + item * (queries + 2 * keys) + item * 2 * keys
     lse = 4 * segment * spec.num_heads * _FLOAT
     # RoPE holds a copy of the queries and three products.
     phases = [4 * queries * item]
@@ -70,7 +67,16 @@ def attention_bytes(spec: ModelSpec, settings: LrqkConfig, segment: int, earlier
         phases.append(2 * queries * _FLOAT + 3 * keys * _FLOAT)
     if "sliding" in spec.layer_kinds:
         phases.append(_plain_attention_bytes(spec, segment))
-    return standing + lse + max(phases)
+    return layer_bytes(spec, segment, dtype) + lse + max(phases)
+
+
+def layer_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
+    """Return what exists while a segment is in the attention of any layer.
+
+    The residual and its norm; queries, keys and values; rows on their way to the store.
+    """
+    queries, keys = segment * spec.num_heads * spec.head_dim, segment * spec.num_kv_heads * spec.head_dim
+    return ITEM_BYTES[dtype] * (2 * segment * spec.hidden_size + queries + 4 * keys)
 
 
 def _plain_attention_bytes(spec: ModelSpec, segment: int) -> int:
@@ -99,7 +105,7 @@ def logits_bytes(spec: ModelSpec, dtype: str) -> int:
 
 
 def settling_bytes(spec: ModelSpec, settings: LrqkConfig, context: int) -> int:
-    """Return the bytes of settling one layer after a prefill of ``context`` tokens, without streamed rows."""
+    """Return the bytes of settling one layer at the end of ``context`` tokens, without streamed rows."""
     if settings.attention != "lrqk" or not spec.num_full_layers:
         return 0
     sets, rank = accounting.row_sets(spec, settings), accounting.index_rank(spec, settings)

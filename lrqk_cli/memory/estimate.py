@@ -92,7 +92,10 @@ def transient_bytes(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: 
     )
     standing = activations.segment_bytes(spec, segment, dtype)
     settling = activations.settling_bytes(spec, settings, context)
-    settling += activations.stream_bytes(spec, settings, context, dtype) if settling else 0
+    if settling:
+        # The last segment may still be in the layer.
+        settling += activations.stream_bytes(spec, settings, context, dtype)
+        settling += standing + activations.layer_bytes(spec, segment, dtype)
     return {
         "prefill_attention": standing + attention,
         "prefill_mlp": standing + dense_part,

@@ -11,6 +11,7 @@ from tiny import random_tokens, tiny_model
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.prefill import forward, run_segments
 from lrqk_cli.models.support import spec_from_config
@@ -97,6 +98,27 @@ def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
     for key, _ in layer.store.stream(0, layer.stored):
         layer.index.append(layer.projector.project_keys(key))
     assert torch.equal(layer.index.codes[:, : layer.stored], built)
+
+
+def test_hot_sets_seeded_within_the_last_segment_are_those_of_settling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LrqkCache, "_has_link", True)
+    within: list[bool] = []
+    seed, prefilling = LrqkLayer._seed_hot_set, LrqkCache.prefilling
+
+    def note(layer: LrqkLayer, query: torch.Tensor, params: AttentionParams) -> None:
+        within.append(layer.ends_prefill)
+        seed(layer, query, params)
+
+    monkeypatch.setattr(LrqkLayer, "_seed_hot_set", note)
+    early = prefilled(9)
+    layers = len(within)
+    monkeypatch.setattr(LrqkCache, "prefilling", lambda cache, **_: prefilling(cache))
+    late = prefilled(9)
+    assert within == [True] * layers + [False] * layers
+    assert torch.equal(early.hot.slot_token, late.hot.slot_token)
+    assert torch.equal(early.hot.rows, late.hot.rows)
 
 
 def test_a_prefill_that_is_stopped_meanwhile_leaves_the_fit_as_it_was(
