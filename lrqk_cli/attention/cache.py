@@ -106,7 +106,8 @@ class LrqkCache(Cache):
         if not self._has_link or self.get_seq_length() < _AHEAD * coming:
             return None
         layers = [layer for layer in self._attention if isinstance(layer, LrqkLayer) and layer.is_unsolved]
-        return SideBySide([layer.solve_ahead() for layer in layers if layer.has_outgrown])
+        tasks = [layer.solve_ahead() for layer in layers]
+        return SideBySide([task for task in tasks if task is not None])
 
     @property
     def _has_link(self) -> bool:

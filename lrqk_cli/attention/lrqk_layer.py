@@ -11,8 +11,9 @@ from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, LrqkStep
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
+from lrqk_cli.attention.index_fit import IndexFit
 from lrqk_cli.attention.layers import FullLayer, weigh_sinks
-from lrqk_cli.attention.marks import Copies, Fit, LayerMark, LrqkMark, to_device, to_host
+from lrqk_cli.attention.marks import Copies, LayerMark, LrqkMark, to_device, to_host
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import ActiveRows, JointProjector, make_projector
 from lrqk_cli.attention.sources import add_weights
@@ -55,8 +56,8 @@ class LrqkLayer(FullLayer):
         self.tail = ValueTail(spec, settings, device) if settings.tail != "none" else None
         self._seed: tuple[Tensor, AttentionParams] | None = None
         self._is_seeded = self._is_unsolved = False
-        self._fit = Fit()
-        self._fitted = self._wanted = self._fetched = 0
+        self._fit = IndexFit(self.projector, self.index)
+        self._wanted = self._fetched = 0
         # Tokens whose keys the segment under way has seen, from the first on.
         self._met = 0
         self.observer: Callable[[Tensor, AttentionParams, Tensor, Tensor], None] | None = None
@@ -81,7 +82,7 @@ class LrqkLayer(FullLayer):
     def meter(self, weights: Tensor | None) -> None:
         """See ``AttentionLayer``."""
         super().meter(weights)
-        if self._fitted:
+        if self._fit.tokens:
             self._prepare_steps()
 
     def count_to(self, length: int) -> None:
@@ -96,16 +97,16 @@ class LrqkLayer(FullLayer):
         self.projector.reset()
         self.hot.clear()
         self.index.truncate(0)
-        self._seed, self._is_seeded, self._is_unsolved, self._fit = None, False, False, Fit()
-        self._fitted = self._wanted = self._fetched = 0
+        self._fit.reset()
+        self._seed, self._is_seeded, self._is_unsolved = None, False, False
+        self._wanted = self._fetched = 0
 
     def mark(self) -> LayerMark:
         """See ``AttentionLayer``."""
-        self._fit.is_marked = True
         return LrqkMark(
             length=self.stored,
-            fit=self._fit,
-            fitted=self._fitted,
+            fit=self._fit.mark(),
+            fitted=self._fit.tokens,
             learned=Copies(self.projector.learned()),
             observed=self.projector.grams.count,
             indexed=self.index.length,
@@ -117,17 +118,14 @@ class LrqkLayer(FullLayer):
         """See ``AttentionLayer``."""
         assert isinstance(mark, LrqkMark)
         super().rewind(mark)
-        if mark.fit is not self._fit:
-            mark.fit.put_back()
-            self._fit = mark.fit
+        self._fit.rewind(mark.fit, mark.fitted)
         mark.learned.put_back()
         self.projector.grams.count = mark.observed
         self.index.truncate(mark.indexed)
         self.hot.rewind(mark.hot, mark.length, self.store)
-        self._fitted = mark.fitted
         self._seed, self._is_seeded = to_device(mark.seed, self.store.device), False
         self._is_unsolved = self._seed is not None
-        if self._seed is None and self._fitted:
+        if self._seed is None and self._fit.tokens:
             self._prepare_steps()
 
     def adjust(self, settings: LrqkConfig) -> None:
@@ -139,7 +137,7 @@ class LrqkLayer(FullLayer):
             self.tail = tail
         if self._device is not None:
             self.use_device_steps(self._device, self._number, is_last=self._is_last)
-        if self._fitted:
+        if self._fit.tokens:
             self._prepare_steps()
 
     @property
@@ -150,45 +148,21 @@ class LrqkLayer(FullLayer):
         """
         return self._is_unsolved and self.settings.solver == "joint"
 
-    @property
-    def has_outgrown(self) -> bool:
-        """Whether most of the text is new to the projector, so that it should be fitted anew."""
-        return self.stored - self._fitted > self._fitted
-
-    def solve_ahead(self) -> Callable[[], Callable[[], None]]:
+    def solve_ahead(self) -> Callable[[], Callable[[], None]] | None:
         """Return a task for the CPU: fit the projector to the segments so far; the layer stays as it is.
 
         The task returns what puts the fit in force. The segment after that builds the index, from the keys
-        that it attends to.
+        that it attends to. None where the standing fit will do.
         """
-        assert isinstance(self.projector, JointProjector)  # ``is_unsolved`` checks it
-        projector, tokens = self.projector, self.stored
-        grams = projector.grams.on_cpu(non_blocking=True)
-        arrived = torch.cuda.current_stream().record_event() if projector.key_map.is_cuda else None
-
-        def solve() -> Callable[[], None]:
-            if arrived is not None:
-                arrived.synchronize()
-            fit = projector.solve(grams)
-            return lambda: self._refit(lambda: projector.adopt(fit), tokens)
-
-        return solve
+        return self._fit.solve_ahead(self.stored) if self._fit.is_outgrown(self.stored) else None
 
     def solve(self) -> None:
         """See ``AttentionLayer``; the projector is fitted anew where most of the text is new to it."""
-        if self.has_outgrown:
-            self._refit(self.projector.fit, self.stored)
+        if self._fit.is_outgrown(self.stored):
+            self._fit.renew(self.stored)
         if self.tail is not None:
             self.tail.fit(self.projector)
         self._is_unsolved = False
-
-    def _refit(self, fit: Callable[[], Tensor], tokens: int) -> None:
-        """Replace the fit by one to the first ``tokens``, which returns the deviations of the codes."""
-        index = self.index.scale, self.index.codes[:, : self.index.length]
-        self._fit.keep((*self.projector.fitted(), *index))
-        self._fit = Fit()
-        self.index.restart(fit())
-        self._fitted = tokens
 
     def settle(self) -> None:
         """Bring index and hot set up to date with the segments that went through since the last time."""
@@ -245,14 +219,15 @@ class LrqkLayer(FullLayer):
             newest = torch.cat((self._seed[0], newest), 2)[:, :, -count:]
         self._seed = newest.clone(), params
         self._is_unsolved = True
-        if self.ends_prefill and self._fitted and not self.has_outgrown and self.index.length == self.stored:
+        is_indexed = self.index.length == self.stored and not self._fit.is_outgrown(self.stored)
+        if self.ends_prefill and is_indexed:
             # A GPU does so between layers; after the last it would wait for the host to ask for each part.
             self._seed_hot_set(*self._seed)
         return output
 
     def _meet(self, keys: Tensor) -> None:
         # Once the index has begun, it grows with every segment, and no row need come back for it.
-        if self._fitted and self._met == self.index.length:
+        if self._fit.tokens and self._met == self.index.length:
             self.index.append(self.projector.project_keys(keys))
         self._met += keys.shape[1]
 

@@ -19,6 +19,12 @@ from lrqk_cli.models.support import spec_from_config
 SEGMENTS = (40, 40, 40, 30)
 
 
+def fit_now(layer: LrqkLayer) -> None:
+    solve = layer.solve_ahead()
+    assert solve is not None
+    solve()()
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_the_last_segment_builds_the_index(family: str) -> None:
     model = tiny_model(family)
@@ -30,7 +36,7 @@ def test_the_last_segment_builds_the_index(family: str) -> None:
             layers = [layer for layer in cache.layers if isinstance(layer, LrqkLayer)]
             if number == len(SEGMENTS) - 1:
                 for layer in layers:
-                    layer.solve_ahead()()()
+                    fit_now(layer)
             with cache.prefilling():
                 forward(model, cache, segment)
         for layer in layers:
@@ -57,7 +63,7 @@ def test_a_text_that_grows_far_beyond_is_fitted_anew() -> None:
             with cache.prefilling():
                 forward(model, cache, segment)
             if layer.stored == 20:
-                layer.solve_ahead()()()
+                fit_now(layer)
                 before = layer.projector.key_map.clone()
         cache.settle()
         assert layer.index.length == 150
@@ -89,7 +95,7 @@ def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
     threads = torch.get_num_threads()
     layer = prefilled(segments)
     assert torch.get_num_threads() == threads
-    assert layer._fitted == fitted
+    assert layer._fit.tokens == fitted
     assert layer.index.length == 10 * segments
     # They are those of the text that they were fitted to, and the index is made by them.
     assert torch.equal(layer.projector.key_map, alone.projector.key_map)
@@ -128,6 +134,6 @@ def test_a_prefill_that_is_stopped_meanwhile_leaves_the_fit_as_it_was(
     threads = torch.get_num_threads()
     layer = prefilled(9, stop=8)
     assert torch.get_num_threads() == threads
-    assert (layer.stored, layer._fitted, layer.index.length) == (80, 0, 0)
+    assert (layer.stored, layer._fit.tokens, layer.index.length) == (80, 0, 0)
     layer.settle()
-    assert (layer._fitted, layer.index.length) == (80, 80)
+    assert (layer._fit.tokens, layer.index.length) == (80, 80)
