@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -254,7 +255,7 @@ def _refusal(task: _Task) -> OutOfMemoryError:
     elif least.total > task.vram:
         short, needed, there = "device", least.total, task.vram
     return OutOfMemoryError(
-        f"{task.spec.name} with a context of {task.context:,} tokens needs at least {_gib(needed)} of "
+        f"{task.spec.name} with a context of {task.context:,} tokens needs at least {_gib_up(needed)} of "
         f"{short} memory in {task.dtype}, and there are {_gib(there)}.",
         _nearest(task),
     )
@@ -283,6 +284,11 @@ def _nearest(task: _Task) -> str:
 
 def _flags(wanted: Mapping[str, Any]) -> str:
     return ", ".join("--" + name.replace("_", "-") for name in wanted)
+
+
+def _gib_up(size: int) -> str:
+    """Round up, so that what is short never reads as enough."""
+    return f"{math.ceil(size / 2**30 * 100) / 100:.2f} GiB"
 
 
 def _gib(size: int) -> str:
