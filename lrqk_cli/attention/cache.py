@@ -101,13 +101,14 @@ class LrqkCache(Cache):
         it then indexes all keys as it attends to them, where else they would come over the link once more.
 
         Returns:
-            None where that does not pay: most of the text is still to come, or there is no link.
+            None where that does not pay: most of the text is still to come, or there is no link; and where
+            the standing fit will do.
         """
         if not self._has_link or self.get_seq_length() < _AHEAD * coming:
             return None
         layers = [layer for layer in self._attention if isinstance(layer, LrqkLayer) and layer.is_unsolved]
-        tasks = [layer.solve_ahead() for layer in layers]
-        return SideBySide([task for task in tasks if task is not None])
+        tasks = [task for layer in layers if (task := layer.solve_ahead()) is not None]
+        return SideBySide(tasks) if tasks else None
 
     @property
     def _has_link(self) -> bool:

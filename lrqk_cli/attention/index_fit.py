@@ -49,7 +49,8 @@ class IndexFit:
         projector = self._projector
         assert isinstance(projector, JointProjector)  # no other is solved for on the CPU
         grams = projector.grams.on_cpu(non_blocking=True)
-        arrived = torch.cuda.current_stream().record_event() if projector.key_map.is_cuda else None
+        device = projector.key_map.device
+        arrived = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
         def solve() -> Callable[[], None]:
             if arrived is not None:
