@@ -39,7 +39,7 @@ def greedy(
         for turn in turns:
             list(engine.prefill(turn))
             tokens += [step.token for step in engine.generate(generation, stop_ids=())]
-        assert (engine._decoder.is_captured) == (capture and not stays_eager)
+        assert engine._decoder.is_captured == (capture and not stays_eager)
     return tokens
 
 

@@ -30,7 +30,7 @@ def weights_of_turns(settings: LrqkConfig, device: str, *, capture: bool = True)
             weights = engine.source_weights()
             assert weights is not None
             found.append(weights)
-        assert (engine._decoder.is_captured) == (capture and device == "cuda")
+        assert engine._decoder.is_captured == (capture and device == "cuda")
         assert engine.length == len(found[-1]) + 1
     # Of the steps, the last token has not gone in; the prompt's newest has.
     rows = STEPS * spec.num_heads * len(retrieving_layers(spec))
