@@ -22,7 +22,7 @@ TIERS = [
     {"kernels"},
     {"memory", "telemetry"},
     {"config"},
-    {"errors"},
+    {"errors", "upstream"},
 ]
 TIER = {name: number for number, tier in enumerate(TIERS) for name in tier}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in TIER)

@@ -28,7 +28,7 @@ _AHEAD = 3
 
 
 class LrqkCache(Cache):
-    """KV cache of one sequence, for ``past_key_values`` of a model that ``attach`` has prepared.
+    """KV cache of one sequence, for a model that ``attach`` has prepared.
 
     Args:
         spec: shape of the model.

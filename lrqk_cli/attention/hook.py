@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.errors import LrqkError, UnsupportedModelError
+from lrqk_cli.upstream import CACHE_NAMES, cache_argument
 
 ATTENTION_NAME = "lrqk"
 _CACHE_ARGUMENT = "lrqk_cache"
@@ -58,7 +59,7 @@ def attention_forward(
     if lrqk_cache is None:
         raise LrqkError(
             "The model was called without an LRQK cache.",
-            "Pass the cache that attach() yields as past_key_values.",
+            f"Pass the cache that attach() yields as {cache_argument()}.",
         )
     layer = lrqk_cache.layer(cast(int, module.layer_idx))
     _refuse_unknown(attention_mask, dropout, others)
@@ -99,7 +100,7 @@ def _no_mask(*_: Any, attention_mask: Tensor | None = None, use_vmap: bool = Fal
 
 
 def _hand_over_cache(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    cache = kwargs.get("past_key_values")
+    cache = next((kwargs[name] for name in CACHE_NAMES if name in kwargs), None)
     if isinstance(cache, LrqkCache):
         kwargs[_CACHE_ARGUMENT] = cache
     return args, kwargs

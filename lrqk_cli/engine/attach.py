@@ -21,7 +21,7 @@ def attach(
 
     Example:
         >>> with attach(model, LrqkConfig(hot=2048, top_k=512), context=16384) as cache:
-        ...     output = model.generate(**inputs, past_key_values=cache, max_new_tokens=64)
+        ...     output = model.generate(**inputs, cache=cache, max_new_tokens=64)
 
     A call with several tokens is an exact segment; a call with a single one is a decode step. On leaving, the
     model is as it was before.

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.side_by_side import SideBySide
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
+from lrqk_cli.upstream import cache_argument
 
 
 def default_segment(device: torch.device) -> int:
@@ -62,9 +63,9 @@ def forward(
     output = model(
         input_ids=tokens.unsqueeze(0),
         position_ids=positions,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{cache_argument(): cache},
     )
     logits: Tensor = output.logits[0, -1]
     return logits

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from lrqk_cli import attach
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.config import AlsConfig, LrqkConfig
+from lrqk_cli.upstream import cache_argument
 
 TOLERANCE = 1e-4
 PROMPT, ANSWER, SECOND_TURN = 120, 8, 30
@@ -41,9 +42,9 @@ def replay(model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, segment: in
             part = tokens[first : min(first + step, stop)].unsqueeze(0)
             if prefill:
                 with cache.prefilling():
-                    logits.append(model(part, past_key_values=cache).logits[0])
+                    logits.append(model(part, **{cache_argument(): cache}).logits[0])
             else:
-                logits.append(model(part, past_key_values=cache).logits[0])
+                logits.append(model(part, **{cache_argument(): cache}).logits[0])
 
     second = PROMPT + ANSWER
     feed(0, PROMPT, segment, True)
@@ -101,8 +102,8 @@ def test_demanding_every_row_equals_full_attention_while_rows_travel(
     sizes: dict[str, Any] = {"hot": PROMPT - 20, "top_k": PROMPT - 20, "recent": 16, "rank": 16}
     settings = LrqkConfig(**{**sizes, "index_bits": 16, **method})
     with torch.no_grad(), attach(model, settings, context=512) as cache:
-        prompt = model(tokens[:PROMPT].unsqueeze(0), past_key_values=cache).logits[0]
-        answer = [model(t.view(1, 1), past_key_values=cache).logits[0] for t in tokens[PROMPT:]]
+        prompt = model(tokens[:PROMPT].unsqueeze(0), **{cache_argument(): cache}).logits[0]
+        answer = [model(t.view(1, 1), **{cache_argument(): cache}).logits[0] for t in tokens[PROMPT:]]
         stats = cache.take_stats()
     torch.testing.assert_close(prompt, expected[:PROMPT], atol=TOLERANCE, rtol=0)
     reference = expected[PROMPT:].log_softmax(-1)
@@ -122,7 +123,7 @@ def test_generate_gives_the_tokens_of_full_attention(family: str) -> None:
     model.set_attn_implementation("eager")
     expected = model.generate(prompt, attention_mask=mask, **options)
     with attach(model, LrqkConfig(hot=128, top_k=32, recent=8), context=256) as cache:
-        actual = model.generate(prompt, attention_mask=mask, past_key_values=cache, **options)
+        actual = model.generate(prompt, attention_mask=mask, **{cache_argument(): cache}, **options)
     assert actual.tolist() == expected.tolist()
     assert model.config._attn_implementation == "eager"
     assert cache.get_seq_length() == prompt.shape[1] + 11

@@ -9,6 +9,7 @@ from tiny import FAMILIES, full_attention_logits, random_tokens, tiny_model
 from lrqk_cli import attach
 from lrqk_cli.attention import host_store
 from lrqk_cli.config import AlsConfig, LrqkConfig
+from lrqk_cli.upstream import cache_argument
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,7 +31,7 @@ def test_logits_equal_full_attention(
     turns += [(i, i + 1) for i in range(380, 400)]
     settings = LrqkConfig(attention=mode, hot=512, top_k=64, recent=16)
     with torch.no_grad(), attach(model, settings, context=512) as cache:
-        parts = [model(tokens[a:b].unsqueeze(0), past_key_values=cache).logits[0] for a, b in turns]
+        parts = [model(tokens[a:b].unsqueeze(0), **{cache_argument(): cache}).logits[0] for a, b in turns]
     torch.testing.assert_close(torch.cat(parts), expected, atol=1e-4, rtol=0)
 
 
@@ -46,9 +47,10 @@ def test_the_methods_of_the_paper_choose_as_on_the_cpu(family: str, grouping: st
     for device in ("cpu", "cuda"):
         model = tiny_model(family).to(device)
         with torch.no_grad(), attach(model, settings, context=256) as cache:
-            model(tokens[None, :200].to(device), past_key_values=cache)
+            model(tokens[None, :200].to(device), **{cache_argument(): cache})
             parts = [
-                model(token.view(1, 1).to(device), past_key_values=cache).logits[0] for token in tokens[200:]
+                model(token.view(1, 1).to(device), **{cache_argument(): cache}).logits[0]
+                for token in tokens[200:]
             ]
             found.append((torch.cat(parts).cpu().log_softmax(-1), cache.take_stats().rows_fetched))
     # The recursion of the paper amplifies the last bit; see docs/design.md.

@@ -10,6 +10,7 @@ from lrqk_cli import attach
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.observe import LayerObserver, Observed
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.upstream import cache_argument
 
 STEPS = 5
 
@@ -19,11 +20,11 @@ def observe(family: str, settings: LrqkConfig, device: str = "cpu") -> list[Obse
     model = tiny_model(family).to(device)
     tokens = random_tokens(200 + STEPS).to(device)
     with attach(model, settings, context=256) as cache:
-        model(tokens[:200].unsqueeze(0), past_key_values=cache)
+        model(tokens[:200].unsqueeze(0), **{cache_argument(): cache})
         layers = [cache.layer(number) for number in range(cache.spec.num_layers)]
         observers = [LayerObserver(layer) for layer in layers if isinstance(layer, LrqkLayer)]
         for token in tokens[200:]:
-            model(token.view(1, 1), past_key_values=cache)
+            model(token.view(1, 1), **{cache_argument(): cache})
         return [observer.take() for observer in observers]
 
 
@@ -55,13 +56,13 @@ def test_the_mass_is_the_sum_of_the_exact_weights_of_the_residents():
     model = tiny_model("llama")
     tokens = random_tokens(201)
     with torch.no_grad(), attach(model, LrqkConfig(hot=40, top_k=32, recent=8), context=256) as cache:
-        model(tokens[:200].unsqueeze(0), past_key_values=cache)
+        model(tokens[:200].unsqueeze(0), **{cache_argument(): cache})
         layer = cache.layer(0)
         assert isinstance(layer, LrqkLayer)
         asked = []
         observer = LayerObserver(layer)
         layer.observer = lambda *step: (asked.append(step), observer(*step))
-        model(tokens[200].view(1, 1), past_key_values=cache)
+        model(tokens[200].view(1, 1), **{cache_argument(): cache})
         (query, params, _, _), keys = asked[0], layer.store.rows[:, :201, 0]
         logits = query.squeeze(2) @ keys.mT * params.scaling
         weights = logits.softmax(-1)

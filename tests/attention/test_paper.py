@@ -19,6 +19,7 @@ from lrqk_cli.attention.projection import AlsProjector
 from lrqk_cli.config import AlsConfig, AlsPenalties, LrqkConfig, ModelSpec
 from lrqk_cli.engine.attach import attach
 from lrqk_cli.models.loading import choose_device, load, resolve
+from lrqk_cli.upstream import cache_argument
 
 STEPS = 70
 TOP_K, RECENT = 48, 12
@@ -280,6 +281,6 @@ def captured(name: str, number: int, count: int, text: Path) -> tuple[Rows, floa
         layer = cache.layer(number)
         real = layer.attend
         layer.attend = lambda *a: seen.append(a) or real(*a)
-        loaded.model(tokens.unsqueeze(0), past_key_values=cache)
+        loaded.model(tokens.unsqueeze(0), **{cache_argument(): cache})
     query, key, value, params = seen[0]
     return Rows(query.double(), key.double(), value.double()), params.scaling

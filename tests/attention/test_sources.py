@@ -13,6 +13,7 @@ from lrqk_cli.attention.decode_step import DeviceState
 from lrqk_cli.attention.sources import retrieving_layers
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.models.support import spec_from_config
+from lrqk_cli.upstream import cache_argument
 
 PROMPT, STEPS = 200, 6
 EVERYTHING = {"hot": 256, "top_k": 64, "recent": 16}
@@ -28,10 +29,10 @@ def run(model: nn.Module, settings: LrqkConfig, *, on_device: bool = False) -> t
         if on_device:
             use_device_steps(cache)
         cache.meter_sources(True)
-        model(tokens[:150].unsqueeze(0), past_key_values=cache)
-        model(tokens[150:PROMPT].unsqueeze(0), past_key_values=cache)
+        model(tokens[:150].unsqueeze(0), **{cache_argument(): cache})
+        model(tokens[150:PROMPT].unsqueeze(0), **{cache_argument(): cache})
         for token in tokens[PROMPT:]:
-            model(token.view(1, 1), past_key_values=cache)
+            model(token.view(1, 1), **{cache_argument(): cache})
         weights = cache.source_weights
         assert weights is not None
         return weights, retrieving_layers(cache.spec)
@@ -97,16 +98,16 @@ def test_a_new_prompt_begins_anew_and_nothing_is_noted_when_off():
     model, tokens = tiny_model("llama"), random_tokens(120)
     with torch.no_grad(), attach(model, LrqkConfig(**EVERYTHING), context=256) as cache:
         assert cache.source_weights is None
-        model(tokens[:60].unsqueeze(0), past_key_values=cache)
-        model(tokens[60:61].unsqueeze(0), past_key_values=cache)
+        model(tokens[:60].unsqueeze(0), **{cache_argument(): cache})
+        model(tokens[60:61].unsqueeze(0), **{cache_argument(): cache})
         cache.meter_sources(True)
         for count in (61, 110):
-            model(tokens[count : count + 8].unsqueeze(0), past_key_values=cache)
-            model(tokens[count + 8 : count + 9].unsqueeze(0), past_key_values=cache)
+            model(tokens[count : count + 8].unsqueeze(0), **{cache_argument(): cache})
+            model(tokens[count + 8 : count + 9].unsqueeze(0), **{cache_argument(): cache})
             assert cache.source_weights is not None
             assert abs(sum(cache.source_weights) - 2 * 4 * len(retrieving_layers(cache.spec))) < 1e-3
             if count == 61:
-                model(tokens[70:110].unsqueeze(0), past_key_values=cache)
+                model(tokens[70:110].unsqueeze(0), **{cache_argument(): cache})
         cache.meter_sources(False)
         assert cache.source_weights is None
 

@@ -18,6 +18,7 @@ from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.prefill import default_segment
 from lrqk_cli.memory import probe
 from lrqk_cli.telemetry.stats import DecodeTotals
+from lrqk_cli.upstream import cache_argument
 
 EAGER = "dense-eager"
 
@@ -150,7 +151,8 @@ class EagerRunner:
             logits = self._logits(token.view(1, 1), cache)
 
     def _logits(self, tokens: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
-        output = self._model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        named = {cache_argument(): cache}
+        output = self._model(input_ids=tokens, use_cache=True, logits_to_keep=1, **named)
         logits: torch.Tensor = output.logits[0, -1]
         return logits
 

@@ -1,0 +1,43 @@
+"""What differs between the releases of transformers: no other module knows of versions."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+# The range in pyproject.toml, from the oldest minor release that is tested to the newest.
+OLDEST_TESTED = (5, 23)
+NEWEST_TESTED = (5, 24)
+
+# From this release on, what models call the KV cache they are given; the old name goes in 5.40.
+_RENAMED = (5, 24)
+CACHE_NAMES = ("cache", "past_key_values")
+
+
+@cache
+def transformers_release() -> tuple[int, int] | None:
+    """Return major and minor of the installed transformers, without importing it; None if there is none."""
+    try:
+        major, minor = version("transformers").split(".")[:2]
+    except PackageNotFoundError:
+        return None
+    return int(major), int(minor)
+
+
+def cache_argument() -> str:
+    """Return the name under which a model takes a KV cache, one of ``CACHE_NAMES``."""
+    release = transformers_release()
+    return CACHE_NAMES[0] if release is None or release >= _RENAMED else CACHE_NAMES[1]
+
+
+def untested_warning() -> str | None:
+    """Return one sentence where the installed transformers is not among those tested, else None."""
+    release = transformers_release()
+    if release is None or OLDEST_TESTED <= release <= NEWEST_TESTED:
+        return None
+    oldest, newest = (".".join(map(str, minor)) for minor in (OLDEST_TESTED, NEWEST_TESTED))
+    return (
+        f"transformers {version('transformers')} is not among the versions that lrqk was tested with, "
+        f"{oldest} to {newest}: expect failures, or run: pip install 'transformers>={oldest},"
+        f"<{NEWEST_TESTED[0]}.{NEWEST_TESTED[1] + 1}'"
+    )
