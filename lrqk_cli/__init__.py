@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from lrqk_cli.config import LrqkConfig
     from lrqk_cli.engine.attach import attach
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["LrqkConfig", "__version__", "attach"]
 
 

@@ -10,6 +10,8 @@ from tiny import FAMILIES, tiny_model
 
 from lrqk_cli import upstream
 
+pytestmark = pytest.mark.short
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

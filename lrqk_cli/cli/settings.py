@@ -11,18 +11,13 @@
 from __future__ import annotations
 
 import os
-import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from lrqk_cli.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 CONFIG_VARIABLE = "LRQK_CONFIG"
 

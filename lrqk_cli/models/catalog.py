@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,11 +11,6 @@ from importlib import resources
 from typing import Any
 
 from lrqk_cli.errors import ModelError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
 

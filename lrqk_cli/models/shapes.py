@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,11 +15,6 @@ from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.support import spec_from_config, text_config
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     import torch

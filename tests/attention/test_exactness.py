@@ -15,6 +15,8 @@ from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.config import AlsConfig, LrqkConfig
 from lrqk_cli.upstream import cache_argument
 
+pytestmark = pytest.mark.short
+
 TOLERANCE = 1e-4
 PROMPT, ANSWER, SECOND_TURN = 120, 8, 30
 

@@ -7,6 +7,8 @@ from lrqk_cli.cli import app as app_module
 from lrqk_cli.cli.failures import report
 from lrqk_cli.errors import LrqkError
 
+pytestmark = pytest.mark.short
+
 
 def fails_with(result, code: int, *words: str) -> None:
     """One sentence, one hint, the exit code, nothing on stdout and no traceback."""

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.short
+
 WORDS = "The revenue of the year was 48.2 million. "
 
 

@@ -18,6 +18,8 @@ from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models.support import spec_from_config
 
+pytestmark = pytest.mark.short
+
 PROMPT = random_tokens(120, seed=1).tolist()
 ANSWER = random_tokens(8, seed=2).tolist()
 FEW_ROWS = LrqkConfig(hot=32, top_k=12, recent=8, rank=8)
