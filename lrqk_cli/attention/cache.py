@@ -17,6 +17,7 @@ from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.marks import CacheMark
+from lrqk_cli.attention.rotation import Rotation, growth
 from lrqk_cli.attention.side_by_side import SideBySide, run_side_by_side
 from lrqk_cli.attention.sources import SourceMeter
 from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
@@ -94,20 +95,39 @@ class LrqkCache(Cache):
             for layer in self._attention:
                 layer.prefilling = layer.ends_prefill = False
 
-    def solve_ahead(self, coming: int) -> SideBySide[Callable[[], None]] | None:
-        """Begin to fit to what is there, with ``coming`` tokens of a prefill still to come.
+    def begin_segment(self) -> None:
+        """Note where the next segment begins, if ``solve_ahead`` may be called after it."""
+        if self._has_link:
+            for layer in self._attention:
+                if isinstance(layer, LrqkLayer):
+                    layer.begin_segment()
+
+    def solve_ahead(
+        self, coming: int, segment: int, rotation: Rotation
+    ) -> SideBySide[Callable[[], None]] | None:
+        """Begin to fit to the text as it will be, with ``coming`` tokens of a prefill still to come.
 
         The fit is in force once all results have been called, which is to happen before the last segment:
         it then indexes all keys as it attends to them, where else they would come over the link once more.
 
+        Args:
+            coming: tokens after those that are there.
+            segment: tokens of the newest segment, see ``begin_segment``.
+            rotation: tells what later positions are like.
+
         Returns:
-            None where that does not pay: most of the text is still to come, or there is no link; and where
-            the standing fit will do.
+            None where that does not pay: most of the text is still to come, or there is no link; where the
+            standing fit will do; and where it is not known what is to come.
         """
         if not self._has_link or self.get_seq_length() < _AHEAD * coming:
             return None
-        layers = [layer for layer in self._attention if isinstance(layer, LrqkLayer) and layer.is_unsolved]
-        tasks = [task for layer in layers if (task := layer.solve_ahead()) is not None]
+        tasks = []
+        for number, layer in enumerate(self._attention):
+            if isinstance(layer, LrqkLayer) and layer.is_unsolved:
+                text_to_come = growth(rotation, number, coming, segment)
+                task = None if text_to_come is None else layer.solve_ahead(text_to_come)
+                if task is not None:
+                    tasks.append(task)
         return SideBySide(tasks) if tasks else None
 
     @property

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
@@ -35,6 +37,54 @@ def _tensor_cores() -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Sums over tokens of one layer, in float64 on the CPU, of queries and keys as they are.
+
+    Attributes:
+        query: ``Σ qᵀq`` over all queries of a row set, ``[sets, d, d]``.
+        key: ``Σ kᵀk``, ``[KV, d, d]``.
+        key_sum: ``Σ k``, ``[KV, d]``.
+        count: keys, which may be a fraction.
+    """
+
+    query: Tensor
+    key: Tensor
+    key_sum: Tensor
+    count: float
+
+    def plus(self, other: Moments, share: float = 1.0) -> Moments:
+        """Return these sums with a share of others, which may be negative, added."""
+        return Moments(
+            self.query + share * other.query,
+            self.key + share * other.key,
+            self.key_sum + share * other.key_sum,
+            self.count + share * other.count,
+        )
+
+    def turned(self, turn: Tensor) -> Moments:
+        """Return the sums of the same queries and keys, each multiplied by M ``[d, d]`` from the right."""
+        query, key = (turn.mT @ gram @ turn for gram in (self.query, self.key))
+        return Moments(query, key, self.key_sum @ turn, self.count)
+
+    def grown(self, before: Moments, growth: Growth) -> Moments:
+        """Return these sums with those of segments to come, as RoPE turns what came after ``before``."""
+        newest, grown = self.plus(before, -1.0), self
+        for share, turn in zip(growth.shares, growth.turns, strict=True):
+            grown = grown.plus(newest.turned(turn), share)
+        return grown
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean key μ, ``[KV, d]``."""
+        return self.key_sum / max(1.0, self.count)
+
+    @property
+    def centred_key(self) -> Tensor:
+        """The Gram matrix of the keys less their mean, ``[KV, d, d]``."""
+        return self.key - self.count * _outer(self.mean, self.mean)
 
 
 class GramAccumulator:
@@ -115,6 +165,11 @@ class GramAccumulator:
         """Return ``Σ (k − μ)ᵀ v``, ``[KV, d, d]`` in float64."""
         shifted_mean = self.key_sum.double() / max(1, self.count)
         return self.value_gram.double() - _outer(shifted_mean, self.value_sum.double())
+
+    def moments(self) -> Moments:
+        """Return the sums of queries and keys as they were added; this is a copy on the CPU."""
+        key_sum = self.key_sum.double() + self.count * self.shift.double()
+        return Moments(self.query_gram.double(), self.plain_key_gram(), key_sum, self.count)
 
     def plain_key_gram(self) -> Tensor:
         """Return ``KᵀK`` of the keys as they were added, in float64."""

@@ -7,13 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lrqk_cli.attention.factors import GramAccumulator
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.marks import Fit
 from lrqk_cli.attention.projection import JointProjector, Projector
-
-# Keys that are still to come lie further out than those before them, as their positions do. With the scale of
-# the latter four bits would saturate more often (docs/quality.md).
-_ROOM = 1.25
+from lrqk_cli.attention.rotation import Growth
 
 
 class IndexFit:
@@ -32,6 +30,7 @@ class IndexFit:
         """Forget the fit."""
         self.tokens = 0
         self._fit = Fit()
+        self._before: GramAccumulator | None = None
 
     def is_outgrown(self, stored: int) -> bool:
         """Tell whether most of ``stored`` tokens are new to the projector, which should be fitted anew."""
@@ -41,13 +40,30 @@ class IndexFit:
         """Fit to all that was observed of ``stored`` tokens; the index is then empty."""
         self._replace(self._projector.fit, stored)
 
-    def solve_ahead(self, stored: int) -> Callable[[], Callable[[], None]]:
-        """Return a task for the CPU: do as ``renew`` does now, but change nothing yet.
+    def begin_segment(self) -> None:
+        """Note where the sums stand, so that ``solve_ahead`` can tell what the newest segment has added."""
+        self._before = self._projector.grams.on_cpu(non_blocking=True)
 
-        The task returns what puts the fit in force, with room for the keys that have come meanwhile.
+    def solve_ahead(self, stored: int, growth: Growth) -> Callable[[], Callable[[], None]] | None:
+        """Return a task for the CPU: fit to the text as it will be, once what is to come has come.
+
+        What the newest segment added to the sums is what the next ones will add, but for their positions:
+        later keys and queries are turned to angles that the sums have not seen, and maps fitted to earlier
+        ones miss rows among them (docs/quality.md).
+
+        Args:
+            stored: tokens so far.
+            growth: what is to come.
+
+        Returns:
+            The task, which changes nothing yet but returns what puts the fit in force; None where it was not
+            noted when the newest segment began.
         """
-        projector = self._projector
+        projector, before = self._projector, self._before
         assert isinstance(projector, JointProjector)  # no other is solved for on the CPU
+        if before is None:
+            return None
+        self._before = None
         grams = projector.grams.on_cpu(non_blocking=True)
         device = projector.key_map.device
         arrived = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
@@ -55,8 +71,8 @@ class IndexFit:
         def solve() -> Callable[[], None]:
             if arrived is not None:
                 arrived.synchronize()
-            fit = projector.solve(grams)
-            return lambda: self._replace(lambda: _ROOM * projector.adopt(fit), stored)
+            fit = projector.solve(grams.moments().grown(before.moments(), growth))
+            return lambda: self._replace(lambda: projector.adopt(fit), stored)
 
         return solve
 
@@ -71,6 +87,7 @@ class IndexFit:
             fit.put_back()
             self._fit = fit
         self.tokens = tokens
+        self._before = None
 
     def _replace(self, fit: Callable[[], Tensor], tokens: int) -> None:
         """Replace the fit by one to the first ``tokens``, which returns the deviations of the codes."""

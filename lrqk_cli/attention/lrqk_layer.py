@@ -16,6 +16,7 @@ from lrqk_cli.attention.layers import FullLayer, weigh_sinks
 from lrqk_cli.attention.marks import Copies, LayerMark, LrqkMark, to_device, to_host
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import ActiveRows, JointProjector, make_projector
+from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig, ModelSpec
@@ -148,13 +149,17 @@ class LrqkLayer(FullLayer):
         """
         return self._is_unsolved and self.settings.solver == "joint"
 
-    def solve_ahead(self) -> Callable[[], Callable[[], None]] | None:
-        """Return a task for the CPU: fit the projector to the segments so far; the layer stays as it is.
+    def begin_segment(self) -> None:
+        """Note where the newest segment begins, for ``solve_ahead`` after it."""
+        self._fit.begin_segment()
+
+    def solve_ahead(self, growth: Growth) -> Callable[[], Callable[[], None]] | None:
+        """Return a task for the CPU: fit the projector to the text as it will be; the layer stays as it is.
 
         The task returns what puts the fit in force. The segment after that builds the index, from the keys
         that it attends to. None where the standing fit will do.
         """
-        return self._fit.solve_ahead(self.stored) if self._fit.is_outgrown(self.stored) else None
+        return self._fit.solve_ahead(self.stored, growth) if self._fit.is_outgrown(self.stored) else None
 
     def solve(self) -> None:
         """See ``AttentionLayer``; the projector is fitted anew where most of the text is new to it."""

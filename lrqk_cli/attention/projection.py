@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.attention import als
-from lrqk_cli.attention.factors import GramAccumulator, solve_joint
+from lrqk_cli.attention.factors import GramAccumulator, Moments, solve_joint
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
@@ -125,15 +125,15 @@ class JointProjector:
 
     def fit(self) -> Tensor:
         """See ``Projector``."""
-        return self.adopt(self.solve(self.grams.on_cpu()))
+        return self.adopt(self.solve(self.grams.on_cpu().moments()))
 
-    def solve(self, grams: GramAccumulator) -> JointFit:
-        """Solve on the CPU for the maps that suit what these have observed; nothing changes."""
-        key_gram, mean = grams.centred_keys()
+    def solve(self, moments: Moments) -> JointFit:
+        """Solve on the CPU for the maps that suit these queries and keys; nothing changes."""
+        key_gram = moments.centred_key
         sets, _, rank = self.key_map.shape
-        query_map, key_map = solve_joint(grams.query_gram, per_set(key_gram, sets), rank)
-        deviations = _code_deviations(key_gram, grams.count, key_map.float())
-        fit = (part.float() for part in (query_map, key_map, mean, deviations))
+        query_map, key_map = solve_joint(moments.query, per_set(key_gram, sets), rank)
+        deviations = _code_deviations(key_gram, moments.count, key_map.float())
+        fit = (part.float() for part in (query_map, key_map, moments.mean, deviations))
         return JointFit(*(part.pin_memory() if self.key_map.is_cuda else part for part in fit))
 
     def adopt(self, fit: JointFit) -> Tensor:
@@ -278,7 +278,7 @@ def _map_keys(key: Tensor, maps: Tensor) -> Tensor:
     return (key.unsqueeze(1) @ shared).flatten(0, 1)
 
 
-def _code_deviations(key_gram: Tensor, count: int, key_map: Tensor) -> Tensor:
+def _code_deviations(key_gram: Tensor, count: float, key_map: Tensor) -> Tensor:
     maps = key_map.double()
     squares = (per_set(key_gram, maps.shape[0]) @ maps * maps).sum(1, keepdim=True)
     return (squares / max(1, count)).clamp(min=0.0).sqrt().float()

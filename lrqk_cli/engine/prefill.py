@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.hook import attention_modules
+from lrqk_cli.attention.rotation import Rotation
 from lrqk_cli.attention.side_by_side import SideBySide
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 from lrqk_cli.upstream import cache_argument
@@ -30,6 +32,7 @@ def run_segments(
     settled, unless the first decode step is to do that.
     """
     total = tokens.shape[0]
+    rotation = Rotation(model, cache.spec, attention_modules(model))
     solving: SideBySide[Callable[[], None]] | None = None
     with ExitStack() as stack:
         for start in range(0, total, segment):
@@ -37,13 +40,15 @@ def run_segments(
             is_last = stop == total
             # While the last segment but one computes; or, where that is too early, ahead of the last.
             if settles and solving is None and total - start <= 2 * segment:
-                solving = cache.solve_ahead(total - start)
+                solving = cache.solve_ahead(total - start, segment, rotation)
                 if solving is not None:
                     stack.enter_context(solving)
             if is_last and solving is not None:
                 for put_in_force in solving.results():
                     put_in_force()
                 stack.close()
+            if settles and solving is None and not is_last and total - start <= 3 * segment:
+                cache.begin_segment()
             with cache.prefilling(ends=is_last and settles):
                 logits = forward(model, cache, tokens[start:stop])
             if is_last and settles:
