@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from lrqk_cli.cli.options import MODEL, OUTPUT, option
+from lrqk_cli.cli.planning import on_command_line
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_tokens
 from lrqk_cli.errors import UsageError
 
@@ -190,7 +190,7 @@ def refuse_idle(context: typer.Context, suite: Suite, tasks: str | None) -> None
     Raises:
         UsageError: there is one.
     """
-    for name in _given(context, frozenset().union(*_SUITE_OPTIONS.values()) - _SUITE_OPTIONS[suite]):
+    for name in on_command_line(context, frozenset().union(*_SUITE_OPTIONS.values()) - _SUITE_OPTIONS[suite]):
         owners = " or ".join(other for other, names in _SUITE_OPTIONS.items() if name in names)
         raise UsageError(
             f"{_flag(name)} has no meaning for --suite {suite}.",
@@ -208,7 +208,7 @@ def chosen_shape(context: typer.Context, suite: Suite, shape: str | None) -> str
     """
     if shape is None or suite != "speed":
         return None
-    given = _given(context, {"shape", "model", "text"})
+    given = on_command_line(context, {"shape", "model", "text"})
     if "shape" not in given:  # it comes from a variable or the config file, which a flag overrules
         return None if given else shape
     for name in given:
@@ -223,16 +223,10 @@ def _refuse_other_tasks(context: typer.Context, tasks: set[str]) -> None:
         idle = _RULER_ONLY
     elif not tasks & {"text", "all"}:
         idle, missing = frozenset({"text"}), "the task text"
-    for name in _given(context, idle):
+    for name in on_command_line(context, idle):
         raise UsageError(
             f"{_flag(name)} has no meaning without {missing}.", "Leave it out, or name one in --tasks."
         )
-
-
-def _given(context: typer.Context, names: Collection[str]) -> list[str]:
-    """Return which parameters are on the command line; a variable may be meant for other commands."""
-    sources = {name: context.get_parameter_source(name) for name in sorted(names)}
-    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def _flag(name: str) -> str:
