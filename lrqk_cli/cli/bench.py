@@ -84,7 +84,7 @@ def bench(
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Measure prefill, decode, memory and misses, or the quality of answers, beside full attention."""
+    """Measure speed and memory, or the quality of answers, in comparison with full attention."""
     warn_of_transformers()
     measurement.refuse_idle(context, suite, tasks)
     als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
