@@ -30,6 +30,12 @@ def cache_argument() -> str:
     return CACHE_NAMES[0] if release is None or release >= _RENAMED else CACHE_NAMES[1]
 
 
+def requirement() -> str:
+    """Return what pip is to install for a tested release."""
+    (major, oldest), (newest_major, newest) = OLDEST_TESTED, NEWEST_TESTED
+    return f"transformers>={major}.{oldest},<{newest_major}.{newest + 1}"
+
+
 def untested_warning() -> str | None:
     """Return one sentence where the installed transformers is not among those tested, else None."""
     release = transformers_release()
@@ -38,6 +44,5 @@ def untested_warning() -> str | None:
     oldest, newest = (".".join(map(str, minor)) for minor in (OLDEST_TESTED, NEWEST_TESTED))
     return (
         f"transformers {version('transformers')} is not among the versions that lrqk was tested with, "
-        f"{oldest} to {newest}: expect failures, or run: pip install 'transformers>={oldest},"
-        f"<{NEWEST_TESTED[0]}.{NEWEST_TESTED[1] + 1}'"
+        f"{oldest} to {newest}: expect failures, or run: pip install '{requirement()}'"
     )

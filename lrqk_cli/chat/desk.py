@@ -56,6 +56,7 @@ class Desk:
         session: the conversation.
         model: what the user calls the model.
         settings: of the attention, in force.
+        attention: the mode as it was asked for: ``auto``, or the one in ``settings``.
         view: on stderr.
         console: on stdout, a terminal.
         show: shows what a session does, until it has done it or is interrupted.
@@ -77,6 +78,7 @@ class Desk:
     pages: PageSelection | None = None
     draft: Draft | None = None
     departure: Departure | None = None
+    attention: str = "auto"
 
     def say(self, text: str | Text = "") -> None:
         """Print a line that was asked for."""

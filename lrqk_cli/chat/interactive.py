@@ -74,7 +74,7 @@ def converse(
                 continue
             standing = asked
             opened.session.note_sources(sources)
-            desk = _make_desk(opened, view, console, read_documents)
+            desk = _make_desk(opened, asked.attention, view, console, read_documents)
             reader = LineReader(
                 remembered,
                 ChatCompleter(COMMANDS, lambda: list(catalog())),
@@ -84,8 +84,11 @@ def converse(
             sources = desk.session.notes_sources
 
 
-def _make_desk(opened: OpenSession, view: View, console: Console, read_documents: ReadDocuments) -> Desk:
+def _make_desk(
+    opened: OpenSession, attention: str, view: View, console: Console, read_documents: ReadDocuments
+) -> Desk:
     return Desk(
+        attention=attention,
         session=opened.session,
         model=opened.model,
         settings=opened.settings,

@@ -46,6 +46,11 @@ class ModelRequest:
     ram: int | None = None
     wanted: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def attention(self) -> str:
+        """The mode that was asked for; ``auto`` leaves it to the plan."""
+        return str(self.wanted.get("attention", "auto"))
+
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:

@@ -64,7 +64,8 @@ def root(
 
 def _option_names(parameters: Iterable[Any]) -> dict[str, str]:
     """What the config file calls each option -> what click calls it."""
-    names = {parameter.opts[-1].lstrip("-"): parameter.name for parameter in parameters}
+    options = (parameter for parameter in parameters if parameter.param_type_name == "option")
+    names = {parameter.opts[-1].lstrip("-"): parameter.name for parameter in options}
     return {option: name for option, name in names.items() if option not in ("help", "debug")}
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lrqk_cli.cli import measurement, method, options, planning, suites
+from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.cli.variations import parse_variations
 from lrqk_cli.config import AlsConfig, LrqkConfig, default_top_k
@@ -83,7 +84,8 @@ def bench(
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Measure prefill, decode, memory and misses, or the quality of answers, beside full attention."""
+    """Measure speed and memory, or the quality of answers, in comparison with full attention."""
+    warn_of_transformers()
     measurement.refuse_idle(context, suite, tasks)
     als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
     demanded = top_k or default_top_k(hot)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lrqk_cli.cli import asking, method, options, planning, questions
+from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, default_top_k
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
@@ -24,8 +25,9 @@ _GENERATION = GenerationConfig()
 
 def chat(
     context: typer.Context,
+    files: asking.Files = [],  # noqa: B006 - typer only reads it
     model: options.Model = DEFAULT_MODEL,
-    file: asking.File = [],  # noqa: B006 - typer only reads it
+    file: asking.File = [],  # noqa: B006
     pages: asking.Pages = None,
     password: asking.Password = None,
     prompt: asking.Prompt = [],  # noqa: B006
@@ -35,7 +37,7 @@ def chat(
     ctx: options.Context = None,
     vram: planning.Vram = None,
     ram: planning.Ram = None,
-    attention: options.Attention = _SETTINGS.attention,
+    attention: options.Attention = "auto",
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
     hot: options.Hot = _SETTINGS.hot,
@@ -59,20 +61,23 @@ def chat(
     sample_top_k: asking.SampleTopK = _GENERATION.sample_top_k,
     repetition_penalty: asking.RepetitionPenalty = _GENERATION.repetition_penalty,
     seed: asking.Seed = _GENERATION.seed,
-    as_json: options.Json = False,
+    as_json: asking.Json = False,
     quiet: options.Quiet = False,
     sources: asking.Sources = False,
     no_history: asking.NoHistory = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Chat about documents, or ask questions and leave, with --prompt or --prompts-file."""
+    """Chat about documents; with --prompt or --prompts-file, print answers and exit."""
+    warn_of_transformers()
     als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
     demanded = top_k or default_top_k(hot)
+    mode = options.default_mode(attention)
     settings = LrqkConfig(
-        attention, rank, index_bits, hot, demanded, recent, tail, segment, solver, grouping, hot_policy, als
+        mode, rank, index_bits, hot, demanded, recent, tail, segment, solver, grouping, hot_policy, als
     )
     generation = GenerationConfig(max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed)
-    asked = questions.read_asked(context, prompt, prompts_file, answers_file, file, as_json)
+    paths = _paths(context, file, files)
+    asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
 
     from lrqk_cli.chat.console import stderr_console
     from lrqk_cli.chat.opening import ModelRequest, open_session
@@ -84,7 +89,7 @@ def chat(
         view.note("All questions have been answered.")
         return
     read = partial(_read_documents, password=password, view=view)
-    documents = read(file, PageSelection.parse(pages) if pages is not None else None)
+    documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
     request = ModelRequest(model, device, number_format, offload_weights, ctx, vram, ram, wanted)
@@ -98,6 +103,13 @@ def chat(
     with open_session(request, documents, system, generation, view, asked.to_reserve()) as opened:
         opened.session.note_sources(sources)
         asked.answer(opened, view)
+
+
+def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path]) -> list[Path]:
+    """Return what is to be read; the command line overrules a variable and the config file."""
+    source = context.get_parameter_source("file")
+    is_flag = source is not None and source.name == "COMMANDLINE"
+    return [*named, *files] if is_flag or not files else list(files)
 
 
 def _read_documents(

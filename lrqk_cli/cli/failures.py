@@ -13,8 +13,9 @@ from types import FrameType
 
 import typer
 
-from lrqk_cli.chat.console import print_failure, stderr_console
-from lrqk_cli.errors import LrqkError
+from lrqk_cli.chat.console import print_failure, print_message, stderr_console
+from lrqk_cli.errors import LrqkError, ModelError
+from lrqk_cli.upstream import requirement, untested_warning
 
 # Typer carries its own copy of click since 0.26; the parent of BadParameter is click's usage error in both.
 CommandLineError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -74,6 +75,12 @@ def in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+def warn_of_transformers() -> None:
+    """Warn where the installed transformers is not among those tested; to be called before it is imported."""
+    if warning := untested_warning():
+        print_message(stderr_console(), "Warning", "yellow", warning)
+
+
 def report(error: BaseException, debug: bool) -> int:
     """Tell the user what went wrong.
 
@@ -100,6 +107,10 @@ def report(error: BaseException, debug: bool) -> int:
         print_failure(console, *_explain_usage(error))
         return EXIT_USAGE
     detail = str(error).strip().split("\n", 1)[0]
+    if isinstance(error, ImportError) and (error.name or "").split(".")[0] == "transformers":
+        sentence = f"The installed transformers cannot be used: {detail.rstrip('.')}."
+        print_failure(console, sentence, f"Run: pip install '{requirement()}'")
+        return ModelError.exit_code
     sentence = f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}."
     print_failure(console, sentence, "" if debug else _DEBUG_HINT)
     return EXIT_UNEXPECTED

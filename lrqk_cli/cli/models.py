@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrqk_cli.cli import options
+from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.errors import ModelError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def pull(name: Name, quiet: options.Quiet = False) -> None:
     from lrqk_cli.chat.rendering import View
     from lrqk_cli.models import catalog, store
 
+    warn_of_transformers()
     entry = catalog.find(name)
     with View(stderr_console(), quiet).pulling(name) as report:
         folder = store.pull(entry, report)

@@ -214,6 +214,14 @@ def test_hot_set_settings_reach_the_engine(bench):
     assert bench.run("/set top-k") == "top-k 100\n"
 
 
+def test_settings_that_cannot_change_are_shown_all_the_same(bench):
+    assert bench.run("/set rank") == "rank 64\n"
+    assert bench.run("/set attention") == "attention auto, which chose lrqk\n"
+    assert "auto, which chose lrqk" in bench.run("/set")
+    bench.desk.attention = "lrqk"
+    assert bench.run("/set attention") == "attention lrqk\n"
+
+
 @pytest.mark.parametrize(
     ("line", "word"),
     [

@@ -48,6 +48,48 @@ def test_the_answer_is_on_stdout_and_the_statistics_on_stderr(chat, document):
     assert "\x1b" not in result.out + result.err
 
 
+def test_documents_need_no_flag(chat, document, tmp_path, monkeypatch):
+    other = tmp_path / "other.txt"
+    other.write_text("More of it.")
+
+    def read(*arguments):
+        result = chat(*arguments, "--prompt", "How much?", "--json")
+        assert result.code == 0, result.err
+        return [use["path"] for use in json.loads(result.out)["documents"]]
+
+    assert read(document, other) == [str(document), str(other)]
+    assert read(other, "--file", document) == [str(document), str(other)]
+    monkeypatch.setenv("LRQK_FILE", str(document))
+    assert read(other) == [str(other)]
+    assert read() == [str(document)]
+
+
+def test_a_document_without_a_flag_that_is_not_there_ends_in_3(run):
+    fails_with(run("chat", "absent.pdf", "--prompt", "x"), 3, "absent.pdf")
+
+
+def test_a_document_may_be_piped_without_a_flag(chat):
+    piped = chat("-", "--prompt", "How much?", "--json", stdin=WORDS)
+    assert json.loads(piped.out)["documents"][0]["path"] == "-"
+    fails_with(chat("-", stdin=WORDS), 2, "standard input")
+
+
+@pytest.mark.parametrize("way", ["flag", "variable", "config"])
+def test_automatic_attention_can_be_said(chat, document, monkeypatch, tmp_path, way):
+    """It says no more than nothing does, and overrules what stands elsewhere."""
+    file = tmp_path / "lrqk.toml"
+    file.write_text('[chat]\nattention = "auto"\n' if way == "config" else '[chat]\nattention = "offload"\n')
+    monkeypatch.setenv("LRQK_CONFIG", str(file))
+    if way == "variable":
+        monkeypatch.setenv("LRQK_ATTENTION", "auto")
+    flags = ("--attention", "auto") if way == "flag" else ()
+    asked = (document, "--prompt", "How much?", "--json", *flags)
+    on_cpu = chat(*asked)
+    assert json.loads(on_cpu.out)["attention"]["attention"] == "lrqk", on_cpu.err
+    on_card = chat(*asked, "--vram", "12GiB")
+    assert json.loads(on_card.out)["attention"]["attention"] == "dense", on_card.err
+
+
 def test_quiet_leaves_the_answer_only(chat, document):
     loud, quiet = (chat("--file", document, "--prompt", "How much?", *flags) for flags in ((), ("--quiet",)))
     assert quiet.out == loud.out
@@ -73,9 +115,10 @@ def test_json_is_one_object_with_every_field(chat, document):
     assert result.code == 0, result.err
     report = json.loads(result.out)
     assert list(report) == [
-        "answer", "finish_reason", "model", "attention", "plan", "prompt_tokens", "new_tokens",
+        "prompt", "answer", "finish_reason", "model", "attention", "plan", "prompt_tokens", "new_tokens",
         "documents", "sources", "timing", "memory", "cache",
     ]  # fmt: skip
+    assert report["prompt"] == "How much?"
     assert report["finish_reason"] == "length"
     assert report["sources"] is None
     assert report["new_tokens"] == 8
@@ -210,6 +253,7 @@ def test_several_prompts_are_one_conversation_over_one_prefill(chat, document):
     result = chat("--file", document, "--prompt", "How much?", "--prompt", "And then?", "--json")
     assert result.code == 0, result.err
     first, second = map(json.loads, result.out.splitlines())
+    assert [first["prompt"], second["prompt"]] == ["How much?", "And then?"]
     assert first == {**json.loads(chat("--file", document, "--prompt", "How much?", "--json").out), **{
         name: first[name] for name in ("timing", "memory", "plan", "attention")}}  # fmt: skip
     assert second["prompt_tokens"] > first["prompt_tokens"] + first["new_tokens"]
@@ -258,6 +302,17 @@ def test_a_file_of_questions_is_answered_one_by_one_and_resumed(chat, document, 
     done = chat(*arguments, "--answers-file", answers)
     assert (done.code, "All questions have been answered" in done.err) == (0, True)
     assert [json.loads(line)["id"] for line in chat(*arguments).out.splitlines()] == [1, "two", 3]
+
+
+def test_a_file_of_plain_lines_is_answered(chat, document, tmp_path):
+    questions = tmp_path / "questions.txt"
+    questions.write_text("How much?\n\nWho?\n")
+    result = chat("--file", document, "--prompts-file", questions)
+    assert result.code == 0, result.err
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert [(line["id"], line["prompt"]) for line in lines] == [(1, "How much?"), (3, "Who?")]
+    questions.write_text('How much?\n{"prompt": "Who?"\n')
+    fails_with(chat("--file", document, "--prompts-file", questions), 2, "Line 2", "not valid JSON")
 
 
 def test_a_question_that_does_not_fit_is_told_and_the_others_are_asked(chat, document, tmp_path):
