@@ -26,7 +26,8 @@ UNSUPPORTED_SUFFIXES = frozenset(
     {".doc", ".ppt", ".xls", ".odt", ".odp", ".ods", ".rtf", ".pages", ".numbers", ".key", ".mobi", ".azw3"}
 )
 _SLIDE = re.compile(r"<!-- Slide number: ([0-9]+) -->")
-_HTML = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html)\b", re.IGNORECASE)
+# Before the first tag there may be blanks and a mark of byte order.
+_HTML = re.compile(rb"[\s\xef\xbb\xbf]*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html)\b", re.IGNORECASE)
 _ZIP_MEMBERS = (
     (b"word/", ".docx"),
     (b"ppt/", ".pptx"),
@@ -91,6 +92,8 @@ def _convert(source: Source, suffix: str) -> str:
             converted = converter.convert(BytesIO(source.data), StreamInfo(extension=suffix))
         except MissingDependencyException as error:
             raise _missing_extra(source, suffix) from error
+        except MemoryError:
+            raise
         # The converters of five libraries fail in ways of their own.
         except Exception as error:
             raise DocumentError(

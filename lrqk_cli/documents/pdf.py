@@ -80,7 +80,7 @@ def _open(source: Source, password: Password) -> tuple[PdfReader, int]:
         if reader.is_encrypted:
             _unlock(reader, source, password)
         page_count = len(reader.pages)
-    except DocumentError:
+    except (DocumentError, MemoryError):
         raise
     except NotImplementedError as error:
         raise DocumentError(
@@ -134,6 +134,8 @@ def _text_of(reader: PdfReader, number: int) -> str | None:
     try:
         page: Any = reader.pages[number - 1]
         return normalise(page_text(page))
+    except MemoryError:
+        raise
     # As above: one broken page must not cost the others.
     except Exception:
         return None
