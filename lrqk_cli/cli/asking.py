@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from lrqk_cli.cli.options import MODEL, OUTPUT, option
+from lrqk_cli.cli.options import DOCUMENTS, MODEL, OUTPUT, option
 from lrqk_cli.cli.values import parse_integer, parse_number, parse_tokens
 
-_DOCUMENTS = "Documents"
 _ANSWER = "Answer"
 
 File = Annotated[
@@ -16,15 +15,15 @@ File = Annotated[
     option(
         "--file",
         help="A document, a folder, or - for stdin. Repeat it for more.",
-        panel=_DOCUMENTS,
+        panel=DOCUMENTS,
         metavar="PATH",
     ),
 ]
 Pages = Annotated[
-    str | None, option("--pages", help="Pages to read, such as 3-20,25.", panel=_DOCUMENTS, metavar="PAGES")
+    str | None, option("--pages", help="Pages to read, such as 3-20,25.", panel=DOCUMENTS, metavar="PAGES")
 ]
 Password = Annotated[
-    str | None, option("--password", help="Opens encrypted documents.", panel=_DOCUMENTS, metavar="TEXT")
+    str | None, option("--password", help="Opens encrypted documents.", panel=DOCUMENTS, metavar="TEXT")
 ]
 OffloadWeights = Annotated[
     bool,

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lrqk_cli.cli.values import parse_integer, parse_tokens
+from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_tokens
 from lrqk_cli.config import AttentionMode, TailMode
 from lrqk_cli.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
+DOCUMENTS = "Documents"
 MODEL = "Model"
 ATTENTION = "Attention"
 OUTPUT = "Output"
@@ -89,6 +90,27 @@ Debug = Annotated[
 Json = Annotated[bool, option("--json", help="Print one JSON object.", panel=OUTPUT, metavar="")]
 Quiet = Annotated[
     bool, option("--quiet", help="No progress and no statistics, warnings only.", panel=OUTPUT, metavar="")
+]
+ReadTimeout = Annotated[
+    float,
+    option(
+        "--read-timeout",
+        help="Seconds that reading a file or a folder may take, and one more for each page read.",
+        panel=DOCUMENTS,
+        parse=parse_number,
+        metavar="SECONDS",
+    ),
+]
+ReadMemory = Annotated[
+    int,
+    option(
+        "--read-memory",
+        help="Memory that reading a file or a folder may take, such as 4GiB. (default: 2GiB)",
+        panel=DOCUMENTS,
+        parse=parse_bytes,
+        metavar="SIZE",
+        show_default=False,
+    ),
 ]
 Model = Annotated[
     str,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from io import BytesIO
 
 from lrqk_cli.documents.document import Document, Page
@@ -81,25 +80,23 @@ def _convert(source: Source, suffix: str) -> str:
 
     The converter is chosen here: ``MarkItDown`` itself would read a damaged .docx as if it were plain text.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            from markitdown import MissingDependencyException, StreamInfo, converters
-        except ImportError as error:
-            raise _missing_extra(source, suffix) from error
-        try:
-            converter = getattr(converters, _CONVERTERS[suffix])()
-            converted = converter.convert(BytesIO(source.data), StreamInfo(extension=suffix))
-        except MissingDependencyException as error:
-            raise _missing_extra(source, suffix) from error
-        except MemoryError:
-            raise
-        # The converters of five libraries fail in ways of their own.
-        except Exception as error:
-            raise DocumentError(
-                f"{source.title} cannot be read: it is damaged, encrypted or not a {suffix} file.",
-                "Open it in its own program and save it again, or save it as PDF.",
-            ) from error
+    try:
+        from markitdown import MissingDependencyException, StreamInfo, converters
+    except ImportError as error:
+        raise _missing_extra(source, suffix) from error
+    try:
+        converter = getattr(converters, _CONVERTERS[suffix])()
+        converted = converter.convert(BytesIO(source.data), StreamInfo(extension=suffix))
+    except MissingDependencyException as error:
+        raise _missing_extra(source, suffix) from error
+    except MemoryError:
+        raise
+    # The converters of five libraries fail in ways of their own.
+    except Exception as error:
+        raise DocumentError(
+            f"{source.title} cannot be read: it is damaged, encrypted or not a {suffix} file.",
+            "Open it in its own program and save it again, or save it as PDF.",
+        ) from error
     return str(converted.markdown)
 
 

@@ -133,7 +133,7 @@ class ReaderProcess:
 def too_large(title: str, limits: ReadLimits) -> DocumentError:
     """The error of a file for which the memory does not suffice."""
     return DocumentError(
-        f"{title} takes more memory to read than --read-memory allows, {limits.memory / 2**30:.3g} GiB.",
+        f"{title} takes more memory to read than --read-memory allows, {limits.memory / 2**20:,.0f} MiB.",
         "Raise --read-memory (LRQK_READ_MEMORY) if you trust the file.",
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lrqk_cli.documents import read_documents
-from lrqk_cli.documents.folders import walk
+from lrqk_cli.documents.folders import Walk
 from lrqk_cli.errors import DocumentError
 
 from .conftest import MakePdf
@@ -20,7 +20,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in walk(folder)]
+    return [path.relative_to(folder).as_posix() for path in Walk(folder)]
 
 
 def test_files_come_before_folders_each_by_name(tmp_path: Path) -> None:
