@@ -37,7 +37,7 @@ def load(path: Path, title: str) -> bytes:
         with open_regular(path) as file:
             return file.read()
     except FileNotFoundError as error:
-        raise _missing(path) from error
+        raise missing(path) from error
     except PermissionError as error:
         raise DocumentError(
             f"{title} cannot be opened: permission denied.", "Check the file's permissions."
@@ -54,7 +54,8 @@ def reason(error: OSError) -> str:
     return (error.strerror or "unknown reason").lower()
 
 
-def _missing(path: Path) -> DocumentError:
+def missing(path: Path) -> DocumentError:
+    """The error of a file that is not there; a URL is called one."""
     name = shown_name(path)
     match = _URL.match(path.as_posix())
     if match is None:

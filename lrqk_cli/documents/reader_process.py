@@ -152,9 +152,10 @@ class _Child:
     def __init__(self, memory: int) -> None:
         import psutil
 
-        # With -m, or without its own path, Python would look for modules in the working folder first.
+        # With -m, or with the path that it makes itself, Python would look in the working folder first.
+        modules = [*sys.path, str(Path(__file__).parents[2])]
         code = (
-            f"import sys; sys.path[:] = {sys.path!r}; "
+            f"import sys; sys.path[:] = {modules!r}; "
             f"from lrqk_cli.documents.worker import main; main({memory})"
         )
         self._process = subprocess.Popen(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lrqk_cli.config import ReadLimits
 from lrqk_cli.documents.document import Document
+from lrqk_cli.documents.files import missing
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.documents.pages import PageSelection
 from lrqk_cli.documents.reader_process import ReaderProcess, too_large
@@ -120,6 +121,8 @@ def _candidates(
     for path in paths:
         if path == STDIN:
             found.setdefault(str(STDIN), _Candidate(STDIN, _STDIN_TITLE))
+        elif "\0" in str(path):  # no file can be called so
+            raise missing(path)
         elif os.path.isdir(path):  # noqa: PTH112 - a Path raises where a name is too long
             for candidate in _in_folder(process, path, left_out):
                 found.setdefault(os.path.realpath(candidate.path), candidate)

@@ -20,6 +20,9 @@ from lrqk_cli.documents.pages import PageSelection
 from lrqk_cli.documents.source import STDIN, Password, ReadOptions, Source
 from lrqk_cli.errors import DocumentError, UsageError
 
+# What Python and the libraries reserve for themselves.
+_RESERVED_BYTES = 256 << 20
+
 
 def main(memory: int) -> None:
     """Answer requests from standard input until it ends.
@@ -38,14 +41,16 @@ def main(memory: int) -> None:
 def _limit_memory(memory: int) -> None:
     """Refuse what this process asks for in one go; what it gathers slowly is watched from outside.
 
-    Address space counts here whether it is used or not, so the limit is twice what may be used.
+    Here counts also what is reserved and never used, so there is more room than may be used.
     """
     try:
         import resource
     except ImportError:  # not on Windows
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    soft = 2 * memory if hard == resource.RLIM_INFINITY else min(2 * memory, hard)
+    soft = 2 * memory + _RESERVED_BYTES
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 

@@ -173,6 +173,28 @@ def test_nothing_is_left_behind_however_reading_ends(make_page: MakePage, number
         time.sleep(0.05)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as of a Unix system are needed")
+def test_ctrl_c_on_a_terminal_stops_the_command_and_its_reader(make_page: MakePage) -> None:
+    command = [sys.executable, "-m", "lrqk_cli", "chat", "--prompt", "x", "--file", str(make_page(SLOW))]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        command_itself = psutil.Process(process.pid)
+        while not (readers := command_itself.children()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        time.sleep(1.0)
+        assert readers[0].is_running()
+        start = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=30)
+        assert time.monotonic() - start < 5.0
+    assert process.returncode == 130
+    assert errors == "Interrupted.\n"
+    assert not readers[0].is_running()
+
+
 def test_the_process_that_reads_starts_without_torch() -> None:
     code = (
         "import sys, lrqk_cli.documents.worker\n"

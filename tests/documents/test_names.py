@@ -59,6 +59,11 @@ def test_a_name_that_is_too_long_is_an_error_like_any_other() -> None:
         read_documents(["x" * 5000])
 
 
+def test_a_name_with_a_nul_is_the_name_of_no_file() -> None:
+    with pytest.raises(DocumentError, match="There is no file a\ufffdb"):
+        read_documents(["a\0b"])
+
+
 def is_text(document: Document) -> bool:
     shown = [document.title, document.text, *document.warnings, *(part.text for part in document.sections())]
     return all(part.encode("utf-8") for part in shown)
