@@ -78,12 +78,13 @@ class Walk:
         """How prompts and messages name a file: with the folder's own name before it."""
         return shown_name((Path(self.root.name) / path.relative_to(self.folder)).as_posix())
 
-    def _leave_out(self, path: Path, what: str) -> None:
+    def _name(self, path: Path) -> str:
         if path.is_relative_to(self.root):
-            name = self.title(self.folder / path.relative_to(self.root))
-        else:
-            name = shown_name(path)
-        self.left_out.append(f"{name} {what}.")
+            return self.title(self.folder / path.relative_to(self.root))
+        return shown_name(path)
+
+    def _leave_out(self, path: Path, why: str) -> None:
+        self.left_out.append(f"{self._name(path)} {why}.")
 
     def _is_file(self, entry: os.DirEntry[str], path: Path) -> bool:
         try:
@@ -123,7 +124,7 @@ class Walk:
         lines = data[:_GITIGNORE_BYTES].decode("utf-8", "replace").splitlines()
         if len(data) > _GITIGNORE_BYTES:
             lines.pop()  # it may be half a line
-            self._leave_out(file, f"counts up to its first {_GITIGNORE_BYTES >> 10} KiB")
+            self._leave_out(file, f"beyond its first {_GITIGNORE_BYTES >> 10} KiB")
         return [(place, self._patterns(file, lines))]
 
     def _patterns(self, file: Path, lines: Sequence[str]) -> GitIgnoreSpec:
@@ -135,7 +136,8 @@ class Walk:
             try:
                 patterns += GitIgnoreSpec.from_lines([line]).patterns
             except (ValueError, re.error):
-                self._leave_out(file, f"has a pattern that means nothing, {shown_name(line)[:40]!r}")
+                what = f"the pattern {shown_name(line)[:40]!r} of {self._name(file)}, which means nothing."
+                self.left_out.append(what)
         return GitIgnoreSpec(patterns)
 
 

@@ -82,7 +82,7 @@ class ReaderProcess:
         try:
             self._child.send(request, source.data)
             answer = self._answer(self._child, source, options)
-        except (EOFError, BrokenPipeError) as error:
+        except _EndedError as error:
             self._end()
             raise DocumentError(
                 f"{source.title} cannot be read: it made its reader crash.",
@@ -146,6 +146,10 @@ def _too_slow(title: str, done: int, limits: ReadLimits) -> DocumentError:
     )
 
 
+class _EndedError(Exception):
+    """The process that reads has ended by itself."""
+
+
 class _Child:
     """A running process and its two pipes."""
 
@@ -181,24 +185,27 @@ class _Child:
         """Send a message and the bytes that belong to it.
 
         Raises:
-            BrokenPipeError: the process has ended.
+            _EndedError: nobody takes it.
         """
-        self._requests.write(messages.encode({**message, "bytes": len(data)}))
-        self._requests.write(data)
-        self._requests.flush()
+        try:
+            self._requests.write(messages.encode({**message, "bytes": len(data)}))
+            self._requests.write(data)
+            self._requests.flush()
+        except OSError as error:
+            raise _EndedError from error
 
     def receive(self, timeout: float) -> Message | None:
         """The next message; None if none has come after so many seconds.
 
         Raises:
-            EOFError: the process has ended.
+            _EndedError: there will be none.
         """
         try:
             line = self._received.get(timeout=timeout)
         except Empty:
             return None
-        if not line:
-            raise EOFError
+        if not line.endswith(b"\n"):
+            raise _EndedError
         return messages.decode(line)
 
     def memory(self) -> int:

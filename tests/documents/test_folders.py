@@ -209,15 +209,15 @@ def test_a_long_gitignore_counts_up_to_a_limit(tmp_path: Path) -> None:
         (folder / patterns[number]).write_text("x")
     documents = read_documents([folder])
     assert [document.title for document in documents] == ["papers/a.txt", "papers/pattern-49999.txt"]
-    assert documents[0].warnings == ("Left out: papers/.gitignore counts up to its first 64 KiB.",)
+    assert documents[0].warnings == ("Left out: papers/.gitignore beyond its first 64 KiB.",)
 
 
 def test_a_pattern_that_git_rejects_is_named_and_the_others_count(tmp_path: Path) -> None:
     folder = tree(tmp_path / "papers", {".gitignore": "!\n*.log\n[z-a]\n", "a.txt": "a", "b.log": "b"})
     assert names(folder) == ["a.txt"]
     assert left_out(folder) == [
-        "papers/.gitignore has a pattern that means nothing, '!'.",
-        "papers/.gitignore has a pattern that means nothing, '[z-a]'.",
+        "the pattern '!' of papers/.gitignore, which means nothing.",
+        "the pattern '[z-a]' of papers/.gitignore, which means nothing.",
     ]
 
 
