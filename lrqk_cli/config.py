@@ -248,3 +248,20 @@ class GenerationConfig:
         _require(0.0 < self.top_p <= 1.0, "--top-p must be above 0 and at most 1.")
         _require(self.sample_top_k >= 0, "--sample-top-k cannot be negative.")
         _require(self.repetition_penalty > 0.0, "--repetition-penalty must be positive.")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """What it may take to read a file, or to list a folder.
+
+    Attributes:
+        timeout: seconds; a file gets one second more for each page that has been read.
+        memory: bytes of the process that reads.
+    """
+
+    timeout: float = 60.0
+    memory: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        _require(self.timeout > 0.0, "--read-timeout must be positive.")
+        _require(self.memory > 0, "--read-memory must be positive.")

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lrqk_cli.cli.options import MODEL, OUTPUT, option
+from lrqk_cli.cli.options import DOCUMENTS, MODEL, OUTPUT, option
 from lrqk_cli.cli.values import parse_integer, parse_number, parse_tokens
 
-_DOCUMENTS = "Documents"
 _ANSWER = "Answer"
 
 Files = Annotated[
@@ -26,16 +25,16 @@ File = Annotated[
     option(
         "--file",
         help="The same as FILE, and read before those. Repeat it for more.",
-        panel=_DOCUMENTS,
+        panel=DOCUMENTS,
         metavar="PATH",
     ),
 ]
 Pages = Annotated[
-    str | None, option("--pages", help="Pages to read, such as 3-20,25.", panel=_DOCUMENTS, metavar="PAGES")
+    str | None, option("--pages", help="Pages to read, such as 3-20,25.", panel=DOCUMENTS, metavar="PAGES")
 ]
 Password = Annotated[
     str | None,
-    option("--password", help="Password of encrypted documents.", panel=_DOCUMENTS, metavar="TEXT"),
+    option("--password", help="Password of encrypted documents.", panel=DOCUMENTS, metavar="TEXT"),
 ]
 OffloadWeights = Annotated[
     bool,

@@ -15,7 +15,7 @@ from lrqk_cli.cli import measurement, method, options, planning, suites
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.cli.variations import parse_variations
-from lrqk_cli.config import AlsConfig, LrqkConfig, default_top_k
+from lrqk_cli.config import AlsConfig, LrqkConfig, ReadLimits, default_top_k
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lrqk_cli.models.shapes import RandomModel
 
 _SETTINGS = LrqkConfig()
+_LIMITS = ReadLimits()
 # All modes of a suite, and those that it compares by default.
 _MODES: dict[measurement.Suite, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "speed": (
@@ -61,6 +62,8 @@ def bench(
     haystack: measurement.Haystack = None,
     qa_data: measurement.QaData = [],  # noqa: B006 - click copies it
     seed: measurement.Seed = 0,
+    read_timeout: options.ReadTimeout = _LIMITS.timeout,
+    read_memory: options.ReadMemory = _LIMITS.memory,
     model: options.Model = DEFAULT_MODEL,
     shape: measurement.Shape = None,
     rank: options.Rank = _SETTINGS.rank,
@@ -95,13 +98,14 @@ def bench(
     variations = partial(parse_variations, vary, top_k_follows=top_k is None)
     variations(settings)  # so that a wrong one is told at once
     asked = suites.Asked(tuple(parse_tokens(part) for part in ctx.split(",")), _modes(suite, modes), samples)
-    prompts = suites.Prompts(text, haystack, tuple(qa_data), seed)
+    limits = ReadLimits(read_timeout, read_memory)
+    prompts = suites.Prompts(text, haystack, tuple(qa_data), seed, limits)
     if suite == "ruler":
         measure = suites.ruler(asked, variations, tasks or "all", prompts)
     elif suite == "fidelity":
         measure = suites.fidelity(asked, variations, tasks or "text", prompts, new_tokens, turns, layers)
     else:
-        measure = suites.speed(asked, new_tokens, repeat, memory_cap, text)
+        measure = suites.speed(asked, new_tokens, repeat, memory_cap, prompts)
     if plot is not None:
         _check_plot(plot)
     if memory_cap is not None and suite == "speed":

@@ -12,7 +12,7 @@ import typer
 
 from lrqk_cli.cli import asking, method, options, planning, questions
 from lrqk_cli.cli.failures import warn_of_transformers
-from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, default_top_k
+from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, ReadLimits, default_top_k
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SETTINGS = LrqkConfig()
 _GENERATION = GenerationConfig()
+_LIMITS = ReadLimits()
 
 
 def chat(
@@ -30,6 +31,8 @@ def chat(
     file: asking.File = [],  # noqa: B006
     pages: asking.Pages = None,
     password: asking.Password = None,
+    read_timeout: options.ReadTimeout = _LIMITS.timeout,
+    read_memory: options.ReadMemory = _LIMITS.memory,
     prompt: asking.Prompt = [],  # noqa: B006
     prompts_file: asking.PromptsFile = None,
     answers_file: asking.AnswersFile = None,
@@ -76,6 +79,7 @@ def chat(
         mode, rank, index_bits, hot, demanded, recent, tail, segment, solver, grouping, hot_policy, als
     )
     generation = GenerationConfig(max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed)
+    limits = ReadLimits(read_timeout, read_memory)
     paths = _paths(context, file, files)
     asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
 
@@ -88,7 +92,7 @@ def chat(
     if asked is not None and asked.is_answered:
         view.note("All questions have been answered.")
         return
-    read = partial(_read_documents, password=password, view=view)
+    read = partial(_read_documents, password=password, limits=limits, view=view)
     documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
@@ -113,22 +117,29 @@ def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path])
 
 
 def _read_documents(
-    files: Sequence[Path], pages: PageSelection | None, *, password: str | None, view: View
+    files: Sequence[Path],
+    pages: PageSelection | None,
+    *,
+    password: str | None,
+    limits: ReadLimits,
+    view: View,
 ) -> list[Document]:
     """Read all documents, with a bar; warn of what they say about themselves."""
     if not files:
         return []
-    from lrqk_cli.documents import read_documents
+    from lrqk_cli.documents import read_documents, shown_name
 
     asked: set[Path] = set()
 
     def ask(path: Path) -> str | None:
         is_repeated = path in asked
         asked.add(path)
-        return view.ask_password(path.name, is_repeated) if sys.stdin.isatty() else None
+        return view.ask_password(shown_name(path.name), is_repeated) if sys.stdin.isatty() else None
 
     with view.reading() as report:
-        documents = read_documents(files, pages=pages, password=password or ask, on_progress=report)
+        documents = read_documents(
+            files, pages=pages, password=password or ask, limits=limits, on_progress=report
+        )
     for document in documents:
         for warning in document.warnings:
             view.warn(warning)

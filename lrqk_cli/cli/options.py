@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lrqk_cli.cli.values import parse_integer, parse_tokens
+from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_tokens
 from lrqk_cli.config import AttentionMode, LrqkConfig, TailMode
 from lrqk_cli.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 AttentionChoice = Literal["auto", AttentionMode]
 
+DOCUMENTS = "Documents"
 MODEL = "Model"
 ATTENTION = "Attention"
 OUTPUT = "Output"
@@ -92,6 +93,27 @@ Quiet = Annotated[
     bool,
     option(
         "--quiet", help="Show warnings and errors only, no progress or statistics.", panel=OUTPUT, metavar=""
+    ),
+]
+ReadTimeout = Annotated[
+    float,
+    option(
+        "--read-timeout",
+        help="Seconds that reading a file or a folder may take, and one more for each page read.",
+        panel=DOCUMENTS,
+        parse=parse_number,
+        metavar="SECONDS",
+    ),
+]
+ReadMemory = Annotated[
+    int,
+    option(
+        "--read-memory",
+        help="Memory that reading a file or a folder may take, such as 4GiB. (default: 2GiB)",
+        panel=DOCUMENTS,
+        parse=parse_bytes,
+        metavar="SIZE",
+        show_default=False,
     ),
 ]
 Model = Annotated[

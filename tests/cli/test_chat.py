@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 
@@ -202,6 +204,41 @@ def test_pictures_only_end_in_3_naming_the_pages(chat, shared_data):
 
 def test_bad_pages_end_in_2(chat, document):
     fails_with(chat("--file", document, "--pages", "x", "--prompt", "x"), 2, "--pages")
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "value"),
+    [("--read-timeout", "LRQK_READ_TIMEOUT", "0.001"), ("--read-memory", "LRQK_READ_MEMORY", "1MiB")],
+)
+def test_a_limit_of_reading_ends_in_3_and_names_its_setting(
+    chat, monkeypatch, document, flag, variable, value
+):
+    fails_with(chat("--file", document, flag, value, "--prompt", "x"), 3, "notes.txt", flag, variable)
+    monkeypatch.setenv(variable, value)
+    fails_with(chat("--file", document, "--prompt", "x"), 3, "notes.txt", flag)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--read-timeout", "0"), ("--read-timeout", "x"), ("--read-memory", "-1")]
+)
+def test_a_limit_that_is_none_ends_in_2(chat, document, arguments):
+    fails_with(chat("--file", document, *arguments, "--prompt", "x"), 2, arguments[0])
+
+
+def test_a_url_ends_in_3_and_says_what_to_do(chat):
+    fails_with(
+        chat("--file", "https://example.org/a.pdf", "--prompt", "x"), 3, "is a URL", "curl -LO https://"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_and_questions_that_cannot_be_decoded_do_no_harm(chat, tmp_path):
+    file = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    file.write_text(WORDS, encoding="utf-8")
+    arguments = ("--file", file, "--prompt", os.fsdecode(b"How much, caf\xe9?"), "--system", "\udce9")
+    for flags in ((), ("--json",), ("--sources",)):
+        result = chat(*arguments, *flags)
+        assert result.code == 0, result.err
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "./no-such-folder", "no.gguf", "someone/nothing"])

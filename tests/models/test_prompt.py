@@ -69,6 +69,13 @@ def test_a_template_may_merge_the_system_text_into_the_first_turn(tokenizer: Pre
     assert tokenizer.decode(prompt.between()) == "<|endoftext|>[INST] "
 
 
+def test_half_surrogates_reach_no_tokenizer(tokenizer: PreTrainedTokenizerFast):
+    prompt = ChatPrompt(tokenizer, "Be \udce9 brief.")
+    assert tokenizer.decode(prompt.text("caf\udce9?")) == "caf\ufffd?"
+    assert tokenizer.decode(prompt.text("\ud83d\ude00")) == "\U0001f600"
+    assert "Be \ufffd brief." in tokenizer.decode(prompt.opening())
+
+
 def test_a_base_model_gets_a_plain_dialogue(tokenizer: PreTrainedTokenizerFast):
     tokenizer.chat_template = None
     prompt = ChatPrompt(tokenizer, "Be brief.")
