@@ -15,6 +15,7 @@ import typer
 
 from lrqk_cli.chat.console import print_failure, stderr_console
 from lrqk_cli.errors import LrqkError
+from lrqk_cli.memory.exhaustion import out_of_memory
 
 # Typer carries its own copy of click since 0.26; the parent of BadParameter is click's usage error in both.
 CommandLineError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -99,6 +100,9 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, CommandLineError):
         print_failure(console, *_explain_usage(error))
         return EXIT_USAGE
+    if (exhausted := out_of_memory(error)) is not None:
+        print_failure(console, exhausted.message, exhausted.hint)
+        return exhausted.exit_code
     detail = str(error).strip().split("\n", 1)[0]
     sentence = f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}."
     print_failure(console, sentence, "" if debug else _DEBUG_HINT)

@@ -155,8 +155,8 @@ def test_no_weights_and_no_tokenizer_are_plain_errors(tiny_folder: Path):
     [
         ({"model_type": "secret", "auto_map": {"AutoConfig": "code.Config"}}, "code from its own repository"),
         ({"model_type": "unheard-of"}, "cannot be loaded"),
-        ({"hidden_size": "wide"}, "cannot be loaded"),
-        ({"num_hidden_layers": 0}, "does not say its num_hidden_layers"),
+        ({"hidden_size": "wide"}, "hidden_size is 'wide'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
     ],
     ids=["remote code", "unknown kind", "wrong type", "no layers"],
 )
