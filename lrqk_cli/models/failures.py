@@ -9,6 +9,7 @@ from lrqk_cli.errors import LrqkError, ModelError, UsageError
 from lrqk_cli.memory.exhaustion import memory_errors
 
 _CONFIG_HINT = "Check its config.json, or fetch the model again."
+_HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 # Characters of what a library says.
 _LONGEST_REASON = 200
 
@@ -46,10 +47,15 @@ def hub_errors(repository: str) -> Iterator[None]:
             f"The model '{repository}' lacks a file that lrqk needs.",
             "It needs config.json, weights as safetensors and a tokenizer.",
         ) from None
-    except (errors.HfHubHTTPError, ConnectionError, TimeoutError) as error:
+    except Exception as error:
+        # The hub's HTTP client is another from release to release, and each has errors of its own.
+        is_client = type(error).__module__.partition(".")[0] in _HTTP_CLIENTS
+        if not is_client and not isinstance(error, (errors.HfHubHTTPError, ConnectionError, TimeoutError)):
+            raise
         raise ModelError(
             f"The model '{repository}' could not be fetched: {reason_of(error)}.",
-            "Check the network, then run the same command again; finished files are kept.",
+            "Check the network, then run the same command again; finished files are kept. "
+            "Or name a local folder.",
         ) from None
 
 
