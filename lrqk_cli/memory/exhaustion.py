@@ -25,7 +25,8 @@ _HINT = "Lower --ctx, choose a smaller model, or close other programs."
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception, of whatever library, says that there is not enough memory."""
-    if isinstance(error, (MemoryError, OutOfMemoryError)):
+    # By name, because this module does not import torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
@@ -41,7 +42,7 @@ def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
     if not is_out_of_memory(error):
         return None
     words = str(error).lower()
-    on_device = "cuda" in words or "mps" in words
+    on_device = type(error).__name__ == "OutOfMemoryError" or "cuda" in words or "mps" in words
     place = "The device" if on_device and "cudahostregister" not in words else "This machine"
     return OutOfMemoryError(f"{place} has not enough free memory for this.", _HINT)
 

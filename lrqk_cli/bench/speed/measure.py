@@ -74,7 +74,9 @@ def measure(subject: Subject, plan: Plan, on_progress: Callable[[str], None]) ->
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                result = replace(head, error=f"does not fit: {str(error).splitlines()[0]}")
+                # In torch's own words, which say how much was asked for.
+                reason = str(error.__cause__ or error).splitlines()[0]
+                result = replace(head, error=f"does not fit: {reason}")
             yield result
 
 
