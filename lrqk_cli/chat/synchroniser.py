@@ -42,6 +42,10 @@ class Synchroniser:
         if origin == len(tokens) or cancelled():
             return
         yield PrefillProgress(0, len(tokens) - origin, 0.0)
+        for later in conversation.entries:
+            # After a failure the engine is empty, and knows its earlier points no more.
+            if later.start > origin:
+                later.mark = None
         for entry in [*self._entries_to_mark(conversation), None]:
             stop = len(tokens) if entry is None else entry.start
             if stop > engine.length:

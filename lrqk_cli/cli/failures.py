@@ -15,6 +15,7 @@ import typer
 
 from lrqk_cli.chat.console import print_failure, print_message, stderr_console
 from lrqk_cli.errors import LrqkError, ModelError
+from lrqk_cli.memory.exhaustion import out_of_memory
 from lrqk_cli.upstream import requirement, untested_warning
 
 # Typer carries its own copy of click since 0.26; the parent of BadParameter is click's usage error in both.
@@ -106,6 +107,9 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, CommandLineError):
         print_failure(console, *_explain_usage(error))
         return EXIT_USAGE
+    if (exhausted := out_of_memory(error)) is not None:
+        print_failure(console, exhausted.message, exhausted.hint)
+        return exhausted.exit_code
     detail = str(error).strip().split("\n", 1)[0]
     if isinstance(error, ImportError) and (error.name or "").split(".")[0] == "transformers":
         sentence = f"The installed transformers cannot be used: {detail.rstrip('.')}."
