@@ -7,13 +7,12 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from pathlib import Path
 from types import FrameType
 
 import typer
 
-from lrqk_cli.chat.console import print_failure, stderr_console
+from lrqk_cli.chat.console import print_failure, print_traceback, print_unexpected, stderr_console
 from lrqk_cli.errors import LrqkError
 
 # Typer carries its own copy of click since 0.26; the parent of BadParameter is click's usage error in both.
@@ -84,9 +83,9 @@ def report(error: BaseException, debug: bool) -> int:
     Returns:
         The exit code.
     """
-    if debug:
-        traceback.print_exception(error)
     console = stderr_console()
+    if debug:
+        print_traceback(console, error)
     if isinstance(error, KeyboardInterrupt):
         console.print("Interrupted.")
         return EXIT_INTERRUPTED
@@ -99,9 +98,7 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, CommandLineError):
         print_failure(console, *_explain_usage(error))
         return EXIT_USAGE
-    detail = str(error).strip().split("\n", 1)[0]
-    sentence = f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}."
-    print_failure(console, sentence, "" if debug else _DEBUG_HINT)
+    print_unexpected(console, error, "" if debug else _DEBUG_HINT)
     return EXIT_UNEXPECTED
 
 

@@ -47,7 +47,7 @@ def print_footprint(report: dict[str, Any], console: Console) -> None:
     console.print(_chosen(report) + "\n")
     console.print(_items(report))
     if report["budget"] is not None:
-        console.print("\n" + _bar(report), markup=False)
+        console.print("\n" + _bar(report))
     if report["host_memory"]["kv_rows"]:
         console.print(f"\nIn host memory: {format_bytes(report['host_memory']['kv_rows'])} of KV rows.")
     else:

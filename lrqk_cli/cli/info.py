@@ -73,11 +73,10 @@ def info(
     elif model is None:
         _print_machine(report)
     else:
-        from rich.console import Console
-
+        from lrqk_cli.chat.console import stdout_console
         from lrqk_cli.cli.footprint_view import print_footprint
 
-        print_footprint(report, Console(highlight=False))
+        print_footprint(report, stdout_console())
 
 
 def _machine(device: str | None) -> dict[str, Any]:
@@ -123,9 +122,9 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _print_machine(report: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from lrqk_cli.chat.console import stdout_console
     from lrqk_cli.chat.rendering import format_bytes
 
     machine = report["machine"]
@@ -146,7 +145,7 @@ def _print_machine(report: dict[str, Any]) -> None:
     for model in report["models"]:
         here = "yes" if model["pulled"] else "no"
         table.add_row(model["name"], f"{model['context']:,}", format_bytes(model["download_bytes"]), here)
-    console = Console(highlight=False)
+    console = stdout_console()
     console.print(grid)
     console.print()
     console.print(table)

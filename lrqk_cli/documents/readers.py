@@ -109,7 +109,7 @@ def _candidates(paths: Sequence[Path], left_out: dict[Path, list[str]]) -> list[
     for path in paths:
         if path == STDIN:
             found.setdefault(STDIN, _Candidate(STDIN, _STDIN_TITLE))
-        elif path.is_dir():
+        elif _is_folder(path):
             for candidate in _in_folder(path, left_out):
                 found.setdefault(candidate.path.resolve(), candidate)
         else:
@@ -120,6 +120,13 @@ def _candidates(paths: Sequence[Path], left_out: dict[Path, list[str]]) -> list[
         replace(item, title=item.path.as_posix()) if titles.count(item.title) > 1 else item
         for item in candidates
     ]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False  # reading it gives the reason
 
 
 def _in_folder(folder: Path, left_out: dict[Path, list[str]]) -> list[_Candidate]:

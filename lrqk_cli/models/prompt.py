@@ -76,7 +76,11 @@ class ChatPrompt:
         return list(self._between)
 
     def text(self, text: str) -> list[int]:
-        """Untrusted text: what looks like a control token in it is spelt out in ordinary tokens."""
+        """Untrusted text: what looks like a control token in it is spelt out in ordinary tokens.
+
+        Halves of characters, as in file names that are not UTF-8, become U+FFFD: tokenizers refuse them.
+        """
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         pieces, start = [], 0
         for word in self._control_words.finditer(text) if self._control_words else ():
             # Cut inside the word: neither half is a control token.
