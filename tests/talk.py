@@ -17,6 +17,7 @@ from lrqk_cli.chat.repl import Repl
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import Document, PageSelection, read_documents
+from lrqk_cli.errors import DocumentError
 from lrqk_cli.models.loading import resolve
 
 
@@ -73,6 +74,8 @@ class Talk:
 
 
 def _read(paths: Sequence[Path], pages: PageSelection | None) -> list[Document]:
+    if any(path.is_dir() for path in paths):
+        raise DocumentError("Tests read no folders: there is no telling what is in them.", "Name a file.")
     return read_documents(paths, pages=pages)
 
 

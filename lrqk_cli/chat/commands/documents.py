@@ -44,11 +44,22 @@ def _path(word: str) -> Path:
     if not word or "\0" in word:
         raise UsageError(f"'{word}' is not a path.", "Check what you typed.")
     try:
-        return Path(word).expanduser()
+        path = Path(word).expanduser()
+        path.exists()
     except RuntimeError as error:
         raise UsageError(
             f"There is no home folder {Path(word).parts[0]}.", "Write the path in full."
         ) from error
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+        raise UsageError(
+            f"The path {_shortened(word)} cannot be used: {reason}.", "Choose another."
+        ) from error
+    return path
+
+
+def _shortened(word: str) -> str:
+    return word if len(word) <= 60 else f"{word[:57]}..."
 
 
 def _file(desk: Desk, argument: str) -> None:

@@ -34,8 +34,11 @@ def archive_path(text: str) -> Path:
     path = one_path(text)
     if path.name in ("", "..") or text.endswith(("/", os.sep)):
         raise UsageError(f"{text} is not the name of a file.", "Type a name, such as: /save talk")
-    if len(path.parts) == 1 and path.suffix != ".json":
+    is_plain = len(path.parts) == 1 and not {"/", os.sep} & set(text)
+    if is_plain and path.suffix != ".json":
         return archive.saved_path(path.name)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", "Type the name of a file in it.")
     return path if path.suffix else path.with_name(f"{path.name}.json")
 
 
