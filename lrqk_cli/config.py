@@ -247,7 +247,9 @@ class GenerationConfig:
         )
         for name in ("temperature", "top_p", "repetition_penalty"):
             flag = f"--{name.replace('_', '-')}"
-            _require(math.isfinite(getattr(self, name)), f"{flag} must be a finite number.")
+            _require(
+                math.isfinite(getattr(self, name)), f"{flag} must be a finite number.", "Write it as 0.7."
+            )
         _require(self.temperature >= 0.0, "--temperature cannot be negative.")
         _require(0.0 < self.top_p <= 1.0, "--top-p must be above 0 and at most 1.")
         _require(self.sample_top_k >= 0, "--sample-top-k cannot be negative.")

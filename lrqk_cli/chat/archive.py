@@ -149,6 +149,8 @@ def load(path: Path) -> Archive:
             raise UsageError(f"{path} is not a file.", hint)
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and path.parent == _folder():
+            raise UsageError(f"No conversation was saved as {path.stem}.", hint) from error
         reason = (error.strerror or "unknown reason").lower()
         raise UsageError(f"{path} cannot be read: {reason}.", hint) from error
     except (ValueError, RecursionError):

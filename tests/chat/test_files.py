@@ -15,6 +15,8 @@ from talk import Talk
 
 from lrqk_cli.chat.commands import COMMANDS
 from lrqk_cli.chat.completion import ChatCompleter
+from lrqk_cli.chat.line_reader import open_history
+from lrqk_cli.errors import UsageError
 
 CLIPBOARD = "\x1b]52;c;RVZJTA==\x1b\\.txt"
 SPELLED = r"\x1b]52;c;RVZJTA==\x1b\.txt"
@@ -154,6 +156,7 @@ def test_halves_of_characters_are_saved_and_come_back(work):
 def test_saved_conversations_are_listed(chats):
     talk = Talk()
     assert "No conversation has been saved" in talk.say("/load")
+    assert "No conversation was saved as old." in talk.say("/load old")
     talk.say("First?", "/save old", "/save new[bold]\x1b[2J")
     os.utime(chats / "old.json", (1e9, 1e9))
     shown = talk.say("/load")
@@ -264,3 +267,22 @@ def test_an_answer_cannot_steer_the_terminal(work):
     for name in ("a.md", "a.svg", "a.json"):
         assert not {"\x1b", "\x07", "\x9b", "\u202e", "\u2066"} & set((work / name).read_text())
     assert json.loads((work / "a.json").read_text())["messages"][2]["content"] == engine.answer[:-1]
+
+
+def test_the_history_follows_no_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "history").symlink_to(victim)
+    with pytest.raises(UsageError, match="cannot be kept"):
+        open_history(tmp_path / "history")
+    assert stat.S_IMODE(victim.stat().st_mode) != 0o600
+
+
+def test_a_question_that_cannot_be_remembered_ends_no_chat(tmp_path):
+    history = open_history(tmp_path / "deep" / "history")
+    history.append_string("What is \udc80?")
+    assert "What is ??" in (tmp_path / "deep" / "history").read_text()
+    (tmp_path / "deep" / "history").unlink()
+    (tmp_path / "deep" / "history").mkdir()
+    history.append_string("Where?")
+    assert history.get_strings()[-1] == "Where?"
