@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -244,10 +245,16 @@ class GenerationConfig:
         _require(
             self.max_new_tokens is None or self.max_new_tokens > 0, "--max-new-tokens must be at least 1."
         )
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            flag = f"--{name.replace('_', '-')}"
+            _require(
+                math.isfinite(getattr(self, name)), f"{flag} must be a finite number.", "Write it as 0.7."
+            )
         _require(self.temperature >= 0.0, "--temperature cannot be negative.")
         _require(0.0 < self.top_p <= 1.0, "--top-p must be above 0 and at most 1.")
         _require(self.sample_top_k >= 0, "--sample-top-k cannot be negative.")
         _require(self.repetition_penalty > 0.0, "--repetition-penalty must be positive.")
+        _require(self.seed is None or -(2**63) <= self.seed < 2**64, "--seed must fit in 64 bits.")
 
 
 @dataclass(frozen=True, slots=True)

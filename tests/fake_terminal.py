@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fake_chat import FakeDocument, FakeEngine, new_session
-from rich.console import Console
 
 from lrqk_cli.chat.commands import COMMANDS
 from lrqk_cli.chat.completion import ChatCompleter
-from lrqk_cli.chat.console import stderr_console
+from lrqk_cli.chat.console import stderr_console, stdout_console
 from lrqk_cli.chat.desk import Desk
 from lrqk_cli.chat.line_reader import LineReader, open_history
 from lrqk_cli.chat.rendering import View
@@ -22,7 +21,7 @@ from lrqk_cli.chat.repl import Repl
 from lrqk_cli.chat.toolbar import status_line
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import PrefillProgress, Step
-from lrqk_cli.errors import LrqkError
+from lrqk_cli.errors import LrqkError, ModelError
 
 MARKDOWN = """\
 ## Findings
@@ -71,6 +70,11 @@ def read_documents(paths: Sequence[Path], _: object) -> list[FakeDocument]:
     return [FakeDocument(path.name, ["more text", "and more"]) for path in paths]
 
 
+def look_up(model: str, *_: object) -> None:
+    if model != "huge":
+        raise ModelError(f"There is no model '{model}'.", "Choose another.")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pause", type=float, default=0.0)
@@ -80,7 +84,7 @@ def main() -> int:
     engine = SlowEngine(answer=MARKDOWN, context=100_000, segment=16)
     engine.pause, engine.read_pause = arguments.pause, arguments.read_pause
     session = new_session(engine, [FakeDocument("report.pdf", ["x" * 200] * 4)], trained_context=100_000)
-    console = Console(highlight=False)
+    console = stdout_console()
     desk = Desk(
         session=session,
         model="tiny",
@@ -88,6 +92,7 @@ def main() -> int:
         view=View(stderr_console()),
         console=console,
         read_documents=read_documents,
+        look_up=look_up,
     )
     toolbar: Callable[[], str] = lambda: status_line(session.status(), console.width, "tiny")  # noqa: E731
     completer = ChatCompleter(COMMANDS, lambda: ["tiny", "huge"])

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
+class LeaveAtOnce(KeyboardInterrupt):
+    """Ctrl-C was pressed again while the first one was being obeyed."""
+
+
 class Interrupts:
-    """Within this context, the first SIGINT sets a flag and the second raises ``KeyboardInterrupt``.
+    """Within this context, the first SIGINT sets a flag and the second raises ``LeaveAtOnce``.
 
     Calling the object tells whether the flag is set. Off the main thread, where Python delivers no
     signals, the context does nothing.
@@ -42,6 +46,6 @@ class Interrupts:
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self._interrupted:
-            raise KeyboardInterrupt
+            raise LeaveAtOnce
         self._interrupted = True
         self._on_first()

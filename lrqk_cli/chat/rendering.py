@@ -21,6 +21,7 @@ from rich.text import Text
 
 from lrqk_cli.chat.console import print_message
 from lrqk_cli.chat.events import Answer
+from lrqk_cli.chat.printable import printable
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import ReadProgress
 from lrqk_cli.engine.events import PrefillProgress
@@ -145,7 +146,7 @@ class View:
         if bar is not None:
             bar.stop()
         try:
-            return getpass(f"{'Wrong. ' if is_repeated else ''}Password of {title}: ") or None
+            return getpass(f"{'Wrong. ' if is_repeated else ''}Password of {printable(title)}: ") or None
         except EOFError:
             return None
         finally:
@@ -205,7 +206,7 @@ class View:
 
     def _bar(self, *columns: ProgressColumn) -> Progress:
         return Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             *columns,
             console=self.console,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypedDict
 
+from lrqk_cli.chat import printable
 from lrqk_cli.chat.events import Answer, DocumentUse, Sources
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory.planner import Plan
@@ -194,9 +194,9 @@ def _plan_report(plan: Plan) -> PlanReport:
 
 def to_json(value: Mapping[str, Any] | Sequence[Any] | ChatReport) -> str:
     """Format for stdout: indented, text as it is."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return printable.to_json(value, indent=2)
 
 
 def to_json_line(value: Mapping[str, Any] | ChatReport) -> str:
     """Format as one line of many."""
-    return json.dumps(value, ensure_ascii=False)
+    return printable.to_json(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
@@ -122,7 +122,7 @@ class Session:
         """Tokens that go in before the next answer."""
         return len(self.transcript) - self.engine.length
 
-    def read(self, cancelled: Callable[[], bool] = never) -> Iterator[PrefillProgress | Notice]:
+    def read(self, cancelled: Callable[[], bool] = never) -> Generator[PrefillProgress | Notice, None, None]:
         """Read what there is ahead of the next question, unless ``cancelled`` turns true.
 
         Raises:
@@ -136,8 +136,8 @@ class Session:
         question: str,
         cancelled: Callable[[], bool] = never,
         generation: GenerationConfig | None = None,
-    ) -> Iterator[PrefillProgress | Notice | TextDelta | Answer]:
-        """Ask one question. The last event is the ``Answer``, whatever happened.
+    ) -> Generator[PrefillProgress | Notice | TextDelta | Answer, None, None]:
+        """Ask one question. The last event is the ``Answer``, unless the engine fails.
 
         ``cancelled`` is looked at after every segment and token. A question of which nothing had gone in
         is dropped then; otherwise it stays in the conversation, with the answer as far as it came.
@@ -149,12 +149,28 @@ class Session:
 
         Raises:
             ContextLengthError: the question and an answer do not fit; the conversation is unchanged.
+            Exception: whatever the engine raises; the question is dropped, and all is read again.
         """
         started = time.perf_counter()
         yield from self._check(len(self.transcript) + len(self.conversation.turn(question)))
         self._cache = DecodeTotals()
-        before = self.engine.length
         exchange = self.conversation.add_question(question)
+        try:
+            yield from self._answered(exchange, started, cancelled, generation or self.generation)
+        except Exception:
+            if exchange in self.conversation.entries:
+                self.conversation.cut(exchange)
+            self._synchroniser.start_again(self.conversation)
+            raise
+
+    def _answered(
+        self,
+        exchange: Exchange,
+        started: float,
+        cancelled: Callable[[], bool],
+        generation: GenerationConfig,
+    ) -> Iterator[PrefillProgress | TextDelta | Answer]:
+        before = self.engine.length
         yield from self._synchroniser.catch_up(self.conversation, cancelled)
         timing = Timing(self.engine.length - before, time.perf_counter() - started, None)
         if self.engine.length <= exchange.start:
@@ -164,8 +180,7 @@ class Session:
             exchange.answer = Reply("", "interrupted", 0)
             yield self._answer("", "interrupted", 0, timing)
         else:
-            events = self._generate(started, timing, cancelled, generation or self.generation)
-            for event in events:
+            for event in self._generate(started, timing, cancelled, generation):
                 if isinstance(event, Answer):
                     exchange.answer = Reply(event.text, event.finish_reason, event.new_tokens)
                     exchange.sources = event.sources
@@ -232,16 +247,22 @@ class Session:
         """
         self.adopt(self.conversation.with_prompt(self.conversation.prompt.with_system(system)))
 
-    def adopt(self, conversation: Conversation) -> None:
-        """Go on with another conversation, which is read with the next question.
+    def adopt(self, conversation: Conversation, generation: GenerationConfig | None = None) -> None:
+        """Go on with another conversation, which is read with the next question, and maybe other sampling.
 
         Raises:
             ContextLengthError: it does not fit, and the standing one is unchanged.
         """
+        generation = generation or self.generation
         needed = len(conversation.tokens) + len(conversation.turn(""))
-        check_fit(needed, self.generation.max_new_tokens or 1, self.engine.context, [], [])
-        self.conversation = conversation
+        check_fit(needed, generation.max_new_tokens or 1, self.engine.context, [], [])
+        self.conversation, self.generation = conversation, generation
         self._synchroniser.start_again(conversation)
+
+    def restore(self, conversation: Conversation) -> None:
+        """Go back to a conversation as it was before, see ``Conversation.copy``."""
+        standing, self.conversation = self.conversation, conversation
+        self._synchroniser.change(standing, conversation)
 
     def status(self) -> Status:
         """Where the conversation stands now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 from lrqk_cli.chat.conversation import Conversation, Entry
 from lrqk_cli.chat.protocols import EngineLike
@@ -36,7 +37,21 @@ class Synchroniser:
     def catch_up(
         self, conversation: Conversation, cancelled: Callable[[], bool]
     ) -> Iterator[PrefillProgress]:
-        """Put in what the conversation has and the engine has not, until ``cancelled``."""
+        """Put in what the conversation has and the engine has not, until ``cancelled``.
+
+        Raises:
+            Exception: whatever the engine raises; it is made to forget everything then, because one of its
+                layers may have got further than another.
+        """
+        try:
+            yield from self._catch_up(conversation, cancelled)
+        except Exception:
+            self.start_again(conversation)
+            raise
+
+    def _catch_up(
+        self, conversation: Conversation, cancelled: Callable[[], bool]
+    ) -> Iterator[PrefillProgress]:
         engine, tokens = self._engine, conversation.tokens
         origin, began = engine.length, time.perf_counter()
         if origin == len(tokens) or cancelled():
@@ -74,6 +89,27 @@ class Synchroniser:
         self._engine.reset()
         for entry in conversation.entries:
             entry.mark = None
+
+    def change(self, old: Conversation, new: Conversation) -> None:
+        """Take back what the engine has read of ``old`` and ``new`` has not.
+
+        Points before entries that only the new one has are given up: the engine may have been taken back
+        beyond them.
+        """
+        for entry in new.entries:
+            if entry not in old.entries:
+                entry.mark = None
+        held = old.tokens[: self._engine.length]
+        shared = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(held, new.tokens, strict=False))
+        )
+        if shared == self._engine.length:
+            return
+        marks = [entry.mark for entry in old.entries if entry.mark is not None and entry.start <= shared]
+        if marks:
+            self._engine.rewind(marks[-1])
+        else:
+            self.start_again(new)
 
     def _entries_to_mark(self, conversation: Conversation) -> list[Entry]:
         """Return the entries not yet read before which the engine is to be marked."""

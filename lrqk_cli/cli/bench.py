@@ -258,10 +258,11 @@ def _show(
 
 
 def _print_table(measured: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from lrqk_cli.chat.console import stdout_console
+
+    console = stdout_console()
     if not console.is_terminal:  # lines are broken at a terminal's width only
         console.width = _ANY_WIDTH
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
@@ -274,4 +275,4 @@ def _print_table(measured: Report) -> None:
         table.add_row(*line)
     console.print(table)
     for note in measured.notes:
-        console.print(note, markup=False, soft_wrap=not console.is_terminal)
+        console.print(note, soft_wrap=not console.is_terminal)

@@ -102,7 +102,8 @@ def chat(
         from lrqk_cli.chat.line_reader import history_path
 
         history = None if no_history else history_path()
-        converse(request, documents, system, generation, view, read, history, sources)
+        shows_tracebacks = context.ensure_object(options.Invocation).debug
+        converse(request, documents, system, generation, view, read, history, sources, shows_tracebacks)
         return
     with open_session(request, documents, system, generation, view, asked.to_reserve()) as opened:
         opened.session.note_sources(sources)

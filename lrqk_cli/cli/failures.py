@@ -7,13 +7,18 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from pathlib import Path
 from types import FrameType
 
 import typer
 
-from lrqk_cli.chat.console import print_failure, print_message, stderr_console
+from lrqk_cli.chat.console import (
+    print_failure,
+    print_message,
+    print_traceback,
+    print_unexpected,
+    stderr_console,
+)
 from lrqk_cli.errors import LrqkError, ModelError
 from lrqk_cli.memory.exhaustion import out_of_memory
 from lrqk_cli.upstream import requirement, untested_warning
@@ -92,9 +97,9 @@ def report(error: BaseException, debug: bool) -> int:
     Returns:
         The exit code.
     """
-    if debug:
-        traceback.print_exception(error)
     console = stderr_console()
+    if debug:
+        print_traceback(console, error)
     if isinstance(error, KeyboardInterrupt):
         console.print("Interrupted.")
         return EXIT_INTERRUPTED
@@ -110,13 +115,12 @@ def report(error: BaseException, debug: bool) -> int:
     if (exhausted := out_of_memory(error)) is not None:
         print_failure(console, exhausted.message, exhausted.hint)
         return exhausted.exit_code
-    detail = str(error).strip().split("\n", 1)[0]
     if isinstance(error, ImportError) and (error.name or "").split(".")[0] == "transformers":
-        sentence = f"The installed transformers cannot be used: {detail.rstrip('.')}."
+        detail = str(error).strip().split("\n", 1)[0].rstrip(".")
+        sentence = f"The installed transformers cannot be used: {detail}."
         print_failure(console, sentence, f"Run: pip install '{requirement()}'")
         return ModelError.exit_code
-    sentence = f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}."
-    print_failure(console, sentence, "" if debug else _DEBUG_HINT)
+    print_unexpected(console, error, "" if debug else _DEBUG_HINT)
     return EXIT_UNEXPECTED
 
 

@@ -48,7 +48,7 @@ def print_footprint(report: dict[str, Any], console: Console) -> None:
     console.print(_chosen(report) + "\n")
     console.print(_items(report))
     if report["budget"] is not None:
-        console.print("\n" + _bar(report), markup=False)
+        console.print("\n" + _bar(report))
     console.print("\n" + _host_memory(report["host_memory"]) if report["host_memory"]["kv_rows"] else "")
     if report["longest_context"] is not None:
         longest, most = report["longest_context"], shape["max_context"]

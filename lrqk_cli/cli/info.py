@@ -113,9 +113,9 @@ def info(
 
         typer.echo(to_json(report))
     else:
-        from rich.console import Console
+        from lrqk_cli.chat.console import stdout_console
 
-        show(report, Console(highlight=False))
+        show(report, stdout_console())
 
 
 def _refuse_idle(context: typer.Context, names: Collection[str], missing: str) -> None:

@@ -89,9 +89,9 @@ def _describe(model: StoredModel) -> dict[str, str | int | bool | None]:
 
 
 def _print_table(stored: list[StoredModel]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from lrqk_cli.chat.console import stdout_console
     from lrqk_cli.chat.rendering import format_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -110,4 +110,4 @@ def _print_table(stored: list[StoredModel]) -> None:
             on_disk if model.size_bytes else "-",
             f"{entry.description}. {entry.license}",
         )
-    Console(highlight=False).print(table)
+    stdout_console().print(table)

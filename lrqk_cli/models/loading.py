@@ -84,15 +84,20 @@ def resolve(model: str) -> ModelSource:
     """
     if model in catalog.catalog():
         return ModelSource(model, "catalog", entry=catalog.find(model))
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = Path(model)
+    try:
+        path = path.expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError):  # there is no such user, or the name is too long
+        is_folder = is_file = False
+    if is_folder:
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"The folder '{model}' holds no model: it has no config.json.",
                 "Name a folder with config.json, weights as safetensors and a tokenizer.",
             )
         return ModelSource(model, "folder", path=path)
-    if path.is_file():
+    if is_file:
         if path.suffix.lower() != ".gguf":
             raise ModelError(
                 f"The file '{model}' is not a .gguf file.", "Name a .gguf file or a model's folder."

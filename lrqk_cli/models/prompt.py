@@ -84,8 +84,8 @@ class ChatPrompt:
     def text(self, text: str) -> list[int]:
         """Untrusted text: what looks like a control token in it is spelt out in ordinary tokens.
 
-        What looks like a mark of turns that the template writes in plain text gets an invisible character. Half
-        surrogates, which stand for undecodable bytes and which no tokenizer takes, become U+FFFD.
+        What looks like a mark of turns that the template writes in plain text gets an invisible character.
+        Half surrogates, which stand for undecodable bytes and which no tokenizer takes, become U+FFFD.
         """
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if self._marks is not None:

@@ -88,6 +88,7 @@ def _model(desk: Desk, argument: str) -> None:
         return
     session = desk.session
     saved = make_archive(session.conversation, desk.model, session.generation, desk.settings)
+    desk.look_up(argument, saved, session)
     desk.departure = Departure(argument, saved)
 
 
