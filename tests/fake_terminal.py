@@ -53,9 +53,13 @@ class SlowEngine(FakeEngine):
     read_pause: float = 0.0
 
     def prefill(
-        self, tokens: Sequence[int], *, settles: bool = True
+        self,
+        tokens: Sequence[int],
+        *,
+        settles: bool = True,
+        on_layer: Callable[[int], None] | None = None,
     ) -> Generator[PrefillProgress, None, None]:
-        for progress in super().prefill(tokens, settles=settles):
+        for progress in super().prefill(tokens, settles=settles, on_layer=on_layer):
             time.sleep(self.read_pause)
             yield progress
 

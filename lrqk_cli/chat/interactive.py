@@ -14,6 +14,7 @@ from lrqk_cli.chat.commands import COMMANDS
 from lrqk_cli.chat.completion import ChatCompleter
 from lrqk_cli.chat.console import print_failure
 from lrqk_cli.chat.desk import Departure, Desk, ReadDocuments
+from lrqk_cli.chat.echo import hidden_typing
 from lrqk_cli.chat.line_reader import LineReader, open_history
 from lrqk_cli.chat.opening import ModelRequest, OpenSession, open_session
 from lrqk_cli.chat.protocols import DocumentLike
@@ -62,9 +63,10 @@ def converse(
             system, generation = saved.system, saved.generation
         with ExitStack() as stack:
             try:
-                opened = stack.enter_context(open_session(asked, documents, system, generation, view))
-                if saved is not None:
-                    opened.session.adopt(saved.restore(opened.session.conversation.prompt))
+                with hidden_typing():
+                    opened = stack.enter_context(open_session(asked, documents, system, generation, view))
+                    if saved is not None:
+                        opened.session.adopt(saved.restore(opened.session.conversation.prompt))
             except LrqkError as error:
                 if asked.name == standing.name:
                     raise

@@ -8,6 +8,11 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
+def in_main_thread() -> bool:
+    """Whether Python delivers signals to this thread."""
+    return threading.current_thread() is threading.main_thread()
+
+
 class Interrupts:
     """Within this context, the first SIGINT sets a flag and the second raises ``KeyboardInterrupt``.
 
@@ -29,7 +34,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         self._interrupted = False
-        if threading.current_thread() is threading.main_thread():
+        if in_main_thread():
             self._previous = signal.signal(signal.SIGINT, self._handle)
         return self
 

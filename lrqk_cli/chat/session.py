@@ -113,6 +113,10 @@ class Session:
             self.engine.meter_sources(wanted)
             self._notes_sources = wanted
 
+    def watch_reading(self, report: Callable[[PrefillProgress], None]) -> None:
+        """Have ``report`` told how far reading is, also between the events of ``read`` and ``ask``."""
+        self._synchroniser.on_layer = report
+
     def forgo_marks(self) -> None:
         """Save the time and memory of being able to take something away: it is read again then."""
         self._synchroniser.keeps_marks = False

@@ -124,6 +124,15 @@ Sources = Annotated[
         "--sources", help="Tell which pages of the documents each answer rests on.", panel=OUTPUT, metavar=""
     ),
 ]
+Bell = Annotated[
+    bool,
+    option(
+        "--bell/--no-bell",
+        help="Ring the terminal's bell after reading and answering for more than half a minute.",
+        panel=OUTPUT,
+        metavar="",
+    ),
+]
 NoHistory = Annotated[
     bool, option("--no-history", help="Do not remember what is asked in a chat.", panel=OUTPUT, metavar="")
 ]

@@ -62,6 +62,7 @@ def chat(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     sources: asking.Sources = False,
+    bell: asking.Bell = True,
     no_history: asking.NoHistory = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
@@ -79,7 +80,7 @@ def chat(
     from lrqk_cli.chat.rendering import View
     from lrqk_cli.documents import PageSelection
 
-    view = View(stderr_console(), quiet)
+    view = View(stderr_console(), quiet, bell)
     if asked is not None and asked.is_answered:
         view.note("All questions have been answered.")
         return

@@ -14,6 +14,7 @@ from types import FrameType
 import typer
 
 from lrqk_cli.chat.console import print_failure, stderr_console
+from lrqk_cli.chat.interrupts import in_main_thread
 from lrqk_cli.errors import LrqkError
 
 # Typer carries its own copy of click since 0.26; the parent of BadParameter is click's usage error in both.
@@ -67,11 +68,6 @@ def _imports_torch(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def in_main_thread() -> bool:
-    """Whether Python delivers signals to this thread."""
-    return threading.current_thread() is threading.main_thread()
 
 
 def report(error: BaseException, debug: bool) -> int:

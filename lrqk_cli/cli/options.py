@@ -33,13 +33,13 @@ def option(
     """An option and its environment variable.
 
     Args:
-        flag: such as ``--top-k``.
+        flag: such as ``--top-k``, or ``--bell/--no-bell`` for a switch that is on by default.
         help: one line; panel: the heading under which it stands.
         metavar: how the help calls the value; empty for a switch.
         parse: reads the value and raises ``UsageError``, which is then reported with the option's name.
         settings: more for ``typer.Option``.
     """
-    variable = "LRQK_" + flag.lstrip("-").replace("-", "_").upper()
+    variable = "LRQK_" + flag.split("/")[0].lstrip("-").replace("-", "_").upper()
     if parse is not None:
         settings["parser"] = _named(parse)
     return typer.Option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -142,13 +142,20 @@ class Engine:
         del self._tokens[mark.length :]
         self._logits = None if mark.logits is None else mark.logits.to(self.device)
 
-    def prefill(self, tokens: Sequence[int], *, settles: bool = True) -> Iterator[PrefillProgress]:
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        *,
+        settles: bool = True,
+        on_layer: Callable[[int], None] | None = None,
+    ) -> Iterator[PrefillProgress]:
         """Append ``tokens`` to the conversation, exactly.
 
         May be closed between two items: what went through the model until then stays.
 
         Args:
             settles: prepare for decode steps in the end. Where more tokens follow, that would be for nothing.
+            on_layer: called within a segment with the tokens that are done in proportion; only on a CPU.
 
         Raises:
             ContextLengthError: there is no room for them; nothing was appended.
@@ -161,7 +168,9 @@ class Engine:
         origin, waiting = self.length, self._waiting()
         stream = torch.tensor([*waiting, *tokens], device=self.device)
         start = time.perf_counter()
-        segments = run_segments(self.model, self.cache, stream, self._segment, settles=settles)
+        segments = run_segments(
+            self.model, self.cache, stream, self._segment, settles=settles, on_layer=on_layer
+        )
         for done, logits in segments:
             taken = max(0, done - len(waiting))
             self._tokens[origin:] = tokens[:taken]
