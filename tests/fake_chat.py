@@ -169,6 +169,7 @@ def new_session(
     documents: Sequence[FakeDocument] = (),
     generation: GenerationConfig | None = None,
     trained_context: int = 1000,
+    max_context: int = 100_000,
 ) -> Session:
     return Session(
         engine,
@@ -177,5 +178,6 @@ def new_session(
         generation or GenerationConfig(),
         stop_ids={STOP},
         trained_context=trained_context,
+        max_context=max_context,
         new_stream=FakeStream,
     )

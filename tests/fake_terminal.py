@@ -92,6 +92,7 @@ def main() -> int:
         view=View(stderr_console()),
         console=console,
         read_documents=read_documents,
+        threads=4,
     )
     toolbar: Callable[[], str] = lambda: status_line(session.status(), console.width, "tiny")  # noqa: E731
     completer = ChatCompleter(COMMANDS, lambda: ["tiny", "huge"])

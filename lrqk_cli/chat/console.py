@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Console
 from rich.text import Text
+
+# A setting as ``LrqkError`` names it, and those whose options have other names.
+_SETTING = re.compile("`([a-z]+(?:[._][a-z]+)*)`")
+_FLAGS = {"context": "ctx"}
 
 
 def stderr_console() -> Console:
@@ -17,8 +23,13 @@ def print_message(console: Console, label: str, style: str, message: str) -> Non
     console.print(text, soft_wrap=not console.is_terminal)
 
 
+def with_flags(text: str) -> str:
+    """Return a message with options for the settings that it names in backticks, such as ``--top-k``."""
+    return _SETTING.sub(lambda match: "--" + _FLAGS.get(match[1], re.sub("[._]", "-", match[1])), text)
+
+
 def print_failure(console: Console, message: str, hint: str) -> None:
-    """Print ``Error: message`` and, if there is one, ``Hint: hint``."""
-    print_message(console, "Error", "bold red", message)
+    """Print ``Error: message`` and, if there is one, ``Hint: hint``, with options for settings."""
+    print_message(console, "Error", "bold red", with_flags(message))
     if hint:
-        print_message(console, "Hint", "bold cyan", hint)
+        print_message(console, "Hint", "bold cyan", with_flags(hint))

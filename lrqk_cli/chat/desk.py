@@ -64,6 +64,7 @@ class Desk:
         pages: what /file reads of a document; None for all.
         draft: for the next line.
         departure: set to end the chat.
+        threads: of the CPU that compute; None if it is not known.
     """
 
     session: Session
@@ -77,6 +78,7 @@ class Desk:
     pages: PageSelection | None = None
     draft: Draft | None = None
     departure: Departure | None = None
+    threads: int | None = None
 
     def say(self, text: str | Text = "") -> None:
         """Print a line that was asked for."""

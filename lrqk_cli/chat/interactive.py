@@ -94,4 +94,5 @@ def _make_desk(opened: OpenSession, view: View, console: Console, read_documents
         view=view,
         console=console,
         read_documents=read_documents,
+        threads=opened.threads,
     )

@@ -35,6 +35,7 @@ class ModelRequest:
         context: tokens to reserve; None means what the text needs, see ``open_session``.
         vram, ram: bytes to use at most; None means what is free.
         wanted: fields of ``LrqkConfig`` that were asked for; the others follow from the memory.
+        threads: of the CPU to compute with; None means what there is.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ModelRequest:
     vram: int | None = None
     ram: int | None = None
     wanted: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class OpenSession:
         settings: those in force.
         plan: why they are.
         load_s: seconds that getting and loading the model took.
+        threads: of the CPU that compute.
     """
 
     session: Session
@@ -63,6 +66,7 @@ class OpenSession:
     settings: LrqkConfig
     plan: Plan
     load_s: float
+    threads: int
 
 
 @contextmanager
@@ -81,7 +85,7 @@ def open_session(
     the model's limit.
 
     Raises:
-        UsageError: the model's limit is below the requested context.
+        UsageError: the model's limit is below the requested context, or there are no threads.
         ModelError: the model cannot be had, loaded or supported.
         OutOfMemoryError: it does not fit; where this is known before, nothing has been fetched or loaded.
     """
@@ -91,7 +95,9 @@ def open_session(
             # Within the bar, because importing torch takes seconds.
             from lrqk_cli.models import loading
             from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
+            from lrqk_cli.models.threads import use_threads
 
+            threads = use_threads(request.threads)
             source = loading.resolve(request.name)
             placement = _find_placement(request, source)
             tokenizer = loading.load_tokenizer(source, report)
@@ -121,9 +127,10 @@ def open_session(
             generation,
             stop_ids=loaded.stop_ids,
             trained_context=loaded.spec.trained_context,
+            max_context=loaded.spec.max_context,
             new_stream=lambda: Detokenizer(tokenizer),
         )
-        yield OpenSession(session, request.name, engine.settings, plan, time.perf_counter() - began)
+        yield OpenSession(session, request.name, engine.settings, plan, time.perf_counter() - began, threads)
 
 
 def _find_placement(request: ModelRequest, source: ModelSource) -> Placement:

@@ -54,6 +54,7 @@ class Session:
         generation: how answers are drawn.
         stop_ids: tokens that end an answer.
         trained_context: tokens the model was trained on; a longer text gives one warning.
+        max_context: tokens that a context of this model holds at most.
         new_stream: makes the decoder of one answer's tokens.
 
     Attributes:
@@ -71,6 +72,7 @@ class Session:
         *,
         stop_ids: Collection[int],
         trained_context: int,
+        max_context: int,
         new_stream: Callable[[], TextStream],
     ) -> None:
         self.engine = engine
@@ -80,6 +82,7 @@ class Session:
         self._synchroniser = Synchroniser(engine)
         self._stop_ids = stop_ids
         self._trained_context = trained_context
+        self._max_context = max_context
         self._new_stream = new_stream
         self._warned = False
         self._notes_sources = False
@@ -243,7 +246,7 @@ class Session:
             ContextLengthError: it does not fit, and the standing one is unchanged.
         """
         needed = len(conversation.tokens) + len(conversation.turn(""))
-        check_fit(needed, self.generation.max_new_tokens or 1, self.engine.context, [], [])
+        self._check_fit(needed, [], [])
         self.conversation = conversation
         self._synchroniser.start_again(conversation)
 
@@ -251,6 +254,10 @@ class Session:
         """Where the conversation stands now."""
         engine = self.engine
         return Status(engine.length, engine.context, engine.memory(), self._cache, self.history.recent)
+
+    def _check_fit(self, needed: int, uses: Sequence[DocumentUse], pages: Sequence[PageSpan]) -> None:
+        room = self.generation.max_new_tokens or 1
+        check_fit(needed, room, self.engine.context, self._max_context, uses, pages)
 
     def _check(self, needed: int, removable: Sequence[DocumentEntry] | None = None) -> Iterator[Notice]:
         """Refuse ``needed`` tokens that do not fit, naming what of ``removable`` documents would."""
@@ -262,7 +269,7 @@ class Session:
             for index, entry in enumerate(removable or ())
             for span in entry.pages
         ]
-        check_fit(needed, self.generation.max_new_tokens or 1, self.engine.context, uses, pages)
+        self._check_fit(needed, uses, pages)
         if needed > self._trained_context and not self._warned:
             self._warned = True
             yield Notice(

@@ -16,6 +16,7 @@ from lrqk_cli.cli.failures import EXIT_INTERRUPTED, SwallowedInterrupts, report
 from lrqk_cli.cli.options import Debug, Invocation
 from lrqk_cli.cli.settings import config_path, load_defaults
 from lrqk_cli.memory.allocator import expand_segments
+from lrqk_cli.models.threads import wait_asleep
 
 app = typer.Typer(
     name="lrqk",
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: what stands after ``lrqk``; ``sys.argv`` if None.
     """
     expand_segments()
+    wait_asleep()
     invocation = Invocation()
     with SwallowedInterrupts() as interrupts:
         try:

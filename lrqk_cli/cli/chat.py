@@ -52,6 +52,7 @@ def chat(
     als_penalties: method.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
     offload_weights: asking.OffloadWeights = False,
     max_new_tokens: asking.MaxNewTokens = _GENERATION.max_new_tokens,
     temperature: asking.Temperature = _GENERATION.temperature,
@@ -88,7 +89,7 @@ def chat(
     documents = read(file, PageSelection.parse(pages) if pages is not None else None)
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
-    request = ModelRequest(model, device, number_format, offload_weights, ctx, vram, ram, wanted)
+    request = ModelRequest(model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads)
     if asked is None:
         from lrqk_cli.chat.interactive import converse
         from lrqk_cli.chat.line_reader import history_path

@@ -113,6 +113,16 @@ Device = Annotated[
     str | None,
     option("--device", help="Such as cuda, cuda:1 or cpu.", panel=MODEL, metavar="DEVICE"),
 ]
+Threads = Annotated[
+    int | None,
+    option(
+        "--threads",
+        help="CPU threads to compute with. (default: one a core, or what the container may use)",
+        panel=MODEL,
+        parse=parse_integer,
+        metavar="N",
+    ),
+]
 Dtype = Annotated[
     DType,
     option(

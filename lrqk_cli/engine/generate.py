@@ -163,7 +163,7 @@ class Engine:
         if self.length + len(tokens) > self.context:
             raise ContextLengthError(
                 f"{len(tokens):,} tokens after {self.length:,} do not fit in a context of {self.context:,}.",
-                "Raise --ctx, or ask about fewer pages.",
+                "Raise `context`, or ask about fewer pages.",
             )
         origin, waiting = self.length, self._waiting()
         stream = torch.tensor([*waiting, *tokens], device=self.device)
@@ -189,7 +189,7 @@ class Engine:
         if self.length >= self.context:
             raise ContextLengthError(
                 f"The context of {self.context:,} tokens is full, so there is no room for an answer.",
-                "Raise --ctx, or ask about fewer pages.",
+                "Raise `context`, or ask about fewer pages.",
             )
         sampler = Sampler(generation, self.device)
         self.cache.take_stats()
