@@ -12,6 +12,7 @@ from pathlib import Path
 from fake_chat import FakeDocument, FakeEngine, new_session
 from rich.console import Console
 
+from lrqk_cli.chat import rendering
 from lrqk_cli.chat.commands import COMMANDS
 from lrqk_cli.chat.completion import ChatCompleter
 from lrqk_cli.chat.console import stderr_console
@@ -80,7 +81,9 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--read-pause", type=float, default=0.0)
     parser.add_argument("--history", type=Path)
+    parser.add_argument("--long-after", type=float, default=rendering.LONG_S)
     arguments = parser.parse_args()
+    rendering.LONG_S = arguments.long_after
     engine = SlowEngine(answer=MARKDOWN, context=100_000, segment=16)
     engine.pause, engine.read_pause = arguments.pause, arguments.read_pause
     session = new_session(engine, [FakeDocument("report.pdf", ["x" * 200] * 4)], trained_context=100_000)

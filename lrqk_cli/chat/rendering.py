@@ -34,6 +34,7 @@ _STAGES: dict[str, str] = {
     "join": "Checking",
     "unpack": "Unpacking",
 }
+_LOOKING_UP = "Looking up"
 _BYTE_STAGES = frozenset({"fetch", "join"})
 _ENDINGS = {
     "length": "The answer stopped at --max-new-tokens.",
@@ -161,7 +162,7 @@ class View:
                 bar.start()
 
     @contextmanager
-    def pulling(self, name: str, otherwise: str = "Looking up") -> Iterator[OnProgress]:
+    def pulling(self, name: str, otherwise: str = _LOOKING_UP) -> Iterator[OnProgress]:
         """A bar for every stage of getting a model; without bars, one line a stage.
 
         ``otherwise`` says what goes on outside the stages. The context's value may be called from any thread.
@@ -182,6 +183,8 @@ class View:
 
         progress = self._bar(_Amount(), TimeRemainingColumn(compact=True))
         outside = progress.add_task(f"{otherwise} {name}", total=None)
+        if not self.is_live and otherwise != _LOOKING_UP:
+            self.note(f"{otherwise} {name}.")
         with self._drawing(progress):
             yield report
 

@@ -54,7 +54,7 @@ def run_segments(
                 for put_in_force in solving.results():
                     put_in_force()
                 stack.close()
-            with cache.prefilling(ends=is_last and settles), _telling(model, on_layer, start, stop):
+            with cache.prefilling(ends=is_last and settles), telling(model, on_layer, start, stop):
                 logits = forward(model, cache, tokens[start:stop])
             if is_last and settles:
                 cache.settle()
@@ -62,7 +62,7 @@ def run_segments(
 
 
 @contextmanager
-def _telling(
+def telling(
     model: PreTrainedModel, on_layer: Callable[[int], None] | None, start: int, stop: int
 ) -> Iterator[None]:
     """Call ``on_layer`` after the attention of each layer, while ``start`` to ``stop`` go through.
