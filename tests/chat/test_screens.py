@@ -252,8 +252,11 @@ def test_a_stopped_chat_gives_the_terminal_back_and_goes_on_without_echo(start):
     terminal.type("\r")
     terminal.wait(r"(?s)stopped.*Reading .* \d+/803")
     assert not terminal.child.getecho()
-    terminal.type("\x03\x03")
-    assert terminal.end() == 130
+    terminal.type("\x03")
+    terminal.wait("The rest is read with your first question")
+    terminal.idle()
+    terminal.type("\x04")
+    assert terminal.end() == 0
 
 
 def test_the_bell_rings_after_long_work_only(start):
