@@ -320,3 +320,7 @@ def test_nothing_is_lost_when_a_command_fails(bench):
     with pytest.raises(UsageError):
         COMMANDS.dispatch("/load nowhere", bench.desk)
     assert bench.engine.text == before
+
+
+def test_the_hint_for_a_missing_word_ends_in_one_full_stop(bench):
+    assert bench.fails("/file").hint == "Type /file PATH."

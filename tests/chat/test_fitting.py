@@ -48,7 +48,7 @@ def test_a_longer_context_is_advised_within_the_limit_only():
 
 
 def test_a_model_that_is_here_is_named_before_others():
-    hint = advice(4000, 1000, limit=1000, pages=4)
+    hint = advice(4000, 1000, limit=1000, pages=5)
     assert hint == (
         "Only page 1 of tiny.md would fit: try --pages 1, or choose --model holds-9000, "
         "which holds 9,000 tokens."

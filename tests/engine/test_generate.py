@@ -11,11 +11,13 @@ from tiny import full_attention_logits, random_tokens, tiny_model
 from transformers import PreTrainedModel
 
 from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.engine.attach import attach
 from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.prefill import telling
 from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
 from lrqk_cli.models.support import spec_from_config
+from lrqk_cli.upstream import cache_argument
 
 SETTINGS = LrqkConfig(hot=96, top_k=32, recent=8, segment=16)
 GREEDY = GenerationConfig(max_new_tokens=6)
@@ -235,3 +237,13 @@ def test_the_model_is_given_back_where_there_is_no_memory_for_the_cache(
         Engine(model, spec_from_config(model.config, "tiny"), SETTINGS, context=160)
     assert caught.value.message == "No."
     assert model.config._attn_implementation == before
+
+
+def test_from_python_a_hint_names_the_argument(model: PreTrainedModel) -> None:
+    with (
+        attach(model, SETTINGS, context=8) as cache,
+        torch.no_grad(),
+        pytest.raises(ContextLengthError) as refusal,
+    ):
+        model(random_tokens(16).unsqueeze(0), **{cache_argument(): cache})
+    assert refusal.value.hint == "Raise `context`."

@@ -125,8 +125,8 @@ def _with_roofline(result: SpeedResult, subject: Subject, settings: LrqkConfig, 
     needed = step_bytes(subject.spec, settings, depth, subject.dtype)
     if needed is None or result.decode_tokens_per_s is None:
         return result
-    result = replace(result, roofline_bytes_per_token=needed.total)
     share = result.decode_tokens_per_s / needed.tokens_per_second(subject.bandwidth)
+    result = replace(result, roofline_bytes_per_token=needed.total)
     if share <= 1:
         return replace(result, roofline_share=share)
     # What was read a token ago is still there.
