@@ -219,7 +219,7 @@ def test_hot_set_settings_reach_the_engine(bench):
     [
         ("/set temperature hot", "no value"),
         ("/set temperature -1", "negative"),
-        ("/set top-k 99999", "--hot"),
+        ("/set top-k 99999", "`hot`"),
         ("/set tail both", "no tail"),
         ("/set rank 32", "cannot change"),
         ("/set temperatur 1", "no setting"),
