@@ -165,6 +165,19 @@ def test_tab_completes_commands_settings_and_paths(start):
     assert terminal.end() == 0
 
 
+def test_a_menu_of_completions_leaves_no_second_status_line(start):
+    terminal = start()
+    terminal.type("/set \t\t")
+    terminal.wait("repetition-penalty")
+    terminal.idle()
+    assert terminal.text().count("tiny · 803") == 1
+    terminal.type("\x03")
+    terminal.idle()
+    assert "repetition-penalty" not in terminal.text()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
 def test_questions_are_remembered_for_their_owner_only(start, tmp_path):
     terminal = start()
     say(terminal, "Remember me?", r" out at .*peak")
