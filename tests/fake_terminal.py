@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fake_chat import FakeDocument, FakeEngine, new_session
 
+from lrqk_cli.chat import rendering
 from lrqk_cli.chat.commands import COMMANDS
 from lrqk_cli.chat.completion import ChatCompleter
 from lrqk_cli.chat.console import stderr_console, stdout_console
@@ -52,9 +53,13 @@ class SlowEngine(FakeEngine):
     read_pause: float = 0.0
 
     def prefill(
-        self, tokens: Sequence[int], *, settles: bool = True
+        self,
+        tokens: Sequence[int],
+        *,
+        settles: bool = True,
+        on_layer: Callable[[int], None] | None = None,
     ) -> Generator[PrefillProgress, None, None]:
-        for progress in super().prefill(tokens, settles=settles):
+        for progress in super().prefill(tokens, settles=settles, on_layer=on_layer):
             time.sleep(self.read_pause)
             yield progress
 
@@ -80,7 +85,9 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--read-pause", type=float, default=0.0)
     parser.add_argument("--history", type=Path)
+    parser.add_argument("--long-after", type=float, default=rendering.LONG_S)
     arguments = parser.parse_args()
+    rendering.LONG_S = arguments.long_after
     engine = SlowEngine(answer=MARKDOWN, context=100_000, segment=16)
     engine.pause, engine.read_pause = arguments.pause, arguments.read_pause
     session = new_session(engine, [FakeDocument("report.pdf", ["x" * 200] * 4)], trained_context=100_000)
@@ -93,6 +100,7 @@ def main() -> int:
         console=console,
         read_documents=read_documents,
         look_up=look_up,
+        threads=4,
     )
     toolbar: Callable[[], str] = lambda: status_line(session.status(), console.width, "tiny")  # noqa: E731
     completer = ChatCompleter(COMMANDS, lambda: ["tiny", "huge"])

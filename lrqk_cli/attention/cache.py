@@ -226,10 +226,9 @@ class LrqkCache(Cache):
         for field in fields(LrqkConfig):
             name = field.name
             if name not in free and getattr(settings, name) != getattr(self.settings, name):
-                flag = "--" + name.replace("_", "-")
                 raise UsageError(
-                    f"{flag} cannot change while the conversation goes on: the cache was made for it.",
-                    f"Leave, and start again with {flag}.",
+                    f"`{name}` cannot change while the conversation goes on: the cache was made for it.",
+                    f"Start again with another `{name}`.",
                 )
         if self.settings.attention != "lrqk":
             return

@@ -139,7 +139,12 @@ def _hand_over_cache(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     return args, kwargs
 
 
-def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the attention of each layer, in order.
+
+    Raises:
+        UnsupportedModelError: the model does not use transformers' attention interface throughout.
+    """
     modules = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "scaling")]
     layers = model.config.get_text_config().num_hidden_layers
     if len(modules) != layers:
@@ -160,7 +165,7 @@ def attached(model: PreTrainedModel) -> Iterator[None]:
     AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
     handles = [
         module.register_forward_pre_hook(_hand_over_cache, with_kwargs=True)
-        for module in _attention_modules(model)
+        for module in attention_modules(model)
     ]
     before = model.config._attn_implementation
     try:

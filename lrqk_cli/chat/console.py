@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +12,10 @@ from rich.segment import Segment
 from rich.text import Text
 
 from lrqk_cli.chat.printable import printable
+
+# A setting as ``LrqkError`` names it, and those whose options have other names.
+_SETTING = re.compile("`([a-z]+(?:[._][a-z]+)*)`")
+_FLAGS = {"context": "ctx"}
 
 
 class CleanConsole(Console):
@@ -51,11 +56,16 @@ def print_message(console: Console, label: str, style: str, message: str) -> Non
     console.print(text, soft_wrap=not console.is_terminal)
 
 
+def with_flags(text: str) -> str:
+    """Return a message with options for the settings that it names in backticks, such as ``--top-k``."""
+    return _SETTING.sub(lambda match: "--" + _FLAGS.get(match[1], re.sub("[._]", "-", match[1])), text)
+
+
 def print_failure(console: Console, message: str, hint: str) -> None:
-    """Print ``Error: message`` and, if there is one, ``Hint: hint``."""
-    print_message(console, "Error", "bold red", message)
+    """Print ``Error: message`` and, if there is one, ``Hint: hint``, with options for settings."""
+    print_message(console, "Error", "bold red", with_flags(message))
     if hint:
-        print_message(console, "Hint", "bold cyan", hint)
+        print_message(console, "Hint", "bold cyan", with_flags(hint))
 
 
 def print_traceback(console: Console, error: BaseException) -> None:

@@ -13,7 +13,8 @@ from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.events import Answer, Notice, TextDelta
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.rendering import View
-from lrqk_cli.chat.session import Session, never
+from lrqk_cli.chat.session import Session
+from lrqk_cli.chat.synchroniser import never
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import PageSelection
 from lrqk_cli.engine.events import PrefillProgress
@@ -69,6 +70,7 @@ class Desk:
         draft: for the next line.
         departure: set to end the chat.
         own_files: those that this conversation was written to or came from.
+        threads: of the CPU that compute; None if it is not known.
     """
 
     session: Session
@@ -85,6 +87,7 @@ class Desk:
     departure: Departure | None = None
     attention: str = "auto"
     own_files: frozenset[Path] = frozenset()
+    threads: int | None = None
 
     def checkpoint(self) -> Callable[[], None]:
         """Note how things stand; return what brings them back."""

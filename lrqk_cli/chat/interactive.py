@@ -16,6 +16,7 @@ from lrqk_cli.chat.commands import COMMANDS
 from lrqk_cli.chat.completion import ChatCompleter
 from lrqk_cli.chat.console import print_failure, print_unexpected, stdout_console
 from lrqk_cli.chat.desk import Departure, Desk, ReadDocuments
+from lrqk_cli.chat.echo import hidden_typing
 from lrqk_cli.chat.fitting import check_fit
 from lrqk_cli.chat.line_reader import LineReader, open_history
 from lrqk_cli.chat.opening import ModelRequest, OpenSession, look_up, open_session, texts_of
@@ -69,11 +70,12 @@ def converse(
             system, generation = saved.system, saved.generation
         with ExitStack() as stack:
             try:
-                opened = stack.enter_context(
-                    open_session(asked, documents, system, generation, view, said=said)
-                )
-                if saved is not None:
-                    opened.session.adopt(saved.restore(opened.session.conversation.prompt))
+                with hidden_typing():
+                    opened = stack.enter_context(
+                        open_session(asked, documents, system, generation, view, said=said)
+                    )
+                    if saved is not None:
+                        opened.session.adopt(saved.restore(opened.session.conversation.prompt))
             except (Exception, KeyboardInterrupt) as error:
                 if saved is None:
                     raise
@@ -111,7 +113,8 @@ def _make_desk(
         found = look_up(asked, texts, saved.system, saved.generation, view, in_use=session.engine.memory())
         moved = saved.restore(found.prompt)
         needed = len(moved.tokens) + len(moved.turn(""))
-        check_fit(needed, saved.generation.max_new_tokens or 1, found.plan.context, [], [])
+        limit = found.placement.spec.max_context
+        check_fit(needed, saved.generation.max_new_tokens or 1, found.plan.context, limit, [], [])
 
     return Desk(
         attention=request.attention,
@@ -124,6 +127,7 @@ def _make_desk(
         look_up=check,
         pages=before.pages if before is not None else None,
         own_files=before.own_files if before is not None else frozenset(),
+        threads=opened.threads,
     )
 
 

@@ -12,6 +12,11 @@ class LeaveAtOnce(KeyboardInterrupt):
     """Ctrl-C was pressed again while the first one was being obeyed."""
 
 
+def in_main_thread() -> bool:
+    """Whether Python delivers signals to this thread."""
+    return threading.current_thread() is threading.main_thread()
+
+
 class Interrupts:
     """Within this context, the first SIGINT sets a flag and the second raises ``LeaveAtOnce``.
 
@@ -33,7 +38,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         self._interrupted = False
-        if threading.current_thread() is threading.main_thread():
+        if in_main_thread():
             self._previous = signal.signal(signal.SIGINT, self._handle)
         return self
 

@@ -83,7 +83,7 @@ class LineReader:
             history=history,
             completer=completer,
             complete_while_typing=False,
-            complete_style=CompleteStyle.READLINE_LIKE,
+            complete_style=CompleteStyle.MULTI_COLUMN,
             multiline=True,
             key_bindings=_bindings(),
             enable_open_in_editor=True,

@@ -39,6 +39,7 @@ class ModelRequest:
         context: tokens to reserve; None means what the text needs, see ``open_session``.
         vram, ram: bytes to use at most; None means what is free.
         wanted: fields of ``LrqkConfig`` that were asked for; the others follow from the memory.
+        threads: of the CPU to compute with; None means what there is.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ModelRequest:
     vram: int | None = None
     ram: int | None = None
     wanted: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
 
     @property
     def attention(self) -> str:
@@ -65,6 +67,7 @@ class OpenSession:
         settings: those in force.
         plan: why they are.
         load_s: seconds that getting and loading the model took.
+        threads: of the CPU that compute.
     """
 
     session: Session
@@ -72,6 +75,7 @@ class OpenSession:
     settings: LrqkConfig
     plan: Plan
     load_s: float
+    threads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +141,17 @@ def open_session(
     the model's limit. ``said`` are questions and answers of before, for which there is room too.
 
     Raises:
-        UsageError: the model's limit is below the requested context.
+        UsageError: the model's limit is below the requested context, or there are no threads.
         ModelError: the model cannot be had, loaded or supported.
         OutOfMemoryError: it does not fit; where this is known before, nothing has been fetched or loaded.
     """
     began = time.perf_counter()
     with ExitStack() as stack:
         found = look_up(request, [*texts_of(documents), *said], system, generation, view, questions)
+        # Not above: it imports torch, which takes seconds, and is imported by now.
+        from lrqk_cli.models.threads import use_threads
+
+        threads = use_threads(request.threads)
         plan, placement, tokenizer = found.plan, found.placement, found.tokenizer
         view.attention = settings_label(plan.settings)
         view.note(plan_line(plan))
@@ -170,9 +178,10 @@ def open_session(
             generation,
             stop_ids=loaded.stop_ids,
             trained_context=loaded.spec.trained_context,
+            max_context=loaded.spec.max_context,
             new_stream=lambda: Detokenizer(tokenizer),
         )
-        yield OpenSession(session, request.name, engine.settings, plan, time.perf_counter() - began)
+        yield OpenSession(session, request.name, engine.settings, plan, time.perf_counter() - began, threads)
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, closing
 from typing import Protocol
@@ -83,12 +84,15 @@ class Repl:
 
     def show(self, events: Generator[ChatEvent, None, None]) -> None:
         """Show what a session does, until it has done it; Ctrl-C stops it and keeps what is there."""
+        began = time.monotonic()
         with closing(events), self._interrupts, hidden_typing(), ExitStack() as bar, ExitStack() as stream:
             update = None
             add = None
             for event in events:
                 if isinstance(event, PrefillProgress):
-                    update = update or bar.enter_context(self._desk.view.prefilling("Reading", self.status))
+                    if update is None:
+                        update = bar.enter_context(self._desk.view.prefilling("Reading", self.status))
+                        self._desk.session.watch_reading(update)
                     update(event)
                 elif isinstance(event, TextDelta):
                     bar.close()
@@ -104,6 +108,8 @@ class Repl:
                     self._desk.view.statistics(event)
                     if event.sources is not None and (line := sources_line(event.sources)):
                         self._desk.view.note(line)
+        if not self._interrupts():
+            self._desk.view.ring(time.monotonic() - began)
 
     def status(self, width: int) -> str:
         """Return the status line for a width in columns."""

@@ -27,17 +27,12 @@ from lrqk_cli.chat.protocols import (
     TextStream,
 )
 from lrqk_cli.chat.sources import find_sources
-from lrqk_cli.chat.synchroniser import Synchroniser
+from lrqk_cli.chat.synchroniser import Synchroniser, never
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.history import StepHistory
 from lrqk_cli.telemetry.stats import DecodeTotals
-
-
-def never() -> bool:
-    """The default of ``cancelled``: nobody interrupts."""
-    return False
 
 
 class Session:
@@ -54,6 +49,7 @@ class Session:
         generation: how answers are drawn.
         stop_ids: tokens that end an answer.
         trained_context: tokens the model was trained on; a longer text gives one warning.
+        max_context: tokens that a context of this model holds at most.
         new_stream: makes the decoder of one answer's tokens.
 
     Attributes:
@@ -71,6 +67,7 @@ class Session:
         *,
         stop_ids: Collection[int],
         trained_context: int,
+        max_context: int,
         new_stream: Callable[[], TextStream],
     ) -> None:
         self.engine = engine
@@ -80,6 +77,7 @@ class Session:
         self._synchroniser = Synchroniser(engine)
         self._stop_ids = stop_ids
         self._trained_context = trained_context
+        self._max_context = max_context
         self._new_stream = new_stream
         self._warned = False
         self._notes_sources = False
@@ -112,6 +110,10 @@ class Session:
         if wanted != self._notes_sources:
             self.engine.meter_sources(wanted)
             self._notes_sources = wanted
+
+    def watch_reading(self, report: Callable[[PrefillProgress], None]) -> None:
+        """Have ``report`` told how far reading is, also between the events of ``read`` and ``ask``."""
+        self._synchroniser.on_layer = report
 
     def forgo_marks(self) -> None:
         """Save the time and memory of being able to take something away: it is read again then."""
@@ -255,7 +257,7 @@ class Session:
         """
         generation = generation or self.generation
         needed = len(conversation.tokens) + len(conversation.turn(""))
-        check_fit(needed, generation.max_new_tokens or 1, self.engine.context, [], [])
+        self._check_fit(needed, [], [], generation)
         self.conversation, self.generation = conversation, generation
         self._synchroniser.start_again(conversation)
 
@@ -269,17 +271,20 @@ class Session:
         engine = self.engine
         return Status(engine.length, engine.context, engine.memory(), self._cache, self.history.recent)
 
+    def _check_fit(
+        self, needed: int, uses: Sequence[DocumentUse], pages: Sequence[PageSpan], drawn: GenerationConfig
+    ) -> None:
+        room = drawn.max_new_tokens or 1
+        check_fit(needed, room, self.engine.context, self._max_context, uses, pages)
+
     def _check(self, needed: int, removable: Sequence[DocumentEntry] | None = None) -> Iterator[Notice]:
         """Refuse ``needed`` tokens that do not fit, naming what of ``removable`` documents would."""
         if removable is None and not self.conversation.exchanges:
             removable = [entry for entry in self.conversation.entries if isinstance(entry, DocumentEntry)]
         uses = [entry.use for entry in removable or ()]
-        pages = [
-            replace(span, document=index)
-            for index, entry in enumerate(removable or ())
-            for span in entry.pages
-        ]
-        check_fit(needed, self.generation.max_new_tokens or 1, self.engine.context, uses, pages)
+        entries = enumerate(removable or ())
+        pages = [replace(span, document=index) for index, entry in entries for span in entry.pages]
+        self._check_fit(needed, uses, pages, self.generation)
         if needed > self._trained_context and not self._warned:
             self._warned = True
             yield Notice(
@@ -310,9 +315,7 @@ class Session:
             parts.append(rest)
             yield TextDelta(rest)
         weights = self.engine.source_weights()
-        sources = None
-        if weights is not None:
-            sources = find_sources(weights, self.conversation, self._new_stream)
+        sources = find_sources(weights, self.conversation, self._new_stream) if weights is not None else None
         yield self._answer("".join(parts), end, tokens, timing, sources)
 
     def _answer(

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.text import Text
 
+from lrqk_cli.chat.live import SteadyLive
 from lrqk_cli.chat.printable import printable
 from lrqk_cli.chat.rendering import StatusLine
 
@@ -62,7 +62,7 @@ class LiveStream(ABC):
     def __init__(self, console: Console, status: Callable[[int], str]) -> None:
         self._console = console
         self._status = StatusLine(status)
-        self._live = Live(console=console, refresh_per_second=_STATUS_RATE, transient=True)
+        self._live = SteadyLive("", console, _STATUS_RATE)
 
     def __enter__(self) -> LiveStream:
         self._live.start()

@@ -16,6 +16,11 @@ _MARK_DISTANCE = 4096
 _MARK_BYTES = 1 << 30
 
 
+def never() -> bool:
+    """The default of ``cancelled``: nobody interrupts."""
+    return False
+
+
 class Synchroniser:
     """Reads what an engine has not read, and takes back what the conversation has no more.
 
@@ -28,10 +33,12 @@ class Synchroniser:
 
     Attributes:
         keeps_marks: false where nothing will be taken away.
+        on_layer: told within a segment how far all of the reading is, where the engine can tell.
     """
 
     def __init__(self, engine: EngineLike) -> None:
         self.keeps_marks = True
+        self.on_layer: Callable[[PrefillProgress], None] | None = None
         self._engine = engine
 
     def catch_up(
@@ -56,17 +63,21 @@ class Synchroniser:
         origin, began = engine.length, time.perf_counter()
         if origin == len(tokens) or cancelled():
             return
+
+        def progress(done: int) -> PrefillProgress:
+            return PrefillProgress(done - origin, len(tokens) - origin, time.perf_counter() - began)
+
+        def tell(done: int) -> None:
+            if self.on_layer is not None:
+                self.on_layer(progress(start + done))
+
         yield PrefillProgress(0, len(tokens) - origin, 0.0)
-        for later in conversation.entries:
-            # After a failure the engine is empty, and knows its earlier points no more.
-            if later.start > origin:
-                later.mark = None
         for entry in [*self._entries_to_mark(conversation), None]:
             stop = len(tokens) if entry is None else entry.start
-            if stop > engine.length:
-                for _ in engine.prefill(tokens[engine.length : stop], settles=entry is None):
-                    done = engine.length - origin
-                    yield PrefillProgress(done, len(tokens) - origin, time.perf_counter() - began)
+            start = engine.length
+            if stop > start:
+                for _ in engine.prefill(tokens[start:stop], settles=entry is None, on_layer=tell):
+                    yield progress(engine.length)
                     if cancelled():
                         return
             if entry is not None:

@@ -152,6 +152,15 @@ Sources = Annotated[
     bool,
     option("--sources", help="List the pages that each answer is based on.", panel=OUTPUT, metavar=""),
 ]
+Bell = Annotated[
+    bool,
+    option(
+        "--bell/--no-bell",
+        help="Ring the terminal's bell after reading and answering for more than half a minute.",
+        panel=OUTPUT,
+        metavar="",
+    ),
+]
 NoHistory = Annotated[
     bool,
     option("--no-history", help="Do not save the questions of a chat in a file.", panel=OUTPUT, metavar=""),

@@ -178,7 +178,9 @@ def _plan_and_load(
         from lrqk_cli.chat.rendering import plan_line
         from lrqk_cli.models import loading, shapes
         from lrqk_cli.models.describe import describe_shape, describe_source
+        from lrqk_cli.models.threads import use_threads
 
+        use_threads(None)
         source = loading.resolve(subject.model) if subject.shape is None else None
         described = describe_source(source) if source else describe_shape(name)
         planned, placement = _plan(subject, described, asked, answer_tokens, wanted)

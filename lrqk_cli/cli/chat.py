@@ -57,6 +57,7 @@ def chat(
     als_penalties: method.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
     offload_weights: asking.OffloadWeights = False,
     max_new_tokens: asking.MaxNewTokens = _GENERATION.max_new_tokens,
     temperature: asking.Temperature = _GENERATION.temperature,
@@ -67,6 +68,7 @@ def chat(
     as_json: asking.Json = False,
     quiet: options.Quiet = False,
     sources: asking.Sources = False,
+    bell: asking.Bell = True,
     no_history: asking.NoHistory = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
@@ -88,7 +90,7 @@ def chat(
     from lrqk_cli.chat.rendering import View
     from lrqk_cli.documents import PageSelection
 
-    view = View(stderr_console(), quiet)
+    view = View(stderr_console(), quiet, bell)
     if asked is not None and asked.is_answered:
         view.note("All questions have been answered.")
         return
@@ -96,7 +98,7 @@ def chat(
     documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
-    request = ModelRequest(model, device, number_format, offload_weights, ctx, vram, ram, wanted)
+    request = ModelRequest(model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads)
     if asked is None:
         from lrqk_cli.chat.interactive import converse
         from lrqk_cli.chat.line_reader import history_path

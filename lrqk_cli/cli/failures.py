@@ -19,6 +19,7 @@ from lrqk_cli.chat.console import (
     print_unexpected,
     stderr_console,
 )
+from lrqk_cli.chat.interrupts import in_main_thread
 from lrqk_cli.errors import LrqkError, ModelError
 from lrqk_cli.memory.exhaustion import out_of_memory
 from lrqk_cli.upstream import requirement, untested_warning
@@ -74,11 +75,6 @@ def _imports_torch(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def in_main_thread() -> bool:
-    """Whether Python delivers signals to this thread."""
-    return threading.current_thread() is threading.main_thread()
 
 
 def warn_of_transformers() -> None:

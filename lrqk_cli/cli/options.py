@@ -35,13 +35,13 @@ def option(
     """An option and its environment variable.
 
     Args:
-        flag: such as ``--top-k``.
+        flag: such as ``--top-k``, or ``--bell/--no-bell`` for a switch that is on by default.
         help: one line; panel: the heading under which it stands.
         metavar: how the help calls the value; empty for a switch.
         parse: reads the value and raises ``UsageError``, which is then reported with the option's name.
         settings: more for ``typer.Option``.
     """
-    variable = "LRQK_" + flag.lstrip("-").replace("-", "_").upper()
+    variable = "LRQK_" + flag.split("/")[0].lstrip("-").replace("-", "_").upper()
     if parse is not None:
         settings["parser"] = _named(parse)
     return typer.Option(
@@ -156,6 +156,16 @@ Device = Annotated[
         help="Where to run: cuda, cuda:1, mps or cpu. (default: a GPU if there is one)",
         panel=MODEL,
         metavar="DEVICE",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    option(
+        "--threads",
+        help="CPU threads to compute with. (default: one a core, or what the container may use)",
+        panel=MODEL,
+        parse=parse_integer,
+        metavar="N",
     ),
 ]
 Dtype = Annotated[DType, data_type("which suits the device")]

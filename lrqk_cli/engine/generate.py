@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -144,13 +144,20 @@ class Engine:
         del self._tokens[mark.length :]
         self._logits = None if mark.logits is None else mark.logits.to(self.device)
 
-    def prefill(self, tokens: Sequence[int], *, settles: bool = True) -> Iterator[PrefillProgress]:
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        *,
+        settles: bool = True,
+        on_layer: Callable[[int], None] | None = None,
+    ) -> Iterator[PrefillProgress]:
         """Append ``tokens`` to the conversation, exactly.
 
         May be closed between two items: what went through the model until then stays.
 
         Args:
             settles: prepare for decode steps in the end. Where more tokens follow, that would be for nothing.
+            on_layer: called within a segment with the tokens that are done in proportion; only on a CPU.
 
         Raises:
             ContextLengthError: there is no room for them; nothing was appended.
@@ -161,7 +168,7 @@ class Engine:
         if self.length + len(tokens) > self.context:
             raise ContextLengthError(
                 f"{len(tokens):,} tokens after {self.length:,} do not fit in a context of {self.context:,}.",
-                "Raise --ctx, or ask about fewer pages.",
+                "Raise `context`, or ask about fewer pages.",
             )
         if tokens and max(tokens) >= self.spec.vocab_size:
             # A GPU that looks such a token up is lost to the process.
@@ -173,7 +180,9 @@ class Engine:
         start = time.perf_counter()
         with self._computing():
             stream = torch.tensor([*waiting, *tokens], device=self.device)
-            segments = run_segments(self.model, self.cache, stream, self._segment, settles=settles)
+            segments = run_segments(
+                self.model, self.cache, stream, self._segment, settles=settles, on_layer=on_layer
+            )
             for done, logits in segments:
                 taken = max(0, done - len(waiting))
                 self._tokens[origin:] = tokens[:taken]
@@ -194,7 +203,7 @@ class Engine:
         if self.length >= self.context:
             raise ContextLengthError(
                 f"The context of {self.context:,} tokens is full, so there is no room for an answer.",
-                "Raise --ctx, or ask about fewer pages.",
+                "Raise `context`, or ask about fewer pages.",
             )
         with self._computing():
             yield from self._generate(generation, stop_ids)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.hook import attention_modules
 from lrqk_cli.attention.side_by_side import SideBySide
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 from lrqk_cli.upstream import cache_argument
@@ -21,13 +22,22 @@ def default_segment(device: torch.device) -> int:
 
 
 def run_segments(
-    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, segment: int, *, settles: bool = True
+    model: PreTrainedModel,
+    cache: LrqkCache,
+    tokens: Tensor,
+    segment: int,
+    *,
+    settles: bool = True,
+    on_layer: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Append ``tokens`` ``[n]`` to the cache, exactly.
 
     Yields after each segment how many tokens are done, and the logits ``[vocab]`` of the newest one. The
     cache is consistent at every yield, so the iterator may be closed there. After the last segment it is
     settled, unless the first decode step is to do that.
+
+    Args:
+        on_layer: called within a segment with the tokens that are done in proportion; only on a CPU.
     """
     total = tokens.shape[0]
     solving: SideBySide[Callable[[], None]] | None = None
@@ -44,11 +54,38 @@ def run_segments(
                 for put_in_force in solving.results():
                     put_in_force()
                 stack.close()
-            with cache.prefilling(ends=is_last and settles):
+            with cache.prefilling(ends=is_last and settles), telling(model, on_layer, start, stop):
                 logits = forward(model, cache, tokens[start:stop])
             if is_last and settles:
                 cache.settle()
             yield stop, logits
+
+
+@contextmanager
+def telling(
+    model: PreTrainedModel, on_layer: Callable[[int], None] | None, start: int, stop: int
+) -> Iterator[None]:
+    """Call ``on_layer`` after the attention of each layer, while ``start`` to ``stop`` go through.
+
+    A segment takes seconds on a CPU. A GPU runs behind the calls, which would tell nothing.
+    """
+    if on_layer is None or model.device.type != "cpu":
+        yield
+        return
+    modules = attention_modules(model)
+
+    def hook(done: int) -> Callable[..., None]:
+        return lambda *_: on_layer(done)
+
+    handles = [
+        module.register_forward_hook(hook(start + (stop - start) * number // (len(modules) + 1)))
+        for number, module in enumerate(modules, 1)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ _WORDS = (
     "cublas_status_alloc_failed",
     "memory_allocation",
 )
-_HINT = "Lower --ctx, choose a smaller model, or close other programs."
+_HINT = "Lower `context`, choose a smaller model, or close other programs."
 
 
 def is_out_of_memory(error: BaseException) -> bool:

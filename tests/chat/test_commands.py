@@ -244,7 +244,7 @@ def test_settings_that_cannot_change_are_shown_all_the_same(bench):
     [
         ("/set temperature hot", "no value"),
         ("/set temperature -1", "negative"),
-        ("/set top-k 99999", "--hot"),
+        ("/set top-k 99999", "`hot`"),
         ("/set tail both", "no tail"),
         ("/set rank 32", "cannot change"),
         ("/set temperatur 1", "no setting"),
@@ -351,3 +351,7 @@ def test_nothing_is_lost_when_a_command_fails(bench):
     with pytest.raises(UsageError):
         COMMANDS.dispatch("/load nowhere", bench.desk)
     assert bench.engine.text == before
+
+
+def test_the_hint_for_a_missing_word_ends_in_one_full_stop(bench):
+    assert bench.fails("/file").hint == "Type /file PATH."

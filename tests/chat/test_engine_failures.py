@@ -41,6 +41,7 @@ def test_the_next_answer_is_that_of_a_conversation_that_is_read_again(calls):
                 GenerationConfig(max_new_tokens=12),
                 stop_ids=(),
                 trained_context=2048,
+                max_context=2048,
                 new_stream=FakeStream,
             )
             texts = [_answer(session, "First?")]

@@ -149,9 +149,11 @@ def test_whatever_an_engine_raises_the_chat_goes_on_as_it_was(failure, reads):
     shown = talk.say(
         "First?", fail, "A second question that fails?", "/retry", "/edit Another?", heal, "Third?"
     )
-    assert shown.count("Error: Unexpected") == 3
-    assert f"Unexpected {type(failure).__name__}" in shown
-    assert "Hint: The conversation is as it was before." in shown
+    if isinstance(failure, MemoryError):
+        assert shown.count("Error: This machine has not enough free memory") == 3
+    else:
+        assert shown.count(f"Error: Unexpected {type(failure).__name__}") == 3
+        assert "Hint: The conversation is as it was before." in shown
     assert talk.questions == ["First?", "Third?"]
     assert engine.text == "<[onetwo]First?>Yes.|Third?>Yes."
     assert engine.cached == talk.desk.session.transcript

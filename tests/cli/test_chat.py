@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from lrqk_cli.chat.printable import printable
+
 pytestmark = pytest.mark.short
 
 WORDS = "The revenue of the year was 48.2 million. "
@@ -282,6 +284,29 @@ def test_more_context_than_the_model_allows_ends_in_2(chat):
     fails_with(chat("--prompt", "x", "--ctx", "8k"), 2, "8,192", "4,096")
 
 
+@pytest.mark.parametrize(("flags", "shown"), [(("--threads", 0), "--threads"), (("--hot", 9), "--top-k 99")])
+def test_a_setting_is_named_by_its_option(chat, flags, shown):
+    result = chat("--prompt", "x", *flags, "--top-k", 99)
+    fails_with(result, 2, shown)
+    assert "`" not in result.err
+
+
+def test_the_bell_can_be_switched_off_everywhere(chat, monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr("lrqk_cli.chat.rendering.View.ring", lambda view, _: told.append(view._bell))
+    config = tmp_path / "lrqk.toml"
+    config.write_text("[chat]\nbell = false\n")
+    chat("--prompt", "x")
+    chat("--prompt", "x", "--no-bell")
+    monkeypatch.setenv("LRQK_BELL", "0")
+    chat("--prompt", "x")
+    monkeypatch.delenv("LRQK_BELL")
+    monkeypatch.setenv("LRQK_CONFIG", str(config))
+    chat("--prompt", "x")
+    chat("--prompt", "x", "--bell")
+    assert told == [True, False, False, False, True]
+
+
 def test_an_unknown_device_ends_in_2(chat):
     fails_with(chat("--prompt", "x", "--device", "toaster"), 2, "toaster")
 
@@ -296,7 +321,7 @@ def test_several_prompts_are_one_conversation_over_one_prefill(chat, document):
     assert second["prompt_tokens"] > first["prompt_tokens"] + first["new_tokens"]
     assert second["timing"]["prefill_tokens_per_s"] > 0
     plain = chat("--file", document, "--prompt", "How much?", "--prompt", "And then?")
-    assert plain.out == f"{first['answer']}\n\n{second['answer']}\n"
+    assert plain.out == printable(f"{first['answer']}\n\n{second['answer']}\n")
 
 
 @pytest.mark.parametrize("way", ["variable", "config"])

@@ -10,6 +10,8 @@ import pytest
 from lrqk_cli.chat import session
 
 NAME = "\x1b]52;c;RVZJTA==\x1b\\.txt"
+# In the title of a document, which the model reads too, what is no character has been replaced.
+SHOWN = NAME.replace("\x1b", "\ufffd")
 SPELLED = r"\x1b]52;c;RVZJTA==\x1b\.txt"
 ANSWER = "It is \x1b]52;c;RVZJTA==\x07\x9b2J\u202egpj and \udc80."
 
@@ -46,8 +48,10 @@ def test_an_answer_is_spelled_out_in_a_pipe_and_whole_in_json(run, steering_mode
 
 @pytest.mark.parametrize("flags", [(), ("--debug",)])
 def test_a_name_in_an_error_is_spelled_out(run, tiny_model, tmp_path, flags):
-    result = run("chat", "--model", tiny_model, "--file", tmp_path / NAME, "--prompt", "x", *flags)
-    assert result.code == 3
+    file = tmp_path / "notes.txt"
+    file.write_text("Some text.")
+    result = run("chat", "--model", tmp_path / NAME, "--file", file, "--prompt", "x", *flags)
+    assert result.code == 4
     assert SPELLED in result.err
     assert "\x1b" not in result.err
 
@@ -60,7 +64,7 @@ def test_a_name_in_sources_is_spelled_out_and_no_markup(run, tiny_model, tmp_pat
             "--max-new-tokens", "4",
         )  # fmt: skip
         assert result.code == 0, result.err
-        assert (SPELLED if name == NAME else name) in result.err
+        assert (SHOWN if name == NAME else name) in result.err
         assert "\x1b" not in result.err
 
 

@@ -121,9 +121,9 @@ def _with_roofline(result: SpeedResult, subject: Subject, settings: LrqkConfig, 
     needed = step_bytes(subject.spec, settings, depth, subject.dtype)
     if needed is None or result.decode_tokens_per_s is None:
         return result
-    limit = needed.tokens_per_second(subject.bandwidth)
-    return replace(
-        result,
-        roofline_bytes_per_token=needed.total,
-        roofline_share=result.decode_tokens_per_s / limit,
-    )
+    share = result.decode_tokens_per_s / needed.tokens_per_second(subject.bandwidth)
+    result = replace(result, roofline_bytes_per_token=needed.total)
+    if share <= 1:
+        return replace(result, roofline_share=share)
+    # What was read a token ago is still there.
+    return replace(result, note=result.note or "caches deliver what it reads, so that it has no MBU")

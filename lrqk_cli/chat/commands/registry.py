@@ -72,7 +72,7 @@ class Registry:
         if argument and command.argument == "none":
             raise UsageError(f"{name} takes nothing after it.", f"Type {name} alone.")
         if not argument and command.usage and not command.usage.startswith("["):
-            raise UsageError(f"{name} needs something after it.", f"Type {name} {command.usage}.")
+            raise UsageError(f"{name} needs something after it.", f"Type {name} {command.usage.rstrip('.')}.")
         command.run(desk, argument)
 
 
