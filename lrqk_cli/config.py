@@ -269,5 +269,5 @@ class ReadLimits:
     memory: int = 2 << 30
 
     def __post_init__(self) -> None:
-        _require(self.timeout > 0.0, "--read-timeout must be positive.")
-        _require(self.memory > 0, "--read-memory must be positive.")
+        _require(self.timeout > 0.0, "`read_timeout` must be positive.")
+        _require(self.memory > 0, "`read_memory` must be positive.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -18,10 +19,10 @@ CACHE_NAMES = ("cache", "past_key_values")
 def transformers_release() -> tuple[int, int] | None:
     """Return major and minor of the installed transformers, without importing it; None if there is none."""
     try:
-        major, minor = version("transformers").split(".")[:2]
+        found = re.match(r"(\d+)\.(\d+)", version("transformers"))
     except PackageNotFoundError:
         return None
-    return int(major), int(minor)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def cache_argument() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -12,10 +13,20 @@ from rich.segment import Segment
 from rich.text import Text
 
 from lrqk_cli.chat.printable import printable
+from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
 
-# A setting as ``LrqkError`` names it, and those whose options have other names.
-_SETTING = re.compile("`([a-z]+(?:[._][a-z]+)*)`")
-_FLAGS = {"context": "ctx"}
+_NAMES = {field.name for kind in (LrqkConfig, GenerationConfig) for field in fields(kind)}
+_NAMES |= {f"als.{field.name}" for field in fields(AlsConfig)}
+# Settings as ``LrqkError`` names them, in backticks, and their options. What libraries put in backticks is
+# something else.
+_FLAGS = {
+    "`context`": "--ctx",
+    "`threads`": "--threads",
+    "`read_timeout`": "--read-timeout",
+    "`read_memory`": "--read-memory",
+    **{f"`{name}`": "--" + re.sub("[._]", "-", name) for name in _NAMES},
+}
+_SETTING = re.compile("|".join(map(re.escape, _FLAGS)))
 
 
 class CleanConsole(Console):
@@ -58,7 +69,7 @@ def print_message(console: Console, label: str, style: str, message: str) -> Non
 
 def with_flags(text: str) -> str:
     """Return a message with options for the settings that it names in backticks, such as ``--top-k``."""
-    return _SETTING.sub(lambda match: "--" + _FLAGS.get(match[1], re.sub("[._]", "-", match[1])), text)
+    return _SETTING.sub(lambda match: _FLAGS[match[0]], text)
 
 
 def print_failure(console: Console, message: str, hint: str) -> None:

@@ -59,7 +59,9 @@ def missing(path: Path) -> DocumentError:
     name = shown_name(path)
     match = _URL.match(path.as_posix())
     if match is None:
-        return DocumentError(f"There is no file {name}.", "Check the path given with --file.")
+        return DocumentError(
+            f"There is no file {name}.", "Check the path. A question is given with --prompt."
+        )
     scheme, rest = match["scheme"].lower(), shown_name(match["rest"])
     if scheme == "file":
         return DocumentError(f"file:///{rest} is a URL, not a path.", f"Give the path: /{rest}")

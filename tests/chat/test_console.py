@@ -17,6 +17,7 @@ from lrqk_cli.chat.console import print_failure, with_flags
         ("`top_k` is above `hot`.", "--top-k is above --hot."),
         ("There is no `als.init` 'x'.", "There is no --als-init 'x'."),
         ("It says `A b` and `1`.", "It says `A b` and `1`."),
+        ("There is no `model_type` in it.", "There is no `model_type` in it."),
     ],
 )
 def test_a_setting_in_backticks_is_shown_as_its_option(said, shown):

@@ -31,7 +31,7 @@ SIZES = (
 
 def assert_refused(result: Any, code: int = 4) -> None:
     assert (result.code, result.out) == (code, ""), result.err
-    errors = [line for line in result.err.splitlines() if not line.startswith("Planned")]
+    errors = [line for line in result.err.splitlines() if not line.startswith(("Planned", "Loading"))]
     assert errors[0].startswith("Error: ")
     assert not any(word in result.err for word in NEITHER)
 
