@@ -49,7 +49,7 @@ def make_private_folder(folder: Path) -> None:
 
 
 def _not_written(path: Path, error: OSError) -> UsageError:
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
         return UsageError(
             f"{path} cannot be written: there is no folder {path.parent}.",
             "Make it first, or choose another.",
