@@ -15,11 +15,23 @@ __all__ = ["LrqkConfig", "__version__", "attach"]
 def __getattr__(name: str) -> Any:
     # Imported on first use: `lrqk --help` must not wait for torch.
     if name == "attach":
-        from lrqk_cli.engine.attach import attach
-
-        return attach
+        return _attach()
     if name == "LrqkConfig":
         from lrqk_cli.config import LrqkConfig
 
         return LrqkConfig
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _attach() -> Any:
+    """Import ``attach``, once; warn first where the installed transformers is not among those tested."""
+    import warnings
+
+    from lrqk_cli.upstream import untested_warning
+
+    if warning := untested_warning():
+        warnings.warn(warning, stacklevel=3)
+    from lrqk_cli.engine.attach import attach
+
+    globals()["attach"] = attach
+    return attach

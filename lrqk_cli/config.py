@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -103,7 +104,7 @@ class AlsPenalties:
 
     def __post_init__(self) -> None:
         for name in ("query", "key", "new", "active"):
-            _require(getattr(self, name) >= 0.0, "A weight of --als-penalties cannot be negative.")
+            _require(getattr(self, name) >= 0.0, "A weight of `als.penalties` cannot be negative.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +125,9 @@ class AlsConfig:
     penalties: AlsPenalties = field(default_factory=AlsPenalties)
 
     def __post_init__(self) -> None:
-        _require_one_of(AlsInit, self.init, "--als-init")
-        _require(self.iterations > 0, "--als-iterations must be at least 1.")
-        _require(self.tolerance >= 0.0, "--als-tolerance cannot be negative.")
+        _require_one_of(AlsInit, self.init, "`als.init`")
+        _require(self.iterations > 0, "`als.iterations` must be at least 1.")
+        _require(self.tolerance >= 0.0, "`als.tolerance` cannot be negative.")
 
 
 # With the recent window 8,192 rows: a quarter of 32K.
@@ -190,16 +191,16 @@ class LrqkConfig:
         )
         _require(
             self.index_bits != 4 or self.rank % 2 == 0,
-            f"An index of 4 bits needs an even --rank, and {self.rank} is odd.",
-            "Choose an even --rank, or --index-bits 8.",
+            f"An index of 4 bits needs an even `rank`, and {self.rank} is odd.",
+            "Choose an even `rank`, or `index_bits` 8.",
         )
         for name in ("rank", "hot", "top_k", "recent", "segment"):
             size = getattr(self, name)
-            _require(size is None or size > 0, f"--{name.replace('_', '-')} must be at least 1.")
+            _require(size is None or size > 0, f"`{name}` must be at least 1.")
         _require(
             self.top_k <= self.hot or self.hot_policy != "sticky",
-            f"--top-k {self.top_k} rows cannot be resident in --hot {self.hot} rows.",
-            "Raise --hot or lower --top-k.",
+            f"`top_k` {self.top_k} rows cannot be resident in `hot` {self.hot} rows.",
+            "Raise `hot` or lower `top_k`.",
         )
 
 
@@ -242,9 +243,31 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         _require(
-            self.max_new_tokens is None or self.max_new_tokens > 0, "--max-new-tokens must be at least 1."
+            self.max_new_tokens is None or self.max_new_tokens > 0, "`max_new_tokens` must be at least 1."
         )
-        _require(self.temperature >= 0.0, "--temperature cannot be negative.")
-        _require(0.0 < self.top_p <= 1.0, "--top-p must be above 0 and at most 1.")
-        _require(self.sample_top_k >= 0, "--sample-top-k cannot be negative.")
-        _require(self.repetition_penalty > 0.0, "--repetition-penalty must be positive.")
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            _require(
+                math.isfinite(getattr(self, name)), f"`{name}` must be a finite number.", "Write it as 0.7."
+            )
+        _require(self.temperature >= 0.0, "`temperature` cannot be negative.")
+        _require(0.0 < self.top_p <= 1.0, "`top_p` must be above 0 and at most 1.")
+        _require(self.sample_top_k >= 0, "`sample_top_k` cannot be negative.")
+        _require(self.repetition_penalty > 0.0, "`repetition_penalty` must be positive.")
+        _require(self.seed is None or -(2**63) <= self.seed < 2**64, "`seed` must fit in 64 bits.")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """What it may take to read a file, or to list a folder.
+
+    Attributes:
+        timeout: seconds; a file gets one second more for each page that has been read.
+        memory: bytes of the process that reads.
+    """
+
+    timeout: float = 60.0
+    memory: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        _require(self.timeout > 0.0, "`read_timeout` must be positive.")
+        _require(self.memory > 0, "`read_memory` must be positive.")

@@ -11,6 +11,9 @@ class LrqkError(Exception):
     Args:
         message: one sentence: what was asked and what is wrong with it.
         hint: one sentence: what to try instead; may be empty.
+
+    A setting that Python and the command line share stands in both as Python calls it, between backticks; the
+    command line shows its option instead, see ``chat.console``.
     """
 
     exit_code: ClassVar[int] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -18,16 +19,22 @@ CACHE_NAMES = ("cache", "past_key_values")
 def transformers_release() -> tuple[int, int] | None:
     """Return major and minor of the installed transformers, without importing it; None if there is none."""
     try:
-        major, minor = version("transformers").split(".")[:2]
+        found = re.match(r"(\d+)\.(\d+)", version("transformers"))
     except PackageNotFoundError:
         return None
-    return int(major), int(minor)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def cache_argument() -> str:
     """Return the name under which a model takes a KV cache, one of ``CACHE_NAMES``."""
     release = transformers_release()
     return CACHE_NAMES[0] if release is None or release >= _RENAMED else CACHE_NAMES[1]
+
+
+def requirement() -> str:
+    """Return what pip is to install for a tested release."""
+    (major, oldest), (newest_major, newest) = OLDEST_TESTED, NEWEST_TESTED
+    return f"transformers>={major}.{oldest},<{newest_major}.{newest + 1}"
 
 
 def untested_warning() -> str | None:
@@ -38,6 +45,5 @@ def untested_warning() -> str | None:
     oldest, newest = (".".join(map(str, minor)) for minor in (OLDEST_TESTED, NEWEST_TESTED))
     return (
         f"transformers {version('transformers')} is not among the versions that lrqk was tested with, "
-        f"{oldest} to {newest}: expect failures, or run: pip install 'transformers>={oldest},"
-        f"<{NEWEST_TESTED[0]}.{NEWEST_TESTED[1] + 1}'"
+        f"{oldest} to {newest}: expect failures, or run: pip install '{requirement()}'"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
 
 from lrqk_cli.chat.session import Session
@@ -74,9 +74,15 @@ class FakeEngine:
         self.resets += 1
 
     def prefill(
-        self, tokens: Sequence[int], *, settles: bool = True
+        self,
+        tokens: Sequence[int],
+        *,
+        settles: bool = True,
+        on_layer: Callable[[int], None] | None = None,
     ) -> Generator[PrefillProgress, None, None]:
         for start in range(0, len(tokens), self.segment):
+            if on_layer is not None:
+                on_layer(start + min(self.segment, len(tokens) - start) // 2)
             self.cached += tokens[start : start + self.segment]
             yield PrefillProgress(min(start + self.segment, len(tokens)), len(tokens), 0.5)
 
@@ -163,6 +169,7 @@ def new_session(
     documents: Sequence[FakeDocument] = (),
     generation: GenerationConfig | None = None,
     trained_context: int = 1000,
+    max_context: int = 100_000,
 ) -> Session:
     return Session(
         engine,
@@ -171,5 +178,6 @@ def new_session(
         generation or GenerationConfig(),
         stop_ids={STOP},
         trained_context=trained_context,
+        max_context=max_context,
         new_stream=FakeStream,
     )

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fake_chat import FakeDocument, FakeEngine, new_session
-from rich.console import Console
 
+from lrqk_cli.chat import rendering
 from lrqk_cli.chat.commands import COMMANDS
 from lrqk_cli.chat.completion import ChatCompleter
-from lrqk_cli.chat.console import stderr_console
+from lrqk_cli.chat.console import stderr_console, stdout_console
 from lrqk_cli.chat.desk import Desk
 from lrqk_cli.chat.line_reader import LineReader, open_history
 from lrqk_cli.chat.rendering import View
@@ -22,7 +22,7 @@ from lrqk_cli.chat.repl import Repl
 from lrqk_cli.chat.toolbar import status_line
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import PrefillProgress, Step
-from lrqk_cli.errors import LrqkError
+from lrqk_cli.errors import LrqkError, ModelError
 
 MARKDOWN = """\
 ## Findings
@@ -53,9 +53,13 @@ class SlowEngine(FakeEngine):
     read_pause: float = 0.0
 
     def prefill(
-        self, tokens: Sequence[int], *, settles: bool = True
+        self,
+        tokens: Sequence[int],
+        *,
+        settles: bool = True,
+        on_layer: Callable[[int], None] | None = None,
     ) -> Generator[PrefillProgress, None, None]:
-        for progress in super().prefill(tokens, settles=settles):
+        for progress in super().prefill(tokens, settles=settles, on_layer=on_layer):
             time.sleep(self.read_pause)
             yield progress
 
@@ -71,16 +75,23 @@ def read_documents(paths: Sequence[Path], _: object) -> list[FakeDocument]:
     return [FakeDocument(path.name, ["more text", "and more"]) for path in paths]
 
 
+def look_up(model: str, *_: object) -> None:
+    if model != "huge":
+        raise ModelError(f"There is no model '{model}'.", "Choose another.")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--read-pause", type=float, default=0.0)
     parser.add_argument("--history", type=Path)
+    parser.add_argument("--long-after", type=float, default=rendering.LONG_S)
     arguments = parser.parse_args()
+    rendering.LONG_S = arguments.long_after
     engine = SlowEngine(answer=MARKDOWN, context=100_000, segment=16)
     engine.pause, engine.read_pause = arguments.pause, arguments.read_pause
     session = new_session(engine, [FakeDocument("report.pdf", ["x" * 200] * 4)], trained_context=100_000)
-    console = Console(highlight=False)
+    console = stdout_console()
     desk = Desk(
         session=session,
         model="tiny",
@@ -88,6 +99,8 @@ def main() -> int:
         view=View(stderr_console()),
         console=console,
         read_documents=read_documents,
+        look_up=look_up,
+        threads=4,
     )
     toolbar: Callable[[], str] = lambda: status_line(session.status(), console.width, "tiny")  # noqa: E731
     completer = ChatCompleter(COMMANDS, lambda: ["tiny", "huge"])

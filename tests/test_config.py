@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
-from lrqk_cli.config import AlsConfig, AlsPenalties, LrqkConfig, paper_settings
+from lrqk_cli.config import AlsConfig, AlsPenalties, GenerationConfig, LrqkConfig, paper_settings
 from lrqk_cli.errors import UsageError
 
 
@@ -56,3 +57,16 @@ def test_the_settings_of_the_paper() -> None:
         als=AlsConfig("randn", 2, 1e-2, AlsPenalties(1.0, 1.0, 1.0, 1.0)),
     )
     assert paper_settings(base) == expected
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_of_sampling_are_finite(name, value):
+    with pytest.raises(UsageError, match="finite"):
+        GenerationConfig(**{name: value})
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_a_seed_fits_in_64_bits(seed):
+    with pytest.raises(UsageError, match="64 bits"):
+        GenerationConfig(seed=seed)

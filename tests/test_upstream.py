@@ -28,7 +28,8 @@ def test_models_take_the_cache_by_the_name_that_is_given(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "name"), [("5.23.1", "past_key_values"), ("5.24.0", "cache"), ("6.0.0.dev0", "cache")]
+    ("version", "name"),
+    [("5.23.1", "past_key_values"), ("5.24.0", "cache"), ("5.25rc1", "cache"), ("6.0.0.dev0", "cache")],
 )
 def test_name_of_the_cache_by_release(installed: pytest.MonkeyPatch, version: str, name: str) -> None:
     installed.setattr(upstream, "version", lambda _: version)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import count
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -64,7 +65,26 @@ class LrqkCache(Cache):
         self._rows = [(0, 0)] * spec.num_layers
         self._marks: WeakSet[CacheMark] = WeakSet()
         self._order = count()
+        self._is_detached = False
         super().__init__(layers=list(self._attention))
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Announce new tokens to a layer, see ``AttentionLayer.update``.
+
+        Raises:
+            UsageError: nothing serves the model's attention from the cache any more.
+        """
+        if self._is_detached:
+            raise UsageError(
+                "The cache was used after the end of the attach() context that it belongs to.",
+                "Use it inside, or attach the model again, which gives a new cache.",
+            )
+        updated: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
+        return updated
+
+    def detach(self) -> None:
+        """Refuse what comes: the model has its own attention again, which would see new tokens alone."""
+        self._is_detached = True
 
     def layer(self, index: int) -> AttentionLayer:
         """Return the layer of that ``layer_idx``."""
@@ -174,6 +194,48 @@ class LrqkCache(Cache):
         for layer, layer_mark in zip(self._attention, mark.layers, strict=True):
             layer.rewind(layer_mark)
 
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest tokens, exactly, where ``is_croppable``; transformers' protocol.
+
+        Args:
+            tokens_to_remove: how many, as a negative number, or 0.
+
+        Raises:
+            UsageError: layers change in place, or there were never so many tokens.
+        """
+        self._check_croppable()
+        length = self.get_seq_length() + tokens_to_remove
+        if tokens_to_remove > 0 or length < 0:
+            raise UsageError(
+                f"crop({tokens_to_remove}) was asked of a cache of {self.get_seq_length()} tokens.",
+                "Pass minus the number of tokens to take back.",
+            )
+        for mark in list(self._marks):
+            if mark.length > length:
+                self._marks.discard(mark)
+        for layer in self._attention:
+            layer.count_to(length)
+
+    def activate_past_recording(self) -> None:
+        """Refuse what ``crop`` would: transformers calls this before it decodes with drafts.
+
+        Raises:
+            UsageError: layers change in place.
+        """
+        self._check_croppable()
+
+    def _check_croppable(self) -> None:
+        if self.is_croppable:
+            return
+        is_indexed = any(isinstance(layer, LrqkLayer) for layer in self._attention)
+        what = (
+            "index and hot set follow them" if is_indexed else "a sliding window overwrites its oldest rows"
+        )
+        raise UsageError(
+            f"The cache cannot take back tokens, as prompt lookup and assisted decoding do: {what}.",
+            "Generate without them; for a point of your own there are mark() and rewind().",
+        )
+
     def adjust(self, settings: LrqkConfig) -> None:
         """Let another ``top_k`` or ``tail`` be in force from the next step on. A captured graph is void.
 
@@ -184,10 +246,9 @@ class LrqkCache(Cache):
         for field in fields(LrqkConfig):
             name = field.name
             if name not in free and getattr(settings, name) != getattr(self.settings, name):
-                flag = "--" + name.replace("_", "-")
                 raise UsageError(
-                    f"{flag} cannot change while the conversation goes on: the cache was made for it.",
-                    f"Leave, and start again with {flag}.",
+                    f"`{name}` cannot change while the conversation goes on: the cache was made for it.",
+                    f"Start again with another `{name}`.",
                 )
         if self.settings.attention != "lrqk":
             return

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
@@ -20,11 +21,34 @@ _CACHE_ARGUMENT = "lrqk_cache"
 
 # Arguments that say nothing about which keys a query sees, or with what weight.
 _NEUTRAL = frozenset(
-    {"is_causal", "position_ids", "position_embeddings", "cache_position", "use_cache", "logits_to_keep"}
+    {
+        "is_causal",
+        "position_ids",
+        "position_embeddings",
+        "cache_position",
+        "use_cache",
+        "logits_to_keep",
+        "output_hidden_states",
+    }
 )
 
 
-@torch.no_grad()
+class _NoGradient(Function):
+    """Pass an output on whose gradient would lack what went through the cache."""
+
+    @staticmethod
+    def forward(_: Any, output: Tensor, __: Tensor) -> Tensor:
+        """Return the output as it is; the second argument is what it came from."""
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(_: Any, *__: Tensor) -> NoReturn:
+        """Refuse."""
+        raise UnsupportedModelError(
+            "LRQK attention has no gradients.", "Train and differentiate outside of the attach() context."
+        )
+
+
 def attention_forward(
     module: nn.Module,
     query: Tensor,
@@ -61,6 +85,11 @@ def attention_forward(
             "The model was called without an LRQK cache.",
             f"Pass the cache that attach() yields as {cache_argument()}.",
         )
+    if others.get("use_cache") is False:
+        raise LrqkError(
+            "The model was called with use_cache=False, which LRQK attention cannot do without.",
+            "Leave use_cache out, or leave the attach() context.",
+        )
     layer = lrqk_cache.layer(cast(int, module.layer_idx))
     _refuse_unknown(attention_mask, dropout, others)
     if (sliding_window is not None) != layer.is_sliding:
@@ -71,8 +100,12 @@ def attention_forward(
     heads, length, width = query.shape[1:]
     grouped = query[0].view(key.shape[1], heads // key.shape[1], length, width)
     params = AttentionParams(width**-0.5 if scaling is None else scaling, softcap, s_aux)
-    output = layer.attend(grouped, key[0], value[0], params)
-    return output.to(query.dtype).view(1, heads, length, width).transpose(1, 2), None
+    with torch.no_grad():
+        attended = layer.attend(grouped, key[0], value[0], params)
+        output = attended.to(query.dtype).view(1, heads, length, width).transpose(1, 2)
+    # Without this the rest of the model would still have gradients, wrong ones.
+    is_recorded = torch.is_grad_enabled() and query.requires_grad
+    return _NoGradient.apply(output, query) if is_recorded else output, None  # type: ignore[no-untyped-call]
 
 
 def _refuse_unknown(attention_mask: Tensor | None, dropout: float, others: Mapping[str, Any]) -> None:
@@ -107,10 +140,10 @@ def _hand_over_cache(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the attention modules of a model, one a layer.
+    """Return the attention of each layer, in order.
 
     Raises:
-        UnsupportedModelError: not every layer uses transformers' attention interface.
+        UnsupportedModelError: the model does not use transformers' attention interface throughout.
     """
     modules = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "scaling")]
     layers = model.config.get_text_config().num_hidden_layers

@@ -68,7 +68,7 @@ class RowStore:
         if stop > self.capacity:
             raise ContextLengthError(
                 f"The text reaches {stop:,} tokens, and the context was reserved for {self.capacity:,}.",
-                "Raise --ctx.",
+                "Raise `context`.",
             )
         rows = torch.stack((key, value), dim=2)
         if self._streams is None:

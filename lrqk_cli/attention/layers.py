@@ -35,6 +35,7 @@ class AttentionLayer(CacheLayerMixin):
     """
 
     is_compileable = False
+    is_croppable = False
     is_sliding: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -171,6 +172,9 @@ class FullLayer(AttentionLayer):
     Attributes:
         stored: tokens whose rows are in the store.
     """
+
+    # Rows are only appended, and there is nothing else.
+    is_croppable = True
 
     def __init__(self, spec: ModelSpec, store: RowStore) -> None:
         super().__init__()

@@ -44,6 +44,9 @@ class LrqkLayer(FullLayer):
             ranks rows by their scores, where steps on the device rank them by bins of scores.
     """
 
+    # Index and hot set follow the tokens, in place; ``mark`` and ``rewind`` go back.
+    is_croppable = False
+
     def __init__(
         self, spec: ModelSpec, settings: LrqkConfig, context: int, dtype: torch.dtype, device: torch.device
     ) -> None:

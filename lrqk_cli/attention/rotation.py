@@ -30,15 +30,26 @@ class Rotation:
         model: it is not changed.
         spec: its shape.
         modules: its attention modules, one a layer.
+        distances: those that ``turn`` will be asked for.
     """
 
-    def __init__(self, model: PreTrainedModel, spec: ModelSpec, modules: Sequence[nn.Module]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        spec: ModelSpec,
+        modules: Sequence[nn.Module],
+        distances: Sequence[int],
+    ) -> None:
         found = [module for name, module in model.named_modules() if name.endswith(_EMBEDDING)]
         self._embedding = found[0] if len(found) == 1 else None
         self._config = model.config.get_text_config()
         self._width = spec.head_dim
         self._modules = modules
         self._found: dict[tuple[str | None, int], Tensor | None] = {}
+        for layer in range(spec.num_layers):
+            for distance in distances:
+                if (key := (self._kind(layer), distance)) not in self._found:
+                    self._found[key] = self._find(layer, *key)
 
     def turn(self, layer: int, distance: int) -> Tensor | None:
         """Return M, float64 ``[d, d]`` on the CPU: a key ``k`` of that layer is ``k M`` so much later.
@@ -48,10 +59,7 @@ class Rotation:
         with_rope = getattr(self._config, "no_rope_layers", None)
         if with_rope and not with_rope[layer]:
             return torch.eye(self._width, dtype=torch.float64)
-        kind = self._kind(layer)
-        if (kind, distance) not in self._found:
-            self._found[kind, distance] = self._find(layer, kind, distance)
-        return self._found[kind, distance]
+        return self._found[self._kind(layer), distance]
 
     def _kind(self, layer: int) -> str | None:
         """Return what the embedding tells layers apart by."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
 from lrqk_cli.chat.events import AnswerEnd, Reply
+from lrqk_cli.chat.printable import to_json
+from lrqk_cli.chat.private_files import make_private_folder, write_private
 from lrqk_cli.chat.protocols import PromptFormat
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason
 from lrqk_cli.errors import UsageError
 
 _FORMAT, _VERSION = "lrqk-conversation", 1
+_DAMAGED_HINT = "Load another one: /load alone lists them."
 _ENDS = (*get_args(FinishReason), "interrupted")
 _Value = TypeVar("_Value")
 
@@ -69,6 +70,21 @@ class Archive:
     attention: dict[str, Any]
     entries: tuple[SavedDocument | SavedExchange, ...]
 
+    @property
+    def documents(self) -> list[SavedDocument]:
+        """Its documents, in order."""
+        return [entry for entry in self.entries if isinstance(entry, SavedDocument)]
+
+    @property
+    def said(self) -> list[str]:
+        """Its questions and answers, in order."""
+        return [
+            text
+            for entry in self.entries
+            if isinstance(entry, SavedExchange)
+            for text in (entry.question, entry.answer.text if entry.answer is not None else "")
+        ]
+
     def restore(self, prompt: PromptFormat) -> Conversation:
         """Return the conversation in a model's chat format."""
         conversation = Conversation(prompt.with_system(self.system))
@@ -95,14 +111,30 @@ def make_archive(
     return Archive(model, conversation.prompt.system, generation, asdict(settings), tuple(entries))
 
 
+def saved_path(name: str) -> Path:
+    """Return where a conversation is kept that was saved under a plain name."""
+    return _folder() / f"{name}.json"
+
+
+def saved_names() -> dict[str, float]:
+    """Return the names of saved conversations, the newest first, and when they were saved (POSIX time)."""
+    try:
+        times = {path.stem: path.stat().st_mtime for path in _folder().glob("*.json")}
+    except OSError:
+        return {}
+    return dict(sorted(times.items(), key=lambda item: -item[1]))
+
+
 def save(archive: Archive, path: Path) -> None:
     """Write a conversation that only its owner can read.
 
     Raises:
         UsageError: the file cannot be written.
     """
+    if path.parent == _folder():
+        make_private_folder(path.parent)
     plain = {"format": _FORMAT, "version": _VERSION, **asdict(archive)}
-    write_private(path, json.dumps(plain, ensure_ascii=False, indent=1) + "\n")
+    write_private(path, to_json(plain, indent=1) + "\n")
 
 
 def load(path: Path) -> Archive:
@@ -111,80 +143,95 @@ def load(path: Path) -> Archive:
     Raises:
         UsageError: there is no such file, or it is none.
     """
+    hint = "Name a conversation that was saved with /save; /load alone lists them."
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is not a file.", hint)
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read: {error.strerror}.", "Name a conversation that was saved with /save."
-        ) from error
-    except ValueError:
+        if isinstance(error, FileNotFoundError) and path.parent == _folder():
+            raise UsageError(f"No conversation was saved as {path.stem}.", hint) from error
+        reason = (error.strerror or "unknown reason").lower()
+        raise UsageError(f"{path} cannot be read: {reason}.", hint) from error
+    except (ValueError, RecursionError):
         plain = None
     if not isinstance(plain, dict) or plain.get("format") != _FORMAT:
-        raise UsageError(f"{path} is not a saved conversation.", "Name a file that was written by /save.")
-    if plain.get("version") != _VERSION:
-        raise UsageError(
-            f"{path} was saved by another version of lrqk (format {plain.get('version')}).", "Update lrqk."
-        )
+        raise UsageError(f"{path} is not a saved conversation.", hint)
+    version = plain.get("version")
+    if version != _VERSION:
+        other = f" (format {version})" if isinstance(version, int) else ""
+        raise UsageError(f"{path} was saved by another version of lrqk{other}.", "Update lrqk.")
     try:
         return _read_archive(plain)
+    except UsageError as error:
+        raise UsageError(f"{path} is damaged: {error.message}", _DAMAGED_HINT) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is damaged: {error}.", "Save the conversation again.") from error
+        raise UsageError(f"{path} is damaged: {_reason(error)}.", _DAMAGED_HINT) from error
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file, whole or not at all, with mode 0600.
+def _folder() -> Path:
+    import platformdirs
 
-    Raises:
-        UsageError: it cannot be written.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(
-            os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-        ) as file:
-            file.write(text)
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from error
+    return platformdirs.user_state_path("lrqk") / "chats"
+
+
+def _reason(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _read_archive(plain: dict[str, Any]) -> Archive:
-    system = None if plain["system"] is None else _of(str, plain["system"])
-    entries: list[Any] = _of(list, plain["entries"])
+    system = None if plain["system"] is None else _of(str, plain, "system")
     return Archive(
-        model=_of(str, plain["model"]),
+        model=_of(str, plain, "model"),
         system=system,
-        generation=GenerationConfig(**_of(dict, plain["generation"])),
-        attention=_of(dict, plain["attention"]),
-        entries=tuple(_read_entry(_of(dict, entry)) for entry in entries),
+        generation=_read_generation(_of(dict, plain, "generation")),
+        attention=_of(dict, plain, "attention"),
+        entries=tuple(_read_entry(entry) for entry in _objects(plain, "entries")),
     )
+
+
+def _read_generation(plain: dict[str, Any]) -> GenerationConfig:
+    read = dict[str, Any]()
+    for name, kind in get_type_hints(GenerationConfig).items():
+        kinds = get_args(kind) or (kind,)
+        value = plain[name]
+        # JSON knows one kind of number, and writes 1.0 as 1 at times.
+        if float in kinds and type(value) is int:
+            value = float(value)
+        if type(value) not in kinds:
+            raise TypeError(f"'{name}' has a value of a wrong kind")
+        read[name] = value
+    return GenerationConfig(**read)
 
 
 def _read_entry(plain: dict[str, Any]) -> SavedDocument | SavedExchange:
     if "question" in plain:
-        answer = plain["answer"]
-        return SavedExchange(_of(str, plain["question"]), None if answer is None else _read_reply(answer))
-    parts: list[Any] = _of(list, plain["parts"])
-    sections = tuple(_read_section(_of(dict, part)) for part in parts)
-    return SavedDocument(_of(str, plain["title"]), _of(str, plain["path"]), sections)
+        answer = None if plain["answer"] is None else _read_reply(_of(dict, plain, "answer"))
+        return SavedExchange(_of(str, plain, "question"), answer)
+    sections = tuple(_read_section(part) for part in _objects(plain, "parts"))
+    return SavedDocument(_of(str, plain, "title"), _of(str, plain, "path"), sections)
 
 
 def _read_section(plain: dict[str, Any]) -> SavedSection:
-    page = plain["page"]
-    return SavedSection(_of(str, plain["text"]), None if page is None else _of(int, page))
+    page = None if plain["page"] is None else _of(int, plain, "page")
+    return SavedSection(_of(str, plain, "text"), page)
 
 
 def _read_reply(plain: dict[str, Any]) -> Reply:
-    end = plain["finish_reason"]
+    end = _of(str, plain, "finish_reason")
     if end not in _ENDS:
-        raise ValueError(f"there is no ending '{end}'")
-    return Reply(_of(str, plain["text"]), cast(AnswerEnd, end), _of(int, plain["new_tokens"]))
+        raise ValueError("'finish_reason' says nothing that is known")
+    return Reply(_of(str, plain, "text"), cast(AnswerEnd, end), _of(int, plain, "new_tokens"))
 
 
-def _of(kind: Callable[..., _Value], value: object) -> _Value:
+def _objects(plain: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    values: list[Any] = _of(list, plain, name)
+    return [_of(dict, {name: value}, name) for value in values]
+
+
+def _of(kind: Callable[..., _Value], plain: dict[str, Any], name: str) -> _Value:
+    value = plain[name]
+    # A bool is an int, but not what is meant.
     if type(value) is not kind:
-        raise TypeError(f"{value!r} is not a {getattr(kind, '__name__', 'value')}")
+        raise TypeError(f"'{name}' has a value of a wrong kind")
     return cast(_Value, value)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lrqk_cli.errors import UsageError
 
-_HINT = 'Write one question a line, such as {"id": "q1", "prompt": "Who wrote it?"}.'
+_HINT = 'Write one question a line, as text or such as {"id": "q1", "prompt": "Who wrote it?"}.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,16 @@ class Question:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read a JSONL file of objects with a ``prompt`` and maybe an ``id``, or of plain strings.
+    """Read a file of questions, one a line: a JSON object with a ``prompt`` and maybe an ``id``, or a text.
+
+    A text may be quoted as in JSON. Empty lines are passed over.
 
     Raises:
-        UsageError: it cannot be read, a line is neither, or two have the same id.
+        UsageError: it cannot be read, a line is a JSON object that is broken or has no question, or two have
+            the same id.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = _lines(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"The questions in {path} cannot be read: {reason}.", _HINT) from error
@@ -50,17 +53,24 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
+def _lines(text: str) -> list[str]:
+    """Split at line breaks alone; ``splitlines`` also splits at characters that JSON strings may have."""
+    return text.split("\n")
+
+
 def _question(line: str, number: int, path: Path) -> Question:
+    text = line.strip()
     try:
-        plain = json.loads(line)
+        said = json.loads(text) if text.startswith(("{", '"')) else text
     except ValueError:
-        plain = None
-    if isinstance(plain, str):
-        plain = {"prompt": plain}
-    prompt = plain.get("prompt") if isinstance(plain, dict) else None
+        if text.startswith("{"):
+            raise UsageError(f"Line {number} of {path} is not valid JSON.", _HINT) from None
+        said = text  # it begins with a quotation
+    fields = said if isinstance(said, dict) else {"prompt": said}
+    prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise UsageError(f"Line {number} of {path} is no question.", _HINT)
-    return Question(str(plain.get("id", number)), prompt.strip(), {"id": number, **plain})
+        raise UsageError(f"Line {number} of {path} has no question.", _HINT)
+    return Question(str(fields.get("id", number)), prompt.strip(), {"id": number, **fields})
 
 
 class AnswersFile:
@@ -88,7 +98,7 @@ class AnswersFile:
             raise UsageError(
                 f"Answers cannot be kept in {path}: {reason}.", "Choose another file."
             ) from error
-        self.answered = frozenset(self._ids(whole.splitlines()))
+        self.answered = frozenset(self._ids(_lines(whole)[:-1]))
 
     def _ids(self, lines: Iterable[str]) -> Iterable[str]:
         for number, line in enumerate(lines, 1):

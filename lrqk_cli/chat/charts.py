@@ -53,10 +53,11 @@ def statistics_view(desk: Desk) -> RenderableType:
     table.add_column()
     table.add_column(overflow="fold")
     memory, totals = status.memory, history.totals
+    threads = f", {desk.threads} threads" if desk.threads and memory.device == "cpu" else ""
     rows = {
         "model": desk.model,
         "context": f"{status.used:,} of {status.context:,} tokens, {desk.session.unread:,} to be read",
-        memory.device: f"{device_memory(memory)}, peak {format_bytes(memory.peak_device_bytes)}",
+        memory.device: f"{device_memory(memory)}, peak {format_bytes(memory.peak_device_bytes)}" + threads,
         "": f"weights {format_bytes(memory.weight_bytes)}, index {format_bytes(memory.index_bytes)}, "
         f"hot rows {format_bytes(memory.hot_bytes)}",
         "host": f"KV rows {format_bytes(memory.host_kv_bytes)}",

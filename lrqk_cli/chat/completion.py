@@ -8,8 +8,10 @@ from typing import get_args
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
+from lrqk_cli.chat.archive import saved_names
 from lrqk_cli.chat.commands.registry import Registry
 from lrqk_cli.chat.commands.settings import HOT_SET, SAMPLING
+from lrqk_cli.chat.printable import printable
 from lrqk_cli.config import TailMode
 
 
@@ -37,9 +39,12 @@ class ChatCompleter(Completer):
             return
         command = self._commands.get(name)
         kind = command.argument if command is not None else "none"
-        if kind == "path":
+        if kind in ("path", "saved"):
+            if kind == "saved":
+                yield from _beginning_with(argument, saved_names())
             word = argument.rpartition(" ")[2]
-            yield from self._paths.get_completions(Document(word, len(word)), complete_event)
+            for path in self._paths.get_completions(Document(word, len(word)), complete_event):
+                yield Completion(path.text, path.start_position, printable(path.display_text))
         elif kind == "setting":
             setting, blank, value = argument.partition(" ")
             if not blank:
@@ -51,4 +56,4 @@ class ChatCompleter(Completer):
 
 
 def _beginning_with(start: str, words: Iterable[str]) -> Iterable[Completion]:
-    return (Completion(word, -len(start)) for word in words if word.startswith(start))
+    return (Completion(word, -len(start), printable(word)) for word in words if word.startswith(start))

@@ -1,24 +1,90 @@
-"""Plain messages on stderr."""
+"""Consoles on which nothing that is printed can steer the terminal, and plain messages."""
 
 from __future__ import annotations
 
-from rich.console import Console
+import re
+import traceback
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
+
+from lrqk_cli.chat.printable import printable
+from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
+
+_NAMES = {field.name for kind in (LrqkConfig, GenerationConfig) for field in fields(kind)}
+_NAMES |= {f"als.{field.name}" for field in fields(AlsConfig)}
+# Settings as ``LrqkError`` names them, in backticks, and their options. What libraries put in backticks is
+# something else.
+_FLAGS = {
+    "`context`": "--ctx",
+    "`threads`": "--threads",
+    "`read_timeout`": "--read-timeout",
+    "`read_memory`": "--read-memory",
+    **{f"`{name}`": "--" + re.sub("[._]", "-", name) for name in _NAMES},
+}
+_SETTING = re.compile("|".join(map(re.escape, _FLAGS)))
+
+
+class CleanConsole(Console):
+    """Prints names and answers as they are: without markup, and cleaned by ``printable``.
+
+    Only what Rich itself adds, such as colours and movements of the cursor, reaches the terminal as such.
+
+    Args:
+        settings: see ``Console``.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See ``Console``; text is cleaned."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """See ``Console``; cleaned before it is measured, so that columns are as wide as what they hold."""
+        return super().render_str(printable(text), **settings)
 
 
 def stderr_console() -> Console:
     """A console on stderr; without colour where there is no terminal, or NO_COLOR is set."""
-    return Console(stderr=True, highlight=False)
+    return CleanConsole(stderr=True)
+
+
+def stdout_console() -> Console:
+    """A console on stdout."""
+    return CleanConsole()
 
 
 def print_message(console: Console, label: str, style: str, message: str) -> None:
     """Print ``label: message``; lines are broken at a terminal's width only, never in a file or a pipe."""
-    text = Text.assemble((f"{label}: ", style), message)
+    text = Text.assemble((f"{label}: ", style), printable(message))
     console.print(text, soft_wrap=not console.is_terminal)
 
 
+def with_flags(text: str) -> str:
+    """Return a message with options for the settings that it names in backticks, such as ``--top-k``."""
+    return _SETTING.sub(lambda match: _FLAGS[match[0]], text)
+
+
 def print_failure(console: Console, message: str, hint: str) -> None:
-    """Print ``Error: message`` and, if there is one, ``Hint: hint``."""
-    print_message(console, "Error", "bold red", message)
+    """Print ``Error: message`` and, if there is one, ``Hint: hint``, with options for settings."""
+    print_message(console, "Error", "bold red", with_flags(message))
     if hint:
-        print_message(console, "Hint", "bold cyan", hint)
+        print_message(console, "Hint", "bold cyan", with_flags(hint))
+
+
+def print_traceback(console: Console, error: BaseException) -> None:
+    """Print where an exception came from, for --debug."""
+    console.print(Text("".join(traceback.format_exception(error))), soft_wrap=True, end="")
+
+
+def print_unexpected(console: Console, error: BaseException, hint: str) -> None:
+    """Print a failure that nobody foresaw as one sentence, and the hint."""
+    detail = str(error).strip().split("\n", 1)[0]
+    print_failure(console, f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}.", hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 
 from lrqk_cli.chat.events import DocumentUse, PageSpan, Reply, Sources
@@ -140,6 +141,12 @@ class Conversation:
                 end = self.entries[number].start if number < len(self.entries) else len(self.tokens)
                 moved.tokens += self.tokens[entry.answer_start : end]
         return moved
+
+    def copy(self) -> Conversation:
+        """Return the same conversation, which stays as it is while this one goes on."""
+        copied = copy(self)
+        copied.tokens, copied.entries = [*self.tokens], [*self.entries]
+        return copied
 
     def _begin(self) -> list[int]:
         return [] if self.turn_is_open else self.prompt.between()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.events import Answer, Notice, TextDelta
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.rendering import View
-from lrqk_cli.chat.session import Session, never
+from lrqk_cli.chat.session import Session
+from lrqk_cli.chat.synchroniser import never
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import PageSelection
 from lrqk_cli.engine.events import PrefillProgress
 
 ChatEvent = PrefillProgress | Notice | TextDelta | Answer
 ReadDocuments = Callable[[Sequence[Path], PageSelection | None], Sequence[DocumentLike]]
+LookUp = Callable[[str, Archive, Session], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,19 @@ class Desk:
         session: the conversation.
         model: what the user calls the model.
         settings: of the attention, in force.
+        attention: the mode as it was asked for: ``auto``, or the one in ``settings``.
         view: on stderr.
         console: on stdout, a terminal.
         show: shows what a session does, until it has done it or is interrupted.
         read_documents: reads files, with a bar and warnings.
+        look_up: makes sure that a conversation can go on with another model, as far as can be told while
+            this session's is still there.
         cancelled: tells whether Ctrl-C was pressed while something is shown.
         pages: what /file reads of a document; None for all.
         draft: for the next line.
         departure: set to end the chat.
+        own_files: those that this conversation was written to or came from.
+        threads: of the CPU that compute; None if it is not known.
     """
 
     session: Session
@@ -72,11 +79,33 @@ class Desk:
     view: View
     console: Console
     read_documents: ReadDocuments
-    show: Callable[[Iterable[ChatEvent]], None] = field(init=False)
+    look_up: LookUp
+    show: Callable[[Generator[ChatEvent, None, None]], None] = field(init=False)
     cancelled: Callable[[], bool] = never
     pages: PageSelection | None = None
     draft: Draft | None = None
     departure: Departure | None = None
+    attention: str = "auto"
+    own_files: frozenset[Path] = frozenset()
+    threads: int | None = None
+
+    def checkpoint(self) -> Callable[[], None]:
+        """Note how things stand; return what brings them back."""
+        session, settings = self.session, self.settings
+        conversation, generation = session.conversation.copy(), session.generation
+        notes_sources, pages, own_files = session.notes_sources, self.pages, self.own_files
+
+        def restore() -> None:
+            self.draft = self.departure = None
+            self.pages, self.own_files = pages, own_files
+            session.generation = generation
+            session.restore(conversation)
+            session.note_sources(notes_sources)
+            if self.settings != settings:
+                session.engine.adjust(settings)
+                self.settings = settings
+
+        return restore
 
     def say(self, text: str | Text = "") -> None:
         """Print a line that was asked for."""

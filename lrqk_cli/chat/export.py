@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from lrqk_cli.chat import printable
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
 
 ENDINGS = {
@@ -27,7 +26,7 @@ def to_markdown(conversation: Conversation, model: str) -> str:
                 parts.append(entry.answer.text.strip())
                 if ending := ENDINGS.get(entry.answer.finish_reason):
                     parts.append(f"*{ending}*")
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return printable.printable("\n\n".join(part for part in parts if part) + "\n")
 
 
 def name_document(entry: DocumentEntry) -> str:
@@ -59,7 +58,7 @@ def to_json(conversation: Conversation, model: str) -> str:
                     {"role": "assistant", "content": answer.text, "finish_reason": answer.finish_reason}
                 )
     plain = {"model": model, "system": conversation.prompt.system, "messages": items}
-    return json.dumps(plain, ensure_ascii=False, indent=2) + "\n"
+    return printable.to_json(plain, indent=2) + "\n"
 
 
 def _quoted(text: str) -> str:

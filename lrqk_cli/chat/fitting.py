@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from lrqk_cli.chat.events import DocumentUse, PageSpan
 from lrqk_cli.documents.document import format_numbers
 from lrqk_cli.errors import ContextLengthError
+from lrqk_cli.models import store
+from lrqk_cli.models.catalog import catalog
 
 # Tokens that a document's header may gain when it names the pages that were chosen.
 _HEADER_GROWTH = 16
@@ -16,6 +18,7 @@ def check_fit(
     needed: int,
     room: int,
     context: int,
+    limit: int,
     documents: Sequence[DocumentUse],
     pages: Sequence[PageSpan],
 ) -> None:
@@ -25,23 +28,24 @@ def check_fit(
         needed: tokens of the whole text, question included.
         room: tokens kept for the answer.
         context: tokens that the context holds.
+        limit: tokens that it could hold with this model.
         documents, pages: what of the text could still be left out.
 
     Raises:
-        ContextLengthError: with both numbers, and the pages that would fit.
+        ContextLengthError: with both numbers, the pages that would fit, and where all would.
     """
     if needed + room <= context:
         return
     kept = f" and {room:,} for the answer" if room > 1 else ""
     message = f"The text needs {needed:,} tokens{kept}, but the context holds {context:,}."
-    over = needed + room - context
-    raise ContextLengthError(message, _what_fits(over, documents, pages))
+    what_fits = _what_fits(needed + room - context, documents, pages)
+    raise ContextLengthError(message, f"{what_fits}{_where_all_fits(needed + room, limit)}.")
 
 
 def _what_fits(over: int, documents: Sequence[DocumentUse], pages: Sequence[PageSpan]) -> str:
-    """The hint: leave out the last ``over`` tokens of the documents, counted in whole pages."""
+    """Advise to leave out the last ``over`` tokens of the documents, counted in whole pages."""
     if not documents:
-        return "Begin a new chat, or raise --ctx if the model allows it."
+        return "Begin a new chat"
     end = documents[-1].end
     whole = [document.title for document in documents if end - document.end >= over]
     index = len(whole)
@@ -56,8 +60,22 @@ def _what_fits(over: int, documents: Sequence[DocumentUse], pages: Sequence[Page
         noun = "page" if len(fitting) == 1 else "pages"
         parts.append(f"{noun} {numbers} of {cut.title}")
     if len(documents) == 1 and fitting:
-        return f"Only {parts[0]} would fit: try --pages {numbers}, or raise --ctx."
+        return f"Only {parts[0]} would fit: try --pages {numbers}"
     if parts:
-        return f"Only {' and '.join(parts)} would fit: leave out the rest, or raise --ctx."
-    share = max(0, 1 - over / cut.tokens)
-    return f"About the first {share:.0%} of {cut.title} would fit: shorten it, or raise --ctx."
+        return f"Only {' and '.join(parts)} would fit: leave out the rest"
+    share = 1 - (over - (end - cut.end)) / cut.tokens
+    if share <= 0:
+        return "Not even the question would fit: shorten it or lower --max-new-tokens"
+    much = f"About the first {share:.0%}" if share >= 0.01 else "Less than 1%"
+    return f"{much} of {cut.title} would fit: shorten it"
+
+
+def _where_all_fits(total: int, limit: int) -> str:
+    """Go on from the advice: the context, or the model of the catalog, that holds ``total`` tokens."""
+    if total <= limit:
+        return f", or raise --ctx to {total}"
+    larger = [entry for entry in catalog().values() if entry.context >= total]
+    if not larger:
+        return "; no model of the catalog holds all of it"
+    best = min(larger, key=lambda entry: (store.path(entry.alias) is None, entry.context))
+    return f", or choose --model {best.alias}, which holds {best.context:,} tokens"

@@ -8,8 +8,17 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
+class LeaveAtOnce(KeyboardInterrupt):
+    """Ctrl-C was pressed again while the first one was being obeyed."""
+
+
+def in_main_thread() -> bool:
+    """Whether Python delivers signals to this thread."""
+    return threading.current_thread() is threading.main_thread()
+
+
 class Interrupts:
-    """Within this context, the first SIGINT sets a flag and the second raises ``KeyboardInterrupt``.
+    """Within this context, the first SIGINT sets a flag and the second raises ``LeaveAtOnce``.
 
     Calling the object tells whether the flag is set. Off the main thread, where Python delivers no
     signals, the context does nothing.
@@ -29,7 +38,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         self._interrupted = False
-        if threading.current_thread() is threading.main_thread():
+        if in_main_thread():
             self._previous = signal.signal(signal.SIGINT, self._handle)
         return self
 
@@ -42,6 +51,6 @@ class Interrupts:
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self._interrupted:
-            raise KeyboardInterrupt
+            raise LeaveAtOnce
         self._interrupted = True
         self._on_first()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -16,6 +17,16 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from lrqk_cli.errors import UsageError
 
 _QUOTES = '"""'
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+
+
+class _History(FileHistory):
+    """A question that cannot be remembered, because the disk is full, is asked all the same."""
+
+    def store_string(self, string: str) -> None:
+        """See ``FileHistory``."""
+        with suppress(OSError):
+            super().store_string(string)
 
 
 def history_path() -> Path:
@@ -26,7 +37,7 @@ def history_path() -> Path:
 
 
 def open_history(path: Path | None) -> History:
-    """Return a history in a file that only its owner can read, or in memory only.
+    """Return a history in a file that only its owner can read, or in memory only; no link is followed.
 
     Raises:
         UsageError: the file cannot be written.
@@ -35,13 +46,13 @@ def open_history(path: Path | None) -> History:
         return InMemoryHistory()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o600))
         path.chmod(0o600)
     except OSError as error:
         raise UsageError(
             f"The history of questions cannot be kept in {path}: {error.strerror}.", "Use --no-history."
         ) from error
-    return FileHistory(path)
+    return _History(path)
 
 
 def is_open_quote(text: str) -> bool:
@@ -72,7 +83,7 @@ class LineReader:
             history=history,
             completer=completer,
             complete_while_typing=False,
-            complete_style=CompleteStyle.READLINE_LIKE,
+            complete_style=CompleteStyle.MULTI_COLUMN,
             multiline=True,
             key_bindings=_bindings(),
             enable_open_in_editor=True,

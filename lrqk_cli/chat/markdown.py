@@ -11,7 +11,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.markdown import Markdown
 from rich.segment import Segment
 
-from lrqk_cli.chat.streaming import SECONDS_BETWEEN_FRAMES, LiveStream, printable
+from lrqk_cli.chat.printable import printable
+from lrqk_cli.chat.streaming import SECONDS_BETWEEN_FRAMES, LiveStream
 
 # Drawing takes at most this share of the time.
 _DRAWING_SHARE = 0.02

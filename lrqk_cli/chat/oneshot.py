@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
 from lrqk_cli.chat.events import Answer, Notice, TextDelta
@@ -36,9 +37,11 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
         if add is None:
             raise KeyboardInterrupt
 
+    began = time.monotonic()
     interrupts = Interrupts(leave)
     with interrupts, ExitStack() as bar, ExitStack() as stream:
         update = bar.enter_context(view.prefilling("Reading"))
+        session.watch_reading(update)
         for event in session.ask(question, interrupts):
             if isinstance(event, PrefillProgress):
                 update(event)
@@ -52,6 +55,8 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
             elif add is None and interrupts():
                 raise KeyboardInterrupt
             else:
+                if not interrupts():
+                    view.ring(time.monotonic() - began)
                 return event
     raise AssertionError("A session ends with an answer.")
 

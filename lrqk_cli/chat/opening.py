@@ -5,19 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.chat.protocols import DocumentLike, PromptFormat
 from lrqk_cli.chat.rendering import View, plan_line, settings_label
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
+from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.errors import OutOfMemoryError, UsageError
+from lrqk_cli.memory.budget import Budget
 from lrqk_cli.memory.planner import CONTEXT_STEP, Plan
 from lrqk_cli.memory.reserve import reserve
 from lrqk_cli.models.placement import Placement, find_placement, held_to
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from lrqk_cli.models.loading import ModelSource
 
 # Tokens that are kept for an answer whose length nobody has limited.
@@ -35,6 +39,7 @@ class ModelRequest:
         context: tokens to reserve; None means what the text needs, see ``open_session``.
         vram, ram: bytes to use at most; None means what is free.
         wanted: fields of ``LrqkConfig`` that were asked for; the others follow from the memory.
+        threads: of the CPU to compute with; None means what there is.
     """
 
     name: str
@@ -45,6 +50,12 @@ class ModelRequest:
     vram: int | None = None
     ram: int | None = None
     wanted: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+
+    @property
+    def attention(self) -> str:
+        """The mode that was asked for; ``auto`` leaves it to the plan."""
+        return str(self.wanted.get("attention", "auto"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,7 @@ class OpenSession:
         settings: those in force.
         plan: why they are.
         load_s: seconds that getting and loading the model took.
+        threads: of the CPU that compute.
     """
 
     session: Session
@@ -63,6 +75,53 @@ class OpenSession:
     settings: LrqkConfig
     plan: Plan
     load_s: float
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """A model that is here and supported, and for which there is memory.
+
+    Attributes:
+        placement: where it is to run.
+        prompt: its chat format.
+        plan: settings and context.
+    """
+
+    source: ModelSource
+    placement: Placement
+    tokenizer: PreTrainedTokenizerBase
+    prompt: PromptFormat
+    plan: Plan
+
+
+def look_up(
+    request: ModelRequest,
+    texts: Sequence[str],
+    system: str | None,
+    generation: GenerationConfig,
+    view: View,
+    questions: Sequence[str] | None = None,
+    in_use: MemoryUse | None = None,
+) -> Prospect:
+    """Get a model and choose its settings, without loading its weights; see ``open_session``.
+
+    Args:
+        texts: what stands in the context before the questions.
+        in_use: what another model takes that is to make room for this one.
+    """
+    with view.pulling(request.name) as report:
+        # Within the bar, because importing torch takes seconds.
+        from lrqk_cli.models import loading
+        from lrqk_cli.models.prompt import ChatPrompt
+
+        source = loading.resolve(request.name)
+        placement = _find_placement(request, source, in_use)
+        tokenizer = loading.load_tokenizer(source, report)
+    prompt = ChatPrompt(tokenizer, system)
+    needed = _needed_tokens(prompt, texts, questions, generation)
+    plan = _choose(request, placement, needed, grows=questions is None)
+    return Prospect(source, placement, tokenizer, prompt, plan)
 
 
 @contextmanager
@@ -73,37 +132,37 @@ def open_session(
     generation: GenerationConfig,
     view: View,
     questions: Sequence[str] | None = None,
+    said: Sequence[str] = (),
 ) -> Iterator[OpenSession]:
     """Get and load a model and begin a conversation with it; the model is given back at the end.
 
     Settings follow from the memory that is free. A request without a context gets what documents,
     ``questions`` and their answers need; where the questions are not known, also what memory is left, up to
-    the model's limit.
+    the model's limit. ``said`` are questions and answers of before, for which there is room too.
 
     Raises:
-        UsageError: the model's limit is below the requested context.
+        UsageError: the model's limit is below the requested context, or there are no threads.
         ModelError: the model cannot be had, loaded or supported.
         OutOfMemoryError: it does not fit; where this is known before, nothing has been fetched or loaded.
     """
     began = time.perf_counter()
     with ExitStack() as stack:
-        with view.pulling(request.name) as report:
-            # Within the bar, because importing torch takes seconds.
-            from lrqk_cli.models import loading
-            from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
+        found = look_up(request, [*texts_of(documents), *said], system, generation, view, questions)
+        # Not above: it imports torch, which takes seconds, and is imported by now.
+        from lrqk_cli.models.threads import use_threads
 
-            source = loading.resolve(request.name)
-            placement = _find_placement(request, source)
-            tokenizer = loading.load_tokenizer(source, report)
-        prompt = ChatPrompt(tokenizer, system)
-        needed = _needed_tokens(prompt, documents, questions, generation)
-        plan = _choose(request, placement, needed, grows=questions is None)
+        threads = use_threads(request.threads)
+        plan, placement, tokenizer = found.plan, found.placement, found.tokenizer
         view.attention = settings_label(plan.settings)
         view.note(plan_line(plan))
         stack.enter_context(held_to(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
+            from lrqk_cli.engine.generate import Engine
+            from lrqk_cli.models import loading
+            from lrqk_cli.models.prompt import Detokenizer
+
             loaded = loading.load(
-                source,
+                found.source,
                 placement.device,
                 placement.dtype,
                 offload_weights=request.offload_weights,
@@ -111,27 +170,33 @@ def open_session(
                 tokenizer=tokenizer,
                 on_progress=report,
             )
-            from lrqk_cli.engine.generate import Engine
-
             engine = stack.enter_context(Engine(loaded.model, loaded.spec, plan.settings, plan.context))
         session = Session(
             engine,
-            prompt,
+            found.prompt,
             documents,
             generation,
             stop_ids=loaded.stop_ids,
             trained_context=loaded.spec.trained_context,
+            max_context=loaded.spec.max_context,
             new_stream=lambda: Detokenizer(tokenizer),
         )
-        yield OpenSession(session, request.name, engine.settings, plan, time.perf_counter() - began)
+        yield OpenSession(session, request.name, engine.settings, plan, time.perf_counter() - began, threads)
 
 
-def _find_placement(request: ModelRequest, source: ModelSource) -> Placement:
+def texts_of(documents: Sequence[DocumentLike]) -> list[str]:
+    """Return all that documents put into a prompt."""
+    return [section.text for document in documents for section in document.sections()]
+
+
+def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUse | None) -> Placement:
     """Return the model's place, in which something fits."""
     from lrqk_cli.models.describe import describe_source
 
     described = describe_source(source)
     placement = find_placement(described, request.device, request.dtype, request.vram, request.ram)
+    if in_use is not None:
+        placement = replace(placement, budget=_with_freed(placement, request, in_use))
     reserved_context(request.context, placement.spec)
     least = request.context or min(CONTEXT_STEP, placement.spec.max_context)
     try:
@@ -142,6 +207,18 @@ def _find_placement(request: ModelRequest, source: ModelSource) -> Placement:
         placement = placement.with_spread_weights()
         placement.plan(least, request.wanted)
     return placement
+
+
+def _with_freed(placement: Placement, request: ModelRequest, in_use: MemoryUse) -> Budget:
+    """Return what there is to use once another model has made room."""
+    on_host, on_device = in_use.host_kv_bytes, in_use.device_bytes
+    if in_use.device == "cpu":
+        # There the device's bytes are the whole process's.
+        on_host, on_device = on_host + in_use.weight_bytes + in_use.index_bytes + in_use.hot_bytes, 0
+    vram, ram = placement.budget
+    if vram is not None:
+        vram = min(vram + on_device, request.vram or vram + on_device)
+    return Budget(vram, min(ram + on_host, request.ram or ram + on_host))
 
 
 def _choose(request: ModelRequest, placement: Placement, needed: int, *, grows: bool) -> Plan:
@@ -160,13 +237,12 @@ def _choose(request: ModelRequest, placement: Placement, needed: int, *, grows: 
 
 def _needed_tokens(
     prompt: PromptFormat,
-    documents: Sequence[DocumentLike],
+    texts: Sequence[str],
     questions: Sequence[str] | None,
     generation: GenerationConfig,
 ) -> int:
     """Return the tokens of a conversation with these questions, or with one that is not known yet."""
     asked = [""] if questions is None else questions
-    texts = [section.text for document in documents for section in document.sections()]
     text = sum(len(prompt.text(part)) for part in (*texts, *asked))
     turn = len(prompt.between()) + len(prompt.closing()) + (generation.max_new_tokens or _ANSWER_TOKENS)
     return len(prompt.opening()) + text + len(asked) * turn

@@ -8,11 +8,12 @@ import re
 from rich.console import Console
 from rich.text import Text
 
+from lrqk_cli.chat.console import CleanConsole
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
 from lrqk_cli.chat.export import ENDINGS, name_document
 from lrqk_cli.chat.markdown import parsed
+from lrqk_cli.chat.printable import printable
 from lrqk_cli.chat.sources_view import sources_view
-from lrqk_cli.chat.streaming import printable
 
 _COLUMNS = 100
 # By these, Rich would have whoever looks at the picture fetch a font from the network.
@@ -21,9 +22,9 @@ _REMOTE_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 def to_svg(conversation: Conversation, model: str) -> str:
     """Return an SVG that needs nothing from elsewhere; see ``export`` for the other formats."""
-    console = Console(
+    console = CleanConsole(
         file=io.StringIO(), record=True, width=_COLUMNS, force_terminal=True, color_system="truecolor",
-        no_color=False, highlight=False, legacy_windows=False,
+        no_color=False, legacy_windows=False,
     )  # fmt: skip
     for number, entry in enumerate(conversation.entries):
         if number:
@@ -31,9 +32,9 @@ def to_svg(conversation: Conversation, model: str) -> str:
         if isinstance(entry, DocumentEntry):
             console.print(Text(name_document(entry), style="dim"))
         elif isinstance(entry, Exchange):
-            console.print(Text(f"> {printable(entry.question)}", style="bold"))
+            console.print(Text(f"> {entry.question}", style="bold"))
             _print_answer(console, entry)
-    return _REMOTE_FONT.sub("", console.export_svg(title=f"lrqk chat · {model}"))
+    return _REMOTE_FONT.sub("", console.export_svg(title=printable(f"lrqk chat · {model}")))
 
 
 def _print_answer(console: Console, exchange: Exchange) -> None:

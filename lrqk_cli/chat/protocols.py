@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 from lrqk_cli.config import GenerationConfig, LrqkConfig
@@ -88,8 +88,18 @@ class EngineLike(Protocol):
     def context(self) -> int:
         """Tokens that the cache holds at most."""
 
-    def prefill(self, tokens: Sequence[int], *, settles: bool = True) -> Iterator[PrefillProgress]:
-        """Append tokens, segment by segment; ``settles`` where an answer comes next."""
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        *,
+        settles: bool = True,
+        on_layer: Callable[[int], None] | None = None,
+    ) -> Iterator[PrefillProgress]:
+        """Append tokens, segment by segment.
+
+        ``settles`` where an answer comes next; ``on_layer`` may be called within a segment, with the tokens
+        that are done.
+        """
 
     def generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
         """Generate tokens one by one."""

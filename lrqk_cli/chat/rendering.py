@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
@@ -21,6 +20,9 @@ from rich.text import Text
 
 from lrqk_cli.chat.console import print_message
 from lrqk_cli.chat.events import Answer
+from lrqk_cli.chat.live import SteadyLive
+from lrqk_cli.chat.printable import printable
+from lrqk_cli.chat.reading import LONG_S, ReadingAnnouncer
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import ReadProgress
 from lrqk_cli.engine.events import PrefillProgress
@@ -33,6 +35,7 @@ _STAGES: dict[str, str] = {
     "join": "Checking",
     "unpack": "Unpacking",
 }
+_LOOKING_UP = "Looking up"
 _BYTE_STAGES = frozenset({"fetch", "join"})
 _ENDINGS = {
     "length": "The answer stopped at --max-new-tokens.",
@@ -98,21 +101,28 @@ class View:
     Args:
         console: on stderr.
         quiet: warnings only.
+        bell: ring at the end of long work.
 
     Attributes:
         attention: what the statistics say of the settings; empty while they are not known.
     """
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
+    def __init__(self, console: Console, quiet: bool = False, bell: bool = True) -> None:
         self.console = console
         self.quiet = quiet
         self.attention = ""
-        self._bar_on_screen: Progress | None = None
+        self._bell = bell
+        self._bar_on_screen: SteadyLive | None = None
 
     @property
     def is_live(self) -> bool:
-        """Whether bars are drawn: on a terminal, unless quiet."""
-        return self.console.is_terminal and not self.quiet
+        """Whether bars are drawn: on a terminal that can redraw a line, unless quiet."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal and not self.quiet
+
+    def ring(self, seconds: float) -> None:
+        """Ring the terminal's bell after work that took so long that nobody is watching any more."""
+        if self._bell and not self.quiet and seconds >= LONG_S:
+            self.console.bell()
 
     def warn(self, message: str) -> None:
         """Print a warning; also when quiet."""
@@ -131,11 +141,11 @@ class View:
             label = f"Opening {item.title}" + (f" ({item.file} of {item.files})" if item.files > 1 else "")
             progress.update(task, description=label, completed=item.fraction)
 
-        with self._bar(TimeRemainingColumn(compact=True)) as progress:
-            task = progress.add_task("Opening", total=1)
-            self._bar_on_screen = progress
+        progress = self._bar(TimeRemainingColumn(compact=True))
+        task = progress.add_task("Opening", total=1)
+        with self._drawing(progress) as self._bar_on_screen:
             yield report
-            self._bar_on_screen = None
+        self._bar_on_screen = None
 
     def ask_password(self, title: str, is_repeated: bool) -> str | None:
         """Ask for a document's password on the terminal, hidden; None if none is given."""
@@ -145,7 +155,7 @@ class View:
         if bar is not None:
             bar.stop()
         try:
-            return getpass(f"{'Wrong. ' if is_repeated else ''}Password of {title}: ") or None
+            return getpass(f"{'Wrong. ' if is_repeated else ''}Password of {printable(title)}: ") or None
         except EOFError:
             return None
         finally:
@@ -153,7 +163,7 @@ class View:
                 bar.start()
 
     @contextmanager
-    def pulling(self, name: str, otherwise: str = "Looking up") -> Iterator[OnProgress]:
+    def pulling(self, name: str, otherwise: str = _LOOKING_UP) -> Iterator[OnProgress]:
         """A bar for every stage of getting a model; without bars, one line a stage.
 
         ``otherwise`` says what goes on outside the stages. The context's value may be called from any thread.
@@ -172,29 +182,35 @@ class View:
             progress.update(outside, visible=not goes_on)
             progress.update(tasks[item.stage], completed=item.done, total=item.total or None)
 
-        with self._bar(_Amount(), TimeRemainingColumn(compact=True)) as progress:
-            outside = progress.add_task(f"{otherwise} {name}", total=None)
+        progress = self._bar(_Amount(), TimeRemainingColumn(compact=True))
+        outside = progress.add_task(f"{otherwise} {name}", total=None)
+        if not self.is_live and otherwise != _LOOKING_UP:
+            self.note(f"{otherwise} {name}.")
+        with self._drawing(progress):
             yield report
 
     @contextmanager
     def prefilling(
         self, label: str, status: Callable[[int], str] | None = None
     ) -> Iterator[Callable[[PrefillProgress], None]]:
-        """A bar of tokens with speed and time left, above a status line if one is given.
+        """A bar of tokens with speed and time left, above a status line if one is given; else lines.
 
         ``status`` gives the line for a width in columns; it is asked a few times a second.
         """
         progress = self._bar(_Amount(), _TokenSpeed(), _TimeLeft())
         task = progress.add_task(label, total=None)
         parts: list[RenderableType] = [progress] if status is None else [progress, StatusLine(status)]
-        live = Live(Group(*parts), console=self.console, transient=True)
+        announcer = ReadingAnnouncer(self.note, goes_on=not self.is_live)
 
         def update(item: PrefillProgress) -> None:
-            speed = item.tokens_per_second
-            ends_at = time.monotonic() + (item.total - item.done) / speed if speed else None
-            progress.update(task, completed=item.done, total=item.total, speed=speed, ends_at=ends_at)
+            left = item.seconds_left
+            ends_at = None if left is None else time.monotonic() + left
+            progress.update(
+                task, completed=item.done, total=item.total, speed=item.tokens_per_second, ends_at=ends_at
+            )
+            announcer.tell(item)
 
-        with live if self.is_live else nullcontext():
+        with self._drawing(Group(*parts)):
             yield update
 
     def statistics(self, answer: Answer) -> None:
@@ -204,15 +220,18 @@ class View:
         self.note(statistics_line(answer, self.attention))
 
     def _bar(self, *columns: ProgressColumn) -> Progress:
+        # Drawn by ``_drawing``, not by itself.
         return Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             *columns,
             console=self.console,
-            transient=True,
+            auto_refresh=False,
             expand=True,
-            disable=not self.is_live,
         )
+
+    def _drawing(self, content: RenderableType) -> AbstractContextManager[SteadyLive | None]:
+        return SteadyLive(content, self.console) if self.is_live else nullcontext()
 
 
 def settings_label(settings: LrqkConfig) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, closing
 from typing import Protocol
 
 from lrqk_cli.chat.commands import COMMANDS
 from lrqk_cli.chat.commands.registry import is_command
-from lrqk_cli.chat.console import print_failure
+from lrqk_cli.chat.console import print_failure, print_traceback, print_unexpected
 from lrqk_cli.chat.desk import ChatEvent, Departure, Desk
 from lrqk_cli.chat.echo import hidden_typing
 from lrqk_cli.chat.events import Notice, TextDelta
-from lrqk_cli.chat.interrupts import Interrupts
+from lrqk_cli.chat.interrupts import Interrupts, LeaveAtOnce
 from lrqk_cli.chat.line_reader import LineReader
 from lrqk_cli.chat.markdown import MarkdownStream
 from lrqk_cli.chat.sources_view import sources_line
@@ -20,7 +21,11 @@ from lrqk_cli.chat.streaming import PlainStream, StatusStream
 from lrqk_cli.chat.toolbar import status_line
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
+from lrqk_cli.memory.exhaustion import out_of_memory
 
+_UNEXPECTED_HINT = "The conversation is as it was before. Please report this; --debug shows more of it."
+_STOPPED = "The answer was stopped. What is here of it stays in the conversation."
+_STOPPED_BEFORE = "Stopped before the answer began."
 _STOPPING = "Stopping after this step. Press Ctrl-C again to leave at once."
 
 
@@ -34,24 +39,34 @@ class Repl:
     Args:
         desk: what commands act on; its ``show`` and ``cancelled`` are set to this loop's.
         reader: where lines come from.
+        debug: show the traceback of a failure that nobody foresaw.
     """
 
-    def __init__(self, desk: Desk, reader: LineReader) -> None:
+    def __init__(self, desk: Desk, reader: LineReader, debug: bool = False) -> None:
         self._desk = desk
         self._reader = reader
+        self._debug = debug
         self._interrupts = Interrupts(self._tell_stopping)
         desk.show = self.show
         desk.cancelled = self._interrupts
 
-    def run(self) -> Departure:
+    def run(self, continues: bool = False) -> Departure:
         """Read what there is, then answer until /quit or Ctrl-D; return how it ended.
 
+        Nothing that fails after the reading ends it.
+
+        Args:
+            continues: a conversation goes on, so that nothing ends it that fails while it is read, either.
+
         Raises:
-            ContextLengthError: the documents do not fit.
-            KeyboardInterrupt: Ctrl-C was pressed twice while something was under way.
+            Exception: of the reading; a ContextLengthError where the documents do not fit.
+            LeaveAtOnce: Ctrl-C was pressed twice while something was under way.
         """
         desk, view = self._desk, self._desk.view
-        self.show(desk.session.read(self._interrupts))
+        if continues:
+            self._succeeds(self._read)
+        else:
+            self._read()
         if desk.session.unread and self._interrupts():
             view.note("Stopped. The rest is read with your first question.")
         view.note("Ask a question. /help lists the commands, Ctrl-D leaves.")
@@ -67,14 +82,17 @@ class Repl:
                 self._act(line, replaces=draft is not None and draft.replaces)
         return desk.departure
 
-    def show(self, events: Iterable[ChatEvent]) -> None:
+    def show(self, events: Generator[ChatEvent, None, None]) -> None:
         """Show what a session does, until it has done it; Ctrl-C stops it and keeps what is there."""
-        with self._interrupts, hidden_typing(), ExitStack() as bar, ExitStack() as stream:
+        began = time.monotonic()
+        with closing(events), self._interrupts, hidden_typing(), ExitStack() as bar, ExitStack() as stream:
             update = None
             add = None
             for event in events:
                 if isinstance(event, PrefillProgress):
-                    update = update or bar.enter_context(self._desk.view.prefilling("Reading", self.status))
+                    if update is None:
+                        update = bar.enter_context(self._desk.view.prefilling("Reading", self.status))
+                        self._desk.session.watch_reading(update)
                     update(event)
                 elif isinstance(event, TextDelta):
                     bar.close()
@@ -85,9 +103,13 @@ class Repl:
                 else:
                     bar.close()
                     stream.close()
+                    if event.finish_reason == "interrupted":
+                        self._desk.view.note(_STOPPED if event.new_tokens else _STOPPED_BEFORE)
                     self._desk.view.statistics(event)
                     if event.sources is not None and (line := sources_line(event.sources)):
                         self._desk.view.note(line)
+        if not self._interrupts():
+            self._desk.view.ring(time.monotonic() - began)
 
     def status(self, width: int) -> str:
         """Return the status line for a width in columns."""
@@ -95,17 +117,46 @@ class Repl:
             return _STOPPING[:width]
         return status_line(self._desk.session.status(), width, self._desk.model)
 
+    def _read(self) -> None:
+        self.show(self._desk.session.read(self._interrupts))
+
     def _act(self, line: str, *, replaces: bool) -> None:
+        """Do what a line says; if that fails, all is as it was before."""
         desk = self._desk
-        try:
+
+        def do() -> None:
             if is_command(line):
                 COMMANDS.dispatch(line, desk)
                 return
             if replaces:
                 desk.session.undo()
             self.show(desk.session.ask(line, self._interrupts))
+
+        restore = desk.checkpoint()
+        if not self._succeeds(do):
+            self._succeeds(restore)
+
+    def _succeeds(self, do: Callable[[], None]) -> bool:
+        """Do something, and tell if it fails or is interrupted."""
+        console = self._desk.view.console
+        try:
+            do()
+        except LeaveAtOnce:
+            raise
+        except KeyboardInterrupt:
+            self._desk.view.note("Interrupted. The conversation is as it was before.")
         except LrqkError as error:
-            print_failure(desk.view.console, error.message, error.hint)
+            print_failure(console, error.message, error.hint)
+        except Exception as error:
+            if self._debug:
+                print_traceback(console, error)
+            if (exhausted := out_of_memory(error)) is not None:
+                print_failure(console, exhausted.message, exhausted.hint)
+            else:
+                print_unexpected(console, error, _UNEXPECTED_HINT)
+        else:
+            return True
+        return False
 
     def _new_stream(self) -> AbstractContextManager[_Stream]:
         console = self._desk.console

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypedDict
 
+from lrqk_cli.chat import printable
 from lrqk_cli.chat.events import Answer, DocumentUse, Sources
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory.planner import Plan
@@ -95,12 +95,14 @@ class PlanReport(TypedDict):
 class ChatReport(TypedDict):
     """The whole object.
 
-    ``finish_reason`` is ``stop`` (a stop token), ``length`` (``--max-new-tokens``), ``context`` (it is full)
-    or ``interrupted``. ``attention`` holds the settings in force, ``plan`` the reason for them.
-    ``prompt_tokens`` counts all that stands before the answer, ``new_tokens`` the answer without its stop
-    token. ``sources`` has the best page first, and is null without ``--sources``.
+    ``prompt`` is the question. ``finish_reason`` is ``stop`` (a stop token), ``length`` (``--max-new-
+    tokens``), ``context`` (it is full) or ``interrupted``. ``attention`` holds the settings in force,
+    ``plan`` the reason for them. ``prompt_tokens`` counts all that stands before the answer, ``new_tokens``
+    the answer without its stop token. ``sources`` has the best page first, and is null without
+    ``--sources``.
     """
 
+    prompt: str
     answer: str
     finish_reason: str
     model: str
@@ -116,6 +118,7 @@ class ChatReport(TypedDict):
 
 
 def build_report(
+    prompt: str,
     answer: Answer,
     *,
     model: str,
@@ -124,9 +127,10 @@ def build_report(
     documents: Sequence[DocumentUse],
     load_s: float,
 ) -> ChatReport:
-    """Put together what ``--json`` prints about one answer; ``load_s`` is in seconds."""
+    """Put together what ``--json`` prints about one question and its answer; ``load_s`` is in seconds."""
     timing, memory, cache = answer.timing, answer.memory, answer.cache
     return {
+        "prompt": prompt,
         "answer": answer.text,
         "finish_reason": answer.finish_reason,
         "model": model,
@@ -190,9 +194,9 @@ def _plan_report(plan: Plan) -> PlanReport:
 
 def to_json(value: Mapping[str, Any] | Sequence[Any] | ChatReport) -> str:
     """Format for stdout: indented, text as it is."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return printable.to_json(value, indent=2)
 
 
 def to_json_line(value: Mapping[str, Any] | ChatReport) -> str:
     """Format as one line of many."""
-    return json.dumps(value, ensure_ascii=False)
+    return printable.to_json(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
@@ -27,17 +27,12 @@ from lrqk_cli.chat.protocols import (
     TextStream,
 )
 from lrqk_cli.chat.sources import find_sources
-from lrqk_cli.chat.synchroniser import Synchroniser
+from lrqk_cli.chat.synchroniser import Synchroniser, never
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.history import StepHistory
 from lrqk_cli.telemetry.stats import DecodeTotals
-
-
-def never() -> bool:
-    """The default of ``cancelled``: nobody interrupts."""
-    return False
 
 
 class Session:
@@ -54,6 +49,7 @@ class Session:
         generation: how answers are drawn.
         stop_ids: tokens that end an answer.
         trained_context: tokens the model was trained on; a longer text gives one warning.
+        max_context: tokens that a context of this model holds at most.
         new_stream: makes the decoder of one answer's tokens.
 
     Attributes:
@@ -71,6 +67,7 @@ class Session:
         *,
         stop_ids: Collection[int],
         trained_context: int,
+        max_context: int,
         new_stream: Callable[[], TextStream],
     ) -> None:
         self.engine = engine
@@ -80,6 +77,7 @@ class Session:
         self._synchroniser = Synchroniser(engine)
         self._stop_ids = stop_ids
         self._trained_context = trained_context
+        self._max_context = max_context
         self._new_stream = new_stream
         self._warned = False
         self._notes_sources = False
@@ -113,6 +111,10 @@ class Session:
             self.engine.meter_sources(wanted)
             self._notes_sources = wanted
 
+    def watch_reading(self, report: Callable[[PrefillProgress], None]) -> None:
+        """Have ``report`` told how far reading is, also between the events of ``read`` and ``ask``."""
+        self._synchroniser.on_layer = report
+
     def forgo_marks(self) -> None:
         """Save the time and memory of being able to take something away: it is read again then."""
         self._synchroniser.keeps_marks = False
@@ -122,7 +124,7 @@ class Session:
         """Tokens that go in before the next answer."""
         return len(self.transcript) - self.engine.length
 
-    def read(self, cancelled: Callable[[], bool] = never) -> Iterator[PrefillProgress | Notice]:
+    def read(self, cancelled: Callable[[], bool] = never) -> Generator[PrefillProgress | Notice, None, None]:
         """Read what there is ahead of the next question, unless ``cancelled`` turns true.
 
         Raises:
@@ -136,8 +138,8 @@ class Session:
         question: str,
         cancelled: Callable[[], bool] = never,
         generation: GenerationConfig | None = None,
-    ) -> Iterator[PrefillProgress | Notice | TextDelta | Answer]:
-        """Ask one question. The last event is the ``Answer``, whatever happened.
+    ) -> Generator[PrefillProgress | Notice | TextDelta | Answer, None, None]:
+        """Ask one question. The last event is the ``Answer``, unless the engine fails.
 
         ``cancelled`` is looked at after every segment and token. A question of which nothing had gone in
         is dropped then; otherwise it stays in the conversation, with the answer as far as it came.
@@ -149,12 +151,28 @@ class Session:
 
         Raises:
             ContextLengthError: the question and an answer do not fit; the conversation is unchanged.
+            Exception: whatever the engine raises; the question is dropped, and all is read again.
         """
         started = time.perf_counter()
         yield from self._check(len(self.transcript) + len(self.conversation.turn(question)))
         self._cache = DecodeTotals()
-        before = self.engine.length
         exchange = self.conversation.add_question(question)
+        try:
+            yield from self._answered(exchange, started, cancelled, generation or self.generation)
+        except Exception:
+            if exchange in self.conversation.entries:
+                self.conversation.cut(exchange)
+            self._synchroniser.start_again(self.conversation)
+            raise
+
+    def _answered(
+        self,
+        exchange: Exchange,
+        started: float,
+        cancelled: Callable[[], bool],
+        generation: GenerationConfig,
+    ) -> Iterator[PrefillProgress | TextDelta | Answer]:
+        before = self.engine.length
         yield from self._synchroniser.catch_up(self.conversation, cancelled)
         timing = Timing(self.engine.length - before, time.perf_counter() - started, None)
         if self.engine.length <= exchange.start:
@@ -164,8 +182,7 @@ class Session:
             exchange.answer = Reply("", "interrupted", 0)
             yield self._answer("", "interrupted", 0, timing)
         else:
-            events = self._generate(started, timing, cancelled, generation or self.generation)
-            for event in events:
+            for event in self._generate(started, timing, cancelled, generation):
                 if isinstance(event, Answer):
                     exchange.answer = Reply(event.text, event.finish_reason, event.new_tokens)
                     exchange.sources = event.sources
@@ -232,33 +249,42 @@ class Session:
         """
         self.adopt(self.conversation.with_prompt(self.conversation.prompt.with_system(system)))
 
-    def adopt(self, conversation: Conversation) -> None:
-        """Go on with another conversation, which is read with the next question.
+    def adopt(self, conversation: Conversation, generation: GenerationConfig | None = None) -> None:
+        """Go on with another conversation, which is read with the next question, and maybe other sampling.
 
         Raises:
             ContextLengthError: it does not fit, and the standing one is unchanged.
         """
+        generation = generation or self.generation
         needed = len(conversation.tokens) + len(conversation.turn(""))
-        check_fit(needed, self.generation.max_new_tokens or 1, self.engine.context, [], [])
-        self.conversation = conversation
+        self._check_fit(needed, [], [], generation)
+        self.conversation, self.generation = conversation, generation
         self._synchroniser.start_again(conversation)
+
+    def restore(self, conversation: Conversation) -> None:
+        """Go back to a conversation as it was before, see ``Conversation.copy``."""
+        standing, self.conversation = self.conversation, conversation
+        self._synchroniser.change(standing, conversation)
 
     def status(self) -> Status:
         """Where the conversation stands now."""
         engine = self.engine
         return Status(engine.length, engine.context, engine.memory(), self._cache, self.history.recent)
 
+    def _check_fit(
+        self, needed: int, uses: Sequence[DocumentUse], pages: Sequence[PageSpan], drawn: GenerationConfig
+    ) -> None:
+        room = drawn.max_new_tokens or 1
+        check_fit(needed, room, self.engine.context, self._max_context, uses, pages)
+
     def _check(self, needed: int, removable: Sequence[DocumentEntry] | None = None) -> Iterator[Notice]:
         """Refuse ``needed`` tokens that do not fit, naming what of ``removable`` documents would."""
         if removable is None and not self.conversation.exchanges:
             removable = [entry for entry in self.conversation.entries if isinstance(entry, DocumentEntry)]
         uses = [entry.use for entry in removable or ()]
-        pages = [
-            replace(span, document=index)
-            for index, entry in enumerate(removable or ())
-            for span in entry.pages
-        ]
-        check_fit(needed, self.generation.max_new_tokens or 1, self.engine.context, uses, pages)
+        entries = enumerate(removable or ())
+        pages = [replace(span, document=index) for index, entry in entries for span in entry.pages]
+        self._check_fit(needed, uses, pages, self.generation)
         if needed > self._trained_context and not self._warned:
             self._warned = True
             yield Notice(
@@ -289,9 +315,7 @@ class Session:
             parts.append(rest)
             yield TextDelta(rest)
         weights = self.engine.source_weights()
-        sources = None
-        if weights is not None:
-            sources = find_sources(weights, self.conversation, self._new_stream)
+        sources = find_sources(weights, self.conversation, self._new_stream) if weights is not None else None
         yield self._answer("".join(parts), end, tokens, timing, sources)
 
     def _answer(

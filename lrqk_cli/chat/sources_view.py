@@ -8,7 +8,6 @@ from rich.text import Text
 
 from lrqk_cli.chat.charts import levels_for, sparkline
 from lrqk_cli.chat.events import DocumentUse, Source, Sources
-from lrqk_cli.chat.streaming import printable
 
 _MOST_NAMED = 3
 
@@ -22,9 +21,7 @@ def sources_view(sources: Sources, console: Console) -> RenderableType:
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, console.width // 3))
     table.add_column(overflow="fold")
     for source in sources.pages:
-        table.add_row(
-            f"{source.share:.0%}", source.document.title + _page(source), Text(printable(source.passage))
-        )
+        table.add_row(f"{source.share:.0%}", source.document.title + _page(source), source.passage)
     strips = Table(box=None, show_header=False, pad_edge=False)
     longest = max((len(strip.heat) for strip in sources.strips), default=0)
     strips.add_column(no_wrap=True, overflow="crop")

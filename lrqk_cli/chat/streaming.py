@@ -9,28 +9,25 @@ from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.text import Text
 
+from lrqk_cli.chat.live import SteadyLive
+from lrqk_cli.chat.printable import printable
 from lrqk_cli.chat.rendering import StatusLine
 
-_KEPT_CONTROLS = "\n\t"
-_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in _KEPT_CONTROLS}
 SECONDS_BETWEEN_FRAMES = 0.1
 # A step may take long: the line below goes on by itself. More often, drawing would hold up quick steps.
 _STATUS_RATE = 1
 
 
-def printable(text: str) -> str:
-    """Text without control characters, so that no answer can steer the terminal."""
-    return text.translate(_CONTROLS)
-
-
 class PlainStream:
-    """Writes an answer to stdout as it comes; to a terminal, without control characters."""
+    """Writes an answer to stdout as it comes, cleaned by ``printable``.
+
+    So it does into a file or a pipe, whose text sooner or later is on a terminal; ``--json`` has every
+    character, as an escape.
+    """
 
     def __init__(self) -> None:
-        self._to_terminal = sys.stdout.isatty()
         self._at_line_start = True
 
     def __enter__(self) -> PlainStream:
@@ -40,7 +37,7 @@ class PlainStream:
         """Show more of the answer at once."""
         if not text:
             return
-        sys.stdout.write(printable(text) if self._to_terminal else text)
+        sys.stdout.write(printable(text))
         sys.stdout.flush()
         self._at_line_start = text.endswith("\n")
 
@@ -65,7 +62,7 @@ class LiveStream(ABC):
     def __init__(self, console: Console, status: Callable[[int], str]) -> None:
         self._console = console
         self._status = StatusLine(status)
-        self._live = Live(console=console, refresh_per_second=_STATUS_RATE, transient=True)
+        self._live = SteadyLive("", console, _STATUS_RATE)
 
     def __enter__(self) -> LiveStream:
         self._live.start()

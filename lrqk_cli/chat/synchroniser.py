@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 from lrqk_cli.chat.conversation import Conversation, Entry
 from lrqk_cli.chat.protocols import EngineLike
@@ -13,6 +14,11 @@ from lrqk_cli.engine.events import PrefillProgress
 _MARK_DISTANCE = 4096
 # Host memory for marks. Where older ones had to go, taking back means reading again.
 _MARK_BYTES = 1 << 30
+
+
+def never() -> bool:
+    """The default of ``cancelled``: nobody interrupts."""
+    return False
 
 
 class Synchroniser:
@@ -27,27 +33,51 @@ class Synchroniser:
 
     Attributes:
         keeps_marks: false where nothing will be taken away.
+        on_layer: told within a segment how far all of the reading is, where the engine can tell.
     """
 
     def __init__(self, engine: EngineLike) -> None:
         self.keeps_marks = True
+        self.on_layer: Callable[[PrefillProgress], None] | None = None
         self._engine = engine
 
     def catch_up(
         self, conversation: Conversation, cancelled: Callable[[], bool]
     ) -> Iterator[PrefillProgress]:
-        """Put in what the conversation has and the engine has not, until ``cancelled``."""
+        """Put in what the conversation has and the engine has not, until ``cancelled``.
+
+        Raises:
+            Exception: whatever the engine raises; it is made to forget everything then, because one of its
+                layers may have got further than another.
+        """
+        try:
+            yield from self._catch_up(conversation, cancelled)
+        except Exception:
+            self.start_again(conversation)
+            raise
+
+    def _catch_up(
+        self, conversation: Conversation, cancelled: Callable[[], bool]
+    ) -> Iterator[PrefillProgress]:
         engine, tokens = self._engine, conversation.tokens
         origin, began = engine.length, time.perf_counter()
         if origin == len(tokens) or cancelled():
             return
+
+        def progress(done: int) -> PrefillProgress:
+            return PrefillProgress(done - origin, len(tokens) - origin, time.perf_counter() - began)
+
+        def tell(done: int) -> None:
+            if self.on_layer is not None:
+                self.on_layer(progress(start + done))
+
         yield PrefillProgress(0, len(tokens) - origin, 0.0)
         for entry in [*self._entries_to_mark(conversation), None]:
             stop = len(tokens) if entry is None else entry.start
-            if stop > engine.length:
-                for _ in engine.prefill(tokens[engine.length : stop], settles=entry is None):
-                    done = engine.length - origin
-                    yield PrefillProgress(done, len(tokens) - origin, time.perf_counter() - began)
+            start = engine.length
+            if stop > start:
+                for _ in engine.prefill(tokens[start:stop], settles=entry is None, on_layer=tell):
+                    yield progress(engine.length)
                     if cancelled():
                         return
             if entry is not None:
@@ -70,6 +100,27 @@ class Synchroniser:
         self._engine.reset()
         for entry in conversation.entries:
             entry.mark = None
+
+    def change(self, old: Conversation, new: Conversation) -> None:
+        """Take back what the engine has read of ``old`` and ``new`` has not.
+
+        Points before entries that only the new one has are given up: the engine may have been taken back
+        beyond them.
+        """
+        for entry in new.entries:
+            if entry not in old.entries:
+                entry.mark = None
+        held = old.tokens[: self._engine.length]
+        shared = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(held, new.tokens, strict=False))
+        )
+        if shared == self._engine.length:
+            return
+        marks = [entry.mark for entry in old.entries if entry.mark is not None and entry.start <= shared]
+        if marks:
+            self._engine.rewind(marks[-1])
+        else:
+            self.start_again(new)
 
     def _entries_to_mark(self, conversation: Conversation) -> list[Entry]:
         """Return the entries not yet read before which the engine is to be marked."""

@@ -10,11 +10,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lrqk_cli import __version__
+from lrqk_cli.chat.interrupts import in_main_thread
 from lrqk_cli.cli import bench, chat, info, models
-from lrqk_cli.cli.failures import EXIT_INTERRUPTED, SwallowedInterrupts, in_main_thread, report
+from lrqk_cli.cli.failures import EXIT_INTERRUPTED, SwallowedInterrupts, report
 from lrqk_cli.cli.options import Debug, Invocation
 from lrqk_cli.cli.settings import config_path, load_defaults
 from lrqk_cli.memory.allocator import expand_segments
+from lrqk_cli.models.threads import wait_asleep
 
 app = typer.Typer(
     name="lrqk",
@@ -64,7 +66,8 @@ def root(
 
 def _option_names(parameters: Iterable[Any]) -> dict[str, str]:
     """What the config file calls each option -> what click calls it."""
-    names = {parameter.opts[-1].lstrip("-"): parameter.name for parameter in parameters}
+    options = (parameter for parameter in parameters if parameter.param_type_name == "option")
+    names = {parameter.opts[-1].lstrip("-"): parameter.name for parameter in options}
     return {option: name for option, name in names.items() if option not in ("help", "debug")}
 
 
@@ -75,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: what stands after ``lrqk``; ``sys.argv`` if None.
     """
     expand_segments()
+    wait_asleep()
     invocation = Invocation()
     with SwallowedInterrupts() as interrupts:
         try:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lrqk_cli.cli import measurement, method, options, planning, suites
+from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.cli.variations import parse_variations
-from lrqk_cli.config import AlsConfig, LrqkConfig, default_top_k
+from lrqk_cli.config import AlsConfig, LrqkConfig, ReadLimits, default_top_k
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lrqk_cli.models.shapes import RandomModel
 
 _SETTINGS = LrqkConfig()
+_LIMITS = ReadLimits()
 # All modes of a suite, and those that it compares by default.
 _MODES: dict[measurement.Suite, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "speed": (
@@ -60,6 +62,8 @@ def bench(
     haystack: measurement.Haystack = None,
     qa_data: measurement.QaData = [],  # noqa: B006 - click copies it
     seed: measurement.Seed = 0,
+    read_timeout: options.ReadTimeout = _LIMITS.timeout,
+    read_memory: options.ReadMemory = _LIMITS.memory,
     model: options.Model = DEFAULT_MODEL,
     shape: measurement.Shape = None,
     rank: options.Rank = _SETTINGS.rank,
@@ -83,7 +87,8 @@ def bench(
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Measure prefill, decode, memory and misses, or the quality of answers, beside full attention."""
+    """Measure speed and memory, or the quality of answers, in comparison with full attention."""
+    warn_of_transformers()
     measurement.refuse_idle(context, suite, tasks)
     als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
     demanded = top_k or default_top_k(hot)
@@ -93,13 +98,14 @@ def bench(
     variations = partial(parse_variations, vary, top_k_follows=top_k is None)
     variations(settings)  # so that a wrong one is told at once
     asked = suites.Asked(tuple(parse_tokens(part) for part in ctx.split(",")), _modes(suite, modes), samples)
-    prompts = suites.Prompts(text, haystack, tuple(qa_data), seed)
+    limits = ReadLimits(read_timeout, read_memory)
+    prompts = suites.Prompts(text, haystack, tuple(qa_data), seed, limits)
     if suite == "ruler":
         measure = suites.ruler(asked, variations, tasks or "all", prompts)
     elif suite == "fidelity":
         measure = suites.fidelity(asked, variations, tasks or "text", prompts, new_tokens, turns, layers)
     else:
-        measure = suites.speed(asked, new_tokens, repeat, memory_cap, text)
+        measure = suites.speed(asked, new_tokens, repeat, memory_cap, prompts)
     if plot is not None:
         _check_plot(plot)
     if memory_cap is not None and suite == "speed":
@@ -172,7 +178,9 @@ def _plan_and_load(
         from lrqk_cli.chat.rendering import plan_line
         from lrqk_cli.models import loading, shapes
         from lrqk_cli.models.describe import describe_shape, describe_source
+        from lrqk_cli.models.threads import use_threads
 
+        use_threads(None)
         source = loading.resolve(subject.model) if subject.shape is None else None
         described = describe_source(source) if source else describe_shape(name)
         planned, placement = _plan(subject, described, asked, answer_tokens, wanted)
@@ -252,10 +260,11 @@ def _show(
 
 
 def _print_table(measured: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from lrqk_cli.chat.console import stdout_console
+
+    console = stdout_console()
     if not console.is_terminal:  # lines are broken at a terminal's width only
         console.width = _ANY_WIDTH
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
@@ -268,4 +277,4 @@ def _print_table(measured: Report) -> None:
         table.add_row(*line)
     console.print(table)
     for note in measured.notes:
-        console.print(note, markup=False, soft_wrap=not console.is_terminal)
+        console.print(note, soft_wrap=not console.is_terminal)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from lrqk_cli.cli import asking, method, options, planning, questions
-from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, default_top_k
+from lrqk_cli.cli.failures import warn_of_transformers
+from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, ReadLimits, default_top_k
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -20,14 +21,18 @@ if TYPE_CHECKING:
 
 _SETTINGS = LrqkConfig()
 _GENERATION = GenerationConfig()
+_LIMITS = ReadLimits()
 
 
 def chat(
     context: typer.Context,
+    files: asking.Files = [],  # noqa: B006 - typer only reads it
     model: options.Model = DEFAULT_MODEL,
-    file: asking.File = [],  # noqa: B006 - typer only reads it
+    file: asking.File = [],  # noqa: B006
     pages: asking.Pages = None,
     password: asking.Password = None,
+    read_timeout: options.ReadTimeout = _LIMITS.timeout,
+    read_memory: options.ReadMemory = _LIMITS.memory,
     prompt: asking.Prompt = [],  # noqa: B006
     prompts_file: asking.PromptsFile = None,
     answers_file: asking.AnswersFile = None,
@@ -35,7 +40,7 @@ def chat(
     ctx: options.Context = None,
     vram: planning.Vram = None,
     ram: planning.Ram = None,
-    attention: options.Attention = _SETTINGS.attention,
+    attention: options.Attention = "auto",
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
     hot: options.Hot = _SETTINGS.hot,
@@ -52,6 +57,7 @@ def chat(
     als_penalties: method.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
     offload_weights: asking.OffloadWeights = False,
     max_new_tokens: asking.MaxNewTokens = _GENERATION.max_new_tokens,
     temperature: asking.Temperature = _GENERATION.temperature,
@@ -59,64 +65,84 @@ def chat(
     sample_top_k: asking.SampleTopK = _GENERATION.sample_top_k,
     repetition_penalty: asking.RepetitionPenalty = _GENERATION.repetition_penalty,
     seed: asking.Seed = _GENERATION.seed,
-    as_json: options.Json = False,
+    as_json: asking.Json = False,
     quiet: options.Quiet = False,
     sources: asking.Sources = False,
+    bell: asking.Bell = True,
     no_history: asking.NoHistory = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Chat about documents, or ask questions and leave, with --prompt or --prompts-file."""
+    """Chat about documents; with --prompt or --prompts-file, print answers and exit."""
+    warn_of_transformers()
     als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
     demanded = top_k or default_top_k(hot)
+    mode = options.default_mode(attention)
     settings = LrqkConfig(
-        attention, rank, index_bits, hot, demanded, recent, tail, segment, solver, grouping, hot_policy, als
+        mode, rank, index_bits, hot, demanded, recent, tail, segment, solver, grouping, hot_policy, als
     )
     generation = GenerationConfig(max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed)
-    asked = questions.read_asked(context, prompt, prompts_file, answers_file, file, as_json)
+    limits = ReadLimits(read_timeout, read_memory)
+    paths = _paths(context, file, files)
+    asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
 
     from lrqk_cli.chat.console import stderr_console
     from lrqk_cli.chat.opening import ModelRequest, open_session
     from lrqk_cli.chat.rendering import View
     from lrqk_cli.documents import PageSelection
 
-    view = View(stderr_console(), quiet)
+    view = View(stderr_console(), quiet, bell)
     if asked is not None and asked.is_answered:
         view.note("All questions have been answered.")
         return
-    read = partial(_read_documents, password=password, view=view)
-    documents = read(file, PageSelection.parse(pages) if pages is not None else None)
+    read = partial(_read_documents, password=password, limits=limits, view=view)
+    documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
-    request = ModelRequest(model, device, number_format, offload_weights, ctx, vram, ram, wanted)
+    request = ModelRequest(model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads)
     if asked is None:
         from lrqk_cli.chat.interactive import converse
         from lrqk_cli.chat.line_reader import history_path
 
         history = None if no_history else history_path()
-        converse(request, documents, system, generation, view, read, history, sources)
+        shows_tracebacks = context.ensure_object(options.Invocation).debug
+        converse(request, documents, system, generation, view, read, history, sources, shows_tracebacks)
         return
     with open_session(request, documents, system, generation, view, asked.to_reserve()) as opened:
         opened.session.note_sources(sources)
         asked.answer(opened, view)
 
 
+def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path]) -> list[Path]:
+    """Return what is to be read; the command line overrules a variable and the config file."""
+    source = context.get_parameter_source("file")
+    is_flag = source is not None and source.name == "COMMANDLINE"
+    return [*named, *files] if is_flag or not files else list(files)
+
+
 def _read_documents(
-    files: Sequence[Path], pages: PageSelection | None, *, password: str | None, view: View
+    files: Sequence[Path],
+    pages: PageSelection | None,
+    *,
+    password: str | None,
+    limits: ReadLimits,
+    view: View,
 ) -> list[Document]:
     """Read all documents, with a bar; warn of what they say about themselves."""
     if not files:
         return []
-    from lrqk_cli.documents import read_documents
+    from lrqk_cli.documents import read_documents, shown_name
 
     asked: set[Path] = set()
 
     def ask(path: Path) -> str | None:
         is_repeated = path in asked
         asked.add(path)
-        return view.ask_password(path.name, is_repeated) if sys.stdin.isatty() else None
+        return view.ask_password(shown_name(path.name), is_repeated) if sys.stdin.isatty() else None
 
     with view.reading() as report:
-        documents = read_documents(files, pages=pages, password=password or ask, on_progress=report)
+        documents = read_documents(
+            files, pages=pages, password=password or ask, limits=limits, on_progress=report
+        )
     for document in documents:
         for warning in document.warnings:
             view.warn(warning)

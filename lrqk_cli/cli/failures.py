@@ -7,14 +7,22 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from pathlib import Path
 from types import FrameType
 
 import typer
 
-from lrqk_cli.chat.console import print_failure, stderr_console
-from lrqk_cli.errors import LrqkError
+from lrqk_cli.chat.console import (
+    print_failure,
+    print_message,
+    print_traceback,
+    print_unexpected,
+    stderr_console,
+)
+from lrqk_cli.chat.interrupts import in_main_thread
+from lrqk_cli.errors import LrqkError, ModelError
+from lrqk_cli.memory.exhaustion import out_of_memory
+from lrqk_cli.upstream import requirement, untested_warning
 
 # Typer carries its own copy of click since 0.26; the parent of BadParameter is click's usage error in both.
 CommandLineError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -69,9 +77,10 @@ def _imports_torch(frame: FrameType | None) -> bool:
     return False
 
 
-def in_main_thread() -> bool:
-    """Whether Python delivers signals to this thread."""
-    return threading.current_thread() is threading.main_thread()
+def warn_of_transformers() -> None:
+    """Warn where the installed transformers is not among those tested; to be called before it is imported."""
+    if warning := untested_warning():
+        print_message(stderr_console(), "Warning", "yellow", warning)
 
 
 def report(error: BaseException, debug: bool) -> int:
@@ -84,9 +93,9 @@ def report(error: BaseException, debug: bool) -> int:
     Returns:
         The exit code.
     """
-    if debug:
-        traceback.print_exception(error)
     console = stderr_console()
+    if debug:
+        print_traceback(console, error)
     if isinstance(error, KeyboardInterrupt):
         console.print("Interrupted.")
         return EXIT_INTERRUPTED
@@ -99,9 +108,15 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, CommandLineError):
         print_failure(console, *_explain_usage(error))
         return EXIT_USAGE
-    detail = str(error).strip().split("\n", 1)[0]
-    sentence = f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}."
-    print_failure(console, sentence, "" if debug else _DEBUG_HINT)
+    if (exhausted := out_of_memory(error)) is not None:
+        print_failure(console, exhausted.message, exhausted.hint)
+        return exhausted.exit_code
+    if isinstance(error, ImportError) and (error.name or "").split(".")[0] == "transformers":
+        detail = str(error).strip().split("\n", 1)[0].rstrip(".")
+        sentence = f"The installed transformers cannot be used: {detail}."
+        print_failure(console, sentence, f"Run: pip install '{requirement()}'")
+        return ModelError.exit_code
+    print_unexpected(console, error, "" if debug else _DEBUG_HINT)
     return EXIT_UNEXPECTED
 
 

@@ -18,6 +18,8 @@ CARDS = (8, 12, 16, 24)
 CONTEXTS = tuple(1 << shift for shift in range(13, 20))
 # Where nothing is said of host memory, another machine has enough.
 _AMPLE = 1 << 60
+# What cards compute in, unless the user says otherwise.
+_CARD_DTYPE = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class Question:
     Attributes:
         settings: as the flags and their defaults say.
         wanted: the fields of them that were said.
-        vram, ram: bytes; None where nothing is said.
+        vram, ram: bytes; None where nothing is said. ``vram`` stands for a card, whatever is in this machine;
+            beside it, host memory is no limit unless ``ram`` is one.
     """
 
     model: str
@@ -50,6 +53,7 @@ def footprint(question: Question) -> dict[str, Any]:
     """
     from lrqk_cli.chat.opening import reserved_context
     from lrqk_cli.memory import planner
+    from lrqk_cli.memory.budget import host_budget
     from lrqk_cli.memory.estimate import estimate
     from lrqk_cli.models.describe import describe
 
@@ -76,35 +80,77 @@ def footprint(question: Question) -> dict[str, Any]:
         "attention": asdict(settings),
         "why": why,
         "device_memory": {**needed.items, "total": needed.total},
-        "host_memory": {"kv_rows": needed.host_kv},
+        "host_memory": {"kv_rows": needed.host_kv, "free": host_budget(question.ram)},
         "full_attention_device_memory": dense.total,
         "budget": budget,
         "longest_context": _longest(question, spec, dtype, budget),
-        "cards": _cards(question, spec, dtype),
+        "cards_dtype": question.dtype or _CARD_DTYPE,
+        "cards": _cards(question, spec),
         "predicted": _predicted(machine, spec, settings, context, dtype),
     }
 
 
+def card(vram: int, ram: int | None, dtype: str | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the longest contexts of all known models on a card, ready for JSON; sizes in bytes.
+
+    Args:
+        vram: of the card.
+        ram: of host memory beside it; None where it is no limit.
+        dtype: None for what cards compute in.
+        wanted: settings that were said.
+    """
+    from lrqk_cli.models import catalog, shapes
+
+    dtype, ram = dtype or _CARD_DTYPE, ram or _AMPLE
+    names = dict.fromkeys((*catalog.catalog(), *shapes.shapes()))
+    return {
+        "device_bytes": vram,
+        "dtype": dtype,
+        "models": [_on_card(name, dtype, vram, ram, wanted) for name in names],
+    }
+
+
+def _on_card(name: str, dtype: str, vram: int, ram: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    from lrqk_cli.memory import planner
+    from lrqk_cli.memory.accounting import weight_bytes
+    from lrqk_cli.models.describe import describe
+
+    spec = describe(name).spec
+    most = spec.max_context
+    full = {name: wanted[name] for name in wanted if name == "segment"} | {"attention": "dense"}
+    longest = planner.longest_context(spec, dtype, vram, ram, most, wanted)
+    chosen = planner.find(spec, dtype, longest, vram, ram, wanted) if longest else None
+    return {
+        "name": name,
+        "weights": weight_bytes(spec, dtype),
+        "max_context": most,
+        "longest_context": longest,
+        "longest_full_attention": planner.longest_context(spec, dtype, vram, ram, most, full),
+        "host_kv_rows": chosen.estimate.host_kv if chosen else None,
+    }
+
+
 def _place(question: Question, described: Description) -> tuple[Machine | None, str]:
-    """Return the machine, None where only torch knows it, and the element type."""
+    """Return the machine, None where only torch knows it, and the element type to count with."""
     from lrqk_cli.memory.machine import look
 
     machine = look(question.device)
-    if question.dtype is not None and machine is not None:
-        return machine, question.dtype
+    dtype = question.dtype or (_CARD_DTYPE if question.vram else None)
+    if dtype is not None and (machine is not None or question.device is None):
+        return machine, dtype
     if machine is not None:
         if not machine.has_bfloat16:
             return machine, "float16" if machine.name else "float32"
         return machine, "float16" if machine.name and described.dtype == "float16" else "bfloat16"
     from lrqk_cli.models.devices import place
 
-    return None, str(place(question.device, question.dtype, described.dtype)[1]).removeprefix("torch.")
+    return None, str(place(question.device, dtype, described.dtype)[1]).removeprefix("torch.")
 
 
 def _ram(question: Question) -> int:
     from lrqk_cli.memory.budget import host_budget
 
-    return question.ram or host_budget()
+    return question.ram or (_AMPLE if question.vram else host_budget())
 
 
 def _longest(question: Question, spec: ModelSpec, dtype: str, budget: int | None) -> int | None:
@@ -115,11 +161,11 @@ def _longest(question: Question, spec: ModelSpec, dtype: str, budget: int | None
     return planner.longest_context(spec, dtype, budget, _ram(question), spec.max_context, question.wanted)
 
 
-def _cards(question: Question, spec: ModelSpec, dtype: str) -> list[dict[str, Any]]:
+def _cards(question: Question, spec: ModelSpec) -> list[dict[str, Any]]:
     """Return what the planner would choose on common cards, beside which host memory is no limit."""
     from lrqk_cli.memory import planner
 
-    ram = question.ram or _AMPLE
+    dtype, ram = question.dtype or _CARD_DTYPE, question.ram or _AMPLE
     cells = []
     for card in CARDS:
         for context in CONTEXTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -19,13 +20,13 @@ _ITEMS = {
     "bookkeeping": "Tables and factors",
     "decode_scratch": "Scratch of decode steps",
     "logits": "Logits",
-    "prefill_attention": "Reading a segment: attention",
-    "prefill_mlp": "Reading a segment: MLP",
+    "prefill_attention": "Prefill: attention",
+    "prefill_mlp": "Prefill: MLP",
     "settling": "Building the index",
     "cublas": "Scratch of cuBLAS",
-    "fragments": "What the allocator cannot reuse",
+    "fragments": "Fragmentation",
     "cuda_context": "CUDA context",
-    "total": "Together",
+    "total": "Total",
 }
 _BAR = 60
 # What stands for each part of the bar.
@@ -47,11 +48,8 @@ def print_footprint(report: dict[str, Any], console: Console) -> None:
     console.print(_chosen(report) + "\n")
     console.print(_items(report))
     if report["budget"] is not None:
-        console.print("\n" + _bar(report), markup=False)
-    if report["host_memory"]["kv_rows"]:
-        console.print(f"\nIn host memory: {format_bytes(report['host_memory']['kv_rows'])} of KV rows.")
-    else:
-        console.print()
+        console.print("\n" + _bar(report))
+    console.print("\n" + _host_memory(report["host_memory"]) if report["host_memory"]["kv_rows"] else "")
     if report["longest_context"] is not None:
         longest, most = report["longest_context"], shape["max_context"]
         limit = " (the model's limit)" if longest == most else ""
@@ -59,13 +57,39 @@ def print_footprint(report: dict[str, Any], console: Console) -> None:
     if report["predicted"] is not None:
         console.print(_prediction(report["predicted"]))
     console.print()
+    console.print(f"On common cards, in {report['cards_dtype']}:")
     console.print(_cards(report))
     console.print(
-        "full: full attention fits. A number: LRQK with so many hot rows. -: too little.", style="dim"
+        "full: full attention fits. A number: LRQK with so many hot rows. -: does not fit.", style="dim"
     )
     if CONTEXTS[-1] > shape["max_context"]:
         console.print(f"*: beyond the model's {shape['max_context']:,} tokens.", style="dim")
     console.print("Sizes are those of a GPU; what comes and goes is an upper bound.", style="dim")
+
+
+def print_card(report: dict[str, Any], console: Console) -> None:
+    """Print the report of ``card``."""
+    console.print(
+        f"The longest contexts on a card of {format_bytes(report['device_bytes'])}, in {report['dtype']}:\n"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model")
+    for heading in ("weights", "longest\ncontext", "with full\nattention", "KV rows in\nhost memory"):
+        table.add_column(heading, justify="right")
+    for row in report["models"]:
+        longest, full, on_host = (
+            row[key] for key in ("longest_context", "longest_full_attention", "host_kv_rows")
+        )
+        table.add_row(
+            row["name"],
+            format_bytes(row["weights"]),
+            (f"{longest:,}" if longest else "-") + ("*" if longest == row["max_context"] else " "),
+            f"{full:,}" if full else "-",
+            format_bytes(on_host) if on_host else "-",
+        )
+    console.print(table)
+    console.print("*: the model's limit. -: does not fit, or no KV rows there.", style="dim")
+    console.print("'lrqk info --model NAME --vram SIZE' tells more about one of them.", style="dim")
 
 
 def _chosen(report: dict[str, Any]) -> str:
@@ -109,6 +133,13 @@ def _bar(report: dict[str, Any]) -> str:
         f"{format_bytes(items['total'])} of {format_bytes(budget)}{fits}\n"
         "# weights  = rows and index  + scratch and driver  . free"
     )
+
+
+def _host_memory(host: Mapping[str, int]) -> str:
+    text = f"In host memory: {format_bytes(host['kv_rows'])} of KV rows."
+    if host["kv_rows"] > host["free"]:
+        text += f" This machine has {format_bytes(host['free'])} for them."
+    return text
 
 
 def _prediction(predicted: dict[str, Any]) -> str:

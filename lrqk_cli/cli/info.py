@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lrqk_cli.cli import method, options, planning
-from lrqk_cli.cli.footprint import Question, footprint
+from lrqk_cli.cli.failures import warn_of_transformers
+from lrqk_cli.cli.footprint import Question, card, footprint
+from lrqk_cli.cli.footprint_view import print_card, print_footprint
+from lrqk_cli.cli.values import parse_bytes
 from lrqk_cli.config import LrqkConfig, default_top_k
+from lrqk_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SETTINGS = LrqkConfig()
 
@@ -17,20 +25,46 @@ Model = Annotated[
     str | None,
     options.option(
         "--model",
-        help="What to describe: as for chat, or a shape of bench. Without it, this machine.",
+        help="Model to describe: as for chat, or the name of a published one, such as llama-3.1-8b.",
         panel=options.MODEL,
         metavar="MODEL",
     ),
 ]
+Context = Annotated[int | None, options.context_length("the model's limit")]
+Dtype = Annotated[
+    options.DType, options.data_type("which is bfloat16 with --vram and what suits the device without")
+]
+Vram = Annotated[
+    int | None,
+    options.option(
+        "--vram",
+        help="Memory of the card to plan for, such as 24GiB. (default: what is free on this machine's GPU)",
+        panel=planning.MEMORY,
+        parse=parse_bytes,
+        metavar="SIZE",
+    ),
+]
+Ram = Annotated[
+    int | None,
+    options.option(
+        "--ram",
+        help="CPU memory to plan for. (default: no limit with --vram, else seven eighths of what is free)",
+        panel=planning.MEMORY,
+        parse=parse_bytes,
+        metavar="SIZE",
+    ),
+]
+# What describes this machine alone; all else needs a model, or at least a card.
+_OF_THE_MACHINE = frozenset({"device", "as_json", "debug"})
 
 
 def info(
     context: typer.Context,
     model: Model = None,
-    ctx: options.Context = None,
-    vram: planning.Vram = None,
-    ram: planning.Ram = None,
-    attention: options.Attention = _SETTINGS.attention,
+    ctx: Context = None,
+    vram: Vram = None,
+    ram: Ram = None,
+    attention: options.Attention = "auto",
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
     hot: options.Hot = _SETTINGS.hot,
@@ -42,13 +76,14 @@ def info(
     grouping: method.Grouping = _SETTINGS.grouping,
     hot_policy: method.Policy = _SETTINGS.hot_policy,
     device: options.Device = None,
-    dtype: options.Dtype = "auto",
+    dtype: Dtype = "auto",
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Show this machine; with --model, what a model and a context take, and with --vram how they fit."""
+    """Show this machine, or what a model needs (--model), or which models fit a card (--vram)."""
+    warn_of_transformers()
     settings = LrqkConfig(
-        attention,
+        options.default_mode(attention),
         rank,
         index_bits,
         hot,
@@ -60,24 +95,40 @@ def info(
         grouping=grouping,
         hot_policy=hot_policy,
     )
-    if model is None:
-        report: dict[str, Any] = {"machine": _machine(device), "models": _models()}
-    else:
-        wanted = planning.said_settings(context, settings)
-        number_format = None if dtype == "auto" else dtype
+    wanted = planning.said_settings(context, settings)
+    number_format = None if dtype == "auto" else dtype
+    if model is not None:
         report = footprint(Question(model, ctx, settings, wanted, device, number_format, vram, ram))
+        show = print_footprint
+    elif vram is not None:
+        _refuse_idle(context, {"ctx", "device"}, "--model")
+        report = card(vram, ram, number_format, wanted)
+        show = print_card
+    else:
+        _refuse_idle(context, context.params.keys() - _OF_THE_MACHINE, "--model or --vram")
+        report = {"machine": _machine(device), "models": _models()}
+        show = _print_machine
     if as_json:
         from lrqk_cli.chat.report import to_json
 
         typer.echo(to_json(report))
-    elif model is None:
-        _print_machine(report)
     else:
-        from rich.console import Console
+        from lrqk_cli.chat.console import stdout_console
 
-        from lrqk_cli.cli.footprint_view import print_footprint
+        show(report, stdout_console())
 
-        print_footprint(report, Console(highlight=False))
+
+def _refuse_idle(context: typer.Context, names: Collection[str], missing: str) -> None:
+    """Refuse options on the command line that would not act.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name in planning.on_command_line(context, names):
+        raise UsageError(
+            f"--{name.replace('_', '-')} has no meaning without {missing}.",
+            f"Add {missing}, or leave --{name.replace('_', '-')} out.",
+        )
 
 
 def _machine(device: str | None) -> dict[str, Any]:
@@ -122,8 +173,7 @@ def _models() -> list[dict[str, Any]]:
     ]
 
 
-def _print_machine(report: dict[str, Any]) -> None:
-    from rich.console import Console
+def _print_machine(report: dict[str, Any], console: Console) -> None:
     from rich.table import Table
 
     from lrqk_cli.chat.rendering import format_bytes
@@ -146,7 +196,6 @@ def _print_machine(report: dict[str, Any]) -> None:
     for model in report["models"]:
         here = "yes" if model["pulled"] else "no"
         table.add_row(model["name"], f"{model['context']:,}", format_bytes(model["download_bytes"]), here)
-    console = Console(highlight=False)
     console.print(grid)
     console.print()
     console.print(table)

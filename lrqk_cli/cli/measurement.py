@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from lrqk_cli.cli.options import MODEL, OUTPUT, option
+from lrqk_cli.cli.planning import on_command_line
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_tokens
 from lrqk_cli.errors import UsageError
 
@@ -38,7 +38,7 @@ Contexts = Annotated[
     str,
     option(
         "--ctx",
-        help="Context lengths, such as 4k,16k; speed: of the prompts.",
+        help="Context lengths in tokens, such as 4k,16k; in speed, lengths of the prompts.",
         panel=_MEASURE,
         metavar="TOKENS,…",
     ),
@@ -48,7 +48,8 @@ Modes = Annotated[
     option(
         "--modes",
         help="speed: lrqk, dense, dense-eager, offload, paper, paper-no-hit-miss. "
-        "fidelity: lrqk, resident (its noise), paper. ruler: lrqk, resident, paper, dense, offload.",
+        "fidelity: lrqk, resident (lrqk with all rows on the GPU), paper. "
+        "ruler: lrqk, resident, paper, dense, offload.",
         panel=_MEASURE,
         metavar="MODE,…",
     ),
@@ -57,7 +58,7 @@ NewTokens = Annotated[
     int,
     option(
         "--new-tokens",
-        help="speed, fidelity: decode steps after a prefill.",
+        help="speed, fidelity: tokens to decode after each prefill.",
         panel=_MEASURE,
         parse=parse_tokens,
         metavar="N",
@@ -65,13 +66,15 @@ NewTokens = Annotated[
 ]
 Repeat = Annotated[
     int,
-    option("--repeat", help="speed: runs of each figure.", panel=_MEASURE, parse=parse_integer, metavar="N"),
+    option(
+        "--repeat", help="speed: number of runs to average.", panel=_MEASURE, parse=parse_integer, metavar="N"
+    ),
 ]
 Shape = Annotated[
     str | None,
     option(
         "--shape",
-        help="speed: random weights of a published shape in the place of a model, such as llama-3.1-8b.",
+        help="speed: measure a published model's shape with random weights, such as llama-3.1-8b.",
         panel=MODEL,
         metavar="NAME",
     ),
@@ -80,7 +83,7 @@ MemoryCap = Annotated[
     int | None,
     option(
         "--memory-cap",
-        help="speed: device memory that the mode lrqk may allocate, such as 24GiB; the others may all.",
+        help="speed: limit of the GPU memory that mode lrqk may allocate, such as 24GiB; others have none.",
         panel=_MEASURE,
         parse=parse_bytes,
         metavar="BYTES",
@@ -90,7 +93,7 @@ Text = Annotated[
     Path | None,
     option(
         "--text",
-        help="speed, fidelity: text to measure on. (default: made-up sentences, easier than prose)",
+        help="speed, fidelity: text file to measure on. (default: generated sentences, easier than prose)",
         panel=_MEASURE,
         metavar="PATH",
     ),
@@ -107,14 +110,18 @@ Tasks = Annotated[
 Samples = Annotated[
     int,
     option(
-        "--samples", help="fidelity, ruler: prompts a task.", panel=_MEASURE, parse=parse_integer, metavar="N"
+        "--samples",
+        help="fidelity, ruler: prompts per task.",
+        panel=_MEASURE,
+        parse=parse_integer,
+        metavar="N",
     ),
 ]
 Turns = Annotated[
     int,
     option(
         "--turns",
-        help="fidelity: user turns of a conversation, each measured by itself.",
+        help="fidelity: turns of a conversation, each measured separately.",
         panel=_MEASURE,
         parse=parse_integer,
         metavar="N",
@@ -124,7 +131,8 @@ Vary = Annotated[
     list[str],
     option(
         "--vary",
-        help="fidelity, ruler: further modes with one setting changed, such as top-k=512,1024. Repeat it.",
+        help="fidelity, ruler: also measure with one setting changed, such as top-k=512,1024. Repeat for "
+        "more.",
         panel=_MEASURE,
         metavar="NAME=V,…",
     ),
@@ -133,7 +141,7 @@ Layers = Annotated[
     bool,
     option(
         "--layers",
-        help="fidelity: captured attention and output error of every layer. Slow.",
+        help="fidelity: also measure the attention mass and the output error of each layer. Slow.",
         panel=_MEASURE,
         metavar="",
     ),
@@ -142,7 +150,7 @@ Haystack = Annotated[
     Path | None,
     option(
         "--haystack",
-        help="Tasks of ruler: text to hide needles in. (default: made-up sentences)",
+        help="RULER tasks: text to hide the needles in. (default: generated sentences)",
         panel=_MEASURE,
         metavar="PATH",
     ),
@@ -151,7 +159,7 @@ QaData = Annotated[
     list[Path],
     option(
         "--qa-data",
-        help="Tasks of ruler: questions in SQuAD's form (qa_1) or HotpotQA's (qa_2). Repeat it for both.",
+        help="RULER tasks: questions in SQuAD format (qa_1) or HotpotQA format (qa_2). Repeat for both.",
         panel=_MEASURE,
         metavar="PATH",
     ),
@@ -160,7 +168,7 @@ Seed = Annotated[
     int,
     option(
         "--seed",
-        help="Tasks of ruler: another one gives other prompts.",
+        help="RULER tasks: random seed of the prompts.",
         panel=_MEASURE,
         parse=parse_integer,
         metavar="N",
@@ -170,14 +178,14 @@ Plot = Annotated[
     Path | None,
     option(
         "--plot",
-        help="Draw as .svg or .png: decode speed over context, or quality against GPU bytes.",
+        help="Also draw a chart as .svg or .png: decode speed over context, or quality over GPU memory.",
         panel=OUTPUT,
         metavar="PATH",
     ),
 ]
 Format = Annotated[
     Output,
-    option("--output", help="table, md, json or csv.", panel=OUTPUT, metavar="FORMAT"),
+    option("--output", help="Output format: table, md, json or csv.", panel=OUTPUT, metavar="FORMAT"),
 ]
 
 
@@ -190,7 +198,7 @@ def refuse_idle(context: typer.Context, suite: Suite, tasks: str | None) -> None
     Raises:
         UsageError: there is one.
     """
-    for name in _given(context, frozenset().union(*_SUITE_OPTIONS.values()) - _SUITE_OPTIONS[suite]):
+    for name in on_command_line(context, frozenset().union(*_SUITE_OPTIONS.values()) - _SUITE_OPTIONS[suite]):
         owners = " or ".join(other for other, names in _SUITE_OPTIONS.items() if name in names)
         raise UsageError(
             f"{_flag(name)} has no meaning for --suite {suite}.",
@@ -208,7 +216,7 @@ def chosen_shape(context: typer.Context, suite: Suite, shape: str | None) -> str
     """
     if shape is None or suite != "speed":
         return None
-    given = _given(context, {"shape", "model", "text"})
+    given = on_command_line(context, {"shape", "model", "text"})
     if "shape" not in given:  # it comes from a variable or the config file, which a flag overrules
         return None if given else shape
     for name in given:
@@ -223,16 +231,10 @@ def _refuse_other_tasks(context: typer.Context, tasks: set[str]) -> None:
         idle = _RULER_ONLY
     elif not tasks & {"text", "all"}:
         idle, missing = frozenset({"text"}), "the task text"
-    for name in _given(context, idle):
+    for name in on_command_line(context, idle):
         raise UsageError(
             f"{_flag(name)} has no meaning without {missing}.", "Leave it out, or name one in --tasks."
         )
-
-
-def _given(context: typer.Context, names: Collection[str]) -> list[str]:
-    """Return which parameters are on the command line; a variable may be meant for other commands."""
-    sources = {name: context.get_parameter_source(name) for name in sorted(names)}
-    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def _flag(name: str) -> str:

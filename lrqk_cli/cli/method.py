@@ -8,13 +8,14 @@ from lrqk_cli.cli.options import option
 from lrqk_cli.cli.values import parse_integer, parse_number, parse_penalties
 from lrqk_cli.config import AlsInit, AlsPenalties, GroupingMode, HotPolicy, SolverName
 
-_METHOD = "The method of the paper, for comparison"
+_METHOD = "The method of the LRQK paper, for comparison"
 
 Solver = Annotated[
     SolverName,
     option(
         "--solver",
-        help="joint solves for the index in closed form; als alternates, and adapts in every step.",
+        help="How the index is computed. joint: in closed form. als: by the paper's alternating least "
+        "squares, updated at every step.",
         panel=_METHOD,
         metavar="NAME",
     ),
@@ -22,31 +23,46 @@ Solver = Annotated[
 Grouping = Annotated[
     GroupingMode,
     option(
-        "--grouping", help="One index and hot set per kv head or query head.", panel=_METHOD, metavar="MODE"
+        "--grouping",
+        help="kv: one index and hot set for each KV head. head: one for each query head.",
+        panel=_METHOD,
+        metavar="MODE",
     ),
 ]
 Policy = Annotated[
     HotPolicy,
     option(
         "--hot-policy",
-        help="sticky keeps --hot rows; exact the best --top-k; refetch does too, and fetches them anew.",
+        help="sticky: keep --hot rows and replace the lowest-scoring. exact: keep the best --top-k only. "
+        "refetch: as exact, but fetch all of them at every step.",
         panel=_METHOD,
         metavar="MODE",
     ),
 ]
 Init = Annotated[
     AlsInit,
-    option("--als-init", help="How als begins: randn, top or topcol.", panel=_METHOD, metavar="NAME"),
+    option(
+        "--als-init",
+        help="Initial factors of als: randn at random; top or topcol from columns of Q and K.",
+        panel=_METHOD,
+        metavar="NAME",
+    ),
 ]
 Iterations = Annotated[
     int,
-    option("--als-iterations", help="Alternations at most.", panel=_METHOD, parse=parse_integer, metavar="N"),
+    option(
+        "--als-iterations",
+        help="Maximum number of als iterations.",
+        panel=_METHOD,
+        parse=parse_integer,
+        metavar="N",
+    ),
 ]
 Tolerance = Annotated[
     float,
     option(
         "--als-tolerance",
-        help="als ends early when its factors move less.",
+        help="als stops once the mean squared change of its factors is below this.",
         panel=_METHOD,
         parse=parse_number,
         metavar="X",
@@ -56,7 +72,7 @@ Penalties = Annotated[
     AlsPenalties,
     option(
         "--als-penalties",
-        help="Weights of als for Q, K, the new token, the resident tokens.",
+        help="Penalty weights of als for Q, K, the new token and the tokens on the GPU.",
         panel=_METHOD,
         parse=parse_penalties,
         metavar="W,W,W,W",

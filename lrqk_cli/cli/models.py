@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrqk_cli.cli import options
+from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.errors import ModelError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def pull(name: Name, quiet: options.Quiet = False) -> None:
     from lrqk_cli.chat.rendering import View
     from lrqk_cli.models import catalog, store
 
+    warn_of_transformers()
     entry = catalog.find(name)
     with View(stderr_console(), quiet).pulling(name) as report:
         folder = store.pull(entry, report)
@@ -87,9 +89,9 @@ def _describe(model: StoredModel) -> dict[str, str | int | bool | None]:
 
 
 def _print_table(stored: list[StoredModel]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from lrqk_cli.chat.console import stdout_console
     from lrqk_cli.chat.rendering import format_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -108,4 +110,4 @@ def _print_table(stored: list[StoredModel]) -> None:
             on_disk if model.size_bytes else "-",
             f"{entry.description}. {entry.license}",
         )
-    Console(highlight=False).print(table)
+    stdout_console().print(table)

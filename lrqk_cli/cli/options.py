@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lrqk_cli.cli.values import parse_integer, parse_tokens
-from lrqk_cli.config import AttentionMode, TailMode
+from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_tokens
+from lrqk_cli.config import AttentionMode, LrqkConfig, TailMode
 from lrqk_cli.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+AttentionChoice = Literal["auto", AttentionMode]
 
+DOCUMENTS = "Documents"
 MODEL = "Model"
 ATTENTION = "Attention"
 OUTPUT = "Output"
@@ -33,13 +35,13 @@ def option(
     """An option and its environment variable.
 
     Args:
-        flag: such as ``--top-k``.
+        flag: such as ``--top-k``, or ``--bell/--no-bell`` for a switch that is on by default.
         help: one line; panel: the heading under which it stands.
         metavar: how the help calls the value; empty for a switch.
         parse: reads the value and raises ``UsageError``, which is then reported with the option's name.
         settings: more for ``typer.Option``.
     """
-    variable = "LRQK_" + flag.lstrip("-").replace("-", "_").upper()
+    variable = "LRQK_" + flag.split("/")[0].lstrip("-").replace("-", "_").upper()
     if parse is not None:
         settings["parser"] = _named(parse)
     return typer.Option(
@@ -86,9 +88,33 @@ Debug = Annotated[
         show_envvar=False,
     ),
 ]
-Json = Annotated[bool, option("--json", help="Print one JSON object.", panel=OUTPUT, metavar="")]
+Json = Annotated[bool, option("--json", help="Print JSON instead of text.", panel=OUTPUT, metavar="")]
 Quiet = Annotated[
-    bool, option("--quiet", help="No progress and no statistics, warnings only.", panel=OUTPUT, metavar="")
+    bool,
+    option(
+        "--quiet", help="Show warnings and errors only, no progress or statistics.", panel=OUTPUT, metavar=""
+    ),
+]
+ReadTimeout = Annotated[
+    float,
+    option(
+        "--read-timeout",
+        help="Seconds that reading a file or a folder may take, and one more for each page read.",
+        panel=DOCUMENTS,
+        parse=parse_number,
+        metavar="SECONDS",
+    ),
+]
+ReadMemory = Annotated[
+    int,
+    option(
+        "--read-memory",
+        help="Memory that reading a file or a folder may take, such as 4GiB. (default: 2GiB)",
+        panel=DOCUMENTS,
+        parse=parse_bytes,
+        metavar="SIZE",
+        show_default=False,
+    ),
 ]
 Model = Annotated[
     str,
@@ -99,49 +125,79 @@ Model = Annotated[
         metavar="MODEL",
     ),
 ]
-Context = Annotated[
-    int | None,
-    option(
+
+
+def context_length(default: str) -> Any:
+    """The option ``--ctx``, with its default in words."""
+    return option(
         "--ctx",
-        help="Tokens of the context, such as 64k. (default: what the text needs; info: the model's limit)",
+        help=f"Context length in tokens, such as 64k. (default: {default})",
         panel=MODEL,
         parse=parse_tokens,
         metavar="TOKENS",
-    ),
-]
+    )
+
+
+def data_type(automatic: str) -> Any:
+    """The option ``--dtype``, with what ``auto`` means in words."""
+    return option(
+        "--dtype",
+        help=f"Data type of weights and KV cache: float32, bfloat16, float16, or auto, {automatic}.",
+        panel=MODEL,
+        metavar="DTYPE",
+    )
+
+
+Context = Annotated[int | None, context_length("what the text needs")]
 Device = Annotated[
     str | None,
-    option("--device", help="Such as cuda, cuda:1 or cpu.", panel=MODEL, metavar="DEVICE"),
-]
-Dtype = Annotated[
-    DType,
     option(
-        "--dtype", help="Weights as float32, bfloat16, float16; auto chooses.", panel=MODEL, metavar="DTYPE"
+        "--device",
+        help="Where to run: cuda, cuda:1, mps or cpu. (default: a GPU if there is one)",
+        panel=MODEL,
+        metavar="DEVICE",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    option(
+        "--threads",
+        help="CPU threads to compute with. (default: one a core, or what the container may use)",
+        panel=MODEL,
+        parse=parse_integer,
+        metavar="N",
+    ),
+]
+Dtype = Annotated[DType, data_type("which suits the device")]
 Attention = Annotated[
-    AttentionMode,
+    AttentionChoice,
     option(
         "--attention",
-        help="lrqk; or a baseline: dense keeps all rows on the device, offload streams all from memory.",
+        help="auto: dense if it fits on the GPU and is not slow, else lrqk; on a CPU lrqk. dense: full "
+        "attention, KV cache on the GPU. offload: full attention, KV cache streamed from CPU memory.",
         panel=ATTENTION,
         metavar="MODE",
     ),
 ]
 Rank = Annotated[
-    int, option("--rank", help="Width of the index.", panel=ATTENTION, parse=parse_integer, metavar="N")
+    int,
+    option("--rank", help="Rank of the index of keys.", panel=ATTENTION, parse=parse_integer, metavar="N"),
 ]
 IndexBits = Annotated[
     Literal[4, 8, 16],
     option(
-        "--index-bits", help="Bits of an index entry.", panel=ATTENTION, parse=parse_integer, metavar="4|8|16"
+        "--index-bits",
+        help="Bits of each number in the index.",
+        panel=ATTENTION,
+        parse=parse_integer,
+        metavar="4|8|16",
     ),
 ]
 Hot = Annotated[
     int,
     option(
         "--hot",
-        help="Resident rows of a KV head, with --hot-policy sticky.",
+        help="Size of the hot set: KV rows kept on the GPU for each KV head. Fewer if memory is short.",
         panel=ATTENTION,
         parse=parse_tokens,
         metavar="ROWS",
@@ -151,7 +207,8 @@ TopK = Annotated[
     int | None,
     option(
         "--top-k",
-        help="Best rows that a step demands to be resident. (default: a quarter of --hot)",
+        help="Highest-scoring rows that each step needs in the hot set; missing ones are fetched. "
+        "(default: a quarter of --hot)",
         panel=ATTENTION,
         parse=parse_tokens,
         metavar="ROWS",
@@ -161,7 +218,7 @@ Recent = Annotated[
     int,
     option(
         "--recent",
-        help="Newest rows, always resident.",
+        help="Most recent rows, always kept on the GPU as well.",
         panel=ATTENTION,
         parse=parse_tokens,
         metavar="ROWS",
@@ -171,7 +228,8 @@ Tail = Annotated[
     TailMode,
     option(
         "--tail",
-        help="What the other rows add: linear predicts it, mean takes their mean value, none drops it.",
+        help="Rows outside the hot set: linear adds a prediction of what they contribute, mean adds the mean "
+        "value, none leaves them out.",
         panel=ATTENTION,
         metavar="MODE",
     ),
@@ -180,9 +238,14 @@ Segment = Annotated[
     int | None,
     option(
         "--segment",
-        help="Tokens that are read at once. (default: 8192 or what fits, on a CPU 512)",
+        help="Tokens in each step of prefill. (default: 8192, or fewer to fit; 512 on a CPU)",
         panel=ATTENTION,
         parse=parse_tokens,
         metavar="TOKENS",
     ),
 ]
+
+
+def default_mode(attention: AttentionChoice) -> AttentionMode:
+    """Return the mode that settings begin with; where it is ``auto``, the plan has the last word."""
+    return LrqkConfig().attention if attention == "auto" else attention

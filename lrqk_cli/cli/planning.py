@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from lrqk_cli.memory.planner import Plan
     from lrqk_cli.models.placement import Placement
 
-_MEMORY = "Memory"
+MEMORY = "Memory"
 
 Vram = Annotated[
     int | None,
     option(
         "--vram",
-        help="Device memory to use at most, such as 12GiB; settings follow from it. (default: what is free)",
-        panel=_MEMORY,
+        help="GPU memory to use at most, such as 12GiB; settings are chosen to fit. (default: what is free)",
+        panel=MEMORY,
         parse=parse_bytes,
         metavar="SIZE",
     ),
@@ -33,8 +33,8 @@ Ram = Annotated[
     int | None,
     option(
         "--ram",
-        help="Host memory to use at most. (default: what is free, less an eighth)",
-        panel=_MEMORY,
+        help="CPU memory to use at most, such as 32GiB. (default: seven eighths of what is free)",
+        panel=MEMORY,
         parse=parse_bytes,
         metavar="SIZE",
     ),
@@ -42,10 +42,21 @@ Ram = Annotated[
 
 
 def said_settings(context: typer.Context, settings: LrqkConfig) -> dict[str, Any]:
-    """Return the fields of ``settings`` that were said: by a flag, a variable or the config file."""
+    """Return the fields of ``settings`` that were said: by a flag, a variable or the config file.
+
+    ``--attention auto`` says nothing.
+    """
     said = {name for name in context.params if _is_said(context, name)}
+    if context.params.get("attention") == "auto":
+        said.discard("attention")
     names = {"als" if name.startswith("als_") else name for name in said}
     return {field.name: getattr(settings, field.name) for field in fields(settings) if field.name in names}
+
+
+def on_command_line(context: typer.Context, names: Collection[str]) -> list[str]:
+    """Return which parameters are on the command line; a variable may be meant for other commands."""
+    sources = {name: context.get_parameter_source(name) for name in sorted(names)}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def _is_said(context: typer.Context, name: str) -> bool:

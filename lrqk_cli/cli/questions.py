@@ -125,7 +125,7 @@ class InTurn:
             answer = answer_once(opened.session, prompt, view, streams=not self._as_json)
             if self._as_json:
                 write = to_json if len(self._prompts) == 1 else to_json_line
-                typer.echo(write(_report(opened, answer)))
+                typer.echo(write(_report(opened, prompt, answer)))
             view.statistics(answer)
             if answer.sources is not None and not self._as_json and not view.quiet:
                 view.console.print(sources_view(answer.sources, view.console))
@@ -169,7 +169,8 @@ class OneByOne:
             view.statistics(answer)
             if answer.finish_reason == "interrupted":
                 raise KeyboardInterrupt
-            self._write({**question.fields, **_report(opened, answer)})
+            report = _report(opened, question.fields["prompt"], answer)
+            self._write({**question.fields, **report})
             opened.session.undo()
         if refusal is not None:
             raise refusal
@@ -184,10 +185,11 @@ class OneByOne:
             self._answers.add(line)
 
 
-def _report(opened: OpenSession, answer: Answer) -> ChatReport:
+def _report(opened: OpenSession, prompt: str, answer: Answer) -> ChatReport:
     from lrqk_cli.chat.report import build_report
 
     return build_report(
+        prompt,
         answer,
         model=opened.model,
         settings=opened.settings,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.config import LrqkConfig
+from lrqk_cli.config import LrqkConfig, ReadLimits
 from lrqk_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,12 +52,20 @@ class Prompts:
     Attributes:
         text: for the task ``text``; None for made-up sentences.
         haystack, qa_data, seed: for the tasks of RULER.
+        limits: what reading the text or the haystack may take.
     """
 
     text: Path | None
     haystack: Path | None
     qa_data: tuple[Path, ...]
     seed: int
+    limits: ReadLimits
+
+    def read(self, path: Path) -> list[str]:
+        """Return the text of each document in a file or a folder."""
+        from lrqk_cli.documents import read_documents
+
+        return [document.text for document in read_documents([path], limits=self.limits)]
 
     def ruler_facts(self) -> dict[str, Any]:
         """Return what a reader needs to make the same prompts."""
@@ -68,7 +76,7 @@ class Prompts:
         }
 
 
-def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, text: Path | None) -> Measure:
+def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, prompts: Prompts) -> Measure:
     """Prefill, decode, memory and misses.
 
     Raises:
@@ -89,7 +97,7 @@ def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, te
     def measure(loaded: LoadedModel | RandomModel, planned: BenchPlan, on_progress: OnProgress) -> Report:
         plan = replace(checked, vram=planned.vram, planned=planned.mode, refused=planned.refused)
         longest = max(plan.prompt_tokens(context, loaded.spec) for context in plan.contexts)
-        prompt = _speed_prompt(loaded, text, longest)
+        prompt = _speed_prompt(loaded, prompts, longest)
         modes = named_modes(plan.modes, planned.settings, longest)
         is_random = isinstance(loaded, RandomModel)
         on_progress("memory bandwidth")
@@ -103,7 +111,7 @@ def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, te
             "name": "speed",
             "new_tokens": new_tokens,
             "repeat": repeat,
-            "text": "random tokens" if is_random else _named(text),
+            "text": "random tokens" if is_random else _named(prompts.text),
             "random_weights": is_random,
             "memory_bytes_per_s": round(bandwidth.memory),
         }
@@ -151,7 +159,7 @@ def fidelity(
 
         modes = asked.named(planned.settings, vary)
         most = max(asked.contexts) * asked.samples if cases.TEXT in chosen else 0
-        text = _text_tokens(prompts.text, loaded.tokenizer, most)
+        text = _text_tokens(prompts, loaded.tokenizer, most)
         material = cases.Material(ChatPrompt(loaded.tokenizer), text, sources)
         found, ended_by = collect(run.run_fidelity(loaded, modes, plan, material, on_progress))
         together = results.overall(found)
@@ -215,7 +223,6 @@ def _ruler_sources(prompts: Prompts) -> Sources:
     from lrqk_cli.bench.ruler.essay import Essay
     from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, read_qa
     from lrqk_cli.bench.ruler.tasks import Sources
-    from lrqk_cli.documents import read_documents
 
     qa: dict[str, QaData] = {}
     for path in prompts.qa_data:
@@ -228,42 +235,40 @@ def _ruler_sources(prompts: Prompts) -> Sources:
         qa[task] = data
     if prompts.haystack is None:
         return Sources(Essay.made_up(), qa)
-    return Sources(Essay("\n".join(document.text for document in read_documents([prompts.haystack]))), qa)
+    return Sources(Essay("\n".join(prompts.read(prompts.haystack))), qa)
 
 
-def _speed_prompt(loaded: LoadedModel | RandomModel, text: Path | None, count: int) -> list[int]:
+def _speed_prompt(loaded: LoadedModel | RandomModel, prompts: Prompts, count: int) -> list[int]:
     from lrqk_cli.models.shapes import RandomModel
 
     if isinstance(loaded, RandomModel):
         from lrqk_cli.bench.text import random_tokens
 
         return random_tokens(loaded.spec.vocab_size, count)
-    return _prompt(text, loaded.tokenizer, count)
+    return _prompt(prompts, loaded.tokenizer, count)
 
 
-def _prompt(text: Path | None, tokenizer: Any, count: int) -> list[int]:
-    tokens = _text_tokens(text, tokenizer, count)
+def _prompt(prompts: Prompts, tokenizer: Any, count: int) -> list[int]:
+    tokens = _text_tokens(prompts, tokenizer, count)
     if len(tokens) < count:
         raise UsageError(
-            f"'{text}' has {len(tokens):,} tokens, and the longest context needs {count:,}.",
+            f"'{prompts.text}' has {len(tokens):,} tokens, and the longest context needs {count:,}.",
             "Give a longer text, or lower --ctx.",
         )
     return tokens[:count]
 
 
-def _text_tokens(text: Path | None, tokenizer: Any, count: int) -> list[int]:
+def _text_tokens(prompts: Prompts, tokenizer: Any, count: int) -> list[int]:
     """All tokens of a text, or ``count`` of made-up sentences."""
 
     def encode(part: str) -> list[int]:
         return list(tokenizer.encode(part, add_special_tokens=False))
 
-    if text is None:
+    if prompts.text is None:
         from lrqk_cli.bench.text import synthetic_tokens
 
         return synthetic_tokens(encode, count)
-    from lrqk_cli.documents import read_documents
-
-    return [token for document in read_documents([text]) for token in encode(document.text)]
+    return [token for text in prompts.read(prompts.text) for token in encode(text)]
 
 
 def _named(text: Path | None) -> str:

@@ -16,6 +16,8 @@ _BYTE_UNITS = {
     **{unit: 1 << shift for shift, unit in ((10, "kib"), (20, "mib"), (30, "gib"), (40, "tib"))},
     **{unit: 10**power for power, unit in ((3, "kb"), (6, "mb"), (9, "gb"), (12, "tb"))},
 }
+# A number of bytes below this that has no unit was meant to have one.
+_LEAST_BARE_BYTES = 1024
 _NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:[._][0-9]+)*)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
@@ -87,6 +89,10 @@ def parse_bytes(text: str | int) -> int:
     """Read a number of bytes: ``12GiB`` and ``12G`` are binary (12 x 2^30), ``12GB`` is decimal (12 x 10^9).
 
     Raises:
-        UsageError: the text is not such a number, or it is below 1.
+        UsageError: the text is not such a number, it is below 1, or it is below 1,024 and has no unit.
     """
-    return _parse(text, _BYTE_UNITS, "a number of bytes", "Write it as 12GiB, 12GB or 12G.")
+    size = _parse(text, _BYTE_UNITS, "a number of bytes", "Write it as 12GiB, 12GB or 12G.")
+    if size < _LEAST_BARE_BYTES and not str(text).strip()[-1].isalpha():
+        bare = str(text).strip()
+        raise UsageError(f"'{bare}' without a unit means {bare} bytes.", f"Did you mean {bare}GiB?")
+    return size

@@ -1,7 +1,17 @@
 """Files of many formats become documents with pages. Knows no model and no terminal."""
 
 from lrqk_cli.documents.document import Document, Page, Section, Span
+from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.documents.pages import PageSelection
 from lrqk_cli.documents.readers import ReadProgress, read_documents
 
-__all__ = ["Document", "Page", "PageSelection", "ReadProgress", "Section", "Span", "read_documents"]
+__all__ = [
+    "Document",
+    "Page",
+    "PageSelection",
+    "ReadProgress",
+    "Section",
+    "Span",
+    "read_documents",
+    "shown_name",
+]

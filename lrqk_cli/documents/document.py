@@ -9,7 +9,7 @@ from pathlib import Path
 
 _BETWEEN_PAGES = "\n\n"
 _NO_TEXT = "(no text on this page)"
-_DELIMITER = re.compile(r"<(?=\s*/?\s*document\b)", re.IGNORECASE)
+_DELIMITER = re.compile(r"<(?=\s*(?:/\s*)?document\b)", re.IGNORECASE)
 _PAGE_MARK = re.compile(r"^([ \t]*)\[(Page [0-9]+)\]", re.IGNORECASE | re.MULTILINE)
 # An entity (&quot;) would come back in the answers of a small model, so look-alikes stand in for delimiters.
 _TITLE = str.maketrans({'"': "'", "<": "‹", ">": "›"})

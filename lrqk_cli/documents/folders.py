@@ -3,72 +3,142 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from lrqk_cli.documents.files import open_regular, reason
+from lrqk_cli.documents.normalise import shown_name
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
     Ignores = Sequence[tuple[Path, GitIgnoreSpec]]
 
+# Far beyond those that people write. Every file of a folder is compared with every pattern.
+_GITIGNORE_BYTES = 64 << 10
 
-def walk(folder: Path) -> Iterator[Path]:
-    """Files below ``folder``: a folder's own files first, by name, then its folders, by name.
+
+@dataclass
+class Walk:
+    """The files below a folder: a folder's own files first, by name, then its folders, by name.
 
     Hidden files and folders, links to folders and whatever .gitignore files ignore are left out; in a git
     repository that includes the .gitignore files above ``folder``.
 
-    Raises:
-        OSError: ``folder`` itself cannot be listed.
+    Attributes:
+        folder: where to begin.
+        root: the same without links.
+        left_out: grows with what cannot be read, one plain sentence each.
     """
-    yield from _walk(folder, _ignores_above(folder.resolve()))
 
+    folder: Path
+    root: Path = field(init=False)
+    left_out: list[str] = field(init=False, default_factory=list)
 
-def _walk(folder: Path, above: Ignores) -> Iterator[Path]:
-    place = folder.resolve()
-    ignores = [*above, *_ignores_of(place, place / ".gitignore")]
-    with os.scandir(folder) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
-    visible = [entry for entry in entries if not entry.name.startswith(".")]
-    for entry in visible:
-        if entry.is_file() and not _is_ignored(place / entry.name, ignores, is_folder=False):
-            yield Path(entry.path)
-    for entry in visible:
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if is_folder and not _is_ignored(place / entry.name, ignores, is_folder=True):
+    def __post_init__(self) -> None:
+        self.root = Path(os.path.realpath(self.folder))
+
+    def __iter__(self) -> Iterator[Path]:
+        """Go through the files.
+
+        Raises:
+            OSError: ``folder`` itself cannot be listed.
+        """
+        # Not a recursion: folders may be nested deeper than calls.
+        waiting = [(self.root, self._ignores_above(self.root))]
+        while waiting:
+            place, above = waiting.pop()
             try:
-                yield from _walk(Path(entry.path), ignores)
-            except PermissionError:
+                with os.scandir(place) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
+            except OSError as error:
+                if place == self.root:
+                    raise
+                self._leave_out(place, f"cannot be listed: {reason(error)}")
                 continue
+            ignores = [*above, *self._ignores_of(place, place / ".gitignore")]
+            folders = []
+            for entry in entries:
+                path = place / entry.name
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if entry.name.startswith(".") or _is_ignored(path, ignores, is_folder=is_folder):
+                    continue
+                if is_folder:
+                    folders.append((path, ignores))
+                elif self._is_file(entry, path):
+                    yield self.folder / path.relative_to(self.root)
+            waiting += reversed(folders)
 
+    def title(self, path: Path) -> str:
+        """How prompts and messages name a file: with the folder's own name before it."""
+        return shown_name((Path(self.root.name) / path.relative_to(self.folder)).as_posix())
 
-def _ignores_above(folder: Path) -> Ignores:
-    """What the git repository around ``folder`` ignores; nothing if it ignores the folder itself.
+    def _name(self, path: Path) -> str:
+        if path.is_relative_to(self.root):
+            return self.title(self.folder / path.relative_to(self.root))
+        return shown_name(path)
 
-    Who names an ignored folder wants it read.
-    """
-    root = next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
-    if root is None:
-        return []
-    ignores = list(_ignores_of(root, root / ".git" / "info" / "exclude"))
-    steps = [place for place in (folder, *folder.parents) if place.is_relative_to(root)][::-1]
-    for place, child in pairwise(steps):
-        ignores += _ignores_of(place, place / ".gitignore")
-        if _is_ignored(child, ignores, is_folder=True):
+    def _leave_out(self, path: Path, why: str) -> None:
+        self.left_out.append(f"{self._name(path)} {why}.")
+
+    def _is_file(self, entry: os.DirEntry[str], path: Path) -> bool:
+        try:
+            mode = entry.stat().st_mode
+        except OSError as error:  # a link that leads nowhere, or to itself
+            self._leave_out(path, f"cannot be opened: {reason(error)}")
+            return False
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            self._leave_out(path, "is not a regular file")
+        return stat.S_ISREG(mode)
+
+    def _ignores_above(self, folder: Path) -> Ignores:
+        """What the git repository around ``folder`` ignores; nothing if it ignores the folder itself.
+
+        Who names an ignored folder wants it read.
+        """
+        root = next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
+        if root is None:
             return []
-    return ignores
+        ignores = list(self._ignores_of(root, root / ".git" / "info" / "exclude"))
+        steps = [place for place in (folder, *folder.parents) if place.is_relative_to(root)][::-1]
+        for place, child in pairwise(steps):
+            ignores += self._ignores_of(place, place / ".gitignore")
+            if _is_ignored(child, ignores, is_folder=True):
+                return []
+        return ignores
 
+    def _ignores_of(self, place: Path, file: Path) -> Ignores:
+        try:
+            with open_regular(file) as opened:
+                data = opened.read(_GITIGNORE_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            self._leave_out(file, f"cannot be read: {reason(error)}")
+            return []
+        lines = data[:_GITIGNORE_BYTES].decode("utf-8", "replace").splitlines()
+        if len(data) > _GITIGNORE_BYTES:
+            lines.pop()  # it may be half a line
+            self._leave_out(file, f"beyond its first {_GITIGNORE_BYTES >> 10} KiB")
+        return [(place, self._patterns(file, lines))]
 
-def _ignores_of(place: Path, file: Path) -> Ignores:
-    from pathspec import GitIgnoreSpec
+    def _patterns(self, file: Path, lines: Sequence[str]) -> GitIgnoreSpec:
+        from pathspec import GitIgnoreSpec
 
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    return [(place, GitIgnoreSpec.from_lines(lines))]
+        # Git, too, passes over a pattern that it cannot make out.
+        patterns: list[Any] = []
+        for line in lines:
+            try:
+                patterns += GitIgnoreSpec.from_lines([line]).patterns
+            except (ValueError, re.error):
+                what = f"the pattern {shown_name(line)[:40]!r} of {self._name(file)}, which means nothing."
+                self.left_out.append(what)
+        return GitIgnoreSpec(patterns)
 
 
 def _is_ignored(path: Path, ignores: Ignores, *, is_folder: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 
 _LIGATURES = {
     "ﬀ": "ff",
@@ -19,23 +20,63 @@ _LINE_BREAK = re.compile(r"\r\n?|[\f\v\x85\u2028\u2029]")
 _SPACE = re.compile(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 # Control characters, the marks of byte order and of places to break a word.
 _INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SOFT_HYPHEN = re.compile(r"\u00ad(?:[ \t]*\n)?")
-_TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
 _TRANSLATION = str.maketrans(_LIGATURES)
+# UAX #15, section 13: no language needs more marks on one letter.
+_MOST_MARKS = 30
+_JOINER = "\N{COMBINING GRAPHEME JOINER}"
+# Where more marks than that may stand: they begin at U+0300, and one character decomposes to two at most.
+_MARKS = re.compile(r"(?s:.)[\u0300-\U0010ffff]{14,}")
 
 
 def normalise(text: str) -> str:
     """NFC, ligatures spelt out, plain spaces and line ends, at most one blank line in a row.
 
     Compatibility forms (NFKC) are left alone: they would turn x² into x2. Half surrogates, which no
-    tokenizer takes, become U+FFFD.
+    tokenizer takes, become U+FFFD. The time is linear in the length of the text, whatever stands in it.
     """
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = whole_characters(text)
     text = _LINE_BREAK.sub("\n", text)
     text = _SPACE.sub(" ", text)
     text = _INVISIBLE.sub("", text)
     text = _SOFT_HYPHEN.sub("", text)
-    text = _TRAILING.sub("", text)
-    text = unicodedata.normalize("NFC", text.translate(_TRANSLATION))
+    text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
+    text = _MARKS.sub(_bounded_marks, text.translate(_TRANSLATION))
+    text = unicodedata.normalize("NFC", text)
     return _BLANK_LINES.sub("\n\n", text).strip("\n").rstrip()
+
+
+def whole_characters(text: str) -> str:
+    """Pairs of surrogates as the character that they mean, half ones as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def shown_name(name: object) -> str:
+    """A file's name as text: bytes that are no characters, and control characters, become U+FFFD."""
+    return _CONTROL.sub("\ufffd", whole_characters(str(name)))
+
+
+def _bounded_marks(match: re.Match[str]) -> str:
+    """Part long runs of marks with a joiner, since to order a run takes the square of its length.
+
+    Marks are counted as they are once the text is decomposed (Unicode's Stream-Safe Text Format).
+    """
+    parts, marks = [], 0
+    for character in match[0]:
+        count, is_mark = _mark_count(character)
+        if is_mark and marks + count > _MOST_MARKS:
+            parts.append(_JOINER)
+            marks = 0
+        marks = marks + count if is_mark else count
+        parts.append(character)
+    return "".join(parts)
+
+
+@cache
+def _mark_count(character: str) -> tuple[int, bool]:
+    """How many marks a character ends with once it is decomposed, and whether it is nothing else."""
+    parts = unicodedata.normalize("NFD", character)
+    marks = sum(1 for part in parts if unicodedata.combining(part))
+    return marks, marks == len(parts)

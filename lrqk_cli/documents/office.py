@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from io import BytesIO
 
 from lrqk_cli.documents.document import Document, Page
@@ -26,7 +25,8 @@ UNSUPPORTED_SUFFIXES = frozenset(
     {".doc", ".ppt", ".xls", ".odt", ".odp", ".ods", ".rtf", ".pages", ".numbers", ".key", ".mobi", ".azw3"}
 )
 _SLIDE = re.compile(r"<!-- Slide number: ([0-9]+) -->")
-_HTML = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html)\b", re.IGNORECASE)
+# Before the first tag there may be blanks and a mark of byte order.
+_HTML = re.compile(rb"[\s\xef\xbb\xbf]*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html)\b", re.IGNORECASE)
 _ZIP_MEMBERS = (
     (b"word/", ".docx"),
     (b"ppt/", ".pptx"),
@@ -80,23 +80,23 @@ def _convert(source: Source, suffix: str) -> str:
 
     The converter is chosen here: ``MarkItDown`` itself would read a damaged .docx as if it were plain text.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            from markitdown import MissingDependencyException, StreamInfo, converters
-        except ImportError as error:
-            raise _missing_extra(source, suffix) from error
-        try:
-            converter = getattr(converters, _CONVERTERS[suffix])()
-            converted = converter.convert(BytesIO(source.data), StreamInfo(extension=suffix))
-        except MissingDependencyException as error:
-            raise _missing_extra(source, suffix) from error
-        # The converters of five libraries fail in ways of their own.
-        except Exception as error:
-            raise DocumentError(
-                f"{source.title} cannot be read: it is damaged, encrypted or not a {suffix} file.",
-                "Open it in its own program and save it again, or save it as PDF.",
-            ) from error
+    try:
+        from markitdown import MissingDependencyException, StreamInfo, converters
+    except ImportError as error:
+        raise _missing_extra(source, suffix) from error
+    try:
+        converter = getattr(converters, _CONVERTERS[suffix])()
+        converted = converter.convert(BytesIO(source.data), StreamInfo(extension=suffix))
+    except MissingDependencyException as error:
+        raise _missing_extra(source, suffix) from error
+    except MemoryError:
+        raise
+    # The converters of five libraries fail in ways of their own.
+    except Exception as error:
+        raise DocumentError(
+            f"{source.title} cannot be read: it is damaged, encrypted or not a {suffix} file.",
+            "Open it in its own program and save it again, or save it as PDF.",
+        ) from error
     return str(converted.markdown)
 
 

@@ -9,10 +9,7 @@ boxes and the values of form fields show on the page, so they belong to its text
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -40,35 +37,20 @@ def read_pdf(source: Source, options: ReadOptions) -> Document:
     Raises:
         DocumentError: it is corrupt or encrypted, ends before a page that was asked for, or has no text.
     """
-    with _quiet():
-        reader, page_count = _open(source, options.password)
-        numbers = select_pages(options.pages, page_count, source.title)
-        pages, broken = [], []
-        for done, number in enumerate(numbers):
-            options.on_page(done, len(numbers))
-            text = _text_of(reader, number)
-            if text is None:
-                broken.append(number)
-            pages.append(Page(number, text or ""))
-        options.on_page(len(numbers), len(numbers))
+    reader, page_count = _open(source, options.password)
+    numbers = select_pages(options.pages, page_count, source.title)
+    pages, broken = [], []
+    for done, number in enumerate(numbers):
+        options.on_page(done, len(numbers))
+        text = _text_of(reader, number)
+        if text is None:
+            broken.append(number)
+        pages.append(Page(number, text or ""))
+    options.on_page(len(numbers), len(numbers))
     empty = [page.number for page in pages if page.number is not None and not page.text]
     _refuse_empty(source, empty, broken, len(pages))
     found = _warnings(source.title, [number for number in empty if number not in broken], broken)
     return Document(source.path, source.title, tuple(pages), page_count, found)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what pypdf says about odd files off the screen; its logger is put back afterwards."""
-    logger = logging.getLogger("pypdf")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _open(source: Source, password: Password) -> tuple[PdfReader, int]:
@@ -80,7 +62,7 @@ def _open(source: Source, password: Password) -> tuple[PdfReader, int]:
         if reader.is_encrypted:
             _unlock(reader, source, password)
         page_count = len(reader.pages)
-    except DocumentError:
+    except (DocumentError, MemoryError):
         raise
     except NotImplementedError as error:
         raise DocumentError(
@@ -134,6 +116,8 @@ def _text_of(reader: PdfReader, number: int) -> str | None:
     try:
         page: Any = reader.pages[number - 1]
         return normalise(page_text(page))
+    except MemoryError:
+        raise
     # As above: one broken page must not cost the others.
     except Exception:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,10 +58,13 @@ def page_text(page: Any) -> str:
         text = ""
     text = _STRUCK_OUT.sub("\\1\u0338", text.translate(_PRIVATE_USE))
     text = _FIRST_SPACE.sub("", _GAP.sub(" ", _LEADERS.sub(" ...", text)))
+    try:
+        return "\n".join([text, *_annotation_texts(page)])
+    except MemoryError:
+        raise
     # A malformed annotation must not cost the page.
-    with suppress(Exception):
-        text = "\n".join([text, *_annotation_texts(page)])
-    return text
+    except Exception:
+        return text
 
 
 def _origin(cm: list[float], tm: list[float]) -> tuple[float, float]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lrqk_cli.documents.pages import PageSelection
 
+STDIN = Path("-")
+
 Password = str | Callable[[Path], str | None] | None
 
 

@@ -23,8 +23,8 @@ def attach(
         >>> with attach(model, LrqkConfig(hot=2048, top_k=512), context=16384) as cache:
         ...     output = model.generate(**inputs, cache=cache, max_new_tokens=64)
 
-    A call with several tokens is an exact segment; a call with a single one is a decode step. On leaving, the
-    model is as it was before.
+    A call with several tokens is an exact segment; a call with a single one is a decode step. There are no
+    gradients: a backward pass raises. On leaving, the model is as it was before, and the cache of no use.
 
     Args:
         model: a causal language model in evaluation mode, on one device.
@@ -37,4 +37,10 @@ def attach(
     """
     spec = spec_from_config(model.config, type(model).__name__)
     with attached(model):
-        yield LrqkCache(spec, config or LrqkConfig(), context or spec.max_context, model.dtype, model.device)
+        cache = LrqkCache(
+            spec, config or LrqkConfig(), context or spec.max_context, model.dtype, model.device
+        )
+        try:
+            yield cache
+        finally:
+            cache.detach()

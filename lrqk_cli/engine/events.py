@@ -12,10 +12,10 @@ FinishReason = Literal["stop", "length", "context"]
 
 @dataclass(frozen=True, slots=True)
 class PrefillProgress:
-    """One more segment of the prompt has gone through the model.
+    """How far a prompt has gone through the model.
 
     Attributes:
-        done, total: tokens of this prompt.
+        done, total: tokens of this prompt; within a segment, in proportion to the layers it has gone through.
         seconds: time since this prefill began.
     """
 
@@ -25,8 +25,13 @@ class PrefillProgress:
 
     @property
     def tokens_per_second(self) -> float:
-        """Prefill speed so far; 0 before the first segment."""
+        """Prefill speed so far; 0 before anything is done."""
         return self.done / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time that the rest takes at this speed; None before anything is done."""
+        return (self.total - self.done) / self.tokens_per_second if self.tokens_per_second else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 
@@ -17,13 +17,15 @@ from lrqk_cli.attention.hook import attached
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
+from lrqk_cli.engine.failures import compute_errors
 from lrqk_cli.engine.fusion import fused
 from lrqk_cli.engine.marks import EngineMark
 from lrqk_cli.engine.prefill import default_segment, forward, run_segments
 from lrqk_cli.engine.sampling import Sampler
-from lrqk_cli.errors import ContextLengthError, UsageError
+from lrqk_cli.errors import ContextLengthError, ModelError, UsageError
 from lrqk_cli.kernels.decode import has_triton
 from lrqk_cli.memory import probe
+from lrqk_cli.memory.exhaustion import memory_errors
 from lrqk_cli.telemetry.stats import NO_STEPS, DecodeTotals, StepStats
 
 # Reading the counters waits for the device, so it is not done in every step.
@@ -58,7 +60,7 @@ class Engine:
         self._segment = settings.segment or default_segment(self.device)
         self.settings = settings = replace(settings, segment=self._segment)
         self.totals = DecodeTotals()
-        with ExitStack() as stack:
+        with ExitStack() as stack, memory_errors():
             stack.enter_context(attached(model))
             if self.device.type == "cuda" and has_triton():
                 stack.enter_context(fused(model))
@@ -142,31 +144,50 @@ class Engine:
         del self._tokens[mark.length :]
         self._logits = None if mark.logits is None else mark.logits.to(self.device)
 
-    def prefill(self, tokens: Sequence[int], *, settles: bool = True) -> Iterator[PrefillProgress]:
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        *,
+        settles: bool = True,
+        on_layer: Callable[[int], None] | None = None,
+    ) -> Iterator[PrefillProgress]:
         """Append ``tokens`` to the conversation, exactly.
 
         May be closed between two items: what went through the model until then stays.
 
         Args:
             settles: prepare for decode steps in the end. Where more tokens follow, that would be for nothing.
+            on_layer: called within a segment with the tokens that are done in proportion; only on a CPU.
 
         Raises:
             ContextLengthError: there is no room for them; nothing was appended.
+            ModelError: the model does not know a token of them, or computes what is not finite.
+            OutOfMemoryError: the memory for it is not there. Then, as after any failure on the way, the
+                engine is empty.
         """
         if self.length + len(tokens) > self.context:
             raise ContextLengthError(
                 f"{len(tokens):,} tokens after {self.length:,} do not fit in a context of {self.context:,}.",
-                "Raise --ctx, or ask about fewer pages.",
+                "Raise `context`, or ask about fewer pages.",
+            )
+        if tokens and max(tokens) >= self.spec.vocab_size:
+            # A GPU that looks such a token up is lost to the process.
+            raise ModelError(
+                f"The tokenizer makes the token {max(tokens)}, and the model knows {self.spec.vocab_size}.",
+                "Fetch the model again: its tokenizer and its weights do not belong together.",
             )
         origin, waiting = self.length, self._waiting()
-        stream = torch.tensor([*waiting, *tokens], device=self.device)
         start = time.perf_counter()
-        segments = run_segments(self.model, self.cache, stream, self._segment, settles=settles)
-        for done, logits in segments:
-            taken = max(0, done - len(waiting))
-            self._tokens[origin:] = tokens[:taken]
-            self._logits = logits
-            yield PrefillProgress(taken, len(tokens), time.perf_counter() - start)
+        with self._computing():
+            stream = torch.tensor([*waiting, *tokens], device=self.device)
+            segments = run_segments(
+                self.model, self.cache, stream, self._segment, settles=settles, on_layer=on_layer
+            )
+            for done, logits in segments:
+                taken = max(0, done - len(waiting))
+                self._tokens[origin:] = tokens[:taken]
+                self._logits = logits
+                yield PrefillProgress(taken, len(tokens), time.perf_counter() - start)
 
     def generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
         """Continue the conversation token by token.
@@ -176,12 +197,28 @@ class Engine:
 
         Raises:
             ContextLengthError: there is no room for a single token.
+            ModelError: the model computes what is not finite.
+            OutOfMemoryError: the memory for it is not there. After both the engine is empty.
         """
         if self.length >= self.context:
             raise ContextLengthError(
                 f"The context of {self.context:,} tokens is full, so there is no room for an answer.",
-                "Raise --ctx, or ask about fewer pages.",
+                "Raise `context`, or ask about fewer pages.",
             )
+        with self._computing():
+            yield from self._generate(generation, stop_ids)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Forget everything after a failure: one layer may have got further than another."""
+        try:
+            with compute_errors():
+                yield
+        except Exception:
+            self.reset()
+            raise
+
+    def _generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
         sampler = Sampler(generation, self.device)
         self.cache.take_stats()
         limit = generation.max_new_tokens or self.context

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -23,23 +23,35 @@ def default_segment(device: torch.device) -> int:
 
 
 def run_segments(
-    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, segment: int, *, settles: bool = True
+    model: PreTrainedModel,
+    cache: LrqkCache,
+    tokens: Tensor,
+    segment: int,
+    *,
+    settles: bool = True,
+    on_layer: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Append ``tokens`` ``[n]`` to the cache, exactly.
 
     Yields after each segment how many tokens are done, and the logits ``[vocab]`` of the newest one. The
     cache is consistent at every yield, so the iterator may be closed there. After the last segment it is
     settled, unless the first decode step is to do that.
+
+    Args:
+        on_layer: called within a segment with the tokens that are done in proportion; only on a CPU.
     """
     total = tokens.shape[0]
-    rotation = Rotation(model, cache.spec, attention_modules(model))
+    # Found before the device is busy, because it is waited for.
+    rotation = None
+    if settles and total > segment:
+        rotation = Rotation(model, cache.spec, attention_modules(model), (segment, 2 * segment))
     solving: SideBySide[Callable[[], None]] | None = None
     with ExitStack() as stack:
         for start in range(0, total, segment):
             stop = min(start + segment, total)
             is_last = stop == total
             # While the last segment but one computes; or, where that is too early, ahead of the last.
-            if settles and solving is None and total - start <= 2 * segment:
+            if rotation is not None and solving is None and total - start <= 2 * segment:
                 solving = cache.solve_ahead(total - start, segment, rotation)
                 if solving is not None:
                     stack.enter_context(solving)
@@ -47,13 +59,40 @@ def run_segments(
                 for put_in_force in solving.results():
                     put_in_force()
                 stack.close()
-            if settles and solving is None and not is_last and total - start <= 3 * segment:
+            if rotation is not None and solving is None and not is_last and total - start <= 3 * segment:
                 cache.begin_segment()
-            with cache.prefilling(ends=is_last and settles):
+            with cache.prefilling(ends=is_last and settles), telling(model, on_layer, start, stop):
                 logits = forward(model, cache, tokens[start:stop])
             if is_last and settles:
                 cache.settle()
             yield stop, logits
+
+
+@contextmanager
+def telling(
+    model: PreTrainedModel, on_layer: Callable[[int], None] | None, start: int, stop: int
+) -> Iterator[None]:
+    """Call ``on_layer`` after the attention of each layer, while ``start`` to ``stop`` go through.
+
+    A segment takes seconds on a CPU. A GPU runs behind the calls, which would tell nothing.
+    """
+    if on_layer is None or model.device.type != "cpu":
+        yield
+        return
+    modules = attention_modules(model)
+
+    def hook(done: int) -> Callable[..., None]:
+        return lambda *_: on_layer(done)
+
+    handles = [
+        module.register_forward_hook(hook(start + (stop - start) * number // (len(modules) + 1)))
+        for number, module in enumerate(modules, 1)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.inference_mode()

@@ -17,20 +17,21 @@ from transformers import (
 )
 
 from lrqk_cli.config import GenerationConfig
+from lrqk_cli.engine.failures import not_finite
 
 # Parts of a row of logits whose largest are sought side by side.
 _PARTS = 512
 
 
-def largest(logits: Tensor) -> Tensor:
-    """Return the place of the first of the largest logits ``[vocab]``, as a scalar on their device.
+def largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first of the largest logits ``[vocab]`` and its place, as scalars on their device.
 
     torch seeks it in a row of 128K by a single block of a GPU, which takes as long as a layer's attention.
     """
     parts = logits.view(math.gcd(logits.shape[0], _PARTS), -1)
     values, places = parts.max(1)
     part = values.argmax(keepdim=True)
-    return (part * parts.shape[1] + places[part]).squeeze(0)
+    return values[part].squeeze(0), (part * parts.shape[1] + places[part]).squeeze(0)
 
 
 class Sampler:
@@ -56,14 +57,31 @@ class Sampler:
             self._generator.manual_seed(generation.seed)
 
     def choose(self, logits: Tensor, tokens: Sequence[int]) -> int:
-        """Return the next token after ``tokens``, from its logits ``[vocab]``."""
+        """Return the next token after ``tokens``, from its logits ``[vocab]``.
+
+        Raises:
+            ModelError: the logits are not finite numbers.
+        """
         if self._greedy and not self._processors:
-            return int(largest(logits))
+            return _checked(*largest(logits))
         # Only the penalty looks back.
         seen = tokens if self._looks_back else ()
         history = cast(torch.LongTensor, torch.tensor([seen], dtype=torch.int64, device=logits.device))
         scores = self._processors(history, cast(torch.FloatTensor, logits.float().unsqueeze(0)))
+        top, place = largest(scores.squeeze(0))
         if self._greedy:
-            return int(largest(scores.squeeze(0)))
-        weights = torch.softmax(scores, dim=-1)
-        return int(torch.multinomial(weights, 1, generator=self._generator))
+            return _checked(top, place)
+        # A GPU on which a draw fails is lost to the process.
+        weights = torch.softmax(scores, dim=-1).nan_to_num(1.0)
+        return _checked(top, torch.multinomial(weights, 1, generator=self._generator))
+
+
+def _checked(top: Tensor, token: Tensor) -> int:
+    """Return a token to the host, if the largest logit is finite: NaN and infinity are larger than all.
+
+    Both come in one transfer, as the device has to be waited for.
+    """
+    chosen = int(torch.where(torch.isfinite(top), token, -1))
+    if chosen < 0:
+        raise not_finite()
+    return chosen

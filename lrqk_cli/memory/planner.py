@@ -256,7 +256,7 @@ def _refusal(task: _Task) -> OutOfMemoryError:
         short, needed, there = "device", least.total, task.vram
     return OutOfMemoryError(
         f"{task.spec.name} with a context of {task.context:,} tokens needs at least {_gib_up(needed)} of "
-        f"{short} memory in {task.dtype}, and there are {_gib(there)}.",
+        f"{short} memory in {task.dtype}, and {_gib(there)} are available.",
         _nearest(task),
     )
 

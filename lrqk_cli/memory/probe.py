@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,10 +18,11 @@ from lrqk_cli.memory.tensors import empty_host
 _PROC_STATUS = Path("/proc/self/status")
 _PROC_CLEAR = Path("/proc/self/clear_refs")
 
-# Bytes that are copied to measure a bandwidth: more than caches hold, and still a matter of milliseconds.
-_DEVICE_COPY, _HOST_COPY, _LINK_COPY = 1 << 30, 1 << 27, 1 << 28
+# Bytes that are moved to measure a bandwidth: more than caches hold, and still a fraction of a second.
+_DEVICE_COPY, _HOST_READ, _LINK_COPY = 1 << 30, 1 << 29, 1 << 28
 _LEAST_COPY = 1 << 20
-_ATTEMPTS, _COPIES_IN_A_ROW = 3, 8
+_ATTEMPTS, _MOVES_IN_A_ROW = 3, 8
+_COLUMNS = 4096
 
 
 def total_host_bytes() -> int:
@@ -114,10 +116,19 @@ def bandwidth(device: torch.device) -> Bandwidth:
 
 
 def memory_bandwidth(device: torch.device) -> float:
-    """Measure the bytes a second that the device reads and writes when it copies within its own memory."""
-    size = _copy_size(device, _DEVICE_COPY if device.type == "cuda" else _HOST_COPY)
-    source = torch.zeros(size, dtype=torch.uint8, device=device)
-    return 2 * size / _copy_seconds(source, torch.empty_like(source))
+    """Measure the bytes a second that a device reads and writes when it copies within its own memory.
+
+    Of a CPU, what it reads for a product with one vector, as a decode step does: a copy is slower there,
+    since it also has to read what it overwrites.
+    """
+    if device.type != "cpu":
+        size = _copy_size(device, _DEVICE_COPY)
+        source = torch.zeros(size, dtype=torch.uint8, device=device)
+        return 2 * size / _copy_seconds(source, torch.empty_like(source))
+    # Ones, because pages that nobody has written are all the same one.
+    matrix = torch.ones(_copy_size(device, _HOST_READ) // (4 * _COLUMNS), _COLUMNS)
+    vector, product = torch.ones(_COLUMNS), torch.empty(len(matrix))
+    return matrix.nbytes / _best_seconds(lambda: torch.mv(matrix, vector, out=product), device)
 
 
 def link_bandwidth(device: torch.device) -> float | None:
@@ -138,17 +149,21 @@ def _copy_size(device: torch.device, wanted: int) -> int:
 
 
 def _copy_seconds(source: torch.Tensor, target: torch.Tensor) -> float:
-    """Return the seconds of a copy, the best of several; the first, which maps pages, is not counted."""
+    return _best_seconds(lambda: target.copy_(source, non_blocking=True), target.device)
+
+
+def _best_seconds(move: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of a move, the best of several; the first, which maps pages, is not counted."""
     # Several in a row, because waiting for a GPU takes time of its own.
-    copies = _COPIES_IN_A_ROW if target.device.type == "cuda" else 1
+    moves = _MOVES_IN_A_ROW if device.type == "cuda" else 1
     times = []
     for _ in range(1 + _ATTEMPTS):
-        synchronise(target.device)
+        synchronise(device)
         began = time.perf_counter()
-        for _ in range(copies):
-            target.copy_(source, non_blocking=True)
-        synchronise(target.device)
-        times.append((time.perf_counter() - began) / copies)
+        for _ in range(moves):
+            move()
+        synchronise(device)
+        times.append((time.perf_counter() - began) / moves)
     return min(times[1:])
 
 

@@ -13,7 +13,7 @@ class Bandwidth:
     """Bytes a second.
 
     Attributes:
-        memory: of the device, reads and writes together.
+        memory: of the device, reads and writes together; of a CPU, reads.
         link: from pinned host memory to the device; None where they are one, or where it is not known.
     """
 

@@ -29,7 +29,7 @@ def empty_host(shape: TensorShape, *, pinned: bool) -> Tensor:
     except RuntimeError as error:
         raise OutOfMemoryError(
             f"The KV rows of one layer need {shape.nbytes / 2**30:.1f} GiB of host memory that is not there.",
-            "Lower --ctx, or close other programs.",
+            "Lower `context`, or close other programs.",
         ) from error
     if pinned and tensor.nbytes:
         _register(tensor)
@@ -43,6 +43,6 @@ def _register(tensor: Tensor) -> None:
     if code != 0:
         raise OutOfMemoryError(
             f"{tensor.nbytes / 2**30:.1f} GiB of host memory cannot be pinned (CUDA error {code}).",
-            "Lower --ctx, or raise the limit on locked memory (ulimit -l).",
+            "Lower `context`, or raise the limit on locked memory (ulimit -l).",
         )
     weakref.finalize(tensor.untyped_storage(), runtime.cudaHostUnregister, address)

@@ -10,7 +10,9 @@ from typing import Any
 
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.models import catalog, families, loading, shapes
+from lrqk_cli.models.failures import config_errors, hub_errors
 from lrqk_cli.models.loading import ModelSource
+from lrqk_cli.models.sanity import check_plausible
 from lrqk_cli.models.support import plain_config, spec_from_config
 
 
@@ -60,7 +62,8 @@ def describe_source(source: ModelSource) -> Description:
 
 
 def _description(config: Any, name: str) -> Description:
-    text = plain_config(config)
+    with config_errors():
+        text = plain_config(config)
     dtype = getattr(text, "dtype", None) or vars(text).get("torch_dtype")
     return Description(spec_from_config(text, name), str(dtype).removeprefix("torch.") if dtype else None)
 
@@ -74,7 +77,8 @@ def _stated(source: ModelSource) -> Mapping[str, Any] | None:
     if source.kind == "hub":
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(source.name, "config.json")
+        with hub_errors(source.name):
+            cached = try_to_load_from_cache(source.name, "config.json")
         return _read(Path(cached)) if isinstance(cached, str) else None
     return None
 
@@ -83,6 +87,9 @@ def _read(path: Path) -> Mapping[str, Any] | None:
     """The configuration in a file, if it can be read without transformers; else transformers judges it."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return config if isinstance(config, dict) and families.read_plainly(config) is not None else None
+    if not isinstance(config, dict):
+        return None
+    check_plausible(config)
+    return config if families.read_plainly(config) is not None else None

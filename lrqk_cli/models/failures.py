@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lrqk_cli.errors import ModelError
+from lrqk_cli.errors import LrqkError, ModelError, UsageError
+from lrqk_cli.memory.exhaustion import memory_errors
+
+_CONFIG_HINT = "Check its config.json, or fetch the model again."
+_HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+# Characters of what a library says.
+_LONGEST_REASON = 200
 
 
 @contextmanager
@@ -41,42 +47,67 @@ def hub_errors(repository: str) -> Iterator[None]:
             f"The model '{repository}' lacks a file that lrqk needs.",
             "It needs config.json, weights as safetensors and a tokenizer.",
         ) from None
-    except (errors.HfHubHTTPError, ConnectionError, TimeoutError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except Exception as error:
+        # The hub's HTTP client is another from release to release, and each has errors of its own.
+        is_client = type(error).__module__.partition(".")[0] in _HTTP_CLIENTS
+        if not is_client and not isinstance(error, (errors.HfHubHTTPError, ConnectionError, TimeoutError)):
+            raise
         raise ModelError(
-            f"The model '{repository}' could not be fetched: {reason[0].rstrip('.')}.",
-            "Check the network, then run the same command again; finished files are kept.",
+            f"The model '{repository}' could not be fetched: {reason_of(error)}.",
+            "Check the network, then run the same command again; finished files are kept. "
+            "Or name a local folder.",
         ) from None
 
 
 @contextmanager
 def load_errors(name: str) -> Iterator[None]:
-    """Raise a ModelError for whatever transformers and safetensors find wrong with a model."""
-    from huggingface_hub.errors import StrictDataclassError
+    """Raise an LrqkError for whatever transformers and safetensors find wrong with a model.
+
+    Any exception may come: they take what a configuration says at its word.
+    """
     from safetensors import SafetensorError
 
     try:
-        yield
+        with memory_errors():
+            yield
+    except LrqkError:
+        raise
     except SafetensorError as error:
         raise ModelError(
-            f"A weight file of '{name}' is damaged: {str(error).rstrip('.')}.", "Fetch the model again."
+            f"A weight file of '{name}' is damaged: {reason_of(error)}.", "Fetch the model again."
         ) from None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        ImportError,
-        StrictDataclassError,
-    ) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+    except Exception as error:
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             raise ModelError(
                 f"The model '{name}' needs code from its own repository, which lrqk never runs.",
                 "Use a model whose architecture transformers knows.",
             ) from None
         raise ModelError(
-            f"The model '{name}' cannot be loaded: {reason}.",
+            f"The model '{name}' cannot be loaded: {reason_of(error)}.",
             "It needs config.json, weights as safetensors and a tokenizer that this transformers knows.",
         ) from None
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Raise a ModelError for whatever is stumbled over while a configuration is read."""
+    try:
+        with memory_errors():
+            yield
+    except UsageError as error:
+        # The settings are the model's, not the user's.
+        raise ModelError(error.message, error.hint or _CONFIG_HINT) from None
+    except LrqkError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"The model's configuration cannot be read: {reason_of(error)}.", _CONFIG_HINT
+        ) from None
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an exception says, as the end of a sentence without its full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = lines[:2] if lines[0].endswith(":") else lines[:1]
+    text = " ".join(line.strip() for line in said).rstrip(".:")
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"

@@ -159,10 +159,15 @@ def fetch_config(source: HubRepository) -> Path:
     from lrqk_cli.models.failures import hub_errors
     from lrqk_cli.models.quiet import quiet_transformers
 
-    with hub_errors(source.repository), quiet_transformers():
-        return Path(
-            huggingface_hub.hf_hub_download(source.repository, "config.json", revision=source.revision)
-        )
+    repository, name, revision = source.repository, "config.json", source.revision
+    with hub_errors(repository), quiet_transformers():
+        cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
+        if not isinstance(cached, str) and not huggingface_hub.constants.HF_HUB_OFFLINE:
+            # Asks once; the download asks six times, over half a minute, where there is no network.
+            huggingface_hub.get_hf_file_metadata(
+                huggingface_hub.hf_hub_url(repository, name, revision=revision)
+            )
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
 
 
 # Beside the weights as safetensors, many repositories hold the same weights in other forms.

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.errors import LrqkError, ModelError
+from lrqk_cli.memory.exhaustion import memory_errors
+from lrqk_cli.models.failures import reason_of
 from lrqk_cli.models.quiet import quiet_transformers
+from lrqk_cli.models.sanity import check_plausible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -24,10 +27,12 @@ def read_config(file: Path) -> PreTrainedConfig:
     Raises:
         ModelError: the file is not a GGUF that transformers can read.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     with quiet_transformers(), _readable(file):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+        settings, _ = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)
+        check_plausible(settings)
+        config: PreTrainedConfig = AutoConfig.for_model(**settings)
     return _plain(config)
 
 
@@ -48,18 +53,21 @@ def unpack(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnTe
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     settings = dict(config)
-    with quiet_transformers(), _readable(file), _unpacking_progress(on_tensors):
-        target = AutoConfig.for_model(**settings) if settings else read_config(file)
-        target.dtype = torch.bfloat16
-        weights = _read_weights(file, target)
-        # A model read from GGUF counts as quantised and refuses to be saved, although its blocks are
-        # unpacked: move the weights into a fresh one.
-        with torch.device("meta"):
-            plain = AutoModelForCausalLM.from_config(target)
-        plain.load_state_dict(weights, assign=True)
-        plain.tie_weights()
+    with quiet_transformers():
+        with _readable(file), _unpacking_progress(on_tensors):
+            target = AutoConfig.for_model(**settings) if settings else read_config(file)
+            target.dtype = torch.bfloat16
+            weights = _read_weights(file, target)
+            # A model read from GGUF counts as quantised and refuses to be saved, although its blocks are
+            # unpacked: move the weights into a fresh one.
+            with torch.device("meta"):
+                plain = AutoModelForCausalLM.from_config(target)
+            plain.load_state_dict(weights, assign=True)
+            plain.tie_weights()
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        # What fails from here on is the disk.
         plain.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _read_weights(file: Path, target: PreTrainedConfig) -> dict[str, Any]:
@@ -99,13 +107,13 @@ def _plain(config: PreTrainedConfig) -> PreTrainedConfig:
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
     try:
-        yield
-    except (OSError, LrqkError):
+        with memory_errors():
+            yield
+    except LrqkError:
         raise
     except Exception as error:  # the readers of weights and tokenizers raise whatever they stumble over
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"'{file.name}' is not a GGUF model that transformers can read: {reason[0].rstrip('.')}.",
+            f"'{file.name}' is not a GGUF model that transformers can read: {reason_of(error)}.",
             "Use a complete file of a supported architecture, or a folder with safetensors weights.",
         ) from None
 

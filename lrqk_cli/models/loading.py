@@ -17,7 +17,9 @@ from lrqk_cli.models.fetch import fetch_config, fetch_repository
 from lrqk_cli.models.progress import OnProgress, ignore_progress
 from lrqk_cli.models.prompt import stop_ids
 from lrqk_cli.models.quiet import quiet_transformers
+from lrqk_cli.models.sanity import check_plausible
 from lrqk_cli.models.support import spec_from_config, text_config
+from lrqk_cli.models.weights import check_finite, check_weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -82,15 +84,20 @@ def resolve(model: str) -> ModelSource:
     """
     if model in catalog.catalog():
         return ModelSource(model, "catalog", entry=catalog.find(model))
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = Path(model)
+    try:
+        path = path.expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError):  # there is no such user, or the name is too long
+        is_folder = is_file = False
+    if is_folder:
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"The folder '{model}' holds no model: it has no config.json.",
                 "Name a folder with config.json, weights as safetensors and a tokenizer.",
             )
         return ModelSource(model, "folder", path=path)
-    if path.is_file():
+    if is_file:
         if path.suffix.lower() != ".gguf":
             raise ModelError(
                 f"The file '{model}' is not a .gguf file.", "Name a .gguf file or a model's folder."
@@ -180,7 +187,7 @@ def load_tokenizer(source: ModelSource, on_progress: OnProgress = ignore_progres
 
 
 def _read_config(source: ModelSource) -> PreTrainedConfig:
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     if source.entry is not None and source.entry.config:
         return text_config(source.entry.config)
@@ -189,9 +196,9 @@ def _read_config(source: ModelSource) -> PreTrainedConfig:
 
         return read_config(_path(source))
     with load_errors(source.name), quiet_transformers():
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            str(_config_folder(source)), trust_remote_code=False
-        )
+        folder = str(_config_folder(source))
+        check_plausible(PreTrainedConfig.get_config_dict(folder)[0])
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     return config
 
 
@@ -253,11 +260,16 @@ def _placement(device: torch.device, room: int, offload_weights: bool) -> dict[s
 def _load_weights(source: ModelSource, folder: Path, options: dict[str, Any]) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
+    check_weight_files(source.name, folder)
+    # With this key a config names another file or index.
+    options["config"].transformers_weights = None
     with load_errors(source.name), quiet_transformers():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
             trust_remote_code=False,
             use_safetensors=True,
+            weights_only=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
             **options,
         )
@@ -269,6 +281,13 @@ def _load_weights(source: ModelSource, folder: Path, options: dict[str, Any]) ->
             f"The model '{source.name}' lacks {len(missing)} of its weights, such as {missing[0]}.",
             "Fetch it again, or check that config.json and the weights belong together.",
         )
+    if report["mismatched_keys"]:
+        raise ModelError(
+            f"The weights of '{source.name}' do not have the shapes that its configuration says, "
+            f"such as {min(str(key[0]) for key in report['mismatched_keys'])}.",
+            "Fetch it again, or check that config.json and the weights belong together.",
+        )
+    check_finite(source.name, model)
     model.requires_grad_(False)
     return model
 

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.errors import ModelError
-from lrqk_cli.models.quiet import quiet_transformers
+from lrqk_cli.models.plain_marks import break_mark, plain_marks
+from lrqk_cli.models.rendering import TemplateFailure, render
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -32,7 +33,8 @@ class ChatPrompt:
 
     A conversation is ``opening() + text(…) + closing()``, then the answer without its stop token, then
     ``between() + text(…) + closing()``, and so on. Only the template's own pieces can contain control tokens;
-    ``text`` and the system text cannot. A tokenizer without a template gets ``PLAIN_TEMPLATE``.
+    ``text`` and the system text cannot, nor imitate marks of turns that are plain text. A tokenizer without a
+    template gets ``PLAIN_TEMPLATE``.
 
     Args:
         system: None leaves the choice to the template, which may have a default of its own. Where a template
@@ -47,17 +49,21 @@ class ChatPrompt:
         self.system = system
         self._template = _template(tokenizer)
         self._control_words = _control_words(tokenizer, self._template)
-        user = {"role": "user", "content": _USER}
-        turns = [
-            user,
-            {"role": "assistant", "content": _ASSISTANT},
-            {"role": "user", "content": _NEXT_USER},
-        ]
-        before, after = self._split(self._render([user]), _USER)
-        _, after_answer = self._split(self._render(turns), _ASSISTANT)
+        single, several, with_system = self._render()
+        before, after = self._split(self._text_of(single), _USER)
+        _, after_answer = self._split(self._text_of(several), _ASSISTANT)
+        between = self._split(after_answer, _NEXT_USER)[0]
+        start, middle = self._around_system(with_system)
+        self._marks = plain_marks([after, between], [start or "", middle or ""], self._control_words)
         self._closing = self._control(after)
-        self._between = self._control(self._split(after_answer, _NEXT_USER)[0])
-        self._opening = self._bos() + self._opening_with(system, user, before)
+        self._between = self._control(between)
+        self._opening = self._bos()
+        if system is None:
+            self._opening += self._control(before)
+        elif start is None or middle is None:
+            self._opening += self._control(before) + self.text(system + "\n\n")
+        else:
+            self._opening += self._control(start) + self.text(system) + self._control(middle)
 
     def with_system(self, system: str | None) -> ChatPrompt:
         """Return the same format with another system text."""
@@ -76,7 +82,14 @@ class ChatPrompt:
         return list(self._between)
 
     def text(self, text: str) -> list[int]:
-        """Untrusted text: what looks like a control token in it is spelt out in ordinary tokens."""
+        """Untrusted text: what looks like a control token in it is spelt out in ordinary tokens.
+
+        What looks like a mark of turns that the template writes in plain text gets an invisible character.
+        Half surrogates, which stand for undecodable bytes and which no tokenizer takes, become U+FFFD.
+        """
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if self._marks is not None:
+            text = self._marks.sub(break_mark, text)
         pieces, start = [], 0
         for word in self._control_words.finditer(text) if self._control_words else ():
             # Cut inside the word: neither half is a control token.
@@ -91,17 +104,12 @@ class ChatPrompt:
             for token in encode(piece, add_special_tokens=False, split_special_tokens=True)
         ]
 
-    def _opening_with(self, system: str | None, user: dict[str, str], before: str) -> list[int]:
-        if system is None:
-            return self._control(before)
-        try:
-            rendered = self._render([{"role": "system", "content": _SYSTEM}, user])
-        except ModelError:
-            rendered = ""
-        if rendered.count(_SYSTEM) != 1:
-            return self._control(before) + self.text(system + "\n\n")
+    def _around_system(self, rendered: str | TemplateFailure) -> tuple[str, str] | tuple[None, None]:
+        """Return what stands before a system text, and between it and the user content, if it has a place."""
+        if isinstance(rendered, TemplateFailure) or rendered.count(_SYSTEM) != 1:
+            return None, None
         start, rest = self._split(rendered, _SYSTEM)
-        return self._control(start) + self.text(system) + self._control(self._split(rest, _USER)[0])
+        return start, self._split(rest, _USER)[0]
 
     def _bos(self) -> list[int]:
         """A chat template writes the BOS token itself; the plain one leaves it to the tokenizer."""
@@ -114,27 +122,29 @@ class ChatPrompt:
         tokens: list[int] = self._tokenizer.encode(piece, add_special_tokens=False) if piece else []
         return tokens
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        from jinja2 import TemplateError
-
+    def _render(self) -> list[str | TemplateFailure]:
+        """Render a question alone, one after an answered question, and one after a system text."""
+        system, user, answer, following = (
+            {"role": role, "content": content}
+            for role, content in (
+                ("system", _SYSTEM),
+                ("user", _USER),
+                ("assistant", _ASSISTANT),
+                ("user", _NEXT_USER),
+            )
+        )
         # Answers follow at once; models whose template can switch thinking off do not think first.
         thinking: dict[str, Any] = {"enable_thinking": False} if "enable_thinking" in self._template else {}
-        try:
-            with quiet_transformers():
-                return str(
-                    self._tokenizer.apply_chat_template(
-                        messages,
-                        chat_template=self._template,
-                        tokenize=False,
-                        add_generation_prompt=True,
-                        **thinking,
-                    )
-                )
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
+        variables = {**self._tokenizer.special_tokens_map, **thinking}
+        return render(self._template, [[user], [user, answer, following], [system, user]], variables)
+
+    def _text_of(self, rendered: str | TemplateFailure) -> str:
+        if isinstance(rendered, TemplateFailure):
             raise ModelError(
-                f"The model's chat template cannot be rendered: {str(error).rstrip('.')}.",
+                f"The model's chat template cannot be rendered: {rendered.reason.rstrip('.')}.",
                 "Use a model whose template takes system, user and assistant messages.",
-            ) from None
+            )
+        return rendered
 
     def _split(self, rendered: str, sentinel: str) -> tuple[str, str]:
         before, found, after = rendered.partition(sentinel)

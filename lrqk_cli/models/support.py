@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lrqk_cli.config import LayerKind, ModelSpec
 from lrqk_cli.errors import ModelError, UnsupportedModelError
 from lrqk_cli.models import families
+from lrqk_cli.models.failures import config_errors
 from lrqk_cli.models.quiet import quiet_transformers
+from lrqk_cli.models.sanity import check_context, check_plausible
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +50,11 @@ def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) ->
         UnsupportedModelError: the config asks for a feature that the engine does not honour.
         ModelError: the config lacks a field or contradicts itself.
     """
-    text = plain_config(config)
+    with config_errors():
+        return _spec(plain_config(config), name)
+
+
+def _spec(text: Any, name: str) -> ModelSpec:
     check_supported(text)
     heads = text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -66,7 +72,7 @@ def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) ->
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocab_size=text.vocab_size,
-        max_context=_context_limit(text),
+        max_context=check_context(_context_limit(text)),
         trained_context=text.max_position_embeddings,
         num_parameters=parameters,
         sliding_window=window,
@@ -108,20 +114,14 @@ def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfi
     Raises:
         ModelError: the config names no known kind of model, lacks a field or contradicts itself.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    if isinstance(config, Mapping):
-        try:
+    with config_errors():
+        if isinstance(config, Mapping):
+            check_plausible(config)
             with quiet_transformers():
                 config = AutoConfig.for_model(**config)
-        except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ModelError(
-                f"The model's configuration cannot be read: {reason.rstrip('.')}.",
-                "A newer transformers may know it: pip install -U transformers.",
-            ) from None
-    text: PreTrainedConfig = config.get_text_config(decoder=True)
+        text: PreTrainedConfig = config.get_text_config(decoder=True)
     return text
 
 
@@ -197,23 +197,16 @@ def _skeleton(text: PreTrainedConfig) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    try:
-        with quiet_transformers(), torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(text)
-            model.tie_weights()
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(
-            f"The model's configuration describes no model that can be built: {reason[0].rstrip('.')}.",
-            "Check its config.json.",
-        ) from None
+    with quiet_transformers(), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(text)
+        model.tie_weights()
     return model
 
 
 def _check_layers(skeleton: nn.Module, spec: ModelSpec) -> None:
     """Compare the attention layers, as built, with the spec."""
     key_width = spec.num_kv_heads * spec.head_dim
-    for layer in _attention_layers(skeleton):
+    for layer in attention_layers(skeleton):
         if getattr(layer, "is_causal", True) is False:
             _refuse("bidirectional attention", f"{type(layer).__name__} is not causal")
         projection = getattr(layer, "k_proj", None)
@@ -221,10 +214,9 @@ def _check_layers(skeleton: nn.Module, spec: ModelSpec) -> None:
             _refuse("layers of different shapes", f"a layer makes keys of {projection.out_features} values")
 
 
-def _attention_layers(skeleton: nn.Module) -> Iterator[nn.Module]:
-    return (
-        layer for layer in skeleton.modules() if hasattr(layer, "layer_idx") and hasattr(layer, "is_causal")
-    )
+def attention_layers(model: nn.Module) -> Iterator[nn.Module]:
+    """Return the attention module of every layer."""
+    return (layer for layer in model.modules() if hasattr(layer, "layer_idx") and hasattr(layer, "is_causal"))
 
 
 def _layer_kinds(text: Any) -> tuple[tuple[LayerKind, ...], int | None]:

@@ -9,9 +9,11 @@ import torch
 from tiny import random_tokens, tiny_model
 
 from lrqk_cli.attention.cache import LrqkCache
-from lrqk_cli.attention.hook import attached
+from lrqk_cli.attention.hook import attached, attention_modules
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
+from lrqk_cli.attention.projection import JointProjector
+from lrqk_cli.attention.rotation import Growth, Rotation, growth
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.prefill import forward, run_segments
 from lrqk_cli.models.support import spec_from_config
@@ -19,8 +21,14 @@ from lrqk_cli.models.support import spec_from_config
 SEGMENTS = (40, 40, 40, 30)
 
 
+def as_it_is(width: int) -> Growth:
+    """What comes as if it were not turned: the text so far counts alone."""
+    return Growth((0.0,), (torch.eye(width, dtype=torch.float64),))
+
+
 def fit_now(layer: LrqkLayer) -> None:
-    solve = layer.solve_ahead()
+    layer.begin_segment()
+    solve = layer.solve_ahead(as_it_is(layer.spec.head_dim))
     assert solve is not None
     solve()()
 
@@ -83,6 +91,7 @@ def prefilled(segments: int, *, stop: int | None = None) -> LrqkLayer:
         run.close()
     layer = cache.layer(0)
     assert isinstance(layer, LrqkLayer)
+    assert isinstance(layer.projector, JointProjector)
     return layer
 
 
@@ -91,17 +100,24 @@ def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
     segments: int, fitted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = prefilled(fitted // 10)
+    before = prefilled(fitted // 10 - 1) if fitted > 10 else None
     monkeypatch.setattr(LrqkCache, "_has_link", True)
     threads = torch.get_num_threads()
     layer = prefilled(segments)
     assert torch.get_num_threads() == threads
     assert layer._fit.tokens == fitted
     assert layer.index.length == 10 * segments
-    # They are those of the text that they were fitted to, and the index is made by them.
-    assert torch.equal(layer.projector.key_map, alone.projector.key_map)
-    # Keys that came after the fit lie further out.
-    room = 1.25 if fitted < layer.stored else 1.0
-    torch.testing.assert_close(layer.index.scale, room * alone.index.scale)
+    # They are those of the text as it was to be expected, and the index is made by them.
+    moments = alone.projector.grams.moments()
+    if before is not None and fitted < layer.stored:
+        model = tiny_model("llama")
+        rotation = Rotation(model, alone.spec, attention_modules(model), (10, 20))
+        foreseen = growth(rotation, 0, layer.stored - fitted, 10)
+        assert foreseen is not None
+        moments = moments.grown(before.projector.grams.moments(), foreseen)
+    expected = layer.projector.solve(moments)
+    torch.testing.assert_close(layer.projector.key_map, expected.key_map)
+    torch.testing.assert_close(layer.index.scale, 3.0 * expected.deviations / 7)
     built = layer.index.codes[:, : layer.stored].clone()
     layer.index.truncate(0)
     for key, _ in layer.store.stream(0, layer.stored):

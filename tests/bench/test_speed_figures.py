@@ -69,6 +69,21 @@ def test_what_does_not_fit_says_so_in_the_table_and_why_below():
     assert table.chart([failed]).points == []
 
 
+@pytest.mark.parametrize(("bandwidth", "share"), [(1e12, True), (1.0, False)])
+def test_a_model_that_caches_hold_has_no_share_of_the_bandwidth(bandwidth, share):
+    """Twice the roofline is no utilization, but a sign that memory was not what was read."""
+    model = SimpleNamespace(device="cpu", dtype=torch.float32)
+    spec = spec_from_config(tiny_model("llama").config, "llama")
+    subject = measure.Subject(model, spec, {}, [], Bandwidth(bandwidth, None))
+    plan = SimpleNamespace(new_tokens=2)
+    found = measure._with_roofline(result(*RUNS), subject, LrqkConfig(), plan)
+    cells = table.table([found]).lines[1]
+    notes = table.notes([found], subject.bandwidth, random_weights=False)
+    assert found.roofline_bytes_per_token
+    assert (found.roofline_share is not None) == share == cells[-1].endswith("%")
+    assert any("caches" in note for note in notes) != share
+
+
 @pytest.mark.parametrize(
     ("mode", "free_before"), [("lrqk", 9 << 30), ("lrqk", None), ("dense-eager", 9 << 30)]
 )

@@ -26,7 +26,8 @@ def archive_of(session, **changes):
 
 
 def test_a_conversation_comes_back_as_it_was(session, tmp_path):
-    file = tmp_path / "deep" / "chat.json"
+    (tmp_path / "folder").mkdir()
+    file = tmp_path / "folder" / "chat.json"
     save(archive_of(session), file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert list(file.parent.iterdir()) == [file]

@@ -17,13 +17,41 @@ def test_questions_are_objects_or_texts_with_ids_or_numbers(tmp_path):
     assert questions[1].fields == {"id": 3, "prompt": "What?"}
 
 
+def test_any_other_line_is_a_question_as_it_stands(tmp_path):
+    file = tmp_path / "q.txt"
+    lines = ["\ufeffWho wrote it?", "  3  ", '"Who" said so?', "[1, 2]", '"Quoted?"', "null", ""]
+    file.write_text("\r\n".join(lines), encoding="utf-8")
+    questions = read_questions(file)
+    assert [(item.id, item.prompt) for item in questions] == [
+        ("1", "Who wrote it?"),
+        ("2", "3"),
+        ("3", '"Who" said so?'),
+        ("4", "[1, 2]"),
+        ("5", "Quoted?"),
+        ("6", "null"),
+    ]
+    assert questions[2].fields == {"id": 3, "prompt": '"Who" said so?'}
+
+
+def test_separators_within_a_string_end_no_line(tmp_path):
+    """JSON leaves U+0085, U+2028 and U+2029 as they are, and models write them."""
+    questions, file = tmp_path / "q.jsonl", tmp_path / "a.jsonl"
+    text = "one\u2028two\u0085three\u2029four"
+    questions.write_text(json.dumps({"id": 1, "prompt": text}, ensure_ascii=False), encoding="utf-8")
+    assert [item.prompt for item in read_questions(questions)] == [text]
+    AnswersFile(file).add(json.dumps({"id": 1, "answer": text}, ensure_ascii=False))
+    assert AnswersFile(file).answered == {"1"}
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
         ("", "no questions"),
-        ("{", "Line 1"),
-        ('"a"\n3', "Line 2"),
+        ("{", "Line 1 .* not valid JSON"),
+        ("Who?\n {prompt: x}", "Line 2 .* not valid JSON"),
+        ('"a"\n""', "Line 2"),
         ('{"prompt": ""}', "Line 1"),
+        ('{"question": "Who?"}', "Line 1 .* has no question"),
         ('{"id": 1, "prompt": "a"}\n{"id": "1", "prompt": "b"}', "id '1'"),
     ],
 )

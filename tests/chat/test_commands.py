@@ -10,15 +10,15 @@ from xml.etree import ElementTree
 
 import pytest
 from fake_chat import FakeDocument, FakeEngine, new_session
-from rich.console import Console
 
 from lrqk_cli.chat.commands import COMMANDS
 from lrqk_cli.chat.commands.registry import is_command
+from lrqk_cli.chat.console import CleanConsole
 from lrqk_cli.chat.desk import Desk
 from lrqk_cli.chat.events import Answer
 from lrqk_cli.chat.rendering import View
 from lrqk_cli.config import LrqkConfig
-from lrqk_cli.errors import LrqkError, UsageError
+from lrqk_cli.errors import LrqkError, ModelError, UsageError
 
 
 @dataclass
@@ -29,20 +29,25 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.said, self.out, self.read = io.StringIO(), io.StringIO(), []
-        console = Console(file=self.out, force_terminal=True, highlight=False)
+        console = CleanConsole(file=self.out, force_terminal=True)
         self.desk = Desk(
             session=new_session(self.engine, [FakeDocument("a.pdf", ["one", "two"], first_page=3)]),
             model="tiny",
             settings=LrqkConfig(),
-            view=View(Console(file=self.said, width=80, highlight=False)),
+            view=View(CleanConsole(file=self.said, width=80)),
             console=console,
             read_documents=self._read,
+            look_up=self._look_up,
         )
         self.desk.show = self._show
 
     def _read(self, paths, pages):
         self.read.append(([str(path) for path in paths], str(pages)))
         return [FakeDocument(path.name, ["more"]) for path in paths]
+
+    def _look_up(self, model, saved, session):
+        if model == "nope":
+            raise ModelError("There is no model 'nope'.", "Choose another.")
 
     def _show(self, events) -> None:
         self.answers = [event for event in events if isinstance(event, Answer)]
@@ -68,13 +73,25 @@ def bench() -> Bench:
 
 
 @pytest.mark.parametrize(
-    "line", ["/help", "/quit ", "/HELP", "/nonsense", "/", "/set top-p 0.9", "/file a\nb"]
+    "line",
+    [
+        "/help",
+        "/quit ",
+        "/HELP",
+        "/nonsense",
+        "/",
+        "/set top-p 0.9",
+        "/file a\nb",
+        "/save! a",
+        "help",
+        " QUIT ",
+    ],
 )
 def test_a_slash_and_a_word_is_a_command(line):
     assert is_command(line)
 
 
-@pytest.mark.parametrize("line", ["", "help", "/etc/hosts", "/etc/hosts says what?", "what is /help?"])
+@pytest.mark.parametrize("line", ["", "help me", "/etc/hosts", "/etc/hosts says what?", "what is /help?"])
 def test_other_lines_are_questions(line):
     assert not is_command(line)
 
@@ -88,8 +105,8 @@ def test_help_lists_every_command_within_80_columns(bench):
 
 def test_all_commands_of_the_design_are_there():
     names = (
-        "help file files drop pages sources stats set system retry undo edit copy save load export clear "
-        "model quit"
+        "help file files drop pages sources stats set system retry undo edit copy save save! load export "
+        "export! clear model quit"
     )
     assert {command.name for command in COMMANDS} == {"/" + name for name in names.split()}
 
@@ -214,12 +231,20 @@ def test_hot_set_settings_reach_the_engine(bench):
     assert bench.run("/set top-k") == "top-k 100\n"
 
 
+def test_settings_that_cannot_change_are_shown_all_the_same(bench):
+    assert bench.run("/set rank") == "rank 64\n"
+    assert bench.run("/set attention") == "attention auto, which chose lrqk\n"
+    assert "auto, which chose lrqk" in bench.run("/set")
+    bench.desk.attention = "lrqk"
+    assert bench.run("/set attention") == "attention lrqk\n"
+
+
 @pytest.mark.parametrize(
     ("line", "word"),
     [
         ("/set temperature hot", "no value"),
         ("/set temperature -1", "negative"),
-        ("/set top-k 99999", "--hot"),
+        ("/set top-k 99999", "`hot`"),
         ("/set tail both", "no tail"),
         ("/set rank 32", "cannot change"),
         ("/set temperatur 1", "no setting"),
@@ -270,7 +295,13 @@ def test_export_draws_the_conversation(bench, tmp_path):
     bench.run(f"/export {tmp_path / 'a.svg'}")
     drawn = ElementTree.parse(tmp_path / "a.svg")
     text = "".join(drawn.getroot().itertext()).replace("\xa0", " ")
-    for part in ("a.pdf, 2 pages, 8 tokens", "> <b>How</b> many?", "It is 2[2J.", "a.pdf, page 4", "tiny"):
+    for part in (
+        "a.pdf, 2 pages, 8 tokens",
+        "> <b>How</b> many?",
+        r"It is 2\x1b[2J.",
+        "a.pdf, page 4",
+        "tiny",
+    ):
         assert part in text
     assert not re.search(r"url\((?!#)", (tmp_path / "a.svg").read_text())
 
@@ -320,3 +351,7 @@ def test_nothing_is_lost_when_a_command_fails(bench):
     with pytest.raises(UsageError):
         COMMANDS.dispatch("/load nowhere", bench.desk)
     assert bench.engine.text == before
+
+
+def test_the_hint_for_a_missing_word_ends_in_one_full_stop(bench):
+    assert bench.fails("/file").hint == "Type /file PATH."

@@ -20,7 +20,7 @@ def interrupt() -> None:
 class SwallowingEngine(FakeEngine):
     """Meets Ctrl-C while its first segment is computed, and loses the exception."""
 
-    def prefill(self, tokens, *, settles=True):
+    def prefill(self, tokens, *, settles=True, on_layer=None):
         with contextlib.suppress(KeyboardInterrupt):
             interrupt()
         yield from super().prefill(tokens, settles=settles)

@@ -79,6 +79,41 @@ def test_bars_show_speed_and_status_on_a_terminal():
         assert part in out.getvalue()
 
 
+def test_without_a_bar_a_read_is_told_in_lines(monkeypatch):
+    for term in (None, "dumb"):
+        if term:
+            monkeypatch.setenv("TERM", term)
+        target, out = view(terminal=term is not None)
+        with target.prefilling("Reading") as update:
+            for second in range(0, 25, 4):
+                update(PrefillProgress(100 * second, 4000, float(second)))
+        assert out.getvalue().splitlines() == [
+            "Reading 4,000 tokens takes about 40 seconds.",
+            "Read 1,600 of 4,000 tokens, about 25 seconds left.",
+        ]
+
+
+def test_a_load_without_a_bar_says_that_it_has_begun():
+    target, out = view(terminal=False)
+    with target.pulling("tiny", "Loading"):
+        pass
+    assert out.getvalue() == "Loading tiny.\n"
+
+
+def test_the_bell_rings_on_a_terminal_after_long_work():
+    rings = {}
+    for name, terminal, bell, seconds in (
+        ("long", True, True, 31.0),
+        ("short", True, True, 29.0),
+        ("off", True, False, 31.0),
+        ("pipe", False, True, 31.0),
+    ):
+        out = io.StringIO()
+        View(Console(file=out, force_terminal=terminal), bell=bell).ring(seconds)
+        rings[name] = out.getvalue()
+    assert rings == {"long": "\x07", "short": "", "off": "", "pipe": ""}
+
+
 def test_quiet_keeps_warnings_only():
     target, out = view(terminal=False, quiet=True)
     target.note("a note")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 import sys
 from pathlib import Path
@@ -26,14 +27,25 @@ PROGRAM = TESTS / "fake_terminal.py"
 def start(tmp_path):
     """Start a chat; its state is kept in a folder of the test."""
 
-    def run(columns: int = 80, *, pause: float = 0.0, read_pause: float = 0.0, **settings) -> Terminal:
+    def run(
+        columns: int = 80,
+        *,
+        pause: float = 0.0,
+        read_pause: float = 0.0,
+        long_after: float = 30.0,
+        shell: str | None = None,
+        then: str = "",
+        **settings,
+    ) -> Terminal:
         variables = {
             "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]),
             "XDG_STATE_HOME": str(tmp_path / "state"),
             "EDITOR": f"{sys.executable} {tmp_path / 'editor.py'}",
         }
-        pauses = "--pause", str(pause), "--read-pause", str(read_pause)
+        pauses = "--pause", pause, "--read-pause", read_pause, "--long-after", long_after
         command = [PROGRAM, *pauses, "--history", tmp_path / "state" / "history"]
+        if shell is not None:
+            command = ["-c", shell, f"{shlex.join(map(str, [sys.executable, *command]))}; {then}"]
         terminal = Terminal(command, columns, variables=variables, **settings)
         if settings.get("term") != "dumb" and not read_pause:
             terminal.wait("Ask a question")
@@ -153,6 +165,19 @@ def test_tab_completes_commands_settings_and_paths(start):
     assert terminal.end() == 0
 
 
+def test_a_menu_of_completions_leaves_no_second_status_line(start):
+    terminal = start()
+    terminal.type("/set \t\t")
+    terminal.wait("repetition-penalty")
+    terminal.idle()
+    assert terminal.text().count("tiny · 803") == 1
+    terminal.type("\x03")
+    terminal.idle()
+    assert "repetition-penalty" not in terminal.text()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
 def test_questions_are_remembered_for_their_owner_only(start, tmp_path):
     terminal = start()
     say(terminal, "Remember me?", r" out at .*peak")
@@ -190,7 +215,8 @@ def test_ctrl_c_stops_an_answer_keeps_what_is_there_and_goes_on(start):
 
 def test_ctrl_c_stops_reading_and_the_rest_is_read_with_the_question(start):
     terminal = start(read_pause=0.6)
-    terminal.wait(r"Reading .* 16/803")
+    # A segment has 16 tokens; half of one is told of too.
+    terminal.wait(r"Reading .* (8|24)/803")
     terminal.type("\x03")
     terminal.wait("Stopping after this step")
     terminal.wait("The rest is read with your first question")
@@ -214,9 +240,54 @@ def test_what_is_typed_during_an_answer_comes_after_it(start):
     assert terminal.end() == 0
 
 
+def test_what_is_typed_while_reading_is_not_shown_before_the_prompt(start):
+    terminal = start(read_pause=0.05)
+    terminal.wait(r"Reading .* \d+/803")
+    terminal.type("\x1b[1;1Rtyped ahead")
+    terminal.wait("> typed ahead")
+    assert "\x1b[1;1R" not in terminal.raw
+    assert "^[" not in terminal.raw
+    assert terminal.raw.count("typed ahead") == 1
+    terminal.type("\x03\x04")
+    assert terminal.end() == 0
+
+
+def test_a_stopped_chat_gives_the_terminal_back_and_goes_on_without_echo(start):
+    # A shell with job control that leaves the terminal's modes to its jobs.
+    in_shell = "import os, sys; os.execvp('sh', ['sh', '-mc', sys.argv[1]])"
+    terminal = start(read_pause=0.3, shell=in_shell, then='echo st""opped; read go; fg')
+    terminal.wait(r"Reading .* \d+/803")
+    assert not terminal.child.getecho()
+    terminal.type("\x1a")
+    terminal.wait("stopped")
+    assert terminal.child.getecho()
+    assert not terminal.screen.cursor.hidden
+    terminal.type("\r")
+    terminal.wait(r"(?s)stopped.*Reading .* \d+/803")
+    assert not terminal.child.getecho()
+    terminal.type("\x03")
+    terminal.wait("The rest is read with your first question")
+    terminal.idle()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_the_bell_rings_after_long_work_only(start):
+    terminal = start()
+    say(terminal, "What?", r" out at .*peak")
+    assert "\x07" not in terminal.raw
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    terminal = start(long_after=0.0)
+    say(terminal, "What?", r" out at .*peak")
+    assert "\x07" in terminal.raw
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
 def test_ctrl_c_twice_leaves_with_130(start):
     terminal = start(read_pause=3.0)
-    terminal.wait(r"Reading .* 0/803")
+    terminal.wait(r"Reading .* 8/803")
     terminal.type("\x03")
     terminal.wait("Stopping after this step")
     terminal.type("\x03")

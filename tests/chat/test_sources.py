@@ -6,8 +6,8 @@ import io
 
 import pytest
 from fake_chat import FakeDocument, FakeEngine, FakePrompt, FakeStream, new_session
-from rich.console import Console
 
+from lrqk_cli.chat.console import CleanConsole
 from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.events import Answer, DocumentUse, Source, Sources
 from lrqk_cli.chat.sources import find_sources, sentence_at
@@ -163,7 +163,7 @@ def test_answers_carry_sources_while_they_are_noted():
 
 def shown(sources: Sources, **options: object) -> str:
     file = io.StringIO()
-    console = Console(file=file, width=80, highlight=False, **options)  # type: ignore[arg-type]
+    console = CleanConsole(file=file, width=80, **options)
     console.print(sources_view(sources, console))
     return file.getvalue()
 
@@ -177,7 +177,7 @@ def test_the_view_fits_80_columns_and_steers_no_terminal():
     assert max(map(len, view.splitlines())) <= 80
     assert "100%" in view
     assert "█" in view
-    assert "employs 4[2J12 people." in " ".join(view.split())
+    assert r"employs 4\x1b[2J12 people." in " ".join(view.split())
 
 
 def test_without_documents_the_view_says_so_and_the_line_is_empty():

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from lrqk_cli.chat.streaming import PlainStream, StatusStream, printable
+from lrqk_cli.chat.printable import printable
+from lrqk_cli.chat.streaming import PlainStream, StatusStream
 
 TEXT = "A first line that is longer than forty columns, so it wraps.\n\n    indented\n\tdone\nThe end"
 
@@ -39,7 +40,9 @@ def test_rows_are_as_wide_as_the_terminal_at_most_and_keep_their_indent():
 
 
 def test_control_characters_cannot_reach_the_terminal():
-    assert printable("a\x1b[2Jb\x07c\x9bd\ne\tf\r") == "a[2Jbcd\ne\tf"
+    assert printable("a\x1b[2Jb\x07c\x9bd\ne\tf\r\n\u202eg\udc80") == (
+        r"a\x1b[2Jb\x07c\x9bd" "\ne\tf\n" r"\u202eg\udc80"
+    )
 
 
 def test_a_plain_stream_writes_as_is_and_ends_its_line(capsys):

@@ -14,7 +14,7 @@ from lrqk_cli.chat import synchroniser
 from lrqk_cli.chat.conversation import DocumentEntry, Exchange
 from lrqk_cli.chat.events import Answer
 from lrqk_cli.config import GenerationConfig
-from lrqk_cli.errors import ContextLengthError, UsageError
+from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
 
 
 def play(events) -> Answer:
@@ -218,3 +218,31 @@ def test_the_engine_holds_a_beginning_of_what_was_said(actions, looks, mark_byte
     play(session.ask("last?"))
     assert engine.cached == session.transcript
     assert engine.text.endswith("last?>Yes.")
+
+
+def test_after_a_failure_all_is_read_again_and_can_be_taken_back(
+    fake_engine, fake_document, new_session, monkeypatch
+):
+    engine = fake_engine()
+    session = new_session(engine, [fake_document("a.pdf", ["one"])])
+    play(session.ask("A?"))
+
+    def fail(*_: object) -> None:
+        # As an engine does when memory runs out on the way.
+        engine.reset()
+        raise OutOfMemoryError("The device has not enough free memory for this.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "generate", fail)
+        with pytest.raises(OutOfMemoryError):
+            play(session.ask("B?"))
+    assert engine.text == ""
+    # The engine knows the earlier points no more.
+    assert [entry.mark for entry in session.conversation.entries] == [None, None]
+    play(session.ask("C?"))
+    assert session.transcript == engine.cached
+    session.undo()
+    session.undo()
+    assert engine.text in ("", "<[one]")
+    play(session.ask("D?"))
+    assert engine.text == "<[one]D?>Yes."

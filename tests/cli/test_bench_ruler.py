@@ -57,6 +57,14 @@ def test_json_has_environment_settings_and_results(ruler, tmp_path):
     assert results["qa_2", "lrqk"]["score"] is None
 
 
+def test_a_haystack_is_read_within_limits(ruler, tmp_path):
+    haystack = tmp_path / "essay.txt"
+    haystack.write_text("It rained.")
+    result = ruler("--haystack", haystack, "--read-memory", "1MiB")
+    assert result.code == 3
+    assert "essay.txt takes more memory to read than --read-memory allows" in result.err
+
+
 def test_table_csv_and_markdown(ruler, tmp_path):
     qa = tmp_path / "squad.json"
     qa.write_text(json.dumps(QA))

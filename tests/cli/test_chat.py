@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
+
+from lrqk_cli.chat.printable import printable
 
 pytestmark = pytest.mark.short
 
@@ -48,6 +52,48 @@ def test_the_answer_is_on_stdout_and_the_statistics_on_stderr(chat, document):
     assert "\x1b" not in result.out + result.err
 
 
+def test_documents_need_no_flag(chat, document, tmp_path, monkeypatch):
+    other = tmp_path / "other.txt"
+    other.write_text("More of it.")
+
+    def read(*arguments):
+        result = chat(*arguments, "--prompt", "How much?", "--json")
+        assert result.code == 0, result.err
+        return [use["path"] for use in json.loads(result.out)["documents"]]
+
+    assert read(document, other) == [str(document), str(other)]
+    assert read(other, "--file", document) == [str(document), str(other)]
+    monkeypatch.setenv("LRQK_FILE", str(document))
+    assert read(other) == [str(other)]
+    assert read() == [str(document)]
+
+
+def test_a_document_without_a_flag_that_is_not_there_ends_in_3(run):
+    fails_with(run("chat", "absent.pdf", "--prompt", "x"), 3, "absent.pdf")
+
+
+def test_a_document_may_be_piped_without_a_flag(chat):
+    piped = chat("-", "--prompt", "How much?", "--json", stdin=WORDS)
+    assert json.loads(piped.out)["documents"][0]["path"] == "-"
+    fails_with(chat("-", stdin=WORDS), 2, "standard input")
+
+
+@pytest.mark.parametrize("way", ["flag", "variable", "config"])
+def test_automatic_attention_can_be_said(chat, document, monkeypatch, tmp_path, way):
+    """It says no more than nothing does, and overrules what stands elsewhere."""
+    file = tmp_path / "lrqk.toml"
+    file.write_text('[chat]\nattention = "auto"\n' if way == "config" else '[chat]\nattention = "offload"\n')
+    monkeypatch.setenv("LRQK_CONFIG", str(file))
+    if way == "variable":
+        monkeypatch.setenv("LRQK_ATTENTION", "auto")
+    flags = ("--attention", "auto") if way == "flag" else ()
+    asked = (document, "--prompt", "How much?", "--json", *flags)
+    on_cpu = chat(*asked)
+    assert json.loads(on_cpu.out)["attention"]["attention"] == "lrqk", on_cpu.err
+    on_card = chat(*asked, "--vram", "12GiB")
+    assert json.loads(on_card.out)["attention"]["attention"] == "dense", on_card.err
+
+
 def test_quiet_leaves_the_answer_only(chat, document):
     loud, quiet = (chat("--file", document, "--prompt", "How much?", *flags) for flags in ((), ("--quiet",)))
     assert quiet.out == loud.out
@@ -73,9 +119,10 @@ def test_json_is_one_object_with_every_field(chat, document):
     assert result.code == 0, result.err
     report = json.loads(result.out)
     assert list(report) == [
-        "answer", "finish_reason", "model", "attention", "plan", "prompt_tokens", "new_tokens",
+        "prompt", "answer", "finish_reason", "model", "attention", "plan", "prompt_tokens", "new_tokens",
         "documents", "sources", "timing", "memory", "cache",
     ]  # fmt: skip
+    assert report["prompt"] == "How much?"
     assert report["finish_reason"] == "length"
     assert report["sources"] is None
     assert report["new_tokens"] == 8
@@ -161,6 +208,41 @@ def test_bad_pages_end_in_2(chat, document):
     fails_with(chat("--file", document, "--pages", "x", "--prompt", "x"), 2, "--pages")
 
 
+@pytest.mark.parametrize(
+    ("flag", "variable", "value"),
+    [("--read-timeout", "LRQK_READ_TIMEOUT", "0.001"), ("--read-memory", "LRQK_READ_MEMORY", "1MiB")],
+)
+def test_a_limit_of_reading_ends_in_3_and_names_its_setting(
+    chat, monkeypatch, document, flag, variable, value
+):
+    fails_with(chat("--file", document, flag, value, "--prompt", "x"), 3, "notes.txt", flag, variable)
+    monkeypatch.setenv(variable, value)
+    fails_with(chat("--file", document, "--prompt", "x"), 3, "notes.txt", flag)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--read-timeout", "0"), ("--read-timeout", "x"), ("--read-memory", "-1")]
+)
+def test_a_limit_that_is_none_ends_in_2(chat, document, arguments):
+    fails_with(chat("--file", document, *arguments, "--prompt", "x"), 2, arguments[0])
+
+
+def test_a_url_ends_in_3_and_says_what_to_do(chat):
+    fails_with(
+        chat("--file", "https://example.org/a.pdf", "--prompt", "x"), 3, "is a URL", "curl -LO https://"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_and_questions_that_cannot_be_decoded_do_no_harm(chat, tmp_path):
+    file = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    file.write_text(WORDS, encoding="utf-8")
+    arguments = ("--file", file, "--prompt", os.fsdecode(b"How much, caf\xe9?"), "--system", "\udce9")
+    for flags in ((), ("--json",), ("--sources",)):
+        result = chat(*arguments, *flags)
+        assert result.code == 0, result.err
+
+
 @pytest.mark.parametrize("model", ["no-such-model", "./no-such-folder", "no.gguf", "someone/nothing"])
 def test_a_model_that_cannot_be_had_ends_in_4(run, model, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -202,6 +284,29 @@ def test_more_context_than_the_model_allows_ends_in_2(chat):
     fails_with(chat("--prompt", "x", "--ctx", "8k"), 2, "8,192", "4,096")
 
 
+@pytest.mark.parametrize(("flags", "shown"), [(("--threads", 0), "--threads"), (("--hot", 9), "--top-k 99")])
+def test_a_setting_is_named_by_its_option(chat, flags, shown):
+    result = chat("--prompt", "x", *flags, "--top-k", 99)
+    fails_with(result, 2, shown)
+    assert "`" not in result.err
+
+
+def test_the_bell_can_be_switched_off_everywhere(chat, monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr("lrqk_cli.chat.rendering.View.ring", lambda view, _: told.append(view._bell))
+    config = tmp_path / "lrqk.toml"
+    config.write_text("[chat]\nbell = false\n")
+    chat("--prompt", "x")
+    chat("--prompt", "x", "--no-bell")
+    monkeypatch.setenv("LRQK_BELL", "0")
+    chat("--prompt", "x")
+    monkeypatch.delenv("LRQK_BELL")
+    monkeypatch.setenv("LRQK_CONFIG", str(config))
+    chat("--prompt", "x")
+    chat("--prompt", "x", "--bell")
+    assert told == [True, False, False, False, True]
+
+
 def test_an_unknown_device_ends_in_2(chat):
     fails_with(chat("--prompt", "x", "--device", "toaster"), 2, "toaster")
 
@@ -210,12 +315,13 @@ def test_several_prompts_are_one_conversation_over_one_prefill(chat, document):
     result = chat("--file", document, "--prompt", "How much?", "--prompt", "And then?", "--json")
     assert result.code == 0, result.err
     first, second = map(json.loads, result.out.splitlines())
+    assert [first["prompt"], second["prompt"]] == ["How much?", "And then?"]
     assert first == {**json.loads(chat("--file", document, "--prompt", "How much?", "--json").out), **{
         name: first[name] for name in ("timing", "memory", "plan", "attention")}}  # fmt: skip
     assert second["prompt_tokens"] > first["prompt_tokens"] + first["new_tokens"]
     assert second["timing"]["prefill_tokens_per_s"] > 0
     plain = chat("--file", document, "--prompt", "How much?", "--prompt", "And then?")
-    assert plain.out == f"{first['answer']}\n\n{second['answer']}\n"
+    assert plain.out == printable(f"{first['answer']}\n\n{second['answer']}\n")
 
 
 @pytest.mark.parametrize("way", ["variable", "config"])
@@ -258,6 +364,17 @@ def test_a_file_of_questions_is_answered_one_by_one_and_resumed(chat, document, 
     done = chat(*arguments, "--answers-file", answers)
     assert (done.code, "All questions have been answered" in done.err) == (0, True)
     assert [json.loads(line)["id"] for line in chat(*arguments).out.splitlines()] == [1, "two", 3]
+
+
+def test_a_file_of_plain_lines_is_answered(chat, document, tmp_path):
+    questions = tmp_path / "questions.txt"
+    questions.write_text("How much?\n\nWho?\n")
+    result = chat("--file", document, "--prompts-file", questions)
+    assert result.code == 0, result.err
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert [(line["id"], line["prompt"]) for line in lines] == [(1, "How much?"), (3, "Who?")]
+    questions.write_text('How much?\n{"prompt": "Who?"\n')
+    fails_with(chat("--file", document, "--prompts-file", questions), 2, "Line 2", "not valid JSON")
 
 
 def test_a_question_that_does_not_fit_is_told_and_the_others_are_asked(chat, document, tmp_path):

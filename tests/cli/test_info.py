@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from lrqk_cli.__main__ import main
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.memory import budget, machine
 from lrqk_cli.models import catalog, loading, shapes
 
 
@@ -128,6 +130,86 @@ def test_settings_follow_from_the_memory(
     assert "As many hot rows as are worth reading." in shown
 
 
+@pytest.fixture
+def slow_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a GPU, whose CPU does not multiply bfloat16, with little memory."""
+    found = machine.Machine("cpu", None, None, None, has_bfloat16=False, bandwidth=None)
+    monkeypatch.setattr(machine, "look", lambda _=None: found)
+    monkeypatch.setattr(budget.psutil, "virtual_memory", lambda: SimpleNamespace(available=6 << 30))
+
+
+@pytest.mark.usefixtures("slow_cpu")
+def test_a_card_is_planned_for_in_16_bits_whatever_this_machine_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--model", "llama-3.1-8b", "--ctx", "128k", "--vram", "24GiB"]
+    report = json.loads(output_of(capsys, "info", *flags, "--json"))
+    assert (report["dtype"], report["cards_dtype"]) == ("bfloat16", "bfloat16")
+    assert report["longest_context"] == 131072
+    shown = shown_at_80_columns(capsys, monkeypatch, *flags)
+    assert "In host memory: 16.0 GiB of KV rows. This machine has 5.25 GiB for them." in shown
+    assert "in bfloat16:" in shown
+    with pytest.raises(SystemExit) as stop:
+        main(["info", *flags, "--dtype", "float32"])
+    assert stop.value.code == 5
+
+
+@pytest.mark.usefixtures("slow_cpu")
+def test_the_table_of_cards_is_in_16_bits_beside_a_cpu_in_32(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", "llama-3.1-8b", "--ctx", "128k", "--json"]
+    report = json.loads(output_of(capsys, "info", *flags))
+    assert (report["dtype"], report["cards_dtype"]) == ("float32", "bfloat16")
+    assert report["device_memory"]["weights"] == 4 * report["parameters"]
+    assert {cell["attention"] for cell in report["cards"]} == {None, "dense", "lrqk"}
+    wide = json.loads(output_of(capsys, "info", *flags, "--dtype", "float32"))
+    assert wide["cards_dtype"] == "float32"
+    assert {cell["attention"] for cell in wide["cards"]} == {None}
+
+
+def test_a_card_alone_shows_what_fits_on_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def longest(*flags: str) -> dict[str, int]:
+        report = json.loads(output_of(capsys, "info", *flags, "--json"))
+        return {model["name"]: model["longest_context"] for model in report["models"]}
+
+    found = longest("--vram", "8GiB")
+    assert list(found) == [*catalog.catalog(), *shapes.shapes()]
+    assert found["llama-3.1-8b"] == 0
+    flags = ["--model", "llama-3.2-3b", "--ctx", "8k", "--vram", "8GiB", "--json"]
+    assert found["llama-3.2-3b"] == json.loads(output_of(capsys, "info", *flags))["longest_context"]
+    assert longest("--vram", "8GiB", "--dtype", "float32")["llama-3.2-3b"] == 0
+    assert 0 < longest("--vram", "8GiB", "--ram", "2GiB")["llama-3.2-3b"] < found["llama-3.2-3b"]
+    full = longest("--vram", "8GiB", "--attention", "dense")["llama-3.2-3b"]
+    report = json.loads(output_of(capsys, "info", "--vram", "8GiB", "--json"))
+    rows = {model["name"]: model for model in report["models"]}
+    assert rows["llama-3.2-3b"]["longest_full_attention"] == full < found["llama-3.2-3b"]
+    shown = shown_at_80_columns(capsys, monkeypatch, "--vram", "8GiB")
+    assert "on a card of 8.00 GiB, in bfloat16" in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--ctx", "64k"], "--ctx"),
+        (["--ram", "8GiB"], "--ram"),
+        (["--hot", "2k"], "--hot"),
+        (["--dtype", "float32"], "--dtype"),
+        (["--vram", "24GiB", "--ctx", "64k"], "--ctx"),
+        (["--vram", "24GiB", "--device", "cpu"], "--device"),
+    ],
+)
+def test_what_would_not_act_without_a_model_is_refused(
+    capsys: pytest.CaptureFixture[str], flags: list[str], word: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["info", *flags])
+    output = capsys.readouterr()
+    assert (stop.value.code, output.out) == (2, "")
+    assert f"Error: {word} has no meaning without --model" in output.err
+    assert f"leave {word} out" in output.err
+
+
 def test_what_was_asked_for_stays(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +237,7 @@ def test_what_does_not_fit_is_refused_with_what_does(capsys: pytest.CaptureFixtu
         "--model llama-3.1-8b --ctx 64k --device cpu",
         "--model llama-3.1-8b --vram 24GiB --ram 64GiB --device cpu",
         "--model qwen2.5-coder-0.5b --device cpu --json",
+        "--vram 12GiB",
     ],
 )
 def test_a_model_is_described_without_torch(asked: str) -> None:

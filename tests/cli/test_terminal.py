@@ -124,6 +124,19 @@ def test_a_conversation(tiny_model, long_document):
     assert terminal.end() == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "shown"), [((), "auto, which chose lrqk"), (("--attention", "offload"), "offload")]
+)
+def test_a_conversation_shows_the_attention_that_was_asked_for(tiny_model, flags, shown):
+    terminal = Terminal("chat", "--model", tiny_model, *flags)
+    terminal.at_prompt()
+    terminal.child.send("/set attention\r")
+    terminal.until(f"attention {shown}")
+    terminal.at_prompt()
+    terminal.child.send("/quit\r")
+    assert terminal.end() == 0
+
+
 def test_quit_leaves(tiny_model):
     terminal = Terminal("chat", "--model", tiny_model)
     terminal.at_prompt()

@@ -23,7 +23,8 @@ def test_tokens(text, tokens):
         ("12g", 12 << 30),
         ("12GB", 12_000_000_000),
         ("1.5 MiB", 3 << 19),
-        ("512", 512),
+        ("1024", 1024),
+        ("24B", 24),
         ("1TB", 10**12),
     ],
 )
@@ -42,6 +43,13 @@ def test_what_is_no_number_of_tokens_is_refused_with_a_hint(text):
 def test_what_is_no_number_of_bytes_is_refused(text):
     with pytest.raises(UsageError):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["24", " 1023 ", "1.5", 8])
+def test_a_few_bytes_without_a_unit_were_meant_to_have_one(text):
+    with pytest.raises(UsageError) as refusal:
+        parse_bytes(text)
+    assert refusal.value.hint == f"Did you mean {str(text).strip()}GiB?"
 
 
 @pytest.mark.parametrize("text", ["x", "1.5", ""])

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 from pypdf import PdfWriter
-from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+from pypdf.generic import ArrayObject, DecodedStreamObject, DictionaryObject, NameObject, TextStringObject
 
 MakePdf = Callable[..., Path]
+MakePage = Callable[..., Path]
+
+# The content of a page that keeps a reader busy for minutes, in a file of some kilobytes.
+SLOW = b"q " * 10_000_000
 
 
 def add_text_page(writer: PdfWriter, text: str, y: int = 700) -> None:
@@ -45,6 +49,32 @@ def make_pdf(tmp_path: Path) -> MakePdf:
             writer.encrypt(user, owner, algorithm="AES-256")
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            writer.write(file)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_page(tmp_path: Path) -> MakePage:
+    """``make_page(content, notes=100)``: one page, and as many references to one long text box."""
+
+    def make(content: bytes, notes: int = 0) -> Path:
+        writer = PdfWriter()
+        add_text_page(writer, "Some text.")
+        page = writer.pages[0]
+        stream = DecodedStreamObject()
+        stream.set_data(page["/Contents"].get_data() + b" " + content)
+        page[NameObject("/Contents")] = writer._add_object(stream.flate_encode())
+        box = DictionaryObject(
+            {
+                NameObject("/Subtype"): NameObject("/FreeText"),
+                NameObject("/Contents"): TextStringObject("x" * 60_000),
+            }
+        )
+        page[NameObject("/Annots")] = ArrayObject([writer._add_object(box)] * notes)
+        path = tmp_path / "page.pdf"
         with path.open("wb") as file:
             writer.write(file)
         return path

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from lrqk_cli.documents import Document, PageSelection, read_documents
+from lrqk_cli.documents.formats import read_source
+from lrqk_cli.documents.source import ReadOptions, Source
 from lrqk_cli.errors import DocumentError, UsageError
 
 _HTML = """<!doctype html><html><head><title>Tides</title><script>var hidden = 1</script></head>
@@ -113,7 +115,7 @@ def test_pages_of_html_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["letter.docx", "tides.html", "lamps.epub"])
 def test_without_the_extra_the_hint_says_how_to_install_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     find = builtins.__import__
 
@@ -124,7 +126,7 @@ def test_without_the_extra_the_hint_says_how_to_install_it(
 
     monkeypatch.setattr(builtins, "__import__", without_markitdown)
     with pytest.raises(DocumentError, match="is not installed") as caught:
-        read(tmp_path / name, _HTML.encode())
+        read_source(Source(Path(name), name, _HTML.encode()), ReadOptions())
     assert "pip install 'lrqk[office]'" in caught.value.hint
 
 

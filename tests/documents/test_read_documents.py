@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lrqk_cli.documents import ReadProgress, read_documents
+from lrqk_cli.documents.files import load
 from lrqk_cli.errors import DocumentError
 
 from .conftest import MakePdf
@@ -59,7 +60,8 @@ def test_files_of_one_name_get_titles_that_tell_them_apart(tmp_path: Path) -> No
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match=r"no file .*gone\.pdf") as caught:
         read_documents([tmp_path / "gone.pdf"])
-    assert "--file" in caught.value.hint
+    assert "Check the path" in caught.value.hint
+    assert "--prompt" in caught.value.hint
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -75,12 +77,12 @@ def test_a_refused_open_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = tmp_path / "secret.txt"
     path.write_text("x")
 
-    def refuse(_: Path) -> bytes:
+    def refuse(_: Path, __: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DocumentError, match=r"secret\.txt cannot be opened: permission denied"):
-        read_documents([path])
+        load(path, path.name)
 
 
 def test_progress_tells_files_and_pages(tmp_path: Path, make_pdf: MakePdf) -> None:

@@ -11,10 +11,13 @@ from tiny import full_attention_logits, random_tokens, tiny_model
 from transformers import PreTrainedModel
 
 from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.engine.attach import attach
 from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.generate import Engine
+from lrqk_cli.engine.prefill import telling
 from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
 from lrqk_cli.models.support import spec_from_config
+from lrqk_cli.upstream import cache_argument
 
 SETTINGS = LrqkConfig(hot=96, top_k=32, recent=8, segment=16)
 GREEDY = GenerationConfig(max_new_tokens=6)
@@ -53,6 +56,26 @@ def test_prefill_reports_each_segment_and_generation_is_greedy(
     assert [step.token for step in steps] == greedy_oracle(model, prompt, 6)
     assert [step.finish_reason for step in steps] == [None] * 5 + ["length"]
     assert engine.tokens == (*prompt, *(step.token for step in steps))
+
+
+def test_on_a_cpu_each_layer_tells_how_far_a_segment_is(engine: Engine, model: PreTrainedModel) -> None:
+    layers = model.config.num_hidden_layers
+    told: list[int] = []
+    before = sum(len(module._forward_hooks) for module in model.modules())
+    for _ in engine.prefill(random_tokens(40).tolist(), on_layer=told.append):
+        told.append(-1)
+    segments = [[16 * k // (layers + 1) + start for k in range(1, layers + 1)] for start in (0, 16)]
+    segments.append([8 * k // (layers + 1) + 32 for k in range(1, layers + 1)])
+    assert told == [done for segment in segments for done in (*segment, -1)]
+    assert sum(len(module._forward_hooks) for module in model.modules()) == before
+
+
+def test_elsewhere_no_layer_is_watched(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU runs behind the calls: they would tell nothing, and cost time."""
+    monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+    hooks = sum(len(module._forward_hooks) for module in model.modules())
+    with telling(model, lambda _: None, 0, 16):
+        assert sum(len(module._forward_hooks) for module in model.modules()) == hooks
 
 
 def test_a_stop_token_is_reported_and_not_kept(engine: Engine, model: PreTrainedModel) -> None:
@@ -214,3 +237,13 @@ def test_the_model_is_given_back_where_there_is_no_memory_for_the_cache(
         Engine(model, spec_from_config(model.config, "tiny"), SETTINGS, context=160)
     assert caught.value.message == "No."
     assert model.config._attn_implementation == before
+
+
+def test_from_python_a_hint_names_the_argument(model: PreTrainedModel) -> None:
+    with (
+        attach(model, SETTINGS, context=8) as cache,
+        torch.no_grad(),
+        pytest.raises(ContextLengthError) as refusal,
+    ):
+        model(random_tokens(16).unsqueeze(0), **{cache_argument(): cache})
+    assert refusal.value.hint == "Raise `context`."

@@ -249,9 +249,9 @@ def test_settings_that_change_on_the_way_act_from_the_next_step(changes: dict[st
 @pytest.mark.parametrize(
     ("standing", "changes", "name"),
     [
-        ({}, {"hot": 32}, "--hot"),
-        ({}, {"index_bits": 8}, "--index-bits"),
-        ({"hot_policy": "exact"}, {"top_k": 6}, "--top-k"),
+        ({}, {"hot": 32}, "`hot`"),
+        ({}, {"index_bits": 8}, "`index_bits`"),
+        ({"hot_policy": "exact"}, {"top_k": 6}, "`top_k`"),
     ],
 )
 def test_a_setting_that_needs_a_new_cache_is_refused(

@@ -155,8 +155,8 @@ def test_no_weights_and_no_tokenizer_are_plain_errors(tiny_folder: Path):
     [
         ({"model_type": "secret", "auto_map": {"AutoConfig": "code.Config"}}, "code from its own repository"),
         ({"model_type": "unheard-of"}, "cannot be loaded"),
-        ({"hidden_size": "wide"}, "cannot be loaded"),
-        ({"num_hidden_layers": 0}, "does not say its num_hidden_layers"),
+        ({"hidden_size": "wide"}, "hidden_size is 'wide'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
     ],
     ids=["remote code", "unknown kind", "wrong type", "no layers"],
 )
@@ -191,6 +191,7 @@ def test_a_hub_id_is_fetched_into_the_hubs_own_cache(
     monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, tmp_path: Path
 ):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _: None)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, file, **__: str(tiny_folder / file))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tiny_folder))
     assert load(resolve("owner/model"), CPU, torch.float32).spec.name == "owner/model"
@@ -214,6 +215,7 @@ def test_what_the_hub_answers_becomes_one_sentence(
         # Built without its constructor, which wants a response of the hub's own HTTP client.
         raise error.__new__(error)
 
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _: None)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(ModelError, match=message) as caught:
         load_spec(resolve("owner/model"))

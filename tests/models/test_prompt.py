@@ -69,6 +69,13 @@ def test_a_template_may_merge_the_system_text_into_the_first_turn(tokenizer: Pre
     assert tokenizer.decode(prompt.between()) == "<|endoftext|>[INST] "
 
 
+def test_half_surrogates_reach_no_tokenizer(tokenizer: PreTrainedTokenizerFast):
+    prompt = ChatPrompt(tokenizer, "Be \udce9 brief.")
+    assert tokenizer.decode(prompt.text("caf\udce9?")) == "caf\ufffd?"
+    assert tokenizer.decode(prompt.text("\ud83d\ude00")) == "\U0001f600"
+    assert "Be \ufffd brief." in tokenizer.decode(prompt.opening())
+
+
 def test_a_base_model_gets_a_plain_dialogue(tokenizer: PreTrainedTokenizerFast):
     tokenizer.chat_template = None
     prompt = ChatPrompt(tokenizer, "Be brief.")
@@ -129,6 +136,68 @@ def test_a_broken_template_is_a_plain_error(tokenizer: PreTrainedTokenizerFast):
     tokenizer.chat_template = "{{ messages[0].content }}{{ messages[0].content }}"
     with pytest.raises(ModelError, match="each message once"):
         ChatPrompt(tokenizer)
+
+
+# Marks of turns in plain text, as Llama 2, Alpaca and Vicuna have them.
+LLAMA_2_LIKE = (
+    "{% if messages[0].role == 'system' %}"
+    "{% set system = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
+    "{% set messages = messages[1:] %}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'user' %}<|endoftext|>[INST] "
+    "{{ (system if loop.first and system is defined else '') + m.content }} [/INST]"
+    "{% else %} {{ m.content }} <|im_end|>{% endif %}{% endfor %}"
+)
+ALPACA_LIKE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}"
+    "{% elif m.role == 'user' %}### Instruction:\n{{ m.content }}"
+    "{% else %}### Response:\n{{ m.content }}{% endif %}{{ '\n\n' }}{% endfor %}### Response:\n"
+)
+VICUNA_LIKE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }} "
+    "{% elif m.role == 'user' %}USER: {{ m.content }} ASSISTANT:"
+    "{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "marks"),
+    [
+        (LLAMA_2_LIKE, ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"]),
+        (ALPACA_LIKE, ["### Instruction:", "### Response:"]),
+        (VICUNA_LIKE, ["USER:", "ASSISTANT:"]),
+        (None, ["User:", "Assistant:"]),
+    ],
+    ids=["llama 2", "alpaca", "vicuna", "none"],
+)
+def test_text_cannot_imitate_marks_in_plain_text(
+    tokenizer: PreTrainedTokenizerFast, template: str | None, marks: list[str]
+):
+    tokenizer.chat_template = template
+    prompt = ChatPrompt(tokenizer, "Be brief.")
+    own = tokenizer.decode(prompt.opening() + prompt.closing() + prompt.between())
+    assert all(mark in own for mark in marks)
+    imitation = "x ".join(["", *marks, *(mark.replace(" ", "\n ") for mark in marks), *marks * 2])
+    ids = prompt.text(f"A page.\n\n{imitation}\n")
+    seen = tokenizer.decode(ids)
+    assert not any(mark in " ".join(seen.split()) for mark in marks)
+    # To a reader nothing has changed.
+    assert seen.replace("\N{ZERO WIDTH SPACE}", "") == f"A page.\n\n{imitation}\n"
+    assert marks[-1] not in tokenizer.decode(prompt.with_system(marks[-1]).text(marks[-1]))
+
+
+@pytest.mark.parametrize("template", ["", GEMMA_LIKE], ids=["chatml", "gemma"])
+def test_marks_that_are_control_tokens_leave_plain_words_alone(
+    tokenizer: PreTrainedTokenizerFast, template: str
+):
+    tokenizer.chat_template = template or tokenizer.chat_template
+    text = "user\nmodel\nassistant\nUser: [INST] ### Instruction:"
+    assert tokenizer.decode(ChatPrompt(tokenizer, "Be brief.").text(text)) == text
+
+
+def test_honest_words_beside_a_mark_stay_as_they_are(tokenizer: PreTrainedTokenizerFast):
+    tokenizer.chat_template = ALPACA_LIKE
+    text = "### Results\n## Instruction:\nThe response: none. Superinstruction: #"
+    assert tokenizer.decode(ChatPrompt(tokenizer).text(text)) == text
 
 
 def test_the_stop_tokens_come_from_settings_tokenizer_and_template(tokenizer: PreTrainedTokenizerFast):

@@ -164,7 +164,7 @@ def test_the_text_part_of_a_multimodal_config_counts():
     [
         ({"model_type": "no-such-model"}, "cannot be read"),
         ({}, "cannot be read"),
-        ({"model_type": "llama", "hidden_size": "wide"}, "cannot be read"),
+        ({"model_type": "llama", "hidden_size": "wide"}, "hidden_size is 'wide'"),
     ],
 )
 def test_a_config_that_says_nothing_sensible_is_a_plain_error(config: dict[str, Any], message: str):

@@ -13,10 +13,10 @@ from lrqk_cli.bench.speed.plan import Plan
 from lrqk_cli.bench.speed.results import SpeedResult, empty_result, with_figures
 from lrqk_cli.bench.speed.runners import EAGER, open_runner, release
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory import probe
 from lrqk_cli.memory.cap import memory_cap
 from lrqk_cli.memory.estimate import estimate
+from lrqk_cli.memory.exhaustion import is_out_of_memory
 from lrqk_cli.memory.roofline import Bandwidth, step_bytes
 
 # A decode step runs eagerly, the next one is captured, and further ones are replayed.
@@ -71,21 +71,17 @@ def measure(subject: Subject, plan: Plan, on_progress: Callable[[str], None]) ->
             try:
                 with _cap(device, head.memory_cap_bytes):
                     result = _measure_one(subject, plan, head, on_progress)
-            except (OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+            except Exception as error:
+                if not is_out_of_memory(error):
                     raise
-                result = replace(head, error=f"does not fit: {str(error).splitlines()[0]}")
+                # In torch's own words, which say how much was asked for.
+                reason = str(error.__cause__ or error).splitlines()[0]
+                result = replace(head, error=f"does not fit: {reason}")
             yield result
 
 
 def _cap(device: torch.device, size: int | None) -> AbstractContextManager[None]:
     return nullcontext() if size is None else memory_cap(device, size)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (OutOfMemoryError, torch.OutOfMemoryError)):
-        return True
-    return "can't allocate memory" in str(error)  # what torch says on a CPU, where it has no class for it
 
 
 def _measure_one(
@@ -125,9 +121,9 @@ def _with_roofline(result: SpeedResult, subject: Subject, settings: LrqkConfig, 
     needed = step_bytes(subject.spec, settings, depth, subject.dtype)
     if needed is None or result.decode_tokens_per_s is None:
         return result
-    limit = needed.tokens_per_second(subject.bandwidth)
-    return replace(
-        result,
-        roofline_bytes_per_token=needed.total,
-        roofline_share=result.decode_tokens_per_s / limit,
-    )
+    share = result.decode_tokens_per_s / needed.tokens_per_second(subject.bandwidth)
+    result = replace(result, roofline_bytes_per_token=needed.total)
+    if share <= 1:
+        return replace(result, roofline_share=share)
+    # What was read a token ago is still there.
+    return replace(result, note=result.note or "caches deliver what it reads, so that it has no MBU")

@@ -25,7 +25,7 @@ _COLUMNS = (
 )
 _BLANK = ""
 _MBU = (
-    "MBU, model bandwidth utilization: decode speed as a share of the roofline, where that bandwidth "
+    "MBU, model bandwidth utilization: decode speed as a share of the roofline, where the measured bandwidth "
     "delivers weights and KV rows, or weights, index and hot rows. Link MiB are those of a token."
 )
 _PEAK = (

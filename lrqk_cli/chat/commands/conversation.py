@@ -55,7 +55,12 @@ def _system(desk: Desk, argument: str) -> None:
     if not argument:
         desk.say(current if current is not None else "There is no system text but the model's own.")
         return
-    desk.session.set_system(None if argument == "none" else argument)
+    if argument == "none":
+        desk.session.set_system(None)
+        desk.say("The instructions are removed; what the model's own format says stays.")
+    else:
+        desk.session.set_system(argument)
+        desk.say(f"The instructions are now: {_shortened(argument)}")
     desk.say_what_is_unread()
 
 
@@ -63,6 +68,8 @@ def _clear(desk: Desk, argument: str) -> None:
     if argument not in ("", "all"):
         raise UsageError(f"/clear does not know '{argument}'.", "Type /clear, or /clear all.")
     desk.session.clear(documents=argument == "all")
+    # What comes now is another conversation, and not to replace the one that was saved.
+    desk.own_files = frozenset()
     kept = len(desk.session.documents)
     noun = "document stays" if kept == 1 else "documents stay"
     desk.say("Cleared." + (f" {kept} {noun}." if kept else ""))

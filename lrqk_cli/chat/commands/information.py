@@ -60,4 +60,4 @@ COMMANDS = (
     Command("/stats", "Show context, memory, speed and misses.", _stats),
     Command("/sources", "Show the pages that the answer rests on; on or off.", _sources, "[on|off]", "text"),
 )
-LAST_COMMANDS = (Command("/quit", "Leave the chat.", _quit),)
+LAST_COMMANDS = (Command("/quit", "Leave the chat; also /exit, /bye.", _quit, aliases=("/exit", "/bye")),)

@@ -11,9 +11,11 @@ from typing import Literal
 from lrqk_cli.chat.desk import Desk
 from lrqk_cli.errors import UsageError
 
-Argument = Literal["none", "text", "path", "setting", "model", "pages"]
+Argument = Literal["none", "text", "path", "saved", "setting", "model", "pages"]
 
-_COMMAND = re.compile(r"(?P<name>/[a-zA-Z-]*)(?:\s+(?P<argument>.*))?", re.DOTALL)
+_COMMAND = re.compile(r"(?P<name>/[a-zA-Z-]*!?)(?:\s+(?P<argument>.*))?", re.DOTALL)
+# Understood without a slash too, where nothing else stands on the line.
+_PLAIN_WORDS = frozenset({"help", "quit", "exit", "bye"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Command:
         run: does it; takes what stands after the name, without blanks around it.
         usage: how /help calls what stands after the name; in brackets if it can be left out.
         argument: what kind of thing that is, for completion.
+        aliases: other names, with their slashes.
     """
 
     name: str
@@ -33,20 +36,22 @@ class Command:
     run: Callable[[Desk, str], None]
     usage: str = ""
     argument: Argument = "none"
+    aliases: tuple[str, ...] = ()
 
 
 class Registry:
     """Commands by name."""
 
     def __init__(self, commands: Iterable[Command]) -> None:
-        self._commands = {command.name: command for command in commands}
+        self._commands = list(commands)
+        self._by_name = {name: item for item in self._commands for name in (item.name, *item.aliases)}
 
     def __iter__(self) -> Iterator[Command]:
-        return iter(self._commands.values())
+        return iter(self._commands)
 
     def get(self, name: str) -> Command | None:
         """Return the command of that name."""
-        return self._commands.get(name)
+        return self._by_name.get(name)
 
     def dispatch(self, line: str, desk: Desk) -> None:
         """Run the command that a line names.
@@ -58,21 +63,31 @@ class Registry:
         Raises:
             LrqkError: there is no such command, it takes something else, or it cannot be done.
         """
-        match = _COMMAND.fullmatch(line.strip())
-        assert match is not None
-        name, argument = match["name"].lower(), (match["argument"] or "").strip()
-        command = self._commands.get(name)
+        name, argument = _parts(line) or ("", "")
+        command = self._by_name.get(name)
         if command is None:
-            near = get_close_matches(name, self._commands, n=1)
+            near = get_close_matches(name, self._by_name, n=1)
             hint = f"Did you mean {near[0]}?" if near else "Try /help."
             raise UsageError(f"There is no command {name}.", hint)
         if argument and command.argument == "none":
             raise UsageError(f"{name} takes nothing after it.", f"Type {name} alone.")
         if not argument and command.usage and not command.usage.startswith("["):
-            raise UsageError(f"{name} needs something after it.", f"Type {name} {command.usage}.")
+            raise UsageError(f"{name} needs something after it.", f"Type {name} {command.usage.rstrip('.')}.")
         command.run(desk, argument)
 
 
 def is_command(line: str) -> bool:
-    """Whether a line is meant as a command: a slash and a word (a path such as /etc/hosts is not)."""
-    return _COMMAND.fullmatch(line.strip()) is not None
+    """Whether a line is meant as a command: a slash and a word (a path such as /etc/hosts is not).
+
+    A few words, such as ``quit``, are commands without a slash where they stand alone.
+    """
+    return _parts(line) is not None
+
+
+def _parts(line: str) -> tuple[str, str] | None:
+    """Return the name, in lower case, and what stands after it; None for a question."""
+    line = line.strip()
+    if line.lower() in _PLAIN_WORDS:
+        return f"/{line.lower()}", ""
+    match = _COMMAND.fullmatch(line)
+    return (match["name"].lower(), (match["argument"] or "").strip()) if match is not None else None

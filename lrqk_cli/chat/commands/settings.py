@@ -47,14 +47,14 @@ def _set(desk: Desk, argument: str) -> None:
         near = get_close_matches(name, known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
         raise UsageError(f"There is no setting '{name}'.", hint)
-    if name in _FIXED:
+    if name in _FIXED and text.strip():
         raise UsageError(
             f"{name} cannot change while the conversation goes on: the cache was made for it.",
             f"/save the conversation, start again with --{name}, and /load it.",
         )
     if text.strip():
         _change(desk, name, text.strip())
-    desk.say(f"{name} {_values(desk)[name]}")
+    desk.say(f"{name} {_value(desk, name)}")
 
 
 def _change(desk: Desk, name: str, text: str) -> None:
@@ -67,14 +67,16 @@ def _change(desk: Desk, name: str, text: str) -> None:
         desk.settings = settings
 
 
-def _values(desk: Desk) -> dict[str, object]:
-    values = {name: getattr(desk.session.generation, name.replace("-", "_")) for name in SAMPLING}
-    values |= {name: getattr(desk.settings, name.replace("-", "_")) for name in HOT_SET}
-    return {name: "none" if value is None else value for name, value in values.items()}
+def _value(desk: Desk, name: str) -> object:
+    if name == "attention" and desk.attention == "auto":
+        return f"auto, which chose {desk.settings.attention}"
+    owner = desk.session.generation if name in SAMPLING else desk.settings
+    value = getattr(owner, name.replace("-", "_"))
+    return "none" if value is None else value
 
 
 def _show_all(desk: Desk) -> None:
-    values = _values(desk)
+    values = {name: _value(desk, name) for name in (*SAMPLING, *HOT_SET, "attention")}
     width = max(map(len, values))
     for name, value in values.items():
         desk.say(f"{name:<{width}}  {value}")
@@ -86,6 +88,7 @@ def _model(desk: Desk, argument: str) -> None:
         return
     session = desk.session
     saved = make_archive(session.conversation, desk.model, session.generation, desk.settings)
+    desk.look_up(argument, saved, session)
     desk.departure = Departure(argument, saved)
 
 

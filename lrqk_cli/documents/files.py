@@ -1,0 +1,72 @@
+"""Regular files and their names, and what is said of those that cannot be opened."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shlex
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from lrqk_cli.documents.normalise import shown_name
+from lrqk_cli.errors import DocumentError
+
+# A path has lost one of the two slashes.
+_URL = re.compile(r"(?P<scheme>https?|ftp|file):/+(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file; nothing else, because a FIFO may wait for ever and a device may have no end.
+
+    Raises:
+        OSError: it is another kind of file (``EINVAL``), or it cannot be opened.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return path.open("rb")
+
+
+def load(path: Path, title: str) -> bytes:
+    """The bytes of a file that was named.
+
+    Raises:
+        DocumentError: it is missing, no regular file or a URL, or it cannot be opened.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise missing(path) from error
+    except PermissionError as error:
+        raise DocumentError(
+            f"{title} cannot be opened: permission denied.", "Check the file's permissions."
+        ) from error
+    except OSError as error:
+        hint = "Check the path."
+        if error.errno == errno.EINVAL:
+            hint = "Give a file, or pipe the text in and give - for standard input."
+        raise DocumentError(f"{title} cannot be opened: {reason(error)}.", hint) from error
+
+
+def reason(error: OSError) -> str:
+    """Why a file cannot be had, in a few words."""
+    return (error.strerror or "unknown reason").lower()
+
+
+def missing(path: Path) -> DocumentError:
+    """The error of a file that is not there; a URL is called one."""
+    name = shown_name(path)
+    match = _URL.match(path.as_posix())
+    if match is None:
+        return DocumentError(
+            f"There is no file {name}.", "Check the path. A question is given with --prompt."
+        )
+    scheme, rest = match["scheme"].lower(), shown_name(match["rest"])
+    if scheme == "file":
+        return DocumentError(f"file:///{rest} is a URL, not a path.", f"Give the path: /{rest}")
+    url = f"{scheme}://{rest}"
+    return DocumentError(
+        f"{url} is a URL, and lrqk reads files only.",
+        f"Download it first, for example with curl -LO {shlex.quote(url)}, then give the file.",
+    )

@@ -1,0 +1,51 @@
+"""What the process that reads and the one that asked tell each other: JSON, a line a message.
+
+Nothing else comes from the process that reads: it has had files of strangers in its hands, and must not be
+able to make this one run anything.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lrqk_cli.documents.document import Document, Page
+from lrqk_cli.errors import DocumentError, LrqkError, UsageError
+
+Message = dict[str, Any]
+
+_ERRORS: dict[str, type[LrqkError]] = {kind.__name__: kind for kind in (DocumentError, UsageError)}
+
+
+def encode(message: Message) -> bytes:
+    """One line, in ASCII; half surrogates of file names survive."""
+    return json.dumps(message).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """The inverse of ``encode``."""
+    message: Message = json.loads(line)
+    return message
+
+
+def from_document(document: Document) -> Message:
+    """A document, without its path and title, which the other side knows."""
+    pages = [[page.number, page.text] for page in document.pages]
+    return {"pages": pages, "page_count": document.page_count, "warnings": document.warnings}
+
+
+def to_document(path: Path, title: str, message: Message) -> Document:
+    """The inverse of ``from_document``."""
+    pages = tuple(Page(number, text) for number, text in message["pages"])
+    return Document(path, title, pages, message["page_count"], tuple(message["warnings"]))
+
+
+def from_error(error: DocumentError | UsageError) -> Message:
+    """An error as a message."""
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def to_error(message: Message) -> LrqkError:
+    """The inverse of ``from_error``."""
+    return _ERRORS[message["kind"]](message["message"], message["hint"])

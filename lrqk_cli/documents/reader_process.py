@@ -1,0 +1,232 @@
+"""Files are read in a process of their own, which is ended if it takes too long or too much memory.
+
+A file of a few kilobytes can keep a parser busy for hours, or fill all memory.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO
+
+from lrqk_cli.config import ReadLimits
+from lrqk_cli.documents import messages
+from lrqk_cli.documents.document import Document
+from lrqk_cli.documents.formats import Listing
+from lrqk_cli.documents.messages import Message
+from lrqk_cli.documents.normalise import shown_name
+from lrqk_cli.documents.source import ReadOptions, Source
+from lrqk_cli.errors import DocumentError
+
+_POLL_S = 0.05
+_LONGEST_STEP_S = 1.0
+_SECONDS_A_PAGE = 1.0
+# Threads of numeric libraries, which readers of spreadsheets import, would only reserve memory.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class ReaderProcess:
+    """Lists folders and reads files in a process of its own.
+
+    It starts with the first request and serves all of them; after one that ended it, the next starts
+    another. Leave the context to end it.
+    """
+
+    def __init__(self, limits: ReadLimits) -> None:
+        self._limits = limits
+        self._child: _Child | None = None
+
+    def __enter__(self) -> ReaderProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def list_folder(self, folder: Path) -> Listing:
+        """The files of a folder; see ``formats.list_folder``.
+
+        Raises:
+            DocumentError: it cannot be listed, or not within the limits.
+        """
+        source = Source(folder, f"The folder {shown_name(folder)}", b"")
+        found = self._request({"list": str(folder)}, source, ReadOptions())["listing"]
+        return Listing([(Path(path), title) for path, title in found["files"]], found["left_out"])
+
+    def read(self, source: Source, options: ReadOptions) -> Document:
+        """Read a file, or what ``source`` has from standard input; see ``formats.read_source``.
+
+        Raises:
+            DocumentError: it cannot be read, or not within the limits.
+            UsageError: pages of a document without pages were asked for.
+        """
+        request = {
+            "read": str(source.path),
+            "title": source.title,
+            "pages": None if options.pages is None else str(options.pages),
+            "asks": callable(options.password),
+            "password": None if callable(options.password) else options.password,
+        }
+        answer = self._request(request, source, options)
+        return messages.to_document(source.path, source.title, answer["document"])
+
+    def _request(self, request: Message, source: Source, options: ReadOptions) -> Message:
+        if self._child is None:
+            self._child = _Child(self._limits.memory)
+        try:
+            self._child.send(request, source.data)
+            answer = self._answer(self._child, source, options)
+        except _EndedError as error:
+            self._end()
+            raise DocumentError(
+                f"{source.title} cannot be read: it made its reader crash.",
+                "Open it in its own program and save it again, or get another copy.",
+            ) from error
+        except BaseException:
+            self._end()
+            raise
+        if "error" in answer:
+            raise messages.to_error(answer["error"])
+        if "failed" in answer:
+            raise DocumentError(
+                f"{source.title} cannot be read: its reader failed.",
+                "Please report it; --debug shows what happened.",
+            ) from RuntimeError(answer["failed"])
+        return answer
+
+    def _answer(self, child: _Child, source: Source, options: ReadOptions) -> Message:
+        """Wait for the answer to a request, reply to what is asked meanwhile, and keep to the limits."""
+        done, spent, seen = 0, 0.0, time.monotonic()
+        while True:
+            message = child.receive(_POLL_S)
+            if message is None:
+                pass
+            elif "done" in message:
+                done = message["done"]
+                options.on_page(done, message["total"])
+            elif "ask" in message and callable(options.password):
+                child.send({"password": options.password(source.path)})
+            elif "exceeded" in message:
+                raise too_large(source.title, self._limits)
+            else:
+                return message
+            if child.memory() > self._limits.memory:
+                raise too_large(source.title, self._limits)
+            now = time.monotonic()
+            # A longer look at the clock is a wait for a password, or both processes were stopped meanwhile.
+            spent, seen = spent + min(now - seen, _LONGEST_STEP_S), now
+            if spent > self._limits.timeout + _SECONDS_A_PAGE * done:
+                raise _too_slow(source.title, done, self._limits)
+
+    def _end(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+
+def too_large(title: str, limits: ReadLimits) -> DocumentError:
+    """The error of a file for which the memory does not suffice."""
+    return DocumentError(
+        f"{title} takes more memory to read than --read-memory allows, {limits.memory / 2**20:,.0f} MiB.",
+        "Raise --read-memory (LRQK_READ_MEMORY) if you trust the file.",
+    )
+
+
+def _too_slow(title: str, done: int, limits: ReadLimits) -> DocumentError:
+    more = f" and one more for each of the {done:,} pages that came" if done else ""
+    return DocumentError(
+        f"{title} takes longer to read than --read-timeout allows, {limits.timeout:g} seconds{more}.",
+        "Raise --read-timeout (LRQK_READ_TIMEOUT) if you trust the file.",
+    )
+
+
+class _EndedError(Exception):
+    """The process that reads has ended by itself."""
+
+
+class _Child:
+    """A running process and its two pipes."""
+
+    def __init__(self, memory: int) -> None:
+        import psutil
+
+        # With -m, or with the path that it makes itself, Python would look in the working folder first.
+        modules = [*sys.path, str(Path(__file__).parents[2])]
+        code = (
+            f"import sys; sys.path[:] = {modules!r}; "
+            f"from lrqk_cli.documents.worker import main; main({memory})"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **_ONE_THREAD},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._watched = psutil.Process(self._process.pid)
+        self._gone = psutil.Error
+        self._received: SimpleQueue[bytes] = SimpleQueue()
+        # Pipes cannot be waited for with a timeout on every system.
+        self._thread = threading.Thread(
+            target=_pass_on, args=(self._answers, self._received.put), daemon=True
+        )
+        self._thread.start()
+
+    def send(self, message: Message, data: bytes = b"") -> None:
+        """Send a message and the bytes that belong to it.
+
+        Raises:
+            _EndedError: nobody takes it.
+        """
+        try:
+            self._requests.write(messages.encode({**message, "bytes": len(data)}))
+            self._requests.write(data)
+            self._requests.flush()
+        except OSError as error:
+            raise _EndedError from error
+
+    def receive(self, timeout: float) -> Message | None:
+        """The next message; None if none has come after so many seconds.
+
+        Raises:
+            _EndedError: there will be none.
+        """
+        try:
+            line = self._received.get(timeout=timeout)
+        except Empty:
+            return None
+        if not line.endswith(b"\n"):
+            raise _EndedError
+        return messages.decode(line)
+
+    def memory(self) -> int:
+        """Bytes of main memory that the process takes; 0 if it has ended."""
+        try:
+            return int(self._watched.memory_info().rss)
+        except self._gone:
+            return 0
+
+    def kill(self) -> None:
+        """End the process and wait for its end."""
+        self._process.kill()
+        self._process.wait()
+        self._thread.join()
+        self._answers.close()
+        with suppress(OSError):  # something was still to be written
+            self._requests.close()
+
+
+def _pass_on(answers: IO[bytes], put: Callable[[bytes], None]) -> None:
+    """Put every line, and an empty one at the end."""
+    for line in answers:
+        put(line)
+    put(b"")

@@ -1,0 +1,118 @@
+"""The process that lists folders and reads files, on behalf of ``ReaderProcess``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO
+
+from lrqk_cli.documents import messages
+from lrqk_cli.documents.files import load
+from lrqk_cli.documents.formats import list_folder, read_source
+from lrqk_cli.documents.messages import Message
+from lrqk_cli.documents.pages import PageSelection
+from lrqk_cli.documents.source import STDIN, Password, ReadOptions, Source
+from lrqk_cli.errors import DocumentError, UsageError
+
+# What Python and the libraries reserve for themselves.
+_RESERVED_BYTES = 256 << 20
+
+
+def main(memory: int) -> None:
+    """Answer requests from standard input until it ends.
+
+    Args:
+        memory: bytes that this process may take.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the other process, which ends this one
+    _limit_memory(memory)
+    worker = _Worker(_take_stdout(), SimpleQueue())
+    threading.Thread(target=worker.receive, daemon=True).start()
+    while True:
+        worker.answer()
+
+
+def _limit_memory(memory: int) -> None:
+    """Refuse what this process asks for in one go; what it gathers slowly is watched from outside.
+
+    Here counts also what is reserved and never used, so there is more room than may be used.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = 2 * memory + _RESERVED_BYTES
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _take_stdout() -> BinaryIO:
+    """Standard output for messages alone: what libraries print goes nowhere."""
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return output
+
+
+@dataclass
+class _Worker:
+    """Answers one request after the other."""
+
+    output: BinaryIO
+    received: SimpleQueue[tuple[Message, bytes]]
+
+    def receive(self) -> None:
+        """Take messages from standard input, and end the process with it: nobody waits for an answer then."""
+        try:
+            for line in sys.stdin.buffer:
+                message = messages.decode(line)
+                self.received.put((message, sys.stdin.buffer.read(message["bytes"])))
+        finally:
+            os._exit(0)
+
+    def answer(self) -> None:
+        """Answer the next request."""
+        request, data = self.received.get()
+        try:
+            answer = self._list(request) if "list" in request else self._read(request, data)
+        except (DocumentError, UsageError) as error:
+            answer = {"error": messages.from_error(error)}
+        except MemoryError:
+            answer = {"exceeded": "memory"}
+        except Exception:
+            answer = {"failed": traceback.format_exc()}
+        self._send(answer)
+
+    def _list(self, request: Message) -> Message:
+        listing = list_folder(Path(request["list"]))
+        files = [[str(path), title] for path, title in listing.files]
+        return {"listing": {"files": files, "left_out": listing.left_out}}
+
+    def _read(self, request: Message, data: bytes) -> Message:
+        path, title, pages = Path(request["read"]), request["title"], request["pages"]
+        source = Source(path, title, data if path == STDIN else load(path, title))
+        selection = None if pages is None else PageSelection.parse(pages)
+        password: Password = self._ask if request["asks"] else request["password"]
+        document = read_source(source, ReadOptions(selection, password, self._tell))
+        return {"document": messages.from_document(document)}
+
+    def _tell(self, done: int, total: int) -> None:
+        self._send({"done": done, "total": total})
+
+    def _ask(self, _: Path) -> str | None:
+        self._send({"ask": "password"})
+        reply, _data = self.received.get()
+        password: str | None = reply["password"]
+        return password
+
+    def _send(self, message: Message) -> None:
+        self.output.write(messages.encode(message))
+        self.output.flush()

@@ -1,0 +1,61 @@
+"""Which of the many failures of Python, the system, torch and CUDA mean that memory has run out."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lrqk_cli.errors import LrqkError, OutOfMemoryError
+
+# torch has a class of its own for a GPU that is full; for the rest there are only the words of the message.
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "unable to mmap",
+    "bad_alloc",
+    "cudahostregister",
+    "cublas_status_alloc_failed",
+    "memory_allocation",
+)
+_HINT = "Lower `context`, choose a smaller model, or close other programs."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception, of whatever library, says that there is not enough memory."""
+    # By name, because this module does not import torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    # safetensors' error derives from Exception alone, torch's from RuntimeError.
+    said_in_words = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
+    return said_in_words and any(word in str(error).lower() for word in _WORDS)
+
+
+def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
+    """Return what to tell the user of such an exception; None for any other."""
+    if isinstance(error, OutOfMemoryError):
+        return error
+    if not is_out_of_memory(error):
+        return None
+    words = str(error).lower()
+    on_device = type(error).__name__ == "OutOfMemoryError" or "cuda" in words or "mps" in words
+    place = "The device" if on_device and "cudahostregister" not in words else "This machine"
+    return OutOfMemoryError(f"{place} has not enough free memory for this.", _HINT)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise an OutOfMemoryError for whatever says inside the block that memory has run out."""
+    try:
+        yield
+    except LrqkError:
+        raise
+    except Exception as error:
+        told = out_of_memory(error)
+        if told is None:
+            raise
+        raise told from error

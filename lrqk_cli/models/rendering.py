@@ -1,0 +1,129 @@
+"""Render a chat template in a process of its own, which is stopped where the template takes too much.
+
+A template is a program that comes with a model. transformers' sandbox keeps it from harm to anything else,
+not from computing for days or from filling the memory: a power of large numbers does not return to Python
+before it is done. Only the operating system stops that. Rendering is needed once for a model, when its pieces
+are taken apart; they are kept as tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from lrqk_cli.errors import ModelError
+
+Conversation = Sequence[Mapping[str, str]]
+
+# An ordinary template takes some milliseconds and makes some hundred characters.
+_CPU_SECONDS = 5
+_MEMORY_BYTES = 2 << 30
+_CHARACTERS = 1 << 20
+# For systems that limit nothing; the process has to start within it too.
+_WALL_SECONDS = 60
+_EXIT_TOO_MUCH = 3
+_TOO_MUCH = f"it takes more than {_CPU_SECONDS} seconds, 2 GiB of memory or a million characters"
+
+# With the paths of this process: those of an isolated one lack PYTHONPATH, those of any other begin with the
+# current folder, which may hold anything.
+_START = "import sys; sys.path[:] = {!r}; from lrqk_cli.models.rendering import main; main({})"
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateFailure:
+    """What a template said as it refused a conversation, or as it failed."""
+
+    reason: str
+
+
+def render(
+    template: str, conversations: Sequence[Conversation], variables: Mapping[str, Any]
+) -> list[str | TemplateFailure]:
+    """Render each conversation, up to where an answer begins.
+
+    Args:
+        variables: what the template is given beside the messages, such as the special tokens.
+
+    Raises:
+        ModelError: the template takes too much time or memory, or makes too much text.
+    """
+    request = json.dumps([template, list(conversations), dict(variables)])
+    return [TemplateFailure(text) if failed else text for failed, text in _render(request)]
+
+
+@lru_cache(maxsize=16)
+def _render(request: str) -> list[tuple[bool, str]]:
+    command = [sys.executable, "-I", "-c", _START.format(sys.path, _CPU_SECONDS)]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # whose threads reserve memory
+    try:
+        done = subprocess.run(
+            command,
+            input=request,
+            capture_output=True,
+            encoding="utf-8",
+            env=environment,
+            timeout=_WALL_SECONDS,
+            check=False,
+        )
+        code, output = done.returncode, done.stdout
+    except subprocess.TimeoutExpired:
+        code = _EXIT_TOO_MUCH
+    # A limit of the system ends a process by a signal.
+    if code == _EXIT_TOO_MUCH or code < 0:
+        raise ModelError(
+            f"The model's chat template was stopped: {_TOO_MUCH}.",
+            "Use a model with an ordinary chat template.",
+        )
+    if code != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+        raise ModelError(
+            f"The process that renders the model's chat template failed: {reason}.",
+            "Check the installation: pip install --force-reinstall transformers jinja2.",
+        )
+    rendered: list[tuple[bool, str]] = json.loads(output)
+    return rendered
+
+
+def main(cpu_seconds: int) -> None:
+    """Render what stands on stdin, within limits; the process's own entry point."""
+    # Its environment is the one that templates are written for, and closes known ways out of the sandbox.
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    template, conversations, variables = json.loads(sys.stdin.buffer.read())
+    _limit(cpu_seconds)
+    answers: list[tuple[bool, str]] = []
+    for conversation in conversations:
+        try:
+            rendered: Any = render_jinja_template(
+                [conversation], chat_template=template, add_generation_prompt=True, **variables
+            )
+            answers.append((False, rendered[0][0]))
+        except MemoryError:
+            sys.exit(_EXIT_TOO_MUCH)
+        except Exception as error:
+            answers.append((True, str(error) or type(error).__name__))
+    if sum(len(text) for _, text in answers) > _CHARACTERS:
+        sys.exit(_EXIT_TOO_MUCH)
+    sys.stdout.write(json.dumps(answers))
+
+
+def _limit(cpu_seconds: int) -> None:
+    with contextlib.suppress(ImportError):  # Windows has none
+        import resource
+
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        for kind, limit in (
+            (resource.RLIMIT_CPU, int(used) + cpu_seconds),
+            (resource.RLIMIT_AS, _MEMORY_BYTES),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            # A system may have a lower limit in force, or not know this one.
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(kind, (limit, limit))

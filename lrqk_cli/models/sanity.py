@@ -1,0 +1,76 @@
+"""Whether a configuration can be that of a model, before anything is built from it.
+
+Libraries take it at its word: of 10^9 layers they make a list. Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from lrqk_cli.errors import ModelError
+
+# Far above any model's, and far below what takes noticeable time or memory to look at.
+_MOST = {
+    "num_hidden_layers": 1 << 12,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
+    "head_dim": 1 << 16,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 24,
+    "vocab_size": 1 << 28,
+    "max_position_embeddings": 1 << 48,
+    "sliding_window": 1 << 48,
+    "num_experts": 1 << 16,
+    "num_local_experts": 1 << 16,
+    "num_experts_per_tok": 1 << 16,
+}
+# Characters of a value that are shown.
+_LONGEST = 40
+# Zero says that there is none.
+_MAY_BE_ZERO = ("sliding_window", "num_experts", "num_local_experts", "num_experts_per_tok")
+_DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float", "float64", "double")
+
+
+def check_plausible(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration, or a part of one, with a size or a dtype that no model has.
+
+    A list of sizes, one a layer, is left to ``check_supported``.
+
+    Raises:
+        ModelError: the message names the field.
+    """
+    for key, most in _MOST.items():
+        value = config.get(key)
+        if value is None or isinstance(value, list):
+            continue
+        least = 0 if key in _MAY_BE_ZERO else 1
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            _refuse(key, value)
+    for key in ("dtype", "torch_dtype"):
+        value = config.get(key)
+        name = str(value).removeprefix("torch.")
+        if value is not None and name not in _DTYPES and not name.startswith("float8_"):
+            _refuse(key, value)
+    for key, part in config.items():
+        if isinstance(part, Mapping) and str(key).endswith("_config"):
+            check_plausible(part)
+
+
+def check_context(tokens: int) -> int:
+    """Return a context, in tokens, that follows from a configuration.
+
+    Raises:
+        ModelError: no model has such a one.
+    """
+    check_plausible({"max_position_embeddings": tokens})
+    return tokens
+
+
+def _refuse(key: str, value: object) -> NoReturn:
+    text = repr(value)
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    raise ModelError(
+        f"The model's configuration says that {key} is {shown}, which no model has.",
+        "Fetch the model again, or check its configuration.",
+    )

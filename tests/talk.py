@@ -1,0 +1,83 @@
+"""A chat whose lines are given: the loop, the commands and the documents are real, the engine is a fake."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fake_chat import FakeDocument, FakeEngine, new_session
+
+from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.console import CleanConsole
+from lrqk_cli.chat.desk import Departure, Desk
+from lrqk_cli.chat.rendering import View
+from lrqk_cli.chat.repl import Repl
+from lrqk_cli.chat.session import Session
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.documents import Document, PageSelection, read_documents
+from lrqk_cli.errors import DocumentError
+from lrqk_cli.models.loading import resolve
+
+
+@dataclass
+class Script:
+    """Reads lines from a list; a function in it is called between two lines."""
+
+    lines: Sequence[str | Callable[[], object]]
+    drafts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._left = iter(self.lines)
+
+    def read(self, default: str = "") -> str | None:
+        self.drafts.append(default)
+        for line in self._left:
+            if isinstance(line, str):
+                return line
+            line()
+        return None
+
+
+class Talk:
+    """A chat of several goes; what was said before stays."""
+
+    def __init__(self, engine: FakeEngine | None = None, *, terminal: bool = False) -> None:
+        self.engine = engine or FakeEngine()
+        self.err, self.out = io.StringIO(), io.StringIO()
+        self.desk = Desk(
+            session=new_session(self.engine, [FakeDocument("a.pdf", ["one", "two"])]),
+            model="tiny",
+            settings=LrqkConfig(),
+            view=View(CleanConsole(file=self.err, width=200, force_terminal=terminal)),
+            console=CleanConsole(file=self.out, width=80, force_terminal=True),
+            read_documents=_read,
+            look_up=_look_up,
+        )
+
+    def say(self, *lines: str | Callable[[], object]) -> str:
+        """Type lines, then Ctrl-D; return what was shown on stderr."""
+        self.err.seek(0)
+        self.err.truncate()
+        self.script = Script(lines)
+        self.departure: Departure = Repl(self.desk, self.script).run()  # type: ignore[arg-type]
+        return self.err.getvalue()
+
+    @property
+    def questions(self) -> list[str]:
+        return [exchange.question for exchange in self.desk.session.conversation.exchanges]
+
+    @property
+    def titles(self) -> list[str]:
+        return [use.title for use in self.desk.session.documents]
+
+
+def _read(paths: Sequence[Path], pages: PageSelection | None) -> list[Document]:
+    if any(path.is_dir() for path in paths):
+        raise DocumentError("Tests read no folders: there is no telling what is in them.", "Name a file.")
+    return read_documents(paths, pages=pages)
+
+
+def _look_up(model: str, _saved: Archive, _session: Session) -> None:
+    resolve(model)
