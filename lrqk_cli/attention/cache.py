@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import count
@@ -18,15 +18,12 @@ from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.marks import CacheMark
-from lrqk_cli.attention.rotation import Rotation, growth
+from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.attention.side_by_side import SideBySide, run_side_by_side
 from lrqk_cli.attention.sources import SourceMeter
 from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.stats import StepStats
-
-# Layers are fitted ahead of what is to come where the text before it is so many times as long.
-_AHEAD = 3
 
 
 class LrqkCache(Cache):
@@ -115,44 +112,34 @@ class LrqkCache(Cache):
             for layer in self._attention:
                 layer.prefilling = layer.ends_prefill = False
 
-    def begin_segment(self) -> None:
-        """Note where the next segment begins, if ``solve_ahead`` may be called after it."""
-        if self._has_link:
-            for layer in self._attention:
-                if isinstance(layer, LrqkLayer):
-                    layer.begin_segment()
+    @property
+    def has_link(self) -> bool:
+        """Whether rows come over a link, so that it pays to prepare for decode steps on the way."""
+        return self.device.type == "cuda"
 
-    def solve_ahead(
-        self, coming: int, segment: int, rotation: Rotation
-    ) -> SideBySide[Callable[[], None]] | None:
-        """Begin to fit to the text as it will be, with ``coming`` tokens of a prefill still to come.
+    def begin_segment(self) -> None:
+        """Note where the next segment begins, for ``solve_ahead`` after it."""
+        for layer in self._attention:
+            if isinstance(layer, LrqkLayer):
+                layer.begin_segment()
+
+    def solve_ahead(self, growths: Sequence[Growth | None]) -> SideBySide[Callable[[], None]] | None:
+        """Begin to fit to the text as it will be, with the rest of a prefill still to come.
 
         The fit is in force once all results have been called, which is to happen before the last segment:
         it then indexes all keys as it attends to them, where else they would come over the link once more.
 
         Args:
-            coming: tokens after those that are there.
-            segment: tokens of the newest segment, see ``begin_segment``.
-            rotation: tells what later positions are like.
+            growths: what each layer is to expect.
 
         Returns:
-            None where that does not pay: most of the text is still to come, or there is no link; where the
-            standing fit will do; and where it is not known what is to come.
+            None where the standing fits will do, or nothing is known.
         """
-        if not self._has_link or self.get_seq_length() < _AHEAD * coming:
-            return None
-        tasks = []
-        for number, layer in enumerate(self._attention):
-            if isinstance(layer, LrqkLayer) and layer.is_unsolved:
-                text_to_come = growth(rotation, number, coming, segment)
-                task = None if text_to_come is None else layer.solve_ahead(text_to_come)
-                if task is not None:
-                    tasks.append(task)
-        return SideBySide(tasks) if tasks else None
-
-    @property
-    def _has_link(self) -> bool:
-        return self.device.type == "cuda"
+        expected = zip(self._attention, growths, strict=True)
+        layers = [(layer, coming) for layer, coming in expected if isinstance(layer, LrqkLayer)]
+        tasks = [layer.solve_ahead(coming) for layer, coming in layers if layer.is_unsolved]
+        begun = [task for task in tasks if task is not None]
+        return SideBySide(begun) if begun else None
 
     def settle(self) -> None:
         """Prepare for decode steps now; else the first step does it."""

@@ -156,13 +156,15 @@ class LrqkLayer(FullLayer):
         """Note where the newest segment begins, for ``solve_ahead`` after it."""
         self._fit.begin_segment()
 
-    def solve_ahead(self, growth: Growth) -> Callable[[], Callable[[], None]] | None:
+    def solve_ahead(self, growth: Growth | None) -> Callable[[], Callable[[], None]] | None:
         """Return a task for the CPU: fit the projector to the text as it will be; the layer stays as it is.
 
         The task returns what puts the fit in force. The segment after that builds the index, from the keys
-        that it attends to. None where the standing fit will do.
+        that it attends to. None where the standing fit will do, or it is not known what is to come.
         """
-        return self._fit.solve_ahead(self.stored, growth) if self._fit.is_outgrown(self.stored) else None
+        if growth is None or not self._fit.is_outgrown(self.stored):
+            return None
+        return self._fit.solve_ahead(self.stored, growth)
 
     def solve(self) -> None:
         """See ``AttentionLayer``; the projector is fitted anew where most of the text is new to it."""

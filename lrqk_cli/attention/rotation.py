@@ -118,7 +118,7 @@ class Growth(NamedTuple):
 
 
 def growth(rotation: Rotation, layer: int, coming: int, segment: int) -> Growth | None:
-    """Return what ``coming`` tokens after the newest ``segment`` will be like; None if that is not known."""
+    """Return what the ``coming`` tokens after a layer's newest ``segment`` are; None if it is not known."""
     shares, turns = list[float](), list[Tensor]()
     for done in range(0, coming, segment):
         turn = rotation.turn(layer, done + segment)

@@ -11,10 +11,13 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attention_modules
-from lrqk_cli.attention.rotation import Rotation
+from lrqk_cli.attention.rotation import Rotation, growth
 from lrqk_cli.attention.side_by_side import SideBySide
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 from lrqk_cli.upstream import cache_argument
+
+# Layers are fitted ahead of what is to come where the text before it is so many times as long.
+_AHEAD = 3
 
 
 def default_segment(device: torch.device) -> int:
@@ -43,7 +46,7 @@ def run_segments(
     total = tokens.shape[0]
     # Found before the device is busy, because it is waited for.
     rotation = None
-    if settles and total > segment:
+    if settles and total > segment and cache.has_link:
         rotation = Rotation(model, cache.spec, attention_modules(model), (segment, 2 * segment))
     solving: SideBySide[Callable[[], None]] | None = None
     with ExitStack() as stack:
@@ -51,15 +54,18 @@ def run_segments(
             stop = min(start + segment, total)
             is_last = stop == total
             # While the last segment but one computes; or, where that is too early, ahead of the last.
-            if rotation is not None and solving is None and total - start <= 2 * segment:
-                solving = cache.solve_ahead(total - start, segment, rotation)
+            coming = total - start
+            pays = coming <= 2 * segment and cache.get_seq_length() >= _AHEAD * coming
+            if rotation is not None and solving is None and pays:
+                layers = range(cache.spec.num_layers)
+                solving = cache.solve_ahead([growth(rotation, n, coming, segment) for n in layers])
                 if solving is not None:
                     stack.enter_context(solving)
             if is_last and solving is not None:
                 for put_in_force in solving.results():
                     put_in_force()
                 stack.close()
-            if rotation is not None and solving is None and not is_last and total - start <= 3 * segment:
+            if rotation is not None and solving is None and not is_last and coming <= 3 * segment:
                 cache.begin_segment()
             with cache.prefilling(ends=is_last and settles), telling(model, on_layer, start, stop):
                 logits = forward(model, cache, tokens[start:stop])

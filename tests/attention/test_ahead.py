@@ -101,7 +101,7 @@ def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
 ) -> None:
     alone = prefilled(fitted // 10)
     before = prefilled(fitted // 10 - 1) if fitted > 10 else None
-    monkeypatch.setattr(LrqkCache, "_has_link", True)
+    monkeypatch.setattr(LrqkCache, "has_link", True)
     threads = torch.get_num_threads()
     layer = prefilled(segments)
     assert torch.get_num_threads() == threads
@@ -128,7 +128,7 @@ def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
 def test_hot_sets_seeded_within_the_last_segment_are_those_of_settling(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(LrqkCache, "_has_link", True)
+    monkeypatch.setattr(LrqkCache, "has_link", True)
     within: list[bool] = []
     seed, prefilling = LrqkLayer._seed_hot_set, LrqkCache.prefilling
 
@@ -149,7 +149,7 @@ def test_hot_sets_seeded_within_the_last_segment_are_those_of_settling(
 def test_a_prefill_that_is_stopped_meanwhile_leaves_the_fit_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(LrqkCache, "_has_link", True)
+    monkeypatch.setattr(LrqkCache, "has_link", True)
     threads = torch.get_num_threads()
     layer = prefilled(9, stop=8)
     assert torch.get_num_threads() == threads
