@@ -41,7 +41,7 @@ def _tensor_cores() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Sums over tokens of one layer, in float64 on the CPU, of queries and keys as they are.
+    """Sums over tokens of one layer, in float64, of queries and keys as they are.
 
     Attributes:
         query: ``Σ qᵀq`` over all queries of a row set, ``[sets, d, d]``.
@@ -152,11 +152,6 @@ class GramAccumulator:
         matrices = self.query_gram, self.key_gram, self.value_gram
         return *matrices, self.key_sum, self.value_sum, self.shift
 
-    def centred_keys(self) -> tuple[Tensor, Tensor]:
-        """Return the Gram matrix of the keys less their mean, and that mean μ, in float64."""
-        mean = self.key_sum.double() / max(1, self.count)
-        return self.key_gram.double() - self.count * _outer(mean, mean), self.shift.double() + mean
-
     def mean_value(self) -> Tensor:
         """Return the mean value ``[KV, d]``, in float64."""
         return self.value_sum.double() / max(1, self.count)
@@ -167,15 +162,11 @@ class GramAccumulator:
         return self.value_gram.double() - _outer(shifted_mean, self.value_sum.double())
 
     def moments(self) -> Moments:
-        """Return the sums of queries and keys as they were added; this is a copy on the CPU."""
-        key_sum = self.key_sum.double() + self.count * self.shift.double()
-        return Moments(self.query_gram.double(), self.plain_key_gram(), key_sum, self.count)
-
-    def plain_key_gram(self) -> Tensor:
-        """Return ``KᵀK`` of the keys as they were added, in float64."""
+        """Return the sums of queries and keys as they were added, in float64 and without the shift."""
         total, shift = self.key_sum.double(), self.shift.double()
         mixed = _outer(total, shift)
-        return self.key_gram.double() + mixed + mixed.mT + self.count * _outer(shift, shift)
+        key = self.key_gram.double() + mixed + mixed.mT + self.count * _outer(shift, shift)
+        return Moments(self.query_gram.double(), key, total + self.count * shift, self.count)
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:

@@ -63,7 +63,6 @@ class IndexFit:
         assert isinstance(projector, JointProjector)  # no other is solved for on the CPU
         if before is None:
             return None
-        self._before = None
         grams = projector.grams.on_cpu(non_blocking=True)
         device = projector.key_map.device
         arrived = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
@@ -92,6 +91,7 @@ class IndexFit:
     def _replace(self, fit: Callable[[], Tensor], tokens: int) -> None:
         """Replace the fit by one to the first ``tokens``, which returns the deviations of the codes."""
         index = self._index
+        self._before = None
         self._fit.keep((*self._projector.fitted(), index.scale, index.codes[:, : index.length]))
         self._fit = Fit()
         index.restart(fit())

@@ -202,15 +202,15 @@ class AlsProjector:
 
     def fit(self) -> Tensor:
         """See ``Projector``."""
-        key_gram = self.grams.plain_key_gram()
-        grams = self.grams.query_gram.double(), per_set(key_gram, self.query_map.shape[0])
+        moments = self.grams.moments()
+        grams = moments.query, per_set(moments.key, self.query_map.shape[0])
         counts = self.grams.count * self._group, self.grams.count
         solved = als.solve_als(*grams, counts, self._start(grams, counts), self._settings)
         self.query_map.copy_(solved.query_map)
         self.key_map.copy_(solved.key_map)
         self.query_basis.copy_(solved.query_basis)
         self.key_basis.copy_(solved.key_basis)
-        return _code_deviations(key_gram, self.grams.count, self.key_map)
+        return _code_deviations(moments.key, self.grams.count, self.key_map)
 
     def _start(self, grams: tuple[Tensor, Tensor], counts: tuple[int, int]) -> tuple[als.Sketch, als.Sketch]:
         sets, _, rank = self.query_map.shape

@@ -48,14 +48,14 @@ class ValueTail:
         if not self._is_linear:
             self.intercept.copy_(value_mean)
             return
-        key_gram, mean = grams.centred_keys()
+        moments = grams.moments()
         maps = projector.key_map.cpu().double()
         crossed = maps.mT @ per_set(grams.centred_keys_values(), sets)
-        gram = maps.mT @ per_set(key_gram, sets) @ maps
+        gram = maps.mT @ per_set(moments.centred_key, sets) @ maps
         variance = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
         ridge = _RIDGE * variance.view(-1, 1, 1) * torch.eye(rank, dtype=gram.dtype)
         slope = torch.linalg.solve(gram + ridge, crossed)
-        mean_code = per_set(mean - projector.key_centre().cpu(), sets).unsqueeze(1) @ maps
+        mean_code = per_set(moments.mean - projector.key_centre().cpu(), sets).unsqueeze(1) @ maps
         self.slope.copy_(slope)
         self.intercept.copy_(value_mean - (mean_code @ slope).squeeze(1))
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lrqk_cli.chat.printable import printable
 from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
+from lrqk_cli.memory.exhaustion import out_of_memory
 
 _NAMES = {field.name for kind in (LrqkConfig, GenerationConfig) for field in fields(kind)}
 _NAMES |= {f"als.{field.name}" for field in fields(AlsConfig)}
@@ -85,6 +86,9 @@ def print_traceback(console: Console, error: BaseException) -> None:
 
 
 def print_unexpected(console: Console, error: BaseException, hint: str) -> None:
-    """Print a failure that nobody foresaw as one sentence, and the hint."""
+    """Print a failure that nobody foresaw as one sentence, and the hint; missing memory has its own."""
+    if (exhausted := out_of_memory(error)) is not None:
+        print_failure(console, exhausted.message, exhausted.hint)
+        return
     detail = str(error).strip().split("\n", 1)[0]
     print_failure(console, f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}.", hint)

@@ -21,7 +21,6 @@ from lrqk_cli.chat.streaming import PlainStream, StatusStream
 from lrqk_cli.chat.toolbar import status_line
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
-from lrqk_cli.memory.exhaustion import out_of_memory
 
 _UNEXPECTED_HINT = "The conversation is as it was before. Please report this; --debug shows more of it."
 _STOPPED = "The answer was stopped. What is here of it stays in the conversation."
@@ -150,10 +149,7 @@ class Repl:
         except Exception as error:
             if self._debug:
                 print_traceback(console, error)
-            if (exhausted := out_of_memory(error)) is not None:
-                print_failure(console, exhausted.message, exhausted.hint)
-            else:
-                print_unexpected(console, error, _UNEXPECTED_HINT)
+            print_unexpected(console, error, _UNEXPECTED_HINT)
         else:
             return True
         return False

@@ -114,8 +114,7 @@ def chat(
 
 def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path]) -> list[Path]:
     """Return what is to be read; the command line overrules a variable and the config file."""
-    source = context.get_parameter_source("file")
-    is_flag = source is not None and source.name == "COMMANDLINE"
+    is_flag = bool(planning.on_command_line(context, {"file"}))
     return [*named, *files] if is_flag or not files else list(files)
 
 

@@ -20,8 +20,8 @@ from lrqk_cli.chat.console import (
     stderr_console,
 )
 from lrqk_cli.chat.interrupts import in_main_thread
-from lrqk_cli.errors import LrqkError, ModelError
-from lrqk_cli.memory.exhaustion import out_of_memory
+from lrqk_cli.errors import LrqkError, ModelError, OutOfMemoryError
+from lrqk_cli.memory.exhaustion import is_out_of_memory
 from lrqk_cli.upstream import requirement, untested_warning
 
 # Typer carries its own copy of click since 0.26; the parent of BadParameter is click's usage error in both.
@@ -108,16 +108,13 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, CommandLineError):
         print_failure(console, *_explain_usage(error))
         return EXIT_USAGE
-    if (exhausted := out_of_memory(error)) is not None:
-        print_failure(console, exhausted.message, exhausted.hint)
-        return exhausted.exit_code
     if isinstance(error, ImportError) and (error.name or "").split(".")[0] == "transformers":
         detail = str(error).strip().split("\n", 1)[0].rstrip(".")
         sentence = f"The installed transformers cannot be used: {detail}."
         print_failure(console, sentence, f"Run: pip install '{requirement()}'")
         return ModelError.exit_code
     print_unexpected(console, error, "" if debug else _DEBUG_HINT)
-    return EXIT_UNEXPECTED
+    return OutOfMemoryError.exit_code if is_out_of_memory(error) else EXIT_UNEXPECTED
 
 
 def silence_stdout() -> None:

@@ -12,7 +12,6 @@ from lrqk_cli.cli import method, options, planning
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.footprint import Question, card, footprint
 from lrqk_cli.cli.footprint_view import print_card, print_footprint
-from lrqk_cli.cli.values import parse_bytes
 from lrqk_cli.config import LrqkConfig, default_top_k
 from lrqk_cli.errors import UsageError
 
@@ -36,22 +35,16 @@ Dtype = Annotated[
 ]
 Vram = Annotated[
     int | None,
-    options.option(
+    planning.memory_size(
         "--vram",
-        help="Memory of the card to plan for, such as 24GiB. (default: what is free on this machine's GPU)",
-        panel=planning.MEMORY,
-        parse=parse_bytes,
-        metavar="SIZE",
+        "Memory of the card to plan for, such as 24GiB. (default: what is free on this machine's GPU)",
     ),
 ]
 Ram = Annotated[
     int | None,
-    options.option(
+    planning.memory_size(
         "--ram",
-        help="CPU memory to plan for. (default: no limit with --vram, else seven eighths of what is free)",
-        panel=planning.MEMORY,
-        parse=parse_bytes,
-        metavar="SIZE",
+        "CPU memory to plan for. (default: no limit with --vram, else seven eighths of what is free)",
     ),
 ]
 # What describes this machine alone; all else needs a model, or at least a card.

@@ -19,24 +19,23 @@ if TYPE_CHECKING:
 
 MEMORY = "Memory"
 
+
+def memory_size(flag: str, text: str) -> Any:
+    """An option for an amount of memory, with its help."""
+    return option(flag, help=text, panel=MEMORY, parse=parse_bytes, metavar="SIZE")
+
+
 Vram = Annotated[
     int | None,
-    option(
+    memory_size(
         "--vram",
-        help="GPU memory to use at most, such as 12GiB; settings are chosen to fit. (default: what is free)",
-        panel=MEMORY,
-        parse=parse_bytes,
-        metavar="SIZE",
+        "GPU memory to use at most, such as 12GiB; settings are chosen to fit. (default: what is free)",
     ),
 ]
 Ram = Annotated[
     int | None,
-    option(
-        "--ram",
-        help="CPU memory to use at most, such as 32GiB. (default: seven eighths of what is free)",
-        panel=MEMORY,
-        parse=parse_bytes,
-        metavar="SIZE",
+    memory_size(
+        "--ram", "CPU memory to use at most, such as 32GiB. (default: seven eighths of what is free)"
     ),
 ]
 
