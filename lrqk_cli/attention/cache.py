@@ -257,13 +257,13 @@ class LrqkCache(Cache):
 
     @property
     def position(self) -> Tensor | None:
-        """Position of the next decode step's token, int64 ``[1]``, where steps are on the device.
+        """Position of the next decode step's token, int64 ``[1]``; None where the host alone knows it."""
+        return None if self._state is None else self._state.length
 
-        None where they are not, and while a layer is observed: only the host then counts all tokens.
-        """
-        if self._state is None or any(layer.is_observed for layer in self._attention):
-            return None
-        return self._state.length
+    @property
+    def is_observed(self) -> bool:
+        """Whether something is told of every decode step of a layer."""
+        return any(layer.is_observed for layer in self._attention)
 
     def count_to(self, length: int) -> None:
         """Note on the host that there are ``length`` tokens: a replayed graph counts on the device only."""

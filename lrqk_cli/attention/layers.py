@@ -86,7 +86,7 @@ class AttentionLayer(CacheLayerMixin):
         Returns:
             ``[KV, G, S, d]``, in float32 or in the query's element type.
         """
-        if self._is_segment(key) or self._device is None or self._step is None or self.is_observed:
+        if self._is_segment(key) or self._device is None or self._step is None:
             return self._attend(query, key, value, params)
         self.settle()
         self._device.begin(self.length - 1)
@@ -94,6 +94,7 @@ class AttentionLayer(CacheLayerMixin):
         if self._is_last:
             self._device.end()
         self.count_to(self.length)
+        self._show(query, params, output)
         return output
 
     def count_to(self, length: int) -> None:
@@ -119,8 +120,11 @@ class AttentionLayer(CacheLayerMixin):
 
     @property
     def is_observed(self) -> bool:
-        """Whether something looks on that only steps with lengths on the host serve."""
+        """Whether something is told of every decode step, which a captured graph cannot do."""
         return False
+
+    def _show(self, query: Tensor, params: AttentionParams, output: Tensor) -> None:
+        """Tell who looks on of a decode step: what ``attend`` was given, and what it returns."""
 
     def _is_segment(self, key: Tensor) -> bool:
         return self.prefilling or key.shape[1] > 1 or self.length == 1

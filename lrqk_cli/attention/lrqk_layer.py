@@ -39,9 +39,7 @@ class LrqkLayer(FullLayer):
 
     Attributes:
         observer: told of every decode step, where it is set: the queries ``[sets, N, 1, d]``, what the model
-            passes, the output ``[sets, N, 1, d]``, and the residents' log-sum-exp ``[sets, N, 1]``. While it
-            is set, no step of this layer runs on the device: what it is told of is the plain step, which
-            ranks rows by their scores, where steps on the device rank them by bins of scores.
+            passes, and the output ``[sets, N, 1, d]``. The residents are still those of the step.
     """
 
     # Index and hot set follow the tokens, in place; ``mark`` and ``rewind`` go back.
@@ -64,7 +62,7 @@ class LrqkLayer(FullLayer):
         self._wanted = self._fetched = 0
         # Tokens whose keys the segment under way has seen, from the first on.
         self._met = 0
-        self.observer: Callable[[Tensor, AttentionParams, Tensor, Tensor], None] | None = None
+        self.observer: Callable[[Tensor, AttentionParams, Tensor], None] | None = None
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """Attend approximately if this is a single token on a settled layer, else exactly."""
@@ -77,6 +75,10 @@ class LrqkLayer(FullLayer):
     def is_observed(self) -> bool:
         """See ``AttentionLayer``."""
         return self.observer is not None
+
+    def _show(self, query: Tensor, params: AttentionParams, output: Tensor) -> None:
+        if self.observer is not None:
+            self.observer(self._per_set(query), params, self._per_set(output))
 
     def _make_step(self, state: DeviceState) -> DeviceStep:
         assert isinstance(self.projector, JointProjector)  # ``has_device_steps`` checks it
@@ -162,12 +164,12 @@ class LrqkLayer(FullLayer):
         The task returns what puts the fit in force. The segment after that builds the index, from the keys
         that it attends to. None where the standing fit will do, or it is not known what is to come.
         """
-        if growth is None or not self._fit.is_outgrown(self.stored):
+        if growth is None or not self._fit.is_outgrown(self.stored + growth.tokens):
             return None
         return self._fit.solve_ahead(self.stored, growth)
 
     def solve(self) -> None:
-        """See ``AttentionLayer``; the projector is fitted anew where most of the text is new to it."""
+        """See ``AttentionLayer``; the projector is fitted anew where too much of the text is new to it."""
         if self._fit.is_outgrown(self.stored):
             self._fit.renew(self.stored)
         if self.tail is not None:
@@ -253,21 +255,18 @@ class LrqkLayer(FullLayer):
         self._wanted += wanted * self._sets
         if candidates <= self.hot.count:
             output, lse = self._attend_residents(queries, params)
-            resident_lse = lse
         else:
             logits = self.index.logits(codes, scaling=params.scaling, softcap=params.softcap)
             self._fetched += int(self._fetch(self._scores(logits)[:, :candidates], wanted))
             output, lse = self._attend_residents(queries, params)
-            resident_lse = lse
             if self.tail is not None:
                 tail_value, tail_lse = self._tail(self.tail, logits[:, :, :candidates])
                 output, lse = dispatch.merge(output, lse, tail_value, tail_lse)
-        output = weigh_sinks(output, lse, params.sinks)
-        if self.observer is not None:
-            self.observer(queries, params, output, resident_lse)
+        output = weigh_sinks(output, lse, params.sinks).reshape(query.shape)
+        self._show(query, params, output)
         if self._weights is not None:
             self._add_weights(self._weights, queries, params)
-        return output.reshape(query.shape)
+        return output
 
     def _per_set(self, query: Tensor) -> Tensor:
         """Return queries ``[KV, G, S, d]`` by row set, ``[sets, N, S, d]``."""

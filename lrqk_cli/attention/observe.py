@@ -30,8 +30,8 @@ class Observed:
 class LayerObserver:
     """Compares every decode step of a layer with exact attention over all rows of its store.
 
-    It streams the store in every step, so a step takes about as long as under ``offload``. What it sees on a
-    GPU too is the plain step; see ``LrqkLayer.observer``. Call ``detach`` in the end.
+    It streams the store in every step, so a step takes about as long as under ``offload``, and no step is
+    replayed from a graph. Call ``detach`` in the end.
     """
 
     def __init__(self, layer: LrqkLayer) -> None:
@@ -40,8 +40,11 @@ class LayerObserver:
         self._error: list[Tensor] = []
         layer.observer = self
 
-    def __call__(self, query: Tensor, params: AttentionParams, output: Tensor, resident_lse: Tensor) -> None:
+    def __call__(self, query: Tensor, params: AttentionParams, output: Tensor) -> None:
         """Take up one step; see ``LrqkLayer.observer``."""
+        layer = self._layer
+        key, value = layer.hot.resident_rows(layer.stored)
+        _, resident_lse = dispatch.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
         exact, lse = self._exact(query, params)
         self._mass.append(torch.exp(resident_lse.flatten() - lse.flatten()).clamp(max=1.0))
         exact = weigh_sinks(exact, lse, params.sinks).flatten()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -24,6 +25,7 @@ def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[st
     return {
         "lrqk": lrqk_cli.__version__,
         "git_commit": git_commit(Path(lrqk_cli.__file__).parent),
+        "sources": digest(Path(lrqk_cli.__file__).parent),
         "model": model,
         "device": name,
         "device_type": device.type,
@@ -38,6 +40,18 @@ def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[st
         "driver": _driver() if on_gpu else None,
         "platform": platform.platform(),
     }
+
+
+def digest(package: Path) -> str:
+    """Return what tells one state of a package from another where there is no git: twelve hex digits.
+
+    They are of the SHA-256 over the names and contents of all its files, in the order of the names.
+    """
+    total = hashlib.sha256()
+    for file in sorted(path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        total.update(f"{file.relative_to(package).as_posix()} {content}\n".encode())
+    return total.hexdigest()[:12]
 
 
 def git_commit(package: Path) -> str | None:

@@ -16,8 +16,7 @@ class Decoder:
     Where the cache keeps its lengths on the device, the second such step is captured in a CUDA graph, and all
     further ones replay it: one launch instead of some thousand. The first runs eagerly, which compiles the
     kernels. A model that cannot be captured (it reads something back in every step, as RoPE that depends on
-    the length does) stays eager. While a layer is observed, steps have their lengths on the host, and a graph
-    waits.
+    the length does) stays eager. While a layer is observed steps are eager too, and a graph waits.
     """
 
     def __init__(self, model: PreTrainedModel, cache: LrqkCache) -> None:
@@ -43,6 +42,8 @@ class Decoder:
         if self._cache.position is None:
             return self._forward()
         self._cache.settle()
+        if self._cache.is_observed:
+            return self._forward()
         self._steps += 1
         if self._graph is None and self._can_capture and self._steps > 1:
             self._capture()

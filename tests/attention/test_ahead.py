@@ -23,7 +23,7 @@ SEGMENTS = (40, 40, 40, 30)
 
 def as_it_is(width: int) -> Growth:
     """What comes as if it were not turned: the text so far counts alone."""
-    return Growth((0.0,), (torch.eye(width, dtype=torch.float64),))
+    return Growth(0, (0.0,), (torch.eye(width, dtype=torch.float64),))
 
 
 def fit_now(layer: LrqkLayer) -> None:
@@ -78,6 +78,33 @@ def test_a_text_that_grows_far_beyond_is_fitted_anew() -> None:
         assert not torch.equal(layer.projector.key_map, before)
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "is_anew"),
+    # An eighth more at most; a prompt of nine segments of ten is fitted ahead, to 70 tokens and 20 foreseen.
+    [(80, 10, False), (80, 11, True), (90, 11, False), (90, 12, True)],
+)
+def test_a_fit_serves_an_eighth_more_than_it_was_made_for(
+    first: int, then: int, is_anew: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LrqkCache, "has_link", first == 90)
+    model = tiny_model("llama")
+    settings = LrqkConfig(rank=4, hot=16, top_k=8, recent=8)
+    cache = LrqkCache(
+        spec_from_config(model.config, "llama"), settings, 200, model.dtype, torch.device("cpu")
+    )
+    tokens = random_tokens(first + then)
+    layer = cache.layer(0)
+    assert isinstance(layer, LrqkLayer)
+    with attached(model):
+        list(run_segments(model, cache, tokens[:first], 10))
+        before = layer.projector.key_map.clone()
+        assert layer._fit.tokens == first
+        list(run_segments(model, cache, tokens[first:], 10))
+    assert layer.index.length == first + then
+    assert (not torch.equal(layer.projector.key_map, before)) is is_anew
+    assert layer._fit.tokens == (first + then if is_anew else first)
+
+
 def prefilled(segments: int, *, stop: int | None = None) -> LrqkLayer:
     """Prefill in segments of 10, at most ``stop`` of them; return the first layer."""
     model = tiny_model("llama")
@@ -105,7 +132,7 @@ def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
     threads = torch.get_num_threads()
     layer = prefilled(segments)
     assert torch.get_num_threads() == threads
-    assert layer._fit.tokens == fitted
+    assert layer._fit.tokens == 10 * segments
     assert layer.index.length == 10 * segments
     # They are those of the text as it was to be expected, and the index is made by them.
     moments = alone.projector.grams.moments()

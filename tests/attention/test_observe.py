@@ -63,7 +63,7 @@ def test_the_mass_is_the_sum_of_the_exact_weights_of_the_residents():
         observer = LayerObserver(layer)
         layer.observer = lambda *step: (asked.append(step), observer(*step))
         model(tokens[200].view(1, 1), **{cache_argument(): cache})
-        (query, params, _, _), keys = asked[0], layer.store.rows[:, :201, 0]
+        (query, params, _), keys = asked[0], layer.store.rows[:, :201, 0]
         logits = query.squeeze(2) @ keys.mT * params.scaling
         weights = logits.softmax(-1)
         resident = layer.hot.resident_tokens(201).unsqueeze(1).expand(-1, 2, -1)

@@ -166,6 +166,16 @@ def test_the_worst_step_is_the_one_with_the_largest_divergence(monkeypatch):
     assert worst.full_token.startswith("<")
 
 
+def test_each_sample_has_figures_of_its_own_which_give_the_mean(monkeypatch):
+    (found,) = measured(monkeypatch, {"lrqk": SMALL})
+    assert len(found.by_sample) == found.samples == 2
+    assert sum(sample.steps for sample in found.by_sample) == found.steps
+    mean = sum(sample.steps * sample.kl_mean for sample in found.by_sample) / found.steps
+    assert mean == pytest.approx(found.kl_mean, rel=1e-5)
+    agreeing = sum(sample.steps * sample.top1_agreement for sample in found.by_sample)
+    assert agreeing / found.steps == pytest.approx(found.top1_agreement, rel=1e-5)
+
+
 def test_layers_are_looked_into_on_demand(monkeypatch):
     modes = {"lrqk": SMALL, "resident": RESIDENT}
     lrqk, resident = measured(monkeypatch, modes, layers=True)

@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+import lrqk_cli
 from lrqk_cli.bench import environment
 from lrqk_cli.bench.plot import check_plot
 from lrqk_cli.bench.speed import measure
@@ -45,6 +47,7 @@ def test_json_has_samples_bandwidth_and_the_build(speed):
     report = json.loads(result.out)
     where = report["environment"]
     assert (where["device_type"], where["dtype"]) == ("cpu", "float32")
+    assert where["sources"] == environment.digest(Path(lrqk_cli.__file__).parent)
     assert {"lrqk", "git_commit", "torch", "transformers", "triton", "cuda", "driver"} <= set(where)
     assert report["complete"]
     assert report["suite"]["memory_bytes_per_s"] > 0
@@ -188,6 +191,19 @@ def test_an_unknown_shape_and_a_text_for_a_shape_are_refused(run):
     text = run("bench", "--shape", "llama-3.1-8b", "--text", "book.txt")
     assert text.code == 2
     assert "--shape and --text exclude each other" in text.err
+
+
+def test_sources_that_differ_in_a_name_or_in_content_have_other_digits(tmp_path):
+    def digest(**files):
+        package = tmp_path / str(len(list(tmp_path.iterdir())))
+        (package / "within").mkdir(parents=True)
+        for name, content in files.items():
+            (package / "within" / f"{name}.py").write_text(content, encoding="utf-8")
+        (package / "within" / "a.pyc").write_bytes(package.name.encode())
+        return environment.digest(package)
+
+    assert digest(a="1", b="2") == digest(b="2", a="1")
+    assert len({digest(a="1", b="2"), digest(a="1", c="2"), digest(a="1", b="3"), digest(a="1")}) == 4
 
 
 def test_the_commit_is_told_of_a_checkout_only(tmp_path):

@@ -72,15 +72,30 @@ def expected(family: str, settings: LrqkConfig) -> Tensor:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_observed_steps_are_the_plain_ones_and_are_not_captured(family: str, captures: list[int]) -> None:
+def test_observed_steps_are_on_the_device_and_are_not_captured(family: str, captures: list[int]) -> None:
     with prefilled(family, FEW_ROWS) as engine:
         assert engine.cache.position is not None
         seen = observers(engine)
-        assert engine.cache.position is None
         found = logits(engine, ANSWER)
     assert captures == []
     assert all(observer.take().output_error.shape == (len(ANSWER),) for observer in seen)
-    torch.testing.assert_close(found, expected(family, FEW_ROWS), atol=1e-5, rtol=0)
+    with prefilled(family, FEW_ROWS) as engine:
+        alone = logits(engine, ANSWER)
+    assert captures == [len(PROMPT) + 1]
+    torch.testing.assert_close(found, alone, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt-oss"])
+def test_a_step_on_the_device_that_loses_nothing_is_seen_to_lose_nothing(
+    family: str, captures: list[int]
+) -> None:
+    with prefilled(family, ALL_ROWS) as engine:
+        seen = observers(engine)
+        logits(engine, ANSWER)
+    for observer in seen:
+        found = observer.take()
+        torch.testing.assert_close(found.captured_mass, torch.ones_like(found.captured_mass))
+        assert found.output_error.max() < 1e-4
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

@@ -33,6 +33,20 @@ class WorstStep:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleResult:
+    """One of the cases of a task.
+
+    Attributes:
+        steps: next-token distributions that were compared.
+        kl_mean: nats; ``top1_agreement``: share of the steps. Both are over its own steps.
+    """
+
+    steps: int
+    kl_mean: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True, slots=True)
 class LayerResult:
     """What one layer lost in its decode steps.
 
@@ -76,6 +90,7 @@ class FidelityResult:
         rows_fetched_per_step: mean per layer and KV head.
         device_share: index and hot rows in bytes, of the KV rows of ``ctx`` tokens.
         worst: the step with ``kl_max``.
+        by_sample: each case by itself.
         layers: empty unless it was asked for.
         skipped: why there are no figures; all of them are then None.
     """
@@ -94,6 +109,7 @@ class FidelityResult:
     hot_bytes: int | None = None
     device_share: float | None = None
     worst: WorstStep | None = None
+    by_sample: tuple[SampleResult, ...] = ()
     layers: tuple[LayerResult, ...] = ()
     skipped: str | None = None
 
@@ -144,6 +160,7 @@ def result(
         hot_bytes=size.hot_bytes,
         device_share=size.device_share,
         worst=_worst_step(comparisons, decode),
+        by_sample=tuple(map(_sample, comparisons)),
         layers=tuple(_layers(comparisons)),
     )
 
@@ -173,6 +190,11 @@ def _overall(results: Sequence[FidelityResult]) -> Overall:
         worst_task=worst.task,
         worst_kl_mean=worst.kl_mean or 0.0,
     )
+
+
+def _sample(found: Comparison) -> SampleResult:
+    agreement = (found.full_top == found.own_top).float()
+    return SampleResult(found.divergence.numel(), float(found.divergence.mean()), float(agreement.mean()))
 
 
 def _worst_step(comparisons: Sequence[Comparison], decode: Decode) -> WorstStep:

@@ -1,0 +1,177 @@
+"""When the factors of the index are fitted, switched alone: what answers lose by each schedule, as JSON.
+
+    python schedules.py MODEL TEXT --ctx 32k > schedules.json
+
+Every schedule is led along the same answers of full attention, with the same settings. The report has the
+form of ``lrqk bench --suite fidelity --output json``, so that ``make_tables.py`` reads it; a mode of it is a
+schedule and a share of the KV cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.factors import Moments
+from lrqk_cli.attention.index_fit import IndexFit
+from lrqk_cli.attention.projection import JointFit, JointProjector
+from lrqk_cli.bench.environment import environment
+from lrqk_cli.bench.fidelity import measure, results, table
+from lrqk_cli.bench.fidelity.cases import TEXT, Case, Material, Shape, ruler_cases, text_cases
+from lrqk_cli.bench.modes import device_share
+from lrqk_cli.bench.report import Report, to_json
+from lrqk_cli.bench.ruler.essay import Essay
+from lrqk_cli.bench.ruler.tasks import Sources
+from lrqk_cli.cli.values import parse_tokens
+from lrqk_cli.config import LrqkConfig, default_top_k
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.memory import accounting
+from lrqk_cli.models.loading import LoadedModel, choose_device, load, resolve
+from lrqk_cli.models.prompt import ChatPrompt
+
+TASKS = (TEXT, "cwe", "fwe")
+# Of the standard deviation that was allowed for before what is to come was foreseen.
+ROOM = 1.25
+# A second prompt begins here: it adds 43% and 18% to the text before it.
+SPLITS = (0.7, 0.85)
+
+Schedule = Callable[[ExitStack], None]
+
+
+def ahead(_: ExitStack) -> None:
+    """What ships."""
+
+
+def after(stack: ExitStack) -> None:
+    """Factors are fitted when the text has ended."""
+    stack.enter_context(patch.object(LrqkCache, "has_link", False))
+
+
+def ahead_unturned(stack: ExitStack) -> None:
+    """Factors are fitted to what there is, with some room for the rest, as up to commit d559b00."""
+    adopt = JointProjector.adopt
+
+    def with_room(projector: JointProjector, fit: JointFit) -> object:
+        return ROOM * adopt(projector, fit)
+
+    stack.enter_context(patch.object(Moments, "grown", lambda moments, *_: moments))
+    stack.enter_context(patch.object(JointProjector, "adopt", with_room))
+
+
+def kept(stack: ExitStack) -> None:
+    """A fit is kept until most of the text is new to it, as up to commit 8678aa2."""
+
+    def is_outgrown(fit: IndexFit, stored: int) -> bool:
+        return stored - fit.tokens > fit.tokens
+
+    stack.enter_context(patch.object(IndexFit, "is_outgrown", is_outgrown))
+
+
+def in_two(share: float) -> Schedule:
+    """The prompt comes in two parts, of which the first has this share."""
+
+    def apply(stack: ExitStack) -> None:
+        whole = measure._prefill
+
+        def parts(engine: Engine, tokens: Sequence[int]) -> None:
+            cut = int(share * len(tokens))
+            whole(engine, tokens[:cut])
+            whole(engine, tokens[cut:])
+
+        stack.enter_context(patch.object(measure, "_prefill", parts))
+
+    return apply
+
+
+SCHEDULES: dict[str, tuple[Schedule, ...]] = {
+    "ahead": (ahead,),
+    "after": (after,),
+    "ahead, not turned": (ahead_unturned,),
+    **{f"text grown by {1 / share - 1:.0%}": (in_two(share),) for share in SPLITS},
+    **{f"text grown by {1 / share - 1:.0%}, fit kept": (in_two(share), kept) for share in SPLITS},
+}
+
+
+def with_hot_rows(hot: int) -> LrqkConfig:
+    """Return the default settings with so many hot rows."""
+    return LrqkConfig(hot=hot, top_k=default_top_k(hot))
+
+
+@contextmanager
+def in_force(parts: Sequence[Schedule]) -> Iterator[None]:
+    """Run what is inside by a schedule."""
+    with ExitStack() as stack:
+        for part in parts:
+            part(stack)
+        yield
+
+
+def compared(
+    loaded: LoadedModel, cases: Sequence[Case], sizes: dict[str, LrqkConfig], context: int, new_tokens: int
+) -> Iterator[results.FidelityResult]:
+    """Yield one result for each schedule and each of the settings, over the cases of one task."""
+    with Engine(loaded.model, loaded.spec, LrqkConfig(attention="dense"), context) as engine:
+        references = [measure.full_attention(engine, loaded, case, new_tokens) for case in cases]
+
+    def decode(token: int) -> str:
+        return str(loaded.tokenizer.decode([token]))
+
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    for share, settings in sizes.items():
+        held = accounting.kv_bytes(loaded.spec, settings, context, dtype)
+        rows = device_share(loaded.spec, settings, context, dtype)
+        size = results.Size(held.index, held.hot, rows)
+        for name, parts in SCHEDULES.items():
+            found = []
+            with in_force(parts), Engine(loaded.model, loaded.spec, settings, context) as engine:
+                for case, reference in zip(cases, references, strict=True):
+                    found += measure.compare(engine, loaded, case, reference, observe=False)
+            yield results.result(
+                cases[0].task,
+                f"{share}, {name}",
+                1,
+                context,
+                size,
+                found,
+                decode,
+            )
+
+
+def main() -> None:
+    """Measure, and print the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--ctx", type=parse_tokens, default=32768)
+    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    loaded = load(resolve(asked.model), choose_device("auto"))
+    prompt, text = ChatPrompt(loaded.tokenizer), asked.text.read_text(encoding="utf-8")
+    material = Material(prompt, prompt.text(text), Sources(Essay(text)))
+    shape = Shape(asked.ctx, asked.new_tokens, turns=1, samples=asked.samples)
+    sizes = {
+        name: with_hot_rows(int(part * asked.ctx) - 64) for name, part in (("37.5%", 0.25), ("20%", 0.075))
+    }
+    found: list[results.FidelityResult] = []
+    for task in TASKS:
+        print(task, file=sys.stderr)
+        cases = (
+            text_cases(material, shape) if task == TEXT else ruler_cases(task, asked.seed, material, shape)
+        )
+        found += compared(loaded, cases, sizes, asked.ctx, asked.new_tokens)
+    facts = {"name": "schedules", "tasks": TASKS, "samples": asked.samples, "seed": asked.seed}
+    together = results.overall(found)
+    modes = {f"{share}, {name}": settings for share, settings in sizes.items() for name in SCHEDULES}
+    report = Report(facts, found, table.table(found, together), together, modes=modes)
+    print(to_json(environment(loaded.device, loaded.dtype, asked.model), LrqkConfig(), report))
+
+
+if __name__ == "__main__":
+    main()
