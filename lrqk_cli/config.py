@@ -133,6 +133,11 @@ class AlsConfig:
 # With the recent window 8,192 rows: a quarter of 32K.
 _HOT = 8128
 
+# Models park attention that they have no use for on the first tokens, whose keys are unlike all others (Xiao
+# et al., "Efficient streaming language models with attention sinks", 2024). An index that once takes one for
+# needless gives its row away, and the output of that head with it. At most an eighth of the demanded rows.
+_SINK_TOKENS, _SINK_SHARE = 4, 8
+
 
 def default_top_k(hot: int) -> int:
     """Return m where only C is given: demanding a quarter of the hot set keeps it fresh at little traffic."""
@@ -176,6 +181,11 @@ class LrqkConfig:
     hot_policy: HotPolicy = "sticky"
     als: AlsConfig = field(default_factory=AlsConfig)
     aggregate: Aggregate = "sum"
+
+    @property
+    def sink_tokens(self) -> int:
+        """Return how many tokens, from the first on, stay resident whatever their scores."""
+        return min(_SINK_TOKENS, self.top_k // _SINK_SHARE) if self.hot_policy == "sticky" else 0
 
     def __post_init__(self) -> None:
         _require_one_of(AttentionMode, self.attention, "attention mode")

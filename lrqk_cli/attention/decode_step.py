@@ -239,6 +239,7 @@ class LrqkStep:
             self._plan,
             top_k=self._settings.top_k,
             aggregate=self._settings.aggregate,
+            sink_tokens=self._settings.sink_tokens,
         )
         fetch = Fetch(self._plan, self._store.rows)
         return _attend(

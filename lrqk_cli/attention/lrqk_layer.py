@@ -300,6 +300,9 @@ class LrqkLayer(FullLayer):
         resident = self.hot.resident[:, : scores.shape[1]]
         if self.settings.hot_policy == "refetch":
             resident = torch.zeros_like(resident)
+        if sinks := self.settings.sink_tokens:
+            scores = scores.clone()
+            scores[:, :sinks] = torch.finfo(scores.dtype).max
         plan = dispatch.plan_fetches(scores, resident, self.hot.slot_token, wanted)
         self.hot.replace(plan, self.store.rows)
         return plan.counts.sum()

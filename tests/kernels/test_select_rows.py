@@ -85,6 +85,39 @@ def test_the_best_become_resident_and_the_worst_leave(module: Any, data: st.Data
     assert fetched == int(plan.counts.sum()) <= demanded <= wanted
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("module", [reference, kernel], ids=["reference", "triton"])
+@pytest.mark.parametrize("are_resident", [True, False])
+def test_sink_tokens_come_and_stay_whatever_their_scores(
+    module: Any, are_resident: bool, device: str
+) -> None:
+    """A head that rests on the first tokens loses its output with them, whatever an index says."""
+    if module is reference and device == "cuda":
+        pytest.skip("references are for the CPU")
+    sinks, wanted = 3, 24
+    shape = Shape(250, hot=40, share=2)
+    scores, residents = make_scores(shape, 1.0), make_layer(shape)[1]
+    scores.logits[:, :, :sinks] -= 100.0
+    for slot_token, resident in zip(residents.slot_token, residents.resident, strict=True):
+        others = [token for token in slot_token.tolist() if token >= sinks]
+        others += [token for token in range(sinks, 200) if token not in others]
+        held = (list(range(sinks)) if are_resident else []) + others
+        slot_token.copy_(torch.tensor(held[: shape.hot]))
+        resident.zero_()
+        resident[slot_token] = True
+    scratch, plan = buffers(shape, shape.context, device)
+    inputs = to((scores, residents, shape.device_length), device) if device == "cuda" else None
+    inputs = inputs or (scores, residents, shape.device_length)
+    module.select_rows(*inputs, scratch, plan, top_k=wanted, sink_tokens=sinks)
+    for row_set, count in enumerate(plan.counts.tolist()):
+        incoming = plan.token[row_set, :count].tolist()
+        leaving = residents.slot_token[row_set][plan.slot[row_set, :count].cpu().long()].tolist()
+        held = set(residents.slot_token[row_set].tolist())
+        assert set(range(sinks)) <= (held - set(leaving)) | set(incoming)
+        assert count > 0
+    assert wanted * len(plan.counts) >= int(plan.totals[0]) > sinks * len(plan.counts)
+
+
 SHAPES = [
     Shape(150, hot=40, share=2),
     Shape(1023, context=1030, hot=100, queries=1),

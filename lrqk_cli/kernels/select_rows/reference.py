@@ -31,6 +31,7 @@ def select_rows(
     *,
     top_k: int,
     aggregate: Aggregate = "sum",
+    sink_tokens: int = 0,
 ) -> None:
     """Plan the fetches of a step.
 
@@ -46,10 +47,12 @@ def select_rows(
         out: gets the plan; its totals grow by the rows demanded and the rows to fetch.
         top_k: m; at most C count.
         aggregate: ``sum`` or ``max`` over the queries.
+        sink_tokens: so many tokens, from the first on, are in the highest bin whatever their scores; m at
+            most.
     """
     candidates = max(0, int(length) + 1 - residents.recent)
     if candidates > residents.hot:
-        bin_scores(scores, residents, length, scratch, aggregate)
+        bin_scores(scores, residents, length, scratch, aggregate, sink_tokens)
         plan_fetches(residents, length, scratch, out, top_k)
     else:
         out.counts.zero_()
@@ -73,6 +76,7 @@ def bin_scores(
     length: Tensor,
     scratch: SelectScratch,
     aggregate: Aggregate,
+    sink_tokens: int = 0,
 ) -> None:
     """Put each candidate's score, and the score of each slot's token, into its bin."""
     count = int(length) + 1
@@ -82,6 +86,7 @@ def bin_scores(
     score = shares.logsumexp(1) if aggregate == "sum" else shares.amax(1)
     scale = bins_per_nat(highest_score(logits.shape[1], aggregate))
     place = ((score - LOWEST_SCORE) * scale).clamp(0, BINS - 1).to(torch.int16)
+    place[:, :sink_tokens] = BINS - 1
     scratch.token_bin[:, :candidates] = place
     scratch.slot_bin.copy_(place.gather(1, residents.slot_token))
 

@@ -46,9 +46,10 @@ def select_rows(
     *,
     top_k: int,
     aggregate: Aggregate = "sum",
+    sink_tokens: int = 0,
 ) -> None:
     """See the reference."""
-    bin_scores(scores, residents, length, scratch, aggregate)
+    bin_scores(scores, residents, length, scratch, aggregate, sink_tokens)
     plan_fetches(residents, length, scratch, out, top_k)
 
 
@@ -58,6 +59,7 @@ def bin_scores(
     length: Tensor,
     scratch: SelectScratch,
     aggregate: Aggregate,
+    sink_tokens: int = 0,
 ) -> None:
     """See the reference; also counts the bins in the histograms."""
     sets, queries, bucket = scores.logits.shape
@@ -76,6 +78,7 @@ def bin_scores(
         token_blocks,
         residents.hot,
         residents.recent,
+        sink_tokens,
         bins_per_nat(highest_score(queries, aggregate)),
         QUERIES=queries,
         QUERIES_PAD=triton.next_power_of_2(queries),

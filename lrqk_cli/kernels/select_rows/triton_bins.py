@@ -60,6 +60,7 @@ def bin_tokens(
     token_blocks,
     hot,
     recent,
+    sink_tokens,
     scale,
     QUERIES: tl.constexpr,
     QUERIES_PAD: tl.constexpr,
@@ -88,7 +89,7 @@ def bin_tokens(
         inside = token < candidates
         part = _load_logits(logits, token, inside, bucket, QUERIES, QUERIES_PAD)
         log_mass = _log_masses(masses, used, blocks, QUERIES, QUERIES_PAD, CHUNK)
-        key = _bin(part, log_mass, scale, SUM, BINS, LOWEST)
+        key = tl.where(token < sink_tokens, BINS - 1, _bin(part, log_mass, scale, SUM, BINS, LOWEST))
         tl.store(token_bin + row_set * bucket + token, key.to(tl.int16), mask=inside)
     else:
         slot = (block - token_blocks) * BLOCK + tl.arange(0, BLOCK)
@@ -97,7 +98,7 @@ def bin_tokens(
         held = tl.load(slot_token + row_set * hot + slot, mask=inside, other=0).to(tl.int32)
         part = _load_logits(logits, held, inside, bucket, QUERIES, QUERIES_PAD)
         log_mass = _log_masses(masses, used, blocks, QUERIES, QUERIES_PAD, CHUNK)
-        key = _bin(part, log_mass, scale, SUM, BINS, LOWEST)
+        key = tl.where(held < sink_tokens, BINS - 1, _bin(part, log_mass, scale, SUM, BINS, LOWEST))
         tl.store(slot_bin + row_set * hot + slot, key.to(tl.int16), mask=inside)
         histogram += BINS
     # Tokens crowd in few bins: counted here first, they need few additions to memory.
