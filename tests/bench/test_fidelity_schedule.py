@@ -1,0 +1,94 @@
+"""Answers by the schedule of a GPU, forced on a CPU, on tasks where it counts which rows are chosen.
+
+Factors are fitted ahead of the last segment, hot sets are seeded within it, and steps choose rows by bins of
+their scores. In float32, which leaves no noise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.factors import Moments
+from lrqk_cli.attention.projection import JointFit, JointProjector
+from lrqk_cli.bench.fidelity.cases import TEXT, Case, Material, Shape, ruler_cases, text_cases
+from lrqk_cli.bench.fidelity.measure import Reference, compare, full_attention
+from lrqk_cli.bench.ruler.essay import Essay
+from lrqk_cli.bench.ruler.tasks import Sources
+from lrqk_cli.config import LrqkConfig, default_top_k
+from lrqk_cli.engine.decode import Decoder
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.models.loading import LoadedModel, choose_device, load, resolve
+from lrqk_cli.models.prompt import ChatPrompt
+
+pytestmark = pytest.mark.model
+
+CONTEXT, STEPS, TASKS = 5120, 24, (TEXT, "cwe", "fwe")
+SMALL = LrqkConfig(rank=32, hot=384, top_k=default_top_k(384), segment=1280)
+# Of the mean over the tasks. Seen: 0.0042; 0.0036 where factors are fitted when the text has ended; and
+# 0.0082 where the sums are not turned, as up to commit d559b00.
+BOUND = 0.006
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load(resolve("smollm2-135m"), choose_device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def cases(loaded: LoadedModel) -> dict[str, Case]:
+    text = Path(__file__).parents[2] / "docs" / "samples" / "report.md"
+    prompt = ChatPrompt(loaded.tokenizer)
+    material = Material(prompt, prompt.text(text.read_text(encoding="utf-8")), Sources(Essay.made_up()))
+    shape = Shape(CONTEXT, STEPS, turns=1, samples=1)
+    of_ruler = {task: ruler_cases(task, 0, material, shape)[0] for task in TASKS if task != TEXT}
+    return {TEXT: text_cases(material, shape)[0], **of_ruler}
+
+
+@pytest.fixture(scope="module")
+def references(loaded: LoadedModel, cases: dict[str, Case]) -> dict[str, list[Reference]]:
+    settings = LrqkConfig(attention="dense", segment=SMALL.segment)
+    with Engine(loaded.model, loaded.spec, settings, CONTEXT) as engine:
+        return {task: full_attention(engine, loaded, case, STEPS) for task, case in cases.items()}
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LrqkCache, "has_link", True)
+    monkeypatch.setattr("lrqk_cli.attention.cache.has_device_steps", lambda *_: True)
+    monkeypatch.setattr(Decoder, "_capture", lambda _: None)
+
+
+def divergence(
+    loaded: LoadedModel, cases: dict[str, Case], references: dict[str, list[Reference]]
+) -> dict[str, float]:
+    found = {}
+    with Engine(loaded.model, loaded.spec, SMALL, CONTEXT) as engine:
+        assert engine.cache.position is not None
+        for task, case in cases.items():
+            (comparison,) = compare(engine, loaded, case, references[task], observe=False)
+            found[task] = float(comparison.divergence.mean())
+    return found
+
+
+def test_answers_are_close_to_full_attention(loaded, cases, references):
+    found = divergence(loaded, cases, references)
+    assert 0.0 < sum(found.values()) / len(found) < BOUND, found
+
+
+def test_factors_of_the_text_before_the_last_segment_alone_break_the_bound(
+    loaded, cases, references, monkeypatch
+):
+    adopt = JointProjector.adopt
+
+    def with_room(projector: JointProjector, fit: JointFit) -> Tensor:
+        return 1.25 * adopt(projector, fit)
+
+    monkeypatch.setattr(Moments, "grown", lambda moments, *_: moments)
+    monkeypatch.setattr(JointProjector, "adopt", with_room)
+    found = divergence(loaded, cases, references)
+    assert sum(found.values()) / len(found) > BOUND, found
