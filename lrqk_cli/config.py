@@ -29,6 +29,19 @@ def _require_one_of(choices: object, chosen: str, what: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightBytes:
+    """Bytes of a model's weights on the device, where most of them are packed.
+
+    Attributes:
+        total: of all.
+        read: of those that a decode step reads.
+    """
+
+    total: int
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """The shape of a decoder-only transformer, as far as memory and attention depend on it.
 
@@ -42,6 +55,7 @@ class ModelSpec:
         num_parameters: parameters of the model, tied embeddings counted once.
         num_parameters_read: those that a decode step reads: not the input embeddings, of which it takes one
             row; None where it is not known, as for a mixture of experts.
+        packed: what the weights take where they stay packed; None where they are plain numbers of one type.
     """
 
     name: str
@@ -58,6 +72,7 @@ class ModelSpec:
     num_parameters: int
     sliding_window: int | None = None
     num_parameters_read: int | None = None
+    packed: WeightBytes | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context"):

@@ -21,8 +21,8 @@ TIERS = [
     {"models", "attention"},
     {"kernels"},
     {"memory", "telemetry"},
-    {"config"},
-    {"errors", "upstream"},
+    {"config", "formats"},
+    {"errors", "side_by_side", "upstream"},
 ]
 TIER = {name: number for number, tier in enumerate(TIERS) for name in tier}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in TIER)

@@ -178,10 +178,8 @@ def _model(report: dict[str, Any]) -> str:
 def overview(reports: dict[str, dict[str, Any]]) -> Iterator[Row]:
     """Give one line for each model and settings, all tasks together."""
     yield ("model", "context", "share", "hot rows", "KL", "top-1", "noise: KL", "top-1", "rows", "worst task")
-    found = found_in(reports, r".*-seed\d")
+    found = found_in(reports, r"\w+-\d+k-seed\d")
     for tasks in _by(found, lambda f: (f.model, f.ctx, f.mode) if f.mode != "resident" else None):
-        if any(f.turn > 1 or "turns" in f.mode for f in tasks):
-            continue
         noise = [
             f for f in found if f.mode == "resident" and (f.model, f.ctx) == (tasks[0].model, tasks[0].ctx)
         ]
@@ -289,28 +287,17 @@ def layers(reports: dict[str, dict[str, Any]], pattern: str) -> Iterator[Row]:
     yield (f"median of {len(smallest)}", *middle)
 
 
-def ruler(reports: dict[str, dict[str, Any]], pattern: str) -> Iterator[Row]:
-    """Give one line a task: scores of full attention and of lrqk."""
-    (report,) = [report for name, report in reports.items() if re.fullmatch(pattern, name)]
-    yield ("task", "samples", "full attention", "lrqk", "difference")
-    by_name: dict[str, dict[str, dict[str, Any]]] = {}
-    for line in report["results"]:
-        by_name.setdefault(line["task"], {})[line["mode"]] = line
-    for task, of_mode in by_name.items():
-        full, own = of_mode["dense"]["score"], of_mode["lrqk"]["score"]
-        yield (task, str(of_mode["lrqk"]["samples"]), f"{full:.1f}", f"{own:.1f}", f"{own - full:+.1f}")
-    for line in report["summary"]:
-        span = f"{line['difference']:+.2f} ({line['difference_low']:+.2f} to {line['difference_high']:+.2f})"
-        can_do = f"mean of the {len(line['tasks'])} that full attention can do"
-        yield (can_do, "", f"{line['full_score']:.2f}", f"{line['score']:.2f}", span)
-
-
 def provenance(reports: dict[str, dict[str, Any]], commit: str) -> Iterator[Row]:
     """Give where and of what everything was measured."""
-    yield ("commit", "sources", "device", "torch", "triton", "transformers")
-    where = [report["environment"] for report in reports.values()]
-    names = ("device", "torch", "triton", "transformers")
-    yield (commit, sources(reports), *(", ".join(dict.fromkeys(str(w[n]) for w in where)) for n in names))
+    yield ("commit", "sources", "device", "torch", "triton", "transformers", "reports")
+    where: dict[Row, list[str]] = {}
+    for name, report in reports.items():
+        facts = report["environment"]
+        named = tuple(str(facts[key] or "none") for key in ("torch", "triton", "transformers"))
+        device = facts["device"] if facts["device_type"] != "cpu" else f"a CPU, {facts['threads']} threads"
+        where.setdefault((device, *named), []).append(name)
+    for facts, names in where.items():
+        yield (commit, sources(reports), *facts, ", ".join(names))
 
 
 def _by(found: Sequence[Found], key: Callable[[Found], Any]) -> Iterator[list[Found]]:
@@ -335,15 +322,14 @@ def tables(reports: dict[str, dict[str, Any]], commit: str) -> dict[str, Iterato
     """Return all tables by name."""
     return {
         "provenance": provenance(reports, commit),
-        "overview": overview({n: r for n, r in reports.items() if "turns" not in n}),
+        "overview": overview(reports),
         "tasks-qwen": by_task(reports, r"qwen-32k-seed\d"),
         "tasks-smollm2": by_task(reports, r"smol-8k-seed\d"),
         "turns": turns(reports),
-        "schedules": modes(reports, "schedules-qwen-32k"),
-        "rows": modes(reports, "qwen-32k-vary"),
-        "paper": modes(reports, "qwen-32k-paper"),
-        "layers": layers(reports, "qwen-32k-layers"),
-        "ruler": ruler(reports, "qwen-32k-ruler"),
+        "schedules": modes(reports, "smol-5k-schedules"),
+        "settings": modes(reports, "smol-8k-vary"),
+        "paper": modes(reports, "smol-8k-paper"),
+        "layers": layers(reports, "smol-8k-layers"),
     }
 
 

@@ -2,8 +2,10 @@
 
     python schedules.py MODEL TEXT --ctx 32k > schedules.json
 
-Every schedule is led along the same answers of full attention, with the same settings. The report has the
-form of ``lrqk bench --suite fidelity --output json``, so that ``make_tables.py`` reads it; a mode of it is a
+On a CPU the schedule of a GPU is forced, on the plain references of its kernels: ``--dtype float32``
+leaves no noise there, and ``--ctx 5k`` takes minutes. Segments are a quarter of the context. Every
+schedule is led along the same answers of full attention, with the same settings. The report has the form
+of ``lrqk bench --suite fidelity --output json``, so that ``make_tables.py`` reads it; a mode of it is a
 schedule and a share of the KV cache.
 """
 
@@ -15,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest.mock import patch
+
+import torch
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.factors import Moments
@@ -29,9 +33,11 @@ from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.tasks import Sources
 from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.config import LrqkConfig, default_top_k
+from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.memory import accounting
-from lrqk_cli.models.loading import LoadedModel, choose_device, load, resolve
+from lrqk_cli.models.devices import place
+from lrqk_cli.models.loading import LoadedModel, load, resolve
 from lrqk_cli.models.prompt import ChatPrompt
 
 TASKS = (TEXT, "cwe", "fwe")
@@ -63,6 +69,11 @@ def ahead_unturned(stack: ExitStack) -> None:
     stack.enter_context(patch.object(JointProjector, "adopt", with_room))
 
 
+def without_sinks(stack: ExitStack) -> None:
+    """The first tokens leave when their scores are low, as up to commit 805f050."""
+    stack.enter_context(patch.object(LrqkConfig, "sink_tokens", 0))
+
+
 def kept(stack: ExitStack) -> None:
     """A fit is kept until most of the text is new to it, as up to commit 8678aa2."""
 
@@ -92,20 +103,26 @@ SCHEDULES: dict[str, tuple[Schedule, ...]] = {
     "ahead": (ahead,),
     "after": (after,),
     "ahead, not turned": (ahead_unturned,),
+    "ahead, first tokens may leave": (without_sinks,),
     **{f"text grown by {1 / share - 1:.0%}": (in_two(share),) for share in SPLITS},
     **{f"text grown by {1 / share - 1:.0%}, fit kept": (in_two(share), kept) for share in SPLITS},
 }
 
 
-def with_hot_rows(hot: int) -> LrqkConfig:
-    """Return the default settings with so many hot rows."""
-    return LrqkConfig(hot=hot, top_k=default_top_k(hot))
+def with_hot_rows(part: float, context: int) -> LrqkConfig:
+    """Return the default settings with that part of all rows on the device, in the recent window or hot."""
+    hot = int(part * context) - LrqkConfig().recent
+    return LrqkConfig(hot=hot, top_k=default_top_k(hot), segment=context // 4)
 
 
 @contextmanager
 def in_force(parts: Sequence[Schedule]) -> Iterator[None]:
     """Run what is inside by a schedule."""
     with ExitStack() as stack:
+        stack.enter_context(patch.object(LrqkCache, "has_link", True))
+        if not torch.cuda.is_available():
+            stack.enter_context(patch("lrqk_cli.attention.cache.has_device_steps", lambda *_: True))
+            stack.enter_context(patch.object(Decoder, "_capture", lambda _: None))
         for part in parts:
             part(stack)
         yield
@@ -151,14 +168,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype")
     asked = parser.parse_args()
-    loaded = load(resolve(asked.model), choose_device("auto"))
+    loaded = load(resolve(asked.model), *place(None, asked.dtype, None))
     prompt, text = ChatPrompt(loaded.tokenizer), asked.text.read_text(encoding="utf-8")
     material = Material(prompt, prompt.text(text), Sources(Essay(text)))
     shape = Shape(asked.ctx, asked.new_tokens, turns=1, samples=asked.samples)
-    sizes = {
-        name: with_hot_rows(int(part * asked.ctx) - 64) for name, part in (("37.5%", 0.25), ("20%", 0.075))
-    }
+    sizes = {name: with_hot_rows(part, asked.ctx) for name, part in (("37.5%", 0.25), ("20%", 0.075))}
     found: list[results.FidelityResult] = []
     for task in TASKS:
         print(task, file=sys.stderr)

@@ -19,10 +19,10 @@ from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.marks import CacheMark
 from lrqk_cli.attention.rotation import Growth
-from lrqk_cli.attention.side_by_side import SideBySide, run_side_by_side
 from lrqk_cli.attention.sources import SourceMeter
 from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
+from lrqk_cli.side_by_side import SideBySide, run_side_by_side
 from lrqk_cli.telemetry.stats import StepStats
 
 

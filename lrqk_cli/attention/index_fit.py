@@ -14,7 +14,7 @@ from lrqk_cli.attention.projection import JointProjector, Projector
 from lrqk_cli.attention.rotation import Growth
 
 # A fit serves a text that has grown by so much at most. With Qwen2.5-Coder 0.5B at 32K tokens 18% more text
-# did no harm to answers, and 43% made their divergence a hundred times as large (docs/quality.md).
+# did no harm to answers, and 43% made their divergence a hundred times as large (docs/design.md, section 4).
 _MOST_GROWTH = 1 / 8
 
 

@@ -33,7 +33,7 @@ _STAGES: dict[str, str] = {
     "wait": "Waiting for another lrqk to fetch",
     "fetch": "Fetching",
     "join": "Checking",
-    "unpack": "Unpacking",
+    "prepare": "Preparing",
 }
 _LOOKING_UP = "Looking up"
 _BYTE_STAGES = frozenset({"fetch", "join"})

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, NamedTuple, TypeGuard, get_args
+from typing import Any, NamedTuple, TypeAlias, TypeGuard, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.gated_gemv.reference import Activation
+from lrqk_cli.models.packed_layers import PackedLinear
+
+Linear: TypeAlias = nn.Linear | PackedLinear
 
 _ROTATION = "apply_rotary_pos_emb"
 _GATED_MLP = ("gate_proj", "up_proj", "down_proj")
@@ -64,11 +67,13 @@ def _is_its_own(module: nn.Module) -> bool:
     return "forward" not in vars(module)
 
 
-def _is_linear(module: object) -> TypeGuard[nn.Linear]:
+def _is_linear(module: object) -> TypeGuard[Linear]:
+    if type(module) is PackedLinear:
+        return _is_its_own(module)
     return type(module) is nn.Linear and _is_its_own(module) and module.weight.is_contiguous()
 
 
-def _linear_parts(module: nn.Module, names: Sequence[str]) -> list[nn.Linear]:
+def _linear_parts(module: nn.Module, names: Sequence[str]) -> list[Linear]:
     """Return those of a module's parts by these names that ours can stand in for."""
     return [part for name in names if _is_linear(part := getattr(module, name, None))]
 
@@ -84,30 +89,52 @@ def _fused_forwards(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[...
             yield module, forward
             break
     parts = _linear_parts(module, _SAME_INPUT)
-    if len({part.in_features for part in parts}) == 1 < len(parts):
+    if len({(part.in_features, type(part)) for part in parts}) == 1 < len(parts):
         shared = _SharedInput(parts)
         for number, part in enumerate(parts):
             yield part, partial(shared.project, number)
 
 
-def _takes(module: nn.Linear, input: Tensor) -> bool:
-    """Tell whether this is a single token, of the type of the layer's weight."""
-    return input.numel() == module.in_features and input.dtype == module.weight.dtype
+def _dtype(module: Linear) -> torch.dtype:
+    """Return the type of what a layer takes and returns."""
+    return module.dtype if isinstance(module, PackedLinear) else module.weight.dtype
 
 
-def _project(module: nn.Linear, input: Tensor) -> Tensor:
-    """Apply a linear layer to a single token; leave more of them to torch."""
+def _takes(module: Linear, input: Tensor) -> bool:
+    """Tell whether this is a single token, of the layer's type."""
+    return input.numel() == module.in_features and input.dtype == _dtype(module)
+
+
+def _project(module: Linear, input: Tensor) -> Tensor:
+    """Apply a linear layer to a single token; leave more of them to the layer."""
     if not _takes(module, input):
-        return nn.Linear.forward(module, input)
+        result: Tensor = MethodType(type(module).forward, module)(input)
+        return result
     out = input.new_empty(*input.shape[:-1], module.out_features)
-    decode.gemv((module.weight,), input.reshape(-1), out.view(-1), biases=(module.bias,))
+    _multiply((module,), input.reshape(-1), out.view(-1))
     return out
+
+
+def _multiply(layers: Sequence[Linear], row: Tensor, out: Tensor) -> None:
+    """Apply up to three layers of one kind to the same token, all results one after the other."""
+    biases = tuple(layer.bias for layer in layers)
+    if isinstance(layers[0], PackedLinear):
+        decode.packed_gemv(
+            tuple(layer.matrix for layer in layers if isinstance(layer, PackedLinear)),
+            row,
+            out,
+            biases=biases,
+        )
+    else:
+        decode.gemv(
+            tuple(layer.weight for layer in layers if isinstance(layer, nn.Linear)), row, out, biases=biases
+        )
 
 
 class _SharedInput:
     """Linear layers that are asked one after the other about the same token: the first computes for all."""
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+    def __init__(self, layers: Sequence[Linear]) -> None:
         self._layers = layers
         self._input: Tensor | None = None
         self._results: dict[int, Tensor] = {}
@@ -126,8 +153,7 @@ class _SharedInput:
     def _compute(self, input: Tensor) -> None:
         sizes = [layer.out_features for layer in self._layers]
         out = input.new_empty(sum(sizes))
-        weights, biases = zip(*((layer.weight, layer.bias) for layer in self._layers), strict=True)
-        decode.gemv(weights, input.reshape(-1), out, biases=biases)
+        _multiply(self._layers, input.reshape(-1), out)
         parts = out.split(sizes)
         self._results = {n: part.view(*input.shape[:-1], -1) for n, part in enumerate(parts)}
         self._input = input
@@ -136,9 +162,9 @@ class _SharedInput:
 class _GatedMlp(NamedTuple):
     """The linear layers of ``down(act(gate(x)) ⊙ up(x))``."""
 
-    gate: nn.Linear
-    up: nn.Linear
-    down: nn.Linear
+    gate: Linear
+    up: Linear
+    down: Linear
 
 
 def _fused_gate(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
@@ -147,8 +173,11 @@ def _fused_gate(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     if len(parts) < len(_GATED_MLP) or any(part.bias is not None for part in parts[:2]):
         return None
     layers = _GatedMlp(*parts)
+    like = _sample(layers.gate)
+    if like is None or type(layers.gate) is not type(layers.up):
+        return None
     original = MethodType(type(module).forward, module)
-    row = _probe(1, 1, layers.gate.in_features, like=layers.gate.weight)
+    row = _probe(1, 1, layers.gate.in_features, like=like)
     with torch.no_grad():
         expected = original(row)
         for activation in get_args(Activation):
@@ -166,9 +195,11 @@ def _apply_gated(
     if not _takes(layers.gate, x):
         return original(x)
     inner = x.new_empty(*x.shape[:-1], layers.gate.out_features)
-    decode.gated_gemv(
-        layers.gate.weight, layers.up.weight, x.reshape(-1), inner.view(-1), activation=activation
-    )
+    gate, up, row, out = layers.gate, layers.up, x.reshape(-1), inner.view(-1)
+    if isinstance(gate, PackedLinear) and isinstance(up, PackedLinear):
+        decode.packed_gated_gemv(gate.matrix, up.matrix, row, out, activation=activation)
+    elif isinstance(gate, nn.Linear) and isinstance(up, nn.Linear):
+        decode.gated_gemv(gate.weight, up.weight, row, out, activation=activation)
     projected: Tensor = layers.down(inner)
     return projected
 
@@ -223,9 +254,9 @@ def _with_fused_rotation(module: nn.Module) -> Callable[..., Any] | None:
 
 
 def _rotates_alike(original: Callable[..., tuple[Tensor, Tensor]], module: nn.Module) -> bool:
-    weight = next(module.parameters())
+    weight = _sample(module)
     width = getattr(module, "head_dim", None)
-    if not isinstance(width, int) or width % 2:
+    if weight is None or not isinstance(width, int) or width % 2:
         return False
     query, key = (_probe(1, heads, 1, width, like=weight) for heads in (3, 2))
     angle = torch.linspace(0.0, 3.0, width // 2, device=weight.device).repeat(2).view(1, 1, width)
@@ -260,6 +291,16 @@ def _rotate(
         *(rows.view(-1, width) for rows in turned),
     )
     return turned
+
+
+def _sample(module: nn.Module) -> Tensor | None:
+    """Return a tensor of the type and on the device of what a module takes; None where nothing tells."""
+    for part in module.modules():
+        if isinstance(part, PackedLinear):
+            return torch.empty(0, dtype=part.dtype, device=part.packed.device)
+        if (parameter := next(part.parameters(recurse=False), None)) is not None:
+            return parameter
+    return None
 
 
 def _probe(*shape: int, like: Tensor) -> Tensor:

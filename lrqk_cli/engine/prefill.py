@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attention_modules
 from lrqk_cli.attention.rotation import Rotation, growth
-from lrqk_cli.attention.side_by_side import SideBySide
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
+from lrqk_cli.side_by_side import SideBySide
 from lrqk_cli.upstream import cache_argument
 
 # Layers are fitted ahead of what is to come where the text before it is so many times as long.

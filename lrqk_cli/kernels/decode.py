@@ -3,8 +3,9 @@
 They run in this order, once a layer: ``append_token``, ``score_tokens``, ``select_rows``,
 ``attend_residents``, which fetches; seven launches. ``weigh_tokens`` follows where somebody asks for sources.
 ``replace_rows`` fetches alone, outside of these steps. ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``
-are for the model around them. None waits for the device, and no shape depends on data, so all of them can be
-captured in a CUDA graph (the references, for the CPU, do read the length).
+are for the model around them; ``packed_gemv``, ``packed_gated_gemv`` and ``unpack_rows`` where its weights
+are packed. None waits for the device, and no shape depends on data, so all of them can be captured in a CUDA
+graph (the references, for the CPU, do read the length).
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from lrqk_cli.kernels.append_token import reference as append_token_reference
 from lrqk_cli.kernels.attend_residents import reference as attend_residents_reference
 from lrqk_cli.kernels.gated_gemv import reference as gated_gemv_reference
 from lrqk_cli.kernels.gemv import reference as gemv_reference
+from lrqk_cli.kernels.packed_gated_gemv import reference as packed_gated_gemv_reference
+from lrqk_cli.kernels.packed_gemv import reference as packed_gemv_reference
 from lrqk_cli.kernels.replace_rows import reference as replace_rows_reference
 from lrqk_cli.kernels.rms_norm import reference as rms_norm_reference
 from lrqk_cli.kernels.rotate import reference as rotate_reference
 from lrqk_cli.kernels.score_tokens import reference as score_tokens_reference
 from lrqk_cli.kernels.select_rows import reference as select_rows_reference
+from lrqk_cli.kernels.unpack_rows import reference as unpack_rows_reference
 from lrqk_cli.kernels.weigh_tokens import reference as weigh_tokens_reference
 
 _Arguments = ParamSpec("_Arguments")
@@ -46,7 +50,7 @@ def _triton_twin(reference: Callable[_Arguments, _Result]) -> Callable[_Argument
 
 
 def with_triton(reference: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Return the operation; its first argument, a tensor or a tuple of tensors, tells the device."""
+    """Return the operation; its first argument, a tensor, a packed matrix or a tuple, tells the device."""
 
     @wraps(reference)
     def operation(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
@@ -68,3 +72,6 @@ rotate = with_triton(rotate_reference.rotate)
 weigh_tokens = with_triton(weigh_tokens_reference.weigh_tokens)
 gemv = with_triton(gemv_reference.gemv)
 gated_gemv = with_triton(gated_gemv_reference.gated_gemv)
+packed_gemv = with_triton(packed_gemv_reference.packed_gemv)
+packed_gated_gemv = with_triton(packed_gated_gemv_reference.packed_gated_gemv)
+unpack_rows = with_triton(unpack_rows_reference.unpack_rows)

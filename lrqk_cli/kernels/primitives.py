@@ -42,6 +42,14 @@ def dot_rows(matrix, member, rows, row, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 
 
 @triton.jit
+def activated(gated, SILU: tl.constexpr):
+    """Return the activation of the gate of an MLP: SiLU, or the approximation of GELU by tanh."""
+    # Both are x · sigmoid(...); the exponential would overflow from 88 on.
+    inner = gated if SILU else 1.5957691216057308 * (gated + 0.044715 * gated * gated * gated)
+    return gated / (1.0 + tl.exp(tl.minimum(-inner, 80.0)))
+
+
+@triton.jit
 def soft_cap(logits, cap):
     """Return ``cap · tanh(logits / cap)``; tanh is written out, since the interpreter has none."""
     # tanh is 1 in float32 long before 40; the exponential would overflow from 88 on.

@@ -205,4 +205,11 @@ def _bookkeeping(spec: ModelSpec, settings: LrqkConfig, context: int) -> Iterato
 
 def weight_bytes(spec: ModelSpec, dtype: str) -> int:
     """Return the bytes of the model's parameters."""
-    return spec.num_parameters * ITEM_BYTES[dtype]
+    return spec.packed.total if spec.packed is not None else spec.num_parameters * ITEM_BYTES[dtype]
+
+
+def weight_bytes_read(spec: ModelSpec, dtype: str) -> int | None:
+    """Return the bytes of weights that a decode step reads; None where it is not known which it does."""
+    if spec.num_parameters_read is None:
+        return None
+    return spec.packed.read if spec.packed is not None else spec.num_parameters_read * ITEM_BYTES[dtype]

@@ -17,6 +17,8 @@ PLAIN_LOGITS = 1 << 24
 SEED_QUERIES, SCORE_CHUNK = 32, 8192
 # What a chunk's codes are while an index is built: themselves, scaled, rounded and cut.
 _INDEXING_COPIES = 4
+# Packed weights that are unpacked at a time for the many tokens of a segment (``models.packed_layers``).
+UNPACKED_AT_ONCE = 1 << 25
 # Vectors of ids and positions that a model keeps while it runs, counted in transformers 5.23.
 _ID_VECTORS = 5
 _FLOAT = ITEM_BYTES["float32"]
@@ -89,9 +91,13 @@ def _plain_attention_bytes(spec: ModelSpec, segment: int) -> int:
 
 
 def mlp_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
-    """Return the bytes of one layer's MLP for a segment: hidden states and inner ones, three each."""
+    """Return the bytes of one layer's MLP for a segment: hidden states and inner ones, three each.
+
+    Where weights are packed, those that are unpacked at a time come on top.
+    """
     item = ITEM_BYTES[dtype]
-    return segment * item * (3 * spec.hidden_size + 3 * spec.intermediate_size)
+    unpacked = 0 if spec.packed is None else UNPACKED_AT_ONCE
+    return segment * item * (3 * spec.hidden_size + 3 * spec.intermediate_size) + unpacked * item
 
 
 def norm_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:

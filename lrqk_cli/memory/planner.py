@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from lrqk_cli.config import LrqkConfig, ModelSpec, default_top_k
 from lrqk_cli.errors import OutOfMemoryError
-from lrqk_cli.memory.accounting import kv_bytes, weight_bytes
+from lrqk_cli.memory.accounting import kv_bytes, weight_bytes, weight_bytes_read
 from lrqk_cli.memory.budget import Budget
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT, DeviceEstimate, estimate
 
@@ -86,8 +86,7 @@ class _Task:
 
     def read(self, **chosen: Any) -> int:
         """Return the bytes that a decode step reads at the end of the context."""
-        parameters = self.spec.num_parameters_read or self.spec.num_parameters
-        weights = weight_bytes(replace(self.spec, num_parameters=parameters), self.dtype)
+        weights = weight_bytes_read(self.spec, self.dtype) or weight_bytes(self.spec, self.dtype)
         return weights + kv_bytes(self.spec, self.settings(**chosen), self.context, self.dtype).read
 
     @property

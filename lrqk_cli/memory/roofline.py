@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.memory.accounting import ITEM_BYTES, kv_bytes
+from lrqk_cli.memory.accounting import kv_bytes, weight_bytes_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ def step_bytes(spec: ModelSpec, settings: LrqkConfig, depth: int, dtype: str) ->
     Returns:
         None where it is not known which weights a step reads: see ``ModelSpec.num_parameters_read``.
     """
-    if spec.num_parameters_read is None:
+    weights = weight_bytes_read(spec, dtype)
+    if weights is None:
         return None
     kv = kv_bytes(spec, settings, depth, dtype)
-    weights = spec.num_parameters_read * ITEM_BYTES[dtype]
     return StepBytes(weights + kv.read, kv.host_kv if settings.attention == "offload" else 0)

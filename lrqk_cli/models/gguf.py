@@ -1,4 +1,4 @@
-"""GGUF files: read the configuration, unpack the blocks once to what ``from_pretrained`` reads plainly."""
+"""GGUF files: read the configuration once, and load the weights from the file itself."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import copy
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import LrqkError, ModelError
 from lrqk_cli.memory.exhaustion import memory_errors
 from lrqk_cli.models.failures import reason_of
+from lrqk_cli.models.gguf_index import load_index, read_index
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.sanity import check_plausible
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 OnTensors = Callable[[int, int], None]
+
+# Of the folder that ``prepare`` fills; a model that is loaded from its file has one.
+INDEX = "gguf.json"
 
 
 def read_config(file: Path) -> PreTrainedConfig:
@@ -36,38 +43,97 @@ def read_config(file: Path) -> PreTrainedConfig:
     return _plain(config)
 
 
-def unpack(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnTensors) -> None:
-    """Write weights, configuration, tokenizer and generation settings of ``file`` into ``folder``.
+def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnTensors) -> bool:
+    """Write into ``folder`` what loading needs beside the file: configuration, tokenizer, and an index.
 
-    The weights are kept in bfloat16: its rounding is a small fraction of the error of the 4 to 8 bit blocks
-    that they come from, and it halves the folder.
+    Where the file does not hold the model's weights one by one, as for experts, they are unpacked there too,
+    in bfloat16: its rounding is a small fraction of the error of the 4 to 8 bit blocks that they come from.
 
     Args:
         config: the model's published configuration; empty to take what the header says.
         on_tensors: called with the tensors unpacked so far and their number.
 
+    Returns:
+        Whether the weights are to be loaded from the file.
+
     Raises:
         ModelError: the file is not a GGUF that transformers can read.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from lrqk_cli.models.gguf_weights import survey
 
     settings = dict(config)
     with quiet_transformers():
-        with _readable(file), _unpacking_progress(on_tensors):
+        with _readable(file):
             target = AutoConfig.for_model(**settings) if settings else read_config(file)
             target.dtype = torch.bfloat16
-            weights = _read_weights(file, target)
-            # A model read from GGUF counts as quantised and refuses to be saved, although its blocks are
-            # unpacked: move the weights into a fresh one.
-            with torch.device("meta"):
-                plain = AutoModelForCausalLM.from_config(target)
-            plain.load_state_dict(weights, assign=True)
-            plain.tie_weights()
+            index = read_index(file)
+            found = survey(index, target)
+            plain = _unpacked(file, target, on_tensors) if found.lacking else None
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
         # What fails from here on is the disk.
-        plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        if plain is not None:
+            plain.save_pretrained(folder)
+            return False
+        target.save_pretrained(folder)
+        GenerationConfig.from_model_config(target).save_pretrained(folder)
+    replace(index, weights=found.weights).save(folder / INDEX)
+    return True
+
+
+def prepared_bytes(folder: Path) -> WeightBytes | None:
+    """Return what the weights take on a GPU, packed, of a file that ``prepare`` has looked at.
+
+    None where they were unpacked.
+    """
+    path = folder / INDEX
+    return load_index(path).weights if path.is_file() else None
+
+
+def load(
+    file: Path,
+    folder: Path,
+    config: PreTrainedConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    packed: bool,
+) -> PreTrainedModel:
+    """Build the model from a file that ``prepare`` has looked at.
+
+    Args:
+        folder: what ``prepare`` has written.
+        packed: leave matrices packed, where a kernel multiplies their format.
+
+    Raises:
+        ModelError: the file does not hold the model.
+    """
+    from transformers import GenerationConfig
+
+    from lrqk_cli.models.gguf_weights import load_weights
+
+    with quiet_transformers(), _readable(file):
+        model = load_weights(file, load_index(folder / INDEX), config, device, dtype, packed=packed)
+        model.generation_config = GenerationConfig.from_pretrained(str(folder))
+    return model
+
+
+def _unpacked(file: Path, target: PreTrainedConfig, on_tensors: OnTensors) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with _unpacking_progress(on_tensors):
+        weights = _read_weights(file, target)
+    # A model read from GGUF counts as quantised and refuses to be saved, although its blocks are unpacked:
+    # move the weights into a fresh one.
+    with torch.device("meta"):
+        plain: PreTrainedModel = AutoModelForCausalLM.from_config(target)
+    plain.load_state_dict(weights, assign=True)
+    plain.tie_weights()
+    return plain
 
 
 def _read_weights(file: Path, target: PreTrainedConfig) -> dict[str, Any]:

@@ -1,22 +1,23 @@
-"""From what the user calls a model to a model, a tokenizer and their shape."""
+"""From where a model is to the model, its tokenizer and their shape."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import ModelError, OutOfMemoryError
-from lrqk_cli.models import catalog, store
-from lrqk_cli.models.catalog import CatalogEntry, HubRepository
+from lrqk_cli.memory.accounting import weight_bytes
+from lrqk_cli.models import store
+from lrqk_cli.models.catalog import HubRepository
 from lrqk_cli.models.devices import choose_device, choose_dtype
 from lrqk_cli.models.failures import load_errors
 from lrqk_cli.models.fetch import fetch_config, fetch_repository
 from lrqk_cli.models.progress import OnProgress, ignore_progress
 from lrqk_cli.models.prompt import stop_ids
 from lrqk_cli.models.quiet import quiet_transformers
+from lrqk_cli.models.resolving import ModelSource, resolve
 from lrqk_cli.models.sanity import check_plausible
 from lrqk_cli.models.support import spec_from_config, text_config
 from lrqk_cli.models.weights import check_finite, check_weight_files
@@ -38,23 +39,6 @@ __all__ = [
 
 # Where a multimodal checkpoint keeps its language model, and what that is called when it stands alone.
 _TEXT_PART = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSource:
-    """Where a model is.
-
-    Attributes:
-        name: what the user called it.
-        kind: ``catalog`` (see ``entry``), ``hub`` (a repository called ``name``), ``folder`` or ``gguf`` (see
-            ``path``).
-    """
-
-    name: str
-    kind: Literal["catalog", "hub", "folder", "gguf"]
-    entry: CatalogEntry | None = None
-    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,43 +60,6 @@ class LoadedModel:
     dtype: torch.dtype
 
 
-def resolve(model: str) -> ModelSource:
-    """Find out what the user means: an alias, a folder, a .gguf file or a Hugging Face id, in this order.
-
-    Raises:
-        ModelError: it is none of them; the hint names the closest aliases.
-    """
-    if model in catalog.catalog():
-        return ModelSource(model, "catalog", entry=catalog.find(model))
-    path = Path(model)
-    try:
-        path = path.expanduser()
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except (OSError, RuntimeError, ValueError):  # there is no such user, or the name is too long
-        is_folder = is_file = False
-    if is_folder:
-        if not (path / "config.json").is_file():
-            raise ModelError(
-                f"The folder '{model}' holds no model: it has no config.json.",
-                "Name a folder with config.json, weights as safetensors and a tokenizer.",
-            )
-        return ModelSource(model, "folder", path=path)
-    if is_file:
-        if path.suffix.lower() != ".gguf":
-            raise ModelError(
-                f"The file '{model}' is not a .gguf file.", "Name a .gguf file or a model's folder."
-            )
-        return ModelSource(model, "gguf", path=path)
-    if _HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf":
-        return ModelSource(model, "hub")
-    if path.suffix.lower() == ".gguf" or model.startswith(("/", ".", "~")):
-        raise ModelError(f"There is no file or folder '{model}'.", "Check the path.")
-    raise ModelError(
-        f"There is no model '{model}'.",
-        f"{catalog.suggestion(model)} A Hugging Face id has the form owner/name.",
-    )
-
-
 def load_spec(source: ModelSource) -> tuple[PreTrainedConfig, ModelSpec]:
     """The configuration and the shape of a model, without its weights and without pulling it.
 
@@ -130,6 +77,7 @@ def load(
     dtype: torch.dtype | None = None,
     *,
     offload_weights: bool = False,
+    packed: bool = False,
     max_device_bytes: int | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     on_progress: OnProgress = ignore_progress,
@@ -139,6 +87,8 @@ def load(
     Args:
         device, dtype: None chooses.
         offload_weights: spread over CPU memory the weights that do not fit on the device.
+        packed: leave the matrices of a GGUF file packed, which needs a GPU to gain by it; excludes
+            ``offload_weights``.
         max_device_bytes: the most that the weights may take on the device; None for what is free.
         tokenizer: the model's, where it has been loaded already.
 
@@ -157,13 +107,22 @@ def load(
         None, device, config.dtype if isinstance(config.dtype, torch.dtype) else None
     )
     room = _room(device, max_device_bytes)
-    if not offload_weights:
+    if not (packed or offload_weights):
         _check_fits(spec, dtype, device, room)
     folder = _folder(source, on_progress)
-    options = {"config": config, "dtype": dtype, **_placement(device, room, offload_weights)}
-    if config is not published:
-        options["key_mapping"] = _TEXT_PART
-    model = _load_weights(source, folder, options)
+    if packed:
+        from lrqk_cli.models.gguf import prepared_bytes
+
+        spec = replace(spec, packed=prepared_bytes(folder))
+        _check_fits(spec, dtype, device, room)
+    placement = _placement(device, room, offload_weights)
+    if (file := _gguf_file(source, folder)) is not None:
+        model = _load_gguf(source, file, folder, config, (device, dtype), placement, packed=packed)
+    else:
+        options = {"config": config, "dtype": dtype, **placement}
+        if config is not published:
+            options["key_mapping"] = _TEXT_PART
+        model = _load_weights(source, folder, options)
     if tokenizer is None:
         tokenizer = _load_tokenizer(source, folder)
     return LoadedModel(
@@ -224,7 +183,7 @@ def _folder(source: ModelSource, on_progress: OnProgress) -> Path:
     if source.entry is not None:
         return store.pull(source.entry, on_progress)
     if source.kind == "gguf":
-        return store.unpack_gguf(_path(source), on_progress)
+        return store.prepare_gguf(_path(source), on_progress)
     if source.kind == "hub":
         return fetch_repository(HubRepository(source.name), on_progress)
     return _path(source)
@@ -238,7 +197,7 @@ def _room(device: torch.device, max_device_bytes: int | None) -> int:
 
 
 def _check_fits(spec: ModelSpec, dtype: torch.dtype, device: torch.device, room: int) -> None:
-    needed = spec.num_parameters * dtype.itemsize
+    needed = weight_bytes(spec, str(dtype).removeprefix("torch."))
     if needed > room:
         raise OutOfMemoryError(
             f"The weights of '{spec.name}' need {needed / 2**30:.1f} GiB in "
@@ -255,6 +214,41 @@ def _placement(device: torch.device, room: int, offload_weights: bool) -> dict[s
         return {"device_map": {"": device}}
     name = device.index if device.type == "cuda" else device.type
     return {"device_map": "auto", "max_memory": {name: room, "cpu": probe.free_host_bytes()}}
+
+
+def _gguf_file(source: ModelSource, folder: Path) -> Path | None:
+    """Return the GGUF file to load weights from; None where they are safetensors in the folder."""
+    file = store.gguf_file(folder)
+    return _path(source) if file is not None and source.kind == "gguf" else file
+
+
+def _load_gguf(
+    source: ModelSource,
+    file: Path,
+    folder: Path,
+    config: PreTrainedConfig,
+    kind: tuple[torch.device, torch.dtype],
+    placement: dict[str, Any],
+    *,
+    packed: bool,
+) -> PreTrainedModel:
+    import torch
+
+    from lrqk_cli.models import gguf
+
+    device, dtype = kind
+    if "max_memory" not in placement:
+        model = gguf.load(file, folder, config, device, dtype, packed=packed)
+        check_finite(source.name, model)
+        return model
+    from accelerate import dispatch_model, infer_auto_device_map
+
+    model = gguf.load(file, folder, config, torch.device("cpu"), dtype, packed=False)
+    check_finite(source.name, model)
+    whole = list(getattr(model, "_no_split_modules", None) or ())
+    places = infer_auto_device_map(model, placement["max_memory"], no_split_module_classes=whole, dtype=dtype)
+    spread: PreTrainedModel = dispatch_model(model, places)
+    return spread
 
 
 def _load_weights(source: ModelSource, folder: Path, options: dict[str, Any]) -> PreTrainedModel:

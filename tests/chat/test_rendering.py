@@ -54,8 +54,8 @@ def test_a_pull_without_a_bar_says_once_what_it_does():
     with target.pulling("tiny") as report:
         for done in range(3):
             report(PullProgress("fetch", done, 3))
-        report(PullProgress("unpack", 1, 3))
-    assert out.getvalue().splitlines() == ["Fetching tiny.", "Unpacking tiny."]
+        report(PullProgress("prepare", 1, 3))
+    assert out.getvalue().splitlines() == ["Fetching tiny.", "Preparing tiny."]
 
 
 def draw(target: View) -> None:

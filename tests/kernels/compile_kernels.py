@@ -19,6 +19,7 @@ from triton.runtime.jit import JITFunction
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from decode_step import Shape, make_index, make_layer, make_maps, make_tail, noise
+from packed import matrix_of
 
 from lrqk_cli.kernels.buffers import AttendScratch, Fetch, FetchPlan, Projected, SelectScratch
 
@@ -29,6 +30,13 @@ SHAPES = [
     (Shape(3000, context=4096, heads=1, queries=7, width=64, rank=64, hot=1024, recent=64), torch.uint8),
     (Shape(3000, context=4096, heads=1, queries=4, width=256, rank=32, hot=1024, recent=64), torch.int8),
     (Shape(3000, context=4100, heads=1, queries=16, width=80, rank=30, hot=1000, recent=60), torch.uint8),
+]
+# Mixtures as files have them: those of rows of whole blocks, and of others.
+PACKED = [
+    (4096, ("Q4_K", "Q5_K", "Q6_K")),
+    (14336, ("Q4_K", "Q6_K", "Q8_0")),
+    (896, ("Q5_0", "Q8_0", "Q4_0")),
+    (576, ("Q4_1", "Q5_1", "Q8_0")),
 ]
 
 
@@ -108,6 +116,16 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype) -> None
     operation("merge")(*(part.unsqueeze(2) for part in parts))
 
 
+def run_packed(width: int, names: tuple[str, str, str], dtype: torch.dtype) -> None:
+    """Launch what reads packed matrices."""
+    matrices = tuple(matrix_of(name, 40, width)[0] for name in names)
+    row, bias = noise(14, width).to(dtype), noise(15, 40).to(dtype)
+    operation("packed_gemv")(matrices, row, torch.empty(120, dtype=dtype), biases=(None, bias, None))
+    operation("packed_gated_gemv")(*matrices[:2], row, torch.empty(40, dtype=dtype), activation="silu")
+    for matrix in matrices:
+        operation("unpack_rows")(torch.empty(2, width, dtype=dtype), matrix, torch.arange(2))
+
+
 def main() -> None:
     shared: dict[str, int] = {}
     triton.runtime.driver.set_active(AbsentGpu(int(sys.argv[1])))
@@ -115,6 +133,8 @@ def main() -> None:
     for shape, codes in SHAPES:
         for dtype in (torch.bfloat16, torch.float16):
             run_step(shape, codes, dtype)
+    for width, names in PACKED:
+        run_packed(width, names, torch.bfloat16)
     sys.stdout.write(json.dumps(shared))
 
 

@@ -80,10 +80,26 @@ def tiny_folder(tmp_path: Path, tiny_llama: LlamaForCausalLM, tokenizer: PreTrai
 
 @pytest.fixture
 def tiny_gguf(tmp_path: Path, tiny_llama: LlamaForCausalLM) -> Path:
-    """``tiny_llama`` as a GGUF file, its query and key rows interleaved as llama.cpp keeps them."""
-    from gguf import GGUFWriter, TokenType
+    """``tiny_llama`` as a GGUF file of plain numbers."""
+    return write_gguf(tmp_path / "tiny-model.gguf", tiny_llama)
 
-    config, path = tiny_llama.config, tmp_path / "tiny-model.gguf"
+
+@pytest.fixture
+def quantised_gguf(tmp_path: Path, tiny_llama: LlamaForCausalLM) -> Callable[[str], Path]:
+    """``tiny_llama`` as a GGUF file, its matrices in blocks of a type where their rows are long enough."""
+    return lambda kind: write_gguf(tmp_path / f"tiny-{kind}.gguf", tiny_llama, kind)
+
+
+def write_gguf(path: Path, model: LlamaForCausalLM, kind: str | None = None) -> Path:
+    """Write a model as llama.cpp does, with the rows of queries and keys interleaved.
+
+    Args:
+        kind: ggml's name of the type of matrices; None for plain numbers.
+    """
+    from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+    from gguf.quants import quantize
+
+    config = model.config
     writer = GGUFWriter(str(path), "llama")
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
@@ -108,8 +124,13 @@ def tiny_gguf(tmp_path: Path, tiny_llama: LlamaForCausalLM) -> Path:
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(0)
     writer.add_chat_template(CHATML)
-    for name, tensor in _gguf_tensors(tiny_llama):
-        writer.add_tensor(name, np.ascontiguousarray(tensor.numpy()))
+    for name, tensor in _gguf_tensors(model):
+        numbers = np.ascontiguousarray(tensor.numpy())
+        if kind is None or tensor.dim() < 2 or tensor.shape[1] % 32:
+            writer.add_tensor(name, numbers)
+        else:
+            raw = GGMLQuantizationType[kind]
+            writer.add_tensor(name, quantize(numbers, raw), raw_dtype=raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

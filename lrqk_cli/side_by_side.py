@@ -15,9 +15,10 @@ _Result = TypeVar("_Result")
 class SideBySide(Generic[_Result]):
     """Tasks that run while the caller goes on, as many at a time as torch has threads, each on one of them.
 
-    Matrices of a head's size are too small for LAPACK to share out among threads: a processor with 16 cores
-    solves those of 32 layers some ten times sooner layer by layer on each. Tasks must leave products to the
-    CPU: on a GPU, every thread that multiplies takes scratch of its own for cuBLAS, and keeps it.
+    Small tensors are not worth sharing out among threads, which wait for each other after every operation: a
+    processor with 16 cores solves 32 layers some ten times sooner layer by layer on each. Tasks must leave
+    products to the CPU: on a GPU, every thread that multiplies takes scratch of its own for cuBLAS, and keeps
+    it.
 
     Use as a context manager; what has not begun when it is left is not done.
     """
@@ -25,7 +26,7 @@ class SideBySide(Generic[_Result]):
     def __init__(self, tasks: Sequence[Callable[[], _Result]]) -> None:
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(
-            self._threads, initializer=torch.set_num_threads, initargs=(1,), thread_name_prefix="lrqk-solve"
+            self._threads, initializer=torch.set_num_threads, initargs=(1,), thread_name_prefix="lrqk-side"
         )
         self._futures = [self._pool.submit(task) for task in tasks]
 

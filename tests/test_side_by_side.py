@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from lrqk_cli.attention.side_by_side import SideBySide, run_side_by_side
+from lrqk_cli.side_by_side import SideBySide, run_side_by_side
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 9])

@@ -1,0 +1,63 @@
+"""The formats of packed weights, by their numbers alone: those of GGUF files that are kept as they are.
+
+A format describes how ``width`` weights of a row are written: in blocks, each of which has its scales. Names,
+sizes and meanings are those of ggml (``ggml-common.h`` and ``gguf.quants``). Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Codes that share a scale, except in Q6_K, where there is one for either half of them.
+UNIT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PackedFormat:
+    """How weights are packed: ``w = s · (q − zero) − m``, with q a code and s, m those of its unit.
+
+    Attributes:
+        name: ggml's.
+        block: weights of a block; ``block_bytes``: what they take in a file.
+        bits: of a code.
+        zero: the code that stands for zero, before m.
+        scales: small integers of a unit: scales, or a scale and a minimum; 0 where it has floats of its own.
+        floats: float16 of a block: d, or d and the factor of the minima, or d and m.
+        has_minimum: the second of these is that of a minimum.
+        is_halved: the two small integers are scales of either half of the unit.
+    """
+
+    name: str
+    block: int
+    block_bytes: int
+    bits: int
+    zero: int
+    scales: int
+    floats: int
+    has_minimum: bool
+    is_halved: bool = False
+
+    @property
+    def words(self) -> int:
+        """Return the 32-bit words that the codes of a unit take."""
+        return self.bits * UNIT // 32
+
+    def row_bytes(self, width: int) -> int:
+        """Return the bytes of a row of ``width`` weights on the device."""
+        units, blocks = width // UNIT, width // self.block
+        return units * (4 * self.words + self.scales) + 2 * self.floats * blocks
+
+
+FORMATS = {
+    each.name: each
+    for each in (
+        PackedFormat("Q4_0", 32, 18, 4, 8, 0, 1, False),
+        PackedFormat("Q4_1", 32, 20, 4, 0, 0, 2, True),
+        PackedFormat("Q5_0", 32, 22, 5, 16, 0, 1, False),
+        PackedFormat("Q5_1", 32, 24, 5, 0, 0, 2, True),
+        PackedFormat("Q8_0", 32, 34, 8, 128, 0, 1, False),
+        PackedFormat("Q4_K", 256, 144, 4, 0, 2, 2, True),
+        PackedFormat("Q5_K", 256, 176, 5, 0, 2, 2, True),
+        PackedFormat("Q6_K", 256, 210, 6, 32, 2, 1, False, is_halved=True),
+    )
+}

@@ -1,0 +1,128 @@
+"""A matrix of packed weights on the device: planes that a kernel reads with neighbours side by side.
+
+A *unit* is 32 weights of a row that follow one another; a row has U of them. The bytes of a matrix are three
+parts, one after the other, each at a multiple of 16:
+
+- ``words`` int32 ``[rows, W, U]``: word j of each unit, for 4 bits the codes 8j to 8j + 7, the first lowest.
+  Formats of more bits have their low 4 bits so, then the higher ones: 32 / b codes of b bits a word. Eight
+  bits are one word of 4 codes each, offset by 128 to be positive.
+- ``floats`` float16 ``[rows, F, B]``: of each of B blocks d, and then the factor of its minima or m.
+- ``scales`` uint8 ``[rows, 2, U]``: of each unit its scale and its minimum, or the scales of its halves,
+  which are signed.
+
+So nothing of a file is lost, and whatever 32 lanes of a warp read at once lies side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.formats import UNIT, PackedFormat
+
+_ALIGNMENT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMatrix:
+    """A matrix ``[rows, width]`` of a format.
+
+    Attributes:
+        data: all its bytes, uint8 ``[size_bytes(...)]``.
+    """
+
+    data: Tensor
+    format: PackedFormat
+    rows: int
+    width: int
+
+    @property
+    def words(self) -> Tensor:
+        """Return the codes, int32 ``[rows, W, U]``."""
+        return self._part(0).view(torch.int32).view(self.rows, self.format.words, -1)
+
+    @property
+    def floats(self) -> Tensor:
+        """Return d, and what else a block has, float16 ``[rows, F, B]``."""
+        return self._part(1).view(torch.float16).view(self.rows, self.format.floats, -1)
+
+    @property
+    def scales(self) -> Tensor:
+        """Return the small integers of all units, uint8 or int8 ``[rows, 2, U]``, or ``[rows, 0, U]``."""
+        part = self._part(2).view(torch.int8) if self.format.is_halved else self._part(2)
+        return part.view(self.rows, self.format.scales, self.width // UNIT)
+
+    @property
+    def is_cuda(self) -> bool:
+        """Return whether it lies on a CUDA device."""
+        return self.data.is_cuda
+
+    def _part(self, number: int) -> Tensor:
+        bounds = _bounds(self.format, self.rows, self.width)
+        start, size = bounds[number]
+        return self.data[start : start + size]
+
+
+def size_bytes(format: PackedFormat, rows: int, width: int) -> int:
+    """Return the bytes of a matrix on the device."""
+    start, size = _bounds(format, rows, width)[-1]
+    return start + size
+
+
+def _bounds(format: PackedFormat, rows: int, width: int) -> list[tuple[int, int]]:
+    """Return where each part begins, and its bytes."""
+    units, blocks = width // UNIT, width // format.block
+    sizes = (4 * format.words * units, 2 * format.floats * blocks, format.scales * units)
+    bounds, start = list[tuple[int, int]](), 0
+    for size in sizes:
+        bounds.append((start, rows * size))
+        start = -(-(start + rows * size) // _ALIGNMENT) * _ALIGNMENT
+    return bounds
+
+
+def pack(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | None = None) -> PackedMatrix:
+    """Lay a matrix out.
+
+    Args:
+        codes: uint8 ``[rows, width]``, each below ``2 ** format.bits``.
+        floats: float16 ``[rows, F, B]``; ``scales``: uint8 or int8 ``[rows, 2, U]``.
+    """
+    rows, width = codes.shape
+    data = torch.zeros(size_bytes(format, rows, width), dtype=torch.uint8, device=codes.device)
+    matrix = PackedMatrix(data, format, rows, width)
+    units = codes.view(rows, -1, UNIT)
+    parts = [units] if format.bits == 8 else [units & 15, units >> 4]
+    widths = [8] if format.bits == 8 else [4, format.bits - 4]
+    planes = [_joined(part, bits) for part, bits in zip(parts, widths, strict=True) if bits]
+    matrix.words.copy_(torch.cat(planes, 2).mT)
+    matrix.floats.copy_(floats)
+    if scales is not None:
+        matrix.scales.copy_(scales)
+    return matrix
+
+
+def _joined(codes: Tensor, bits: int) -> Tensor:
+    """Join codes ``[rows, U, 32]`` of so many bits to words ``[rows, U, bits]``, the first code lowest."""
+    share = 8 // bits
+    parts = codes.unflatten(2, (-1, share))
+    joined = parts[..., 0].clone()
+    for number in range(1, share):
+        joined |= parts[..., number] << (bits * number)
+    words: Tensor = joined.contiguous().view(torch.int32)
+    return words
+
+
+def codes_of(matrix: PackedMatrix, rows: Tensor) -> Tensor:
+    """Return the codes of some rows, by their numbers ``[n]``: uint8 ``[n, width]``."""
+    words = matrix.words[rows].mT.contiguous().view(torch.uint8)  # [n, U, 4 W]
+    if matrix.format.bits == 8:
+        return words.flatten(1)
+    low, high = words[..., :16], words[..., 16:]
+    codes: Tensor = torch.stack((low & 15, low >> 4), -1).flatten(2)
+    if bits := matrix.format.bits - 4:
+        parts = [(high >> (bits * number)) & ((1 << bits) - 1) for number in range(8 // bits)]
+        codes = codes | torch.stack(parts, -1).flatten(2) << 4
+    whole: Tensor = codes.flatten(1)
+    return whole

@@ -1,0 +1,27 @@
+"""Multiply two packed matrices by a vector, and one result by the activation of the other."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import gelu, silu
+
+from lrqk_cli.kernels.gated_gemv.reference import Activation
+from lrqk_cli.kernels.packed import PackedMatrix
+from lrqk_cli.kernels.packed_gemv.reference import packed_gemv
+
+
+def packed_gated_gemv(
+    gate: PackedMatrix, up: PackedMatrix, row: Tensor, out: Tensor, *, activation: Activation
+) -> None:
+    """Compute ``act(G x) ⊙ (U x)`` in float32.
+
+    Args:
+        gate, up: G and U, ``[rows, width]``, each of a format of its own.
+        row: x, ``[width]``.
+        out: ``[rows]``, rounded once.
+        activation: see ``gated_gemv``.
+    """
+    both = row.new_empty(2 * gate.rows).float()
+    packed_gemv((gate, up), row, both, biases=(None, None))
+    gated, scaled = both.chunk(2)
+    out.copy_((silu(gated) if activation == "silu" else gelu(gated, approximate="tanh")) * scaled)

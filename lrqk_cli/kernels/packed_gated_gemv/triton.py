@@ -1,0 +1,64 @@
+"""The same in two launches; see ``packed_gemv``. Results are rounded once, at last."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lrqk_cli.formats import UNIT
+from lrqk_cli.kernels.gated_gemv.reference import Activation
+from lrqk_cli.kernels.packed import PackedMatrix
+from lrqk_cli.kernels.packed_gemv.triton import CHUNK, ROWS, arguments, format_code, spread
+from lrqk_cli.kernels.packed_gemv.triton_dot import dot_packed_rows
+from lrqk_cli.kernels.primitives import activated
+
+
+@triton.jit
+def _packed_gated_gemv(
+    gate_words,
+    gate_floats,
+    gate_scales,
+    up_words,
+    up_floats,
+    up_scales,
+    vector,
+    out,
+    rows,
+    UNITS: tl.constexpr,
+    GATE_FORMAT: tl.constexpr,
+    UP_FORMAT: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SILU: tl.constexpr,
+):
+    member = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    gated = dot_packed_rows(
+        gate_words, gate_floats, gate_scales, member, rows, vector, UNITS, GATE_FORMAT, ROWS, CHUNK
+    )
+    scaled = dot_packed_rows(
+        up_words, up_floats, up_scales, member, rows, vector, UNITS, UP_FORMAT, ROWS, CHUNK
+    )
+    result = activated(gated, SILU) * scaled
+    tl.store(out + member, result.to(out.dtype.element_ty), mask=member < rows)
+
+
+def packed_gated_gemv(
+    gate: PackedMatrix, up: PackedMatrix, row: Tensor, out: Tensor, *, activation: Activation
+) -> None:
+    """See the reference; all tensors are contiguous."""
+    units = row.shape[0] // UNIT
+    _packed_gated_gemv[(triton.cdiv(gate.rows, ROWS),)](
+        *arguments(gate),
+        *arguments(up),
+        spread(row),
+        out,
+        gate.rows,
+        UNITS=units,
+        GATE_FORMAT=format_code(gate.format),
+        UP_FORMAT=format_code(up.format),
+        ROWS=ROWS,
+        CHUNK=min(CHUNK, triton.next_power_of_2(units)),
+        SILU=activation == "silu",
+        num_warps=4,
+    )

@@ -1,0 +1,41 @@
+"""Multiply packed matrices by a vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.kernels.packed import PackedMatrix
+from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
+
+# Weights that are unpacked at once.
+_AT_ONCE = 1 << 22
+
+
+def packed_gemv(
+    matrices: tuple[PackedMatrix, ...], row: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]
+) -> None:
+    """Compute ``W x + b`` for up to three W, each of a format of its own, in float32.
+
+    Args:
+        matrices: each W, ``[rows, width]``.
+        row: x, ``[width]``.
+        out: all results, one after the other, rounded once.
+        biases: of each W its b, ``[rows]``, or None.
+    """
+    results = []
+    for matrix, bias in zip(matrices, biases, strict=True):
+        product = _product(matrix, row.float())
+        results.append(product if bias is None else product + bias.float())
+    out.copy_(torch.cat(results))
+
+
+def _product(matrix: PackedMatrix, row: Tensor) -> Tensor:
+    step = max(1, _AT_ONCE // matrix.width)
+    parts = []
+    for start in range(0, matrix.rows, step):
+        rows = torch.arange(start, min(start + step, matrix.rows), device=row.device)
+        weights = row.new_empty(rows.shape[0], matrix.width)
+        unpack_rows(weights, matrix, rows)
+        parts.append(weights @ row)
+    return torch.cat(parts)

@@ -1,0 +1,134 @@
+"""The same in two launches: the vector is spread out, and then every byte of the matrices is read once."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lrqk_cli.formats import UNIT, PackedFormat
+from lrqk_cli.kernels.packed import PackedMatrix
+from lrqk_cli.kernels.packed_gemv.triton_dot import dot_packed_rows
+
+# Rows of a program, and units of a row that it takes at once.
+ROWS, CHUNK = 8, 128
+_SPREAD_UNITS = 32
+
+
+@triton.jit
+def _spread(row, out, units, UNITS: tl.constexpr):
+    unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
+    place = tl.arange(0, 32)
+    inside = (unit < units)[:, None] & (place < 32)[None, :]
+    numbers = tl.load(row + unit[:, None] * 32 + place[None, :], mask=inside, other=0.0)
+    tl.store(out + place[None, :] * units + unit[:, None], numbers.to(tl.float32), mask=inside)
+
+
+def spread(row: Tensor) -> Tensor:
+    """Return a vector ``[32 U]`` in float32 as ``[32, U]``, so that neighbouring units lie side by side."""
+    units = row.shape[0] // UNIT
+    out = torch.empty(UNIT, units, dtype=torch.float32, device=row.device)
+    _spread[(triton.cdiv(units, _SPREAD_UNITS),)](row, out, units, UNITS=_SPREAD_UNITS, num_warps=4)
+    return out
+
+
+def format_code(format: PackedFormat) -> int:
+    """Return a number that holds what ``dot_packed_rows`` needs to know of a format."""
+    flags = (format.block > UNIT, format.scales > 0, format.has_minimum, format.is_halved)
+    return format.bits + (format.zero << 4) + sum(flag << (12 + n) for n, flag in enumerate(flags))
+
+
+def arguments(matrix: PackedMatrix) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a matrix's parts; a format without small integers has some other tensor in their place."""
+    return matrix.words, matrix.floats, matrix.scales if matrix.format.scales else matrix.words
+
+
+@triton.jit
+def _packed_gemv(
+    words_0,
+    floats_0,
+    scales_0,
+    bias_0,
+    words_1,
+    floats_1,
+    scales_1,
+    bias_1,
+    words_2,
+    floats_2,
+    scales_2,
+    bias_2,
+    vector,
+    out,
+    programs_0,
+    programs_1,
+    rows_0,
+    rows_1,
+    rows_2,
+    UNITS: tl.constexpr,
+    FORMAT_0: tl.constexpr,
+    FORMAT_1: tl.constexpr,
+    FORMAT_2: tl.constexpr,
+    BIASES: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    program = tl.program_id(0)
+    member = tl.arange(0, ROWS)
+    # A branch for each, since formats differ in their instructions.
+    if program < programs_0:
+        member += program * ROWS
+        total = dot_packed_rows(
+            words_0, floats_0, scales_0, member, rows_0, vector, UNITS, FORMAT_0, ROWS, CHUNK
+        )
+        inside = member < rows_0
+        if BIASES % 2 == 1:
+            total += tl.load(bias_0 + member, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + member, total.to(out.dtype.element_ty), mask=inside)
+    elif program < programs_0 + programs_1:
+        member += (program - programs_0) * ROWS
+        total = dot_packed_rows(
+            words_1, floats_1, scales_1, member, rows_1, vector, UNITS, FORMAT_1, ROWS, CHUNK
+        )
+        inside = member < rows_1
+        if BIASES // 2 % 2 == 1:
+            total += tl.load(bias_1 + member, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + rows_0 + member, total.to(out.dtype.element_ty), mask=inside)
+    else:
+        member += (program - programs_0 - programs_1) * ROWS
+        total = dot_packed_rows(
+            words_2, floats_2, scales_2, member, rows_2, vector, UNITS, FORMAT_2, ROWS, CHUNK
+        )
+        inside = member < rows_2
+        if BIASES // 4 == 1:
+            total += tl.load(bias_2 + member, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + rows_0 + rows_1 + member, total.to(out.dtype.element_ty), mask=inside)
+
+
+def packed_gemv(
+    matrices: tuple[PackedMatrix, ...], row: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]
+) -> None:
+    """See the reference; all tensors are contiguous."""
+    absent = 3 - len(matrices)
+    units = row.shape[0] // UNIT
+    rows = [matrix.rows for matrix in matrices] + [0] * absent
+    programs = [triton.cdiv(count, ROWS) for count in rows]
+    parts: list[Tensor] = []
+    for matrix, bias in zip((*matrices, *matrices[:1] * absent), (*biases, *[None] * absent), strict=True):
+        parts += [*arguments(matrix), row if bias is None else bias]
+    formats = [format_code(matrix.format) for matrix in (*matrices, *matrices[:1] * absent)]
+    _packed_gemv[(sum(programs),)](
+        *parts,
+        spread(row),
+        out,
+        *programs[:2],
+        *rows,
+        UNITS=units,
+        FORMAT_0=formats[0],
+        FORMAT_1=formats[1],
+        FORMAT_2=formats[2],
+        BIASES=sum((bias is not None) << number for number, bias in enumerate(biases)),
+        ROWS=ROWS,
+        CHUNK=min(CHUNK, triton.next_power_of_2(units)),
+        num_warps=4,
+    )

@@ -1,0 +1,1 @@
+"""Rows of a packed matrix as plain numbers."""

@@ -1,0 +1,88 @@
+"""Where the tensors of a GGUF file are: read from its header once, and kept beside the tokenizer.
+
+The header lists every token of the vocabulary, which takes seconds to read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lrqk_cli.config import WeightBytes
+
+_ARCHITECTURE = "general.architecture"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """A tensor of a file.
+
+    Attributes:
+        name: the file's; ``type``: ggml's name of it.
+        shape: rows first.
+        start, size: bytes in the file.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GgufIndex:
+    """The tensors of a file, and the name of its architecture.
+
+    Attributes:
+        weights: what they take on a device, packed; None where nobody has counted yet.
+    """
+
+    architecture: str
+    tensors: tuple[TensorEntry, ...]
+    weights: WeightBytes | None = None
+
+    def save(self, path: Path) -> None:
+        """Write the index to a file."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+
+def read_index(file: Path) -> GgufIndex:
+    """Read the header of a GGUF file.
+
+    Raises:
+        ValueError: it is none, or names no architecture.
+    """
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    field = reader.get_field(_ARCHITECTURE)
+    if field is None:
+        raise ValueError("it names no architecture")
+    return GgufIndex(
+        str(field.contents()),
+        tuple(
+            TensorEntry(
+                tensor.name,
+                tensor.tensor_type.name,
+                tuple(int(size) for size in reversed(tensor.shape)),
+                int(tensor.data_offset),
+                int(tensor.n_bytes),
+            )
+            for tensor in reader.tensors
+        ),
+    )
+
+
+def load_index(path: Path) -> GgufIndex:
+    """Read an index that ``save`` has written.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: the file is not there, or is not such an index.
+    """
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    tensors = ({**entry, "shape": tuple(entry["shape"])} for entry in stored["tensors"])
+    weights = WeightBytes(**stored["weights"])
+    return GgufIndex(stored["architecture"], tuple(TensorEntry(**entry) for entry in tensors), weights)

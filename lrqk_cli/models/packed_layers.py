@@ -1,0 +1,86 @@
+"""Linear layers and embeddings whose weights stay packed; they stand in for torch's own in a model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from lrqk_cli.formats import PackedFormat
+from lrqk_cli.kernels import decode
+from lrqk_cli.kernels.packed import PackedMatrix
+from lrqk_cli.memory.activations import UNPACKED_AT_ONCE
+
+
+class PackedModule(nn.Module):
+    """A module that holds a packed matrix, as a buffer, so that it moves with the model and counts as memory.
+
+    Attributes:
+        dtype: of what it returns, which is rounded from float32.
+    """
+
+    packed: Tensor
+
+    def __init__(self, matrix: PackedMatrix, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("packed", matrix.data)
+        self.dtype = dtype
+        self._format: PackedFormat = matrix.format
+        self._shape = matrix.rows, matrix.width
+
+    @property
+    def matrix(self) -> PackedMatrix:
+        """Return the matrix where it is now."""
+        return PackedMatrix(self.packed, self._format, *self._shape)
+
+
+class PackedLinear(PackedModule):
+    """``nn.Linear`` of a packed matrix ``[out_features, in_features]``.
+
+    A single token is multiplied by the packed rows. More tokens take some rows at a time, unpacked.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, matrix: PackedMatrix, dtype: torch.dtype, bias: nn.Parameter | None = None) -> None:
+        super().__init__(matrix, dtype)
+        self.out_features, self.in_features = self._shape
+        self.register_parameter("bias", bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer to ``[..., in_features]``."""
+        out = input.new_empty(*input.shape[:-1], self.out_features)
+        if input.numel() == self.in_features:
+            decode.packed_gemv((self.matrix,), input.reshape(-1), out.view(-1), biases=(self.bias,))
+            return out
+        step = max(1, UNPACKED_AT_ONCE // self.in_features)
+        scratch = input.new_empty(min(step, self.out_features), self.in_features)
+        for start in range(0, self.out_features, step):
+            rows = torch.arange(start, min(start + step, self.out_features), device=input.device)
+            weight = scratch[: rows.shape[0]]
+            decode.unpack_rows(weight, self.matrix, rows)
+            bias = None if self.bias is None else self.bias[start : start + step]
+            out[..., start : start + step] = linear(input, weight, bias)
+        return out
+
+
+class PackedEmbedding(PackedModule):
+    """``nn.Embedding`` of a packed matrix ``[tokens, width]``; scaled where the model's own is.
+
+    Args:
+        scale: what every number is multiplied with.
+    """
+
+    def __init__(self, matrix: PackedMatrix, dtype: torch.dtype, scale: float = 1.0) -> None:
+        super().__init__(matrix, dtype)
+        # As the model rounds it.
+        self._scale = float(torch.tensor(scale, dtype=dtype))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Look up token numbers ``[...]``: ``[..., width]``."""
+        rows = input.reshape(-1)
+        out = torch.empty(rows.shape[0], self._shape[1], dtype=self.dtype, device=input.device)
+        decode.unpack_rows(out, self.matrix, rows)
+        if self._scale != 1.0:
+            out *= self._scale
+        return out.view(*input.shape, -1)

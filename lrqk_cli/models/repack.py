@@ -1,0 +1,153 @@
+"""The blocks of a GGUF file as planes on the device, bit for bit.
+
+The layouts of blocks are those of ggml (``ggml-common.h``), and ``gguf.quants`` unpacks them the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.formats import FORMATS, PackedFormat
+from lrqk_cli.kernels.packed import PackedMatrix, pack, size_bytes
+
+# Weights that are re-laid at once: what comes and goes takes some ten bytes for each.
+_AT_ONCE = 1 << 24
+# Weights that are unpacked at once: they stay in a CPU's cache meanwhile.
+_UNPACKED_AT_ONCE = 1 << 18
+
+# Codes uint8 [n, width of a block], floats float16 [n, F], scales [n, 2, units] or None, of n blocks.
+_Parts = tuple[Tensor, Tensor, Tensor | None]
+
+
+def repack(format: PackedFormat, blocks: Tensor, width: int, order: Tensor | None = None) -> PackedMatrix:
+    """Lay the blocks of a matrix out.
+
+    Args:
+        blocks: uint8 ``[rows, bytes of a row]`` as in a file, on the device of the result.
+        width: weights of a row.
+        order: which row of the file each row is, ``[rows]``; None for the same.
+    """
+    rows = blocks.shape[0]
+    whole = PackedMatrix(
+        torch.empty(size_bytes(format, rows, width), dtype=torch.uint8, device=blocks.device),
+        format,
+        rows,
+        width,
+    )
+    step = max(1, _AT_ONCE // width)
+    for start in range(0, rows, step):
+        taken = blocks[start : start + step] if order is None else blocks[order[start : start + step]]
+        part = _packed(format, taken)
+        for name in ("words", "floats", "scales"):
+            getattr(whole, name)[start : start + step] = getattr(part, name)
+    return whole
+
+
+def unpack_blocks(format: PackedFormat, blocks: Tensor, out: Tensor, order: Tensor | None = None) -> None:
+    """Write what blocks stand for into ``out`` ``[rows, width]``, rounded once from float32.
+
+    Args:
+        blocks, order: as in ``repack``.
+    """
+    rows, width = out.shape
+    step = max(1, _UNPACKED_AT_ONCE // width)
+    for start in range(0, rows, step):
+        taken = blocks[start : start + step] if order is None else blocks[order[start : start + step]]
+        codes, floats, scales = _READERS[format.name](taken.reshape(-1, format.block_bytes))
+        factors = floats.float()
+        if scales is not None:
+            factors = factors.unsqueeze(2) * scales  # [n, 2 or 1, units]
+        # Of each group of codes its scale, and its minimum.
+        scale, minimum = factors[:, 0], factors[:, 1:]
+        if format.is_halved:
+            scale, minimum = factors.mT.flatten(1), factors[:, :0]
+        groups = codes.view(codes.shape[0], scale.numel() // codes.shape[0], -1)
+        weights = groups.float().sub_(format.zero).mul_(scale.view(*groups.shape[:2], 1))
+        if format.has_minimum:
+            least = minimum.reshape(*groups.shape[:2], 1)
+            weights = weights - least if format.scales else weights + least
+        out[start : start + step] = weights.view(-1, width)
+
+
+def _packed(format: PackedFormat, blocks: Tensor) -> PackedMatrix:
+    rows = blocks.shape[0]
+    codes, floats, scales = _READERS[format.name](blocks.reshape(-1, format.block_bytes))
+    if scales is not None:
+        scales = scales.view(rows, -1, *scales.shape[1:]).transpose(1, 2).flatten(2)
+    return pack(format, codes.view(rows, -1), floats.view(rows, -1, format.floats).mT, scales)
+
+
+def _floats(blocks: Tensor) -> Tensor:
+    return blocks.contiguous().view(torch.float16)
+
+
+def _nibbles(bytes_: Tensor) -> Tensor:
+    """All low nibbles, then all high ones."""
+    return torch.cat((bytes_ & 15, bytes_ >> 4), -1)
+
+
+def _bits(bytes_: Tensor, count: int, wide: int = 1) -> Tensor:
+    """Split bytes ``[n, b]`` into fields of ``wide`` bits, the lowest first: ``[n, count, b]``."""
+    return torch.stack([(bytes_ >> (wide * number)) & ((1 << wide) - 1) for number in range(count)], 1)
+
+
+def _plain(blocks: Tensor, floats: int) -> _Parts:
+    return _nibbles(blocks[:, 2 * floats :]), _floats(blocks[:, : 2 * floats]), None
+
+
+def _five(blocks: Tensor, floats: int) -> _Parts:
+    start = 2 * floats
+    # Byte k has the fifth bits of codes 8k to 8k + 7.
+    fifth = _bits(blocks[:, start : start + 4], 8).mT.flatten(1)
+    return _nibbles(blocks[:, start + 4 :]) | fifth << 4, _floats(blocks[:, :start]), None
+
+
+def _q8_0(blocks: Tensor) -> _Parts:
+    return blocks[:, 2:] ^ 128, _floats(blocks[:, :2]), None
+
+
+def _k_scales(bytes_: Tensor) -> Tensor:
+    """Scales and minima of 6 bits from twelve bytes: ``[n, 2, 8]``."""
+    first, second, third = bytes_[:, :4], bytes_[:, 4:8], bytes_[:, 8:]
+    scale = torch.cat((first & 63, (third & 15) | (first >> 6) << 4), 1)
+    minimum = torch.cat((second & 63, (third >> 4) | (second >> 6) << 4), 1)
+    return torch.stack((scale, minimum), 1)
+
+
+def _k_nibbles(bytes_: Tensor) -> Tensor:
+    """Units 2j and 2j + 1 are the low and the high nibbles of bytes 32j to 32j + 31."""
+    return _nibbles(bytes_.unflatten(1, (4, 32))).flatten(1)
+
+
+def _q4_k(blocks: Tensor) -> _Parts:
+    return _k_nibbles(blocks[:, 16:]), _floats(blocks[:, :4]), _k_scales(blocks[:, 4:16])
+
+
+def _q5_k(blocks: Tensor) -> _Parts:
+    fifth = _bits(blocks[:, 16:48], 8).flatten(1)  # bit j is unit j's
+    return _k_nibbles(blocks[:, 48:]) | fifth << 4, _floats(blocks[:, :4]), _k_scales(blocks[:, 4:16])
+
+
+def _q6_k(blocks: Tensor) -> _Parts:
+    # Either half of a block: 64 bytes of low nibbles, and 32 of the higher two bits of four units.
+    low = _nibbles(blocks[:, :128].unflatten(1, (2, 64)))
+    high = torch.stack([_bits(half, 4, 2).flatten(1) for half in blocks[:, 128:192].split(32, 1)], 1)
+    codes = (low | high << 4).flatten(1)
+    scales = blocks[:, 192:208].contiguous().view(torch.int8)
+    return codes, _floats(blocks[:, 208:]), scales.view(-1, 8, 2).mT
+
+
+_READERS: dict[str, Callable[[Tensor], _Parts]] = {
+    "Q4_0": lambda blocks: _plain(blocks, 1),
+    "Q4_1": lambda blocks: _plain(blocks, 2),
+    "Q5_0": lambda blocks: _five(blocks, 1),
+    "Q5_1": lambda blocks: _five(blocks, 2),
+    "Q8_0": _q8_0,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+}
+assert _READERS.keys() == FORMATS.keys()

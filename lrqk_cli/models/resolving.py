@@ -1,0 +1,67 @@
+"""From what the user calls a model to where it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lrqk_cli.errors import ModelError
+from lrqk_cli.models import catalog
+from lrqk_cli.models.catalog import CatalogEntry
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model is.
+
+    Attributes:
+        name: what the user called it.
+        kind: ``catalog`` (see ``entry``), ``hub`` (a repository called ``name``), ``folder`` or ``gguf`` (see
+            ``path``).
+    """
+
+    name: str
+    kind: Literal["catalog", "hub", "folder", "gguf"]
+    entry: CatalogEntry | None = None
+    path: Path | None = None
+
+
+def resolve(model: str) -> ModelSource:
+    """Find out what the user means: an alias, a folder, a .gguf file or a Hugging Face id, in this order.
+
+    Raises:
+        ModelError: it is none of them; the hint names the closest aliases.
+    """
+    if model in catalog.catalog():
+        return ModelSource(model, "catalog", entry=catalog.find(model))
+    path = Path(model)
+    try:
+        path = path.expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError):  # there is no such user, or the name is too long
+        is_folder = is_file = False
+    if is_folder:
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"The folder '{model}' holds no model: it has no config.json.",
+                "Name a folder with config.json, weights as safetensors and a tokenizer.",
+            )
+        return ModelSource(model, "folder", path=path)
+    if is_file:
+        if path.suffix.lower() != ".gguf":
+            raise ModelError(
+                f"The file '{model}' is not a .gguf file.", "Name a .gguf file or a model's folder."
+            )
+        return ModelSource(model, "gguf", path=path)
+    if _HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf":
+        return ModelSource(model, "hub")
+    if path.suffix.lower() == ".gguf" or model.startswith(("/", ".", "~")):
+        raise ModelError(f"There is no file or folder '{model}'.", "Check the path.")
+    raise ModelError(
+        f"There is no model '{model}'.",
+        f"{catalog.suggestion(model)} A Hugging Face id has the form owner/name.",
+    )

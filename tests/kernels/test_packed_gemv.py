@@ -1,0 +1,115 @@
+"""Products with packed matrices, and rows of them, against what ``gguf`` unpacks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from decode_step import DEVICES, poisoned
+from packed import NAMES, matrix_of
+from torch import Tensor
+from torch.nn.functional import gelu, silu
+
+from lrqk_cli.kernels.packed import PackedMatrix
+from lrqk_cli.kernels.packed_gated_gemv import reference as gated_reference
+from lrqk_cli.kernels.packed_gemv import reference
+from lrqk_cli.kernels.unpack_rows import reference as unpack_reference
+
+kernel = pytest.importorskip("lrqk_cli.kernels.packed_gemv.triton", reason="Triton is not installed")
+gated_kernel = pytest.importorskip(
+    "lrqk_cli.kernels.packed_gated_gemv.triton", reason="Triton is not installed"
+)
+unpack_kernel = pytest.importorskip("lrqk_cli.kernels.unpack_rows.triton", reason="Triton is not installed")
+
+# Fewer units than a program takes, as many, and more; rows that do not fill a program.
+SHAPES = [(1, 256), (13, 1536), (8, 4096), (21, 4864)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+MIXED = [("Q4_K", "Q4_K", "Q6_K"), ("Q5_0", "Q8_0", "Q4_1"), ("Q5_K", "Q5_1"), ("Q4_0",)]
+
+
+def vector(width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(width, generator=torch.Generator().manual_seed(7)).to(dtype)
+
+
+def on(device: str, matrix: PackedMatrix) -> PackedMatrix:
+    return replace(matrix, data=matrix.data.to(device))
+
+
+def check(found: Tensor, weights: Tensor, row: Tensor, bias: Tensor | None = None) -> None:
+    """Compare with the product in float64, to the rounding of sums in float32, and of the result."""
+    expected = weights.double() @ row.double()
+    size = weights.double().abs() @ row.double().abs()
+    if bias is not None:
+        expected, size = expected + bias.double(), size + bias.double().abs()
+    allowed = 1e-6 * size + torch.finfo(found.dtype).eps * expected.abs()
+    assert ((found.cpu().double() - expected).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("rows", "width"), SHAPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_product_is_that_of_the_unpacked_matrix(name: str, rows: int, width: int, device: str) -> None:
+    matrix, weights = matrix_of(name, rows, width)
+    row = vector(width)
+    for module, place in ((reference, "cpu"), (kernel, device)):
+        out = poisoned(torch.empty(rows, device=place))
+        module.packed_gemv((on(place, matrix),), row.to(place), out, biases=(None,))
+        check(out, weights, row)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("names", MIXED)
+def test_matrices_of_several_formats_share_a_launch(
+    names: tuple[str, ...], dtype: torch.dtype, device: str
+) -> None:
+    width, counts = 1536, (37, 8, 3)[: len(names)]
+    made = [matrix_of(n, rows, width, seed=rows, size=0.01) for n, rows in zip(names, counts, strict=True)]
+    row = vector(width, dtype)
+    # One matrix does without a bias.
+    biases = [None if rows == 8 else torch.linspace(-1, 1, rows).to(dtype) for rows in counts]
+    for module, place in ((reference, "cpu"), (kernel, device)):
+        out = poisoned(torch.empty(sum(counts), dtype=dtype, device=place))
+        module.packed_gemv(
+            tuple(on(place, matrix) for matrix, _ in made),
+            row.to(place),
+            out,
+            biases=tuple(None if bias is None else bias.to(place) for bias in biases),
+        )
+        for part, (_, weights), bias in zip(out.split(counts), made, biases, strict=True):
+            check(part, weights, row, bias)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize(("gate_name", "up_name"), [("Q4_K", "Q4_K"), ("Q6_K", "Q4_0"), ("Q5_1", "Q8_0")])
+def test_a_gate_is_that_of_the_unpacked_matrices(
+    gate_name: str, up_name: str, activation: Any, device: str
+) -> None:
+    rows, width = 21, 2816
+    gate, gate_weights = matrix_of(gate_name, rows, width, seed=1, size=1e-3)
+    up, up_weights = matrix_of(up_name, rows, width, seed=2, size=1e-3)
+    row = vector(width)
+    gated, scaled = (weights.double() @ row.double() for weights in (gate_weights, up_weights))
+    expected = (silu(gated) if activation == "silu" else gelu(gated, approximate="tanh")) * scaled
+    for module, place in ((gated_reference, "cpu"), (gated_kernel, device)):
+        out = poisoned(torch.empty(rows, device=place))
+        module.packed_gated_gemv(on(place, gate), on(place, up), row.to(place), out, activation=activation)
+        torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_unpacked_as_gguf_does(name: str, device: str) -> None:
+    matrix, weights = matrix_of(name, 21, 1536)
+    rows = torch.tensor([20, 0, 7, 7, 13])
+    exact = poisoned(torch.empty(5, 1536))
+    unpack_reference.unpack_rows(exact, matrix, rows)
+    assert torch.equal(exact, weights[rows])
+    found = poisoned(torch.empty(5, 1536, device=device))
+    unpack_kernel.unpack_rows(found, on(device, matrix), rows.to(device))
+    # A GPU rounds product and difference once, together.
+    size = weights[rows].abs().amax()
+    assert ((found.cpu() - exact).abs() <= 2e-7 * size).all()

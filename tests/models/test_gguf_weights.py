@@ -1,0 +1,128 @@
+"""Models from GGUF files, packed and unpacked, beside what transformers reads from the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
+
+from lrqk_cli.config import WeightBytes
+from lrqk_cli.errors import ModelError, OutOfMemoryError
+from lrqk_cli.models import gguf, loading
+from lrqk_cli.models.gguf_index import load_index, read_index
+from lrqk_cli.models.gguf_weights import survey
+from lrqk_cli.models.loading import load, resolve
+from lrqk_cli.models.packed_layers import PackedEmbedding, PackedLinear
+from lrqk_cli.models.weights import check_finite
+
+CPU = torch.device("cpu")
+KINDS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16")
+Quantised = Callable[[str], Path]
+
+
+def loaded(file: Path, model: PreTrainedModel, folder: Path, *, packed: bool) -> PreTrainedModel:
+    folder.mkdir(exist_ok=True)
+    assert gguf.prepare(file, folder, {}, lambda *_: None)
+    return gguf.load(file, folder, model.config, CPU, torch.float32, packed=packed)
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, tokens: int) -> torch.Tensor:
+    found: torch.Tensor = model(torch.arange(3, 3 + tokens).unsqueeze(0)).logits
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_is_the_one_that_transformers_reads(
+    kind: str, quantised_gguf: Quantised, tiny_llama: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    file = quantised_gguf(kind)
+    theirs = AutoModelForCausalLM.from_pretrained(str(tmp_path), gguf_file=file.name, dtype=torch.float32)
+    plain, packed = (loaded(file, tiny_llama, tmp_path / "made", packed=p) for p in (False, True))
+    modules = {type(module) for module in packed.modules()}
+    assert ({PackedLinear, PackedEmbedding} <= modules) is (kind.startswith("Q"))
+    for tokens in (1, 40):
+        expected = logits(theirs, tokens)
+        torch.testing.assert_close(logits(plain, tokens), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logits(packed, tokens), expected, atol=1e-4, rtol=1e-4)
+    assert not any(parameter.requires_grad for parameter in packed.parameters())
+
+
+def test_packed_weights_take_what_was_foretold(
+    quantised_gguf: Quantised, tiny_llama: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    file = quantised_gguf("Q4_1")
+    model = loaded(file, tiny_llama, tmp_path / "made", packed=True)
+    index = load_index(tmp_path / "made" / gguf.INDEX)
+    assert (
+        index.weights
+        == gguf.prepared_bytes(tmp_path / "made")
+        == survey(read_index(file), tiny_llama.config).weights
+    )
+    packed = {
+        module.packed.data_ptr(): module.packed.nbytes
+        for module in model.modules()
+        if hasattr(module, "packed")
+    }
+    # What is not packed is foretold in 16 bits.
+    plain = sum(parameter.nbytes // 2 for parameter in model.parameters())
+    assert index.weights == WeightBytes(sum(packed.values()) + plain, sum(packed.values()) + plain)
+
+
+def test_a_file_that_lacks_weights_is_refused(
+    quantised_gguf: Quantised, tiny_llama: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    file = quantised_gguf("Q8_0")
+    index = read_index(file)
+    cut = [tensor for tensor in index.tensors if tensor.name != "blk.1.ffn_up.weight"]
+    assert survey(type(index)(index.architecture, tuple(cut)), tiny_llama.config).lacking == (
+        "model.layers.1.mlp.up_proj.weight",
+    )
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="is not a GGUF model"):
+        gguf.prepare(file, tmp_path, {}, lambda *_: None)
+
+
+def test_weights_can_be_spread_over_devices(
+    quantised_gguf: Quantised, tiny_llama: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path / "cache"))
+    file = quantised_gguf("Q4_0")
+    whole = load(resolve(str(file)), CPU, torch.float32)
+    monkeypatch.setattr(
+        loading, "_placement", lambda *_: {"device_map": "auto", "max_memory": {"cpu": 1 << 30}}
+    )
+    spread = load(resolve(str(file)), CPU, torch.float32, offload_weights=True)
+    assert set(spread.model.hf_device_map.values()) == {"cpu"}
+    torch.testing.assert_close(logits(spread.model, 20), logits(whole.model, 20))
+
+
+def test_packed_weights_are_loaded_and_counted_on_demand(
+    quantised_gguf: Quantised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path / "cache"))
+    source = resolve(str(quantised_gguf("Q5_1")))
+    plain, packed = (load(source, CPU, torch.float32, packed=p) for p in (False, True))
+    assert plain.spec.packed is None
+    assert packed.spec.packed is not None
+    assert packed.spec.packed.total < plain.spec.num_parameters * 2
+    torch.testing.assert_close(logits(packed.model, 20), logits(plain.model, 20), atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(loading, "_room", lambda *_: packed.spec.packed.total)
+    load(source, CPU, torch.float32, packed=True)
+    monkeypatch.setattr(loading, "_room", lambda *_: packed.spec.packed.total - 1)
+    with pytest.raises(OutOfMemoryError, match="The weights of"):
+        load(source, CPU, torch.float32, packed=True)
+
+
+def test_scales_that_are_no_numbers_are_refused(
+    quantised_gguf: Quantised, tiny_llama: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    model = loaded(quantised_gguf("Q8_0"), tiny_llama, tmp_path / "made", packed=True)
+    check_finite("tiny", model)
+    model.model.layers[1].self_attn.k_proj.matrix.floats[3, 0, 0] = float("nan")
+    with pytest.raises(ModelError, match="k_proj of layer 1 holds values"):
+        check_finite("tiny", model)

@@ -1,0 +1,95 @@
+"""The tables of docs/quality.md: of the reports beside them, all of one state of the sources."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "docs" / "measurements"
+
+
+@pytest.fixture(scope="module")
+def make_tables() -> ModuleType:
+    spec = spec_from_file_location("make_tables", FOLDER / "make_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules["make_tables"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def line(task: str, mode: str, cases: list[tuple[int, float, float]]) -> dict[str, Any]:
+    names = ("steps", "kl_mean", "top1_agreement")
+    return {
+        "task": task,
+        "mode": mode,
+        "turn": 1,
+        "ctx": 8192,
+        "device_share": 0.375,
+        "rows_fetched_per_step": 7.0,
+        "kl_max": max(kl for _, kl, _ in cases),
+        "by_sample": [dict(zip(names, case, strict=True)) for case in cases],
+    }
+
+
+def report(lines: list[dict[str, Any]], sources: str = "abc", *, complete: bool = True, hot: int = 64) -> str:
+    environment = {"sources": sources, "model": "smollm2-135m"}
+    return json.dumps(
+        {
+            "environment": environment,
+            "complete": complete,
+            "settings": {"hot": hot},
+            "modes": {},
+            "results": lines,
+        }
+    )
+
+
+def test_the_page_has_the_tables_of_its_reports(make_tables: ModuleType) -> None:
+    page = make_tables.PAGE.read_text(encoding="utf-8")
+    made = make_tables.filled(page, make_tables.read(make_tables.REPORTS), make_tables.named_commit(page))
+    assert made == page
+    assert page.count("<!-- table: ") == page.count("<!-- end -->") > 5
+    assert "| --- |" in page
+
+
+def test_reports_of_several_states_are_refused(make_tables: ModuleType, tmp_path: Path) -> None:
+    for name, sources in (("one", "abc"), ("two", "abd")):
+        (tmp_path / f"{name}.json").write_text(report([], sources), encoding="utf-8")
+    with pytest.raises(make_tables.MixedReportsError, match=r"2 states of the sources .*one.*two"):
+        make_tables.read(tmp_path)
+
+
+def test_a_report_that_ended_early_is_refused(make_tables: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "cut.json").write_text(report([], complete=False), encoding="utf-8")
+    with pytest.raises(make_tables.MixedReportsError, match="Ended early: cut"):
+        make_tables.read(tmp_path)
+
+
+def test_the_cases_of_two_seeds_count_by_their_steps(make_tables: ModuleType, tmp_path: Path) -> None:
+    parts = [[(10, 0.5, 1.0), (30, 0.1, 0.5)], [(60, 0.0, 1.0)]]
+    for seed, cases in enumerate(parts):
+        (tmp_path / f"smol-8k-seed{seed}.json").write_text(
+            report([line("vt", "lrqk", cases)]), encoding="utf-8"
+        )
+    (found,) = make_tables.found_in(make_tables.read(tmp_path), r"smol-8k-seed\d")
+    assert found.steps == (10, 30, 60)
+    assert found.mean(found.kl) == pytest.approx((10 * 0.5 + 30 * 0.1) / 100)
+    together = make_tables.Together.of([found], lambda f: f.top1)
+    assert together.mean == pytest.approx(0.85)
+    assert 0.5 <= together.low < 0.85 < together.high <= 1.0
+
+
+def test_seeds_with_other_settings_are_refused(make_tables: ModuleType, tmp_path: Path) -> None:
+    for seed, hot in enumerate((64, 128)):
+        text = report([line("vt", "lrqk", [(1, 0.0, 1.0)])], hot=hot)
+        (tmp_path / f"smol-8k-seed{seed}.json").write_text(text, encoding="utf-8")
+    with pytest.raises(make_tables.MixedReportsError, match="other settings"):
+        make_tables.found_in(make_tables.read(tmp_path), r"smol-8k-seed\d")
