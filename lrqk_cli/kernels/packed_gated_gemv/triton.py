@@ -9,7 +9,7 @@ from torch import Tensor
 from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels.gated_gemv.reference import Activation
 from lrqk_cli.kernels.packed import PackedMatrix
-from lrqk_cli.kernels.packed_gemv.triton import CHUNK, ROWS, arguments, format_code, spread
+from lrqk_cli.kernels.packed_gemv.triton import CHUNK, ROWS, arguments, exponent, format_code, spread
 from lrqk_cli.kernels.packed_gemv.triton_dot import dot_packed_rows
 from lrqk_cli.kernels.primitives import activated
 
@@ -25,6 +25,8 @@ def _packed_gated_gemv(
     vector,
     out,
     rows,
+    gate_exponent,
+    up_exponent,
     UNITS: tl.constexpr,
     GATE_FORMAT: tl.constexpr,
     UP_FORMAT: tl.constexpr,
@@ -34,10 +36,20 @@ def _packed_gated_gemv(
 ):
     member = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     gated = dot_packed_rows(
-        gate_words, gate_floats, gate_scales, member, rows, vector, UNITS, GATE_FORMAT, ROWS, CHUNK
+        gate_words,
+        gate_floats,
+        gate_scales,
+        member,
+        rows,
+        vector,
+        gate_exponent,
+        UNITS,
+        GATE_FORMAT,
+        ROWS,
+        CHUNK,
     )
     scaled = dot_packed_rows(
-        up_words, up_floats, up_scales, member, rows, vector, UNITS, UP_FORMAT, ROWS, CHUNK
+        up_words, up_floats, up_scales, member, rows, vector, up_exponent, UNITS, UP_FORMAT, ROWS, CHUNK
     )
     result = activated(gated, SILU) * scaled
     tl.store(out + member, result.to(out.dtype.element_ty), mask=member < rows)
@@ -54,11 +66,13 @@ def packed_gated_gemv(
         spread(row),
         out,
         gate.rows,
+        exponent(gate),
+        exponent(up),
         UNITS=units,
         GATE_FORMAT=format_code(gate.format),
         UP_FORMAT=format_code(up.format),
         ROWS=ROWS,
         CHUNK=min(CHUNK, triton.next_power_of_2(units)),
         SILU=activation == "silu",
-        num_warps=4,
+        num_warps=1,
     )

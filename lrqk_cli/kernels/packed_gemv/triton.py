@@ -11,8 +11,9 @@ from lrqk_cli.formats import UNIT, PackedFormat
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.triton_dot import dot_packed_rows
 
-# Rows of a program, and units of a row that it takes at once.
-ROWS, CHUNK = 8, 128
+# Rows of a program, which is a single warp, and units of a row that it takes at once, four a lane. More warps
+# would pass the vector on through shared memory; with more rows registers do not suffice.
+ROWS, CHUNK = 4, 128
 _SPREAD_UNITS = 32
 
 
@@ -22,13 +23,21 @@ def _spread(row, out, units, UNITS: tl.constexpr):
     place = tl.arange(0, 32)
     inside = (unit < units)[:, None] & (place < 32)[None, :]
     numbers = tl.load(row + unit[:, None] * 32 + place[None, :], mask=inside, other=0.0)
-    tl.store(out + place[None, :] * units + unit[:, None], numbers.to(tl.float32), mask=inside)
+    numbers = numbers.to(tl.float32)
+    tl.store(out + place[None, :] * units + unit[:, None], numbers, mask=inside)
+    is_first = (place < 16)[None, :]
+    for half in tl.static_range(0, 2):
+        total = tl.sum(tl.where(is_first if half == 0 else is_first == 0, numbers, 0.0), 1)
+        tl.store(out + (32 + half) * units + unit, total, mask=unit < units)
 
 
 def spread(row: Tensor) -> Tensor:
-    """Return a vector ``[32 U]`` in float32 as ``[32, U]``, so that neighbouring units lie side by side."""
+    """Return a vector ``[32 U]`` in float32 as ``[34, U]``, so that neighbouring units lie side by side.
+
+    The last two rows are the sums of the first and the second half of each unit.
+    """
     units = row.shape[0] // UNIT
-    out = torch.empty(UNIT, units, dtype=torch.float32, device=row.device)
+    out = torch.empty(UNIT + 2, units, dtype=torch.float32, device=row.device)
     _spread[(triton.cdiv(units, _SPREAD_UNITS),)](row, out, units, UNITS=_SPREAD_UNITS, num_warps=4)
     return out
 
@@ -37,6 +46,11 @@ def format_code(format: PackedFormat) -> int:
     """Return a number that holds what ``dot_packed_rows`` needs to know of a format."""
     flags = (format.block > UNIT, format.scales > 0, format.has_minimum, format.is_halved)
     return format.bits + (format.zero << 4) + sum(flag << (12 + n) for n, flag in enumerate(flags))
+
+
+def exponent(matrix: PackedMatrix) -> int:
+    """Return the bits of ``2 ** bits`` as a float32, for a matrix whose codes have so many bits."""
+    return (127 + matrix.format.bits) << 23
 
 
 def arguments(matrix: PackedMatrix) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,6 +79,9 @@ def _packed_gemv(
     rows_0,
     rows_1,
     rows_2,
+    exponent_0,
+    exponent_1,
+    exponent_2,
     UNITS: tl.constexpr,
     FORMAT_0: tl.constexpr,
     FORMAT_1: tl.constexpr,
@@ -79,7 +96,7 @@ def _packed_gemv(
     if program < programs_0:
         member += program * ROWS
         total = dot_packed_rows(
-            words_0, floats_0, scales_0, member, rows_0, vector, UNITS, FORMAT_0, ROWS, CHUNK
+            words_0, floats_0, scales_0, member, rows_0, vector, exponent_0, UNITS, FORMAT_0, ROWS, CHUNK
         )
         inside = member < rows_0
         if BIASES % 2 == 1:
@@ -88,7 +105,7 @@ def _packed_gemv(
     elif program < programs_0 + programs_1:
         member += (program - programs_0) * ROWS
         total = dot_packed_rows(
-            words_1, floats_1, scales_1, member, rows_1, vector, UNITS, FORMAT_1, ROWS, CHUNK
+            words_1, floats_1, scales_1, member, rows_1, vector, exponent_1, UNITS, FORMAT_1, ROWS, CHUNK
         )
         inside = member < rows_1
         if BIASES // 2 % 2 == 1:
@@ -97,7 +114,7 @@ def _packed_gemv(
     else:
         member += (program - programs_0 - programs_1) * ROWS
         total = dot_packed_rows(
-            words_2, floats_2, scales_2, member, rows_2, vector, UNITS, FORMAT_2, ROWS, CHUNK
+            words_2, floats_2, scales_2, member, rows_2, vector, exponent_2, UNITS, FORMAT_2, ROWS, CHUNK
         )
         inside = member < rows_2
         if BIASES // 4 == 1:
@@ -123,6 +140,7 @@ def packed_gemv(
         out,
         *programs[:2],
         *rows,
+        *map(exponent, (*matrices, *matrices[:1] * absent)),
         UNITS=units,
         FORMAT_0=formats[0],
         FORMAT_1=formats[1],
@@ -130,5 +148,5 @@ def packed_gemv(
         BIASES=sum((bias is not None) << number for number, bias in enumerate(biases)),
         ROWS=ROWS,
         CHUNK=min(CHUNK, triton.next_power_of_2(units)),
-        num_warps=4,
+        num_warps=1,
     )

@@ -22,17 +22,17 @@ def _moved(word, FROM: tl.constexpr, TO: tl.constexpr):
 @triton.jit
 def _add_codes(
     product,
-    total,
     word,
     high,
     vector,
     unit,
     inside,
+    exponent,
     FIRST: tl.constexpr,
     UNITS: tl.constexpr,
     BITS: tl.constexpr,
 ):
-    """Add what the codes of one word of each unit contribute: ``Σ (2 ** bits + q) x``, and ``Σ x``."""
+    """Add what the codes of one word of each unit contribute: ``Σ (2 ** bits + q) x``."""
     LOW: tl.constexpr = 8 if BITS == 8 else 4
     HIGH: tl.constexpr = BITS - LOW
     LOWEST: tl.constexpr = 23 - BITS
@@ -41,11 +41,10 @@ def _add_codes(
         if HIGH > 0:
             place = (FIRST + number) * HIGH % 32
             code |= _moved(high, place, 23 - HIGH) & (((1 << HIGH) - 1) << (23 - HIGH))
-        number_of_code = (code | ((127 + BITS) << 23)).to(tl.float32, bitcast=True)
+        number_of_code = (code | exponent).to(tl.float32, bitcast=True)
         factor = tl.load(vector + (FIRST + number) * UNITS + unit, mask=inside, other=0.0)
         product += number_of_code * factor[None, :]
-        total += factor
-    return product, total
+    return product
 
 
 @triton.jit
@@ -56,6 +55,7 @@ def dot_packed_rows(
     member,
     rows,
     vector,
+    exponent,
     UNITS: tl.constexpr,
     FORMAT: tl.constexpr,
     ROWS: tl.constexpr,
@@ -66,7 +66,9 @@ def dot_packed_rows(
     Args:
         words, floats, scales: the parts of a matrix, see ``kernels.packed``.
         member: the rows, ``[ROWS]``; those beyond ``rows`` give anything.
-        vector: ``[32, UNITS]``, see ``spread``.
+        vector: ``[34, UNITS]``, see ``spread``.
+        exponent: the bits of ``2 ** bits`` as a float32. An argument, since mask and or are one instruction
+            only if one of their operands is no constant.
         FORMAT: see ``format_code``.
     """
     BITS: tl.constexpr = FORMAT % 16
@@ -88,10 +90,12 @@ def dot_packed_rows(
     for start in range(0, UNITS, CHUNK):
         unit = start + tl.arange(0, CHUNK)
         inside = unit < UNITS
+        # Scales are read as if they lay apart: else Triton lays everything out for them, since more of them
+        # than of words fit into 16 bytes, and moves every factor through shared memory.
+        apart = tl.where(inside, unit, 0)
         both = inside[None, :] & (row >= 0)
         product = tl.zeros([ROWS, CHUNK], tl.float32)
-        total = tl.zeros([CHUNK], tl.float32)
-        factor = tl.load(floats + (unit // BLOCK)[None, :], mask=both, other=0.0).to(tl.float32)
+        factor = tl.load(floats + (apart // BLOCK)[None, :], mask=both, other=0.0).to(tl.float32)
         high = tl.zeros([ROWS, CHUNK], tl.int32)
         for number in tl.static_range(0, LOW_WORDS):
             word = tl.load(words + number * UNITS + unit[None, :], mask=both, other=0)
@@ -99,24 +103,26 @@ def dot_packed_rows(
                 high = tl.load(words + 4 * UNITS + unit[None, :], mask=both, other=0)
             if BITS == 6 and number % 2 == 0:
                 high = tl.load(words + (4 + number // 2) * UNITS + unit[None, :], mask=both, other=0)
-            product, total = _add_codes(
-                product, total, word, high, vector, unit, inside, number * SHARE, UNITS, BITS
+            product = _add_codes(
+                product, word, high, vector, unit, inside, exponent, number * SHARE, UNITS, BITS
             )
             if IS_HALVED and number % 2 == 1:
-                scale = tl.load(scales + (number // 2) * UNITS + unit[None, :], mask=both, other=0)
+                scale = tl.load(scales + (number // 2) * UNITS + apart[None, :], mask=both, other=0)
                 scaled = factor * scale.to(tl.float32)
+                total = tl.load(vector + (32 + number // 2) * UNITS + unit, mask=inside, other=0.0)
                 result += scaled * (product - ((1 << BITS) + ZERO) * total[None, :])
                 product = tl.zeros([ROWS, CHUNK], tl.float32)
-                total = tl.zeros([CHUNK], tl.float32)
         if not IS_HALVED:
+            total = tl.load(vector + 32 * UNITS + unit, mask=inside, other=0.0)
+            total += tl.load(vector + 33 * UNITS + unit, mask=inside, other=0.0)
             if HAS_SCALES:
-                factor *= tl.load(scales + unit[None, :], mask=both, other=0).to(tl.float32)
+                factor *= tl.load(scales + apart[None, :], mask=both, other=0).to(tl.float32)
             result += factor * (product - ((1 << BITS) + ZERO) * total[None, :])
             if HAS_MINIMUM:
-                least = tl.load(floats + UNITS // BLOCK + (unit // BLOCK)[None, :], mask=both, other=0.0).to(
+                least = tl.load(floats + UNITS // BLOCK + (apart // BLOCK)[None, :], mask=both, other=0.0).to(
                     tl.float32
                 )
                 if HAS_SCALES:
-                    least *= -tl.load(scales + UNITS + unit[None, :], mask=both, other=0).to(tl.float32)
+                    least *= -tl.load(scales + UNITS + apart[None, :], mask=both, other=0).to(tl.float32)
                 result += least * total[None, :]
     return tl.sum(result, 1)
