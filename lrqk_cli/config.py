@@ -150,8 +150,8 @@ _HOT = 8128
 
 # Models park attention that they have no use for on the first tokens, whose keys are unlike all others (Xiao
 # et al., "Efficient streaming language models with attention sinks", 2024). An index that once takes one for
-# needless gives its row away, and the output of that head with it. At most an eighth of the demanded rows.
-_SINK_TOKENS, _SINK_SHARE = 4, 8
+# needless gives its row away, and the output of that head with it. One in 32 hot rows at most.
+_SINK_TOKENS, _SINK_SHARE = 4, 32
 
 
 def default_top_k(hot: int) -> int:
@@ -200,7 +200,9 @@ class LrqkConfig:
     @property
     def sink_tokens(self) -> int:
         """Return how many tokens, from the first on, stay resident whatever their scores."""
-        return min(_SINK_TOKENS, self.top_k // _SINK_SHARE) if self.hot_policy == "sticky" else 0
+        tokens = min(_SINK_TOKENS, self.hot // _SINK_SHARE) if self.hot_policy == "sticky" else 0
+        # They are among the demanded rows, and should be few of them.
+        return tokens if 2 * tokens <= self.top_k else 0
 
     def __post_init__(self) -> None:
         _require_one_of(AttentionMode, self.attention, "attention mode")

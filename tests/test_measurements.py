@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -58,6 +59,27 @@ def test_the_page_has_the_tables_of_its_reports(make_tables: ModuleType) -> None
     assert made == page
     assert page.count("<!-- table: ") == page.count("<!-- end -->") > 5
     assert "| --- |" in page
+
+
+def test_the_commit_is_the_one_whose_package_has_the_digest(make_tables: ModuleType, tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+        done = subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+        return done.stdout.decode().strip()
+
+    package = tmp_path / "lrqk_cli"
+    package.mkdir()
+    git("init", "-q")
+    states = []
+    for content in ("one", "two"):
+        (package / "module.py").write_text(content, encoding="utf-8")
+        git("add", ".")
+        git("commit", "-qm", content)
+        states.append((make_tables.digest(package), git("rev-parse", "--short", "HEAD")))
+    for state, commit in states:
+        assert make_tables.commit_of(state, tmp_path) == commit
+    with pytest.raises(make_tables.MixedReportsError, match="No commit has the sources 0123"):
+        make_tables.commit_of("0123", tmp_path)
 
 
 def test_reports_of_several_states_are_refused(make_tables: ModuleType, tmp_path: Path) -> None:

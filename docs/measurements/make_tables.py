@@ -39,7 +39,7 @@ Row = tuple[str, ...]
 
 
 class MixedReportsError(Exception):
-    """The reports are not all of one state of the sources, or one is not complete."""
+    """The reports are not all of one state of the sources, or one is missing or not complete."""
 
 
 @dataclass(frozen=True)
@@ -116,24 +116,24 @@ def sources(reports: dict[str, dict[str, Any]]) -> str:
     return str(next(iter(reports.values()))["environment"]["sources"])
 
 
-def commit_of(state: str) -> str:
-    """Return the newest commit whose package has that digest.
+def commit_of(state: str, root: Path = HERE.parents[1]) -> str:
+    """Return the newest commit of a repository whose package has that digest.
 
     Raises:
         MixedReportsError: none has.
     """
-    listed = _git("log", f"-{_COMMITS}", "--format=%h", "--", "lrqk_cli").decode().split()
+    listed = _git(root, "log", f"-{_COMMITS}", "--format=%h", "--", "lrqk_cli").decode().split()
     for commit in listed:
         with tempfile.TemporaryDirectory() as folder:
-            with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, "lrqk_cli"))) as archive:
+            with tarfile.open(fileobj=io.BytesIO(_git(root, "archive", commit, "lrqk_cli"))) as archive:
                 archive.extractall(folder, filter="data")
             if digest(Path(folder) / "lrqk_cli") == state:
                 return commit
     raise MixedReportsError(f"No commit has the sources {state}: were there changes beside it?")
 
 
-def _git(*arguments: str) -> bytes:
-    return subprocess.run(["git", "-C", str(HERE), *arguments], check=True, capture_output=True).stdout
+def _git(root: Path, *arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True).stdout
 
 
 def found_in(reports: dict[str, dict[str, Any]], pattern: str) -> list[Found]:
@@ -145,6 +145,8 @@ def found_in(reports: dict[str, dict[str, Any]], pattern: str) -> list[Found]:
         for line in report["results"]:
             key = (_model(report), line["ctx"], line["task"], line["mode"], line["turn"])
             pooled.setdefault(key, []).append((line, report["modes"].get(line["mode"], report["settings"])))
+    if not pooled:
+        raise MixedReportsError(f"There is no report {pattern}.")
     return [_pool(key, parts) for key, parts in pooled.items()]
 
 
@@ -248,8 +250,9 @@ def modes(reports: dict[str, dict[str, Any]], pattern: str) -> Iterator[Row]:
     yield ("setting", "share", *tasks, "mean", "largest step", "top-1", "rows")
     for of_mode in _by(found, lambda f: f.mode):
         by_name = {f.task: f for f in of_mode}
+        # Of a schedule, the share that was asked for is of rows of 16 bits.
         yield (
-            of_mode[0].mode,
+            of_mode[0].mode.partition("%, ")[2] or of_mode[0].mode,
             f"{of_mode[0].share:.1%}",
             *(f"{by_name[task].mean(by_name[task].kl):.5f}" for task in tasks),
             f"{Together.of(of_mode, lambda f: f.kl).mean:.5f}",
@@ -261,7 +264,9 @@ def modes(reports: dict[str, dict[str, Any]], pattern: str) -> Iterator[Row]:
 
 def layers(reports: dict[str, dict[str, Any]], pattern: str) -> Iterator[Row]:
     """Give one line for each of the layers that lose most, and their median; mean over the tasks."""
-    (report,) = [report for name, report in reports.items() if re.fullmatch(pattern, name)]
+    report = next((report for name, report in reports.items() if re.fullmatch(pattern, name)), None)
+    if report is None:
+        raise MixedReportsError(f"There is no report {pattern}.")
     shares: dict[str, dict[int, list[dict[str, float]]]] = {}
     for line in report["results"]:
         for layer in line["layers"]:

@@ -14,7 +14,7 @@ from lrqk_cli.attention.projection import JointProjector, Projector
 from lrqk_cli.attention.rotation import Growth
 
 # A fit serves a text that has grown by so much at most. With Qwen2.5-Coder 0.5B at 32K tokens 18% more text
-# did no harm to answers, and 43% made their divergence a hundred times as large (docs/design.md, section 4).
+# did no harm to answers, and 43% multiplied their divergence by ten and more (docs/design.md, section 4).
 _MOST_GROWTH = 1 / 8
 
 
@@ -22,8 +22,8 @@ class IndexFit:
     """The standing fit of a projector, which maps the keys of an index.
 
     Attributes:
-        tokens: those that the fit was made for, from the first on, whether they had been seen or were
-            foreseen; 0 before the first fit.
+        tokens: those that the fit was made for, whether they had been observed or were foreseen; 0 before
+            the first fit. Decode steps are not observed.
     """
 
     def __init__(self, projector: Projector, index: LowRankIndex) -> None:
@@ -36,37 +36,48 @@ class IndexFit:
         self.tokens = 0
         self._fit = Fit()
         self._before: GramAccumulator | None = None
+        self._noted = 0
 
-    def is_outgrown(self, stored: int) -> bool:
-        """Tell whether so many of ``stored`` tokens are new to the projector that it needs another fit."""
-        return stored - self.tokens > _MOST_GROWTH * self.tokens
+    @property
+    def observed(self) -> int:
+        """Tokens in the sums."""
+        return self._projector.grams.count
 
-    def renew(self, stored: int) -> None:
-        """Fit to all that was observed of ``stored`` tokens; the index is then empty."""
-        self._replace(self._projector.fit, stored)
+    def is_outgrown(self, coming: int = 0) -> bool:
+        """Tell whether so many tokens are new to the projector that it needs another fit.
+
+        Args:
+            coming: tokens that will have been observed by then, beside those that have been.
+        """
+        return self.observed + coming - self.tokens > _MOST_GROWTH * self.tokens
+
+    def renew(self) -> None:
+        """Fit to all that was observed; the index is then empty."""
+        self._replace(self._projector.fit, self.observed)
 
     def begin_segment(self) -> None:
         """Note where the sums stand, so that ``solve_ahead`` can tell what the newest segment has added."""
         self._before = self._projector.grams.on_cpu(non_blocking=True)
+        self._noted = self.observed
 
-    def solve_ahead(self, stored: int, growth: Growth) -> Callable[[], Callable[[], None]] | None:
+    def solve_ahead(self, growth: Growth) -> Callable[[], Callable[[], None]] | None:
         """Return a task for the CPU: fit to the text as it will be, once what is to come has come.
 
         What the newest segment added to the sums is what the next ones will add, but for their positions:
         later keys and queries are turned to angles that the sums have not seen, and maps fitted to earlier
-        ones miss rows among them (docs/quality.md).
+        ones miss rows among them (docs/design.md, section 4).
 
         Args:
-            stored: tokens so far.
             growth: what is to come.
 
         Returns:
             The task, which changes nothing yet but returns what puts the fit in force; None where it was not
-            noted when the newest segment began.
+            noted when the newest segment began, or that is not as long as ``growth`` takes it to be.
         """
         projector, before = self._projector, self._before
         assert isinstance(projector, JointProjector)  # no other is solved for on the CPU
-        if before is None:
+        covered = self.observed + growth.tokens
+        if before is None or self.observed - self._noted != growth.segment:
             return None
         grams = projector.grams.on_cpu(non_blocking=True)
         device = projector.key_map.device
@@ -76,7 +87,7 @@ class IndexFit:
             if arrived is not None:
                 arrived.synchronize()
             fit = projector.solve(grams.moments().grown(before.moments(), growth))
-            return lambda: self._replace(lambda: projector.adopt(fit), stored + growth.tokens)
+            return lambda: self._replace(lambda: projector.adopt(fit), covered)
 
         return solve
 

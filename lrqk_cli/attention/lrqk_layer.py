@@ -164,14 +164,14 @@ class LrqkLayer(FullLayer):
         The task returns what puts the fit in force. The segment after that builds the index, from the keys
         that it attends to. None where the standing fit will do, or it is not known what is to come.
         """
-        if growth is None or not self._fit.is_outgrown(self.stored + growth.tokens):
+        if growth is None or not self._fit.is_outgrown(growth.tokens):
             return None
-        return self._fit.solve_ahead(self.stored, growth)
+        return self._fit.solve_ahead(growth)
 
     def solve(self) -> None:
         """See ``AttentionLayer``; the projector is fitted anew where too much of the text is new to it."""
-        if self._fit.is_outgrown(self.stored):
-            self._fit.renew(self.stored)
+        if self._fit.is_outgrown():
+            self._fit.renew()
         if self.tail is not None:
             self.tail.fit(self.projector)
         self._is_unsolved = False
@@ -231,7 +231,7 @@ class LrqkLayer(FullLayer):
             newest = torch.cat((self._seed[0], newest), 2)[:, :, -count:]
         self._seed = newest.clone(), params
         self._is_unsolved = True
-        is_indexed = self.index.length == self.stored and not self._fit.is_outgrown(self.stored)
+        is_indexed = self.index.length == self.stored and not self._fit.is_outgrown()
         if self.ends_prefill and is_indexed:
             # A GPU does so between layers; after the last it would wait for the host to ask for each part.
             self._seed_hot_set(*self._seed)

@@ -46,6 +46,11 @@ class Fit:
         self.is_marked = False
         self._kept: Copies | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what was copied."""
+        return self._kept.nbytes if self._kept is not None else 0
+
     def keep(self, tensors: Sequence[Tensor]) -> None:
         """Copy what the next fit overwrites, if a mark refers to it."""
         if self.is_marked:
@@ -108,7 +113,7 @@ class LrqkMark(LayerMark):
     """A point of an LRQK layer.
 
     Attributes:
-        fit: the one in force; fitted: the tokens that it was made of.
+        fit: the one in force; fitted: the tokens that it was made for.
         learned: what segments and steps have added up or adapted; observed: keys in those sums.
         indexed: tokens in the index.
         hot: the hot set.
@@ -125,9 +130,9 @@ class LrqkMark(LayerMark):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the copies; those of a fit that was replaced since are not counted."""
+        """Bytes of the copies, with those of its fit where that was replaced; other marks may share these."""
         seed = self.seed[0].nbytes if self.seed is not None else 0
-        return self.learned.nbytes + self.hot.slot_token.nbytes + seed
+        return self.learned.nbytes + self.hot.slot_token.nbytes + seed + self.fit.nbytes
 
 
 # Compared by identity: two points may look alike, and only one be valid.

@@ -109,12 +109,13 @@ class Growth(NamedTuple):
     """How much of a text is still to come, in segments as long as the newest.
 
     Attributes:
-        tokens: how many are to come.
+        tokens: how many are to come; ``segment``: how many the newest segment has.
         shares: of each coming segment, the part that there will be: 1, or less for the last.
         turns: of each coming segment, what leads to it from the newest, ``[d, d]``.
     """
 
     tokens: int
+    segment: int
     shares: tuple[float, ...]
     turns: tuple[Tensor, ...]
 
@@ -128,4 +129,4 @@ def growth(rotation: Rotation, layer: int, coming: int, segment: int) -> Growth 
             return None
         shares.append(min(segment, coming - done) / segment)
         turns.append(turn)
-    return Growth(coming, tuple(shares), tuple(turns))
+    return Growth(coming, segment, tuple(shares), tuple(turns))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import WeightBytes
-from lrqk_cli.errors import LrqkError, ModelError
+from lrqk_cli.errors import LrqkError, ModelError, OutOfMemoryError
 from lrqk_cli.memory.exhaustion import memory_errors
 from lrqk_cli.models.failures import reason_of
 from lrqk_cli.models.gguf_index import load_index, read_index
@@ -88,16 +88,22 @@ def prepared_bytes(folder: Path) -> WeightBytes | None:
     """Return what the weights take on a GPU, packed, of a file that ``prepare`` has looked at.
 
     None where they were unpacked.
+
+    Raises:
+        ModelError: the index is damaged.
     """
     path = folder / INDEX
-    return load_index(path).weights if path.is_file() else None
+    if not path.is_file():
+        return None
+    with _readable(path):
+        return load_index(path).weights
 
 
 def load(
     file: Path,
     folder: Path,
     config: PreTrainedConfig,
-    device: torch.device,
+    places: Mapping[str, Any],
     dtype: torch.dtype,
     *,
     packed: bool,
@@ -105,20 +111,48 @@ def load(
     """Build the model from a file that ``prepare`` has looked at.
 
     Args:
+        places: the device of each module, by its path, as torch or accelerate name it; "" for all others.
         folder: what ``prepare`` has written.
         packed: leave matrices packed, where a kernel multiplies their format.
 
     Raises:
         ModelError: the file does not hold the model.
     """
+    import torch
     from transformers import GenerationConfig
 
     from lrqk_cli.models.gguf_weights import load_weights
 
+    devices = {path: torch.device(place) for path, place in places.items()}
     with quiet_transformers(), _readable(file):
-        model = load_weights(file, load_index(folder / INDEX), config, device, dtype, packed=packed)
+        model = load_weights(file, load_index(folder / INDEX), config, devices, dtype, packed=packed)
         model.generation_config = GenerationConfig.from_pretrained(str(folder))
     return model
+
+
+def spread(config: PreTrainedConfig, dtype: torch.dtype, max_memory: Mapping[Any, int]) -> dict[str, Any]:
+    """Return the device of each module, by accelerate's rules and names: the first that has room.
+
+    Args:
+        max_memory: bytes of each device, in the order in which they are filled.
+
+    Raises:
+        OutOfMemoryError: there is not room for all.
+    """
+    from accelerate import infer_auto_device_map
+
+    from lrqk_cli.models.gguf_weights import skeleton_of
+
+    skeleton = skeleton_of(config, dtype)
+    whole = list(getattr(skeleton, "_no_split_modules", None) or ())
+    found: dict[str, Any] = infer_auto_device_map(
+        skeleton, dict(max_memory), no_split_module_classes=whole, dtype=dtype
+    )
+    if "disk" in found.values():
+        raise OutOfMemoryError(
+            "The weights do not fit into the memory of all devices together.", "Use a smaller model."
+        )
+    return found
 
 
 def _unpacked(file: Path, target: PreTrainedConfig, on_tensors: OnTensors) -> PreTrainedModel:

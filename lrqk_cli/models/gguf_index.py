@@ -53,11 +53,13 @@ def read_index(file: Path) -> GgufIndex:
     """Read the header of a GGUF file.
 
     Raises:
-        ValueError: it is none, or names no architecture.
+        ValueError: it is none, names no architecture, or is for machines of the other byte order.
     """
     from gguf import GGUFReader
 
     reader = GGUFReader(file)
+    if reader.byte_order != "I":
+        raise ValueError("its numbers have the other byte order")
     field = reader.get_field(_ARCHITECTURE)
     if field is None:
         raise ValueError("it names no architecture")

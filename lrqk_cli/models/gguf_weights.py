@@ -7,11 +7,11 @@ that count from one), are undone by transformers' own tables.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from lrqk_cli.side_by_side import run_side_by_side
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+Places: TypeAlias = Mapping[str, torch.device]
 
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 
@@ -48,15 +50,16 @@ def load_weights(
     file: Path,
     index: GgufIndex,
     config: PreTrainedConfig,
-    device: torch.device,
+    places: Places,
     dtype: torch.dtype,
     *,
     packed: bool,
 ) -> PreTrainedModel:
-    """Build the model of ``config`` on the device.
+    """Build the model of ``config`` on its devices.
 
     Args:
         index: of the file.
+        places: the device of each module, by its path; "" for all others.
         dtype: of activations, and of weights that are not packed.
         packed: leave matrices packed where ``formats`` has their type; else unpack them.
 
@@ -69,32 +72,53 @@ def load_weights(
     source = _Source(index, skeleton, config)
     # Copied on write, so that torch may share the memory of what is mapped.
     mapped = np.memmap(file, mode="c")
-    tasks = [
-        partial(
+    tasks = {
+        name: partial(
             _put,
             model,
             name,
             tensor,
             mapped[tensor.start : tensor.start + tensor.size],
             source,
-            device,
+            device_of(places, name),
             dtype,
             packed=packed,
         )
         for tensor, name in source.tensors()
-    ]
-    if device.type == "cpu":
-        run_side_by_side(tasks)
+    }
+    # A packed matrix takes the place of its module, with the bias that this one has by then.
+    run_side_by_side([task for name, task in tasks.items() if not name.endswith(".weight")])
+    weights = [task for name, task in tasks.items() if name.endswith(".weight")]
+    if all(device.type == "cpu" for device in places.values()):
+        run_side_by_side(weights)
     else:
-        for task in tasks:
+        for task in weights:
             task()
     _tie(model, config, source)
+    if missing := [name for name, weight in model.named_parameters() if weight.is_meta]:
+        raise ValueError(f"it lacks {min(missing)}")
     model.eval()
-    for module in model.modules():
+    for path, module in model.named_modules():
         # What a model computes itself, such as RoPE's frequencies.
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
+            setattr(module, name, buffer.to(device_of(places, f"{path}.{name}")))
     return model
+
+
+def device_of(places: Places, name: str) -> torch.device:
+    """Return the device of a weight: that of the longest path in ``places`` that leads to it."""
+    path = name
+    while path not in places and path:
+        path = path.rpartition(".")[0]
+    return places[path]
+
+
+def skeleton_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model without weights, whose modules can be given places."""
+    with torch.device("meta"):
+        skeleton = _skeleton(config, dtype)
+    skeleton.tie_weights()
+    return skeleton
 
 
 def survey(index: GgufIndex, config: PreTrainedConfig) -> Survey:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import ModelSpec
-from lrqk_cli.errors import ModelError, OutOfMemoryError
+from lrqk_cli.errors import ModelError, OutOfMemoryError, UsageError
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.models import store
 from lrqk_cli.models.catalog import HubRepository
@@ -95,10 +95,13 @@ def load(
     Raises:
         UnsupportedModelError: the engine does not honour a feature of the model.
         OutOfMemoryError: the weights do not fit and ``offload_weights`` is not set.
+        UsageError: ``packed`` and ``offload_weights`` are both set.
         ModelError: the model cannot be had, is incomplete or damaged, or has no tokenizer.
     """
     import torch
 
+    if packed and offload_weights:
+        raise UsageError("Weights that stay packed cannot be spread over devices.", "Choose one of the two.")
     published = _read_config(source)
     config = text_config(published)
     spec = spec_from_config(config, source.name)
@@ -232,23 +235,20 @@ def _load_gguf(
     *,
     packed: bool,
 ) -> PreTrainedModel:
-    import torch
-
     from lrqk_cli.models import gguf
 
     device, dtype = kind
     if "max_memory" not in placement:
-        model = gguf.load(file, folder, config, device, dtype, packed=packed)
+        model = gguf.load(file, folder, config, {"": device}, dtype, packed=packed)
         check_finite(source.name, model)
         return model
-    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate import dispatch_model
 
-    model = gguf.load(file, folder, config, torch.device("cpu"), dtype, packed=False)
+    places = gguf.spread(config, dtype, placement["max_memory"])
+    model = gguf.load(file, folder, config, places, dtype, packed=False)
     check_finite(source.name, model)
-    whole = list(getattr(model, "_no_split_modules", None) or ())
-    places = infer_auto_device_map(model, placement["max_memory"], no_split_module_classes=whole, dtype=dtype)
-    spread: PreTrainedModel = dispatch_model(model, places)
-    return spread
+    dispatched: PreTrainedModel = dispatch_model(model, places)
+    return dispatched
 
 
 def _load_weights(source: ModelSource, folder: Path, options: dict[str, Any]) -> PreTrainedModel:

@@ -53,7 +53,7 @@ def unpack_blocks(format: PackedFormat, blocks: Tensor, out: Tensor, order: Tens
         blocks, order: as in ``repack``.
     """
     rows, width = out.shape
-    step = max(1, _UNPACKED_AT_ONCE // width)
+    step = max(1, (_AT_ONCE if out.is_cuda else _UNPACKED_AT_ONCE) // width)
     for start in range(0, rows, step):
         taken = blocks[start : start + step] if order is None else blocks[order[start : start + step]]
         codes, floats, scales = _READERS[format.name](taken.reshape(-1, format.block_bytes))

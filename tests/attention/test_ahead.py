@@ -9,12 +9,14 @@ import torch
 from tiny import random_tokens, tiny_model
 
 from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.factors import Moments
 from lrqk_cli.attention.hook import attached, attention_modules
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.attention.rotation import Growth, Rotation, growth
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.prefill import forward, run_segments
 from lrqk_cli.models.support import spec_from_config
 
@@ -23,7 +25,7 @@ SEGMENTS = (40, 40, 40, 30)
 
 def as_it_is(width: int) -> Growth:
     """What comes as if it were not turned: the text so far counts alone."""
-    return Growth(0, (0.0,), (torch.eye(width, dtype=torch.float64),))
+    return Growth(0, 0, (0.0,), (torch.eye(width, dtype=torch.float64),))
 
 
 def fit_now(layer: LrqkLayer) -> None:
@@ -103,6 +105,53 @@ def test_a_fit_serves_an_eighth_more_than_it_was_made_for(
     assert layer.index.length == first + then
     assert (not torch.equal(layer.projector.key_map, before)) is is_anew
     assert layer._fit.tokens == (first + then if is_anew else first)
+
+
+def test_a_note_of_an_earlier_prompt_is_not_what_the_newest_segment_has_added(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A note stays where a fit has sufficed; then text follows that is not settled, and a short prompt."""
+    newest: list[tuple[float, int]] = []
+
+    def note(moments: Moments, before: Moments, growth: Growth) -> Moments:
+        newest.append((moments.count - before.count, growth.segment))
+        return grown(moments, before, growth)
+
+    grown = Moments.grown
+    monkeypatch.setattr(Moments, "grown", note)
+    monkeypatch.setattr(LrqkCache, "has_link", True)
+    model = tiny_model("llama")
+    settings = LrqkConfig(rank=4, hot=16, top_k=8, recent=8)
+    spec = spec_from_config(model.config, "llama")
+    cache = LrqkCache(spec, settings, 700, model.dtype, torch.device("cpu"))
+    tokens = random_tokens(630)
+    layer = cache.layer(0)
+    assert isinstance(layer, LrqkLayer)
+    with attached(model):
+        for start, stop, settles in ((0, 400, True), (400, 440, True), (440, 590, False), (590, 630, True)):
+            list(run_segments(model, cache, tokens[start:stop], 32, settles=settles))
+    assert layer._fit.tokens == 630
+    assert newest
+    assert all(added == segment for added, segment in newest)
+
+
+def test_answers_are_not_observed_and_do_not_outgrow_a_fit() -> None:
+    model = tiny_model("llama")
+    settings = LrqkConfig(rank=4, hot=16, top_k=8, recent=8)
+    with Engine(model, spec_from_config(model.config, "llama"), settings, 200) as engine:
+        layer = engine.cache.layer(0)
+        assert isinstance(layer, LrqkLayer)
+        list(engine.prefill(random_tokens(100).tolist()))
+        before = layer.projector.key_map.clone()
+        for token in random_tokens(30, seed=1).tolist():
+            engine.append(token)
+            engine.next_logits()
+        list(engine.prefill(random_tokens(10, seed=2).tolist()))
+        assert torch.equal(layer.projector.key_map, before)
+        list(engine.prefill(random_tokens(10, seed=3).tolist()))
+        assert layer._fit.tokens == 120
+        assert layer.index.length == layer.stored == 150
+        assert not torch.equal(layer.projector.key_map, before)
 
 
 def prefilled(segments: int, *, stop: int | None = None) -> LrqkLayer:

@@ -63,16 +63,19 @@ def test_both_kinds_of_steps_agree(kind: str, changes: dict[str, object], softca
     sinks = torch.linspace(-1.0, 1.0, HEADS * GROUP)
     params = AttentionParams(0.25, softcap, sinks)
     lengths = [20, *[1] * 30, 90, *[1] * 12]
-    plain, ours = make_layer(kind, **changes), make_layer(kind, **changes)
-    ours.use_device_steps(DeviceState(SPEC, CPU), 0, is_last=True)
-    expected, found = play(plain, lengths, params), play(ours, lengths, params)
-    if kind == "lrqk":
-        # Bins of scores take other rows of equal merit than scores do, which must cost nothing.
-        exact = play(make_layer("dense"), lengths, params)
+    costs = []
+    for seed in range(3):
+        plain, ours = make_layer(kind, **changes), make_layer(kind, **changes)
+        ours.use_device_steps(DeviceState(SPEC, CPU), 0, is_last=True)
+        expected, found = play(plain, lengths, params, seed), play(ours, lengths, params, seed)
+        if kind != "lrqk":
+            assert (found - expected).norm() < 1e-5 * expected.norm()
+            continue
+        exact = play(make_layer("dense"), lengths, params, seed)
         assert (found - expected).norm() < 0.15 * exact.norm()
-        assert (found - exact).norm() < 1.1 * (expected - exact).norm()
-    else:
-        assert (found - expected).norm() < 1e-5 * expected.norm()
+        costs.append(float((found - exact).norm() / (expected - exact).norm()))
+    # Bins of scores take other rows of equal merit than scores do, which must cost nothing.
+    assert not costs or sum(costs) < 1.1 * len(costs)
     assert ours.length == plain.length == sum(lengths)
 
 

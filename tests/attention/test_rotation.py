@@ -105,13 +105,13 @@ def test_sums_of_a_text_that_goes_on_as_it_was_are_foretold() -> None:
         sums.append(grams.moments())
         query, key = query @ turn, key @ turn
     turns = (turn, turn @ turn)
-    foretold = sums[2].grown(sums[1], Growth(2 * segment, (1.0, 1.0), turns))
+    foretold = sums[2].grown(sums[1], Growth(2 * segment, segment, (1.0, 1.0), turns))
     for name in ("query", "key", "key_sum", "mean", "centred_key"):
         torch.testing.assert_close(getattr(foretold, name), getattr(sums[4], name), rtol=1e-4, atol=1e-2)
     assert foretold.count == 4 * segment
     # What is not turned is something else: this test can fail.
     still = torch.eye(width, dtype=torch.float64)
-    stale = sums[2].grown(sums[1], Growth(2 * segment, (1.0, 1.0), (still, still)))
+    stale = sums[2].grown(sums[1], Growth(2 * segment, segment, (1.0, 1.0), (still, still)))
     assert (stale.key - sums[4].key).norm() > 100 * (foretold.key - sums[4].key).norm()
 
 

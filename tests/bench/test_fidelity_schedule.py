@@ -29,9 +29,9 @@ pytestmark = pytest.mark.model
 
 CONTEXT, STEPS, TASKS = 5120, 24, (TEXT, "cwe", "fwe")
 SMALL = LrqkConfig(rank=32, hot=384, top_k=default_top_k(384), segment=1280)
-# Of the mean over the tasks. Seen: 0.0042; 0.0036 where factors are fitted when the text has ended; and
-# 0.0082 where the sums are not turned, as up to commit d559b00.
-BOUND = 0.006
+# Of the mean over the tasks, and of fwe alone. Seen: 0.0042 and 0.0041; 0.0036 and 0.0037 where factors are
+# fitted when the text has ended; 0.0082 and 0.0102 where sums are not turned, as up to commit d559b00.
+BOUND, BOUND_OF_FWE = 0.006, 0.0065
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,7 @@ def divergence(
 def test_answers_are_close_to_full_attention(loaded, cases, references):
     found = divergence(loaded, cases, references)
     assert 0.0 < sum(found.values()) / len(found) < BOUND, found
+    assert found["fwe"] < BOUND_OF_FWE
 
 
 def test_factors_of_the_text_before_the_last_segment_alone_break_the_bound(
@@ -90,5 +91,11 @@ def test_factors_of_the_text_before_the_last_segment_alone_break_the_bound(
 
     monkeypatch.setattr(Moments, "grown", lambda moments, *_: moments)
     monkeypatch.setattr(JointProjector, "adopt", with_room)
-    found = divergence(loaded, cases, references)
-    assert sum(found.values()) / len(found) > BOUND, found
+    found = divergence(loaded, {"fwe": cases["fwe"]}, references)
+    assert found["fwe"] > BOUND_OF_FWE
+
+
+def test_first_tokens_that_may_leave_break_it_too(loaded, cases, references, monkeypatch):
+    monkeypatch.setattr(LrqkConfig, "sink_tokens", 0)
+    found = divergence(loaded, {"fwe": cases["fwe"]}, references)
+    assert found["fwe"] > BOUND_OF_FWE

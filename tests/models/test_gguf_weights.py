@@ -26,7 +26,7 @@ Quantised = Callable[[str], Path]
 def loaded(file: Path, model: PreTrainedModel, folder: Path, *, packed: bool) -> PreTrainedModel:
     folder.mkdir(exist_ok=True)
     assert gguf.prepare(file, folder, {}, lambda *_: None)
-    return gguf.load(file, folder, model.config, CPU, torch.float32, packed=packed)
+    return gguf.load(file, folder, model.config, {"": CPU}, torch.float32, packed=packed)
 
 
 @torch.no_grad()

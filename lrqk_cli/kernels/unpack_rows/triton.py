@@ -39,9 +39,9 @@ def _unpack_rows(
     HAS_MINIMUM: tl.constexpr = FORMAT // 16384 % 2 == 1
     IS_HALVED: tl.constexpr = FORMAT // 32768 % 2 == 1
     FLOATS: tl.constexpr = 2 if HAS_MINIMUM else 1
-    number = tl.program_id(1)
+    number = tl.program_id(0)
     row = tl.load(rows + number)
-    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = element < 32 * UNITS
     unit, place = element // 32, element % 32
     floats += row * (FLOATS * (UNITS // SHARE)) + unit // SHARE
@@ -65,7 +65,7 @@ def _unpack_rows(
 def unpack_rows(out: Tensor, matrix: PackedMatrix, rows: Tensor) -> None:
     """See the reference; all tensors are contiguous."""
     units = matrix.width // 32
-    _unpack_rows[(triton.cdiv(matrix.width, _BLOCK), rows.shape[0])](
+    _unpack_rows[(rows.shape[0], triton.cdiv(matrix.width, _BLOCK))](
         *arguments(matrix),
         rows,
         out,
