@@ -105,6 +105,9 @@ class ReaderProcess:
         done, spent, seen = 0, 0.0, time.monotonic()
         while True:
             message = child.receive(_POLL_S)
+            # Also before an answer counts: a quick one must not depend on when somebody looked.
+            if child.memory() > self._limits.memory:
+                raise too_large(source.title, self._limits)
             if message is None:
                 pass
             elif "done" in message:
@@ -116,8 +119,6 @@ class ReaderProcess:
                 raise too_large(source.title, self._limits)
             else:
                 return message
-            if child.memory() > self._limits.memory:
-                raise too_large(source.title, self._limits)
             now = time.monotonic()
             # A longer look at the clock is a wait for a password, or both processes were stopped meanwhile.
             spent, seen = spent + min(now - seen, _LONGEST_STEP_S), now

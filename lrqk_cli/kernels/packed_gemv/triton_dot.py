@@ -48,6 +48,39 @@ def _add_codes(
 
 
 @triton.jit
+def _scaled(
+    product,
+    factor,
+    floats,
+    scales,
+    vector,
+    unit,
+    apart,
+    inside,
+    both,
+    UNITS: tl.constexpr,
+    FORMAT: tl.constexpr,
+):
+    """Return the products of whole units, with their scales and minima."""
+    EXCESS: tl.constexpr = (1 << (FORMAT % 16)) + FORMAT // 16 % 256
+    BLOCK: tl.constexpr = 8 if FORMAT // 4096 % 2 == 1 else 1
+    HAS_SCALES: tl.constexpr = FORMAT // 8192 % 2 == 1
+    HAS_MINIMUM: tl.constexpr = FORMAT // 16384 % 2 == 1
+    total = tl.load(vector + 32 * UNITS + unit, mask=inside, other=0.0)
+    total += tl.load(vector + 33 * UNITS + unit, mask=inside, other=0.0)
+    if HAS_SCALES:
+        factor *= tl.load(scales + apart[None, :], mask=both, other=0).to(tl.float32)
+    result = factor * (product - EXCESS * total[None, :])
+    if HAS_MINIMUM:
+        place = floats + UNITS // BLOCK + (apart // BLOCK)[None, :]
+        least = tl.load(place, mask=both, other=0.0).to(tl.float32)
+        if HAS_SCALES:
+            least *= -tl.load(scales + UNITS + apart[None, :], mask=both, other=0).to(tl.float32)
+        result += least * total[None, :]
+    return result
+
+
+@triton.jit
 def dot_packed_rows(
     words,
     floats,
@@ -74,7 +107,6 @@ def dot_packed_rows(
     BITS: tl.constexpr = FORMAT % 16
     ZERO: tl.constexpr = FORMAT // 16 % 256
     BLOCK: tl.constexpr = 8 if FORMAT // 4096 % 2 == 1 else 1
-    HAS_SCALES: tl.constexpr = FORMAT // 8192 % 2 == 1
     HAS_MINIMUM: tl.constexpr = FORMAT // 16384 % 2 == 1
     IS_HALVED: tl.constexpr = FORMAT // 32768 % 2 == 1
     # The words of a unit, those of low bits, and codes of each of them.
@@ -113,16 +145,7 @@ def dot_packed_rows(
                 result += scaled * (product - ((1 << BITS) + ZERO) * total[None, :])
                 product = tl.zeros([ROWS, CHUNK], tl.float32)
         if not IS_HALVED:
-            total = tl.load(vector + 32 * UNITS + unit, mask=inside, other=0.0)
-            total += tl.load(vector + 33 * UNITS + unit, mask=inside, other=0.0)
-            if HAS_SCALES:
-                factor *= tl.load(scales + apart[None, :], mask=both, other=0).to(tl.float32)
-            result += factor * (product - ((1 << BITS) + ZERO) * total[None, :])
-            if HAS_MINIMUM:
-                least = tl.load(floats + UNITS // BLOCK + (apart // BLOCK)[None, :], mask=both, other=0.0).to(
-                    tl.float32
-                )
-                if HAS_SCALES:
-                    least *= -tl.load(scales + UNITS + apart[None, :], mask=both, other=0).to(tl.float32)
-                result += least * total[None, :]
+            result += _scaled(
+                product, factor, floats, scales, vector, unit, apart, inside, both, UNITS, FORMAT
+            )
     return tl.sum(result, 1)
