@@ -198,6 +198,15 @@ def test_the_traceback_is_shown_with_debug():
     assert "\x1b" not in shown
 
 
+@pytest.fixture
+def _ctrl_c():
+    """Let SIGINT interrupt, which a shell makes its jobs in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 def test_ctrl_c_interrupts_a_command_and_not_the_chat(tmp_path):
     talk = Talk()
 
