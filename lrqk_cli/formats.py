@@ -42,11 +42,6 @@ class PackedFormat:
         """Return the 32-bit words that the codes of a unit take."""
         return self.bits * UNIT // 32
 
-    def row_bytes(self, width: int) -> int:
-        """Return the bytes of a row of ``width`` weights on the device."""
-        units, blocks = width // UNIT, width // self.block
-        return units * (4 * self.words + self.scales) + 2 * self.floats * blocks
-
 
 FORMATS = {
     each.name: each

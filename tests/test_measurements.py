@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from measurements import script
+from tiny import VOCABULARY, random_tokens, tiny_model
 
-FOLDER = Path(__file__).parents[1] / "docs" / "measurements"
+from lrqk_cli.bench.fidelity import measure
+from lrqk_cli.bench.fidelity.cases import Case
+from lrqk_cli.bench.fidelity.measure import Reference
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.models.support import spec_from_config
 
 
 @pytest.fixture(scope="module")
 def make_tables() -> ModuleType:
-    spec = spec_from_file_location("make_tables", FOLDER / "make_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["make_tables"] = module
-    spec.loader.exec_module(module)
-    return module
+    return script("make_tables")
+
+
+@pytest.mark.parametrize("name", script("schedules").SCHEDULES)
+def test_every_schedule_can_be_put_in_force(name: str) -> None:
+    schedules = script("schedules")
+    model = tiny_model("llama")
+    settings = LrqkConfig(rank=8, hot=64, top_k=16, recent=8, segment=40)
+    conversation = Case("text", (random_tokens(190).tolist(),))
+    reference = Reference(tuple(random_tokens(3, 1).tolist()), torch.zeros(3, VOCABULARY).log_softmax(-1))
+    loaded: Any = SimpleNamespace(stop_ids=frozenset())
+    spec = spec_from_config(model.config, "tiny")
+    with schedules.in_force(schedules.SCHEDULES[name]), Engine(model, spec, settings, 200) as engine:
+        (found,) = measure.compare(engine, loaded, conversation, [reference], observe=False)
+        assert engine.length == 193
+    assert found.divergence.isfinite().all()
+    # Nothing of it stays.
+    assert LrqkConfig().sink_tokens > 0
 
 
 def line(task: str, mode: str, cases: list[tuple[int, float, float]]) -> dict[str, Any]:

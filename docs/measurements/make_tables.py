@@ -35,6 +35,8 @@ _RESAMPLES = 10_000
 _NAMES = {"qwen2.5-coder-0.5b": "Qwen2.5-Coder 0.5B", "smollm2-135m": "SmolLM2 135M"}
 _COMMITS = 200  # to look for the sources in
 
+_BESIDE_NOISE = ("KL", "top-1", "noise: KL", "top-1", "rows", "worst task")
+
 Row = tuple[str, ...]
 
 
@@ -179,24 +181,18 @@ def _model(report: dict[str, Any]) -> str:
 
 def overview(reports: dict[str, dict[str, Any]]) -> Iterator[Row]:
     """Give one line for each model and settings, all tasks together."""
-    yield ("model", "context", "share", "hot rows", "KL", "top-1", "noise: KL", "top-1", "rows", "worst task")
+    yield ("model", "context", "share", "hot rows", *_BESIDE_NOISE)
     found = found_in(reports, r"\w+-\d+k-seed\d")
     for tasks in _by(found, lambda f: (f.model, f.ctx, f.mode) if f.mode != "resident" else None):
         noise = [
             f for f in found if f.mode == "resident" and (f.model, f.ctx) == (tasks[0].model, tasks[0].ctx)
         ]
-        worst = max(tasks, key=lambda f: f.mean(f.kl))
         yield (
             tasks[0].model,
             f"{tasks[0].ctx // 1024}K",
             f"{tasks[0].share:.2%}",
             f"{tasks[0].settings['hot']:,}",
-            _kl(tasks),
-            _top1(tasks),
-            _kl(noise),
-            _top1(noise),
-            f"{np.mean([f.rows for f in tasks]):.0f}",
-            f"{worst.task} {worst.mean(worst.kl):.5f}",
+            *_beside_noise(tasks, noise),
         )
 
 
@@ -225,21 +221,15 @@ def by_task(reports: dict[str, dict[str, Any]], pattern: str) -> Iterator[Row]:
 
 def turns(reports: dict[str, dict[str, Any]]) -> Iterator[Row]:
     """Give one line for each model and turn."""
-    yield ("model", "context", "turn", "KL", "top-1", "noise: KL", "top-1", "rows", "worst task")
+    yield ("model", "context", "turn", *_BESIDE_NOISE)
     for tasks in _by(found_in(reports, r".*-turns-seed\d"), lambda f: (f.model, f.turn)):
         own = [f for f in tasks if f.mode == "lrqk"]
         noise = [f for f in tasks if f.mode == "resident"]
-        worst = max(own, key=lambda f: f.mean(f.kl))
         yield (
             own[0].model,
             f"{own[0].ctx // 1024}K",
             str(own[0].turn),
-            _kl(own),
-            _top1(own),
-            _kl(noise),
-            _top1(noise),
-            f"{np.mean([f.rows for f in own]):.0f}",
-            f"{worst.task} {worst.mean(worst.kl):.5f}",
+            *_beside_noise(own, noise),
         )
 
 
@@ -311,6 +301,20 @@ def _by(found: Sequence[Found], key: Callable[[Found], Any]) -> Iterator[list[Fo
         if (name := key(each)) is not None:
             groups.setdefault(name, []).append(each)
     yield from groups.values()
+
+
+def _beside_noise(tasks: Sequence[Found], noise: Sequence[Found]) -> Row:
+    """Give the cells that ``_BESIDE_NOISE`` heads, all tasks together."""
+    worst = max(tasks, key=lambda f: f.mean(f.kl))
+    rows = f"{np.mean([f.rows for f in tasks]):.0f}"
+    return (
+        _kl(tasks),
+        _top1(tasks),
+        _kl(noise),
+        _top1(noise),
+        rows,
+        f"{worst.task} {worst.mean(worst.kl):.5f}",
+    )
 
 
 def _kl(tasks: Sequence[Found]) -> str:

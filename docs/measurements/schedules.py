@@ -27,7 +27,7 @@ from lrqk_cli.attention.projection import JointFit, JointProjector
 from lrqk_cli.bench.environment import environment
 from lrqk_cli.bench.fidelity import measure, results, table
 from lrqk_cli.bench.fidelity.cases import TEXT, Case, Material, Shape, ruler_cases, text_cases
-from lrqk_cli.bench.modes import device_share
+from lrqk_cli.bench.fidelity.run import size_of
 from lrqk_cli.bench.report import Report, to_json
 from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.tasks import Sources
@@ -35,7 +35,6 @@ from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.config import LrqkConfig, default_top_k
 from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.generate import Engine
-from lrqk_cli.memory import accounting
 from lrqk_cli.models.devices import place
 from lrqk_cli.models.loading import LoadedModel, load, resolve
 from lrqk_cli.models.prompt import ChatPrompt
@@ -47,10 +46,6 @@ ROOM = 1.25
 SPLITS = (0.7, 0.85)
 
 Schedule = Callable[[ExitStack], None]
-
-
-def ahead(_: ExitStack) -> None:
-    """What ships."""
 
 
 def after(stack: ExitStack) -> None:
@@ -77,8 +72,8 @@ def without_sinks(stack: ExitStack) -> None:
 def kept(stack: ExitStack) -> None:
     """A fit is kept until most of the text is new to it, as up to commit 8678aa2."""
 
-    def is_outgrown(fit: IndexFit, stored: int) -> bool:
-        return stored - fit.tokens > fit.tokens
+    def is_outgrown(fit: IndexFit, coming: int = 0) -> bool:
+        return fit.observed + coming - fit.tokens > fit.tokens
 
     stack.enter_context(patch.object(IndexFit, "is_outgrown", is_outgrown))
 
@@ -100,7 +95,7 @@ def in_two(share: float) -> Schedule:
 
 
 SCHEDULES: dict[str, tuple[Schedule, ...]] = {
-    "ahead": (ahead,),
+    "ahead": (),
     "after": (after,),
     "ahead, not turned": (ahead_unturned,),
     "ahead, first tokens may leave": (without_sinks,),
@@ -138,25 +133,14 @@ def compared(
     def decode(token: int) -> str:
         return str(loaded.tokenizer.decode([token]))
 
-    dtype = str(loaded.dtype).removeprefix("torch.")
     for share, settings in sizes.items():
-        held = accounting.kv_bytes(loaded.spec, settings, context, dtype)
-        rows = device_share(loaded.spec, settings, context, dtype)
-        size = results.Size(held.index, held.hot, rows)
+        size = size_of(loaded, settings, context)
         for name, parts in SCHEDULES.items():
             found = []
             with in_force(parts), Engine(loaded.model, loaded.spec, settings, context) as engine:
                 for case, reference in zip(cases, references, strict=True):
                     found += measure.compare(engine, loaded, case, reference, observe=False)
-            yield results.result(
-                cases[0].task,
-                f"{share}, {name}",
-                1,
-                context,
-                size,
-                found,
-                decode,
-            )
+            yield results.result(cases[0].task, f"{share}, {name}", 1, context, size, found, decode)
 
 
 def main() -> None:

@@ -36,7 +36,6 @@ class IndexFit:
         self.tokens = 0
         self._fit = Fit()
         self._before: GramAccumulator | None = None
-        self._noted = 0
 
     @property
     def observed(self) -> int:
@@ -58,7 +57,6 @@ class IndexFit:
     def begin_segment(self) -> None:
         """Note where the sums stand, so that ``solve_ahead`` can tell what the newest segment has added."""
         self._before = self._projector.grams.on_cpu(non_blocking=True)
-        self._noted = self.observed
 
     def solve_ahead(self, growth: Growth) -> Callable[[], Callable[[], None]] | None:
         """Return a task for the CPU: fit to the text as it will be, once what is to come has come.
@@ -77,7 +75,7 @@ class IndexFit:
         projector, before = self._projector, self._before
         assert isinstance(projector, JointProjector)  # no other is solved for on the CPU
         covered = self.observed + growth.tokens
-        if before is None or self.observed - self._noted != growth.segment:
+        if before is None or self.observed - before.count != growth.segment:
             return None
         grams = projector.grams.on_cpu(non_blocking=True)
         device = projector.key_map.device

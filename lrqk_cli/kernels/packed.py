@@ -126,3 +126,23 @@ def codes_of(matrix: PackedMatrix, rows: Tensor) -> Tensor:
         codes = codes | torch.stack(parts, -1).flatten(2) << 4
     whole: Tensor = codes.flatten(1)
     return whole
+
+
+def weights_of(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | None) -> Tensor:
+    """Return what rows of a format stand for, ``s · (q − zero) − m`` in float32 ``[n, width]``.
+
+    Args:
+        codes: uint8 ``[n, width]``; floats, scales: as in ``pack``, of the same rows.
+    """
+    group = UNIT // 2 if format.is_halved else UNIT
+    weights = codes.unflatten(1, (-1, group)).float().sub_(format.zero)
+    factors = floats.float().repeat_interleave(format.block // UNIT, 2)
+    if scales is not None and format.scales:
+        factors = factors * scales
+    scale = factors.mT.flatten(1) if format.is_halved else factors[:, 0]
+    weights.mul_(scale.unsqueeze(2))
+    if format.has_minimum:
+        # With small integers this is the minimum's size, else the minimum.
+        weights.add_(factors[:, 1].unsqueeze(2), alpha=-1 if format.scales else 1)
+    whole: Tensor = weights.flatten(1)
+    return whole

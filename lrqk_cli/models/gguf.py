@@ -17,6 +17,7 @@ from lrqk_cli.models.failures import reason_of
 from lrqk_cli.models.gguf_index import load_index, read_index
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.sanity import check_plausible
+from lrqk_cli.models.support import meta_model
 
 if TYPE_CHECKING:
     import torch
@@ -141,9 +142,7 @@ def spread(config: PreTrainedConfig, dtype: torch.dtype, max_memory: Mapping[Any
     """
     from accelerate import infer_auto_device_map
 
-    from lrqk_cli.models.gguf_weights import skeleton_of
-
-    skeleton = skeleton_of(config, dtype)
+    skeleton = meta_model(config)
     whole = list(getattr(skeleton, "_no_split_modules", None) or ())
     found: dict[str, Any] = infer_auto_device_map(
         skeleton, dict(max_memory), no_split_module_classes=whole, dtype=dtype

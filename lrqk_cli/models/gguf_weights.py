@@ -23,6 +23,7 @@ from lrqk_cli.kernels.packed import PackedMatrix, size_bytes
 from lrqk_cli.models.gguf_index import GgufIndex, TensorEntry
 from lrqk_cli.models.packed_layers import PackedEmbedding, PackedLinear, PackedModule
 from lrqk_cli.models.repack import repack, unpack_blocks
+from lrqk_cli.models.support import meta_model
 from lrqk_cli.side_by_side import run_side_by_side
 
 if TYPE_CHECKING:
@@ -66,10 +67,8 @@ def load_weights(
     Raises:
         ValueError: the file lacks a weight, or has one of another shape.
     """
-    with torch.device("meta"):
-        skeleton = _skeleton(config, dtype)
     model = _with_real_buffers(config, dtype)
-    source = _Source(index, skeleton, config)
+    source = _Source(index, model, config)
     # Copied on write, so that torch may share the memory of what is mapped.
     mapped = np.memmap(file, mode="c")
     tasks = {
@@ -113,18 +112,9 @@ def device_of(places: Places, name: str) -> torch.device:
     return places[path]
 
 
-def skeleton_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """Return the model without weights, whose modules can be given places."""
-    with torch.device("meta"):
-        skeleton = _skeleton(config, dtype)
-    skeleton.tie_weights()
-    return skeleton
-
-
 def survey(index: GgufIndex, config: PreTrainedConfig) -> Survey:
     """Return what a file holds for the model of ``config``, from its index alone."""
-    with torch.device("meta"):
-        skeleton = _skeleton(config, torch.bfloat16)
+    skeleton = meta_model(config)
     source = _Source(index, skeleton, config)
     ends = {f"{path}.weight" for path in _paths(skeleton, *_ends(skeleton))}
     total = read = 0
@@ -146,12 +136,12 @@ def survey(index: GgufIndex, config: PreTrainedConfig) -> Survey:
 class _Source:
     """The tensors of a file, and what they are called in a model."""
 
-    def __init__(self, index: GgufIndex, skeleton: PreTrainedModel, config: PreTrainedConfig) -> None:
+    def __init__(self, index: GgufIndex, model: PreTrainedModel, config: PreTrainedConfig) -> None:
         from transformers import modeling_gguf_pytorch_utils as reader
 
         kind: Any = reader.TENSOR_PROCESSORS.get(index.architecture, reader.TensorProcessor)
         self._processor = kind(config=config.to_dict())
-        self._names = _names(index.architecture, skeleton)
+        self._names = _names(index.architecture, model)
         self._is_tied = bool(config.tie_word_embeddings)
         self._tensors = index.tensors
         self.has_output = any(tensor.name == _OUTPUT for tensor in index.tensors)
@@ -179,35 +169,29 @@ class _Source:
         return None if np.array_equal(after, before) else torch.from_numpy(np.ascontiguousarray(after[:, 0]))
 
 
-def _names(architecture: str, skeleton: PreTrainedModel) -> dict[str, str]:
+def _names(architecture: str, model: PreTrainedModel) -> dict[str, str]:
     """Return the model's name of each tensor of a file."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     known: Any = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
     if architecture not in known:
         raise ValueError(f"its architecture {architecture} is unknown")
-    theirs = get_tensor_name_map(known[architecture], skeleton.config.num_hidden_layers)
+    theirs = get_tensor_name_map(known[architecture], model.config.num_hidden_layers)
     names = {}
-    for name in skeleton.state_dict():
+    for name in model.state_dict():
         base, _, kind = name.rpartition(".")
         if (found := theirs.get_name(base)) is not None:
             names[f"{found}.{kind}"] = name
     return names
 
 
-def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return model
-
-
 def _with_real_buffers(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """Return the model without its weights, but with what it computes itself, such as RoPE's frequencies."""
     from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
-        model = _skeleton(config, dtype)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.requires_grad_(False)
     return model
 

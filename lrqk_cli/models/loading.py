@@ -119,7 +119,7 @@ def load(
         spec = replace(spec, packed=prepared_bytes(folder))
         _check_fits(spec, dtype, device, room)
     placement = _placement(device, room, offload_weights)
-    if (file := _gguf_file(source, folder)) is not None:
+    if (file := store.gguf_file(folder, source.path)) is not None:
         model = _load_gguf(source, file, folder, config, (device, dtype), placement, packed=packed)
     else:
         options = {"config": config, "dtype": dtype, **placement}
@@ -217,12 +217,6 @@ def _placement(device: torch.device, room: int, offload_weights: bool) -> dict[s
         return {"device_map": {"": device}}
     name = device.index if device.type == "cuda" else device.type
     return {"device_map": "auto", "max_memory": {name: room, "cpu": probe.free_host_bytes()}}
-
-
-def _gguf_file(source: ModelSource, folder: Path) -> Path | None:
-    """Return the GGUF file to load weights from; None where they are safetensors in the folder."""
-    file = store.gguf_file(folder)
-    return _path(source) if file is not None and source.kind == "gguf" else file
 
 
 def _load_gguf(

@@ -5,13 +5,13 @@ The layouts of blocks are those of ggml (``ggml-common.h``), and ``gguf.quants``
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from lrqk_cli.formats import FORMATS, PackedFormat
-from lrqk_cli.kernels.packed import PackedMatrix, pack, size_bytes
+from lrqk_cli.kernels.packed import PackedMatrix, pack, size_bytes, weights_of
 
 # Weights that are re-laid at once: what comes and goes takes some ten bytes for each.
 _AT_ONCE = 1 << 24
@@ -19,7 +19,7 @@ _AT_ONCE = 1 << 24
 _UNPACKED_AT_ONCE = 1 << 18
 
 # Codes uint8 [n, width of a block], floats float16 [n, F], scales [n, 2, units] or None, of n blocks.
-_Parts = tuple[Tensor, Tensor, Tensor | None]
+_Content = tuple[Tensor, Tensor, Tensor | None]
 
 
 def repack(format: PackedFormat, blocks: Tensor, width: int, order: Tensor | None = None) -> PackedMatrix:
@@ -37,12 +37,10 @@ def repack(format: PackedFormat, blocks: Tensor, width: int, order: Tensor | Non
         rows,
         width,
     )
-    step = max(1, _AT_ONCE // width)
-    for start in range(0, rows, step):
-        taken = blocks[start : start + step] if order is None else blocks[order[start : start + step]]
-        part = _packed(format, taken)
+    for part, taken in _parts(blocks, order, _AT_ONCE // width):
+        packed = _packed(format, taken)
         for name in ("words", "floats", "scales"):
-            getattr(whole, name)[start : start + step] = getattr(part, name)
+            getattr(whole, name)[part] = getattr(packed, name)
     return whole
 
 
@@ -52,24 +50,20 @@ def unpack_blocks(format: PackedFormat, blocks: Tensor, out: Tensor, order: Tens
     Args:
         blocks, order: as in ``repack``.
     """
-    rows, width = out.shape
-    step = max(1, (_AT_ONCE if out.is_cuda else _UNPACKED_AT_ONCE) // width)
-    for start in range(0, rows, step):
-        taken = blocks[start : start + step] if order is None else blocks[order[start : start + step]]
+    width = out.shape[1]
+    at_once = _AT_ONCE if out.is_cuda else _UNPACKED_AT_ONCE
+    for part, taken in _parts(blocks, order, at_once // width):
         codes, floats, scales = _READERS[format.name](taken.reshape(-1, format.block_bytes))
-        factors = floats.float()
-        if scales is not None:
-            factors = factors.unsqueeze(2) * scales  # [n, 2 or 1, units]
-        # Of each group of codes its scale, and its minimum.
-        scale, minimum = factors[:, 0], factors[:, 1:]
-        if format.is_halved:
-            scale, minimum = factors.mT.flatten(1), factors[:, :0]
-        groups = codes.view(codes.shape[0], scale.numel() // codes.shape[0], -1)
-        weights = groups.float().sub_(format.zero).mul_(scale.view(*groups.shape[:2], 1))
-        if format.has_minimum:
-            least = minimum.reshape(*groups.shape[:2], 1)
-            weights = weights - least if format.scales else weights + least
-        out[start : start + step] = weights.view(-1, width)
+        # Each block as a row of its own.
+        out[part] = weights_of(format, codes, floats.unsqueeze(2), scales).view(-1, width)
+
+
+def _parts(blocks: Tensor, order: Tensor | None, step: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield where some rows belong, and their blocks, so many rows at a time."""
+    step = max(1, step)
+    for start in range(0, blocks.shape[0], step):
+        part = slice(start, start + step)
+        yield part, blocks[part] if order is None else blocks[order[part]]
 
 
 def _packed(format: PackedFormat, blocks: Tensor) -> PackedMatrix:
@@ -94,18 +88,18 @@ def _bits(bytes_: Tensor, count: int, wide: int = 1) -> Tensor:
     return torch.stack([(bytes_ >> (wide * number)) & ((1 << wide) - 1) for number in range(count)], 1)
 
 
-def _plain(blocks: Tensor, floats: int) -> _Parts:
+def _plain(blocks: Tensor, floats: int) -> _Content:
     return _nibbles(blocks[:, 2 * floats :]), _floats(blocks[:, : 2 * floats]), None
 
 
-def _five(blocks: Tensor, floats: int) -> _Parts:
+def _five(blocks: Tensor, floats: int) -> _Content:
     start = 2 * floats
     # Byte k has the fifth bits of codes 8k to 8k + 7.
     fifth = _bits(blocks[:, start : start + 4], 8).mT.flatten(1)
     return _nibbles(blocks[:, start + 4 :]) | fifth << 4, _floats(blocks[:, :start]), None
 
 
-def _q8_0(blocks: Tensor) -> _Parts:
+def _q8_0(blocks: Tensor) -> _Content:
     return blocks[:, 2:] ^ 128, _floats(blocks[:, :2]), None
 
 
@@ -122,16 +116,16 @@ def _k_nibbles(bytes_: Tensor) -> Tensor:
     return _nibbles(bytes_.unflatten(1, (4, 32))).flatten(1)
 
 
-def _q4_k(blocks: Tensor) -> _Parts:
+def _q4_k(blocks: Tensor) -> _Content:
     return _k_nibbles(blocks[:, 16:]), _floats(blocks[:, :4]), _k_scales(blocks[:, 4:16])
 
 
-def _q5_k(blocks: Tensor) -> _Parts:
+def _q5_k(blocks: Tensor) -> _Content:
     fifth = _bits(blocks[:, 16:48], 8).flatten(1)  # bit j is unit j's
     return _k_nibbles(blocks[:, 48:]) | fifth << 4, _floats(blocks[:, :4]), _k_scales(blocks[:, 4:16])
 
 
-def _q6_k(blocks: Tensor) -> _Parts:
+def _q6_k(blocks: Tensor) -> _Content:
     # Either half of a block: 64 bytes of low nibbles, and 32 of the higher two bits of four units.
     low = _nibbles(blocks[:, :128].unflatten(1, (2, 64)))
     high = torch.stack([_bits(half, 4, 2).flatten(1) for half in blocks[:, 128:192].split(32, 1)], 1)
@@ -140,7 +134,7 @@ def _q6_k(blocks: Tensor) -> _Parts:
     return codes, _floats(blocks[:, 208:]), scales.view(-1, 8, 2).mT
 
 
-_READERS: dict[str, Callable[[Tensor], _Parts]] = {
+_READERS: dict[str, Callable[[Tensor], _Content]] = {
     "Q4_0": lambda blocks: _plain(blocks, 1),
     "Q4_1": lambda blocks: _plain(blocks, 2),
     "Q5_0": lambda blocks: _five(blocks, 1),

@@ -144,14 +144,17 @@ def prepare_gguf(file: Path, on_progress: OnProgress = ignore_progress) -> Path:
     return folder
 
 
-def gguf_file(folder: Path) -> Path | None:
-    """Return the GGUF file that the weights of a folder are to be loaded from, as the store would have it.
+def gguf_file(folder: Path, own: Path | None = None) -> Path | None:
+    """Return the GGUF file that the weights of a finished model are to be loaded from.
 
     None where they lie in the folder as safetensors.
+
+    Args:
+        own: the user's, which stays where it is; None where the folder has the file.
     """
     from lrqk_cli.models.gguf import INDEX
 
-    return folder / _GGUF if (folder / INDEX).is_file() else None
+    return (own or folder / _GGUF) if (folder / INDEX).is_file() else None
 
 
 def _gguf_identity(file: Path) -> dict[str, Any]:

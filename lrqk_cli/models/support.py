@@ -60,7 +60,7 @@ def _spec(text: Any, name: str) -> ModelSpec:
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kinds, window = _layer_kinds(text)
     family = families.family_of(text)
-    skeleton = _skeleton(text) if family is None else None
+    skeleton = meta_model(text) if family is None else None
     parameters = families.count_parameters(text, family, head_dim) if family else _built_parameters(skeleton)
     spec = ModelSpec(
         name=name,
@@ -192,8 +192,8 @@ def _check_model_class(text: PreTrainedConfig) -> None:
         _refuse("an attention that cannot be replaced", f"{model_class.__name__} has its own")
 
 
-def _skeleton(text: PreTrainedConfig) -> PreTrainedModel:
-    """The model on the meta device: every shape, no memory."""
+def meta_model(text: PreTrainedConfig) -> PreTrainedModel:
+    """The model of a text configuration on the meta device: every shape, no memory."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -10,17 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from measurements import script
 
-from lrqk_cli.attention.cache import LrqkCache
-from lrqk_cli.attention.factors import Moments
-from lrqk_cli.attention.projection import JointFit, JointProjector
 from lrqk_cli.bench.fidelity.cases import TEXT, Case, Material, Shape, ruler_cases, text_cases
 from lrqk_cli.bench.fidelity.measure import Reference, compare, full_attention
 from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.tasks import Sources
 from lrqk_cli.config import LrqkConfig, default_top_k
-from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models.loading import LoadedModel, choose_device, load, resolve
 from lrqk_cli.models.prompt import ChatPrompt
@@ -56,18 +52,15 @@ def references(loaded: LoadedModel, cases: dict[str, Case]) -> dict[str, list[Re
         return {task: full_attention(engine, loaded, case, STEPS) for task, case in cases.items()}
 
 
-@pytest.fixture(autouse=True)
-def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LrqkCache, "has_link", True)
-    monkeypatch.setattr("lrqk_cli.attention.cache.has_device_steps", lambda *_: True)
-    monkeypatch.setattr(Decoder, "_capture", lambda _: None)
-
-
 def divergence(
-    loaded: LoadedModel, cases: dict[str, Case], references: dict[str, list[Reference]]
+    schedule: str, loaded: LoadedModel, cases: dict[str, Case], references: dict[str, list[Reference]]
 ) -> dict[str, float]:
     found = {}
-    with Engine(loaded.model, loaded.spec, SMALL, CONTEXT) as engine:
+    schedules = script("schedules")
+    with (
+        schedules.in_force(schedules.SCHEDULES[schedule]),
+        Engine(loaded.model, loaded.spec, SMALL, CONTEXT) as engine,
+    ):
         assert engine.cache.position is not None
         for task, case in cases.items():
             (comparison,) = compare(engine, loaded, case, references[task], observe=False)
@@ -76,26 +69,12 @@ def divergence(
 
 
 def test_answers_are_close_to_full_attention(loaded, cases, references):
-    found = divergence(loaded, cases, references)
+    found = divergence("ahead", loaded, cases, references)
     assert 0.0 < sum(found.values()) / len(found) < BOUND, found
     assert found["fwe"] < BOUND_OF_FWE
 
 
-def test_factors_of_the_text_before_the_last_segment_alone_break_the_bound(
-    loaded, cases, references, monkeypatch
-):
-    adopt = JointProjector.adopt
-
-    def with_room(projector: JointProjector, fit: JointFit) -> Tensor:
-        return 1.25 * adopt(projector, fit)
-
-    monkeypatch.setattr(Moments, "grown", lambda moments, *_: moments)
-    monkeypatch.setattr(JointProjector, "adopt", with_room)
-    found = divergence(loaded, {"fwe": cases["fwe"]}, references)
-    assert found["fwe"] > BOUND_OF_FWE
-
-
-def test_first_tokens_that_may_leave_break_it_too(loaded, cases, references, monkeypatch):
-    monkeypatch.setattr(LrqkConfig, "sink_tokens", 0)
-    found = divergence(loaded, {"fwe": cases["fwe"]}, references)
+@pytest.mark.parametrize("schedule", ["ahead, not turned", "ahead, first tokens may leave"])
+def test_the_schedules_of_before_break_the_bound(loaded, cases, references, schedule):
+    found = divergence(schedule, loaded, {"fwe": cases["fwe"]}, references)
     assert found["fwe"] > BOUND_OF_FWE

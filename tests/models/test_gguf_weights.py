@@ -18,6 +18,9 @@ from lrqk_cli.models.loading import load, resolve
 from lrqk_cli.models.packed_layers import PackedEmbedding, PackedLinear
 from lrqk_cli.models.weights import check_finite
 
+# The loader leans on how transformers reads such files.
+pytestmark = pytest.mark.short
+
 CPU = torch.device("cpu")
 KINDS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16")
 Quantised = Callable[[str], Path]

@@ -185,13 +185,14 @@ def _results(
         if settings in here.failed:
             yield FidelityResult(task, name, 1, here.context, skipped=here.failed[settings])
         elif compared.get(settings):
-            size = _size(loaded, settings, here.context)
+            size = size_of(loaded, settings, here.context)
             for turn in range(plan.turns):
                 of_turn = [of_case[turn] for of_case in compared[settings]]
                 yield result(task, name, turn + 1, here.context, size, of_turn, decode)
 
 
-def _size(loaded: LoadedModel, settings: LrqkConfig, context: int) -> Size:
+def size_of(loaded: LoadedModel, settings: LrqkConfig, context: int) -> Size:
+    """Return what a mode with these settings keeps on the device."""
     dtype = str(loaded.dtype).removeprefix("torch.")
     size = accounting.kv_bytes(loaded.spec, settings, context, dtype)
     return Size(size.index, size.hot, device_share(loaded.spec, settings, context, dtype))

@@ -59,6 +59,32 @@ def arguments(matrix: PackedMatrix) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @triton.jit
+def _store_rows(
+    words,
+    floats,
+    scales,
+    bias,
+    program,
+    rows,
+    vector,
+    out,
+    exponent,
+    HAS_BIAS: tl.constexpr,
+    UNITS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Multiply the rows of a matrix that are a program's."""
+    member = program * ROWS + tl.arange(0, ROWS)
+    total = dot_packed_rows(words, floats, scales, member, rows, vector, exponent, UNITS, FORMAT, ROWS, CHUNK)
+    inside = member < rows
+    if HAS_BIAS:
+        total += tl.load(bias + member, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + member, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def _packed_gemv(
     words_0,
     floats_0,
@@ -91,60 +117,47 @@ def _packed_gemv(
     CHUNK: tl.constexpr,
 ):
     program = tl.program_id(0)
-    member = tl.arange(0, ROWS)
     # A branch for each, since formats differ in their instructions.
     if program < programs_0:
-        member += program * ROWS
-        total = dot_packed_rows(
-            words_0, floats_0, scales_0, member, rows_0, vector, exponent_0, UNITS, FORMAT_0, ROWS, CHUNK
-        )
-        inside = member < rows_0
-        if BIASES % 2 == 1:
-            total += tl.load(bias_0 + member, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + member, total.to(out.dtype.element_ty), mask=inside)
+        _store_rows(
+            words_0, floats_0, scales_0, bias_0, program, rows_0, vector, out,
+            exponent_0, BIASES % 2, UNITS, FORMAT_0, ROWS, CHUNK,
+        )  # fmt: skip
     elif program < programs_0 + programs_1:
-        member += (program - programs_0) * ROWS
-        total = dot_packed_rows(
-            words_1, floats_1, scales_1, member, rows_1, vector, exponent_1, UNITS, FORMAT_1, ROWS, CHUNK
-        )
-        inside = member < rows_1
-        if BIASES // 2 % 2 == 1:
-            total += tl.load(bias_1 + member, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + rows_0 + member, total.to(out.dtype.element_ty), mask=inside)
+        _store_rows(
+            words_1, floats_1, scales_1, bias_1, program - programs_0, rows_1, vector, out + rows_0,
+            exponent_1, BIASES // 2 % 2, UNITS, FORMAT_1, ROWS, CHUNK,
+        )  # fmt: skip
     else:
-        member += (program - programs_0 - programs_1) * ROWS
-        total = dot_packed_rows(
-            words_2, floats_2, scales_2, member, rows_2, vector, exponent_2, UNITS, FORMAT_2, ROWS, CHUNK
-        )
-        inside = member < rows_2
-        if BIASES // 4 == 1:
-            total += tl.load(bias_2 + member, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + rows_0 + rows_1 + member, total.to(out.dtype.element_ty), mask=inside)
+        _store_rows(
+            words_2, floats_2, scales_2, bias_2, program - programs_0 - programs_1, rows_2, vector,
+            out + rows_0 + rows_1, exponent_2, BIASES // 4, UNITS, FORMAT_2, ROWS, CHUNK,
+        )  # fmt: skip
 
 
 def packed_gemv(
     matrices: tuple[PackedMatrix, ...], row: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]
 ) -> None:
     """See the reference; all tensors are contiguous."""
+    # Absent ones have no rows; their parts are never read.
     absent = 3 - len(matrices)
-    units = row.shape[0] // UNIT
-    rows = [matrix.rows for matrix in matrices] + [0] * absent
+    three = (*matrices, *matrices[:1] * absent)
+    rows = [*[matrix.rows for matrix in matrices], *[0] * absent]
     programs = [triton.cdiv(count, ROWS) for count in rows]
+    units = row.shape[0] // UNIT
     parts: list[Tensor] = []
-    for matrix, bias in zip((*matrices, *matrices[:1] * absent), (*biases, *[None] * absent), strict=True):
+    for matrix, bias in zip(three, (*biases, *[None] * absent), strict=True):
         parts += [*arguments(matrix), row if bias is None else bias]
-    formats = [format_code(matrix.format) for matrix in (*matrices, *matrices[:1] * absent)]
+    formats = {f"FORMAT_{number}": format_code(matrix.format) for number, matrix in enumerate(three)}
     _packed_gemv[(sum(programs),)](
         *parts,
         spread(row),
         out,
         *programs[:2],
         *rows,
-        *map(exponent, (*matrices, *matrices[:1] * absent)),
+        *map(exponent, three),
         UNITS=units,
-        FORMAT_0=formats[0],
-        FORMAT_1=formats[1],
-        FORMAT_2=formats[2],
+        **formats,
         BIASES=sum((bias is not None) << number for number, bias in enumerate(biases)),
         ROWS=ROWS,
         CHUNK=min(CHUNK, triton.next_power_of_2(units)),
