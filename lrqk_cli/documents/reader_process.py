@@ -105,13 +105,18 @@ class ReaderProcess:
         done, spent, seen = 0, 0.0, time.monotonic()
         while True:
             message = child.receive(_POLL_S)
-            # Also before an answer counts: a quick one must not depend on when somebody looked.
+            done = message["done"] if message is not None and "done" in message else done
+            # Before an answer counts: a quick one must not depend on when somebody looked.
             if child.memory() > self._limits.memory:
                 raise too_large(source.title, self._limits)
+            now = time.monotonic()
+            # A longer look at the clock is a wait for a password, or both processes were stopped meanwhile.
+            spent, seen = spent + min(now - seen, _LONGEST_STEP_S), now
+            if spent > self._limits.timeout + _SECONDS_A_PAGE * done:
+                raise _too_slow(source.title, done, self._limits)
             if message is None:
-                pass
-            elif "done" in message:
-                done = message["done"]
+                continue
+            if "done" in message:
                 options.on_page(done, message["total"])
             elif "ask" in message and callable(options.password):
                 child.send({"password": options.password(source.path)})
@@ -119,11 +124,6 @@ class ReaderProcess:
                 raise too_large(source.title, self._limits)
             else:
                 return message
-            now = time.monotonic()
-            # A longer look at the clock is a wait for a password, or both processes were stopped meanwhile.
-            spent, seen = spent + min(now - seen, _LONGEST_STEP_S), now
-            if spent > self._limits.timeout + _SECONDS_A_PAGE * done:
-                raise _too_slow(source.title, done, self._limits)
 
     def _end(self) -> None:
         if self._child is not None:
