@@ -10,21 +10,30 @@ is where ours gives something else.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, NamedTuple, TypeAlias, TypeGuard, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lrqk_cli.engine.fused_linears import (
+    GatedMlp,
+    SharedInput,
+    Vectors,
+    apply_gated,
+    is_its_own,
+    is_linear,
+    linear_parts,
+    project_token,
+)
+from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.gated_gemv.reference import Activation
 from lrqk_cli.models.packed_layers import PackedLinear
-
-Linear: TypeAlias = nn.Linear | PackedLinear
 
 _ROTATION = "apply_rotary_pos_emb"
 _GATED_MLP = ("gate_proj", "up_proj", "down_proj")
@@ -47,8 +56,10 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
     """Let the model use fused operations inside this context; it needs Triton and a GPU to gain by them."""
     # All are found before any is replaced, since what is tried should be as it was.
     forwards: dict[nn.Module, Callable[..., Any]] = {}
+    is_packed = any(isinstance(module, PackedLinear) for module in model.modules())
+    vectors = Vectors() if is_packed else None
     for module in model.modules():
-        for part, forward in _fused_forwards(module):
+        for part, forward in _fused_forwards(module, vectors):
             forwards.setdefault(part, forward)
     try:
         for module, forward in forwards.items():
@@ -59,120 +70,31 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
             del module.forward
 
 
-def _is_its_own(module: nn.Module) -> bool:
-    """Tell whether a module computes what its class says, and not what somebody else has put there.
-
-    Accelerate does, where weights are elsewhere until they are used.
-    """
-    return "forward" not in vars(module)
-
-
-def _is_linear(module: object) -> TypeGuard[Linear]:
-    if type(module) is PackedLinear:
-        return _is_its_own(module)
-    return type(module) is nn.Linear and _is_its_own(module) and module.weight.is_contiguous()
-
-
-def _linear_parts(module: nn.Module, names: Sequence[str]) -> list[Linear]:
-    """Return those of a module's parts by these names that ours can stand in for."""
-    return [part for name in names if _is_linear(part := getattr(module, name, None))]
-
-
-def _fused_forwards(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-    """Yield what a module, or parts of it, should do instead."""
-    if not _is_its_own(module):
+def _fused_forwards(
+    module: nn.Module, vectors: Vectors | None
+) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+    """Yield what a module, or parts of it, should do instead; ``vectors`` where its weights are packed."""
+    if not is_its_own(module):
         return
-    if _is_linear(module):
-        yield module, partial(_project, module)
+    if is_linear(module):
+        yield module, partial(project_token, module, vectors)
     for find in (_fused_norm, _fused_gate, _with_fused_rotation):
-        if (forward := find(module)) is not None:
+        if (forward := find(module, vectors)) is not None:
             yield module, forward
             break
-    parts = _linear_parts(module, _SAME_INPUT)
+    parts = linear_parts(module, _SAME_INPUT)
     if len({(part.in_features, type(part)) for part in parts}) == 1 < len(parts):
-        shared = _SharedInput(parts)
+        shared = SharedInput(parts, vectors)
         for number, part in enumerate(parts):
             yield part, partial(shared.project, number)
 
 
-def _dtype(module: Linear) -> torch.dtype:
-    """Return the type of what a layer takes and returns."""
-    return module.dtype if isinstance(module, PackedLinear) else module.weight.dtype
-
-
-def _takes(module: Linear, input: Tensor) -> bool:
-    """Tell whether this is a single token, of the layer's type."""
-    return input.numel() == module.in_features and input.dtype == _dtype(module)
-
-
-def _project(module: Linear, input: Tensor) -> Tensor:
-    """Apply a linear layer to a single token; leave more of them to the layer."""
-    if not _takes(module, input):
-        result: Tensor = MethodType(type(module).forward, module)(input)
-        return result
-    out = input.new_empty(*input.shape[:-1], module.out_features)
-    _multiply((module,), input.reshape(-1), out.view(-1))
-    return out
-
-
-def _multiply(layers: Sequence[Linear], row: Tensor, out: Tensor) -> None:
-    """Apply up to three layers of one kind to the same token, all results one after the other."""
-    biases = tuple(layer.bias for layer in layers)
-    if isinstance(layers[0], PackedLinear):
-        decode.packed_gemv(
-            tuple(layer.matrix for layer in layers if isinstance(layer, PackedLinear)),
-            row,
-            out,
-            biases=biases,
-        )
-    else:
-        decode.gemv(
-            tuple(layer.weight for layer in layers if isinstance(layer, nn.Linear)), row, out, biases=biases
-        )
-
-
-class _SharedInput:
-    """Linear layers that are asked one after the other about the same token: the first computes for all."""
-
-    def __init__(self, layers: Sequence[Linear]) -> None:
-        self._layers = layers
-        self._input: Tensor | None = None
-        self._results: dict[int, Tensor] = {}
-
-    def project(self, number: int, input: Tensor) -> Tensor:
-        """Apply layer ``number``."""
-        if input is not self._input or number not in self._results:
-            if number or not _takes(self._layers[0], input):
-                return _project(self._layers[number], input)
-            self._compute(input)
-        result = self._results.pop(number)
-        if not self._results:
-            self._input = None
-        return result
-
-    def _compute(self, input: Tensor) -> None:
-        sizes = [layer.out_features for layer in self._layers]
-        out = input.new_empty(sum(sizes))
-        _multiply(self._layers, input.reshape(-1), out)
-        parts = out.split(sizes)
-        self._results = {n: part.view(*input.shape[:-1], -1) for n, part in enumerate(parts)}
-        self._input = input
-
-
-class _GatedMlp(NamedTuple):
-    """The linear layers of ``down(act(gate(x)) ⊙ up(x))``."""
-
-    gate: Linear
-    up: Linear
-    down: Linear
-
-
-def _fused_gate(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+def _fused_gate(module: nn.Module, vectors: Vectors | None) -> Callable[[Tensor], Tensor] | None:
     """Return a gated MLP's forward with one product for both matrices of the gate; None where it is none."""
-    parts = _linear_parts(module, _GATED_MLP)
+    parts = linear_parts(module, _GATED_MLP)
     if len(parts) < len(_GATED_MLP) or any(part.bias is not None for part in parts[:2]):
         return None
-    layers = _GatedMlp(*parts)
+    layers = GatedMlp(*parts)
     like = _sample(layers.gate)
     if like is None or type(layers.gate) is not type(layers.up):
         return None
@@ -181,30 +103,14 @@ def _fused_gate(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     with torch.no_grad():
         expected = original(row)
         for activation in get_args(Activation):
-            forward = partial(_apply_gated, original, layers, activation)
+            forward = partial(apply_gated, original, layers, vectors, activation)
             difference = (forward(row) - expected).float().norm()
             if difference <= 4 * torch.finfo(expected.dtype).eps * expected.float().norm():
                 return forward
     return None
 
 
-def _apply_gated(
-    original: Callable[[Tensor], Tensor], layers: _GatedMlp, activation: Activation, x: Tensor
-) -> Tensor:
-    """Apply a gated MLP to a single token; leave all else to ``original``."""
-    if not _takes(layers.gate, x):
-        return original(x)
-    inner = x.new_empty(*x.shape[:-1], layers.gate.out_features)
-    gate, up, row, out = layers.gate, layers.up, x.reshape(-1), inner.view(-1)
-    if isinstance(gate, PackedLinear) and isinstance(up, PackedLinear):
-        decode.packed_gated_gemv(gate.matrix, up.matrix, row, out, activation=activation)
-    elif isinstance(gate, nn.Linear) and isinstance(up, nn.Linear):
-        decode.gated_gemv(gate.weight, up.weight, row, out, activation=activation)
-    projected: Tensor = layers.down(inner)
-    return projected
-
-
-def _fused_norm(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+def _fused_norm(module: nn.Module, vectors: Vectors | None) -> Callable[[Tensor], Tensor] | None:
     """Return what normalises as the module does; None where nothing here does."""
     weight = getattr(module, "weight", None)
     eps = next((getattr(module, name) for name in _EPSILONS if hasattr(module, name)), None)
@@ -216,14 +122,20 @@ def _fused_norm(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     with torch.no_grad():
         expected = module(rows)
         for kind in _NORM_KINDS:
-            norm = partial(_normalise, MethodType(type(module).forward, module), weight, eps, kind)
+            original = MethodType(type(module).forward, module)
+            norm = partial(_normalise, original, weight, eps, kind, vectors)
             if expected.shape == rows.shape and _is_same(norm(rows), expected):
                 return norm
     return None
 
 
 def _normalise(
-    original: Callable[[Tensor], Tensor], weight: Tensor, eps: float, kind: _NormKind, hidden_states: Tensor
+    original: Callable[[Tensor], Tensor],
+    weight: Tensor,
+    eps: float,
+    kind: _NormKind,
+    vectors: Vectors | None,
+    hidden_states: Tensor,
 ) -> Tensor:
     """Normalise rows of the weight's element type; leave all else to ``original``."""
     if hidden_states.dtype != weight.dtype:
@@ -231,11 +143,14 @@ def _normalise(
     rows = hidden_states.contiguous()
     out = torch.empty_like(rows)
     width = rows.shape[-1]
-    decode.rms_norm(rows.view(-1, width), weight, out.view(-1, width), eps=eps, **kind._asdict())
+    fixed = None
+    if vectors is not None and rows.numel() == width and width % UNIT == 0:
+        fixed = vectors.space_for(out)
+    decode.rms_norm(rows.view(-1, width), weight, out.view(-1, width), eps=eps, fixed=fixed, **kind._asdict())
     return out
 
 
-def _with_fused_rotation(module: nn.Module) -> Callable[..., Any] | None:
+def _with_fused_rotation(module: nn.Module, _: Vectors | None) -> Callable[..., Any] | None:
     """Return the module's forward with our rotation; None where it has none, or another one.
 
     The rotation is a global function of the module's file. A copy of ``forward`` with globals of its own sees

@@ -3,9 +3,9 @@
 They run in this order, once a layer: ``append_token``, ``score_tokens``, ``select_rows``,
 ``attend_residents``, which fetches; seven launches. ``weigh_tokens`` follows where somebody asks for sources.
 ``replace_rows`` fetches alone, outside of these steps. ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``
-are for the model around them; ``packed_gemv``, ``packed_gated_gemv`` and ``unpack_rows`` where its weights
-are packed. None waits for the device, and no shape depends on data, so all of them can be captured in a CUDA
-graph (the references, for the CPU, do read the length).
+are for the model around them; ``fixed_point``, ``packed_gemv``, ``packed_gated_gemv`` and ``unpack_rows``
+where its weights are packed. None waits for the device, and no shape depends on data, so all of them can be
+captured in a CUDA graph (the references, for the CPU, do read the length).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lrqk_cli.kernels.append_token import reference as append_token_reference
 from lrqk_cli.kernels.attend_residents import reference as attend_residents_reference
+from lrqk_cli.kernels.fixed_point import reference as fixed_point_reference
 from lrqk_cli.kernels.gated_gemv import reference as gated_gemv_reference
 from lrqk_cli.kernels.gemv import reference as gemv_reference
 from lrqk_cli.kernels.packed_gated_gemv import reference as packed_gated_gemv_reference
@@ -72,6 +73,7 @@ rotate = with_triton(rotate_reference.rotate)
 weigh_tokens = with_triton(weigh_tokens_reference.weigh_tokens)
 gemv = with_triton(gemv_reference.gemv)
 gated_gemv = with_triton(gated_gemv_reference.gated_gemv)
+fixed_point = with_triton(fixed_point_reference.fixed_point)
 packed_gemv = with_triton(packed_gemv_reference.packed_gemv)
 packed_gated_gemv = with_triton(packed_gated_gemv_reference.packed_gated_gemv)
 unpack_rows = with_triton(unpack_rows_reference.unpack_rows)

@@ -3,9 +3,10 @@
 A *unit* is 32 weights of a row that follow one another; a row has U of them. The bytes of a matrix are three
 parts, one after the other, each at a multiple of 16:
 
-- ``words`` int32 ``[rows, W, U]``: word j of each unit, for 4 bits the codes 8j to 8j + 7, the first lowest.
-  Formats of more bits have their low 4 bits so, then the higher ones: 32 / b codes of b bits a word. Eight
-  bits are one word of 4 codes each, offset by 128 to be positive.
+- ``words`` int32 ``[rows, W, U]``. Codes of b bits are words of 32 / b codes: byte i of a word has the codes
+  4 k + i of it, from its lowest bits on. So a mask leaves four codes that follow one another in the bytes of
+  a word, for an integer product of four. Formats of 5 and 6 bits have their low 4 bits so, then the higher
+  ones. Codes of 8 bits are offset by 128 to be positive.
 - ``floats`` float16 ``[rows, F, B]``: of each of B blocks d, and then the factor of its minima or m.
 - ``scales`` uint8 ``[rows, 2, U]``: of each unit its scale and its minimum, or the scales of its halves,
   which are signed.
@@ -104,13 +105,13 @@ def pack(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | N
 
 
 def _joined(codes: Tensor, bits: int) -> Tensor:
-    """Join codes ``[rows, U, 32]`` of so many bits to words ``[rows, U, bits]``, the first code lowest."""
+    """Join codes ``[rows, U, 32]`` of so many bits to words ``[rows, U, bits]``, the first codes lowest."""
     share = 8 // bits
-    parts = codes.unflatten(2, (-1, share))
-    joined = parts[..., 0].clone()
+    parts = codes.unflatten(2, (-1, share, 4))
+    joined = parts[:, :, :, 0].clone()
     for number in range(1, share):
-        joined |= parts[..., number] << (bits * number)
-    words: Tensor = joined.contiguous().view(torch.int32)
+        joined |= parts[:, :, :, number] << (bits * number)
+    words: Tensor = joined.contiguous().view(torch.int32).flatten(2)
     return words
 
 
@@ -119,13 +120,19 @@ def codes_of(matrix: PackedMatrix, rows: Tensor) -> Tensor:
     words = matrix.words[rows].mT.contiguous().view(torch.uint8)  # [n, U, 4 W]
     if matrix.format.bits == 8:
         return words.flatten(1)
-    low, high = words[..., :16], words[..., 16:]
-    codes: Tensor = torch.stack((low & 15, low >> 4), -1).flatten(2)
+    codes = _split(words[..., :16], 4)
     if bits := matrix.format.bits - 4:
-        parts = [(high >> (bits * number)) & ((1 << bits) - 1) for number in range(8 // bits)]
-        codes = codes | torch.stack(parts, -1).flatten(2) << 4
+        codes = codes | _split(words[..., 16:], bits) << 4
     whole: Tensor = codes.flatten(1)
     return whole
+
+
+def _split(bytes_: Tensor, bits: int) -> Tensor:
+    """Split words of so many bits a code, as bytes ``[n, U, 4 bits]``, into codes ``[n, U, 32]``."""
+    words = bytes_.unflatten(2, (-1, 4))
+    parts = [(words >> (bits * number)) & ((1 << bits) - 1) for number in range(8 // bits)]
+    codes: Tensor = torch.stack(parts, 3).flatten(2)
+    return codes
 
 
 def weights_of(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn.functional import linear
 
 from lrqk_cli.formats import PackedFormat
 from lrqk_cli.kernels import decode
+from lrqk_cli.kernels.fixed_point.reference import empty_fixed
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.memory.activations import UNPACKED_AT_ONCE
 
@@ -37,7 +38,7 @@ class PackedModule(nn.Module):
 class PackedLinear(PackedModule):
     """``nn.Linear`` of a packed matrix ``[out_features, in_features]``.
 
-    A single token is multiplied by the packed rows. More tokens take some rows at a time, unpacked.
+    A single token is multiplied by the packed rows on a GPU. More tokens take some rows at a time, unpacked.
     """
 
     bias: nn.Parameter | None
@@ -50,8 +51,10 @@ class PackedLinear(PackedModule):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to ``[..., in_features]``."""
         out = input.new_empty(*input.shape[:-1], self.out_features)
-        if input.numel() == self.in_features:
-            decode.packed_gemv((self.matrix,), input.reshape(-1), out.view(-1), biases=(self.bias,))
+        if input.numel() == self.in_features and input.is_cuda:
+            vector = empty_fixed(self.in_features, input.dtype, input.device)
+            decode.fixed_point(vector, input.reshape(-1))
+            decode.packed_gemv((self.matrix,), vector, out.view(-1), biases=(self.bias,))
             return out
         step = max(1, UNPACKED_AT_ONCE // self.in_features)
         scratch = input.new_empty(min(step, self.out_features), self.in_features)

@@ -16,8 +16,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 SHARED = {86: 101_376, 90: 232_448}
 KERNELS = {
     "_append", "_gated_gemv", "_gemv", "_merge", "_normalise", "_packed_gated_gemv", "_packed_gemv",
-    "_replace", "_rotate", "_score", "_spread", "_unpack_rows", "_weigh_block", "attend_split", "bin_tokens",
-    "combine_splits", "count_missing", "list_fetches",
+    "_fixed_point", "_replace", "_rotate", "_score", "_unpack_rows", "_weigh_block", "attend_split",
+    "bin_tokens", "combine_splits", "count_missing", "list_fetches",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from packed import NAMES, matrix_of
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
+from lrqk_cli.kernels.fixed_point.reference import empty_fixed, fixed_point
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gated_gemv import reference as gated_reference
 from lrqk_cli.kernels.packed_gemv import reference
@@ -24,13 +25,19 @@ gated_kernel = pytest.importorskip(
 unpack_kernel = pytest.importorskip("lrqk_cli.kernels.unpack_rows.triton", reason="Triton is not installed")
 
 # Fewer units than a program takes, as many, and more; rows that do not fill a program.
-SHAPES = [(1, 256), (13, 1536), (8, 4096), (21, 4864)]
+SHAPES = [(1, 256), (13, 1536), (8, 4096), (5, 4864), (3, 14336)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MIXED = [("Q4_K", "Q4_K", "Q6_K"), ("Q5_0", "Q8_0", "Q4_1"), ("Q5_K", "Q5_1"), ("Q4_0",)]
 
 
 def vector(width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(width, generator=torch.Generator().manual_seed(7)).to(dtype)
+
+
+def fixed(row: Tensor, device: str = "cpu") -> Tensor:
+    out = empty_fixed(row.shape[0], row.dtype, row.device)
+    fixed_point(out, row)
+    return out.to(device)
 
 
 def on(device: str, matrix: PackedMatrix) -> PackedMatrix:
@@ -55,7 +62,7 @@ def test_a_product_is_that_of_the_unpacked_matrix(name: str, rows: int, width: i
     row = vector(width)
     for module, place in ((reference, "cpu"), (kernel, device)):
         out = poisoned(torch.empty(rows, device=place))
-        module.packed_gemv((on(place, matrix),), row.to(place), out, biases=(None,))
+        module.packed_gemv((on(place, matrix),), fixed(row, place), out, biases=(None,))
         check(out, weights, row)
 
 
@@ -74,7 +81,7 @@ def test_matrices_of_several_formats_share_a_launch(
         out = poisoned(torch.empty(sum(counts), dtype=dtype, device=place))
         module.packed_gemv(
             tuple(on(place, matrix) for matrix, _ in made),
-            row.to(place),
+            fixed(row, place),
             out,
             biases=tuple(None if bias is None else bias.to(place) for bias in biases),
         )
@@ -96,7 +103,8 @@ def test_a_gate_is_that_of_the_unpacked_matrices(
     expected = (silu(gated) if activation == "silu" else gelu(gated, approximate="tanh")) * scaled
     for module, place in ((gated_reference, "cpu"), (gated_kernel, device)):
         out = poisoned(torch.empty(rows, device=place))
-        module.packed_gated_gemv(on(place, gate), on(place, up), row.to(place), out, activation=activation)
+        given = fixed(row, place)
+        module.packed_gated_gemv(on(place, gate), on(place, up), given, out, activation=activation)
         torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-5)
 
 

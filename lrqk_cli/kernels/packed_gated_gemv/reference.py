@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
@@ -11,17 +12,17 @@ from lrqk_cli.kernels.packed_gemv.reference import packed_gemv
 
 
 def packed_gated_gemv(
-    gate: PackedMatrix, up: PackedMatrix, row: Tensor, out: Tensor, *, activation: Activation
+    gate: PackedMatrix, up: PackedMatrix, vector: Tensor, out: Tensor, *, activation: Activation
 ) -> None:
     """Compute ``act(G x) ⊙ (U x)`` in float32.
 
     Args:
         gate, up: G and U, ``[rows, width]``, each of a format of its own.
-        row: x, ``[width]``.
+        vector: x in fixed point, see ``kernels.fixed_point``.
         out: ``[rows]``, rounded once.
         activation: see ``gated_gemv``.
     """
-    both = row.new_empty(2 * gate.rows).float()
-    packed_gemv((gate, up), row, both, biases=(None, None))
+    both = torch.empty(2 * gate.rows, device=vector.device)
+    packed_gemv((gate, up), vector, both, biases=(None, None))
     gated, scaled = both.chunk(2)
     out.copy_((silu(gated) if activation == "silu" else gelu(gated, approximate="tanh")) * scaled)

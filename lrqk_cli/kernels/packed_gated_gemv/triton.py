@@ -1,4 +1,4 @@
-"""The same in two launches; see ``packed_gemv``. Results are rounded once, at last."""
+"""The same in one launch; see ``packed_gemv``. Results are rounded once, at last."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.formats import UNIT
+from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.gated_gemv.reference import Activation
 from lrqk_cli.kernels.packed import PackedMatrix
-from lrqk_cli.kernels.packed_gemv.triton import CHUNK, ROWS, arguments, exponent, format_code, spread
+from lrqk_cli.kernels.packed_gemv.triton import ROWS, arguments, format_code, tiling
 from lrqk_cli.kernels.packed_gemv.triton_dot import dot_packed_rows
 from lrqk_cli.kernels.primitives import activated
 
@@ -25,11 +26,10 @@ def _packed_gated_gemv(
     vector,
     out,
     rows,
-    gate_exponent,
-    up_exponent,
     UNITS: tl.constexpr,
     GATE_FORMAT: tl.constexpr,
     UP_FORMAT: tl.constexpr,
+    PLANES: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
     SILU: tl.constexpr,
@@ -42,37 +42,37 @@ def _packed_gated_gemv(
         member,
         rows,
         vector,
-        gate_exponent,
         UNITS,
         GATE_FORMAT,
+        PLANES,
         ROWS,
         CHUNK,
     )
     scaled = dot_packed_rows(
-        up_words, up_floats, up_scales, member, rows, vector, up_exponent, UNITS, UP_FORMAT, ROWS, CHUNK
+        up_words, up_floats, up_scales, member, rows, vector, UNITS, UP_FORMAT, PLANES, ROWS, CHUNK
     )
     result = activated(gated, SILU) * scaled
     tl.store(out + member, result.to(out.dtype.element_ty), mask=member < rows)
 
 
 def packed_gated_gemv(
-    gate: PackedMatrix, up: PackedMatrix, row: Tensor, out: Tensor, *, activation: Activation
+    gate: PackedMatrix, up: PackedMatrix, vector: Tensor, out: Tensor, *, activation: Activation
 ) -> None:
     """See the reference; all tensors are contiguous."""
-    units = row.shape[0] // UNIT
+    units = gate.width // UNIT
+    chunk, warps = tiling(units)
     _packed_gated_gemv[(triton.cdiv(gate.rows, ROWS),)](
         *arguments(gate),
         *arguments(up),
-        spread(row),
+        vector,
         out,
         gate.rows,
-        exponent(gate),
-        exponent(up),
         UNITS=units,
         GATE_FORMAT=format_code(gate.format),
         UP_FORMAT=format_code(up.format),
+        PLANES=planes_in(vector),
         ROWS=ROWS,
-        CHUNK=min(CHUNK, triton.next_power_of_2(units)),
+        CHUNK=chunk,
         SILU=activation == "silu",
-        num_warps=1,
+        num_warps=warps,
     )

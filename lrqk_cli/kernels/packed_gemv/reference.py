@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrqk_cli.kernels.fixed_point.reference import numbers_of
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
 
@@ -13,19 +14,19 @@ _AT_ONCE = 1 << 22
 
 
 def packed_gemv(
-    matrices: tuple[PackedMatrix, ...], row: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]
+    matrices: tuple[PackedMatrix, ...], vector: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]
 ) -> None:
     """Compute ``W x + b`` for up to three W, each of a format of its own, in float32.
 
     Args:
         matrices: each W, ``[rows, width]``.
-        row: x, ``[width]``.
+        vector: x in fixed point, see ``kernels.fixed_point``.
         out: all results, one after the other, rounded once.
         biases: of each W its b, ``[rows]``, or None.
     """
-    results = []
+    results, row = [], numbers_of(vector)
     for matrix, bias in zip(matrices, biases, strict=True):
-        product = _product(matrix, row.float())
+        product = _product(matrix, row)
         results.append(product if bias is None else product + bias.float())
     out.copy_(torch.cat(results))
 

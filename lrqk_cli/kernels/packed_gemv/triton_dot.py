@@ -1,14 +1,33 @@
-"""Products of packed rows with a vector: codes become floats by a shift, a mask and an or.
-
-A float32 whose exponent says ``2 ** bits`` and whose highest bits of the mantissa are a code q is
-``2 ** bits + q``. What is too much, ``2 ** bits · Σ x``, is the same for all rows, and is taken off a unit at
-a time. Conversions of integers would take four times as long.
-"""
+"""Products of packed rows with a vector in fixed point: four codes with four bytes in one instruction."""
 
 from __future__ import annotations
 
+import os
+
 import triton
 import triton.language as tl
+
+# The interpreter has no assembly.
+_IS_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def _dot4(codes, bytes, total, IS_SIGNED: tl.constexpr):
+    """Add the products of the four bytes of either word; those of the second are signed or not."""
+    if _IS_INTERPRETED:
+        for number in tl.static_range(0, 4):
+            byte = (bytes << (24 - 8 * number)) >> 24
+            if not IS_SIGNED:
+                byte &= 255
+            total += ((codes >> (8 * number)) & 255) * byte
+        return total
+    if IS_SIGNED:
+        return tl.inline_asm_elementwise(
+            "dp4a.u32.s32 $0, $1, $2, $3;", "=r,r,r,r", [codes, bytes, total], tl.int32, True, 1
+        )
+    return tl.inline_asm_elementwise(
+        "dp4a.u32.u32 $0, $1, $2, $3;", "=r,r,r,r", [codes, bytes, total], tl.int32, True, 1
+    )
 
 
 @triton.jit
@@ -20,63 +39,43 @@ def _moved(word, FROM: tl.constexpr, TO: tl.constexpr):
 
 
 @triton.jit
-def _add_codes(
-    product,
-    word,
-    high,
-    vector,
-    unit,
-    inside,
-    exponent,
-    FIRST: tl.constexpr,
-    UNITS: tl.constexpr,
-    BITS: tl.constexpr,
-):
-    """Add what the codes of one word of each unit contribute: ``Σ (2 ** bits + q) x``."""
-    LOW: tl.constexpr = 8 if BITS == 8 else 4
-    HIGH: tl.constexpr = BITS - LOW
-    LOWEST: tl.constexpr = 23 - BITS
-    for number in tl.static_range(0, 32 // LOW):
-        code = _moved(word, LOW * number, LOWEST) & (((1 << LOW) - 1) << LOWEST)
-        if HIGH > 0:
-            place = (FIRST + number) * HIGH % 32
-            code |= _moved(high, place, 23 - HIGH) & (((1 << HIGH) - 1) << (23 - HIGH))
-        number_of_code = (code | exponent).to(tl.float32, bitcast=True)
-        factor = tl.load(vector + (FIRST + number) * UNITS + unit, mask=inside, other=0.0)
-        product += number_of_code * factor[None, :]
-    return product
+def _four_codes(word, high, GROUP: tl.constexpr, BITS: tl.constexpr):
+    """Return four codes in four bytes: group ``GROUP`` of a unit."""
+    if BITS == 8:
+        return word
+    codes = (word >> (GROUP % 2 * 4)) & 0x0F0F0F0F
+    if BITS == 5:
+        codes |= _moved(high, GROUP, 4) & 0x10101010
+    if BITS == 6:
+        codes |= _moved(high, GROUP % 4 * 2, 4) & 0x30303030
+    return codes
 
 
 @triton.jit
-def _scaled(
-    product,
-    factor,
-    floats,
-    scales,
-    vector,
-    unit,
-    apart,
-    inside,
-    both,
-    UNITS: tl.constexpr,
-    FORMAT: tl.constexpr,
-):
-    """Return the products of whole units, with their scales and minima."""
-    EXCESS: tl.constexpr = (1 << (FORMAT % 16)) + FORMAT // 16 % 256
+def _whole(first, second, third, PLANES: tl.constexpr):
+    """Return the sums of all planes as one."""
+    # Codes of 8 bits and two planes take 29 bits.
+    high = (first * 256 + second).to(tl.float32)
+    if PLANES == 2:
+        return high
+    return high * 256.0 + third.to(tl.float32)
+
+
+@triton.jit
+def _scaled(product, total, factor, floats, scales, apart, both, UNITS: tl.constexpr, FORMAT: tl.constexpr):
+    """Return the products of whole units, with their scales and minima; ``total`` is that of ones."""
     BLOCK: tl.constexpr = 8 if FORMAT // 4096 % 2 == 1 else 1
     HAS_SCALES: tl.constexpr = FORMAT // 8192 % 2 == 1
     HAS_MINIMUM: tl.constexpr = FORMAT // 16384 % 2 == 1
-    total = tl.load(vector + 32 * UNITS + unit, mask=inside, other=0.0)
-    total += tl.load(vector + 33 * UNITS + unit, mask=inside, other=0.0)
     if HAS_SCALES:
         factor *= tl.load(scales + apart[None, :], mask=both, other=0).to(tl.float32)
-    result = factor * (product - EXCESS * total[None, :])
+    result = factor * product
     if HAS_MINIMUM:
         place = floats + UNITS // BLOCK + (apart // BLOCK)[None, :]
         least = tl.load(place, mask=both, other=0.0).to(tl.float32)
         if HAS_SCALES:
             least *= -tl.load(scales + UNITS + apart[None, :], mask=both, other=0).to(tl.float32)
-        result += least * total[None, :]
+        result += least * total
     return result
 
 
@@ -88,9 +87,9 @@ def dot_packed_rows(
     member,
     rows,
     vector,
-    exponent,
     UNITS: tl.constexpr,
     FORMAT: tl.constexpr,
+    PLANES: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
@@ -99,53 +98,59 @@ def dot_packed_rows(
     Args:
         words, floats, scales: the parts of a matrix, see ``kernels.packed``.
         member: the rows, ``[ROWS]``; those beyond ``rows`` give anything.
-        vector: ``[34, UNITS]``, see ``spread``.
-        exponent: the bits of ``2 ** bits`` as a float32. An argument, since mask and or are one instruction
-            only if one of their operands is no constant.
+        vector: of so many planes, see ``kernels.fixed_point``.
         FORMAT: see ``format_code``.
+        CHUNK: units that are taken at once: 32 for each of the program's warps, or 128.
     """
     BITS: tl.constexpr = FORMAT % 16
     ZERO: tl.constexpr = FORMAT // 16 % 256
     BLOCK: tl.constexpr = 8 if FORMAT // 4096 % 2 == 1 else 1
     HAS_MINIMUM: tl.constexpr = FORMAT // 16384 % 2 == 1
     IS_HALVED: tl.constexpr = FORMAT // 32768 % 2 == 1
-    # The words of a unit, those of low bits, and codes of each of them.
-    WORDS: tl.constexpr = BITS
-    LOW_WORDS: tl.constexpr = 8 if BITS == 8 else 4
-    SHARE: tl.constexpr = 32 // LOW_WORDS
-    FLOATS: tl.constexpr = 2 if HAS_MINIMUM else 1
+    # Groups of four codes that a word holds.
+    GROUPS: tl.constexpr = 1 if BITS == 8 else 2
     row = tl.minimum(member, rows - 1).to(tl.int64)[:, None]
-    words += row * (WORDS * UNITS)
-    floats += row * (FLOATS * (UNITS // BLOCK))
+    words += row * (BITS * UNITS)
+    floats += row * ((2 if HAS_MINIMUM else 1) * (UNITS // BLOCK))
     scales += row * (2 * UNITS)
     result = tl.zeros([ROWS, CHUNK], tl.float32)
+    zeros = tl.zeros([ROWS, CHUNK], tl.int32)
     for start in range(0, UNITS, CHUNK):
         unit = start + tl.arange(0, CHUNK)
         inside = unit < UNITS
         # Scales are read as if they lay apart: else Triton lays everything out for them, since more of them
-        # than of words fit into 16 bytes, and moves every factor through shared memory.
+        # than of words fit into 16 bytes, and moves every number of the vector through shared memory. The
+        # same holds for words, where a warp has fewer than four units a lane.
         apart = tl.where(inside, unit, 0)
+        place = apart if CHUNK < 128 else unit
         both = inside[None, :] & (row >= 0)
-        product = tl.zeros([ROWS, CHUNK], tl.float32)
         factor = tl.load(floats + (apart // BLOCK)[None, :], mask=both, other=0.0).to(tl.float32)
-        high = tl.zeros([ROWS, CHUNK], tl.int32)
-        for number in tl.static_range(0, LOW_WORDS):
-            word = tl.load(words + number * UNITS + unit[None, :], mask=both, other=0)
-            if BITS == 5 and number == 0:
-                high = tl.load(words + 4 * UNITS + unit[None, :], mask=both, other=0)
-            if BITS == 6 and number % 2 == 0:
-                high = tl.load(words + (4 + number // 2) * UNITS + unit[None, :], mask=both, other=0)
-            product = _add_codes(
-                product, word, high, vector, unit, inside, exponent, number * SHARE, UNITS, BITS
-            )
+        sums = vector + 8 * PLANES * UNITS + place
+        first_sum = tl.load(sums, mask=inside, other=0).to(tl.float32)[None, :]
+        second_sum = tl.load(sums + UNITS, mask=inside, other=0).to(tl.float32)[None, :]
+        size = tl.load(sums + 2 * UNITS, mask=inside, other=0).to(tl.float32, bitcast=True)[None, :]
+        first, second, third, high = zeros, zeros, zeros, zeros
+        for number in tl.static_range(0, 8 // GROUPS):
+            word = tl.load(words + number * UNITS + place[None, :], mask=both, other=0)
+            if (BITS == 5 and number == 0) or (BITS == 6 and number % 2 == 0):
+                high = tl.load(words + (4 + number // 2) * UNITS + place[None, :], mask=both, other=0)
+            for part in tl.static_range(0, GROUPS):
+                codes = _four_codes(word, high, number * GROUPS + part, BITS)
+                bytes = vector + (number * GROUPS + part) * UNITS + place
+                first = _dot4(codes, tl.load(bytes, mask=inside, other=0)[None, :], first, True)
+                low = tl.load(bytes + 8 * UNITS, mask=inside, other=0)[None, :]
+                second = _dot4(codes, low, second, False)
+                if PLANES == 3:
+                    low = tl.load(bytes + 16 * UNITS, mask=inside, other=0)[None, :]
+                    third = _dot4(codes, low, third, False)
             if IS_HALVED and number % 2 == 1:
                 scale = tl.load(scales + (number // 2) * UNITS + apart[None, :], mask=both, other=0)
-                scaled = factor * scale.to(tl.float32)
-                total = tl.load(vector + (32 + number // 2) * UNITS + unit, mask=inside, other=0.0)
-                result += scaled * (product - ((1 << BITS) + ZERO) * total[None, :])
-                product = tl.zeros([ROWS, CHUNK], tl.float32)
+                total = first_sum if number == 1 else second_sum
+                product = _whole(first, second, third, PLANES) - ZERO * total
+                result += factor * scale.to(tl.float32) * (product * size)
+                first, second, third = zeros, zeros, zeros
         if not IS_HALVED:
-            result += _scaled(
-                product, factor, floats, scales, vector, unit, apart, inside, both, UNITS, FORMAT
-            )
+            total = first_sum + second_sum
+            product = size * (_whole(first, second, third, PLANES) - ZERO * total)
+            result += _scaled(product, size * total, factor, floats, scales, apart, both, UNITS, FORMAT)
     return tl.sum(result, 1)

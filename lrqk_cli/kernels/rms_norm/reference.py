@@ -5,9 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrqk_cli.kernels.fixed_point.reference import fixed_point
+
 
 def rms_norm(
-    rows: Tensor, weight: Tensor, out: Tensor, *, eps: float, offset: float, rounds_first: bool
+    rows: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    *,
+    eps: float,
+    offset: float,
+    rounds_first: bool,
+    fixed: Tensor | None = None,
 ) -> None:
     """Compute ``x / sqrt(mean(x²) + eps) · (offset + weight)`` for each row, in float32.
 
@@ -20,9 +29,12 @@ def rms_norm(
         eps: added to the mean square.
         offset: 0 or 1.
         rounds_first: round to the element type before the weight is multiplied, not only after.
+        fixed: gets the result of a single row in fixed point too, as rounded; see ``kernels.fixed_point``.
     """
     wide = rows.float()
     scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     if rounds_first:
         scaled = scaled.to(rows.dtype).float()
     out.copy_(scaled * (weight.float() + offset))
+    if fixed is not None:
+        fixed_point(fixed, out[0])

@@ -6,17 +6,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lrqk_cli.kernels.fixed_point.reference import planes_in
+from lrqk_cli.kernels.fixed_point.triton import store_fixed
+
 
 @triton.jit
 def _normalise(
     rows,
     weight,
     out,
+    fixed,
     width,
     eps,
     offset,
     WIDTH_PAD: tl.constexpr,
     ROUNDS_FIRST: tl.constexpr,
+    PLANES: tl.constexpr,
 ):
     start = tl.program_id(0).to(tl.int64) * width
     dim = tl.arange(0, WIDTH_PAD)
@@ -27,11 +32,23 @@ def _normalise(
     scaled = wide * (1.0 / tl.sqrt(tl.sum(wide * wide, 0) / width + eps))
     if ROUNDS_FIRST:
         scaled = scaled.to(row.dtype).to(tl.float32)
-    tl.store(out + start + dim, (scaled * factor).to(row.dtype), mask=inside)
+    result = (scaled * factor).to(row.dtype)
+    tl.store(out + start + dim, result, mask=inside)
+    if PLANES > 0:
+        UNITS: tl.constexpr = WIDTH_PAD // 32
+        numbers = tl.reshape(tl.where(inside, result.to(tl.float32), 0.0), [UNITS, 32])
+        store_fixed(numbers, fixed, width // 32, tl.arange(0, UNITS), PLANES, UNITS)
 
 
 def rms_norm(
-    rows: Tensor, weight: Tensor, out: Tensor, *, eps: float, offset: float, rounds_first: bool
+    rows: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    *,
+    eps: float,
+    offset: float,
+    rounds_first: bool,
+    fixed: Tensor | None = None,
 ) -> None:
     """See the reference; all tensors are contiguous."""
     count, width = rows.shape
@@ -40,10 +57,12 @@ def rms_norm(
         rows,
         weight,
         out,
+        out if fixed is None else fixed,
         width,
         eps,
         offset,
         WIDTH_PAD=width_pad,
         ROUNDS_FIRST=rounds_first,
+        PLANES=0 if fixed is None else planes_in(fixed),
         num_warps=min(16, max(1, width_pad // 256)),
     )

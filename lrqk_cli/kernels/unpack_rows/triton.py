@@ -14,17 +14,19 @@ _BLOCK = 1024
 
 @triton.jit
 def _codes(words, unit, place, inside, UNITS: tl.constexpr, BITS: tl.constexpr):
+    # Codes that follow one another are in the bytes of a word, and four further ones in higher bits.
+    group, byte = place // 4, place % 4 * 8
     if BITS == 8:
-        word = tl.load(words + place // 4 * UNITS + unit, mask=inside, other=0)
-        return (word >> (place % 4 * 8)) & 255
-    word = tl.load(words + place // 8 * UNITS + unit, mask=inside, other=0)
-    code = (word >> (place % 8 * 4)) & 15
+        word = tl.load(words + group * UNITS + unit, mask=inside, other=0)
+        return (word >> byte) & 255
+    word = tl.load(words + group // 2 * UNITS + unit, mask=inside, other=0)
+    code = (word >> (byte + group % 2 * 4)) & 15
     if BITS == 5:
         high = tl.load(words + 4 * UNITS + unit, mask=inside, other=0)
-        code |= ((high >> place) & 1) << 4
+        code |= ((high >> (byte + group)) & 1) << 4
     if BITS == 6:
-        high = tl.load(words + (4 + place // 16) * UNITS + unit, mask=inside, other=0)
-        code |= ((high >> (place % 16 * 2)) & 3) << 4
+        high = tl.load(words + (4 + group // 4) * UNITS + unit, mask=inside, other=0)
+        code |= ((high >> (byte + group % 4 * 2)) & 3) << 4
     return code
 
 

@@ -1,0 +1,150 @@
+"""Linear layers for a single token, of plain weights and of packed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import MethodType
+from typing import NamedTuple, TypeAlias, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from lrqk_cli.kernels import decode
+from lrqk_cli.kernels.fixed_point.reference import empty_fixed
+from lrqk_cli.kernels.gated_gemv.reference import Activation
+from lrqk_cli.models.packed_layers import PackedLinear
+
+Linear: TypeAlias = nn.Linear | PackedLinear
+
+
+def is_its_own(module: nn.Module) -> bool:
+    """Tell whether a module computes what its class says, and not what somebody else has put there.
+
+    Accelerate does, where weights are elsewhere until they are used.
+    """
+    return "forward" not in vars(module)
+
+
+def is_linear(module: object) -> TypeGuard[Linear]:
+    """Tell whether ours can stand in for a layer."""
+    if type(module) is PackedLinear:
+        return is_its_own(module)
+    return type(module) is nn.Linear and is_its_own(module) and module.weight.is_contiguous()
+
+
+def linear_parts(module: nn.Module, names: Sequence[str]) -> list[Linear]:
+    """Return those of a module's parts by these names that ours can stand in for."""
+    return [part for name in names if is_linear(part := getattr(module, name, None))]
+
+
+def _dtype(module: Linear) -> torch.dtype:
+    """Return the type of what a layer takes and returns."""
+    return module.dtype if isinstance(module, PackedLinear) else module.weight.dtype
+
+
+def _takes(module: Linear, input: Tensor) -> bool:
+    """Tell whether this is a single token, of the layer's type."""
+    return input.numel() == module.in_features and input.dtype == _dtype(module)
+
+
+class Vectors:
+    """The newest token in fixed point, as packed weights take it: made once for all that take the same."""
+
+    def __init__(self) -> None:
+        self._input: Tensor | None = None
+        self._fixed: Tensor | None = None
+
+    def space_for(self, input: Tensor) -> Tensor:
+        """Return where somebody may write ``input`` in fixed point, which he does before it is asked for."""
+        self._input = input
+        self._fixed = empty_fixed(input.numel(), input.dtype, input.device)
+        return self._fixed
+
+    def of(self, input: Tensor) -> Tensor:
+        """Return a single token in fixed point."""
+        if input is not self._input or self._fixed is None:
+            decode.fixed_point(self.space_for(input), input.reshape(-1))
+        fixed: Tensor | None = self._fixed
+        assert fixed is not None
+        return fixed
+
+
+def project_token(module: Linear, vectors: Vectors | None, input: Tensor) -> Tensor:
+    """Apply a linear layer to a single token; leave more of them to the layer."""
+    if not _takes(module, input):
+        result: Tensor = MethodType(type(module).forward, module)(input)
+        return result
+    out = input.new_empty(*input.shape[:-1], module.out_features)
+    _multiply((module,), vectors, input, out.view(-1))
+    return out
+
+
+def _multiply(layers: Sequence[Linear], vectors: Vectors | None, input: Tensor, out: Tensor) -> None:
+    """Apply up to three layers of one kind to the same token, all results one after the other."""
+    biases = tuple(layer.bias for layer in layers)
+    if vectors is not None and isinstance(layers[0], PackedLinear):
+        decode.packed_gemv(
+            tuple(layer.matrix for layer in layers if isinstance(layer, PackedLinear)),
+            vectors.of(input),
+            out,
+            biases=biases,
+        )
+    else:
+        weights = tuple(layer.weight for layer in layers if isinstance(layer, nn.Linear))
+        decode.gemv(weights, input.reshape(-1), out, biases=biases)
+
+
+class SharedInput:
+    """Linear layers that are asked one after the other about the same token: the first computes for all."""
+
+    def __init__(self, layers: Sequence[Linear], vectors: Vectors | None) -> None:
+        self._layers, self._vectors = layers, vectors
+        self._input: Tensor | None = None
+        self._results: dict[int, Tensor] = {}
+
+    def project(self, number: int, input: Tensor) -> Tensor:
+        """Apply layer ``number``."""
+        if input is not self._input or number not in self._results:
+            if number or not _takes(self._layers[0], input):
+                return project_token(self._layers[number], self._vectors, input)
+            self._compute(input)
+        result = self._results.pop(number)
+        if not self._results:
+            self._input = None
+        return result
+
+    def _compute(self, input: Tensor) -> None:
+        sizes = [layer.out_features for layer in self._layers]
+        out = input.new_empty(sum(sizes))
+        _multiply(self._layers, self._vectors, input, out)
+        parts = out.split(sizes)
+        self._results = {n: part.view(*input.shape[:-1], -1) for n, part in enumerate(parts)}
+        self._input = input
+
+
+class GatedMlp(NamedTuple):
+    """The linear layers of ``down(act(gate(x)) ⊙ up(x))``."""
+
+    gate: Linear
+    up: Linear
+    down: Linear
+
+
+def apply_gated(
+    original: Callable[[Tensor], Tensor],
+    layers: GatedMlp,
+    vectors: Vectors | None,
+    activation: Activation,
+    x: Tensor,
+) -> Tensor:
+    """Apply a gated MLP to a single token; leave all else to ``original``."""
+    if not _takes(layers.gate, x):
+        return original(x)
+    inner = x.new_empty(*x.shape[:-1], layers.gate.out_features)
+    gate, up, out = layers.gate, layers.up, inner.view(-1)
+    if vectors is not None and isinstance(gate, PackedLinear) and isinstance(up, PackedLinear):
+        decode.packed_gated_gemv(gate.matrix, up.matrix, vectors.of(x), out, activation=activation)
+    elif isinstance(gate, nn.Linear) and isinstance(up, nn.Linear):
+        decode.gated_gemv(gate.weight, up.weight, x.reshape(-1), out, activation=activation)
+    projected: Tensor = layers.down(inner)
+    return projected

@@ -1,0 +1,1 @@
+"""A vector in fixed point, for integer products with packed weights."""
