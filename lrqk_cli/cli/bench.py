@@ -82,6 +82,7 @@ def bench(
     als_penalties: method.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
+    weights: measurement.Weights = "auto",
     output: measurement.Format = "table",
     plot: measurement.Plot = None,
     quiet: options.Quiet = False,
@@ -114,7 +115,7 @@ def bench(
     answer = 1 + new_tokens if suite == "speed" else 0
     wanted = planning.said_settings(context, settings)
     view = _view(quiet)
-    subject = _Subject(model, shape, device, None if dtype == "auto" else dtype, vram, ram)
+    subject = _Subject(model, shape, device, None if dtype == "auto" else dtype, weights, vram, ram)
     loaded, planned = _plan_and_load(subject, asked, answer, wanted, view)
     with _progress(view) as on_progress:
         measured = measure(loaded, planned, on_progress)
@@ -160,6 +161,7 @@ class _Subject:
     shape: str | None
     device: str | None
     dtype: str | None
+    weights: measurement.Weights
     vram: int | None
     ram: int | None
 
@@ -182,15 +184,22 @@ def _plan_and_load(
 
         use_threads(None)
         source = loading.resolve(subject.model) if subject.shape is None else None
-        described = describe_source(source) if source else describe_shape(name)
+        is_packed = subject.weights == "q4"
+        described = describe_source(source) if source else describe_shape(name, packed=is_packed)
         planned, placement = _plan(subject, described, asked, answer_tokens, wanted)
     view.note(plan_line(planned.plan))
     if source is None:
         longest = max(asked.contexts) + answer_tokens
         with view.pulling(name, "Drawing the weights of"):
-            return shapes.build(name, longest, placement.device, placement.dtype), planned
+            return shapes.build(name, longest, placement.device, placement.dtype, packed=is_packed), planned
     with view.pulling(name, "Loading") as report:
-        return loading.load(source, placement.device, placement.dtype, on_progress=report), planned
+        return loading.load(
+            source,
+            placement.device,
+            placement.dtype,
+            packed=placement.spec.packed is not None,
+            on_progress=report,
+        ), planned
 
 
 def _plan(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lrqk_cli.config import ModelSpec
+from lrqk_cli.config import ModelSpec, WeightBytes
 from lrqk_cli.models import catalog, families, loading, shapes
 from lrqk_cli.models.failures import config_errors, hub_errors
 from lrqk_cli.models.loading import ModelSource
@@ -22,10 +22,12 @@ class Description:
 
     Attributes:
         dtype: that its weights were published in, as in ``torch.dtype`` without its prefix; None if unknown.
+        packed: what the weights of a GGUF file take as they are; None where there is no such file here.
     """
 
     spec: ModelSpec
     dtype: str | None
+    packed: WeightBytes | None = None
 
 
 def describe(model: str) -> Description:
@@ -40,14 +42,15 @@ def describe(model: str) -> Description:
     return describe_source(loading.resolve(model))
 
 
-def describe_shape(name: str) -> Description:
-    """Describe a built-in shape.
+def describe_shape(name: str, *, packed: bool = False) -> Description:
+    """Describe a built-in shape, with its matrices packed as in Q4_K_M or without.
 
     Raises:
         UsageError: there is no such shape.
     """
     shapes.check_shape(name)
-    return _description(shapes.shapes()[name], name)
+    described = _description(shapes.shapes()[name], name)
+    return replace(described, spec=shapes.packed_spec(name)) if packed else described
 
 
 def describe_source(source: ModelSource) -> Description:
@@ -58,7 +61,8 @@ def describe_source(source: ModelSource) -> Description:
         ModelError: its configuration cannot be had or read.
     """
     stated = _stated(source)
-    return _description(stated if stated is not None else loading.load_spec(source)[0], source.name)
+    described = _description(stated if stated is not None else loading.load_spec(source)[0], source.name)
+    return replace(described, packed=loading.packed_bytes(source))
 
 
 def _description(config: Any, name: str) -> Description:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.config import ModelSpec
+from lrqk_cli.config import ModelSpec, WeightBytes
 from lrqk_cli.errors import ModelError, OutOfMemoryError, UsageError
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.models import store
@@ -137,6 +137,22 @@ def load(
         device=device,
         dtype=dtype,
     )
+
+
+def packed_bytes(source: ModelSource) -> WeightBytes | None:
+    """Return what the weights of a GGUF file take as they are; None where none has been prepared yet.
+
+    Raises:
+        ModelError: the index of the file is damaged.
+    """
+    from lrqk_cli.models.gguf import prepared_bytes
+
+    folder = None
+    if source.entry is not None:
+        folder = store.path(source.entry.alias)
+    elif source.kind == "gguf":
+        folder = store.prepared_folder(_path(source))
+    return None if folder is None else prepared_bytes(folder)
 
 
 def load_tokenizer(source: ModelSource, on_progress: OnProgress = ignore_progress) -> PreTrainedTokenizerBase:

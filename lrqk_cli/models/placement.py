@@ -68,18 +68,24 @@ def find_placement(
     dtype: str | None = None,
     vram: int | None = None,
     ram: int | None = None,
+    *,
+    unpacked: bool = False,
 ) -> Placement:
-    """Find a model's place.
+    """Find a model's place. The weights of a GGUF file stay packed on a GPU.
 
     Args:
         device, dtype: None chooses.
+        unpacked: let all weights be plain numbers, wherever they are.
         vram, ram: limit what of the memory counts as free.
 
     Raises:
         UsageError: there is no such device or dtype.
     """
     chosen, number_format = place(device, dtype, described.dtype)
-    return Placement(described.spec, chosen, number_format, find_budget(chosen, vram, ram))
+    spec = described.spec
+    if described.packed is not None and chosen.type == "cuda" and not unpacked:
+        spec = replace(spec, packed=described.packed)
+    return Placement(spec, chosen, number_format, find_budget(chosen, vram, ram))
 
 
 def held_to(device: torch.device, vram: int | None) -> AbstractContextManager[None]:

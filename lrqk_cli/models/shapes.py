@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
@@ -83,13 +83,30 @@ def shape_config(name: str, context: int | None = None) -> PreTrainedConfig:
     return config
 
 
-def build(name: str, context: int, device: torch.device, dtype: torch.dtype) -> RandomModel:
+def packed_spec(name: str, context: int | None = None) -> ModelSpec:
+    """Return what a shape is whose matrices are packed as in Q4_K_M.
+
+    Raises:
+        UsageError: there is no such shape.
+    """
+    from lrqk_cli.models.mixes import packed_weight_bytes
+    from lrqk_cli.models.support import meta_model
+
+    config = shape_config(name, context)
+    spec = spec_from_config(config, name)
+    return replace(spec, packed=packed_weight_bytes(meta_model(config), accounting.ITEM_BYTES["bfloat16"]))
+
+
+def build(
+    name: str, context: int, device: torch.device, dtype: torch.dtype, *, packed: bool = False
+) -> RandomModel:
     """Make a model of a shape, its weights drawn on the device from a normal distribution.
 
     The embeddings of all tokens share a direction, as those of trained models do.
 
     Args:
         context: tokens that its positions must reach.
+        packed: matrices in the formats of Q4_K_M, of codes that are drawn uniformly.
 
     Raises:
         UsageError: there is no such shape.
@@ -99,20 +116,30 @@ def build(name: str, context: int, device: torch.device, dtype: torch.dtype) -> 
     from transformers import AutoModelForCausalLM
 
     from lrqk_cli.memory import probe
+    from lrqk_cli.models.random_packed import draw_packed, replace_by_packed
 
     config = shape_config(name, context)
     config.initializer_range = _STANDARD_DEVIATION
-    spec = spec_from_config(config, name)
+    is_tied = config.tie_word_embeddings
+    # Transformers ties plain weights alone.
+    config.tie_word_embeddings = is_tied and not packed
+    spec = packed_spec(name, context) if packed else spec_from_config(config, name)
     _check_fits(spec, str(dtype).removeprefix("torch."), probe.free_device_bytes(device))
     with quiet_transformers():
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        if packed:
+            replace_by_packed(model, dtype, is_tied=is_tied)
         model.to_empty(device=device)
         # Before they are drawn, so that tied ones are drawn once; this also computes the buffers, such as
         # RoPE's frequencies.
         model.tie_weights()
         model.init_weights()
     model.requires_grad_(False)
+    if packed:
+        model.config.tie_word_embeddings = is_tied
+        draw_packed(model, _STANDARD_DEVIATION, _COMMON)
+        return RandomModel(model.eval(), spec, device, dtype)
     embeddings = cast("torch.Tensor", model.get_input_embeddings().weight)
     embeddings += torch.randn_like(embeddings[0]) * (_COMMON * _STANDARD_DEVIATION)
     return RandomModel(model.eval(), spec, device, dtype)

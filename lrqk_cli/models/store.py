@@ -131,17 +131,23 @@ def prepare_gguf(file: Path, on_progress: OnProgress = ignore_progress) -> Path:
     Raises:
         ModelError: the file is not a GGUF that transformers can read, or the disk is full.
     """
+    if (ready := prepared_folder(file)) is not None:
+        return ready
     file = file.resolve()
-    folder = _gguf_folder(file)
-    identity = _gguf_identity(file)
-    if _marker(folder) == identity:
-        return folder
+    folder, identity = _gguf_folder(file), _gguf_identity(file)
     with _disk_errors(file.name), _locked(folder.name, on_progress):
         if _marker(folder) != identity:
             partial = folder.with_name(folder.name + ".partial")
             _publish(_prepared(file, partial, {}, on_progress), folder, identity)
             shutil.rmtree(partial)
     return folder
+
+
+def prepared_folder(file: Path) -> Path | None:
+    """Return the folder of a user's own GGUF file; None where ``prepare_gguf`` has not made it."""
+    file = file.resolve()
+    folder = _gguf_folder(file)
+    return folder if _marker(folder) == _gguf_identity(file) else None
 
 
 def gguf_file(folder: Path, own: Path | None = None) -> Path | None:
