@@ -40,6 +40,7 @@ class ModelRequest:
         vram, ram: bytes to use at most; None means what is free.
         wanted: fields of ``LrqkConfig`` that were asked for; the others follow from the memory.
         threads: of the CPU to compute with; None means what there is.
+        unpacked: let the weights of a GGUF file be plain numbers on a GPU too.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ModelRequest:
     ram: int | None = None
     wanted: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
+    unpacked: bool = False
 
     @property
     def attention(self) -> str:
@@ -113,11 +115,18 @@ def look_up(
     with view.pulling(request.name) as report:
         # Within the bar, because importing torch takes seconds.
         from lrqk_cli.models import loading
+        from lrqk_cli.models.describe import describe_source
         from lrqk_cli.models.prompt import ChatPrompt
 
         source = loading.resolve(request.name)
-        placement = _find_placement(request, source, in_use)
+        # So that nothing is fetched or prepared in vain.
+        if source.kind == "gguf":
+            describe_source(source)
+        else:
+            _find_placement(request, source, in_use)
         tokenizer = loading.load_tokenizer(source, report)
+        # What is here by now is known in all detail.
+        placement = _find_placement(request, source, in_use)
     prompt = ChatPrompt(tokenizer, system)
     needed = _needed_tokens(prompt, texts, questions, generation)
     plan = _choose(request, placement, needed, grows=questions is None)
@@ -165,7 +174,8 @@ def open_session(
                 found.source,
                 placement.device,
                 placement.dtype,
-                offload_weights=request.offload_weights,
+                offload_weights=placement.weight_share is not None,
+                packed=placement.spec.packed is not None,
                 max_device_bytes=placement.weight_share,
                 tokenizer=tokenizer,
                 on_progress=report,
@@ -194,7 +204,8 @@ def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUs
     from lrqk_cli.models.describe import describe_source
 
     described = describe_source(source)
-    placement = find_placement(described, request.device, request.dtype, request.vram, request.ram)
+    limits = request.vram, request.ram
+    placement = find_placement(described, request.device, request.dtype, *limits, unpacked=request.unpacked)
     if in_use is not None:
         placement = replace(placement, budget=_with_freed(placement, request, in_use))
     reserved_context(request.context, placement.spec)

@@ -82,7 +82,7 @@ def bench(
     als_penalties: method.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
-    weights: measurement.Weights = "auto",
+    weights: options.ShapeWeights = "auto",
     output: measurement.Format = "table",
     plot: measurement.Plot = None,
     quiet: options.Quiet = False,
@@ -112,6 +112,10 @@ def bench(
     if memory_cap is not None and suite == "speed":
         _check_memory_cap(device, memory_cap)
     shape = measurement.chosen_shape(context, suite, shape)
+    if shape is None and weights == "q4":
+        from lrqk_cli.models.describe import ONLY_SHAPES
+
+        raise UsageError(ONLY_SHAPES, "Leave --weights out, or measure a --shape.")
     answer = 1 + new_tokens if suite == "speed" else 0
     wanted = planning.said_settings(context, settings)
     view = _view(quiet)
@@ -161,9 +165,14 @@ class _Subject:
     shape: str | None
     device: str | None
     dtype: str | None
-    weights: measurement.Weights
+    weights: str
     vram: int | None
     ram: int | None
+
+    @property
+    def is_packed(self) -> bool:
+        """Return whether a shape's random weights are."""
+        return self.weights == "q4"
 
 
 def _plan_and_load(
@@ -175,7 +184,7 @@ def _plan_and_load(
         OutOfMemoryError: nothing that was asked for fits.
     """
     name = subject.shape or subject.model
-    with view.pulling(name):
+    with view.pulling(name) as report:
         # Within the bar, because importing torch takes seconds.
         from lrqk_cli.chat.rendering import plan_line
         from lrqk_cli.models import loading, shapes
@@ -184,20 +193,23 @@ def _plan_and_load(
 
         use_threads(None)
         source = loading.resolve(subject.model) if subject.shape is None else None
-        is_packed = subject.weights == "q4"
-        described = describe_source(source) if source else describe_shape(name, packed=is_packed)
+        # What a GGUF file takes is known once it is here.
+        tokenizer = loading.load_tokenizer(source, report) if source else None
+        described = describe_source(source) if source else describe_shape(name, packed=subject.is_packed)
         planned, placement = _plan(subject, described, asked, answer_tokens, wanted)
     view.note(plan_line(planned.plan))
     if source is None:
         longest = max(asked.contexts) + answer_tokens
         with view.pulling(name, "Drawing the weights of"):
-            return shapes.build(name, longest, placement.device, placement.dtype, packed=is_packed), planned
+            place = placement.device, placement.dtype
+            return shapes.build(name, longest, *place, packed=subject.is_packed), planned
     with view.pulling(name, "Loading") as report:
         return loading.load(
             source,
             placement.device,
             placement.dtype,
             packed=placement.spec.packed is not None,
+            tokenizer=tokenizer,
             on_progress=report,
         ), planned
 
@@ -214,7 +226,9 @@ def _plan(
     from lrqk_cli.models.placement import find_placement
 
     seen = machine.look()  # before torch starts CUDA
-    placement = find_placement(described, subject.device, subject.dtype, subject.vram, subject.ram)
+    unpacked = subject.weights == "bf16"
+    limits = subject.vram, subject.ram
+    placement = find_placement(described, subject.device, subject.dtype, *limits, unpacked=unpacked)
     limit = described.spec.max_context
     if subject.shape is None:
         reserved_context(max(asked.contexts), described.spec)

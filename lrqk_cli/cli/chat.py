@@ -58,6 +58,7 @@ def chat(
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
+    weights: options.Weights = "auto",
     offload_weights: asking.OffloadWeights = False,
     max_new_tokens: asking.MaxNewTokens = _GENERATION.max_new_tokens,
     temperature: asking.Temperature = _GENERATION.temperature,
@@ -98,7 +99,10 @@ def chat(
     documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
-    request = ModelRequest(model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads)
+    unpacked = weights == "bf16"
+    request = ModelRequest(
+        model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, unpacked
+    )
     if asked is None:
         from lrqk_cli.chat.interactive import converse
         from lrqk_cli.chat.line_reader import history_path

@@ -29,6 +29,7 @@ class Question:
     Attributes:
         settings: as the flags and their defaults say.
         wanted: the fields of them that were said.
+        weights: ``auto``, ``bf16`` or, for a shape, ``q4``.
         vram, ram: bytes; None where nothing is said. ``vram`` stands for a card, whatever is in this machine;
             beside it, host memory is no limit unless ``ram`` is one.
     """
@@ -41,6 +42,7 @@ class Question:
     dtype: str | None
     vram: int | None
     ram: int | None
+    weights: str = "auto"
 
 
 def footprint(question: Question) -> dict[str, Any]:
@@ -57,10 +59,11 @@ def footprint(question: Question) -> dict[str, Any]:
     from lrqk_cli.memory.estimate import estimate
     from lrqk_cli.models.describe import describe
 
-    described = describe(question.model)
-    spec = described.spec
-    context = reserved_context(question.context, spec)
+    described = describe(question.model, packed=question.weights == "q4")
+    context = reserved_context(question.context, described.spec)
     machine, dtype = _place(question, described)
+    on_card = _on_gpu(described, question)
+    spec = on_card if machine or question.vram else described.spec
     budget = question.vram or (machine.free if machine else None)
     settings, why = question.settings, None
     if budget is not None:
@@ -85,9 +88,16 @@ def footprint(question: Question) -> dict[str, Any]:
         "budget": budget,
         "longest_context": _longest(question, spec, dtype, budget),
         "cards_dtype": question.dtype or _CARD_DTYPE,
-        "cards": _cards(question, spec),
+        "cards": _cards(question, on_card),
         "predicted": _predicted(machine, spec, settings, context, dtype),
     }
+
+
+def _on_gpu(described: Description, question: Question) -> ModelSpec:
+    """Return what the model is on a GPU, where the weights of a GGUF file stay packed."""
+    if described.packed is None or question.weights == "bf16":
+        return described.spec
+    return replace(described.spec, packed=described.packed)
 
 
 def card(vram: int, ram: int | None, dtype: str | None, wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def info(
     hot_policy: method.Policy = _SETTINGS.hot_policy,
     device: options.Device = None,
     dtype: Dtype = "auto",
+    weights: options.ShapeWeights = "auto",
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
@@ -91,7 +92,7 @@ def info(
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
     if model is not None:
-        report = footprint(Question(model, ctx, settings, wanted, device, number_format, vram, ram))
+        report = footprint(Question(model, ctx, settings, wanted, device, number_format, vram, ram, weights))
         show = print_footprint
     elif vram is not None:
         _refuse_idle(context, {"ctx", "device"}, "--model")

@@ -79,15 +79,6 @@ Shape = Annotated[
         metavar="NAME",
     ),
 ]
-Weights = Annotated[
-    Literal["auto", "bf16", "q4"],
-    option(
-        "--weights",
-        help="auto: as the model has them, those of a GGUF file packed on a GPU; bf16: unpacked. "
-        "With --shape, q4: random weights packed as in Q4_K_M.",
-        panel=MODEL,
-    ),
-]
 MemoryCap = Annotated[
     int | None,
     option(

@@ -169,6 +169,23 @@ Threads = Annotated[
     ),
 ]
 Dtype = Annotated[DType, data_type("which suits the device")]
+Weights = Annotated[
+    Literal["auto", "bf16"],
+    option(
+        "--weights",
+        help="auto: as the model has them; those of a GGUF file packed on a GPU. bf16: as plain numbers.",
+        panel=MODEL,
+    ),
+]
+ShapeWeights = Annotated[
+    Literal["auto", "bf16", "q4"],
+    option(
+        "--weights",
+        help="auto: as the model has them; those of a GGUF file packed on a GPU. bf16: as plain numbers. "
+        "q4: of a shape, packed as in Q4_K_M.",
+        panel=MODEL,
+    ),
+]
 Attention = Annotated[
     AttentionChoice,
     option(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrqk_cli.config import ModelSpec, WeightBytes
+from lrqk_cli.errors import UsageError
 from lrqk_cli.models import catalog, families, loading, shapes
 from lrqk_cli.models.failures import config_errors, hub_errors
 from lrqk_cli.models.loading import ModelSource
@@ -30,15 +31,24 @@ class Description:
     packed: WeightBytes | None = None
 
 
-def describe(model: str) -> Description:
+ONLY_SHAPES = "Only the weights of a built-in shape can be packed on request."
+
+
+def describe(model: str, *, packed: bool = False) -> Description:
     """Describe an alias, a built-in shape, a folder, a .gguf file or a Hugging Face id, in this order.
 
+    Args:
+        packed: with the matrices of a shape packed as in Q4_K_M.
+
     Raises:
+        UsageError: ``packed``, and it is no shape.
         UnsupportedModelError: the engine does not honour a feature of the model.
         ModelError: there is no such model, or its configuration cannot be had or read.
     """
     if model not in catalog.catalog() and model in shapes.shapes():
-        return describe_shape(model)
+        return describe_shape(model, packed=packed)
+    if packed:
+        raise UsageError(ONLY_SHAPES, f"Leave --weights out, or choose from {', '.join(shapes.shapes())}.")
     return describe_source(loading.resolve(model))
 
 
