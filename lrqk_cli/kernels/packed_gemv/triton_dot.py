@@ -62,21 +62,55 @@ def _whole(first, second, third, PLANES: tl.constexpr):
 
 
 @triton.jit
-def _scaled(product, total, factor, floats, scales, apart, both, UNITS: tl.constexpr, FORMAT: tl.constexpr):
-    """Return the products of whole units, with their scales and minima; ``total`` is that of ones."""
+def _bytes_of(words, IS_SIGNED: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    """Return the four bytes of each word ``[ROWS, CHUNK / 4]`` as numbers ``[ROWS, CHUNK]``."""
+    if IS_SIGNED:
+        even = tl.join((words << 24) >> 24, (words << 8) >> 24)
+        odd = tl.join((words << 16) >> 24, words >> 24)
+    else:
+        even = tl.join(words & 255, (words >> 16) & 255)
+        odd = tl.join((words >> 8) & 255, (words >> 24) & 255)
+    return tl.reshape(tl.join(even, odd), [ROWS, CHUNK]).to(tl.float32)
+
+
+@triton.jit
+def _factors(
+    floats,
+    scales,
+    start,
+    PART: tl.constexpr,
+    UNITS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Return the scales of units, or what their minima are: those of part ``PART``."""
     BLOCK: tl.constexpr = 8 if FORMAT // 4096 % 2 == 1 else 1
     HAS_SCALES: tl.constexpr = FORMAT // 8192 % 2 == 1
-    HAS_MINIMUM: tl.constexpr = FORMAT // 16384 % 2 == 1
+    IS_HALVED: tl.constexpr = FORMAT // 32768 % 2 == 1
+    # Places are made opaque by a choice: else Triton lays everything out for these reads, since more of them
+    # than of words fit into 16 bytes, and moves every number of the vector through shared memory.
+    if not IS_HALVED:
+        floats += PART * (UNITS // BLOCK)
+    if HAS_SCALES and CHUNK >= 128:
+        # A lane has four units of one block, whose small integers are one word.
+        four = start // 4 + tl.arange(0, CHUNK // 4)
+        inside = four < UNITS // 4
+        four = tl.where(inside, four, 0)[None, :]
+        inside = inside[None, :]
+        factor = tl.load(floats + four // (BLOCK // 4), mask=inside, other=0.0).to(tl.float32)
+        factor = tl.join(factor, factor)
+        factor = tl.reshape(tl.join(factor, factor), [ROWS, CHUNK])
+        places = (scales + PART * UNITS).to(tl.pointer_type(tl.int32), bitcast=True) + four
+        small = tl.load(places, mask=inside, other=0)
+        return factor * _bytes_of(small, IS_HALVED, ROWS, CHUNK)
+    unit = start + tl.arange(0, CHUNK)
+    inside = (unit < UNITS)[None, :]
+    unit = tl.where(unit < UNITS, unit, 0)[None, :]
+    factor = tl.load(floats + unit // BLOCK, mask=inside, other=0.0).to(tl.float32)
     if HAS_SCALES:
-        factor *= tl.load(scales + apart[None, :], mask=both, other=0).to(tl.float32)
-    result = factor * product
-    if HAS_MINIMUM:
-        place = floats + UNITS // BLOCK + (apart // BLOCK)[None, :]
-        least = tl.load(place, mask=both, other=0.0).to(tl.float32)
-        if HAS_SCALES:
-            least *= -tl.load(scales + UNITS + apart[None, :], mask=both, other=0).to(tl.float32)
-        result += least * total
-    return result
+        factor *= tl.load(scales + PART * UNITS + unit, mask=inside, other=0).to(tl.float32)
+    return factor
 
 
 @triton.jit
@@ -105,6 +139,7 @@ def dot_packed_rows(
     BITS: tl.constexpr = FORMAT % 16
     ZERO: tl.constexpr = FORMAT // 16 % 256
     BLOCK: tl.constexpr = 8 if FORMAT // 4096 % 2 == 1 else 1
+    HAS_SCALES: tl.constexpr = FORMAT // 8192 % 2 == 1
     HAS_MINIMUM: tl.constexpr = FORMAT // 16384 % 2 == 1
     IS_HALVED: tl.constexpr = FORMAT // 32768 % 2 == 1
     # Groups of four codes that a word holds.
@@ -118,13 +153,9 @@ def dot_packed_rows(
     for start in range(0, UNITS, CHUNK):
         unit = start + tl.arange(0, CHUNK)
         inside = unit < UNITS
-        # Scales are read as if they lay apart: else Triton lays everything out for them, since more of them
-        # than of words fit into 16 bytes, and moves every number of the vector through shared memory. The
-        # same holds for words, where a warp has fewer than four units a lane.
-        apart = tl.where(inside, unit, 0)
-        place = apart if CHUNK < 128 else unit
+        # Opaque as in ``_factors``, where a warp has fewer than four units a lane.
+        place = tl.where(inside, unit, 0) if CHUNK < 128 else unit
         both = inside[None, :] & (row >= 0)
-        factor = tl.load(floats + (apart // BLOCK)[None, :], mask=both, other=0.0).to(tl.float32)
         sums = vector + 8 * PLANES * UNITS + place
         first_sum = tl.load(sums, mask=inside, other=0).to(tl.float32)[None, :]
         second_sum = tl.load(sums + UNITS, mask=inside, other=0).to(tl.float32)[None, :]
@@ -144,13 +175,17 @@ def dot_packed_rows(
                     low = tl.load(bytes + 16 * UNITS, mask=inside, other=0)[None, :]
                     third = _dot4(codes, low, third, False)
             if IS_HALVED and number % 2 == 1:
-                scale = tl.load(scales + (number // 2) * UNITS + apart[None, :], mask=both, other=0)
                 total = first_sum if number == 1 else second_sum
                 product = _whole(first, second, third, PLANES) - ZERO * total
-                result += factor * scale.to(tl.float32) * (product * size)
+                factor = _factors(floats, scales, start, number // 2, UNITS, FORMAT, ROWS, CHUNK)
+                result += factor * (product * size)
                 first, second, third = zeros, zeros, zeros
         if not IS_HALVED:
             total = first_sum + second_sum
             product = size * (_whole(first, second, third, PLANES) - ZERO * total)
-            result += _scaled(product, size * total, factor, floats, scales, apart, both, UNITS, FORMAT)
+            result += product * _factors(floats, scales, start, 0, UNITS, FORMAT, ROWS, CHUNK)
+            if HAS_MINIMUM:
+                # With small integers this is the minimum's size, else the minimum.
+                least = (-size if HAS_SCALES else size) * total
+                result += least * _factors(floats, scales, start, 1, UNITS, FORMAT, ROWS, CHUNK)
     return tl.sum(result, 1)
