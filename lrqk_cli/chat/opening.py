@@ -40,7 +40,7 @@ class ModelRequest:
         vram, ram: bytes to use at most; None means what is free.
         wanted: fields of ``LrqkConfig`` that were asked for; the others follow from the memory.
         threads: of the CPU to compute with; None means what there is.
-        unpacked: let the weights of a GGUF file be plain numbers on a GPU too.
+        packed: leave the weights of a GGUF file packed on a GPU.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ModelRequest:
     ram: int | None = None
     wanted: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
-    unpacked: bool = False
+    packed: bool = False
 
     @property
     def attention(self) -> str:
@@ -205,7 +205,7 @@ def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUs
 
     described = describe_source(source)
     limits = request.vram, request.ram
-    placement = find_placement(described, request.device, request.dtype, *limits, unpacked=request.unpacked)
+    placement = find_placement(described, request.device, request.dtype, *limits, packed=request.packed)
     if in_use is not None:
         placement = replace(placement, budget=_with_freed(placement, request, in_use))
     reserved_context(request.context, placement.spec)

@@ -82,7 +82,7 @@ def bench(
     als_penalties: method.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
-    weights: options.ShapeWeights = "auto",
+    weights: options.ShapeWeights = "bf16",
     output: measurement.Format = "table",
     plot: measurement.Plot = None,
     quiet: options.Quiet = False,
@@ -226,9 +226,9 @@ def _plan(
     from lrqk_cli.models.placement import find_placement
 
     seen = machine.look()  # before torch starts CUDA
-    unpacked = subject.weights == "bf16"
+    packed = subject.weights == "packed"
     limits = subject.vram, subject.ram
-    placement = find_placement(described, subject.device, subject.dtype, *limits, unpacked=unpacked)
+    placement = find_placement(described, subject.device, subject.dtype, *limits, packed=packed)
     limit = described.spec.max_context
     if subject.shape is None:
         reserved_context(max(asked.contexts), described.spec)

@@ -58,7 +58,7 @@ def chat(
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
-    weights: options.Weights = "auto",
+    weights: options.Weights = "bf16",
     offload_weights: asking.OffloadWeights = False,
     max_new_tokens: asking.MaxNewTokens = _GENERATION.max_new_tokens,
     temperature: asking.Temperature = _GENERATION.temperature,
@@ -99,9 +99,9 @@ def chat(
     documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
-    unpacked = weights == "bf16"
+    packed = weights == "packed"
     request = ModelRequest(
-        model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, unpacked
+        model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, packed
     )
     if asked is None:
         from lrqk_cli.chat.interactive import converse

@@ -29,7 +29,7 @@ class Question:
     Attributes:
         settings: as the flags and their defaults say.
         wanted: the fields of them that were said.
-        weights: ``auto``, ``bf16`` or, for a shape, ``q4``.
+        weights: ``bf16``, ``packed`` or, for a shape, ``q4``.
         vram, ram: bytes; None where nothing is said. ``vram`` stands for a card, whatever is in this machine;
             beside it, host memory is no limit unless ``ram`` is one.
     """
@@ -42,7 +42,7 @@ class Question:
     dtype: str | None
     vram: int | None
     ram: int | None
-    weights: str = "auto"
+    weights: str = "bf16"
 
 
 def footprint(question: Question) -> dict[str, Any]:
@@ -94,8 +94,8 @@ def footprint(question: Question) -> dict[str, Any]:
 
 
 def _on_gpu(described: Description, question: Question) -> ModelSpec:
-    """Return what the model is on a GPU, where the weights of a GGUF file stay packed."""
-    if described.packed is None or question.weights == "bf16":
+    """Return what the model is on a GPU, where the weights of a GGUF file stay packed if asked for."""
+    if described.packed is None or question.weights != "packed":
         return described.spec
     return replace(described.spec, packed=described.packed)
 

@@ -70,7 +70,7 @@ def info(
     hot_policy: method.Policy = _SETTINGS.hot_policy,
     device: options.Device = None,
     dtype: Dtype = "auto",
-    weights: options.ShapeWeights = "auto",
+    weights: options.ShapeWeights = "bf16",
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:

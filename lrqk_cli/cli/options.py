@@ -170,7 +170,7 @@ Threads = Annotated[
 ]
 Dtype = Annotated[DType, data_type("which suits the device")]
 Weights = Annotated[
-    Literal["auto", "bf16"],
+    Literal["bf16", "packed"],
     option(
         "--weights",
         help="auto: as the model has them; those of a GGUF file packed on a GPU. bf16: as plain numbers.",
@@ -178,7 +178,7 @@ Weights = Annotated[
     ),
 ]
 ShapeWeights = Annotated[
-    Literal["auto", "bf16", "q4"],
+    Literal["bf16", "packed", "q4"],
     option(
         "--weights",
         help="auto: as the model has them; those of a GGUF file packed on a GPU. bf16: as plain numbers. "

@@ -69,13 +69,13 @@ def find_placement(
     vram: int | None = None,
     ram: int | None = None,
     *,
-    unpacked: bool = False,
+    packed: bool = False,
 ) -> Placement:
-    """Find a model's place. The weights of a GGUF file stay packed on a GPU.
+    """Find a model's place.
 
     Args:
         device, dtype: None chooses.
-        unpacked: let all weights be plain numbers, wherever they are.
+        packed: leave the weights of a GGUF file packed on a GPU.
         vram, ram: limit what of the memory counts as free.
 
     Raises:
@@ -83,7 +83,7 @@ def find_placement(
     """
     chosen, number_format = place(device, dtype, described.dtype)
     spec = described.spec
-    if described.packed is not None and chosen.type == "cuda" and not unpacked:
+    if described.packed is not None and chosen.type == "cuda" and packed:
         spec = replace(spec, packed=described.packed)
     return Placement(spec, chosen, number_format, find_budget(chosen, vram, ram))
 

@@ -148,8 +148,7 @@ def dot_packed_rows(
     words += row * (BITS * UNITS)
     floats += row * ((2 if HAS_MINIMUM else 1) * (UNITS // BLOCK))
     scales += row * (2 * UNITS)
-    result = tl.zeros([ROWS, CHUNK], tl.float32)
-    zeros = tl.zeros([ROWS, CHUNK], tl.int32)
+    result, zeros = tl.zeros([ROWS, CHUNK], tl.float32), tl.zeros([ROWS, CHUNK], tl.int32)
     for start in range(0, UNITS, CHUNK):
         unit = start + tl.arange(0, CHUNK)
         inside = unit < UNITS
