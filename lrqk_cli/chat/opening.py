@@ -115,18 +115,13 @@ def look_up(
     with view.pulling(request.name) as report:
         # Within the bar, because importing torch takes seconds.
         from lrqk_cli.models import loading
-        from lrqk_cli.models.describe import describe_source
         from lrqk_cli.models.prompt import ChatPrompt
 
         source = loading.resolve(request.name)
-        # So that nothing is fetched or prepared in vain.
-        if source.kind == "gguf":
-            describe_source(source)
-        else:
-            _find_placement(request, source, in_use)
+        # First, so that nothing is fetched that cannot fit; but packed weights have to be here to be counted.
+        placement = None if request.packed else _find_placement(request, source, in_use)
         tokenizer = loading.load_tokenizer(source, report)
-        # What is here by now is known in all detail.
-        placement = _find_placement(request, source, in_use)
+        placement = placement or _find_placement(request, source, in_use)
     prompt = ChatPrompt(tokenizer, system)
     needed = _needed_tokens(prompt, texts, questions, generation)
     plan = _choose(request, placement, needed, grows=questions is None)

@@ -193,8 +193,10 @@ def _plan_and_load(
 
         use_threads(None)
         source = loading.resolve(subject.model) if subject.shape is None else None
-        # What a GGUF file takes is known once it is here.
-        tokenizer = loading.load_tokenizer(source, report) if source else None
+        # What packed weights take is known once they are here; else nothing is fetched that cannot fit.
+        tokenizer = None
+        if source is not None and subject.weights == "packed":
+            tokenizer = loading.load_tokenizer(source, report)
         described = describe_source(source) if source else describe_shape(name, packed=subject.is_packed)
         planned, placement = _plan(subject, described, asked, answer_tokens, wanted)
     view.note(plan_line(planned.plan))

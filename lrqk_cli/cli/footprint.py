@@ -62,7 +62,7 @@ def footprint(question: Question) -> dict[str, Any]:
     described = describe(question.model, packed=question.weights == "q4")
     context = reserved_context(question.context, described.spec)
     machine, dtype = _place(question, described)
-    on_card = _on_gpu(described, question)
+    on_card = described.on_gpu(packed=question.weights == "packed")
     spec = on_card if machine or question.vram else described.spec
     budget = question.vram or (machine.free if machine else None)
     settings, why = question.settings, None
@@ -91,13 +91,6 @@ def footprint(question: Question) -> dict[str, Any]:
         "cards": _cards(question, on_card),
         "predicted": _predicted(machine, spec, settings, context, dtype),
     }
-
-
-def _on_gpu(described: Description, question: Question) -> ModelSpec:
-    """Return what the model is on a GPU, where the weights of a GGUF file stay packed if asked for."""
-    if described.packed is None or question.weights != "packed":
-        return described.spec
-    return replace(described.spec, packed=described.packed)
 
 
 def card(vram: int, ram: int | None, dtype: str | None, wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def info(
         report = footprint(Question(model, ctx, settings, wanted, device, number_format, vram, ram, weights))
         show = print_footprint
     elif vram is not None:
-        _refuse_idle(context, {"ctx", "device"}, "--model")
+        _refuse_idle(context, {"ctx", "device", "weights"}, "--model")
         report = card(vram, ram, number_format, wanted)
         show = print_card
     else:

@@ -173,7 +173,7 @@ Weights = Annotated[
     Literal["bf16", "packed"],
     option(
         "--weights",
-        help="auto: as the model has them; those of a GGUF file packed on a GPU. bf16: as plain numbers.",
+        help="bf16: as plain numbers. packed: those of a GGUF file as they are, on a GPU.",
         panel=MODEL,
     ),
 ]
@@ -181,7 +181,7 @@ ShapeWeights = Annotated[
     Literal["bf16", "packed", "q4"],
     option(
         "--weights",
-        help="auto: as the model has them; those of a GGUF file packed on a GPU. bf16: as plain numbers. "
+        help="bf16: as plain numbers. packed: those of a GGUF file as they are, on a GPU. "
         "q4: of a shape, packed as in Q4_K_M.",
         panel=MODEL,
     ),

@@ -55,17 +55,17 @@ class Vectors:
         self._fixed: Tensor | None = None
 
     def space_for(self, input: Tensor) -> Tensor:
-        """Return where somebody may write ``input`` in fixed point, which he does before it is asked for."""
+        """Return where somebody may write ``input`` in fixed point, before anything asks for it."""
         self._input = input
         self._fixed = empty_fixed(input.numel(), input.dtype, input.device)
         return self._fixed
 
     def of(self, input: Tensor) -> Tensor:
         """Return a single token in fixed point."""
-        if input is not self._input or self._fixed is None:
-            decode.fixed_point(self.space_for(input), input.reshape(-1))
-        fixed: Tensor | None = self._fixed
-        assert fixed is not None
+        fixed = self._fixed if input is self._input else None
+        if fixed is None:
+            fixed = self.space_for(input)
+            decode.fixed_point(fixed, input.reshape(-1))
         return fixed
 
 

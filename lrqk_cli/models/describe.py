@@ -30,6 +30,10 @@ class Description:
     dtype: str | None
     packed: WeightBytes | None = None
 
+    def on_gpu(self, *, packed: bool) -> ModelSpec:
+        """Return what the model is on a GPU, with the weights of a GGUF file packed if so asked."""
+        return replace(self.spec, packed=self.packed) if packed and self.packed else self.spec
+
 
 ONLY_SHAPES = "Only the weights of a built-in shape can be packed on request."
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from lrqk_cli.config import WeightBytes
 from lrqk_cli.formats import FORMATS, PackedFormat
-from lrqk_cli.kernels.packed import PackedMatrix, size_bytes
+from lrqk_cli.kernels.packed import size_bytes
 from lrqk_cli.models.gguf_index import GgufIndex, TensorEntry
-from lrqk_cli.models.packed_layers import PackedEmbedding, PackedLinear, PackedModule
+from lrqk_cli.models.packed_layers import PackedModule, packed_module
 from lrqk_cli.models.repack import repack, unpack_blocks
 from lrqk_cli.models.support import meta_model
 from lrqk_cli.side_by_side import run_side_by_side
@@ -235,17 +235,11 @@ def _put(
     order = source.order(tensor)
     if packed:
         matrix = repack(format, blocks, expected[1], order)
-        model.set_submodule(path, _packed_module(module, matrix, dtype))
+        model.set_submodule(path, packed_module(module, matrix, dtype))
         return
     weight = torch.empty(expected, dtype=dtype, device=device)
     unpack_blocks(format, blocks, weight, order)
     setattr(module, attribute, nn.Parameter(weight, requires_grad=False))
-
-
-def _packed_module(module: nn.Module, matrix: PackedMatrix, dtype: torch.dtype) -> nn.Module:
-    if isinstance(module, nn.Linear):
-        return PackedLinear(matrix, dtype, module.bias)
-    return PackedEmbedding(matrix, dtype, float(getattr(module, "embed_scale", 1.0)))
 
 
 def _unpacked(tensor: TensorEntry, content: np.ndarray[Any, Any], source: _Source) -> Tensor:
@@ -278,6 +272,6 @@ def _tie(model: PreTrainedModel, config: PreTrainedConfig, source: _Source) -> N
     given, other = _ends(model)[:: -1 if source.has_output else 1]
     if isinstance(given, PackedModule):
         (path,) = _paths(model, other)
-        model.set_submodule(path, _packed_module(other, given.matrix, given.dtype))
+        model.set_submodule(path, packed_module(other, given.matrix, given.dtype))
     else:
         other.weight = given.weight

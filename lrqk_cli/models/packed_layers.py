@@ -87,3 +87,10 @@ class PackedEmbedding(PackedModule):
         if self._scale != 1.0:
             out *= self._scale
         return out.view(*input.shape, -1)
+
+
+def packed_module(module: nn.Module, matrix: PackedMatrix, dtype: torch.dtype) -> PackedModule:
+    """Return what stands in for a linear layer or an embedding of torch's, with its bias or its scale."""
+    if isinstance(module, nn.Linear):
+        return PackedLinear(matrix, dtype, module.bias)
+    return PackedEmbedding(matrix, dtype, float(getattr(module, "embed_scale", 1.0)))

@@ -82,9 +82,7 @@ def find_placement(
         UsageError: there is no such device or dtype.
     """
     chosen, number_format = place(device, dtype, described.dtype)
-    spec = described.spec
-    if described.packed is not None and chosen.type == "cuda" and packed:
-        spec = replace(spec, packed=described.packed)
+    spec = described.on_gpu(packed=packed) if chosen.type == "cuda" else described.spec
     return Placement(spec, chosen, number_format, find_budget(chosen, vram, ram))
 
 

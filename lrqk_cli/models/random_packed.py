@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from lrqk_cli.kernels.packed import PackedMatrix, size_bytes
 from lrqk_cli.models.mixes import q4_k_m
-from lrqk_cli.models.packed_layers import PackedEmbedding, PackedLinear, PackedModule
+from lrqk_cli.models.packed_layers import PackedModule, packed_module
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,12 +23,7 @@ def replace_by_packed(model: PreTrainedModel, dtype: torch.dtype, *, is_tied: bo
         rows, width = module.weight.shape
         data = torch.empty(size_bytes(format, rows, width), dtype=torch.uint8, device="meta")
         matrix = PackedMatrix(data, format, rows, width)
-        packed: PackedModule
-        if isinstance(module, nn.Linear):
-            packed = PackedLinear(matrix, dtype, module.bias)
-        else:
-            packed = PackedEmbedding(matrix, dtype, float(getattr(module, "embed_scale", 1.0)))
-        model.set_submodule(path, packed)
+        model.set_submodule(path, packed_module(module, matrix, dtype))
 
 
 def draw_packed(model: PreTrainedModel, deviation: float, common: float) -> None:

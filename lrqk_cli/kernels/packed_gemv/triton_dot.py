@@ -134,7 +134,7 @@ def dot_packed_rows(
         member: the rows, ``[ROWS]``; those beyond ``rows`` give anything.
         vector: of so many planes, see ``kernels.fixed_point``.
         FORMAT: see ``format_code``.
-        CHUNK: units that are taken at once: 32 for each of the program's warps, or 128.
+        CHUNK: units that are taken at once: 128 for each of the program's warps, or fewer with a single one.
     """
     BITS: tl.constexpr = FORMAT % 16
     ZERO: tl.constexpr = FORMAT // 16 % 256
