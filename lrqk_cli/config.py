@@ -16,6 +16,7 @@ HotPolicy = Literal["sticky", "exact", "refetch"]
 AlsInit = Literal["randn", "top", "topcol"]
 Aggregate = Literal["sum", "max"]
 LayerKind = Literal["full", "sliding"]
+WeightForm = Literal["gguf", "q8", "q4"]
 
 
 def _require(condition: bool, message: str, hint: str = "") -> None:
@@ -33,10 +34,12 @@ class WeightBytes:
     """Bytes of a model's weights on the device, where most of them are packed.
 
     Attributes:
+        form: ``gguf`` as they are in a file, ``q8`` in 8 bits or ``q4`` in 4 bits.
         total: of all.
         read: of those that a decode step reads.
     """
 
+    form: WeightForm
     total: int
     read: int
 
@@ -55,7 +58,9 @@ class ModelSpec:
         num_parameters: parameters of the model, tied embeddings counted once.
         num_parameters_read: those that a decode step reads: not the input embeddings, of which it takes one
             row; None where it is not known, as for a mixture of experts.
-        packed: what the weights take where they stay packed; None where they are plain numbers of one type.
+        packed: what the weights take where they are packed; None where they are plain numbers of one type.
+        forms: what they would take in the packed forms that loading can give them, the finest first: the plan
+            chooses, where they are plain numbers so far.
     """
 
     name: str
@@ -73,6 +78,7 @@ class ModelSpec:
     sliding_window: int | None = None
     num_parameters_read: int | None = None
     packed: WeightBytes | None = None
+    forms: tuple[WeightBytes, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context"):

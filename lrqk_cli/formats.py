@@ -56,3 +56,23 @@ FORMATS = {
         PackedFormat("Q6_K", 256, 210, 6, 32, 2, 1, False, is_halved=True),
     )
 }
+
+# Where the parts of a matrix begin on the device.
+_ALIGNMENT = 16
+
+
+def part_bounds(format: PackedFormat, rows: int, width: int) -> list[tuple[int, int]]:
+    """Return where each part of a matrix begins on the device, and its bytes; see ``kernels.packed``."""
+    units, blocks = width // UNIT, width // format.block
+    sizes = (4 * format.words * units, 2 * format.floats * blocks, format.scales * units)
+    bounds, start = list[tuple[int, int]](), 0
+    for size in sizes:
+        bounds.append((start, rows * size))
+        start = -(-(start + rows * size) // _ALIGNMENT) * _ALIGNMENT
+    return bounds
+
+
+def size_bytes(format: PackedFormat, rows: int, width: int) -> int:
+    """Return the bytes of a matrix on the device."""
+    start, size = part_bounds(format, rows, width)[-1]
+    return start + size

@@ -22,6 +22,7 @@ from lrqk_cli.models.placement import Placement, find_placement, held_to
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from lrqk_cli.models.describe import WeightChoice
     from lrqk_cli.models.loading import ModelSource
 
 # Tokens that are kept for an answer whose length nobody has limited.
@@ -40,7 +41,7 @@ class ModelRequest:
         vram, ram: bytes to use at most; None means what is free.
         wanted: fields of ``LrqkConfig`` that were asked for; the others follow from the memory.
         threads: of the CPU to compute with; None means what there is.
-        packed: leave the weights of a GGUF file packed on a GPU.
+        weights: their form.
     """
 
     name: str
@@ -52,7 +53,7 @@ class ModelRequest:
     ram: int | None = None
     wanted: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
-    packed: bool = False
+    weights: WeightChoice = "auto"
 
     @property
     def attention(self) -> str:
@@ -118,10 +119,9 @@ def look_up(
         from lrqk_cli.models.prompt import ChatPrompt
 
         source = loading.resolve(request.name)
-        # First, so that nothing is fetched that cannot fit; but packed weights have to be here to be counted.
-        placement = None if request.packed else _find_placement(request, source, in_use)
+        # First, so that nothing is fetched that cannot fit.
+        placement = _find_placement(request, source, in_use)
         tokenizer = loading.load_tokenizer(source, report)
-        placement = placement or _find_placement(request, source, in_use)
     prompt = ChatPrompt(tokenizer, system)
     needed = _needed_tokens(prompt, texts, questions, generation)
     plan = _choose(request, placement, needed, grows=questions is None)
@@ -170,7 +170,7 @@ def open_session(
                 placement.device,
                 placement.dtype,
                 offload_weights=placement.weight_share is not None,
-                packed=placement.spec.packed is not None,
+                form=plan.form,
                 max_device_bytes=placement.weight_share,
                 tokenizer=tokenizer,
                 on_progress=report,
@@ -200,7 +200,7 @@ def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUs
 
     described = describe_source(source)
     limits = request.vram, request.ram
-    placement = find_placement(described, request.device, request.dtype, *limits, packed=request.packed)
+    placement = find_placement(described, request.device, request.dtype, *limits, weights=request.weights)
     if in_use is not None:
         placement = replace(placement, budget=_with_freed(placement, request, in_use))
     reserved_context(request.context, placement.spec)

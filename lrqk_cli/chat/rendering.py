@@ -253,7 +253,7 @@ def plan_line(plan: Plan) -> str:
         memory = f"{format_bytes(needed.total)} of {format_bytes(budget.vram)} device memory"
         if needed.host_kv:
             memory += f", {format_bytes(needed.host_kv)} of {format_bytes(budget.ram)} host memory"
-    label = settings_label(plan.settings)
+    label = settings_label(plan.settings) + (f" · weights {plan.form}" if plan.form else "")
     return f"Planned: {label} · {plan.context:,} tokens · {memory}. {plan.why}"
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lrqk_cli.bench.report import Report
     from lrqk_cli.chat.rendering import View
-    from lrqk_cli.models.describe import Description
+    from lrqk_cli.models.describe import Description, WeightChoice
     from lrqk_cli.models.loading import LoadedModel
     from lrqk_cli.models.placement import Placement
     from lrqk_cli.models.shapes import RandomModel
@@ -82,7 +82,7 @@ def bench(
     als_penalties: method.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
-    weights: options.ShapeWeights = "bf16",
+    weights: options.Weights = "auto",
     output: measurement.Format = "table",
     plot: measurement.Plot = None,
     quiet: options.Quiet = False,
@@ -112,10 +112,6 @@ def bench(
     if memory_cap is not None and suite == "speed":
         _check_memory_cap(device, memory_cap)
     shape = measurement.chosen_shape(context, suite, shape)
-    if shape is None and weights == "q4":
-        from lrqk_cli.models.describe import ONLY_SHAPES
-
-        raise UsageError(ONLY_SHAPES, "Leave --weights out, or measure a --shape.")
     answer = 1 + new_tokens if suite == "speed" else 0
     wanted = planning.said_settings(context, settings)
     view = _view(quiet)
@@ -165,14 +161,9 @@ class _Subject:
     shape: str | None
     device: str | None
     dtype: str | None
-    weights: str
+    weights: WeightChoice
     vram: int | None
     ram: int | None
-
-    @property
-    def is_packed(self) -> bool:
-        """Return whether a shape's random weights are."""
-        return self.weights == "q4"
 
 
 def _plan_and_load(
@@ -184,7 +175,7 @@ def _plan_and_load(
         OutOfMemoryError: nothing that was asked for fits.
     """
     name = subject.shape or subject.model
-    with view.pulling(name) as report:
+    with view.pulling(name):
         # Within the bar, because importing torch takes seconds.
         from lrqk_cli.chat.rendering import plan_line
         from lrqk_cli.models import loading, shapes
@@ -193,25 +184,20 @@ def _plan_and_load(
 
         use_threads(None)
         source = loading.resolve(subject.model) if subject.shape is None else None
-        # What packed weights take is known once they are here; else nothing is fetched that cannot fit.
-        tokenizer = None
-        if source is not None and subject.weights == "packed":
-            tokenizer = loading.load_tokenizer(source, report)
-        described = describe_source(source) if source else describe_shape(name, packed=subject.is_packed)
+        described = describe_source(source) if source else describe_shape(name)
         planned, placement = _plan(subject, described, asked, answer_tokens, wanted)
     view.note(plan_line(planned.plan))
     if source is None:
         longest = max(asked.contexts) + answer_tokens
         with view.pulling(name, "Drawing the weights of"):
             place = placement.device, placement.dtype
-            return shapes.build(name, longest, *place, packed=subject.is_packed), planned
+            return shapes.build(name, longest, *place, form=planned.plan.form), planned
     with view.pulling(name, "Loading") as report:
         return loading.load(
             source,
             placement.device,
             placement.dtype,
-            packed=placement.spec.packed is not None,
-            tokenizer=tokenizer,
+            form=planned.plan.form,
             on_progress=report,
         ), planned
 
@@ -228,9 +214,8 @@ def _plan(
     from lrqk_cli.models.placement import find_placement
 
     seen = machine.look()  # before torch starts CUDA
-    packed = subject.weights == "packed"
     limits = subject.vram, subject.ram
-    placement = find_placement(described, subject.device, subject.dtype, *limits, packed=packed)
+    placement = find_placement(described, subject.device, subject.dtype, *limits, weights=subject.weights)
     limit = described.spec.max_context
     if subject.shape is None:
         reserved_context(max(asked.contexts), described.spec)

@@ -58,7 +58,7 @@ def chat(
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
-    weights: options.Weights = "bf16",
+    weights: options.Weights = "auto",
     offload_weights: asking.OffloadWeights = False,
     max_new_tokens: asking.MaxNewTokens = _GENERATION.max_new_tokens,
     temperature: asking.Temperature = _GENERATION.temperature,
@@ -99,9 +99,8 @@ def chat(
     documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
-    packed = weights == "packed"
     request = ModelRequest(
-        model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, packed
+        model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, weights
     )
     if asked is None:
         from lrqk_cli.chat.interactive import converse

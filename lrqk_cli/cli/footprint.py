@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.memory.budget import Budget
 
 if TYPE_CHECKING:
     from lrqk_cli.config import ModelSpec
     from lrqk_cli.memory.machine import Machine
-    from lrqk_cli.models.describe import Description
+    from lrqk_cli.models.describe import Description, WeightChoice
 
 _GIB = 1 << 30
-CARDS = (8, 12, 16, 24)
+CARDS = (6, 8, 12, 16, 24, 32)
 CONTEXTS = tuple(1 << shift for shift in range(13, 20))
 # Where nothing is said of host memory, another machine has enough.
 _AMPLE = 1 << 60
@@ -29,7 +30,7 @@ class Question:
     Attributes:
         settings: as the flags and their defaults say.
         wanted: the fields of them that were said.
-        weights: ``bf16``, ``packed`` or, for a shape, ``q4``.
+        weights: their form; that on a GPU where ``vram`` stands for a card.
         vram, ram: bytes; None where nothing is said. ``vram`` stands for a card, whatever is in this machine;
             beside it, host memory is no limit unless ``ram`` is one.
     """
@@ -42,7 +43,7 @@ class Question:
     dtype: str | None
     vram: int | None
     ram: int | None
-    weights: str = "bf16"
+    weights: WeightChoice = "auto"
 
 
 def footprint(question: Question) -> dict[str, Any]:
@@ -59,18 +60,22 @@ def footprint(question: Question) -> dict[str, Any]:
     from lrqk_cli.memory.estimate import estimate
     from lrqk_cli.models.describe import describe
 
-    described = describe(question.model, packed=question.weights == "q4")
+    described = describe(question.model)
     context = reserved_context(question.context, described.spec)
     machine, dtype = _place(question, described)
-    on_card = described.on_gpu(packed=question.weights == "packed")
-    spec = on_card if machine or question.vram else described.spec
+    on_card = described.with_weights(question.weights, on_gpu=True)
+    # Who asks for packed weights, or for a card, has a GPU in mind; what only torch knows may be one.
+    is_cpu = machine is not None and machine.name is None
+    in_mind = question.vram is not None or question.weights in ("q8", "q4")
+    spec = described.with_weights("bf16", on_gpu=False) if is_cpu and not in_mind else on_card
     budget = question.vram or (machine.free if machine else None)
     settings, why = question.settings, None
     if budget is not None:
         choose = planner.plan if question.vram else planner.find
         chosen = choose(spec, dtype, context, budget, _ram(question), question.wanted)
         # Of this machine's own memory nothing was promised: what does not fit is shown as it is.
-        settings, why = (chosen.settings, chosen.why) if chosen else (settings, None)
+        if chosen is not None:
+            spec, settings, why = chosen.spec, chosen.settings, chosen.why
     needed = estimate(spec, settings, context, dtype)
     dense = estimate(spec, replace(settings, attention="dense"), context, dtype)
     return {
@@ -80,6 +85,7 @@ def footprint(question: Question) -> dict[str, Any]:
         "shape": _shape(spec),
         "ctx": context,
         "dtype": dtype,
+        "weights": spec.packed.form if spec.packed else "bf16",
         "attention": asdict(settings),
         "why": why,
         "device_memory": {**needed.items, "total": needed.total},
@@ -93,13 +99,16 @@ def footprint(question: Question) -> dict[str, Any]:
     }
 
 
-def card(vram: int, ram: int | None, dtype: str | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def card(
+    vram: int, ram: int | None, dtype: str | None, weights: WeightChoice, wanted: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the longest contexts of all known models on a card, ready for JSON; sizes in bytes.
 
     Args:
         vram: of the card.
         ram: of host memory beside it; None where it is no limit.
         dtype: None for what cards compute in.
+        weights: their form, where a model can have it.
         wanted: settings that were said.
     """
     from lrqk_cli.models import catalog, shapes
@@ -109,26 +118,33 @@ def card(vram: int, ram: int | None, dtype: str | None, wanted: Mapping[str, Any
     return {
         "device_bytes": vram,
         "dtype": dtype,
-        "models": [_on_card(name, dtype, vram, ram, wanted) for name in names],
+        "models": [_on_card(name, dtype, weights, Budget(vram, ram), wanted) for name in names],
     }
 
 
-def _on_card(name: str, dtype: str, vram: int, ram: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _on_card(
+    name: str, dtype: str, weights: WeightChoice, budget: Budget, wanted: Mapping[str, Any]
+) -> dict[str, Any]:
     from lrqk_cli.memory import planner
     from lrqk_cli.memory.accounting import weight_bytes
     from lrqk_cli.models.describe import describe
 
-    spec = describe(name).spec
+    described = describe(name)
+    is_file = any(form.form == "gguf" for form in described.spec.forms)
+    # A file has one packed form, its own.
+    spec = described.with_weights("auto" if is_file and weights != "bf16" else weights, on_gpu=True)
     most = spec.max_context
     full = {name: wanted[name] for name in wanted if name == "segment"} | {"attention": "dense"}
-    longest = planner.longest_context(spec, dtype, vram, ram, most, wanted)
-    chosen = planner.find(spec, dtype, longest, vram, ram, wanted) if longest else None
+    longest = planner.longest_context(spec, dtype, *budget, most, wanted)
+    chosen = planner.find(spec, dtype, longest, *budget, wanted) if longest else None
+    shown = chosen.spec if chosen else spec
     return {
         "name": name,
-        "weights": weight_bytes(spec, dtype),
+        "weights": shown.packed.form if shown.packed else "bf16",
+        "weight_bytes": weight_bytes(shown, dtype),
         "max_context": most,
         "longest_context": longest,
-        "longest_full_attention": planner.longest_context(spec, dtype, vram, ram, most, full),
+        "longest_full_attention": planner.longest_context(spec, dtype, *budget, most, full),
         "host_kv_rows": chosen.estimate.host_kv if chosen else None,
     }
 
@@ -177,6 +193,7 @@ def _cards(question: Question, spec: ModelSpec) -> list[dict[str, Any]]:
                 {
                     "device_bytes": card * _GIB,
                     "ctx": context,
+                    "weights": found.form or "bf16" if found else None,
                     "attention": found.settings.attention if found else None,
                     "hot": found.settings.hot if found and found.settings.attention == "lrqk" else None,
                 }

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lrqk_cli.chat.rendering import format_bytes
 from lrqk_cli.cli.footprint import CARDS, CONTEXTS
+from lrqk_cli.models.mixes import ON_LOAD
 
 _ITEMS = {
     "weights": "Weights",
@@ -44,7 +45,10 @@ def print_footprint(report: dict[str, Any], console: Console) -> None:
         f"{shape['layers']} layers ({shape['full_attention_layers']} full attention), "
         f"{shape['heads']} heads, {shape['kv_heads']} KV heads of {shape['head_dim']}"
     )
-    console.print(f"{report['ctx']:,} tokens of at most {shape['max_context']:,}, {report['dtype']}")
+    console.print(
+        f"{report['ctx']:,} tokens of at most {shape['max_context']:,}, {report['dtype']}, "
+        f"weights {report['weights']}"
+    )
     console.print(_chosen(report) + "\n")
     console.print(_items(report))
     if report["budget"] is not None:
@@ -62,6 +66,8 @@ def print_footprint(report: dict[str, Any], console: Console) -> None:
     console.print(
         "full: full attention fits. A number: LRQK with so many hot rows. -: does not fit.", style="dim"
     )
+    if len({cell["weights"] for cell in report["cards"] if cell["weights"]}) > 1:
+        console.print("q8, q4: with weights packed so while loading.", style="dim")
     if CONTEXTS[-1] > shape["max_context"]:
         console.print(f"*: beyond the model's {shape['max_context']:,} tokens.", style="dim")
     console.print("Sizes are those of a GPU; what comes and goes is an upper bound.", style="dim")
@@ -82,7 +88,7 @@ def print_card(report: dict[str, Any], console: Console) -> None:
         )
         table.add_row(
             row["name"],
-            format_bytes(row["weights"]),
+            f"{row['weights']} {format_bytes(row['weight_bytes'])}",
             (f"{longest:,}" if longest else "-") + ("*" if longest == row["max_context"] else " "),
             f"{full:,}" if full else "-",
             format_bytes(on_host) if on_host else "-",
@@ -151,7 +157,7 @@ def _prediction(predicted: dict[str, Any]) -> str:
 
 
 def _cards(report: dict[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("card")
     limit = report["shape"]["max_context"]
     for context in CONTEXTS:
@@ -165,6 +171,5 @@ def _cards(report: dict[str, Any]) -> Table:
 def _cell(cell: dict[str, Any]) -> str:
     if cell["attention"] is None:
         return "-"
-    if cell["attention"] == "dense":
-        return "full"
-    return f"{cell['hot']:,}" if cell["hot"] else str(cell["attention"])
+    text = f"{cell['hot']:,}" if cell["hot"] else str(cell["attention"]).replace("dense", "full")
+    return f"{text} {cell['weights']}" if cell["weights"] in ON_LOAD else text

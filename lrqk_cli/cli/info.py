@@ -70,7 +70,7 @@ def info(
     hot_policy: method.Policy = _SETTINGS.hot_policy,
     device: options.Device = None,
     dtype: Dtype = "auto",
-    weights: options.ShapeWeights = "bf16",
+    weights: options.Weights = "auto",
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
@@ -95,8 +95,8 @@ def info(
         report = footprint(Question(model, ctx, settings, wanted, device, number_format, vram, ram, weights))
         show = print_footprint
     elif vram is not None:
-        _refuse_idle(context, {"ctx", "device", "weights"}, "--model")
-        report = card(vram, ram, number_format, wanted)
+        _refuse_idle(context, {"ctx", "device"}, "--model")
+        report = card(vram, ram, number_format, weights, wanted)
         show = print_card
     else:
         _refuse_idle(context, context.params.keys() - _OF_THE_MACHINE, "--model or --vram")

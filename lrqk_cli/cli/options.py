@@ -170,20 +170,13 @@ Threads = Annotated[
 ]
 Dtype = Annotated[DType, data_type("which suits the device")]
 Weights = Annotated[
-    Literal["bf16", "packed"],
+    Literal["auto", "bf16", "q8", "q4"],
     option(
         "--weights",
-        help="bf16: as plain numbers. packed: those of a GGUF file as they are, on a GPU.",
+        help="Weights on a GPU. auto: those of a GGUF file as they are, others as finely as leaves room for "
+        "the text. bf16: plain numbers, in --dtype. q8, q4: packed in 8 or 4 bits while loading.",
         panel=MODEL,
-    ),
-]
-ShapeWeights = Annotated[
-    Literal["bf16", "packed", "q4"],
-    option(
-        "--weights",
-        help="bf16: as plain numbers. packed: those of a GGUF file as they are, on a GPU. "
-        "q4: of a shape, packed as in Q4_K_M.",
-        panel=MODEL,
+        metavar="FORM",
     ),
 ]
 Attention = Annotated[

@@ -21,9 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrqk_cli.formats import UNIT, PackedFormat
-
-_ALIGNMENT = 16
+from lrqk_cli.formats import UNIT, PackedFormat, part_bounds, size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +59,14 @@ class PackedMatrix:
         return self.data.is_cuda
 
     def _part(self, number: int) -> Tensor:
-        bounds = _bounds(self.format, self.rows, self.width)
-        start, size = bounds[number]
+        start, size = part_bounds(self.format, self.rows, self.width)[number]
         return self.data[start : start + size]
 
 
-def size_bytes(format: PackedFormat, rows: int, width: int) -> int:
-    """Return the bytes of a matrix on the device."""
-    start, size = _bounds(format, rows, width)[-1]
-    return start + size
-
-
-def _bounds(format: PackedFormat, rows: int, width: int) -> list[tuple[int, int]]:
-    """Return where each part begins, and its bytes."""
-    units, blocks = width // UNIT, width // format.block
-    sizes = (4 * format.words * units, 2 * format.floats * blocks, format.scales * units)
-    bounds, start = list[tuple[int, int]](), 0
-    for size in sizes:
-        bounds.append((start, rows * size))
-        start = -(-(start + rows * size) // _ALIGNMENT) * _ALIGNMENT
-    return bounds
+def empty_matrix(format: PackedFormat, rows: int, width: int, device: torch.device) -> PackedMatrix:
+    """Return a matrix whose content is to be written."""
+    data = torch.empty(size_bytes(format, rows, width), dtype=torch.uint8, device=device)
+    return PackedMatrix(data, format, rows, width)
 
 
 def pack(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | None = None) -> PackedMatrix:
@@ -91,8 +77,7 @@ def pack(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | N
         floats: float16 ``[rows, F, B]``; ``scales``: uint8 or int8 ``[rows, 2, U]``.
     """
     rows, width = codes.shape
-    data = torch.zeros(size_bytes(format, rows, width), dtype=torch.uint8, device=codes.device)
-    matrix = PackedMatrix(data, format, rows, width)
+    matrix = empty_matrix(format, rows, width, codes.device)
     units = codes.view(rows, -1, UNIT)
     parts = [units] if format.bits == 8 else [units & 15, units >> 4]
     widths = [8] if format.bits == 8 else [4, format.bits - 4]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lrqk_cli.config import LrqkConfig, ModelSpec, default_top_k
+from lrqk_cli.config import LrqkConfig, ModelSpec, WeightForm, default_top_k
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory.accounting import kv_bytes, weight_bytes, weight_bytes_read
 from lrqk_cli.memory.budget import Budget
@@ -34,17 +34,24 @@ class Plan:
     """Settings that fit.
 
     Attributes:
+        spec: of the model, its weights in the form that was chosen.
         settings: with ``segment`` set.
         context: tokens that they are for.
         budget: what there was.
         why: one sentence that gives the reason for them.
     """
 
+    spec: ModelSpec
     settings: LrqkConfig
     context: int
     budget: Budget
     estimate: DeviceEstimate
     why: str
+
+    @property
+    def form(self) -> WeightForm | None:
+        """The packed form of the weights; None for plain numbers."""
+        return self.spec.packed.form if self.spec.packed is not None else None
 
     @property
     def segment(self) -> int:
@@ -76,7 +83,7 @@ class _Task:
         needed = estimate(self.spec, settings, self.context, self.dtype)
         if not self.has_room(needed):
             return None
-        return Plan(settings, self.context, Budget(self.vram, self.ram), needed, why)
+        return Plan(self.spec, settings, self.context, Budget(self.vram, self.ram), needed, why)
 
     def has_room(self, needed: DeviceEstimate) -> bool:
         """Tell whether so much memory is there."""
@@ -107,7 +114,9 @@ def plan(
 
     Full attention where all of it fits, unless a step would read more than twice the bytes of LRQK. Else LRQK
     with rank 64 and 4 bits: at least 1,024 hot rows; up to 4,096 with short segments; then longer segments;
-    then more hot rows, up to the default. Rank 32 is the last resort. A CPU gets the defaults.
+    then more hot rows, up to the default. Rank 32 is the last resort. A CPU gets the defaults. Weights are
+    plain numbers where something with 4,096 hot rows fits beside them, else in the finest of ``spec.forms``
+    beside which it does; where none leaves as much room, in the coarsest.
 
     Args:
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
@@ -133,8 +142,27 @@ def find(
     wanted: Mapping[str, Any] | None = None,
 ) -> Plan | None:
     """Return what ``plan`` chooses; None where nothing fits."""
-    task = _Task(spec, dtype, context, vram, ram, wanted or {})
-    return next((found for found in _choices(task) if found is not None), None)
+    poor = None
+    for form in _forms(spec, vram):
+        task = _Task(form, dtype, context, vram, ram, wanted or {})
+        found = next(filter(None, _choices(task)), None)
+        if found is not None and not _is_poor(found, task):
+            return found
+        poor = found or poor
+    return poor
+
+
+def _is_poor(found: Plan, task: _Task) -> bool:
+    """Tell whether few hot rows cost more than coarser weights would."""
+    return found.settings.attention == "lrqk" and found.settings.hot < min(
+        _GOOD_HOT, task.wanted.get("hot", _GOOD_HOT)
+    )
+
+
+def _forms(spec: ModelSpec, vram: int | None) -> list[ModelSpec]:
+    """Return the model with its weights in each form that it may have, the finest first."""
+    packed = [replace(spec, packed=form, forms=()) for form in spec.forms] if vram is not None else []
+    return [replace(spec, forms=()), *packed]
 
 
 def longest_context(
@@ -247,7 +275,8 @@ def _refusal(task: _Task) -> OutOfMemoryError:
     if task.vram is None:
         smallest = {"hot": _MOST_HOT, "segment": CPU_SEGMENT}
     wanted = {**smallest, **task.wanted}
-    least = estimate(task.spec, LrqkConfig(**_demandable(wanted)), task.context, task.dtype)
+    coarsest = _forms(task.spec, task.vram)[-1]
+    least = estimate(coarsest, LrqkConfig(**_demandable(wanted)), task.context, task.dtype)
     short, needed, there = "host", least.host_kv, task.ram
     if task.vram is None:
         needed = least.on_host

@@ -46,7 +46,8 @@ def reserve(
     vram, ram = budget
     if vram is not None:
         ram = max(ram // _SHARE, chosen.estimate.host_kv)
-    longest = planner.longest_context(spec, dtype, vram, ram, spec.max_context, kept)
+    # More room is no reason for coarser weights.
+    longest = planner.longest_context(chosen.spec, dtype, vram, ram, spec.max_context, kept)
     if longest <= context:
         return chosen
-    return replace(planner.plan(spec, dtype, longest, *budget, kept), why=chosen.why)
+    return replace(planner.plan(chosen.spec, dtype, longest, *budget, kept), why=chosen.why)

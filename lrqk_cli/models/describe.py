@@ -6,15 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lrqk_cli.config import ModelSpec, WeightBytes
+from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models import catalog, families, loading, shapes
 from lrqk_cli.models.failures import config_errors, hub_errors
 from lrqk_cli.models.loading import ModelSource
 from lrqk_cli.models.sanity import check_plausible
-from lrqk_cli.models.support import plain_config, spec_from_config
+from lrqk_cli.models.support import plain_config, spec_from_config, with_form
+
+WeightChoice = Literal["auto", "bf16", "q8", "q4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,49 +24,61 @@ class Description:
     """A model's shape.
 
     Attributes:
+        spec: with plain numbers for weights, and the packed forms that they can have on a GPU.
         dtype: that its weights were published in, as in ``torch.dtype`` without its prefix; None if unknown.
-        packed: what the weights of a GGUF file take as they are; None where there is no such file here.
     """
 
     spec: ModelSpec
     dtype: str | None
-    packed: WeightBytes | None = None
 
-    def on_gpu(self, *, packed: bool) -> ModelSpec:
-        """Return what the model is on a GPU, with the weights of a GGUF file packed if so asked."""
-        return replace(self.spec, packed=self.packed) if packed and self.packed else self.spec
+    def with_weights(self, chosen: WeightChoice, *, on_gpu: bool) -> ModelSpec:
+        """Return what the model is with its weights in a form.
+
+        ``auto`` leaves a GGUF file as it is, and the form of other weights to the plan; a CPU has kernels for
+        plain numbers only, which ``bf16`` stands for.
+
+        Raises:
+            UsageError: the weights cannot have this form there.
+        """
+        spec = self.spec
+        forms = {form.form for form in spec.forms}
+        if chosen in ("q8", "q4"):
+            if not on_gpu:
+                raise UsageError(
+                    f"--weights {chosen} needs a CUDA GPU: a CPU computes with plain numbers here.",
+                    "Leave --weights out.",
+                )
+            if "gguf" in forms:
+                raise UsageError(
+                    f"The weights of '{spec.name}' are packed already, so --weights {chosen} cannot act.",
+                    "Leave --weights out: they are used as they are.",
+                )
+            return with_form(spec, chosen)
+        if chosen == "bf16" or not on_gpu:
+            return with_form(spec, None)
+        return with_form(spec, "gguf") if "gguf" in forms else spec
 
 
-ONLY_SHAPES = "Only the weights of a built-in shape can be packed on request."
-
-
-def describe(model: str, *, packed: bool = False) -> Description:
+def describe(model: str) -> Description:
     """Describe an alias, a built-in shape, a folder, a .gguf file or a Hugging Face id, in this order.
 
-    Args:
-        packed: with the matrices of a shape packed as in Q4_K_M.
-
     Raises:
-        UsageError: ``packed``, and it is no shape.
         UnsupportedModelError: the engine does not honour a feature of the model.
         ModelError: there is no such model, or its configuration cannot be had or read.
     """
     if model not in catalog.catalog() and model in shapes.shapes():
-        return describe_shape(model, packed=packed)
-    if packed:
-        raise UsageError(ONLY_SHAPES, f"Leave --weights out, or choose from {', '.join(shapes.shapes())}.")
+        return describe_shape(model)
     return describe_source(loading.resolve(model))
 
 
-def describe_shape(name: str, *, packed: bool = False) -> Description:
-    """Describe a built-in shape, with its matrices packed as in Q4_K_M or without.
+def describe_shape(name: str) -> Description:
+    """Describe a built-in shape.
 
     Raises:
         UsageError: there is no such shape.
     """
     shapes.check_shape(name)
-    described = _description(shapes.shapes()[name], name)
-    return replace(described, spec=shapes.packed_spec(name)) if packed else described
+    return _description(shapes.shapes()[name], name)
 
 
 def describe_source(source: ModelSource) -> Description:
@@ -76,7 +90,9 @@ def describe_source(source: ModelSource) -> Description:
     """
     stated = _stated(source)
     described = _description(stated if stated is not None else loading.load_spec(source)[0], source.name)
-    return replace(described, packed=loading.packed_bytes(source))
+    if not source.is_gguf:
+        return described
+    return replace(described, spec=replace(described.spec, forms=loading.gguf_forms(source)))
 
 
 def _description(config: Any, name: str) -> Description:

@@ -7,10 +7,12 @@ nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
+
+from lrqk_cli.models.mixes import Matrix
 
 Windows = Literal["none", "switched", "all", "listed"]
 
@@ -26,6 +28,7 @@ class Family:
         qkv_bias, output_bias: of the attention's projections; None leaves it to ``attention_bias``.
         attention_bias: what holds where the config does not say.
         mlp_bias: the config's ``mlp_bias`` counts.
+        fused: queries, keys and values have one matrix, and so have gate and up.
         experts: the MLP is a router and ``num_local_experts`` experts, all with biases.
         sinks: every query head has an attention sink.
         tied: output and input embeddings are one where the config does not say.
@@ -40,6 +43,7 @@ class Family:
     output_bias: bool | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
+    fused: bool = False
     experts: bool = False
     sinks: bool = False
     tied: bool = False
@@ -51,7 +55,7 @@ _FAMILIES: Mapping[str, Family] = {
     "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, output_bias=False, windows="switched"),
     "qwen3": Family("Qwen3ForCausalLM", query_key_norms=True, windows="switched"),
     "mistral": Family("MistralForCausalLM", qkv_bias=False, output_bias=False, windows="all"),
-    "phi3": Family("Phi3ForCausalLM", qkv_bias=False, output_bias=False, windows="all"),
+    "phi3": Family("Phi3ForCausalLM", qkv_bias=False, output_bias=False, fused=True, windows="all"),
     "gemma2": Family("Gemma2ForCausalLM", norms=4, tied=True, windows="listed"),
     "gemma3_text": Family("Gemma3ForCausalLM", norms=4, query_key_norms=True, tied=True, windows="listed"),
     "gpt_oss": Family("GptOssForCausalLM", attention_bias=True, experts=True, sinks=True, windows="listed"),
@@ -180,3 +184,37 @@ def _mlp_parameters(text: Any, family: Family) -> int:
         experts: int = text.num_local_experts
         return experts * (weights + biases) + experts * hidden + experts
     return weights + (biases if family.mlp_bias and getattr(text, "mlp_bias", False) else 0)
+
+
+def matrices(text: Any, family: Family, head_dim: int) -> Iterator[Matrix]:
+    """Yield the matrices of a model of a known family that can be packed: all but experts; each once.
+
+    Args: see ``count_parameters``.
+    """
+    hidden: int = text.hidden_size
+    yield Matrix("model.embed_tokens", text.vocab_size, hidden, is_embedding=True)
+    for layer in range(text.num_hidden_layers):
+        for name, rows, width in _of_layer(text, family, head_dim):
+            yield Matrix(f"model.layers.{layer}.{name}", rows, width)
+    if not is_tied(text):
+        yield Matrix("lm_head", text.vocab_size, hidden)
+
+
+def _of_layer(text: Any, family: Family, head_dim: int) -> Iterator[tuple[str, int, int]]:
+    hidden: int = text.hidden_size
+    inner: int = text.intermediate_size
+    queries: int = text.num_attention_heads * head_dim
+    keys: int = (getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_dim
+    if family.fused:
+        yield "self_attn.qkv_proj", queries + 2 * keys, hidden
+        yield "mlp.gate_up_proj", 2 * inner, hidden
+    else:
+        for name, rows in (("q", queries), ("k", keys), ("v", keys)):
+            yield f"self_attn.{name}_proj", rows, hidden
+    yield "self_attn.o_proj", hidden, queries
+    if family.experts:
+        return
+    if not family.fused:
+        yield "mlp.gate_proj", inner, hidden
+        yield "mlp.up_proj", inner, hidden
+    yield "mlp.down_proj", hidden, inner

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from lrqk_cli.models.gguf_weights import Survey
+
 OnTensors = Callable[[int, int], None]
 
 # Of the folder that ``prepare`` fills; a model that is loaded from its file has one.
@@ -83,6 +85,19 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
         GenerationConfig.from_model_config(target).save_pretrained(folder)
     replace(index, weights=found.weights).save(folder / INDEX)
     return True
+
+
+def survey_file(file: Path) -> Survey:
+    """Return what a file holds that nothing has been prepared for.
+
+    Raises:
+        ModelError: the file is not a GGUF that transformers can read.
+    """
+    from lrqk_cli.models.gguf_weights import survey
+
+    config = read_config(file)
+    with quiet_transformers(), _readable(file):
+        return survey(read_index(file), config)
 
 
 def prepared_bytes(folder: Path) -> WeightBytes | None:

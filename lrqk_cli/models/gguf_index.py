@@ -86,5 +86,5 @@ def load_index(path: Path) -> GgufIndex:
     """
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     tensors = ({**entry, "shape": tuple(entry["shape"])} for entry in stored["tensors"])
-    weights = WeightBytes(**stored["weights"])
+    weights = WeightBytes(**{"form": "gguf", **stored["weights"]})
     return GgufIndex(stored["architecture"], tuple(TensorEntry(**entry) for entry in tensors), weights)

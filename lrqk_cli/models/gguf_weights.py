@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from lrqk_cli.config import WeightBytes
-from lrqk_cli.formats import FORMATS, PackedFormat
-from lrqk_cli.kernels.packed import size_bytes
+from lrqk_cli.formats import FORMATS, PackedFormat, size_bytes
 from lrqk_cli.models.gguf_index import GgufIndex, TensorEntry
+from lrqk_cli.models.matrices import is_packable
 from lrqk_cli.models.packed_layers import PackedModule, packed_module
 from lrqk_cli.models.repack import repack, unpack_blocks
 from lrqk_cli.models.support import meta_model
@@ -130,7 +130,7 @@ def survey(index: GgufIndex, config: PreTrainedConfig) -> Survey:
     if config.tie_word_embeddings and found & ends:
         found |= ends
     lacking = tuple(name for name, _ in skeleton.named_parameters() if name not in found)
-    return Survey(WeightBytes(total, read), lacking)
+    return Survey(WeightBytes("gguf", total, read), lacking)
 
 
 class _Source:
@@ -198,13 +198,7 @@ def _with_real_buffers(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrain
 
 def _kept_format(tensor: TensorEntry, module: nn.Module) -> PackedFormat | None:
     """Return the format in which a tensor can stay, as the weight of a module."""
-    format = FORMATS.get(tensor.type)
-    is_embedding = isinstance(module, nn.Embedding) and (
-        type(module) is nn.Embedding or hasattr(module, "embed_scale")
-    )
-    if len(tensor.shape) != 2 or not (type(module) is nn.Linear or is_embedding):
-        return None
-    return format
+    return FORMATS.get(tensor.type) if len(tensor.shape) == 2 and is_packable(module) else None
 
 
 def _put(

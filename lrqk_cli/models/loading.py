@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.config import ModelSpec, WeightBytes
+from lrqk_cli.config import ModelSpec, WeightBytes, WeightForm
 from lrqk_cli.errors import ModelError, OutOfMemoryError, UsageError
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.models import store
 from lrqk_cli.models.catalog import HubRepository
+from lrqk_cli.models.checkpoint import load_checkpoint
 from lrqk_cli.models.devices import choose_device, choose_dtype
 from lrqk_cli.models.failures import load_errors
 from lrqk_cli.models.fetch import fetch_config, fetch_repository
@@ -19,8 +20,8 @@ from lrqk_cli.models.prompt import stop_ids
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.resolving import ModelSource, resolve
 from lrqk_cli.models.sanity import check_plausible
-from lrqk_cli.models.support import spec_from_config, text_config
-from lrqk_cli.models.weights import check_finite, check_weight_files
+from lrqk_cli.models.support import spec_from_config, text_config, with_form
+from lrqk_cli.models.weights import check_finite
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +78,7 @@ def load(
     dtype: torch.dtype | None = None,
     *,
     offload_weights: bool = False,
-    packed: bool = False,
+    form: WeightForm | None = None,
     max_device_bytes: int | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     on_progress: OnProgress = ignore_progress,
@@ -87,20 +88,20 @@ def load(
     Args:
         device, dtype: None chooses.
         offload_weights: spread over CPU memory the weights that do not fit on the device.
-        packed: leave the matrices of a GGUF file packed, which needs a GPU to gain by it; excludes
-            ``offload_weights``.
+        form: of the weights, one of the spec's ``forms``; None for plain numbers. It needs a GPU to gain by
+            it, and excludes ``offload_weights``.
         max_device_bytes: the most that the weights may take on the device; None for what is free.
         tokenizer: the model's, where it has been loaded already.
 
     Raises:
         UnsupportedModelError: the engine does not honour a feature of the model.
         OutOfMemoryError: the weights do not fit and ``offload_weights`` is not set.
-        UsageError: ``packed`` and ``offload_weights`` are both set.
+        UsageError: ``form`` and ``offload_weights`` are both set.
         ModelError: the model cannot be had, is incomplete or damaged, or has no tokenizer.
     """
     import torch
 
-    if packed and offload_weights:
+    if form is not None and offload_weights:
         raise UsageError("Weights that stay packed cannot be spread over devices.", "Choose one of the two.")
     published = _read_config(source)
     config = text_config(published)
@@ -110,22 +111,23 @@ def load(
         None, device, config.dtype if isinstance(config.dtype, torch.dtype) else None
     )
     room = _room(device, max_device_bytes)
-    if not (packed or offload_weights):
+    folder = None
+    if form == "gguf":  # what it takes is known exactly once it is here
+        folder = _folder(source, on_progress)
+        spec = replace(spec, forms=_stored_form(folder))
+    spec = with_form(spec, form)
+    if not offload_weights:
         _check_fits(spec, dtype, device, room)
-    folder = _folder(source, on_progress)
-    if packed:
-        from lrqk_cli.models.gguf import prepared_bytes
-
-        spec = replace(spec, packed=prepared_bytes(folder))
-        _check_fits(spec, dtype, device, room)
+    folder = folder or _folder(source, on_progress)
     placement = _placement(device, room, offload_weights)
     if (file := store.gguf_file(folder, source.path)) is not None:
-        model = _load_gguf(source, file, folder, config, (device, dtype), placement, packed=packed)
+        kind = device, dtype
+        model = _load_gguf(source, file, folder, config, kind, placement, packed=form is not None)
     else:
         options = {"config": config, "dtype": dtype, **placement}
         if config is not published:
             options["key_mapping"] = _TEXT_PART
-        model = _load_weights(source, folder, options)
+        model = load_checkpoint(source.name, folder, options, form)
     if tokenizer is None:
         tokenizer = _load_tokenizer(source, folder)
     return LoadedModel(
@@ -139,20 +141,32 @@ def load(
     )
 
 
-def packed_bytes(source: ModelSource) -> WeightBytes | None:
-    """Return what the weights of a GGUF file take as they are; None where none has been prepared yet.
+def gguf_forms(source: ModelSource) -> tuple[WeightBytes, ...]:
+    """Return what the weights of a GGUF file take as they are; nothing where they have to be unpacked.
+
+    Of a file that is not here this is what the catalog says.
 
     Raises:
-        ModelError: the index of the file is damaged.
+        ModelError: the file is no GGUF that transformers can read, or its index is damaged.
     """
+    from lrqk_cli.models.gguf import survey_file
+
+    if source.entry is not None:
+        folder, known = store.path(source.entry.alias), source.entry.weights
+        return _stored_form(folder) if folder else (() if known is None else (known,))
+    file = _path(source)
+    folder = store.prepared_folder(file)
+    if folder is not None:
+        return _stored_form(folder)
+    found = survey_file(file)
+    return () if found.lacking else (found.weights,)
+
+
+def _stored_form(folder: Path) -> tuple[WeightBytes, ...]:
     from lrqk_cli.models.gguf import prepared_bytes
 
-    folder = None
-    if source.entry is not None:
-        folder = store.path(source.entry.alias)
-    elif source.kind == "gguf":
-        folder = store.prepared_folder(_path(source))
-    return None if folder is None else prepared_bytes(folder)
+    stored = prepared_bytes(folder)
+    return () if stored is None else (stored,)
 
 
 def load_tokenizer(source: ModelSource, on_progress: OnProgress = ignore_progress) -> PreTrainedTokenizerBase:
@@ -165,18 +179,25 @@ def load_tokenizer(source: ModelSource, on_progress: OnProgress = ignore_progres
 
 
 def _read_config(source: ModelSource) -> PreTrainedConfig:
-    from transformers import AutoConfig, PreTrainedConfig
-
     if source.entry is not None and source.entry.config:
         return text_config(source.entry.config)
     if source.kind == "gguf":
-        from lrqk_cli.models.gguf import read_config
+        prepared = store.prepared_folder(_path(source))
+        if prepared is None:
+            from lrqk_cli.models.gguf import read_config
 
-        return read_config(_path(source))
+            return read_config(_path(source))
+        # Reading the header of a file takes seconds.
+        return _plain_config(source, prepared)
+    return _plain_config(source, _config_folder(source))
+
+
+def _plain_config(source: ModelSource, folder: Path) -> PreTrainedConfig:
+    from transformers import AutoConfig, PreTrainedConfig
+
     with load_errors(source.name), quiet_transformers():
-        folder = str(_config_folder(source))
-        check_plausible(PreTrainedConfig.get_config_dict(folder)[0])
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        check_plausible(PreTrainedConfig.get_config_dict(str(folder))[0])
+        config: PreTrainedConfig = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     return config
 
 
@@ -259,41 +280,6 @@ def _load_gguf(
     check_finite(source.name, model)
     dispatched: PreTrainedModel = dispatch_model(model, places)
     return dispatched
-
-
-def _load_weights(source: ModelSource, folder: Path, options: dict[str, Any]) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
-    check_weight_files(source.name, folder)
-    # With this key a config names another file or index.
-    options["config"].transformers_weights = None
-    with load_errors(source.name), quiet_transformers():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            trust_remote_code=False,
-            use_safetensors=True,
-            weights_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
-    model: PreTrainedModel
-    model, report = loaded
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ModelError(
-            f"The model '{source.name}' lacks {len(missing)} of its weights, such as {missing[0]}.",
-            "Fetch it again, or check that config.json and the weights belong together.",
-        )
-    if report["mismatched_keys"]:
-        raise ModelError(
-            f"The weights of '{source.name}' do not have the shapes that its configuration says, "
-            f"such as {min(str(key[0]) for key in report['mismatched_keys'])}.",
-            "Fetch it again, or check that config.json and the weights belong together.",
-        )
-    check_finite(source.name, model)
-    model.requires_grad_(False)
-    return model
 
 
 def _load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase:

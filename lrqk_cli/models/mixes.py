@@ -1,81 +1,88 @@
-"""Which matrix gets which format: mixes that people know by name."""
+"""Which matrix of a model gets which packed format: mixes that people know by name. Imports no torch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from torch import nn
-from transformers import PreTrainedModel
+from lrqk_cli.config import WeightBytes, WeightForm
+from lrqk_cli.formats import FORMATS, UNIT, PackedFormat, size_bytes
 
-from lrqk_cli.config import WeightBytes
-from lrqk_cli.formats import FORMATS, UNIT, PackedFormat
-from lrqk_cli.kernels.packed import size_bytes
-
+# What is not packed, such as norms and biases, has 16 bits on a GPU.
+_PLAIN_BYTES = 2
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
-# Where rows are no multiple of a block of 256.
+# Where rows are no multiple of a block of 256, as in llama.cpp.
 _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+# The forms that a model's weights can be given on loading, the finest first.
+ON_LOAD: tuple[WeightForm, ...] = ("q8", "q4")
 
 
-def q4_k_m(
-    model: PreTrainedModel, *, is_tied: bool
-) -> Iterator[tuple[str, nn.Linear | nn.Embedding, PackedFormat]]:
-    """Yield the path and the format of all matrices of a model that llama.cpp's Q4_K_M packs.
+class Matrix(NamedTuple):
+    """The weight of a linear layer, or of the input embeddings.
 
-    The output head, and of some layers the values and the MLP's last matrix, get Q6_K, all others Q4_K
-    (``llama_tensor_get_type`` of llama.cpp). Matrices whose rows are no multiple of 32 are left out.
+    Attributes:
+        path: of its module.
+    """
+
+    path: str
+    rows: int
+    width: int
+    is_embedding: bool = False
+
+
+def format_of(form: WeightForm, matrix: Matrix, layers: int, *, is_tied: bool) -> PackedFormat | None:
+    """Return the format of a matrix in a form: Q8_0 for all, or what llama.cpp's Q4_K_M gives it.
+
+    There the output head, and of some layers the values and the MLP's last matrix, get Q6_K, fused queries,
+    keys and values Q5_K, and all others Q4_K (``llama_tensor_get_type`` of llama.cpp).
 
     Args:
-        is_tied: one matrix serves as input embeddings and output head.
+        layers: of the model.
+        is_tied: one matrix serves as input embeddings and output head, and is as fine as that.
+
+    Returns:
+        None where rows are no multiple of 32: such a matrix is not packed.
     """
-    layers = 1 + max(
-        (int(found[1]) for path, _ in model.named_modules() if (found := _layer(path))), default=0
-    )
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Embedding):
-            # Where it is the output head too, it is as fine as that.
-            name = "Q6_K" if is_tied else "Q4_K"
-            width = module.embedding_dim
-        elif isinstance(module, nn.Linear):
-            name, width = _of_linear(path, layers), module.in_features
-        else:
-            continue
-        if width % FORMATS[name].block:
-            name = _FALLBACKS[name]
-        if width % UNIT == 0:
-            yield path, module, FORMATS[name]
+    if matrix.width % UNIT:
+        return None
+    if form == "q8":
+        return FORMATS["Q8_0"]
+    name = ("Q6_K" if is_tied else "Q4_K") if matrix.is_embedding else _of_linear(matrix.path, layers)
+    return FORMATS[_FALLBACKS[name] if matrix.width % FORMATS[name].block else name]
 
 
-def packed_weight_bytes(model: PreTrainedModel, item: int) -> WeightBytes:
+def weight_bytes(
+    form: WeightForm, matrices: Iterable[Matrix], layers: int, parameters: int, *, is_tied: bool
+) -> WeightBytes:
     """Return what the weights of a model would take.
 
     Args:
-        item: bytes of a number that is not packed.
+        matrices: those that can be packed.
+        parameters: of the model, tied embeddings once.
     """
-    is_tied = model.config.tie_word_embeddings
-    packed = {module.weight: (module, format) for _, module, format in q4_k_m(model, is_tied=is_tied)}
-    total = read = 0
-    for weight in model.parameters():
-        size = weight.numel() * item
-        is_read = True
-        if weight in packed:
-            module, format = packed[weight]
-            size = size_bytes(format, *weight.shape)
-            # A step takes one row of the input embeddings.
-            is_read = isinstance(module, nn.Linear)
-        total += size
-        read += size if is_read else 0
-    return WeightBytes(total, read)
-
-
-def _layer(path: str) -> re.Match[str] | None:
-    return _LAYER.search(f".{path}.")
+    packed = embeddings = 0
+    plain = parameters
+    for matrix in matrices:
+        format = format_of(form, matrix, layers, is_tied=is_tied)
+        count = matrix.rows * matrix.width
+        size = count * _PLAIN_BYTES
+        if format is not None:
+            size = size_bytes(format, matrix.rows, matrix.width)
+            packed += size
+            plain -= count
+        # A step takes one row of them, unless they are the output head too.
+        embeddings += size if matrix.is_embedding and not is_tied else 0
+    total = packed + plain * _PLAIN_BYTES
+    return WeightBytes(form, total, total - embeddings)
 
 
 def _of_linear(path: str, layers: int) -> str:
-    found = _layer(path)
+    found = _LAYER.search(f".{path}.")
     if found is None:
         return "Q6_K"
+    if path.endswith("qkv_proj"):
+        return "Q5_K"
     if path.endswith(("v_proj", "down_proj")) and _is_finer(int(found[1]), layers):
         return "Q6_K"
     return "Q4_K"

@@ -93,4 +93,6 @@ def packed_module(module: nn.Module, matrix: PackedMatrix, dtype: torch.dtype) -
     """Return what stands in for a linear layer or an embedding of torch's, with its bias or its scale."""
     if isinstance(module, nn.Linear):
         return PackedLinear(matrix, dtype, module.bias)
-    return PackedEmbedding(matrix, dtype, float(getattr(module, "embed_scale", 1.0)))
+    # On the meta device the scale as a buffer has no value.
+    scale = getattr(module, "scalar_embed_scale", getattr(module, "embed_scale", 1.0))
+    return PackedEmbedding(matrix, dtype, float(scale))

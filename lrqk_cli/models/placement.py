@@ -12,7 +12,7 @@ from lrqk_cli.memory import planner
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.planner import Plan
-from lrqk_cli.models.describe import Description
+from lrqk_cli.models.describe import Description, WeightChoice
 from lrqk_cli.models.devices import place
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ class Placement:
         if self.budget.vram is None:
             return self
         half = self.budget.vram // 2
-        # A layer that is elsewhere comes to the device while it computes.
-        layer = weight_bytes(self.spec, self.dtype_name) // max(1, self.spec.num_layers)
+        # A layer that is elsewhere comes to the device while it computes, as plain numbers.
+        plain = replace(self.spec, packed=None)
+        layer = weight_bytes(plain, self.dtype_name) // max(1, plain.num_layers)
         return replace(
             self,
-            spec=replace(self.spec, num_parameters=0, packed=None),
+            spec=replace(plain, num_parameters=0, forms=()),
             budget=Budget(self.budget.vram - half, self.budget.ram),
             weight_share=max(0, half - layer),
         )
@@ -69,20 +70,20 @@ def find_placement(
     vram: int | None = None,
     ram: int | None = None,
     *,
-    packed: bool = False,
+    weights: WeightChoice = "auto",
 ) -> Placement:
     """Find a model's place.
 
     Args:
         device, dtype: None chooses.
-        packed: leave the weights of a GGUF file packed on a GPU.
+        weights: their form.
         vram, ram: limit what of the memory counts as free.
 
     Raises:
-        UsageError: there is no such device or dtype.
+        UsageError: there is no such device or dtype, or the weights cannot have this form there.
     """
     chosen, number_format = place(device, dtype, described.dtype)
-    spec = described.on_gpu(packed=packed) if chosen.type == "cuda" else described.spec
+    spec = described.with_weights(weights, on_gpu=chosen.type == "cuda")
     return Placement(spec, chosen, number_format, find_budget(chosen, vram, ram))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrqk_cli.kernels.packed import PackedMatrix, size_bytes
-from lrqk_cli.models.mixes import q4_k_m
+from lrqk_cli.config import WeightForm
+from lrqk_cli.kernels.packed import PackedMatrix, empty_matrix
+from lrqk_cli.models.matrices import formats_of
 from lrqk_cli.models.packed_layers import PackedModule, packed_module
 
 if TYPE_CHECKING:
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 _SCALE = 32
 
 
-def replace_by_packed(model: PreTrainedModel, dtype: torch.dtype, *, is_tied: bool) -> None:
-    """Put packed modules without content in the place of those of a model that Q4_K_M packs."""
-    for path, module, format in list(q4_k_m(model, is_tied=is_tied)):
+def replace_by_packed(model: PreTrainedModel, form: WeightForm, dtype: torch.dtype, *, is_tied: bool) -> None:
+    """Put packed modules without content in the place of those of a model on the meta device."""
+    for path, format in formats_of(model, form, is_tied=is_tied).items():
+        module: Any = model.get_submodule(path)
         rows, width = module.weight.shape
-        data = torch.empty(size_bytes(format, rows, width), dtype=torch.uint8, device="meta")
-        matrix = PackedMatrix(data, format, rows, width)
+        matrix = empty_matrix(format, rows, width, torch.device("meta"))
         model.set_submodule(path, packed_module(module, matrix, dtype))
 
 

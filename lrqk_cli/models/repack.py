@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.formats import FORMATS, PackedFormat
-from lrqk_cli.kernels.packed import PackedMatrix, pack, size_bytes, weights_of
+from lrqk_cli.kernels.packed import PackedMatrix, empty_matrix, pack, weights_of
 
 # Weights that are re-laid at once: what comes and goes takes some ten bytes for each.
 _AT_ONCE = 1 << 24
@@ -31,12 +31,7 @@ def repack(format: PackedFormat, blocks: Tensor, width: int, order: Tensor | Non
         order: which row of the file each row is, ``[rows]``; None for the same.
     """
     rows = blocks.shape[0]
-    whole = PackedMatrix(
-        torch.empty(size_bytes(format, rows, width), dtype=torch.uint8, device=blocks.device),
-        format,
-        rows,
-        width,
-    )
+    whole = empty_matrix(format, rows, width, blocks.device)
     for part, taken in _parts(blocks, order, _AT_ONCE // width):
         packed = _packed(format, taken)
         for name in ("words", "floats", "scales"):

@@ -29,6 +29,11 @@ class ModelSource:
     entry: CatalogEntry | None = None
     path: Path | None = None
 
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the weights lie in a GGUF file."""
+        return self.kind == "gguf" or (self.entry is not None and self.entry.huggingface is None)
+
 
 def resolve(model: str) -> ModelSource:
     """Find out what the user means: an alias, a folder, a .gguf file or a Hugging Face id, in this order.

@@ -5,16 +5,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
-from lrqk_cli.config import ModelSpec
+from lrqk_cli.config import ModelSpec, WeightForm
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.quiet import quiet_transformers
-from lrqk_cli.models.support import spec_from_config, text_config
+from lrqk_cli.models.support import spec_from_config, text_config, with_form
 
 if TYPE_CHECKING:
     import torch
@@ -83,22 +83,13 @@ def shape_config(name: str, context: int | None = None) -> PreTrainedConfig:
     return config
 
 
-def packed_spec(name: str, context: int | None = None) -> ModelSpec:
-    """Return what a shape is whose matrices are packed as in Q4_K_M.
-
-    Raises:
-        UsageError: there is no such shape.
-    """
-    from lrqk_cli.models.mixes import packed_weight_bytes
-    from lrqk_cli.models.support import meta_model
-
-    config = shape_config(name, context)
-    spec = spec_from_config(config, name)
-    return replace(spec, packed=packed_weight_bytes(meta_model(config), accounting.ITEM_BYTES["bfloat16"]))
-
-
 def build(
-    name: str, context: int, device: torch.device, dtype: torch.dtype, *, packed: bool = False
+    name: str,
+    context: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    form: WeightForm | None = None,
 ) -> RandomModel:
     """Make a model of a shape, its weights drawn on the device from a normal distribution.
 
@@ -106,7 +97,7 @@ def build(
 
     Args:
         context: tokens that its positions must reach.
-        packed: matrices in the formats of Q4_K_M, of codes that are drawn uniformly.
+        form: of the weights, whose codes are drawn uniformly; None for plain numbers.
 
     Raises:
         UsageError: there is no such shape.
@@ -122,21 +113,21 @@ def build(
     config.initializer_range = _STANDARD_DEVIATION
     is_tied = config.tie_word_embeddings
     # Transformers ties plain weights alone.
-    config.tie_word_embeddings = is_tied and not packed
-    spec = packed_spec(name, context) if packed else spec_from_config(config, name)
+    config.tie_word_embeddings = is_tied and form is None
+    spec = with_form(spec_from_config(shape_config(name, context), name), form)
     _check_fits(spec, str(dtype).removeprefix("torch."), probe.free_device_bytes(device))
     with quiet_transformers():
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        if packed:
-            replace_by_packed(model, dtype, is_tied=is_tied)
+        if form is not None:
+            replace_by_packed(model, form, dtype, is_tied=is_tied)
         model.to_empty(device=device)
         # Before they are drawn, so that tied ones are drawn once; this also computes the buffers, such as
         # RoPE's frequencies.
         model.tie_weights()
         model.init_weights()
     model.requires_grad_(False)
-    if packed:
+    if form is not None:
         model.config.tie_word_embeddings = is_tied
         draw_packed(model, _STANDARD_DEVIATION, _COMMON)
         return RandomModel(model.eval(), spec, device, dtype)

@@ -8,13 +8,15 @@ look at its attention layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lrqk_cli.config import LayerKind, ModelSpec
+from lrqk_cli.config import LayerKind, ModelSpec, WeightBytes, WeightForm
 from lrqk_cli.errors import ModelError, UnsupportedModelError
 from lrqk_cli.models import families
 from lrqk_cli.models.failures import config_errors
+from lrqk_cli.models.mixes import ON_LOAD, weight_bytes
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.sanity import check_context, check_plausible
 
@@ -54,6 +56,18 @@ def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) ->
         return _spec(plain_config(config), name)
 
 
+def with_form(spec: ModelSpec, form: WeightForm | None) -> ModelSpec:
+    """Return what the model is with its weights in one of ``spec.forms``, or as plain numbers for None.
+
+    Raises:
+        ValueError: it cannot have this form.
+    """
+    packed = next((bytes_ for bytes_ in spec.forms if bytes_.form == form), None)
+    if packed is None and form is not None:
+        raise ValueError(f"The weights of {spec.name} have no form {form}.")
+    return replace(spec, packed=packed, forms=())
+
+
 def _spec(text: Any, name: str) -> ModelSpec:
     check_supported(text)
     heads = text.num_attention_heads
@@ -77,10 +91,26 @@ def _spec(text: Any, name: str) -> ModelSpec:
         num_parameters=parameters,
         sliding_window=window,
         num_parameters_read=_parameters_read(text, parameters),
+        forms=_forms(text, parameters, head_dim, skeleton),
     )
     if skeleton is not None:
         _check_layers(skeleton, spec)
     return spec
+
+
+def _forms(
+    text: Any, parameters: int, head_dim: int, skeleton: PreTrainedModel | None
+) -> tuple[WeightBytes, ...]:
+    """Return what the weights would take in the forms that loading can give them."""
+    family = families.family_of(text)
+    if skeleton is not None:
+        from lrqk_cli.models.matrices import matrices_of
+
+        found = list(matrices_of(skeleton))
+    else:
+        found = list(families.matrices(text, family, head_dim)) if family is not None else []
+    layers, is_tied = text.num_hidden_layers, families.is_tied(text)
+    return tuple(weight_bytes(form, found, layers, parameters, is_tied=is_tied) for form in ON_LOAD)
 
 
 def plain_config(config: Any) -> Any:

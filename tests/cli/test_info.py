@@ -120,9 +120,10 @@ def test_settings_follow_from_the_memory(
     assert report["longest_context"] == 131072
     assert report["full_attention_device_memory"] > report["budget"]
     cards = {(cell["device_bytes"] >> 30, cell["ctx"]): cell for cell in report["cards"]}
-    assert len(cards) == 28
-    assert cards[24, 8192]["attention"] == "dense"
-    assert cards[8, 8192]["attention"] is None
+    assert len(cards) == 42
+    assert (cards[24, 8192]["attention"], cards[24, 8192]["weights"]) == ("dense", "bf16")
+    assert (cards[8, 8192]["attention"], cards[8, 8192]["weights"]) == ("dense", "q4")
+    assert cards[6, 8192]["attention"] is cards[6, 8192]["weights"] is None
     shown = shown_at_80_columns(capsys, monkeypatch, *flags)
     bar = next(line for line in shown.splitlines() if line.startswith("[#"))
     assert len(bar) == 62
@@ -150,7 +151,7 @@ def test_a_card_is_planned_for_in_16_bits_whatever_this_machine_is(
     assert "In host memory: 16.0 GiB of KV rows. This machine has 5.25 GiB for them." in shown
     assert "in bfloat16:" in shown
     with pytest.raises(SystemExit) as stop:
-        main(["info", *flags, "--dtype", "float32"])
+        main(["info", *flags, "--dtype", "float32", "--weights", "bf16"])
     assert stop.value.code == 5
 
 
@@ -163,7 +164,7 @@ def test_the_table_of_cards_is_in_16_bits_beside_a_cpu_in_32(capsys: pytest.Capt
     assert {cell["attention"] for cell in report["cards"]} == {None, "dense", "lrqk"}
     wide = json.loads(output_of(capsys, "info", *flags, "--dtype", "float32"))
     assert wide["cards_dtype"] == "float32"
-    assert {cell["attention"] for cell in wide["cards"]} == {None}
+    assert {cell["weights"] for cell in wide["cards"]} == {None, "bf16", "q8", "q4"}
 
 
 def test_a_card_alone_shows_what_fits_on_it(
@@ -175,13 +176,17 @@ def test_a_card_alone_shows_what_fits_on_it(
 
     found = longest("--vram", "8GiB")
     assert list(found) == [*catalog.catalog(), *shapes.shapes()]
-    assert found["llama-3.1-8b"] == 0
+    assert found["qwen2.5-14b"] == 0
+    assert found["llama-3.1-8b"] == 131072
+    assert longest("--vram", "8GiB", "--weights", "bf16")["llama-3.1-8b"] == 0
     flags = ["--model", "llama-3.2-3b", "--ctx", "8k", "--vram", "8GiB", "--json"]
     assert found["llama-3.2-3b"] == json.loads(output_of(capsys, "info", *flags))["longest_context"]
-    assert longest("--vram", "8GiB", "--dtype", "float32")["llama-3.2-3b"] == 0
+    wide = longest("--vram", "8GiB", "--dtype", "float32", "--weights", "bf16")
+    assert wide["llama-3.2-3b"] == 0
     assert 0 < longest("--vram", "8GiB", "--ram", "2GiB")["llama-3.2-3b"] < found["llama-3.2-3b"]
     full = longest("--vram", "8GiB", "--attention", "dense")["llama-3.2-3b"]
     report = json.loads(output_of(capsys, "info", "--vram", "8GiB", "--json"))
+    assert {model["weights"] for model in report["models"]} == {"gguf", "bf16", "q8", "q4"}
     rows = {model["name"]: model for model in report["models"]}
     assert rows["llama-3.2-3b"]["longest_full_attention"] == full < found["llama-3.2-3b"]
     shown = shown_at_80_columns(capsys, monkeypatch, "--vram", "8GiB")
@@ -221,7 +226,8 @@ def test_what_was_asked_for_stays(
 
 
 def test_what_does_not_fit_is_refused_with_what_does(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--model", "qwen3-4b", "--ctx", "40k", "--vram", "10GiB", "--ram", "2GiB", "--dtype", "bfloat16"]
+    flags = ["--model", "qwen3-4b", "--ctx", "40k", "--vram", "10GiB", "--ram", "2GiB"]
+    flags += ["--dtype", "bfloat16", "--weights", "bf16"]
     with pytest.raises(SystemExit) as stop:
         main(["info", *flags])
     assert stop.value.code == 5

@@ -15,7 +15,7 @@ from lrqk_cli.memory import planner
 from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.planner import Plan
 from lrqk_cli.models import catalog, shapes
-from lrqk_cli.models.support import spec_from_config
+from lrqk_cli.models.support import spec_from_config, with_form
 
 GIB = 1 << 30
 SPECS = {
@@ -23,6 +23,8 @@ SPECS = {
     "gemma-3-270m": spec_from_config(catalog.find("gemma-3-270m").config, "gemma-3-270m"),
 }
 specs = st.sampled_from(list(SPECS.values()))
+# Whose weights stay plain numbers.
+PLAIN = with_form(SPECS["llama-3.1-8b"], None)
 contexts = st.integers(1, 1 << 19)
 sizes = st.integers(0, 48 * GIB)
 explicit = st.fixed_dictionaries(
@@ -41,10 +43,8 @@ explicit = st.fixed_dictionaries(
 )
 
 
-def quality(found: Plan | None, context: int) -> int:
+def quality(found: Plan, context: int) -> int:
     """Rows that stay on the device."""
-    if found is None:
-        return 0
     return max(context, 8192) if found.settings.attention == "dense" else found.settings.hot
 
 
@@ -56,7 +56,7 @@ def test_a_plan_fits_and_keeps_what_was_asked(
     found = planner.find(spec, "bfloat16", context, vram, ram, wanted)
     if found is None:
         return
-    assert found.estimate == estimate(spec, found.settings, context, "bfloat16")
+    assert found.estimate == estimate(found.spec, found.settings, context, "bfloat16")
     assert found.estimate.total <= vram
     assert found.estimate.host_kv <= ram
     assert all(getattr(found.settings, name) == value for name, value in wanted.items())
@@ -68,10 +68,18 @@ def test_a_plan_fits_and_keeps_what_was_asked(
 
 @settings(max_examples=150, deadline=None)
 @given(specs, contexts, sizes, sizes)
-def test_more_memory_never_means_fewer_hot_rows(spec: ModelSpec, context: int, one: int, other: int) -> None:
-    less, more = sorted((one, other))
-    found = [planner.find(spec, "bfloat16", context, vram, 64 * GIB) for vram in (less, more)]
-    assert quality(found[0], context) <= quality(found[1], context)
+def test_more_memory_never_means_coarser_weights_or_fewer_hot_rows_beside_the_same(
+    spec: ModelSpec, context: int, one: int, other: int
+) -> None:
+    bounds = sorted((one, other))
+    less, more = (planner.find(spec, "bfloat16", context, vram, 64 * GIB) for vram in bounds)
+    if less is None:
+        return
+    assert more is not None
+    finest_first = [None, "q8", "q4"]
+    assert finest_first.index(more.form) <= finest_first.index(less.form)
+    if more.form == less.form:
+        assert quality(less, context) <= quality(more, context)
 
 
 @settings(max_examples=40, deadline=None)
@@ -91,7 +99,7 @@ def test_a_refusal_names_a_context_that_fits(spec: ModelSpec, context: int, vram
 
 @pytest.mark.parametrize("wanted", [{}, {"hot": 22_208}, {"rank": 16}], ids=str)
 def test_a_refusal_names_the_least_that_is_needed(wanted: dict[str, Any]) -> None:
-    spec = SPECS["llama-3.1-8b"]
+    spec = PLAIN
     with pytest.raises(OutOfMemoryError) as caught:
         planner.plan(spec, "bfloat16", 40_960, 15 * GIB, 64 * GIB, wanted)
     named = float(re.search(r"at least ([\d.]+) GiB", str(caught.value))[1])  # type: ignore[index]
@@ -114,11 +122,11 @@ def test_lrqk_takes_over_where_the_rows_do_not_fit() -> None:
 
 def test_a_host_without_room_is_named() -> None:
     with pytest.raises(OutOfMemoryError, match="host memory"):
-        planner.plan(SPECS["llama-3.1-8b"], "bfloat16", 131072, 22 * GIB, 4 * GIB)
+        planner.plan(PLAIN, "bfloat16", 131072, 22 * GIB, 4 * GIB)
 
 
 def test_weights_that_never_fit_leave_only_another_type_or_model() -> None:
-    spec = SPECS["llama-3.1-8b"]
+    spec = PLAIN
     with pytest.raises(OutOfMemoryError) as caught:
         planner.plan(spec, "float32", 8192, 20 * GIB, 64 * GIB)
     assert "--dtype bfloat16" in caught.value.hint
@@ -126,3 +134,27 @@ def test_weights_that_never_fit_leave_only_another_type_or_model() -> None:
         planner.plan(spec, "bfloat16", 8192, 8 * GIB, 64 * GIB)
     assert caught.value.hint.startswith("Choose a smaller model")
     assert caught.value.exit_code == 5
+
+
+@given(specs, contexts, sizes, sizes)
+@settings(deadline=None)
+def test_weights_are_as_fine_as_leaves_room(spec: ModelSpec, context: int, vram: int, ram: int) -> None:
+    found = planner.find(spec, "bfloat16", context, vram, ram)
+    alone = [with_form(spec, form) for form in (None, "q8", "q4")]
+    fits = [plan for one in alone if (plan := planner.find(one, "bfloat16", context, vram, ram))]
+    good = [plan for plan in fits if quality(plan, context) >= 4096]
+    assert found == (good[0] if good else fits[-1] if fits else None)
+
+
+def test_four_bits_hold_a_text_that_sixteen_do_not() -> None:
+    spec = SPECS["llama-3.1-8b"]
+    forms = {vram: planner.plan(spec, "bfloat16", 131072, vram * GIB, 64 * GIB).form for vram in (8, 12, 24)}
+    assert forms == {8: "q4", 12: "q8", 24: None}
+    with pytest.raises(OutOfMemoryError):
+        planner.plan(PLAIN, "bfloat16", 131072, 12 * GIB, 64 * GIB)
+
+
+def test_a_cpu_has_plain_numbers() -> None:
+    spec = SPECS["llama-3.1-8b"]
+    assert planner.plan(spec, "bfloat16", 4096, None, 64 * GIB).form is None
+    assert planner.find(spec, "bfloat16", 4096, None, 12 * GIB) is None

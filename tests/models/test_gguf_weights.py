@@ -72,7 +72,7 @@ def test_packed_weights_take_what_was_foretold(
     }
     # What is not packed is foretold in 16 bits.
     plain = sum(parameter.nbytes // 2 for parameter in model.parameters())
-    assert index.weights == WeightBytes(sum(packed.values()) + plain, sum(packed.values()) + plain)
+    assert index.weights == WeightBytes("gguf", *[sum(packed.values()) + plain] * 2)
 
 
 def test_a_file_that_lacks_weights_is_refused(
@@ -109,16 +109,16 @@ def test_packed_weights_are_loaded_and_counted_on_demand(
 ) -> None:
     monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path / "cache"))
     source = resolve(str(quantised_gguf("Q5_1")))
-    plain, packed = (load(source, CPU, torch.float32, packed=p) for p in (False, True))
+    plain, packed = (load(source, CPU, torch.float32, form=form) for form in (None, "gguf"))
     assert plain.spec.packed is None
     assert packed.spec.packed is not None
     assert packed.spec.packed.total < plain.spec.num_parameters * 2
     torch.testing.assert_close(logits(packed.model, 20), logits(plain.model, 20), atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(loading, "_room", lambda *_: packed.spec.packed.total)
-    load(source, CPU, torch.float32, packed=True)
+    load(source, CPU, torch.float32, form="gguf")
     monkeypatch.setattr(loading, "_room", lambda *_: packed.spec.packed.total - 1)
     with pytest.raises(OutOfMemoryError, match="The weights of"):
-        load(source, CPU, torch.float32, packed=True)
+        load(source, CPU, torch.float32, form="gguf")
 
 
 def test_scales_that_are_no_numbers_are_refused(

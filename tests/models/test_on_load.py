@@ -1,0 +1,130 @@
+"""Checkpoints that are packed while they are loaded, beside the same matrices packed one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import FAMILIES, random_tokens, tiny_model
+from transformers import PreTrainedModel
+
+from lrqk_cli.config import WeightForm
+from lrqk_cli.errors import ModelError
+from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
+from lrqk_cli.memory.accounting import weight_bytes
+from lrqk_cli.models.checkpoint import load_checkpoint
+from lrqk_cli.models.matrices import formats_of
+from lrqk_cli.models.packed_layers import PackedModule
+from lrqk_cli.models.quantise import quantise
+from lrqk_cli.models.support import spec_from_config, with_form
+
+CPU = torch.device("cpu")
+
+
+def load(
+    folder: Path, model: PreTrainedModel, form: WeightForm, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    options = {
+        "config": type(model.config)(**model.config.to_dict()),
+        "dtype": dtype,
+        "device_map": {"": CPU},
+    }
+    return load_checkpoint("tiny", folder, options, form)
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    found: torch.Tensor = model(random_tokens(40).unsqueeze(0)).logits
+    return found
+
+
+@torch.no_grad()
+def round_trip(model: PreTrainedModel, form: WeightForm) -> int:
+    """Give the matrices of a model the numbers that packed ones stand for; return how many there are."""
+    formats = formats_of(model, form, is_tied=bool(model.config.tie_word_embeddings))
+    for path, format in formats.items():
+        weight = model.get_submodule(path).weight
+        assert isinstance(weight, torch.Tensor)
+        unpack_rows(weight, quantise(format, weight), torch.arange(len(weight)))
+    return len(formats)
+
+
+@pytest.mark.parametrize("form", ["q8", "q4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_packed_model_is_that_of_its_packed_matrices(family: str, form: WeightForm, tmp_path: Path) -> None:
+    # Rows of a block of 256 for all but the last matrix, of which 96 are three units.
+    model = tiny_model(family, hidden_size=256, intermediate_size=96)
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path, model, form)
+    modules = [module for module in loaded.modules() if isinstance(module, PackedModule)]
+    count = round_trip(model, form)
+    assert len(modules) == count + bool(model.config.tie_word_embeddings)
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-4, rtol=1e-4)
+    assert not any(parameter.requires_grad or parameter.is_meta for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("form", ["q8", "q4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_take_what_was_foretold(family: str, form: WeightForm, tmp_path: Path) -> None:
+    model = tiny_model(family, hidden_size=64)
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path, model, form, torch.bfloat16)
+    packed = {
+        module.packed.data_ptr(): module.packed.nbytes
+        for module in loaded.modules()
+        if isinstance(module, PackedModule)
+    }
+    found = sum(packed.values()) + sum(parameter.nbytes for parameter in loaded.parameters())
+    spec = with_form(spec_from_config(model.config, family), form)
+    # A router may stay in float32.
+    assert found == pytest.approx(weight_bytes(spec, "bfloat16"), abs=2 * 4 * 64 * 2)
+
+
+def test_a_tied_checkpoint_may_hold_both_copies(tmp_path: Path) -> None:
+    model = tiny_model("gemma3")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, file, metadata={"format": "pt"})
+    loaded = load(tmp_path, model, "q8")
+    embedding, output = loaded.get_input_embeddings(), loaded.get_output_embeddings()
+    assert embedding.packed.data_ptr() == output.packed.data_ptr()
+    round_trip(model, "q8")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-4, rtol=1e-4)
+
+
+def test_tied_ends_that_cannot_be_packed_stay_tied(tmp_path: Path) -> None:
+    model = tiny_model("llama", tie_word_embeddings=True, hidden_size=40, head_dim=8)
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path, model, "q4")
+    assert loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
+    round_trip(model, "q4")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-4, rtol=1e-4)
+
+
+def test_a_missing_matrix_is_named(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.self_attn.v_proj.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"lacks 1 of its weights, such as model\.layers\.1\.self_attn\.v_proj"
+    ):
+        load(tmp_path, model, "q4")
+
+
+def test_a_matrix_of_another_shape_is_named(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.1.self_attn.v_proj.weight"
+    tensors[name] = tensors[name][:8].contiguous()
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"do not have the shapes .*v_proj"):
+        load(tmp_path, model, "q4")
