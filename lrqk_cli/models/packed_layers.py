@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from lrqk_cli.formats import PackedFormat
 from lrqk_cli.kernels import decode
@@ -56,14 +55,19 @@ class PackedLinear(PackedModule):
             decode.fixed_point(vector, input.reshape(-1))
             decode.packed_gemv((self.matrix,), vector, out.view(-1), biases=(self.bias,))
             return out
+        # What a product writes is a view into this, so that nothing is copied afterwards.
+        flat, tokens = out.view(-1, self.out_features), input.reshape(-1, self.in_features)
         step = max(1, UNPACKED_AT_ONCE // self.in_features)
         scratch = input.new_empty(min(step, self.out_features), self.in_features)
         for start in range(0, self.out_features, step):
             rows = torch.arange(start, min(start + step, self.out_features), device=input.device)
             weight = scratch[: rows.shape[0]]
             decode.unpack_rows(weight, self.matrix, rows)
-            bias = None if self.bias is None else self.bias[start : start + step]
-            out[..., start : start + step] = linear(input, weight, bias)
+            part = flat[:, start : start + step]
+            if self.bias is None:
+                torch.mm(tokens, weight.mT, out=part)
+            else:
+                torch.addmm(self.bias[start : start + step], tokens, weight.mT, out=part)
         return out
 
 

@@ -1,9 +1,9 @@
 """Weights in 4 to 8 bits, from the weights alone.
 
 Scales are searched for, not calculated: of some 20 candidates around the range of a group, each followed by a
-weighted least-squares fit to the codes that it leads to, the one with the least error is taken. That is what
-llama.cpp does where it has no importance matrix (``make_qkx2_quants``, ``make_qx_quants``); HQQ's solver
-(half-quadratic, https://mobiusml.github.io/hqq_blog) also needs no data, but leaves scales in floats.
+least-squares fit to the codes that it leads to, the one with the least error is taken. That is what llama.cpp
+does where it has no importance matrix (``make_qkx2_quants``, ``make_qx_quants``), but for the weights that it
+gives to large numbers where there is no minimum: docs/quality.md has both.
 """
 
 from __future__ import annotations
@@ -87,12 +87,11 @@ def _symmetric_scale(grouped: Tensor, zero: int) -> Tensor:
     The largest weight may be of either sign; with a negative s it gets the code ``-zero``.
     """
     largest = grouped.gather(2, grouped.abs().argmax(2, keepdim=True)).squeeze(2)
-    weight = grouped.square()
     best, best_gain = torch.zeros_like(largest), torch.zeros_like(largest)
     for step in _STEPS:
         codes = _whole(grouped, (-largest / (zero + step))[:, :, None], -zero, zero - 1)
-        along = (weight * grouped * codes).sum(2)
-        length = (weight * codes.square()).sum(2)
+        along = (grouped * codes).sum(2)
+        length = codes.square().sum(2)
         gain = along.square() / length.clamp_min(1e-30)
         is_better = gain > best_gain
         best = torch.where(is_better, along / length.clamp_min(1e-30), best)

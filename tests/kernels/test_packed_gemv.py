@@ -12,7 +12,13 @@ from packed import NAMES, matrix_of
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
-from lrqk_cli.kernels.fixed_point.reference import empty_fixed, fixed_point
+from lrqk_cli.kernels.fixed_point.reference import (
+    FixedOutput,
+    empty_fixed,
+    fixed_point,
+    numbers_of,
+    planes_of,
+)
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gated_gemv import reference as gated_reference
 from lrqk_cli.kernels.packed_gemv import reference
@@ -109,14 +115,40 @@ def test_a_gate_is_that_of_the_unpacked_matrices(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [32, 416])
+def test_a_gate_leaves_its_result_in_fixed_point_too(rows: int, dtype: torch.dtype, device: str) -> None:
+    gate, up = (matrix_of("Q4_K", rows, 512, seed=seed, size=1e-2)[0] for seed in (1, 2))
+    given = fixed(vector(512, dtype), device)
+    out = poisoned(torch.empty(rows, dtype=dtype, device=device))
+    arrived = torch.zeros(20, dtype=torch.int32, device=device)
+    for _ in range(2):
+        found = empty_fixed(rows, dtype, torch.device(device)).fill_(-1)
+        gated_kernel.packed_gated_gemv(
+            on(device, gate), on(device, up), given, out, activation="silu", fixed=FixedOutput(found, arrived)
+        )
+        # Halves are rounded to even by the reference, and up by the kernel.
+        step = float(out.abs().max()) * 2.0 ** -(8 * planes_of(dtype) - 2)
+        torch.testing.assert_close(numbers_of(found.cpu()), numbers_of(fixed(out.cpu())), rtol=0, atol=step)
+        assert not arrived.any()
+    expected = poisoned(torch.empty(rows, dtype=dtype))
+    exact = empty_fixed(rows, dtype, torch.device("cpu"))
+    gated_reference.packed_gated_gemv(
+        gate, up, given.cpu(), expected, activation="silu", fixed=FixedOutput(exact, arrived.cpu())
+    )
+    assert torch.equal(exact, fixed(expected))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("width", [256, 1536, 4864])
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_are_unpacked_as_gguf_does(name: str, device: str) -> None:
-    matrix, weights = matrix_of(name, 21, 1536)
+def test_rows_are_unpacked_as_gguf_does(name: str, width: int, device: str) -> None:
+    matrix, weights = matrix_of(name, 21, width)
     rows = torch.tensor([20, 0, 7, 7, 13])
-    exact = poisoned(torch.empty(5, 1536))
+    exact = poisoned(torch.empty(5, width))
     unpack_reference.unpack_rows(exact, matrix, rows)
     assert torch.equal(exact, weights[rows])
-    found = poisoned(torch.empty(5, 1536, device=device))
+    found = poisoned(torch.empty(5, width, device=device))
     unpack_kernel.unpack_rows(found, on(device, matrix), rows.to(device))
     # A GPU rounds product and difference once, together.
     size = weights[rows].abs().amax()

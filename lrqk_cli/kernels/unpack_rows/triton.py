@@ -1,4 +1,4 @@
-"""The same in one launch, a program for some numbers of a row, which it writes side by side."""
+"""The same in one launch, a program for some units of a row, in which a lane takes whole words of codes."""
 
 from __future__ import annotations
 
@@ -6,73 +6,91 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.triton import arguments, format_code
 
-_BLOCK = 1024
+_UNITS = 64
 
 
 @triton.jit
-def _codes(words, unit, place, inside, UNITS: tl.constexpr, BITS: tl.constexpr):
-    # Codes that follow one another are in the bytes of a word, and four further ones in higher bits.
-    group, byte = place // 4, place % 4 * 8
+def _codes(words, unit, inside, UNITS: tl.constexpr, BITS: tl.constexpr):
+    """Return the codes of some units ``[n]``: ``[n, W, 32 / W]``, for W words of codes or of their low bits.
+
+    Those of a word follow one another, four in its bytes and, but for 8 bits, four more above these.
+    """
+    WORDS: tl.constexpr = 8 if BITS == 8 else 4
+    place = tl.arange(0, WORDS)[None, :]
+    number = tl.arange(0, 32 // WORDS)[None, None, :]
+    mask = inside[:, None] & (place >= 0)
+    word = tl.load(words + place * UNITS + unit[:, None], mask=mask, other=0)[:, :, None]
+    byte = number % 4 * 8
     if BITS == 8:
-        word = tl.load(words + group * UNITS + unit, mask=inside, other=0)
         return (word >> byte) & 255
-    word = tl.load(words + group // 2 * UNITS + unit, mask=inside, other=0)
-    code = (word >> (byte + group % 2 * 4)) & 15
+    codes = (word >> (byte + number // 4 * 4)) & 15
+    group = place[:, :, None] * 2 + number // 4
     if BITS == 5:
-        high = tl.load(words + 4 * UNITS + unit, mask=inside, other=0)
-        code |= ((high >> (byte + group)) & 1) << 4
+        high = tl.load(words + 4 * UNITS + unit[:, None] + place * 0, mask=mask, other=0)[:, :, None]
+        codes |= ((high >> (byte + group)) & 1) << 4
     if BITS == 6:
-        high = tl.load(words + (4 + group // 4) * UNITS + unit, mask=inside, other=0)
-        code |= ((high >> (byte + group % 4 * 2)) & 3) << 4
-    return code
+        high = tl.load(words + (4 + place // 2) * UNITS + unit[:, None], mask=mask, other=0)[:, :, None]
+        codes |= ((high >> (byte + group % 4 * 2)) & 3) << 4
+    return codes
 
 
 @triton.jit
 def _unpack_rows(
-    words, floats, scales, rows, out, UNITS: tl.constexpr, FORMAT: tl.constexpr, BLOCK: tl.constexpr
+    words, floats, scales, rows, out, UNITS: tl.constexpr, FORMAT: tl.constexpr, SHARE: tl.constexpr
 ):
     BITS: tl.constexpr = FORMAT % 16
     ZERO: tl.constexpr = FORMAT // 16 % 256
-    SHARE: tl.constexpr = 8 if FORMAT // 4096 % 2 == 1 else 1
+    BLOCK: tl.constexpr = 8 if FORMAT // 4096 % 2 == 1 else 1
     HAS_SCALES: tl.constexpr = FORMAT // 8192 % 2 == 1
     HAS_MINIMUM: tl.constexpr = FORMAT // 16384 % 2 == 1
     IS_HALVED: tl.constexpr = FORMAT // 32768 % 2 == 1
     FLOATS: tl.constexpr = 2 if HAS_MINIMUM else 1
-    number = tl.program_id(0)
+    WORDS: tl.constexpr = 8 if BITS == 8 else 4
+    number = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + number)
-    element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = element < 32 * UNITS
-    unit, place = element // 32, element % 32
-    floats += row * (FLOATS * (UNITS // SHARE)) + unit // SHARE
+    unit = tl.program_id(1) * SHARE + tl.arange(0, SHARE)
+    inside = unit < UNITS
+    floats += row * (FLOATS * (UNITS // BLOCK)) + unit // BLOCK
     scales += row * (2 * UNITS) + unit
-    code = _codes(words + row * (BITS * UNITS), unit, place, inside, UNITS, BITS) - ZERO
+    codes = _codes(words + row * (BITS * UNITS), unit, inside, UNITS, BITS) - ZERO
     factor = tl.load(floats, mask=inside, other=0.0).to(tl.float32)
     if IS_HALVED:
-        factor *= tl.load(scales + place // 16 * UNITS, mask=inside, other=0).to(tl.float32)
-    elif HAS_SCALES:
-        factor *= tl.load(scales, mask=inside, other=0).to(tl.float32)
-    weight = factor * code.to(tl.float32)
+        first = factor * tl.load(scales, mask=inside, other=0).to(tl.float32)
+        second = factor * tl.load(scales + UNITS, mask=inside, other=0).to(tl.float32)
+        is_first = tl.arange(0, WORDS)[None, :, None] < WORDS // 2
+        weight = tl.where(is_first, first[:, None, None], second[:, None, None]) * codes.to(tl.float32)
+    else:
+        if HAS_SCALES:
+            factor *= tl.load(scales, mask=inside, other=0).to(tl.float32)
+        weight = factor[:, None, None] * codes.to(tl.float32)
     if HAS_MINIMUM:
-        least = tl.load(floats + UNITS // SHARE, mask=inside, other=0.0).to(tl.float32)
+        least = tl.load(floats + UNITS // BLOCK, mask=inside, other=0.0).to(tl.float32)
         if HAS_SCALES:
             least *= -tl.load(scales + UNITS, mask=inside, other=0).to(tl.float32)
-        weight += least
-    out += number.to(tl.int64) * (32 * UNITS) + element
-    tl.store(out, weight.to(out.dtype.element_ty), mask=inside)
+        weight += least[:, None, None]
+    place = tl.arange(0, WORDS)[None, :, None] * (32 // WORDS) + tl.arange(0, 32 // WORDS)[None, None, :]
+    place += unit[:, None, None] * 32
+    tl.store(
+        out + number * (32 * UNITS) + place,
+        weight.to(out.dtype.element_ty),
+        mask=inside[:, None, None] & (place >= 0),
+    )
 
 
 def unpack_rows(out: Tensor, matrix: PackedMatrix, rows: Tensor) -> None:
     """See the reference; all tensors are contiguous."""
-    units = matrix.width // 32
-    _unpack_rows[(rows.shape[0], triton.cdiv(matrix.width, _BLOCK))](
+    units = matrix.width // UNIT
+    share = min(_UNITS, triton.next_power_of_2(units))
+    _unpack_rows[(rows.shape[0], triton.cdiv(units, share))](
         *arguments(matrix),
         rows,
         out,
         UNITS=units,
         FORMAT=format_code(matrix.format),
-        BLOCK=min(_BLOCK, triton.next_power_of_2(matrix.width)),
+        SHARE=share,
         num_warps=4,
     )
