@@ -9,9 +9,8 @@ from typing import NamedTuple, TypeAlias, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels import decode
-from lrqk_cli.kernels.fixed_point.reference import FixedOutput, empty_fixed
+from lrqk_cli.kernels.fixed_point.reference import empty_fixed
 from lrqk_cli.kernels.gated_gemv.reference import Activation
 from lrqk_cli.models.packed_layers import PackedLinear
 
@@ -54,23 +53,12 @@ class Vectors:
     def __init__(self) -> None:
         self._input: Tensor | None = None
         self._fixed: Tensor | None = None
-        # Of all products that leave fixed point themselves: they follow one another.
-        self._arrived: Tensor | None = None
 
     def space_for(self, input: Tensor) -> Tensor:
         """Return where somebody may write ``input`` in fixed point, before anything asks for it."""
         self._input = input
         self._fixed = empty_fixed(input.numel(), input.dtype, input.device)
         return self._fixed
-
-    def output_for(self, result: Tensor) -> FixedOutput | None:
-        """Return where a product may write its result in fixed point too; None where it cannot."""
-        if result.numel() % UNIT:
-            return None
-        units = result.numel() // UNIT
-        if self._arrived is None or self._arrived.shape[0] < units:
-            self._arrived = torch.zeros(units, dtype=torch.int32, device=result.device)
-        return FixedOutput(self.space_for(result), self._arrived)
 
     def of(self, input: Tensor) -> Tensor:
         """Return a single token in fixed point."""
@@ -155,9 +143,7 @@ def apply_gated(
     inner = x.new_empty(*x.shape[:-1], layers.gate.out_features)
     gate, up, out = layers.gate, layers.up, inner.view(-1)
     if vectors is not None and isinstance(gate, PackedLinear) and isinstance(up, PackedLinear):
-        given = vectors.of(x)
-        fixed = vectors.output_for(inner) if isinstance(layers.down, PackedLinear) else None
-        decode.packed_gated_gemv(gate.matrix, up.matrix, given, out, activation=activation, fixed=fixed)
+        decode.packed_gated_gemv(gate.matrix, up.matrix, vectors.of(x), out, activation=activation)
     elif isinstance(gate, nn.Linear) and isinstance(up, nn.Linear):
         decode.gated_gemv(gate.weight, up.weight, x.reshape(-1), out, activation=activation)
     projected: Tensor = layers.down(inner)

@@ -22,7 +22,7 @@ from decode_step import Shape, make_index, make_layer, make_maps, make_tail, noi
 from packed import matrix_of
 
 from lrqk_cli.kernels.buffers import AttendScratch, Fetch, FetchPlan, Projected, SelectScratch
-from lrqk_cli.kernels.fixed_point.reference import FixedOutput, empty_fixed
+from lrqk_cli.kernels.fixed_point.reference import empty_fixed
 
 CPU = torch.device("cpu")
 # Llama 3.1 8B, Qwen2.5 0.5B, Gemma 3 270M, and an odd one.
@@ -119,18 +119,14 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype) -> None
 
 def run_packed(width: int, names: tuple[str, str, str], dtype: torch.dtype) -> None:
     """Launch what reads packed matrices."""
-    matrices = tuple(matrix_of(name, 64, width)[0] for name in names)
-    row, bias = noise(14, width).to(dtype), noise(15, 64).to(dtype)
+    matrices = tuple(matrix_of(name, 40, width)[0] for name in names)
+    row, bias = noise(14, width).to(dtype), noise(15, 40).to(dtype)
     fixed = empty_fixed(width, dtype, CPU)
     operation("fixed_point")(fixed, row)
     norm = row[None], row, torch.empty(1, width, dtype=dtype)
     operation("rms_norm")(*norm, eps=1e-6, offset=0.0, rounds_first=True, fixed=fixed)
-    operation("packed_gemv")(matrices, fixed, torch.empty(192, dtype=dtype), biases=(None, bias, None))
-    left = FixedOutput(empty_fixed(64, dtype, CPU), torch.zeros(2, dtype=torch.int32))
-    for output in (None, left):
-        operation("packed_gated_gemv")(
-            *matrices[:2], fixed, torch.empty(64, dtype=dtype), activation="silu", fixed=output
-        )
+    operation("packed_gemv")(matrices, fixed, torch.empty(120, dtype=dtype), biases=(None, bias, None))
+    operation("packed_gated_gemv")(*matrices[:2], fixed, torch.empty(40, dtype=dtype), activation="silu")
     for matrix in matrices:
         operation("unpack_rows")(torch.empty(2, width, dtype=dtype), matrix, torch.arange(2))
 

@@ -12,26 +12,10 @@ are the sums of the integers of either half of a unit, and the bits of its scale
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from lrqk_cli.formats import UNIT
-
-
-class FixedOutput(NamedTuple):
-    """Where a product leaves its result in fixed point too.
-
-    Attributes:
-        vector: from ``empty_fixed``.
-        arrived: int32 ``[U]``, zero before and after: how many programs have written their share of each
-            unit, so that the last of them can convert it.
-    """
-
-    vector: Tensor
-    arrived: Tensor
-
 
 WORDS = UNIT // 4
 # The smallest exponent of a unit's largest number: what is smaller counts as if it were as large.

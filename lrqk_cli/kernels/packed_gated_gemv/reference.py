@@ -6,20 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
-from lrqk_cli.kernels.fixed_point.reference import FixedOutput, fixed_point
 from lrqk_cli.kernels.gated_gemv.reference import Activation
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.reference import packed_gemv
 
 
 def packed_gated_gemv(
-    gate: PackedMatrix,
-    up: PackedMatrix,
-    vector: Tensor,
-    out: Tensor,
-    *,
-    activation: Activation,
-    fixed: FixedOutput | None = None,
+    gate: PackedMatrix, up: PackedMatrix, vector: Tensor, out: Tensor, *, activation: Activation
 ) -> None:
     """Compute ``act(G x) ⊙ (U x)`` in float32.
 
@@ -28,11 +21,8 @@ def packed_gated_gemv(
         vector: x in fixed point, see ``kernels.fixed_point``.
         out: ``[rows]``, rounded once.
         activation: see ``gated_gemv``.
-        fixed: ``out`` in fixed point too, where its rows are a multiple of 32.
     """
     both = torch.empty(2 * gate.rows, device=vector.device)
     packed_gemv((gate, up), vector, both, biases=(None, None))
     gated, scaled = both.chunk(2)
     out.copy_((silu(gated) if activation == "silu" else gelu(gated, approximate="tanh")) * scaled)
-    if fixed is not None:
-        fixed_point(fixed.vector, out)

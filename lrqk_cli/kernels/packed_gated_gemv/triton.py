@@ -7,8 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.formats import UNIT
-from lrqk_cli.kernels.fixed_point.reference import FixedOutput, planes_in
-from lrqk_cli.kernels.fixed_point.triton import store_fixed
+from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.gated_gemv.reference import Activation
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.triton import ROWS, arguments, format_code, tiling
@@ -26,8 +25,6 @@ def _packed_gated_gemv(
     up_scales,
     vector,
     out,
-    fixed,
-    arrived,
     rows,
     UNITS: tl.constexpr,
     GATE_FORMAT: tl.constexpr,
@@ -36,7 +33,6 @@ def _packed_gated_gemv(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
     SILU: tl.constexpr,
-    FIXED_PLANES: tl.constexpr,
 ):
     member = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     gated = dot_packed_rows(
@@ -57,27 +53,10 @@ def _packed_gated_gemv(
     )
     result = activated(gated, SILU) * scaled
     tl.store(out + member, result.to(out.dtype.element_ty), mask=member < rows)
-    if FIXED_PLANES:
-        unit = tl.program_id(0) * ROWS // 32
-        # All warps have stored before one of them counts; who comes last sees what all the others stored.
-        tl.debug_barrier()
-        before = tl.atomic_add(arrived + unit, 1, sem="acq_rel")
-        if before == 32 // ROWS - 1:
-            tl.store(arrived + unit, 0)
-            place = unit * 32 + tl.arange(0, 32)[None, :]
-            # Not from the first cache, which may not have what other processors stored.
-            numbers = tl.load(out + place, cache_modifier=".cg").to(tl.float32)
-            store_fixed(numbers, fixed, rows // 32, unit + tl.arange(0, 1), FIXED_PLANES, 1)
 
 
 def packed_gated_gemv(
-    gate: PackedMatrix,
-    up: PackedMatrix,
-    vector: Tensor,
-    out: Tensor,
-    *,
-    activation: Activation,
-    fixed: FixedOutput | None = None,
+    gate: PackedMatrix, up: PackedMatrix, vector: Tensor, out: Tensor, *, activation: Activation
 ) -> None:
     """See the reference; all tensors are contiguous."""
     units = gate.width // UNIT
@@ -87,7 +66,6 @@ def packed_gated_gemv(
         *arguments(up),
         vector,
         out,
-        *((out, out) if fixed is None else fixed),
         gate.rows,
         UNITS=units,
         GATE_FORMAT=format_code(gate.format),
@@ -96,6 +74,5 @@ def packed_gated_gemv(
         ROWS=ROWS,
         CHUNK=chunk,
         SILU=activation == "silu",
-        FIXED_PLANES=0 if fixed is None else planes_in(fixed.vector),
         num_warps=warps,
     )

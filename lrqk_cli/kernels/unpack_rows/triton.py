@@ -10,7 +10,8 @@ from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.triton import arguments, format_code
 
-_UNITS = 64
+# Units of a program: with more, registers do not suffice, and codes of 8 bits take twice as many words.
+_UNITS, _UNITS_OF_8_BITS = 64, 32
 
 
 @triton.jit
@@ -84,7 +85,7 @@ def _unpack_rows(
 def unpack_rows(out: Tensor, matrix: PackedMatrix, rows: Tensor) -> None:
     """See the reference; all tensors are contiguous."""
     units = matrix.width // UNIT
-    share = min(_UNITS, triton.next_power_of_2(units))
+    share = min(_UNITS_OF_8_BITS if matrix.format.bits == 8 else _UNITS, triton.next_power_of_2(units))
     _unpack_rows[(rows.shape[0], triton.cdiv(units, share))](
         *arguments(matrix),
         rows,
