@@ -13,11 +13,8 @@ from torch import Tensor
 from torch.nn.functional import gelu, silu
 
 from lrqk_cli.kernels.fixed_point.reference import (
-    FixedOutput,
     empty_fixed,
     fixed_point,
-    numbers_of,
-    planes_of,
 )
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gated_gemv import reference as gated_reference
