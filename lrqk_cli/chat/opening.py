@@ -14,7 +14,7 @@ from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.errors import OutOfMemoryError, UsageError
-from lrqk_cli.memory.budget import Budget
+from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.planner import CONTEXT_STEP, Plan
 from lrqk_cli.memory.reserve import reserve
 from lrqk_cli.models.placement import Placement, find_placement, held_to
@@ -115,10 +115,10 @@ def look_up(
     """
     with view.pulling(request.name) as report:
         # Within the bar, because importing torch takes seconds.
-        from lrqk_cli.models import loading
+        from lrqk_cli.models import files, loading
         from lrqk_cli.models.prompt import ChatPrompt
 
-        source = loading.resolve(request.name)
+        source = files.fetched(loading.resolve(request.name), report, _room(request))
         # First, so that nothing is fetched that cannot fit.
         placement = _find_placement(request, source, in_use)
         tokenizer = loading.load_tokenizer(source, report)
@@ -192,6 +192,16 @@ def open_session(
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:
     """Return all that documents put into a prompt."""
     return [section.text for document in documents for section in document.sections()]
+
+
+def _room(request: ModelRequest) -> int | None:
+    """Return the bytes that weights may take at most, before anything else is known of the model."""
+    if request.offload_weights:
+        return None
+    from lrqk_cli.models.devices import choose_device
+
+    budget = find_budget(choose_device(request.device), request.vram, request.ram)
+    return budget.ram if budget.vram is None else budget.vram
 
 
 def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUse | None) -> Placement:

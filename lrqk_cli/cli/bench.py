@@ -175,15 +175,15 @@ def _plan_and_load(
         OutOfMemoryError: nothing that was asked for fits.
     """
     name = subject.shape or subject.model
-    with view.pulling(name):
+    with view.pulling(name) as report:
         # Within the bar, because importing torch takes seconds.
         from lrqk_cli.chat.rendering import plan_line
-        from lrqk_cli.models import loading, shapes
+        from lrqk_cli.models import files, loading, shapes
         from lrqk_cli.models.describe import describe_shape, describe_source
         from lrqk_cli.models.threads import use_threads
 
         use_threads(None)
-        source = loading.resolve(subject.model) if subject.shape is None else None
+        source = None if subject.shape else files.fetched(loading.resolve(subject.model), report)
         described = describe_source(source) if source else describe_shape(name)
         planned, placement = _plan(subject, described, asked, answer_tokens, wanted)
     view.note(plan_line(planned.plan))

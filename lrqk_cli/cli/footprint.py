@@ -18,9 +18,11 @@ _GIB = 1 << 30
 CARDS = (6, 8, 12, 16, 24, 32)
 CONTEXTS = tuple(1 << shift for shift in range(13, 20))
 # Where nothing is said of host memory, another machine has enough.
-_AMPLE = 1 << 60
+AMPLE = 1 << 60
+# Tokens of a long document, such as a book.
+_USUAL = 1 << 16
 # What cards compute in, unless the user says otherwise.
-_CARD_DTYPE = "bfloat16"
+CARD_DTYPE = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def footprint(question: Question) -> dict[str, Any]:
         "full_attention_device_memory": dense.total,
         "budget": budget,
         "longest_context": _longest(question, spec, dtype, budget),
-        "cards_dtype": question.dtype or _CARD_DTYPE,
+        "cards_dtype": question.dtype or CARD_DTYPE,
         "cards": _cards(question, on_card),
         "predicted": _predicted(machine, spec, settings, context, dtype),
     }
@@ -113,18 +115,22 @@ def card(
     """
     from lrqk_cli.models import catalog, shapes
 
-    dtype, ram = dtype or _CARD_DTYPE, ram or _AMPLE
+    dtype, ram = dtype or CARD_DTYPE, ram or AMPLE
     names = dict.fromkeys((*catalog.catalog(), *shapes.shapes()))
     return {
         "device_bytes": vram,
         "dtype": dtype,
-        "models": [_on_card(name, dtype, weights, Budget(vram, ram), wanted) for name in names],
+        "models": [longest_text(name, dtype, weights, Budget(vram, ram), wanted) for name in names],
     }
 
 
-def _on_card(
+def longest_text(
     name: str, dtype: str, weights: WeightChoice, budget: Budget, wanted: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Return what the longest text takes that fits, ready for JSON; sizes in bytes.
+
+    Args: see ``card``; ``budget`` without ``vram`` is a CPU's.
+    """
     from lrqk_cli.memory import planner
     from lrqk_cli.memory.accounting import weight_bytes
     from lrqk_cli.models.describe import describe
@@ -132,18 +138,22 @@ def _on_card(
     described = describe(name)
     is_file = any(form.form == "gguf" for form in described.spec.forms)
     # A file has one packed form, its own.
-    spec = described.with_weights("auto" if is_file and weights != "bf16" else weights, on_gpu=True)
+    chosen_form = "auto" if is_file and weights != "bf16" else weights
+    spec = described.with_weights(chosen_form, on_gpu=budget.vram is not None)
     most = spec.max_context
     full = {name: wanted[name] for name in wanted if name == "segment"} | {"attention": "dense"}
     longest = planner.longest_context(spec, dtype, *budget, most, wanted)
     chosen = planner.find(spec, dtype, longest, *budget, wanted) if longest else None
+    usual = planner.find(spec, dtype, min(most, _USUAL), *budget, wanted)
     shown = chosen.spec if chosen else spec
     return {
         "name": name,
         "weights": shown.packed.form if shown.packed else "bf16",
         "weight_bytes": weight_bytes(shown, dtype),
+        "parameters": spec.num_parameters,
         "max_context": most,
         "longest_context": longest,
+        "is_comfortable": usual is not None and not planner.is_poor(usual),
         "longest_full_attention": planner.longest_context(spec, dtype, *budget, most, full),
         "host_kv_rows": chosen.estimate.host_kv if chosen else None,
     }
@@ -154,7 +164,7 @@ def _place(question: Question, described: Description) -> tuple[Machine | None, 
     from lrqk_cli.memory.machine import look
 
     machine = look(question.device)
-    dtype = question.dtype or (_CARD_DTYPE if question.vram else None)
+    dtype = question.dtype or (CARD_DTYPE if question.vram else None)
     if dtype is not None and (machine is not None or question.device is None):
         return machine, dtype
     if machine is not None:
@@ -169,7 +179,7 @@ def _place(question: Question, described: Description) -> tuple[Machine | None, 
 def _ram(question: Question) -> int:
     from lrqk_cli.memory.budget import host_budget
 
-    return question.ram or (_AMPLE if question.vram else host_budget())
+    return question.ram or (AMPLE if question.vram else host_budget())
 
 
 def _longest(question: Question, spec: ModelSpec, dtype: str, budget: int | None) -> int | None:
@@ -184,7 +194,7 @@ def _cards(question: Question, spec: ModelSpec) -> list[dict[str, Any]]:
     """Return what the planner would choose on common cards, beside which host memory is no limit."""
     from lrqk_cli.memory import planner
 
-    dtype, ram = question.dtype or _CARD_DTYPE, question.ram or _AMPLE
+    dtype, ram = question.dtype or CARD_DTYPE, question.ram or AMPLE
     cells = []
     for card in CARDS:
         for context in CONTEXTS:

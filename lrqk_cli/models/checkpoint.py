@@ -12,7 +12,23 @@ from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.weights import check_finite, check_weight_files
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+# Methods whose packed weights only their own libraries read.
+_FOREIGN = (
+    "aqlm",
+    "auto-round",
+    "awq",
+    "bitnet",
+    "bitsandbytes",
+    "eetq",
+    "gptq",
+    "higgs",
+    "hqq",
+    "spqr",
+    "vptq",
+)
 
 
 def load_checkpoint(
@@ -31,6 +47,7 @@ def load_checkpoint(
     from transformers import AutoModelForCausalLM
 
     check_weight_files(name, folder)
+    _check_quantisation(name, options["config"], form)
     # With this key a config names another file or index.
     options["config"].transformers_weights = None
     if form is not None:
@@ -67,3 +84,18 @@ def load_checkpoint(
     check_finite(name, model)
     model.requires_grad_(False)
     return model
+
+
+def _check_quantisation(name: str, config: PreTrainedConfig, form: WeightForm | None) -> None:
+    stated = getattr(config, "quantization_config", None)
+    if not stated:
+        return
+    method = str(stated.get("quant_method") if isinstance(stated, dict) else stated.quant_method)
+    method = method.rpartition(".")[2].lower().replace("_", "-")
+    if form is None and method not in _FOREIGN:  # transformers unpacks it
+        return
+    raise ModelError(
+        f"The weights of '{name}' are packed by {method} already, which lrqk does not "
+        + ("read." if form is None else f"pack in {form}."),
+        "Use a GGUF file, or the checkpoint that it was made from with --weights q4.",
+    )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import UsageError
-from lrqk_cli.models import catalog, families, loading, shapes
+from lrqk_cli.models import catalog, families, files, loading, shapes
 from lrqk_cli.models.failures import config_errors, hub_errors
 from lrqk_cli.models.loading import ModelSource
 from lrqk_cli.models.sanity import check_plausible
@@ -92,7 +92,7 @@ def describe_source(source: ModelSource) -> Description:
     described = _description(stated if stated is not None else loading.load_spec(source)[0], source.name)
     if not source.is_gguf:
         return described
-    return replace(described, spec=replace(described.spec, forms=loading.gguf_forms(source)))
+    return replace(described, spec=replace(described.spec, forms=files.gguf_forms(source)))
 
 
 def _description(config: Any, name: str) -> Description:

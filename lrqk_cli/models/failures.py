@@ -45,7 +45,8 @@ def hub_errors(repository: str) -> Iterator[None]:
     except errors.RemoteEntryNotFoundError:
         raise ModelError(
             f"The model '{repository}' lacks a file that lrqk needs.",
-            "It needs config.json, weights as safetensors and a tokenizer.",
+            "It needs config.json, weights as safetensors and a tokenizer; a GGUF file of a repository is "
+            "named as in owner/name:Q4_K_M.",
         ) from None
     except Exception as error:
         # The hub's HTTP client is another from release to release, and each has errors of its own.

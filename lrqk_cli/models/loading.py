@@ -6,20 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.config import ModelSpec, WeightBytes, WeightForm
+from lrqk_cli.config import ModelSpec, WeightForm
 from lrqk_cli.errors import ModelError, OutOfMemoryError, UsageError
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.models import store
-from lrqk_cli.models.catalog import HubRepository
 from lrqk_cli.models.checkpoint import load_checkpoint
 from lrqk_cli.models.devices import choose_device, choose_dtype
-from lrqk_cli.models.failures import load_errors
-from lrqk_cli.models.fetch import fetch_config, fetch_repository
+from lrqk_cli.models.files import folder_of, read_config, stored_form
 from lrqk_cli.models.progress import OnProgress, ignore_progress
 from lrqk_cli.models.prompt import stop_ids
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.resolving import ModelSource, resolve
-from lrqk_cli.models.sanity import check_plausible
 from lrqk_cli.models.support import spec_from_config, text_config, with_form
 from lrqk_cli.models.weights import check_finite
 
@@ -68,7 +65,7 @@ def load_spec(source: ModelSource) -> tuple[PreTrainedConfig, ModelSpec]:
         UnsupportedModelError: the engine does not honour a feature of the model.
         ModelError: the configuration cannot be had or read.
     """
-    config = text_config(_read_config(source))
+    config = text_config(read_config(source))
     return config, spec_from_config(config, source.name)
 
 
@@ -103,7 +100,7 @@ def load(
 
     if form is not None and offload_weights:
         raise UsageError("Weights that stay packed cannot be spread over devices.", "Choose one of the two.")
-    published = _read_config(source)
+    published = read_config(source)
     config = text_config(published)
     spec = spec_from_config(config, source.name)
     device = device or choose_device()
@@ -113,12 +110,12 @@ def load(
     room = _room(device, max_device_bytes)
     folder = None
     if form == "gguf":  # what it takes is known exactly once it is here
-        folder = _folder(source, on_progress)
-        spec = replace(spec, forms=_stored_form(folder))
+        folder = folder_of(source, on_progress)
+        spec = replace(spec, forms=stored_form(folder))
     spec = with_form(spec, form)
     if not offload_weights:
         _check_fits(spec, dtype, device, room)
-    folder = folder or _folder(source, on_progress)
+    folder = folder or folder_of(source, on_progress)
     placement = _placement(device, room, offload_weights)
     if (file := store.gguf_file(folder, source.path)) is not None:
         kind = device, dtype
@@ -141,92 +138,13 @@ def load(
     )
 
 
-def gguf_forms(source: ModelSource) -> tuple[WeightBytes, ...]:
-    """Return what the weights of a GGUF file take as they are; nothing where they have to be unpacked.
-
-    Of a file that is not here this is what the catalog says.
-
-    Raises:
-        ModelError: the file is no GGUF that transformers can read, or its index is damaged.
-    """
-    from lrqk_cli.models.gguf import survey_file
-
-    if source.entry is not None:
-        folder, known = store.path(source.entry.alias), source.entry.weights
-        return _stored_form(folder) if folder else (() if known is None else (known,))
-    file = _path(source)
-    folder = store.prepared_folder(file)
-    if folder is not None:
-        return _stored_form(folder)
-    found = survey_file(file)
-    return () if found.lacking else (found.weights,)
-
-
-def _stored_form(folder: Path) -> tuple[WeightBytes, ...]:
-    from lrqk_cli.models.gguf import prepared_bytes
-
-    stored = prepared_bytes(folder)
-    return () if stored is None else (stored,)
-
-
 def load_tokenizer(source: ModelSource, on_progress: OnProgress = ignore_progress) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer alone, pulling and unpacking the model first where it is not here.
 
     Raises:
         ModelError: the model cannot be had, or it has no tokenizer that can be read.
     """
-    return _load_tokenizer(source, _folder(source, on_progress))
-
-
-def _read_config(source: ModelSource) -> PreTrainedConfig:
-    if source.entry is not None and source.entry.config:
-        return text_config(source.entry.config)
-    if source.kind == "gguf":
-        prepared = store.prepared_folder(_path(source))
-        if prepared is None:
-            from lrqk_cli.models.gguf import read_config
-
-            return read_config(_path(source))
-        # Reading the header of a file takes seconds.
-        return _plain_config(source, prepared)
-    return _plain_config(source, _config_folder(source))
-
-
-def _plain_config(source: ModelSource, folder: Path) -> PreTrainedConfig:
-    from transformers import AutoConfig, PreTrainedConfig
-
-    with load_errors(source.name), quiet_transformers():
-        check_plausible(PreTrainedConfig.get_config_dict(str(folder))[0])
-        config: PreTrainedConfig = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    return config
-
-
-def _config_folder(source: ModelSource) -> Path:
-    """The folder that holds config.json; of a repository that is not here, only that file is fetched."""
-    if source.kind == "folder":
-        return _path(source)
-    pulled = store.path(source.entry.alias) if source.entry is not None else None
-    if pulled is not None:
-        return pulled
-    published = source.entry.huggingface if source.entry is not None else None
-    return fetch_config(published or HubRepository(source.name)).parent
-
-
-def _path(source: ModelSource) -> Path:
-    if source.path is None:
-        raise ValueError(f"A model source of the kind {source.kind} needs a path.")
-    return source.path
-
-
-def _folder(source: ModelSource, on_progress: OnProgress) -> Path:
-    """A folder that ``from_pretrained`` reads."""
-    if source.entry is not None:
-        return store.pull(source.entry, on_progress)
-    if source.kind == "gguf":
-        return store.prepare_gguf(_path(source), on_progress)
-    if source.kind == "hub":
-        return fetch_repository(HubRepository(source.name), on_progress)
-    return _path(source)
+    return _load_tokenizer(source, folder_of(source, on_progress))
 
 
 def _room(device: torch.device, max_device_bytes: int | None) -> int:

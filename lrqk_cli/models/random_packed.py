@@ -10,12 +10,15 @@ from lrqk_cli.config import WeightForm
 from lrqk_cli.kernels.packed import PackedMatrix, empty_matrix
 from lrqk_cli.models.matrices import formats_of
 from lrqk_cli.models.packed_layers import PackedModule, packed_module
+from lrqk_cli.models.quantise import quantise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Scales of units, where a format has them.
 _SCALE = 32
+# Embeddings that are drawn at once.
+_ROWS = 1 << 13
 
 
 def replace_by_packed(model: PreTrainedModel, form: WeightForm, dtype: torch.dtype, *, is_tied: bool) -> None:
@@ -36,23 +39,22 @@ def draw_packed(model: PreTrainedModel, deviation: float, common: float) -> None
     """
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
     for module in model.modules():
-        if isinstance(module, PackedModule):
-            _draw(module.matrix, deviation, common if module is embedding else 0.0)
+        if isinstance(module, PackedModule) and module is not embedding:
+            _draw(module.matrix, deviation)
+    if isinstance(embedding, PackedModule):
+        _draw_embeddings(embedding.matrix, deviation, common)
     if model.config.tie_word_embeddings:
         assert isinstance(output, PackedModule)
         assert isinstance(embedding, PackedModule)
         output.packed = embedding.packed
 
 
-def _draw(matrix: PackedMatrix, deviation: float, common: float) -> None:
-    """Draw codes, which are uniform, around a mean that units of all rows share."""
+def _draw(matrix: PackedMatrix, deviation: float) -> None:
+    """Draw codes, which are uniform around zero."""
     format = matrix.format
     matrix.words.random_(-(2**31), 2**31)
     step = deviation * 12**0.5 / (1 << format.bits)  # of the weights from one code to the next
-    units = matrix.scales.shape[2]
-    shared = torch.randn(units, device=matrix.data.device) * (common * deviation)
-    middle = ((1 << format.bits) - 1) / 2 - format.zero
-    minimum = (middle * step - shared).clamp_min(0.0)
+    minimum = (((1 << format.bits) - 1) / 2 - format.zero) * step
     if not format.scales:
         matrix.floats[:, 0] = step
         if format.has_minimum:
@@ -61,6 +63,15 @@ def _draw(matrix: PackedMatrix, deviation: float, common: float) -> None:
     matrix.floats[:, 0] = step / _SCALE
     matrix.scales.fill_(_SCALE)
     if format.has_minimum:
-        factor = float(minimum.max().clamp_min(1e-6)) / 63
-        matrix.floats[:, 1] = factor
-        matrix.scales[:, 1] = (minimum / factor).round().to(torch.uint8)
+        matrix.floats[:, 1] = minimum / _SCALE
+
+
+def _draw_embeddings(matrix: PackedMatrix, deviation: float, common: float) -> None:
+    """Draw normal numbers around a direction that all rows share, and pack them as others are."""
+    shared = torch.randn(matrix.width, device=matrix.data.device) * (common * deviation)
+    for start in range(0, matrix.rows, _ROWS):
+        rows = min(_ROWS, matrix.rows - start)
+        numbers = torch.randn(rows, matrix.width, device=matrix.data.device) * deviation + shared
+        packed = quantise(matrix.format, numbers)
+        for name in ("words", "floats", "scales"):
+            getattr(matrix, name)[start : start + rows] = getattr(packed, name)

