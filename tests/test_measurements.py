@@ -132,3 +132,22 @@ def test_seeds_with_other_settings_are_refused(make_tables: ModuleType, tmp_path
         (tmp_path / f"smol-8k-seed{seed}.json").write_text(text, encoding="utf-8")
     with pytest.raises(make_tables.MixedReportsError, match="other settings"):
         make_tables.found_in(make_tables.read(tmp_path), r"smol-8k-seed\d")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_turned_model_computes_the_same_from_other_numbers(family: str) -> None:
+    weights = script("weights")
+    model = tiny_model(family, tie_word_embeddings=True)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data.uniform_(0.5, 1.5)
+    tokens = random_tokens(50).unsqueeze(0)
+    before = weights.log_probabilities(model, tokens)
+    matrix = model.model.layers[1].mlp.up_proj.weight.clone()
+    weights.turn(model)
+    torch.testing.assert_close(weights.log_probabilities(model, tokens), before, atol=1e-4, rtol=1e-4)
+    assert (model.model.layers[1].mlp.up_proj.weight - matrix).norm() > matrix.norm()
+    weights.packed(model, "q8", weights.ours)
+    after = weights.log_probabilities(model, tokens)
+    assert "| lrqk | q8 | 0.0" in weights.line("lrqk", "q8", before, after)
+    assert not torch.equal(after, before)
