@@ -122,6 +122,8 @@ def look_up(
         # First, so that nothing is fetched that cannot fit.
         placement = _find_placement(request, source, in_use)
         tokenizer = loading.load_tokenizer(source, report)
+    if placement.spec.packed is not None and (kinds := files.unpacked_types(source)):
+        view.note(f"Weights of the types {', '.join(kinds)} are unpacked into 16 bits: no kernel reads them.")
     prompt = ChatPrompt(tokenizer, system)
     needed = _needed_tokens(prompt, texts, questions, generation)
     plan = _choose(request, placement, needed, grows=questions is None)

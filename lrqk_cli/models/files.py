@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import ModelError
+from lrqk_cli.formats import FORMATS
 from lrqk_cli.models import store
 from lrqk_cli.models.catalog import HubRepository
 from lrqk_cli.models.failures import load_errors
@@ -108,6 +109,21 @@ def gguf_forms(source: ModelSource) -> tuple[WeightBytes, ...]:
         return stored_form(folder)
     found = survey_file(file)
     return () if found.lacking else (found.weights,)
+
+
+def unpacked_types(source: ModelSource) -> list[str]:
+    """Return ggml's names of the types in a GGUF file that no kernel multiplies packed, plain ones left out.
+
+    Raises:
+        ModelError: the index of the file is damaged.
+    """
+    from lrqk_cli.models.gguf import packed_types
+
+    folder = store.path(source.entry.alias) if source.entry is not None else None
+    if source.path is not None and source.is_gguf:
+        folder = store.prepared_folder(source.path)
+    found = set() if folder is None else packed_types(folder)
+    return sorted(found - FORMATS.keys())
 
 
 def stored_form(folder: Path) -> tuple[WeightBytes, ...]:

@@ -29,6 +29,7 @@ OnTensors = Callable[[int, int], None]
 
 # Of the folder that ``prepare`` fills; a model that is loaded from its file has one.
 INDEX = "gguf.json"
+_PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 def read_config(file: Path) -> PreTrainedConfig:
@@ -113,6 +114,19 @@ def prepared_bytes(folder: Path) -> WeightBytes | None:
         return None
     with _readable(path):
         return load_index(path).weights
+
+
+def packed_types(folder: Path) -> set[str]:
+    """Return ggml's names of the packed types in a file that ``prepare`` has seen; none where it unpacked.
+
+    Raises:
+        ModelError: the index is damaged.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        return set()
+    with _readable(path):
+        return {tensor.type for tensor in load_index(path).tensors} - _PLAIN
 
 
 def load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import ModelError, OutOfMemoryError
-from lrqk_cli.models import gguf, loading
+from lrqk_cli.models import files, gguf, loading, store
 from lrqk_cli.models.gguf_index import load_index, read_index
 from lrqk_cli.models.gguf_weights import survey
 from lrqk_cli.models.loading import load, resolve
@@ -129,3 +130,24 @@ def test_scales_that_are_no_numbers_are_refused(
     model.model.layers[1].self_attn.k_proj.matrix.floats[3, 0, 0] = float("nan")
     with pytest.raises(ModelError, match="k_proj of layer 1 holds values"):
         check_finite("tiny", model)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "named"), [(("Q4_K", "F32"), []), (("Q4_K", "IQ4_XS", "BF16"), ["IQ4_XS"])]
+)
+def test_types_without_a_kernel_are_named(
+    kinds: tuple[str, ...],
+    named: list[str],
+    quantised_gguf: Quantised,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path / "cache"))
+    source = resolve(str(quantised_gguf("Q8_0")))
+    assert files.unpacked_types(source) == []
+    folder = store.prepare_gguf(Path(source.name))
+    assert files.unpacked_types(source) == []
+    index = load_index(folder / gguf.INDEX)
+    tensors = tuple(replace(tensor, type=kind) for tensor, kind in zip(index.tensors, kinds, strict=False))
+    replace(index, tensors=tensors).save(folder / gguf.INDEX)
+    assert files.unpacked_types(source) == named
