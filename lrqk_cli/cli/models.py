@@ -37,7 +37,8 @@ def models(
     for name in planning.on_command_line(context, {"vram", "ram", "as_json"}):
         flag = "--json" if name == "as_json" else f"--{name}"
         raise UsageError(
-            f"{flag} belongs behind {context.invoked_subcommand}.", "See lrqk models COMMAND --help."
+            f"{flag} before {context.invoked_subcommand} has no meaning.",
+            f"Put it behind {context.invoked_subcommand} if it is for that, or leave it out.",
         )
 
 

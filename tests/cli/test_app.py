@@ -117,7 +117,7 @@ def test_models_tell_for_how_long_a_document_they_fit(run):
 
 
 def test_options_of_the_list_belong_behind_it(run):
-    fails_with(run("models", "--vram", "8GiB", "path", "smollm2-135m"), 2, "--vram", "behind path")
+    fails_with(run("models", "--vram", "8GiB", "path", "smollm2-135m"), 2, "--vram before path")
 
 
 def test_a_bad_variable_is_named(run, monkeypatch):
