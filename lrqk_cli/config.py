@@ -37,11 +37,13 @@ class WeightBytes:
         form: ``gguf`` as they are in a file, ``q8`` in 8 bits or ``q4`` in 4 bits.
         total: of all.
         read: of those that a decode step reads.
+        plain: of those that are not packed, counted with 16 bits for each number; all of them are read.
     """
 
     form: WeightForm
     total: int
     read: int
+    plain: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def look_up(
         from lrqk_cli.models import files, loading
         from lrqk_cli.models.prompt import ChatPrompt
 
-        source = files.fetched(loading.resolve(request.name), report, _room(request))
+        source = files.fetched(loading.resolve(request.name), report, _room(request, in_use))
         # First, so that nothing is fetched that cannot fit.
         placement = _find_placement(request, source, in_use)
         tokenizer = loading.load_tokenizer(source, report)
@@ -196,13 +196,15 @@ def texts_of(documents: Sequence[DocumentLike]) -> list[str]:
     return [section.text for document in documents for section in document.sections()]
 
 
-def _room(request: ModelRequest) -> int | None:
+def _room(request: ModelRequest, in_use: MemoryUse | None) -> int | None:
     """Return the bytes that weights may take at most, before anything else is known of the model."""
     if request.offload_weights:
         return None
     from lrqk_cli.models.devices import choose_device
 
     budget = find_budget(choose_device(request.device), request.vram, request.ram)
+    if in_use is not None:
+        budget = _with_freed(budget, request, in_use)
     return budget.ram if budget.vram is None else budget.vram
 
 
@@ -214,26 +216,27 @@ def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUs
     limits = request.vram, request.ram
     placement = find_placement(described, request.device, request.dtype, *limits, weights=request.weights)
     if in_use is not None:
-        placement = replace(placement, budget=_with_freed(placement, request, in_use))
+        placement = replace(placement, budget=_with_freed(placement.budget, request, in_use))
     reserved_context(request.context, placement.spec)
     least = request.context or min(CONTEXT_STEP, placement.spec.max_context)
     try:
         placement.plan(least, request.wanted)
     except OutOfMemoryError:
-        if not request.offload_weights:
+        # What is spread is plain numbers.
+        if not request.offload_weights or request.weights in ("q8", "q4"):
             raise
         placement = placement.with_spread_weights()
         placement.plan(least, request.wanted)
     return placement
 
 
-def _with_freed(placement: Placement, request: ModelRequest, in_use: MemoryUse) -> Budget:
+def _with_freed(budget: Budget, request: ModelRequest, in_use: MemoryUse) -> Budget:
     """Return what there is to use once another model has made room."""
     on_host, on_device = in_use.host_kv_bytes, in_use.device_bytes
     if in_use.device == "cpu":
         # There the device's bytes are the whole process's.
         on_host, on_device = on_host + in_use.weight_bytes + in_use.index_bytes + in_use.hot_bytes, 0
-    vram, ram = placement.budget
+    vram, ram = budget
     if vram is not None:
         vram = min(vram + on_device, request.vram or vram + on_device)
     return Budget(vram, min(ram + on_host, request.ram or ram + on_host))

@@ -66,10 +66,9 @@ def footprint(question: Question) -> dict[str, Any]:
     context = reserved_context(question.context, described.spec)
     machine, dtype = _place(question, described)
     on_card = described.with_weights(question.weights, on_gpu=True)
-    # Who asks for packed weights, or for a card, has a GPU in mind; what only torch knows may be one.
-    is_cpu = machine is not None and machine.name is None
+    # Who asks for packed weights, or for a card, has a GPU in mind.
     in_mind = question.vram is not None or question.weights in ("q8", "q4")
-    spec = described.with_weights("bf16", on_gpu=False) if is_cpu and not in_mind else on_card
+    spec = on_card if in_mind or _is_cuda(machine, question) else described.with_weights("bf16", on_gpu=False)
     budget = question.vram or (machine.free if machine else None)
     settings, why = question.settings, None
     if budget is not None:
@@ -157,6 +156,14 @@ def longest_text(
         "longest_full_attention": planner.longest_context(spec, dtype, *budget, most, full),
         "host_kv_rows": chosen.estimate.host_kv if chosen else None,
     }
+
+
+def _is_cuda(machine: Machine | None, question: Question) -> bool:
+    if machine is not None:
+        return machine.name is not None
+    from lrqk_cli.models.devices import choose_device
+
+    return choose_device(question.device).type == "cuda"
 
 
 def _place(question: Question, described: Description) -> tuple[Machine | None, str]:

@@ -75,10 +75,13 @@ def pull(name: Name, quiet: options.Quiet = False) -> None:
 @app.command()
 def path(name: Name) -> None:
     """Print where a model is that is here."""
-    from lrqk_cli.models import loading, store
+    from lrqk_cli.models import fetch, loading, store
 
     source = loading.resolve(name)
-    where = store.path(source.entry.alias) if source.entry is not None else source.path
+    if source.kind == "hub":
+        where = fetch.cached_repository(source.name)
+    else:
+        where = store.path(source.entry.alias) if source.entry is not None else source.path
     if where is None:
         raise ModelError(f"The model '{name}' is not here.", f"Fetch it with: lrqk models pull {name}")
     typer.echo(where)

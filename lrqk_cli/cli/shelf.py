@@ -11,6 +11,7 @@ from lrqk_cli.memory.budget import Budget
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lrqk_cli.models.describe import WeightChoice
     from lrqk_cli.models.store import StoredModel
 
 # A document that is worth the choice of a larger model: some 50 pages.
@@ -26,36 +27,39 @@ def shelf(vram: int | None, ram: int | None) -> dict[str, Any]:
     """
     from lrqk_cli.models import store
 
-    budget, dtype, where = _place(vram, ram)
+    budget, dtype, where, weights = _place(vram, ram)
     rows = [
-        _row(model, longest_text(model.entry.alias, dtype, "auto", budget, {}))
+        _row(model, longest_text(model.entry.alias, dtype, weights, budget, {}))
         for model in store.list_models()
     ]
     return {"where": where, "models": rows, "recommended": _recommended(rows, is_gpu=budget.vram is not None)}
 
 
-def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str]:
-    """Return the memory to plan for, the element type, and what they are of, in words."""
+def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightChoice]:
+    """Return the memory to plan for, the element type, what they are of in words, and the form of weights."""
     from lrqk_cli.chat.rendering import format_bytes
     from lrqk_cli.memory.budget import host_budget
     from lrqk_cli.memory.machine import look
 
     if vram is not None:
-        return Budget(vram, ram or AMPLE), CARD_DTYPE, f"a card of {format_bytes(vram)}"
+        return Budget(vram, ram or AMPLE), CARD_DTYPE, f"a card of {format_bytes(vram)}", "auto"
     machine = look()
     if machine is not None and machine.name is None:
         host = host_budget(ram)
         dtype = CARD_DTYPE if machine.has_bfloat16 else "float32"
-        return Budget(None, host), dtype, f"this CPU with {format_bytes(host)}"
+        return Budget(None, host), dtype, f"this CPU with {format_bytes(host)}", "auto"
     if machine is not None:
         dtype = CARD_DTYPE if machine.has_bfloat16 else "float16"
         budget = Budget(machine.free, host_budget(ram))
-        return budget, dtype, f"{machine.name} with {format_bytes(machine.free or 0)} free"
+        return budget, dtype, f"{machine.name} with {format_bytes(machine.free or 0)} free", "auto"
     from lrqk_cli.memory.budget import find_budget
     from lrqk_cli.models.devices import place
 
     device, number_format = place(None, None, None)
-    return find_budget(device, None, ram), str(number_format).removeprefix("torch."), str(device)
+    budget = find_budget(device, None, ram)
+    # Others compute with plain numbers.
+    weights: WeightChoice = "auto" if device.type == "cuda" else "bf16"
+    return budget, str(number_format).removeprefix("torch."), str(device), weights
 
 
 def _row(model: StoredModel, fit: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig, ModelSpec, WeightBytes
 
 ITEM_BYTES: Mapping[str, int] = {
     "bool": 1,
@@ -205,11 +205,20 @@ def _bookkeeping(spec: ModelSpec, settings: LrqkConfig, context: int) -> Iterato
 
 def weight_bytes(spec: ModelSpec, dtype: str) -> int:
     """Return the bytes of the model's parameters."""
-    return spec.packed.total if spec.packed is not None else spec.num_parameters * ITEM_BYTES[dtype]
+    if spec.packed is not None:
+        return spec.packed.total + _widened(spec.packed, dtype)
+    return spec.num_parameters * ITEM_BYTES[dtype]
 
 
 def weight_bytes_read(spec: ModelSpec, dtype: str) -> int | None:
     """Return the bytes of weights that a decode step reads; None where it is not known which it does."""
     if spec.num_parameters_read is None:
         return None
-    return spec.packed.read if spec.packed is not None else spec.num_parameters_read * ITEM_BYTES[dtype]
+    if spec.packed is not None:
+        return spec.packed.read + _widened(spec.packed, dtype)
+    return spec.num_parameters_read * ITEM_BYTES[dtype]
+
+
+def _widened(packed: WeightBytes, dtype: str) -> int:
+    """Return what numbers that are not packed take beyond 16 bits."""
+    return packed.plain * (ITEM_BYTES[dtype] - 2) // 2

@@ -9,7 +9,7 @@ from lrqk_cli.config import WeightForm
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models.failures import load_errors
 from lrqk_cli.models.quiet import quiet_transformers
-from lrqk_cli.models.weights import check_finite, check_weight_files
+from lrqk_cli.models.weights import check_finite, check_weight_files, damaged_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -47,38 +47,46 @@ def load_checkpoint(
     from transformers import AutoModelForCausalLM
 
     check_weight_files(name, folder)
-    _check_quantisation(name, options["config"], form)
     # With this key a config names another file or index.
     options["config"].transformers_weights = None
     if form is not None:
         from lrqk_cli.models import on_load
 
-        options["quantization_config"] = on_load.quantisation(form)
+        packer = options["quantization_config"] = on_load.quantisation(form)
     with load_errors(name), quiet_transformers():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            trust_remote_code=False,
-            use_safetensors=True,
-            weights_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                trust_remote_code=False,
+                use_safetensors=True,
+                weights_only=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
+        except RuntimeError:
+            if form is None or packer.failure is None:
+                raise
+            raise packer.failure from None
     model: PreTrainedModel
     model, report = loaded
     mismatched = {str(key[0]) for key in report["mismatched_keys"]}
+    missing = set(report["missing_keys"])
     if form is not None:
-        mismatched |= on_load.finish(model)
+        packing = on_load.finish(model)
+        mismatched |= packing.mismatched
+        missing -= packing.tied
+        if packing.damaged:
+            raise damaged_weights(name, min(packing.damaged))
     if mismatched:
         raise ModelError(
             f"The weights of '{name}' do not have the shapes that its configuration says, "
             f"such as {min(mismatched)}.",
             "Fetch it again, or check that config.json and the weights belong together.",
         )
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    if missing:
         raise ModelError(
-            f"The model '{name}' lacks {len(missing)} of its weights, such as {missing[0]}.",
+            f"The model '{name}' lacks {len(missing)} of its weights, such as {min(missing)}.",
             "Fetch it again, or check that config.json and the weights belong together.",
         )
     check_finite(name, model)
@@ -86,7 +94,12 @@ def load_checkpoint(
     return model
 
 
-def _check_quantisation(name: str, config: PreTrainedConfig, form: WeightForm | None) -> None:
+def check_quantisation(name: str, config: PreTrainedConfig, form: WeightForm | None) -> None:
+    """Refuse a checkpoint whose weights are packed already, where nobody unpacks them.
+
+    Raises:
+        ModelError: the message names the method.
+    """
     stated = getattr(config, "quantization_config", None)
     if not stated:
         return

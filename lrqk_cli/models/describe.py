@@ -48,10 +48,11 @@ class Description:
                     f"--weights {chosen} needs a CUDA GPU: a CPU computes with plain numbers here.",
                     "Leave --weights out.",
                 )
-            if "gguf" in forms:
+            if chosen not in forms:
                 raise UsageError(
-                    f"The weights of '{spec.name}' are packed already, so --weights {chosen} cannot act.",
-                    "Leave --weights out: they are used as they are.",
+                    f"The weights of '{spec.name}' cannot be packed as --weights {chosen} asks: they are "
+                    "packed already, or of a layout that lrqk does not pack.",
+                    "Leave --weights out.",
                 )
             return with_form(spec, chosen)
         if chosen == "bf16" or not on_gpu:

@@ -175,6 +175,22 @@ _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 _UNWANTED = ["original/*", "consolidated*", "onnx/*", "metal/*", "*.onnx*"]
 
 
+def cached_repository(repository: str) -> Path | None:
+    """Return a repository in the hub's own cache, without asking the hub; None where no weights are there."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                repository, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=True
+            )
+        )
+    except (LocalEntryNotFoundError, ValueError):
+        return None
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
 def fetch_repository(
     source: HubRepository, on_progress: OnProgress, local_folder: Path | None = None, total: int = 0
 ) -> Path:

@@ -117,20 +117,21 @@ def survey(index: GgufIndex, config: PreTrainedConfig) -> Survey:
     skeleton = meta_model(config)
     source = _Source(index, skeleton, config)
     ends = {f"{path}.weight" for path in _paths(skeleton, *_ends(skeleton))}
-    total = read = 0
+    total = read = plain = 0
     found = set[str]()
     for tensor, name in source.tensors():
         format = _kept_format(tensor, skeleton.get_submodule(name.rpartition(".")[0]))
         shape = tensor.shape
         size = math.prod(shape) * torch.bfloat16.itemsize if format is None else size_bytes(format, *shape)
         total += size
+        plain += size if format is None else 0
         is_input_alone = tensor.name == _EMBEDDING and not config.tie_word_embeddings
         read += 0 if is_input_alone else size
         found.add(name)
     if config.tie_word_embeddings and found & ends:
         found |= ends
     lacking = tuple(name for name, _ in skeleton.named_parameters() if name not in found)
-    return Survey(WeightBytes("gguf", total, read), lacking)
+    return Survey(WeightBytes("gguf", total, read, plain), lacking)
 
 
 class _Source:

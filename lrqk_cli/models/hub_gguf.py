@@ -52,7 +52,9 @@ def cached(wanted: HubFile) -> Path | None:
     except (LocalEntryNotFoundError, ValueError):
         return None
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.gguf"))]
-    found = _matching(names, wanted.tag)
+    # Others of the repository may fit the tag better, so here it must be the whole end of the name.
+    end = re.compile(rf"(?<!UD-)(?<![A-Za-z0-9]){re.escape(wanted.tag)}$", re.IGNORECASE)
+    found = [name for name in _matching(names, wanted.tag) if end.search(Path(name).stem)]
     return folder / found[0] if found and not _PART.search(Path(found[0]).stem) else None
 
 
@@ -126,7 +128,7 @@ def sha256_of(file: Path, on_progress: OnProgress) -> str:
 def _matching(names: Iterable[str], tag: str) -> list[str]:
     """Return the files that a tag names, the shortest name first."""
     pattern = re.compile(rf"(?<![A-Za-z0-9]){re.escape(tag)}(?![A-Za-z0-9_])", re.IGNORECASE)
-    stems = {name: Path(name).stem for name in names if not Path(name).name.startswith(_ENCODER)}
+    stems = {name: Path(name).stem for name in names if _ENCODER not in Path(name).name}
     found = [name for name, stem in stems.items() if pattern.search(_PART.sub("", stem))]
     return sorted(found, key=lambda name: (len(name), name))
 

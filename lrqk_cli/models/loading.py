@@ -10,7 +10,7 @@ from lrqk_cli.config import ModelSpec, WeightForm
 from lrqk_cli.errors import ModelError, OutOfMemoryError, UsageError
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.models import store
-from lrqk_cli.models.checkpoint import load_checkpoint
+from lrqk_cli.models.checkpoint import check_quantisation, load_checkpoint
 from lrqk_cli.models.devices import choose_device, choose_dtype
 from lrqk_cli.models.files import folder_of, read_config, stored_form
 from lrqk_cli.models.progress import OnProgress, ignore_progress
@@ -115,6 +115,8 @@ def load(
     spec = with_form(spec, form)
     if not offload_weights:
         _check_fits(spec, dtype, device, room)
+    if not source.is_gguf:
+        check_quantisation(source.name, config, form)
     folder = folder or folder_of(source, on_progress)
     placement = _placement(device, room, offload_weights)
     if (file := store.gguf_file(folder, source.path)) is not None:

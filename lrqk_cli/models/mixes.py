@@ -74,7 +74,7 @@ def weight_bytes(
         # A step takes one row of them, unless they are the output head too.
         embeddings += size if matrix.is_embedding and not is_tied else 0
     total = packed + plain * _PLAIN_BYTES
-    return WeightBytes(form, total, total - embeddings)
+    return WeightBytes(form, total, total - embeddings, plain * _PLAIN_BYTES)
 
 
 def _of_linear(path: str, layers: int) -> str:

@@ -8,7 +8,7 @@ nor the device ever holds the plain model.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,34 +21,54 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from lrqk_cli.config import WeightForm
 from lrqk_cli.formats import PackedFormat
 from lrqk_cli.models.matrices import formats_of
-from lrqk_cli.models.packed_layers import packed_module
+from lrqk_cli.models.packed_layers import PackedModule, packed_module
 from lrqk_cli.models.quantise import quantise
 
 _METHOD = "lrqk"
 _TIES = "all_tied_weights_keys"
 
 
-class _Config(QuantizationConfigMixin):
-    """What ``from_pretrained`` is told."""
+class Packer(QuantizationConfigMixin):
+    """What ``from_pretrained`` is told.
+
+    Attributes:
+        quantizer: that transformers has made of it.
+    """
 
     def __init__(self, form: WeightForm, **_: Any) -> None:
         # The registry takes names that are not in transformers' own list.
         self.quant_method = _METHOD  # type: ignore[assignment]
         self.form = form
+        self.quantizer: _Quantizer | None = None
+
+    @property
+    def failure(self) -> Exception | None:
+        """What has failed while packing; transformers does not say."""
+        return self.quantizer.failure if self.quantizer is not None else None
 
 
-def quantisation(form: WeightForm) -> QuantizationConfigMixin:
+def quantisation(form: WeightForm) -> Packer:
     """Return what makes ``from_pretrained`` pack a checkpoint; afterwards see ``finish``."""
     _register()
-    return _Config(form)
+    return Packer(form)
 
 
-def finish(model: PreTrainedModel) -> set[str]:
-    """Let a model count as an ordinary one again: it refuses what transformers cannot do with packed ones.
+class Packing(NamedTuple):
+    """What packing found, as names of weights.
 
-    Returns:
-        The weights that did not have the shape of the model's.
+    Attributes:
+        mismatched: without the shape of the model's.
+        damaged: with values that are not finite numbers.
+        tied: that share the matrix of the model's other end.
     """
+
+    mismatched: set[str]
+    damaged: set[str]
+    tied: set[str]
+
+
+def finish(model: PreTrainedModel) -> Packing:
+    """Let a model count as an ordinary one again: it refuses what transformers cannot do with packed ones."""
     quantizer = model.hf_quantizer
     assert isinstance(quantizer, _Quantizer)
     for owner, name in (
@@ -59,7 +79,8 @@ def finish(model: PreTrainedModel) -> set[str]:
     ):
         if hasattr(owner, name):
             delattr(owner, name)
-    return quantizer.mismatched
+    tied = _tie(model, *quantizer.ends, quantizer.dtype) if quantizer.ends is not None else set()
+    return Packing(quantizer.mismatched, quantizer.damaged, tied)
 
 
 class _Quantizer(HfQuantizer):
@@ -67,12 +88,15 @@ class _Quantizer(HfQuantizer):
 
     requires_calibration = False
 
-    def __init__(self, quantization_config: _Config, **kwargs: Any) -> None:
+    def __init__(self, quantization_config: Packer, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._form = quantization_config.form
+        quantization_config.quantizer = self
         self.formats: dict[str, PackedFormat] = {}
-        self.output: str | None = None
+        self.ends: tuple[str, str] | None = None
         self.mismatched = set[str]()
+        self.damaged = set[str]()
+        self.failure: Exception | None = None
         self.dtype = torch.bfloat16
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
@@ -88,15 +112,17 @@ class _Quantizer(HfQuantizer):
         self.formats = formats_of(model, self._form, is_tied=is_tied)
         paths = {module: path for path, module in model.named_modules()}
         output = model.get_output_embeddings()
-        if is_tied and isinstance(output, nn.Module) and paths[model.get_input_embeddings()] in self.formats:
-            # Packed ends are tied by ``_Pack``; transformers looks for plain weights to tie.
-            self.output = paths[output]
+        embedding = paths[model.get_input_embeddings()]
+        if is_tied and isinstance(output, nn.Module) and embedding in self.formats:
+            # Packed ends are tied in ``finish``; transformers looks for plain weights to tie.
+            self.ends = embedding, paths[output]
+            self.formats[paths[output]] = self.formats[embedding]
             setattr(model, _TIES, {})
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:  # noqa: ARG002
         """Tell whether a tensor is the weight of a matrix that has a format."""
         path, _, kind = param_name.rpartition(".")
-        return kind == "weight" and (path in self.formats or path == self.output)
+        return kind == "weight" and path in self.formats
 
     def param_element_size(self, model: PreTrainedModel, param_name: str, param: Tensor) -> float:
         """Return the bytes of a weight, of which transformers asks the device for as many beforehand."""
@@ -134,29 +160,72 @@ class _Pack(ConversionOps):
         **kwargs: Any,
     ) -> dict[str, list[Tensor]]:
         """Pack one weight; nothing is left for transformers to set."""
-        model: PreTrainedModel = kwargs["model"]
-        missing: set[str] = kwargs["missing_keys"]
-        (given,) = input_dict.values()
-        weight: Tensor = given[0] if isinstance(given, list) else given
-        path = kwargs["full_layer_name"].rpartition(".")[0]
-        quantizer = self._quantizer
-        if path == quantizer.output:  # a copy of the embeddings, which serve for both
-            return {}
-        if weight.shape != model.get_submodule(path).weight.shape:
-            quantizer.mismatched.add(kwargs["full_layer_name"])
-            return {}
-        matrix = quantise(quantizer.formats[path], weight)
-        places = {path}
-        if isinstance(model.get_submodule(path), nn.Embedding) and quantizer.output is not None:
-            places.add(quantizer.output)
-        for place in places:
-            model.set_submodule(place, packed_module(model.get_submodule(place), matrix, quantizer.dtype))
-            missing.discard(f"{place}.weight")
+        try:
+            self._pack(input_dict, **kwargs)
+        except Exception as error:
+            # transformers goes on with the other tensors, and tells no more than that something failed.
+            self._quantizer.failure = self._quantizer.failure or error
+            raise
         return {}
+
+    def _pack(
+        self,
+        given: dict[str, Any],
+        *,
+        model: PreTrainedModel,
+        full_layer_name: str,
+        missing_keys: set[str],
+        **_: Any,
+    ) -> None:
+        (tensors,) = given.values()
+        weight: Tensor = tensors[0] if isinstance(tensors, list) else tensors
+        path = full_layer_name.rpartition(".")[0]
+        quantizer = self._quantizer
+        module: Any = model.get_submodule(path)
+        if weight.shape != module.weight.shape:
+            quantizer.mismatched.add(full_layer_name)
+            return
+        # A quantiser would make zeros of what is no number.
+        if not bool(torch.isfinite(weight).all()):
+            quantizer.damaged.add(full_layer_name)
+        matrix = quantise(quantizer.formats[path], weight)
+        model.set_submodule(path, packed_module(module, matrix, quantizer.dtype))
+        missing_keys.discard(full_layer_name)
+        _spare(model.get_submodule(path.rpartition(".")[0]))
+
+
+def _spare(module: nn.Module) -> None:
+    """Keep transformers from initialising a module that has nothing of its own: some look at their parts."""
+    if not any(True for _ in module.parameters(recurse=False)):
+        module._is_hf_initialized = True  # type: ignore[assignment]
+
+
+def _tie(model: PreTrainedModel, input_path: str, output_path: str, dtype: torch.dtype) -> set[str]:
+    """Let the ends of a model share one packed matrix, as far as its checkpoint has one.
+
+    One that holds two different matrices has them apart, whatever its configuration says.
+
+    Returns:
+        The weights that came by it.
+    """
+    ends = {path: model.get_submodule(path) for path in (input_path, output_path)}
+    packed = {path: module for path, module in ends.items() if isinstance(module, PackedModule)}
+    if len(packed) == len(ends):
+        first, second = packed.values()
+        parts = ("words", "floats", "scales")  # what fills up between them may be anything
+        if all(torch.equal(getattr(first.matrix, part), getattr(second.matrix, part)) for part in parts):
+            second.packed = first.packed
+        return set()
+    came = set[str]()
+    for given in packed.values():
+        for path in ends.keys() - packed.keys():
+            model.set_submodule(path, packed_module(ends[path], given.matrix, dtype))
+            came.add(f"{path}.weight")
+    return came
 
 
 @cache
 def _register() -> None:
     """Make the method known to transformers, once."""
-    register_quantization_config(_METHOD)(_Config)
+    register_quantization_config(_METHOD)(Packer)
     register_quantizer(_METHOD)(_Quantizer)

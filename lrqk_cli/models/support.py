@@ -109,6 +109,10 @@ def _forms(
         found = list(matrices_of(skeleton))
     else:
         found = list(families.matrices(text, family, head_dim)) if family is not None else []
+    whole = sum(matrix.rows * matrix.width for matrix in found)
+    # What is packed already cannot be packed again, and a model needs one weight that says where it is.
+    if getattr(text, "quantization_config", None) or whole == parameters:
+        return ()
     layers, is_tied = text.num_hidden_layers, families.is_tied(text)
     return tuple(weight_bytes(form, found, layers, parameters, is_tied=is_tied) for form in ON_LOAD)
 
@@ -152,6 +156,9 @@ def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfi
             with quiet_transformers():
                 config = AutoConfig.for_model(**config)
         text: PreTrainedConfig = config.get_text_config(decoder=True)
+        # Of a model with several parts this stands outside.
+        if (packed := getattr(config, "quantization_config", None)) is not None:
+            text.quantization_config = packed
     return text
 
 

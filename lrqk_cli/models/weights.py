@@ -79,10 +79,15 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
     finite = torch.stack([flag.to(model.device) for flag in looked_at.values()]).tolist() if looked_at else []
     damaged = [tensor for tensor, is_finite in zip(looked_at, finite, strict=True) if not is_finite]
     if damaged:
-        raise ModelError(
-            f"The weights of '{name}' are damaged: {damaged[0]} holds values that are not finite numbers.",
-            "Fetch the model again; in float16, try --dtype float32 or bfloat16.",
-        )
+        raise damaged_weights(name, damaged[0])
+
+
+def damaged_weights(name: str, tensor: str) -> ModelError:
+    """Return the error of weights that are no numbers."""
+    return ModelError(
+        f"The weights of '{name}' are damaged: {tensor} holds values that are not finite numbers.",
+        "Fetch the model again; in float16, try --dtype float32 or bfloat16.",
+    )
 
 
 def _check_index(name: str, index: Path) -> None:

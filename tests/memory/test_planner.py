@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory import planner
+from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.planner import Plan
 from lrqk_cli.models import catalog, shapes
@@ -158,3 +159,11 @@ def test_a_cpu_has_plain_numbers() -> None:
     spec = SPECS["llama-3.1-8b"]
     assert planner.plan(spec, "bfloat16", 4096, None, 64 * GIB).form is None
     assert planner.find(spec, "bfloat16", 4096, None, 12 * GIB) is None
+
+
+def test_what_is_not_packed_is_as_wide_as_its_type() -> None:
+    spec = with_form(SPECS["llama-3.1-8b"], "q4")
+    assert spec.packed is not None
+    assert spec.packed.plain == 2 * (65 * 4096)  # the norms
+    narrow, wide = (weight_bytes(spec, dtype) for dtype in ("bfloat16", "float32"))
+    assert (narrow, wide) == (spec.packed.total, spec.packed.total + spec.packed.plain)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import ModelError, OutOfMemoryError
+from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.models import files, gguf, loading, store
 from lrqk_cli.models.gguf_index import load_index, read_index
 from lrqk_cli.models.gguf_weights import survey
@@ -73,7 +74,7 @@ def test_packed_weights_take_what_was_foretold(
     }
     # What is not packed is foretold in 16 bits.
     plain = sum(parameter.nbytes // 2 for parameter in model.parameters())
-    assert index.weights == WeightBytes("gguf", *[sum(packed.values()) + plain] * 2)
+    assert index.weights == WeightBytes("gguf", *[sum(packed.values()) + plain] * 2, plain)
 
 
 def test_a_file_that_lacks_weights_is_refused(
@@ -115,9 +116,9 @@ def test_packed_weights_are_loaded_and_counted_on_demand(
     assert packed.spec.packed is not None
     assert packed.spec.packed.total < plain.spec.num_parameters * 2
     torch.testing.assert_close(logits(packed.model, 20), logits(plain.model, 20), atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr(loading, "_room", lambda *_: packed.spec.packed.total)
+    monkeypatch.setattr(loading, "_room", lambda *_: weight_bytes(packed.spec, "float32"))
     load(source, CPU, torch.float32, form="gguf")
-    monkeypatch.setattr(loading, "_room", lambda *_: packed.spec.packed.total - 1)
+    monkeypatch.setattr(loading, "_room", lambda *_: weight_bytes(packed.spec, "float32") - 1)
     with pytest.raises(OutOfMemoryError, match="The weights of"):
         load(source, CPU, torch.float32, form="gguf")
 

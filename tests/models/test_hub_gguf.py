@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models import catalog, store
 from lrqk_cli.models.catalog import CatalogEntry, HubRepository
-from lrqk_cli.models.hub_gguf import HubFile, _chosen
+from lrqk_cli.models.hub_gguf import HubFile, _chosen, cached
 from lrqk_cli.models.resolving import resolve
 
 REPOSITORY = "owner/tiny-GGUF"
@@ -193,6 +193,25 @@ def test_a_tag_is_a_whole_part_of_a_name(tag: str, chosen: str) -> None:
         "mmproj-Q8_0.gguf",
     ]
     assert _chosen(HubFile("a/b", tag), names) == chosen
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "is_it"),
+    [
+        ("M-Q4_K_M.gguf", "q4_k_m", True),
+        ("M.Q4_K_M.gguf", "Q4_K_M", True),
+        ("M-UD-Q4_K_M.gguf", "Q4_K_M", False),
+        ("M-UD-Q4_K_M.gguf", "UD-Q4_K_M", True),
+        ("M-mmproj-F16.gguf", "F16", False),
+        ("M-Q4_K_M-00001-of-00002.gguf", "Q4_K_M", False),
+    ],
+)
+def test_only_the_file_that_a_tag_names_counts_as_here(
+    name: str, tag: str, is_it: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).touch()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    assert cached(HubFile("a/b", tag)) == (tmp_path / name if is_it else None)
 
 
 @pytest.mark.parametrize("name", ["a/b:Q4_K_M", "hf.co/a/b:Q4_K_M", "huggingface.co/a/b:Q4_K_M"])

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, random_tokens, tiny_model
-from transformers import PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from lrqk_cli.config import WeightForm
-from lrqk_cli.errors import ModelError
+from lrqk_cli.errors import ModelError, OutOfMemoryError, UsageError
 from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
 from lrqk_cli.memory.accounting import weight_bytes
+from lrqk_cli.models import on_load
 from lrqk_cli.models.checkpoint import load_checkpoint
+from lrqk_cli.models.describe import describe
+from lrqk_cli.models.loading import load as load_model
+from lrqk_cli.models.loading import resolve
 from lrqk_cli.models.matrices import formats_of
 from lrqk_cli.models.packed_layers import PackedModule
 from lrqk_cli.models.quantise import quantise
@@ -136,8 +141,73 @@ def test_what_is_packed_already_is_refused_by_name(
 ) -> None:
     model = tiny_model("llama")
     model.save_pretrained(tmp_path)
-    config = type(model.config)(
-        **model.config.to_dict(), quantization_config={"quant_method": method, "bits": 4}
-    )
-    with pytest.raises(ModelError, match=f"packed by {method} already"):
-        load_checkpoint("tiny", tmp_path, {"config": config}, form)
+    file = tmp_path / "config.json"
+    stated = json.loads(file.read_text()) | {"quantization_config": {"quant_method": method, "bits": 4}}
+    file.write_text(json.dumps(stated))
+    described = describe(str(tmp_path))
+    assert described.spec.forms == ()
+    if form is None:
+        with pytest.raises(ModelError, match=f"packed by {method} already"):
+            load_model(resolve(str(tmp_path)), CPU, torch.float32)
+    else:
+        with pytest.raises(UsageError, match="packed already"):
+            described.with_weights(form, on_gpu=True)
+
+
+def test_ends_that_differ_stay_apart_whatever_the_configuration_says(tmp_path: Path) -> None:
+    model = tiny_model("llama", tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] = torch.randn_like(tensors["model.embed_tokens.weight"])
+    save_file(tensors, file, metadata={"format": "pt"})
+    expected = tiny_model("llama", tie_word_embeddings=False)
+    expected.load_state_dict(tensors)
+    loaded = load(tmp_path, model, "q8")
+    difference = (logits(loaded) - logits(expected)).norm() / logits(expected).norm()
+    assert difference < 0.02
+
+
+def test_a_tied_checkpoint_may_hold_the_output_alone(tmp_path: Path) -> None:
+    model = tiny_model("llama", tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, file, metadata={"format": "pt"})
+    loaded = load(tmp_path, model, "q8")
+    round_trip(model, "q8")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused_and_not_packed_away(value: float, tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.model.layers[0].mlp.up_proj.weight.data[3, 5] = value
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"damaged: model\.layers\.0\.mlp\.up_proj\.weight"):
+        load(tmp_path, model, "q4")
+
+
+def test_memory_that_runs_out_while_packing_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(on_load, "quantise", fail)
+    with pytest.raises(OutOfMemoryError):
+        load(tmp_path, model, "q4")
+
+
+def test_other_embeddings_are_no_output_head(tmp_path: Path) -> None:
+    """GPT-2 looks up positions, too."""
+    config = GPT2Config(vocab_size=97, n_positions=64, n_embd=32, n_layer=2, n_head=4)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config).eval()
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path, model, "q8")
+    expected = logits(model)
+    assert ((logits(loaded) - expected).norm() / expected.norm()) < 0.02
