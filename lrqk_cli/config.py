@@ -17,6 +17,7 @@ AlsInit = Literal["randn", "top", "topcol"]
 Aggregate = Literal["sum", "max"]
 LayerKind = Literal["full", "sliding"]
 WeightForm = Literal["gguf", "q8", "q4"]
+WeightChoice = Literal["auto", "bf16", "q8", "q4"]
 
 
 def _require(condition: bool, message: str, hint: str = "") -> None:

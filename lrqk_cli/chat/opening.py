@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lrqk_cli.chat.protocols import DocumentLike, PromptFormat
 from lrqk_cli.chat.rendering import View, plan_line, settings_label
 from lrqk_cli.chat.session import Session
-from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
+from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec, WeightChoice
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory.budget import Budget, find_budget
@@ -22,7 +22,6 @@ from lrqk_cli.models.placement import Placement, find_placement, held_to
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from lrqk_cli.models.describe import WeightChoice
     from lrqk_cli.models.loading import ModelSource
 
 # Tokens that are kept for an answer whose length nobody has limited.
@@ -118,7 +117,9 @@ def look_up(
         from lrqk_cli.models import files, loading
         from lrqk_cli.models.prompt import ChatPrompt
 
-        source = files.fetched(loading.resolve(request.name), report, _room(request, in_use))
+        source = loading.resolve(request.name)
+        if source.kind == "hub-gguf":
+            source = files.fetched(source, report, _room(request, in_use))
         # First, so that nothing is fetched that cannot fit.
         placement = _find_placement(request, source, in_use)
         tokenizer = loading.load_tokenizer(source, report)

@@ -15,7 +15,7 @@ from lrqk_cli.cli import measurement, method, options, planning, suites
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.cli.variations import parse_variations
-from lrqk_cli.config import AlsConfig, LrqkConfig, ReadLimits, default_top_k
+from lrqk_cli.config import AlsConfig, LrqkConfig, ReadLimits, WeightChoice, default_top_k
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lrqk_cli.bench.report import Report
     from lrqk_cli.chat.rendering import View
-    from lrqk_cli.models.describe import Description, WeightChoice
+    from lrqk_cli.models.describe import Description
     from lrqk_cli.models.loading import LoadedModel
     from lrqk_cli.models.placement import Placement
     from lrqk_cli.models.shapes import RandomModel

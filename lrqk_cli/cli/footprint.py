@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.config import LrqkConfig
+from lrqk_cli.config import LrqkConfig, WeightChoice
 from lrqk_cli.memory.budget import Budget
 
 if TYPE_CHECKING:
     from lrqk_cli.config import ModelSpec
     from lrqk_cli.memory.machine import Machine
-    from lrqk_cli.models.describe import Description, WeightChoice
+    from lrqk_cli.models.describe import Description
 
 _GIB = 1 << 30
 CARDS = (6, 8, 12, 16, 24, 32)

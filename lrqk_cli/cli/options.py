@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_tokens
-from lrqk_cli.config import AttentionMode, LrqkConfig, TailMode
+from lrqk_cli.config import AttentionMode, LrqkConfig, TailMode, WeightChoice
 from lrqk_cli.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -170,7 +170,7 @@ Threads = Annotated[
 ]
 Dtype = Annotated[DType, data_type("which suits the device")]
 Weights = Annotated[
-    Literal["auto", "bf16", "q8", "q4"],
+    WeightChoice,
     option(
         "--weights",
         help="Weights on a GPU. auto: those of a GGUF file as they are, others as finely as leaves room for "

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.cli.footprint import AMPLE, CARD_DTYPE, longest_text
+from lrqk_cli.config import WeightChoice
 from lrqk_cli.memory.budget import Budget
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lrqk_cli.models.describe import WeightChoice
     from lrqk_cli.models.store import StoredModel
 
 # A document that is worth the choice of a larger model: some 50 pages.

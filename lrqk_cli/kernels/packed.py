@@ -58,6 +58,16 @@ class PackedMatrix:
         """Return whether it lies on a CUDA device."""
         return self.data.is_cuda
 
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return words, floats and scales."""
+        return self.words, self.floats, self.scales
+
+    def put(self, start: int, other: PackedMatrix) -> None:
+        """Write all rows of another matrix of the same format and width, from row ``start`` on."""
+        for own, given in zip(self.parts, other.parts, strict=True):
+            own[start : start + other.rows] = given
+
     def _part(self, number: int) -> Tensor:
         start, size = part_bounds(self.format, self.rows, self.width)[number]
         return self.data[start : start + size]

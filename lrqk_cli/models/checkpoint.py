@@ -49,6 +49,7 @@ def load_checkpoint(
     check_weight_files(name, folder)
     # With this key a config names another file or index.
     options["config"].transformers_weights = None
+    packer = None
     if form is not None:
         from lrqk_cli.models import on_load
 
@@ -65,14 +66,14 @@ def load_checkpoint(
                 **options,
             )
         except RuntimeError:
-            if form is None or packer.failure is None:
+            if packer is None or packer.failure is None:
                 raise
             raise packer.failure from None
     model: PreTrainedModel
     model, report = loaded
     mismatched = {str(key[0]) for key in report["mismatched_keys"]}
     missing = set(report["missing_keys"])
-    if form is not None:
+    if packer is not None:
         packing = on_load.finish(model)
         mismatched |= packing.mismatched
         missing -= packing.tied

@@ -6,17 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lrqk_cli.config import ModelSpec
+from lrqk_cli.config import ModelSpec, WeightChoice
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models import catalog, families, files, loading, shapes
 from lrqk_cli.models.failures import config_errors, hub_errors
 from lrqk_cli.models.loading import ModelSource
 from lrqk_cli.models.sanity import check_plausible
 from lrqk_cli.models.support import plain_config, spec_from_config, with_form
-
-WeightChoice = Literal["auto", "bf16", "q8", "q4"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,20 +175,31 @@ _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 _UNWANTED = ["original/*", "consolidated*", "onnx/*", "metal/*", "*.onnx*"]
 
 
-def cached_repository(repository: str) -> Path | None:
-    """Return a repository in the hub's own cache, without asking the hub; None where no weights are there."""
+def cached_snapshot(repository: str) -> Path | None:
+    """Return what the hub's own cache has of a repository, without asking the hub; None for nothing."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                repository, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=True
-            )
-        )
+        return Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError):
         return None
-    return folder if any(folder.glob("*.safetensors")) else None
+
+
+def cached_repository(repository: str) -> Path | None:
+    """Return a repository in the hub's own cache, without asking the hub; None where no weights are there."""
+    folder = cached_snapshot(repository)
+    return folder if folder is not None and any(folder.glob("*.safetensors")) else None
+
+
+def download_folder(source: HubRepository, local_folder: Path | None) -> Path:
+    """Return the folder that grows during a fetch: ``local_folder``, or the repository's in the cache."""
+    from huggingface_hub import constants
+
+    if local_folder is not None:
+        return local_folder
+    name = constants.REPO_ID_SEPARATOR.join(["models", *source.repository.split("/")])
+    return Path(constants.HF_HUB_CACHE) / name
 
 
 def fetch_repository(
@@ -200,15 +211,11 @@ def fetch_repository(
         ModelError: it does not exist, is gated, or the hub cannot be reached.
     """
     import huggingface_hub
-    from huggingface_hub import constants
 
     from lrqk_cli.models.failures import hub_errors
     from lrqk_cli.models.quiet import quiet_transformers
 
-    folder = local_folder or Path(constants.HF_HUB_CACHE)
-    if local_folder is None:
-        name = huggingface_hub.constants.REPO_ID_SEPARATOR.join(["models", *source.repository.split("/")])
-        folder = folder / name
+    folder = download_folder(source, local_folder)
 
     def report(gained: int) -> None:
         on_progress(PullProgress("fetch", gained, total))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import ModelError
 from lrqk_cli.formats import FORMATS
-from lrqk_cli.models import store
+from lrqk_cli.models import gguf, store
 from lrqk_cli.models.catalog import HubRepository
 from lrqk_cli.models.failures import load_errors
 from lrqk_cli.models.fetch import fetch_config, fetch_repository
@@ -66,9 +66,7 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
     if source.is_gguf:
         prepared = store.prepared_folder(_path(source))
         if prepared is None:
-            from lrqk_cli.models.gguf import read_config
-
-            return read_config(_path(source))
+            return gguf.read_config(_path(source))
         # Reading the header of a file takes seconds.
         return _plain_config(source, prepared)
     return _plain_config(source, _config_folder(source))
@@ -93,8 +91,6 @@ def gguf_forms(source: ModelSource) -> tuple[WeightBytes, ...]:
     Raises:
         ModelError: the file is no GGUF that transformers can read, or its index is damaged.
     """
-    from lrqk_cli.models.gguf import survey_file
-
     if source.entry is not None:
         folder, known = store.path(source.entry.alias), source.entry.weights
         if folder is not None:
@@ -107,7 +103,7 @@ def gguf_forms(source: ModelSource) -> tuple[WeightBytes, ...]:
     folder = store.prepared_folder(file)
     if folder is not None:
         return stored_form(folder)
-    found = survey_file(file)
+    found = gguf.survey_file(file)
     return () if found.lacking else (found.weights,)
 
 
@@ -117,20 +113,16 @@ def unpacked_types(source: ModelSource) -> list[str]:
     Raises:
         ModelError: the index of the file is damaged.
     """
-    from lrqk_cli.models.gguf import packed_types
-
     folder = store.path(source.entry.alias) if source.entry is not None else None
     if source.path is not None and source.is_gguf:
         folder = store.prepared_folder(source.path)
-    found = set() if folder is None else packed_types(folder)
+    found = set() if folder is None else gguf.packed_types(folder)
     return sorted(found - FORMATS.keys())
 
 
 def stored_form(folder: Path) -> tuple[WeightBytes, ...]:
     """Return what the weights of a prepared GGUF file take as they are; nothing where they were unpacked."""
-    from lrqk_cli.models.gguf import prepared_bytes
-
-    stored = prepared_bytes(folder)
+    stored = gguf.prepared_bytes(folder)
     return () if stored is None else (stored,)
 
 

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import LrqkError, ModelError, OutOfMemoryError
 from lrqk_cli.memory.exhaustion import memory_errors
 from lrqk_cli.models.failures import reason_of
-from lrqk_cli.models.gguf_index import load_index, read_index
+from lrqk_cli.models.gguf_index import FileVersion, GgufIndex, load_index, read_index, version_of
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.sanity import check_plausible
 from lrqk_cli.models.support import meta_model
@@ -38,13 +39,22 @@ def read_config(file: Path) -> PreTrainedConfig:
     Raises:
         ModelError: the file is not a GGUF that transformers can read.
     """
-    from transformers import AutoConfig, PreTrainedConfig
+    from transformers import AutoConfig
 
     with quiet_transformers(), _readable(file):
-        settings, _ = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)
-        check_plausible(settings)
+        settings = copy.deepcopy(_settings(file, version_of(file)))
         config: PreTrainedConfig = AutoConfig.for_model(**settings)
     return _plain(config)
+
+
+@lru_cache(maxsize=2)
+def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
+    """Return the configuration in a header, for which the whole vocabulary is read: it takes seconds."""
+    from transformers import PreTrainedConfig
+
+    settings: dict[str, Any] = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)[0]
+    check_plausible(settings)
+    return settings
 
 
 def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnTensors) -> bool:
@@ -109,11 +119,8 @@ def prepared_bytes(folder: Path) -> WeightBytes | None:
     Raises:
         ModelError: the index is damaged.
     """
-    path = folder / INDEX
-    if not path.is_file():
-        return None
-    with _readable(path):
-        return load_index(path).weights
+    index = _stored_index(folder)
+    return None if index is None else index.weights
 
 
 def packed_types(folder: Path) -> set[str]:
@@ -122,11 +129,16 @@ def packed_types(folder: Path) -> set[str]:
     Raises:
         ModelError: the index is damaged.
     """
+    index = _stored_index(folder)
+    return set() if index is None else {tensor.type for tensor in index.tensors} - _PLAIN
+
+
+def _stored_index(folder: Path) -> GgufIndex | None:
     path = folder / INDEX
     if not path.is_file():
-        return set()
+        return None
     with _readable(path):
-        return {tensor.type for tensor in load_index(path).tensors} - _PLAIN
+        return load_index(path)
 
 
 def load(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrqk_cli.config import WeightBytes
 
@@ -49,12 +50,31 @@ class GgufIndex:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
+class FileVersion(NamedTuple):
+    """What changes with a file's content."""
+
+    size: int
+    mtime_ns: int
+
+
+def version_of(file: Path) -> FileVersion:
+    """Return the version of a file that is there now."""
+    status = file.stat()
+    return FileVersion(status.st_size, status.st_mtime_ns)
+
+
 def read_index(file: Path) -> GgufIndex:
-    """Read the header of a GGUF file.
+    """Read the header of a GGUF file, once for each version of it.
 
     Raises:
+        OSError: it is not there.
         ValueError: it is none, names no architecture, or is for machines of the other byte order.
     """
+    return _read_index(file, version_of(file))
+
+
+@lru_cache(maxsize=2)
+def _read_index(file: Path, _: FileVersion) -> GgufIndex:
     from gguf import GGUFReader
 
     reader = GGUFReader(file)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lrqk_cli.errors import ModelError, OutOfMemoryError
 from lrqk_cli.models.catalog import HubRepository
 from lrqk_cli.models.failures import hub_errors
+from lrqk_cli.models.fetch import cached_snapshot, download_folder
 from lrqk_cli.models.progress import OnProgress, PullProgress, watching
 from lrqk_cli.models.quiet import quiet_transformers
 
@@ -40,16 +41,8 @@ class HubFile:
 
 def cached(wanted: HubFile) -> Path | None:
     """Return the file in the hub's own cache, without asking the hub; None where it is not there."""
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                wanted.repository, allow_patterns=["*.gguf"], local_files_only=True
-            )
-        )
-    except (LocalEntryNotFoundError, ValueError):
+    folder = cached_snapshot(wanted.repository)
+    if folder is None:
         return None
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.gguf"))]
     # Others of the repository may fit the tag better, so here it must be the whole end of the name.
@@ -99,14 +92,12 @@ def fetch_file(
         ModelError: it does not exist, is gated, or the hub cannot be reached.
     """
     import huggingface_hub
-    from huggingface_hub import constants
 
-    folder = local_folder or Path(constants.HF_HUB_CACHE)
+    folder = download_folder(source, local_folder)
 
     def report(gained: int) -> None:
         on_progress(PullProgress("fetch", min(gained, total) if total else gained, total))
 
-    folder.mkdir(parents=True, exist_ok=True)
     with hub_errors(source.repository), quiet_transformers(), watching(folder, report):
         path = huggingface_hub.hf_hub_download(
             source.repository, name, revision=source.revision, local_dir=local_folder

@@ -212,8 +212,8 @@ def _tie(model: PreTrainedModel, input_path: str, output_path: str, dtype: torch
     packed = {path: module for path, module in ends.items() if isinstance(module, PackedModule)}
     if len(packed) == len(ends):
         first, second = packed.values()
-        parts = ("words", "floats", "scales")  # what fills up between them may be anything
-        if all(torch.equal(getattr(first.matrix, part), getattr(second.matrix, part)) for part in parts):
+        # Part by part: what fills up between them may be anything.
+        if all(map(torch.equal, first.matrix.parts, second.matrix.parts)):
             second.packed = first.packed
         return set()
     came = set[str]()

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.config import ModelSpec
+from lrqk_cli.config import ModelSpec, WeightChoice
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.planner import Plan
-from lrqk_cli.models.describe import Description, WeightChoice
+from lrqk_cli.models.describe import Description
 from lrqk_cli.models.devices import place
 
 if TYPE_CHECKING:

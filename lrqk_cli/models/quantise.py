@@ -28,10 +28,7 @@ def quantise(format: PackedFormat, weights: Tensor) -> PackedMatrix:
     whole = empty_matrix(format, rows, width, weights.device)
     step = max(1, _AT_ONCE // width)
     for start in range(0, rows, step):
-        part = slice(start, start + step)
-        packed = _packed(format, weights[part].float())
-        for name in ("words", "floats", "scales"):
-            getattr(whole, name)[part] = getattr(packed, name)
+        whole.put(start, _packed(format, weights[start : start + step].float()))
     return whole
 
 

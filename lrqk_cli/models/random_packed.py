@@ -72,6 +72,4 @@ def _draw_embeddings(matrix: PackedMatrix, deviation: float, common: float) -> N
     for start in range(0, matrix.rows, _ROWS):
         rows = min(_ROWS, matrix.rows - start)
         numbers = torch.randn(rows, matrix.width, device=matrix.data.device) * deviation + shared
-        packed = quantise(matrix.format, numbers)
-        for name in ("words", "floats", "scales"):
-            getattr(matrix, name)[start : start + rows] = getattr(packed, name)
+        matrix.put(start, quantise(matrix.format, numbers))

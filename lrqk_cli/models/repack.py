@@ -33,9 +33,7 @@ def repack(format: PackedFormat, blocks: Tensor, width: int, order: Tensor | Non
     rows = blocks.shape[0]
     whole = empty_matrix(format, rows, width, blocks.device)
     for part, taken in _parts(blocks, order, _AT_ONCE // width):
-        packed = _packed(format, taken)
-        for name in ("words", "floats", "scales"):
-            getattr(whole, name)[part] = getattr(packed, name)
+        whole.put(part.start, _packed(format, taken))
     return whole
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lrqk_cli.config import WeightChoice
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory.budget import Budget
 from lrqk_cli.models.catalog import find
-from lrqk_cli.models.describe import WeightChoice, describe, describe_shape
+from lrqk_cli.models.describe import describe, describe_shape
 from lrqk_cli.models.placement import Placement, find_placement, held_to
 
 GIB = 1 << 30
