@@ -60,7 +60,7 @@ class ModelSpec:
         trained_context: tokens that the model's authors vouch for; more are allowed with a warning.
         num_parameters: parameters of the model, tied embeddings counted once.
         num_parameters_read: those that a decode step reads: not the input embeddings, of which it takes one
-            row; None where it is not known, as for a mixture of experts.
+            row, nor the experts that a token does not go to; None where it is not known which these are.
         packed: what the weights take where they are packed; None where they are plain numbers of one type.
         forms: what they would take in the packed forms that loading can give them, the finest first: the plan
             chooses, where they are plain numbers so far.

@@ -3,8 +3,8 @@
 They run in this order, once a layer: ``append_token``, ``score_tokens``, ``select_rows``,
 ``attend_residents``, which fetches; seven launches. ``weigh_tokens`` follows where somebody asks for sources.
 ``replace_rows`` fetches alone, outside of these steps. ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``
-are for the model around them; ``fixed_point``, ``packed_gemv``, ``packed_gated_gemv`` and ``unpack_rows``
-where its weights are packed. None waits for the device, and no shape depends on data, so all of them can be
+are for the model around them; ``fixed_point``, ``packed_gemv``, ``packed_gated_gemv``,
+``packed_experts_gemv`` and ``unpack_rows`` where its weights are packed. None waits for the device, and no shape depends on data, so all of them can be
 captured in a CUDA graph (the references, for the CPU, do read the length).
 """
 
@@ -23,6 +23,7 @@ from lrqk_cli.kernels.attend_residents import reference as attend_residents_refe
 from lrqk_cli.kernels.fixed_point import reference as fixed_point_reference
 from lrqk_cli.kernels.gated_gemv import reference as gated_gemv_reference
 from lrqk_cli.kernels.gemv import reference as gemv_reference
+from lrqk_cli.kernels.packed_experts_gemv import reference as packed_experts_gemv_reference
 from lrqk_cli.kernels.packed_gated_gemv import reference as packed_gated_gemv_reference
 from lrqk_cli.kernels.packed_gemv import reference as packed_gemv_reference
 from lrqk_cli.kernels.replace_rows import reference as replace_rows_reference
@@ -76,4 +77,5 @@ gated_gemv = with_triton(gated_gemv_reference.gated_gemv)
 fixed_point = with_triton(fixed_point_reference.fixed_point)
 packed_gemv = with_triton(packed_gemv_reference.packed_gemv)
 packed_gated_gemv = with_triton(packed_gated_gemv_reference.packed_gated_gemv)
+packed_experts_gemv = with_triton(packed_experts_gemv_reference.packed_experts_gemv)
 unpack_rows = with_triton(unpack_rows_reference.unpack_rows)

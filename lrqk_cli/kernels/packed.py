@@ -68,6 +68,12 @@ class PackedMatrix:
         for own, given in zip(self.parts, other.parts, strict=True):
             own[start : start + other.rows] = given
 
+    def put_in_each(self, count: int, place: slice, other: PackedMatrix) -> None:
+        """Write all rows of another matrix into ``place`` of each of ``count`` equal shares of the rows."""
+        for own, given in zip(self.parts, other.parts, strict=True):
+            shares = own.unflatten(0, (count, self.rows // count))
+            shares[:, place] = given.unflatten(0, (count, other.rows // count))
+
     def _part(self, number: int) -> Tensor:
         start, size = part_bounds(self.format, self.rows, self.width)[number]
         return self.data[start : start + size]

@@ -10,11 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from lrqk_cli.formats import UNIT
 from lrqk_cli.models.mixes import Matrix
 
 Windows = Literal["none", "switched", "all", "listed"]
+
+
+class Experts(NamedTuple):
+    """The experts of a layer: a router and gated MLPs.
+
+    Attributes:
+        inner: what the config calls the inner size of each.
+        biased: all have biases, and so has the router.
+    """
+
+    inner: str
+    biased: bool
+
+    def sizes(self, text: Any) -> tuple[int, int]:
+        """Return their number and the inner size of each."""
+        count = next((n for name in _EXPERT_COUNTS if (n := getattr(text, name, None)) is not None), 0)
+        return count, getattr(text, self.inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +47,7 @@ class Family:
         attention_bias: what holds where the config does not say.
         mlp_bias: the config's ``mlp_bias`` counts.
         fused: queries, keys and values have one matrix, and so have gate and up.
-        experts: the MLP is a router and ``num_local_experts`` experts, all with biases.
+        experts: of layers whose MLP is a mixture; None where there are none.
         sinks: every query head has an attention sink.
         tied: output and input embeddings are one where the config does not say.
         windows: which layers have sliding windows: none; none unless ``use_sliding_window``; all, where
@@ -44,7 +62,7 @@ class Family:
     attention_bias: bool = False
     mlp_bias: bool = False
     fused: bool = False
-    experts: bool = False
+    experts: Experts | None = None
     sinks: bool = False
     tied: bool = False
     windows: Windows = "none"
@@ -58,7 +76,19 @@ _FAMILIES: Mapping[str, Family] = {
     "phi3": Family("Phi3ForCausalLM", qkv_bias=False, output_bias=False, fused=True, windows="all"),
     "gemma2": Family("Gemma2ForCausalLM", norms=4, tied=True, windows="listed"),
     "gemma3_text": Family("Gemma3ForCausalLM", norms=4, query_key_norms=True, tied=True, windows="listed"),
-    "gpt_oss": Family("GptOssForCausalLM", attention_bias=True, experts=True, sinks=True, windows="listed"),
+    "gpt_oss": Family(
+        "GptOssForCausalLM",
+        attention_bias=True,
+        experts=Experts("intermediate_size", biased=True),
+        sinks=True,
+        windows="listed",
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        query_key_norms=True,
+        experts=Experts("moe_intermediate_size", biased=False),
+        windows="switched",
+    ),
 }
 
 _SIZES = (
@@ -70,6 +100,8 @@ _SIZES = (
     "num_key_value_heads",
     "max_position_embeddings",
 )
+# What transformers and publishers call the number of experts.
+_EXPERT_COUNTS = ("num_local_experts", "num_experts")
 # Kinds of RoPE scaling that a configuration states in full; transformers completes the others.
 _STATED_ROPE = ("default", "linear", "llama3", "yarn")
 
@@ -94,7 +126,13 @@ def read_plainly(config: Mapping[str, Any]) -> SimpleNamespace | None:
         well formed: then transformers has to judge.
     """
     family = _FAMILIES.get(str(config.get("model_type")))
-    if family is None or not all(_is_size(config.get(key)) for key in _SIZES):
+    if family is None:
+        return None
+    sizes = [config.get(key) for key in _SIZES]
+    if family.experts is not None:
+        sizes += [config.get(key) for key in (family.experts.inner, "num_experts_per_tok")]
+        sizes.append(next((config[name] for name in _EXPERT_COUNTS if name in config), None))
+    if not all(map(_is_size, sizes)):
         return None
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim")
@@ -153,10 +191,17 @@ def count_parameters(text: Any, family: Family, head_dim: int) -> int:
     """
     hidden: int = text.hidden_size
     embeddings: int = text.vocab_size * hidden * (1 if is_tied(text) else 2)
-    layer = _attention_parameters(text, family, head_dim) + _mlp_parameters(text, family)
-    layer += family.norms * hidden
+    layer = _attention_parameters(text, family, head_dim) + family.norms * hidden
     layers: int = text.num_hidden_layers
-    return embeddings + layers * layer + hidden
+    inner = sum(_mlp_parameters(text, family, number) for number in range(layers))
+    return embeddings + layers * layer + inner + hidden
+
+
+def _has_experts(text: Any, family: Family, layer: int) -> bool:
+    """Whether the MLP of a layer is a mixture; some configurations except layers."""
+    step: int = getattr(text, "decoder_sparse_step", None) or 1
+    excepted = getattr(text, "mlp_only_layers", None) or ()
+    return family.experts is not None and layer not in excepted and (layer + 1) % step == 0
 
 
 def _attention_parameters(text: Any, family: Family, head_dim: int) -> int:
@@ -176,45 +221,61 @@ def _attention_parameters(text: Any, family: Family, head_dim: int) -> int:
     return count
 
 
-def _mlp_parameters(text: Any, family: Family) -> int:
+def _mlp_parameters(text: Any, family: Family, layer: int) -> int:
     hidden: int = text.hidden_size
-    inner: int = text.intermediate_size
-    weights, biases = 3 * hidden * inner, 2 * inner + hidden
-    if family.experts:
-        experts: int = text.num_local_experts
-        return experts * (weights + biases) + experts * hidden + experts
-    return weights + (biases if family.mlp_bias and getattr(text, "mlp_bias", False) else 0)
+    if family.experts is not None and _has_experts(text, family, layer):
+        count, inner = family.experts.sizes(text)
+        # A row of the router for each.
+        weights = 3 * hidden * inner + hidden
+        biases = 2 * inner + hidden + 1 if family.experts.biased else 0
+        return count * (weights + biases)
+    inner = text.intermediate_size
+    biases = 2 * inner + hidden if family.mlp_bias and getattr(text, "mlp_bias", False) else 0
+    return 3 * hidden * inner + biases
 
 
 def matrices(text: Any, family: Family, head_dim: int) -> Iterator[Matrix]:
-    """Yield the matrices of a model of a known family that can be packed: all but experts; each once.
+    """Yield the matrices of a model of a known family that can be packed, as ``matrices_of`` of the model does.
 
     Args: see ``count_parameters``.
     """
     hidden: int = text.hidden_size
     yield Matrix("model.embed_tokens", text.vocab_size, hidden, is_embedding=True)
     for layer in range(text.num_hidden_layers):
-        for name, rows, width in _of_layer(text, family, head_dim):
+        for name, rows, width in _of_attention(text, family, head_dim):
             yield Matrix(f"model.layers.{layer}.{name}", rows, width)
+        for name, rows, width, share in _of_mlp(text, family, layer):
+            yield Matrix(f"model.layers.{layer}.mlp.{name}", rows, width, share_read=share)
     if not is_tied(text):
         yield Matrix("lm_head", text.vocab_size, hidden)
 
 
-def _of_layer(text: Any, family: Family, head_dim: int) -> Iterator[tuple[str, int, int]]:
+def _of_attention(text: Any, family: Family, head_dim: int) -> Iterator[tuple[str, int, int]]:
     hidden: int = text.hidden_size
-    inner: int = text.intermediate_size
     queries: int = text.num_attention_heads * head_dim
     keys: int = (getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_dim
     if family.fused:
         yield "self_attn.qkv_proj", queries + 2 * keys, hidden
-        yield "mlp.gate_up_proj", 2 * inner, hidden
     else:
         for name, rows in (("q", queries), ("k", keys), ("v", keys)):
             yield f"self_attn.{name}_proj", rows, hidden
     yield "self_attn.o_proj", hidden, queries
-    if family.experts:
+
+
+def _of_mlp(text: Any, family: Family, layer: int) -> Iterator[tuple[str, int, int, float]]:
+    """Yield the matrices of an MLP, each with the part of it that a step reads."""
+    hidden: int = text.hidden_size
+    inner: int = text.intermediate_size
+    if family.experts is not None and _has_experts(text, family, layer):
+        count, inner = family.experts.sizes(text)
+        share = text.num_experts_per_tok / count
+        if hidden % UNIT == inner % UNIT == 0:
+            yield "experts.gate_up_proj", count * 2 * inner, hidden, share
+            yield "experts.down_proj", count * hidden, inner, share
         return
-    if not family.fused:
-        yield "mlp.gate_proj", inner, hidden
-        yield "mlp.up_proj", inner, hidden
-    yield "mlp.down_proj", hidden, inner
+    if family.fused:
+        yield "gate_up_proj", 2 * inner, hidden, 1.0
+    else:
+        yield "gate_proj", inner, hidden, 1.0
+        yield "up_proj", inner, hidden, 1.0
+    yield "down_proj", hidden, inner, 1.0

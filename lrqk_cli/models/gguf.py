@@ -53,6 +53,7 @@ def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
     from transformers import PreTrainedConfig
 
     settings: dict[str, Any] = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)[0]
+    settings |= read_index(file).expert_sizes()
     check_plausible(settings)
     return settings
 

@@ -7,6 +7,7 @@ that count from one), are undone by transformers' own tables.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 
 from lrqk_cli.config import WeightBytes
 from lrqk_cli.formats import FORMATS, PackedFormat, size_bytes
+from lrqk_cli.models.gguf_experts import expert_parts, make_room, put_part
 from lrqk_cli.models.gguf_index import GgufIndex, TensorEntry
-from lrqk_cli.models.matrices import is_packable
+from lrqk_cli.models.matrices import is_packable, share_read
 from lrqk_cli.models.packed_layers import PackedModule, packed_module
 from lrqk_cli.models.repack import repack, unpack_blocks
 from lrqk_cli.models.support import meta_model
@@ -69,32 +71,31 @@ def load_weights(
     """
     model = _with_real_buffers(config, dtype)
     source = _Source(index, model, config)
+    formats = source.formats(model)
     # Copied on write, so that torch may share the memory of what is mapped.
     mapped = np.memmap(file, mode="c")
-    tasks = {
-        name: partial(
-            _put,
-            model,
-            name,
-            tensor,
-            mapped[tensor.start : tensor.start + tensor.size],
-            source,
-            device_of(places, name),
-            dtype,
-            packed=packed,
-        )
-        for tensor, name in source.tensors()
-    }
+    for part in {part.name: part for part in source.experts.values()}.values():
+        format = formats.get(part.name) if packed else None
+        make_room(model, part, format, device_of(places, part.name), dtype)
+    weights, others = [], []
+    for tensor, name in source.tensors():
+        content = mapped[tensor.start : tensor.start + tensor.size]
+        where = device_of(places, name), dtype
+        task = partial(_put, model, name, tensor, content, source, formats.get(name), where, packed=packed)
+        is_matrix = name in formats or name.endswith(".weight")
+        (weights if is_matrix else others).append(task)
     # A packed matrix takes the place of its module, with the bias that this one has by then.
-    run_side_by_side([task for name, task in tasks.items() if not name.endswith(".weight")])
-    weights = [task for name, task in tasks.items() if name.endswith(".weight")]
+    run_side_by_side(others)
     if all(device.type == "cpu" for device in places.values()):
         run_side_by_side(weights)
     else:
         for task in weights:
             task()
     _tie(model, config, source)
-    if missing := [name for name, weight in model.named_parameters() if weight.is_meta]:
+    missing = [name for name, weight in model.named_parameters() if weight.is_meta]
+    # Those of experts have room before they come.
+    held = {tensor.name for tensor in index.tensors}
+    if missing := missing + [part.name for name, part in source.experts.items() if name not in held]:
         raise ValueError(f"it lacks {min(missing)}")
     model.eval()
     for path, module in model.named_modules():
@@ -116,22 +117,24 @@ def survey(index: GgufIndex, config: PreTrainedConfig) -> Survey:
     """Return what a file holds for the model of ``config``, from its index alone."""
     skeleton = meta_model(config)
     source = _Source(index, skeleton, config)
+    formats = source.formats(skeleton)
     ends = {f"{path}.weight" for path in _paths(skeleton, *_ends(skeleton))}
-    total = read = plain = 0
-    found = set[str]()
+    rows, sizes = Counter[str](), Counter[str]()
+    found = Counter[str]()
     for tensor, name in source.tensors():
-        format = _kept_format(tensor, skeleton.get_submodule(name.rpartition(".")[0]))
-        shape = tensor.shape
-        size = math.prod(shape) * torch.bfloat16.itemsize if format is None else size_bytes(format, *shape)
-        total += size
-        plain += size if format is None else 0
-        is_input_alone = tensor.name == _EMBEDDING and not config.tie_word_embeddings
-        read += 0 if is_input_alone else size
-        found.add(name)
-    if config.tie_word_embeddings and found & ends:
-        found |= ends
-    lacking = tuple(name for name, _ in skeleton.named_parameters() if name not in found)
-    return Survey(WeightBytes("gguf", total, read, plain), lacking)
+        found[name] += 1
+        rows[name] += math.prod(tensor.shape[:-1])
+        sizes[name] += math.prod(tensor.shape) * torch.bfloat16.itemsize
+        if name in formats:
+            sizes[name] = size_bytes(formats[name], rows[name], tensor.shape[-1])
+    total = sum(sizes.values())
+    read = sum(round(size * source.share_read(name)) for name, size in sizes.items())
+    plain = sum(size for name, size in sizes.items() if name not in formats)
+    if config.tie_word_embeddings and found.keys() & ends:
+        found.update(ends - found.keys())
+    parts = Counter(part.name for part in source.experts.values())
+    lacking = [name for name, _ in skeleton.named_parameters() if found[name] < parts.get(name, 1)]
+    return Survey(WeightBytes("gguf", total, read, plain), tuple(lacking))
 
 
 class _Source:
@@ -142,8 +145,11 @@ class _Source:
 
         kind: Any = reader.TENSOR_PROCESSORS.get(index.architecture, reader.TensorProcessor)
         self._processor = kind(config=config.to_dict())
+        self.experts = expert_parts(model)
         self._names = _names(index.architecture, model)
+        self._names |= {name: part.name for name, part in self.experts.items()}
         self._is_tied = bool(config.tie_word_embeddings)
+        self._config = config
         self._tensors = index.tensors
         self.has_output = any(tensor.name == _OUTPUT for tensor in index.tensors)
 
@@ -157,6 +163,27 @@ class _Source:
                 continue
             if (name := self._names.get(tensor.name)) is not None:
                 yield tensor, name
+
+    def formats(self, model: nn.Module) -> dict[str, PackedFormat]:
+        """Return the formats in which weights of the model can stay, by its names.
+
+        That of experts needs all its parts to be of one type.
+        """
+        types: dict[str, set[str]] = {}
+        for tensor, name in self.tensors():
+            part = self.experts.get(tensor.name)
+            is_matrix = len(tensor.shape) == 2 and is_packable(model.get_submodule(name.rpartition(".")[0]))
+            if is_matrix if part is None else not part.is_bias:
+                types.setdefault(name, set()).add(tensor.type)
+        alike = {name: kinds.pop() for name, kinds in types.items() if len(kinds) == 1}
+        return {name: FORMATS[kind] for name, kind in alike.items() if kind in FORMATS}
+
+    def share_read(self, name: str) -> float:
+        """Return which part of a weight of the model a step reads."""
+        if self._names.get(_EMBEDDING) == name and not self._is_tied:
+            return 0.0  # one row of it
+        experts = next((part.shape[0] for part in self.experts.values() if part.name == name), None)
+        return 1.0 if experts is None else share_read(self._config, experts)
 
     def processed(self, name: str, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return the numbers of a tensor as the model has them."""
@@ -183,6 +210,8 @@ def _names(architecture: str, model: PreTrainedModel) -> dict[str, str]:
         base, _, kind = name.rpartition(".")
         if (found := theirs.get_name(base)) is not None:
             names[f"{found}.{kind}"] = name
+        elif (found := theirs.get_name(name)) is not None:  # a parameter without a module, such as sinks
+            names[f"{found}.weight"] = name
     return names
 
 
@@ -197,44 +226,41 @@ def _with_real_buffers(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrain
     return model
 
 
-def _kept_format(tensor: TensorEntry, module: nn.Module) -> PackedFormat | None:
-    """Return the format in which a tensor can stay, as the weight of a module."""
-    return FORMATS.get(tensor.type) if len(tensor.shape) == 2 and is_packable(module) else None
-
-
 def _put(
     model: PreTrainedModel,
     name: str,
     tensor: TensorEntry,
     content: np.ndarray[Any, Any],
     source: _Source,
-    device: torch.device,
-    dtype: torch.dtype,
+    format: PackedFormat | None,
+    where: tuple[torch.device, torch.dtype],
     *,
     packed: bool,
 ) -> None:
     """Give a weight of the model its numbers, or put a packed module in the place of its own."""
+    device, dtype = where
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
-    expected = tuple(getattr(module, attribute).shape)
-    format = _kept_format(tensor, module)
-    if format is None:
-        numbers = _unpacked(tensor, content, source)
-        if tuple(numbers.shape) != expected:
-            raise ValueError(f"{tensor.name} does not have the shape {expected}")
-        setattr(module, attribute, nn.Parameter(numbers.to(device, dtype), requires_grad=False))
-        return
-    if tensor.shape != expected:
+    part = source.experts.get(tensor.name)
+    expected = tuple(getattr(module, attribute).shape) if part is None else part.shape
+    given = _unpacked(tensor, content, source) if format is None else torch.from_numpy(content)
+    if (tuple(given.shape) if format is None else tensor.shape) != expected:
         raise ValueError(f"{tensor.name} does not have the shape {expected}")
-    blocks = torch.from_numpy(content).view(expected[0], -1).to(device)
-    order = source.order(tensor)
-    if packed:
-        matrix = repack(format, blocks, expected[1], order)
+    if format is None:
+        given = given.to(device, dtype)
+    else:
+        given = given.view(math.prod(expected[:-1]), -1).to(device)
+    if part is not None:
+        put_part(model, part, format, given)
+    elif format is None:
+        setattr(module, attribute, nn.Parameter(given, requires_grad=False))
+    elif packed:
+        matrix = repack(format, given, expected[1], source.order(tensor))
         model.set_submodule(path, packed_module(module, matrix, dtype))
-        return
-    weight = torch.empty(expected, dtype=dtype, device=device)
-    unpack_blocks(format, blocks, weight, order)
-    setattr(module, attribute, nn.Parameter(weight, requires_grad=False))
+    else:
+        weight = torch.empty(expected, dtype=dtype, device=device)
+        unpack_blocks(format, given, weight, source.order(tensor))
+        setattr(module, attribute, nn.Parameter(weight, requires_grad=False))
 
 
 def _unpacked(tensor: TensorEntry, content: np.ndarray[Any, Any], source: _Source) -> Tensor:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lrqk_cli.config import WeightForm
-from lrqk_cli.formats import PackedFormat
+from lrqk_cli.formats import UNIT, PackedFormat
 from lrqk_cli.models.mixes import Matrix, format_of
+
+# The weights of the experts of a layer in transformers, all experts in one; biases are called after them.
+EXPERT_WEIGHTS = ("gate_up_proj", "down_proj")
+_EXPERT_PARAMETERS = frozenset({*EXPERT_WEIGHTS, *(f"{name}_bias" for name in EXPERT_WEIGHTS)})
 
 
 def is_packable(module: nn.Module) -> bool:
@@ -20,10 +24,38 @@ def is_packable(module: nn.Module) -> bool:
     return type(module) is nn.Linear or is_embedding
 
 
+def is_packable_experts(module: nn.Module) -> bool:
+    """Tell whether packed experts can stand in for these.
+
+    They are gated ones, as transformers' interface has them, both of whose weights can be packed.
+    """
+    names = {name for name, _ in module.named_parameters(recurse=False)}
+    if not (set(EXPERT_WEIGHTS) <= names <= _EXPERT_PARAMETERS and hasattr(module, "is_transposed")):
+        return False
+    is_usual = bool(getattr(module, "has_gate", False)) and not getattr(module, "has_post_expert_norm", False)
+    return is_usual and all(expert_shape(module, name)[2] % UNIT == 0 for name in EXPERT_WEIGHTS)
+
+
+def expert_shape(module: nn.Module, name: str) -> tuple[int, int, int]:
+    """Return the experts, and the rows and the width of the matrix of each, of one of ``EXPERT_WEIGHTS``."""
+    experts, rows, width = getattr(module, name).shape
+    return (experts, width, rows) if module.is_transposed else (experts, rows, width)
+
+
+def share_read(config: PreTrainedConfig, experts: int) -> float:
+    """Return which part of so many experts a step reads."""
+    return int(config.num_experts_per_tok) / experts
+
+
 def matrices_of(model: PreTrainedModel) -> Iterator[Matrix]:
-    """Yield the matrices of a model that can be packed, each once."""
+    """Yield the matrices of a model that can be packed, each once; those of the experts of a layer as one."""
     seen = set[nn.Parameter]()
     for path, module in model.named_modules():
+        if is_packable_experts(module):
+            for name in EXPERT_WEIGHTS:
+                experts, rows, width = expert_shape(module, name)
+                share = share_read(model.config, experts)
+                yield Matrix(f"{path}.{name}", experts * rows, width, share_read=share)
         weight = getattr(module, "weight", None)
         if is_packable(module) and isinstance(weight, nn.Parameter) and weight not in seen:
             seen.add(weight)
@@ -32,7 +64,7 @@ def matrices_of(model: PreTrainedModel) -> Iterator[Matrix]:
 
 
 def formats_of(model: PreTrainedModel, form: WeightForm, *, is_tied: bool) -> dict[str, PackedFormat]:
-    """Return the formats of a model's matrices in a form, by the paths of their modules."""
+    """Return the formats of a model's matrices in a form, by the paths of their modules or expert weights."""
     layers = model.config.num_hidden_layers
     found = {matrix.path: format_of(form, matrix, layers, is_tied=is_tied) for matrix in matrices_of(model)}
     return {path: format for path, format in found.items() if format is not None}

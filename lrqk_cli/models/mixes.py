@@ -19,16 +19,18 @@ ON_LOAD: tuple[WeightForm, ...] = ("q8", "q4")
 
 
 class Matrix(NamedTuple):
-    """The weight of a linear layer, or of the input embeddings.
+    """The weight of a linear layer, of all experts of a layer, or of the input embeddings.
 
     Attributes:
-        path: of its module.
+        path: of its module, or of the experts' weight.
+        share_read: the part of it that a step reads.
     """
 
     path: str
     rows: int
     width: int
     is_embedding: bool = False
+    share_read: float = 1.0
 
 
 def format_of(form: WeightForm, matrix: Matrix, layers: int, *, is_tied: bool) -> PackedFormat | None:
@@ -61,7 +63,7 @@ def weight_bytes(
         matrices: those that can be packed.
         parameters: of the model, tied embeddings once.
     """
-    packed = embeddings = 0
+    packed = unread = 0
     plain = parameters
     for matrix in matrices:
         format = format_of(form, matrix, layers, is_tied=is_tied)
@@ -71,10 +73,11 @@ def weight_bytes(
             size = size_bytes(format, matrix.rows, matrix.width)
             packed += size
             plain -= count
-        # A step takes one row of them, unless they are the output head too.
-        embeddings += size if matrix.is_embedding and not is_tied else 0
+        # Of embeddings a step takes one row, unless they are the output head too.
+        share = 0.0 if matrix.is_embedding and not is_tied else matrix.share_read
+        unread += round(size * (1 - share))
     total = packed + plain * _PLAIN_BYTES
-    return WeightBytes(form, total, total - embeddings, plain * _PLAIN_BYTES)
+    return WeightBytes(form, total, total - unread, plain * _PLAIN_BYTES)
 
 
 def _of_linear(path: str, layers: int) -> str:

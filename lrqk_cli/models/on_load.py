@@ -21,6 +21,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from lrqk_cli.config import WeightForm
 from lrqk_cli.formats import PackedFormat
 from lrqk_cli.models.matrices import formats_of
+from lrqk_cli.models.packed_experts import put_packed
 from lrqk_cli.models.packed_layers import PackedModule, packed_module
 from lrqk_cli.models.quantise import quantise
 
@@ -93,6 +94,7 @@ class _Quantizer(HfQuantizer):
         self._form = quantization_config.form
         quantization_config.quantizer = self
         self.formats: dict[str, PackedFormat] = {}
+        self.shapes: dict[str, torch.Size] = {}
         self.ends: tuple[str, str] | None = None
         self.mismatched = set[str]()
         self.damaged = set[str]()
@@ -110,6 +112,7 @@ class _Quantizer(HfQuantizer):
         if is_tied:
             model.tie_weights()
         self.formats = formats_of(model, self._form, is_tied=is_tied)
+        self.shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
         paths = {module: path for path, module in model.named_modules()}
         output = model.get_output_embeddings()
         embedding = paths[model.get_input_embeddings()]
@@ -121,14 +124,11 @@ class _Quantizer(HfQuantizer):
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:  # noqa: ARG002
         """Tell whether a tensor is the weight of a matrix that has a format."""
-        path, _, kind = param_name.rpartition(".")
-        return kind == "weight" and path in self.formats
+        return _path(param_name) in self.formats
 
     def param_element_size(self, model: PreTrainedModel, param_name: str, param: Tensor) -> float:
         """Return the bytes of a weight, of which transformers asks the device for as many beforehand."""
-        path, _, kind = param_name.rpartition(".")
-        if kind == "weight" and path in self.formats:
-            format = self.formats[path]
+        if (format := self.formats.get(_path(param_name))) is not None:
             return format.block_bytes / format.block
         return float(super().param_element_size(model, param_name, param))
 
@@ -179,19 +179,26 @@ class _Pack(ConversionOps):
     ) -> None:
         (tensors,) = given.values()
         weight: Tensor = tensors[0] if isinstance(tensors, list) else tensors
-        path = full_layer_name.rpartition(".")[0]
+        path = _path(full_layer_name)
         quantizer = self._quantizer
-        module: Any = model.get_submodule(path)
-        if weight.shape != module.weight.shape:
+        if weight.shape != quantizer.shapes[full_layer_name]:
             quantizer.mismatched.add(full_layer_name)
             return
         # A quantiser would make zeros of what is no number.
         if not bool(torch.isfinite(weight).all()):
             quantizer.damaged.add(full_layer_name)
+        if weight.dim() > 2:
+            experts: Any = model.get_submodule(path.rpartition(".")[0])
+            weight = (weight.mT if experts.is_transposed else weight).flatten(0, 1)
         matrix = quantise(quantizer.formats[path], weight)
-        model.set_submodule(path, packed_module(module, matrix, quantizer.dtype))
+        put_packed(model, path, matrix, quantizer.dtype)
         missing_keys.discard(full_layer_name)
         _spare(model.get_submodule(path.rpartition(".")[0]))
+
+
+def _path(parameter: str) -> str:
+    """Return what the formats call a weight: the path of its module, or the weight of experts itself."""
+    return parameter.removesuffix(".weight")
 
 
 def _spare(module: nn.Module) -> None:

@@ -55,20 +55,33 @@ class PackedLinear(PackedModule):
             decode.fixed_point(vector, input.reshape(-1))
             decode.packed_gemv((self.matrix,), vector, out.view(-1), biases=(self.bias,))
             return out
-        # What a product writes is a view into this, so that nothing is copied afterwards.
         flat, tokens = out.view(-1, self.out_features), input.reshape(-1, self.in_features)
-        step = max(1, UNPACKED_AT_ONCE // self.in_features)
-        scratch = input.new_empty(min(step, self.out_features), self.in_features)
-        for start in range(0, self.out_features, step):
-            rows = torch.arange(start, min(start + step, self.out_features), device=input.device)
-            weight = scratch[: rows.shape[0]]
-            decode.unpack_rows(weight, self.matrix, rows)
-            part = flat[:, start : start + step]
-            if self.bias is None:
-                torch.mm(tokens, weight.mT, out=part)
-            else:
-                torch.addmm(self.bias[start : start + step], tokens, weight.mT, out=part)
+        multiply_unpacked(tokens, self.matrix, range(self.out_features), flat, self.bias)
         return out
+
+
+def multiply_unpacked(
+    tokens: Tensor, matrix: PackedMatrix, rows: range, out: Tensor, bias: Tensor | None
+) -> None:
+    """Multiply tokens by rows of a packed matrix, of which some at a time are unpacked.
+
+    Args:
+        tokens: ``[n, width]``.
+        rows: those that are meant, without gaps.
+        out: ``[n, rows]``; what a product writes is a view into it, so that nothing is copied afterwards.
+        bias: ``[rows]``, or None.
+    """
+    step = max(1, UNPACKED_AT_ONCE // matrix.width)
+    scratch = tokens.new_empty(min(step, len(rows)), matrix.width)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        weight = scratch[: len(part)]
+        decode.unpack_rows(weight, matrix, torch.arange(part.start, part.stop, device=tokens.device))
+        columns = out[:, start : start + step]
+        if bias is None:
+            torch.mm(tokens, weight.mT, out=columns)
+        else:
+            torch.addmm(bias[start : start + step], tokens, weight.mT, out=columns)
 
 
 class PackedEmbedding(PackedModule):

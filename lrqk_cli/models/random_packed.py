@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lrqk_cli.config import WeightForm
 from lrqk_cli.kernels.packed import PackedMatrix, empty_matrix
-from lrqk_cli.models.matrices import formats_of
-from lrqk_cli.models.packed_layers import PackedModule, packed_module
+from lrqk_cli.models.matrices import formats_of, matrices_of
+from lrqk_cli.models.packed_experts import put_packed
+from lrqk_cli.models.packed_layers import PackedModule
 from lrqk_cli.models.quantise import quantise
 
 if TYPE_CHECKING:
@@ -23,11 +24,10 @@ _ROWS = 1 << 13
 
 def replace_by_packed(model: PreTrainedModel, form: WeightForm, dtype: torch.dtype, *, is_tied: bool) -> None:
     """Put packed modules without content in the place of those of a model on the meta device."""
+    shapes = {matrix.path: matrix for matrix in matrices_of(model)}
     for path, format in formats_of(model, form, is_tied=is_tied).items():
-        module: Any = model.get_submodule(path)
-        rows, width = module.weight.shape
-        matrix = empty_matrix(format, rows, width, torch.device("meta"))
-        model.set_submodule(path, packed_module(module, matrix, dtype))
+        matrix = empty_matrix(format, shapes[path].rows, shapes[path].width, torch.device("meta"))
+        put_packed(model, path, matrix, dtype)
 
 
 def draw_packed(model: PreTrainedModel, deviation: float, common: float) -> None:

@@ -30,6 +30,8 @@ from lrqk_cli.models.progress import OnProgress, PullProgress, folder_bytes, ign
 _MARKER = "lrqk.json"
 # Raised when what is kept changes, so that what an older version has made is made anew.
 _FORMAT = 1
+# The same of what is prepared beside a file that stays where it is.
+_PREPARED_FORMAT = 2
 _GGUF = "model.gguf"
 
 
@@ -172,7 +174,7 @@ def _absolute(file: Path) -> Path:
 
 def _gguf_identity(file: Path) -> dict[str, Any]:
     status = file.stat()
-    return {"format": _FORMAT, "file": str(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return {"format": _PREPARED_FORMAT, "file": str(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _gguf(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:

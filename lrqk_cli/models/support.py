@@ -16,7 +16,7 @@ from lrqk_cli.config import LayerKind, ModelSpec, WeightBytes, WeightForm
 from lrqk_cli.errors import ModelError, UnsupportedModelError
 from lrqk_cli.models import families
 from lrqk_cli.models.failures import config_errors
-from lrqk_cli.models.mixes import ON_LOAD, weight_bytes
+from lrqk_cli.models.mixes import ON_LOAD, Matrix, weight_bytes
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.sanity import check_context, check_plausible
 
@@ -76,6 +76,7 @@ def _spec(text: Any, name: str) -> ModelSpec:
     family = families.family_of(text)
     skeleton = meta_model(text) if family is None else None
     parameters = families.count_parameters(text, family, head_dim) if family else _built_parameters(skeleton)
+    matrices = _matrices(text, family, head_dim, skeleton)
     spec = ModelSpec(
         name=name,
         architecture=family.architecture if family else type(skeleton).__name__,
@@ -90,31 +91,33 @@ def _spec(text: Any, name: str) -> ModelSpec:
         trained_context=text.max_position_embeddings,
         num_parameters=parameters,
         sliding_window=window,
-        num_parameters_read=_parameters_read(text, parameters),
-        forms=_forms(text, parameters, head_dim, skeleton),
+        num_parameters_read=_parameters_read(text, parameters, matrices),
+        forms=_forms(text, parameters, matrices),
     )
     if skeleton is not None:
         _check_layers(skeleton, spec)
     return spec
 
 
-def _forms(
-    text: Any, parameters: int, head_dim: int, skeleton: PreTrainedModel | None
-) -> tuple[WeightBytes, ...]:
-    """Return what the weights would take in the forms that loading can give them."""
-    family = families.family_of(text)
-    if skeleton is not None:
-        from lrqk_cli.models.matrices import matrices_of
+def _matrices(
+    text: Any, family: families.Family | None, head_dim: int, skeleton: PreTrainedModel | None
+) -> list[Matrix]:
+    """Return the matrices of a model that can be packed."""
+    if family is not None:
+        return list(families.matrices(text, family, head_dim))
+    from lrqk_cli.models.matrices import matrices_of
 
-        found = list(matrices_of(skeleton))
-    else:
-        found = list(families.matrices(text, family, head_dim)) if family is not None else []
-    whole = sum(matrix.rows * matrix.width for matrix in found)
+    return [] if skeleton is None else list(matrices_of(skeleton))
+
+
+def _forms(text: Any, parameters: int, matrices: list[Matrix]) -> tuple[WeightBytes, ...]:
+    """Return what the weights would take in the forms that loading can give them."""
+    whole = sum(matrix.rows * matrix.width for matrix in matrices)
     # What is packed already cannot be packed again, and a model needs one weight that says where it is.
     if getattr(text, "quantization_config", None) or whole == parameters:
         return ()
     layers, is_tied = text.num_hidden_layers, families.is_tied(text)
-    return tuple(weight_bytes(form, found, layers, parameters, is_tied=is_tied) for form in ON_LOAD)
+    return tuple(weight_bytes(form, matrices, layers, parameters, is_tied=is_tied) for form in ON_LOAD)
 
 
 def plain_config(config: Any) -> Any:
@@ -135,11 +138,12 @@ def _built_parameters(skeleton: PreTrainedModel | None) -> int:
     return sum(parameter.numel() for parameter in skeleton.parameters()) if skeleton is not None else 0
 
 
-def _parameters_read(text: Any, parameters: int) -> int | None:
-    """The parameters that a decode step reads; None for a mixture of experts."""
-    if getattr(text, "num_experts_per_tok", None):
+def _parameters_read(text: Any, parameters: int, matrices: list[Matrix]) -> int | None:
+    """The parameters that a decode step reads; None for a mixture whose experts cannot be told apart."""
+    unread = sum(round(matrix.rows * matrix.width * (1 - matrix.share_read)) for matrix in matrices)
+    if getattr(text, "num_experts_per_tok", None) and not unread:
         return None
-    return parameters if families.is_tied(text) else parameters - text.vocab_size * text.hidden_size
+    return parameters - unread - (0 if families.is_tied(text) else text.vocab_size * text.hidden_size)
 
 
 def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfig:

@@ -10,6 +10,7 @@ from tiny import tiny_model
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.roofline import Bandwidth, StepBytes, step_bytes
+from lrqk_cli.models.matrices import EXPERT_WEIGHTS
 from lrqk_cli.models.support import spec_from_config
 
 
@@ -38,8 +39,19 @@ def test_each_mode_has_bytes_of_its_own() -> None:
     assert found["offload"] == StepBytes(weights + window, rows)
 
 
-def test_experts_have_no_roofline() -> None:
-    spec = spec_from_config(tiny_model("gpt-oss").config, "gpt-oss")
+@pytest.mark.parametrize("family", ["gpt-oss", "qwen3-moe"])
+def test_only_the_experts_of_a_token_are_read(family: str) -> None:
+    model = tiny_model(family, intermediate_size=64)
+    spec = spec_from_config(model.config, family)
+    layers = [layer.mlp.experts for layer in model.model.layers]
+    held = sum(getattr(experts, name).numel() for experts in layers for name in EXPERT_WEIGHTS)
+    read = held * model.config.num_experts_per_tok // layers[0].num_experts
+    embedded = model.model.embed_tokens.weight.numel()
+    assert spec.num_parameters_read == spec.num_parameters - embedded - held + read
+
+
+def test_experts_that_are_not_known_have_no_roofline() -> None:
+    spec = replace(spec_from_config(tiny_model("gpt-oss").config, "gpt-oss"), num_parameters_read=None)
     assert step_bytes(spec, LrqkConfig(), 500, "float32") is None
 
 

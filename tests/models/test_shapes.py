@@ -24,6 +24,7 @@ PUBLISHED = {
     "qwen3-8b": 8_190_735_360,
     "mistral-7b": 7_248_023_552,
     "mistral-nemo-12b": 12_247_782_400,
+    "qwen3-30b-a3b": 30_532_122_624,
 }
 TINY = {
     "model_type": "llama",

@@ -27,23 +27,28 @@ def planes_of(dtype: torch.dtype) -> int:
     return 2 if dtype == torch.bfloat16 else 3
 
 
-def empty_fixed(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return space for a vector of so many numbers of a type."""
-    return torch.empty(WORDS * planes_of(dtype) + 3, width // UNIT, dtype=torch.int32, device=device)
+def empty_fixed(width: int, dtype: torch.dtype, device: torch.device, *vectors: int) -> Tensor:
+    """Return space for a vector of so many numbers of a type, or for ``vectors`` of them."""
+    shape = *vectors, WORDS * planes_of(dtype) + 3, width // UNIT
+    return torch.empty(shape, dtype=torch.int32, device=device)
 
 
 def planes_in(fixed: Tensor) -> int:
     """Return how many planes a vector in fixed point has."""
-    return fixed.shape[0] // WORDS
+    return fixed.shape[-2] // WORDS
 
 
 def fixed_point(out: Tensor, row: Tensor) -> None:
-    """Write a vector in fixed point; a unit with an infinity or NaN gets NaN for its scale.
+    """Write vectors in fixed point; a unit with an infinity or NaN gets NaN for its scale.
 
     Args:
         out: from ``empty_fixed``.
-        row: ``[width]``, a multiple of 32.
+        row: ``[width]``, a multiple of 32, or ``[vectors, width]``.
     """
+    if row.dim() > 1:
+        for vector, numbers in zip(out, row, strict=True):
+            fixed_point(vector, numbers)
+        return
     planes = planes_in(out)
     bits = 8 * planes
     numbers = row.float().view(-1, UNIT)

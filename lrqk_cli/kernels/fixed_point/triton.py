@@ -44,6 +44,8 @@ def store_fixed(numbers, out, units, unit, PLANES: tl.constexpr, UNITS: tl.const
 @triton.jit
 def _fixed_point(row, out, units, PLANES: tl.constexpr, UNITS: tl.constexpr):
     unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
+    row += tl.program_id(1) * units * 32
+    out += tl.program_id(1) * units * (8 * PLANES + 3)
     place = unit[:, None] * 32 + tl.arange(0, 32)[None, :]
     numbers = tl.load(row + place, mask=(unit < units)[:, None], other=0.0).to(tl.float32)
     store_fixed(numbers, out, units, unit, PLANES, UNITS)
@@ -51,7 +53,8 @@ def _fixed_point(row, out, units, PLANES: tl.constexpr, UNITS: tl.constexpr):
 
 def fixed_point(out: Tensor, row: Tensor) -> None:
     """See the reference; all tensors are contiguous."""
-    units = row.shape[0] // UNIT
-    _fixed_point[(triton.cdiv(units, _UNITS),)](
+    units = row.shape[-1] // UNIT
+    vectors = row.numel() // row.shape[-1]
+    _fixed_point[(triton.cdiv(units, _UNITS), vectors)](
         row, out, units, PLANES=planes_in(out), UNITS=_UNITS, num_warps=1
     )

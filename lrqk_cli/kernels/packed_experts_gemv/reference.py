@@ -1,0 +1,31 @@
+"""Multiply the matrices of some experts by a vector each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.kernels.fixed_point.reference import numbers_of
+from lrqk_cli.kernels.packed import PackedMatrix
+from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
+
+
+def packed_experts_gemv(
+    matrix: PackedMatrix, chosen: Tensor, vectors: Tensor, out: Tensor, *, bias: Tensor | None = None
+) -> None:
+    """Compute ``W_e x_n + b_e`` for the n-th chosen expert e, in float32.
+
+    Args:
+        matrix: all W, one after the other: ``[experts × rows, width]``.
+        chosen: the experts, int64 ``[k]``.
+        vectors: x in fixed point, one for each or a single one for all: ``[k, …]`` or ``[1, …]``, see
+            ``kernels.fixed_point``.
+        out: ``[k, rows]``, rounded once.
+        bias: ``[experts, rows]``, or None.
+    """
+    rows = out.shape[1]
+    for number, expert in enumerate(chosen.tolist()):
+        weights = torch.empty(rows, matrix.width, device=out.device)
+        unpack_rows(weights, matrix, torch.arange(expert * rows, (expert + 1) * rows, device=out.device))
+        product = weights @ numbers_of(vectors[number % vectors.shape[0]])
+        out[number] = product if bias is None else product + bias[expert].float()

@@ -1,0 +1,108 @@
+"""The experts of a mixture in a GGUF file, where gate and up are tensors of their own; a model has them as one."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lrqk_cli.formats import PackedFormat
+from lrqk_cli.kernels.packed import empty_matrix
+from lrqk_cli.models.matrices import EXPERT_WEIGHTS, expert_shape, is_packable_experts
+from lrqk_cli.models.packed_experts import PackedExperts, put_packed
+from lrqk_cli.models.repack import repack, unpack_blocks
+
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+# What a file calls the parts of each weight.
+_PARTS = dict(zip(EXPERT_WEIGHTS, (("gate", "up"), ("down",)), strict=True))
+
+
+class ExpertPart(NamedTuple):
+    """Where a tensor of a file belongs in the weights, or the biases, of a model's experts.
+
+    Attributes:
+        name: the model's, of the whole.
+        shape: of the tensor: experts, rows, and the width unless it is a bias.
+        rows: of each expert's whole matrix.
+        place: the tensor's among them.
+        is_transposed: the model has ``[experts, width, rows]``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: int
+    place: slice
+    is_transposed: bool
+
+    @property
+    def is_bias(self) -> bool:
+        """Return whether it belongs to the biases."""
+        return len(self.shape) == 2
+
+
+def expert_parts(model: nn.Module) -> dict[str, ExpertPart]:
+    """Return what a file has of a model's experts, by its names."""
+    found = {}
+    for path, module in model.named_modules():
+        layer = _LAYER.search(f".{path}.")
+        if layer is None or not is_packable_experts(module):
+            continue
+        for weight, parts in _PARTS.items():
+            experts, rows, width = expert_shape(module, weight)
+            for number, part in enumerate(parts):
+                place = slice(number, None, len(parts))
+                if module.is_concatenated:
+                    place = slice(number * rows // len(parts), (number + 1) * rows // len(parts))
+                name, shape = f"{path}.{weight}", (experts, rows // len(parts))
+                of_file = f"blk.{layer[1]}.ffn_{part}_exps"
+                transposed = bool(module.is_transposed)
+                found[f"{of_file}.weight"] = ExpertPart(name, (*shape, width), rows, place, transposed)
+                if hasattr(module, f"{weight}_bias"):
+                    found[f"{of_file}.bias"] = ExpertPart(f"{name}_bias", shape, rows, place, False)
+    return found
+
+
+def make_room(
+    model: nn.Module,
+    part: ExpertPart,
+    format: PackedFormat | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Give a model the space for what a part belongs to, packed in a format or plain."""
+    experts, width = part.shape[0], part.shape[-1]
+    if format is not None:
+        put_packed(model, part.name, empty_matrix(format, experts * part.rows, width, device), dtype)
+        return
+    path, _, attribute = part.name.rpartition(".")
+    module = model.get_submodule(path)
+    empty = torch.empty_like(getattr(module, attribute), dtype=dtype, device=device)
+    setattr(module, attribute, nn.Parameter(empty, requires_grad=False))
+
+
+def put_part(model: nn.Module, part: ExpertPart, format: PackedFormat | None, content: Tensor) -> None:
+    """Write a part where ``make_room`` has made room.
+
+    Args:
+        format: of ``content``, which then are blocks, uint8 ``[experts × rows, bytes of a row]`` on the device
+            of the model; without one they are numbers, in the shape of the part.
+    """
+    path, _, attribute = part.name.rpartition(".")
+    module = model.get_submodule(path)
+    experts, width = part.shape[0], part.shape[-1]
+    if isinstance(module, PackedExperts) and not part.is_bias:
+        assert format is not None
+        whole = module.get_submodule(attribute).matrix
+        whole.put_in_each(experts, part.place, repack(format, content, width))
+        return
+    parameter: Tensor = getattr(module, attribute)
+    target = (parameter.mT if part.is_transposed else parameter)[:, part.place]
+    if format is None:
+        target.copy_(content)
+        return
+    for out, blocks in zip(target, content.view(experts, math.prod(part.shape[1:-1]), -1), strict=True):
+        unpack_blocks(format, blocks, out)
+
