@@ -16,15 +16,19 @@ UNIT = 32
 class PackedFormat:
     """How weights are packed: ``w = s · (q − zero) − m``, with q a code and s, m those of its unit.
 
+    Where codes number the values of a table, ``w = s · values[q]``.
+
     Attributes:
         name: ggml's.
         block: weights of a block; ``block_bytes``: what they take in a file.
         bits: of a code.
-        zero: the code that stands for zero, before m.
+        zero: the code that stands for zero, before m; with a table, what makes no value negative.
         scales: small integers of a unit: scales, or a scale and a minimum; 0 where it has floats of its own.
         floats: float16 of a block: d, or d and the factor of the minima, or d and m.
         has_minimum: the second of these is that of a minimum.
         is_halved: the two small integers are scales of either half of the unit.
+        has_exponents: d is no float16 but a byte e, E8M0, for ``2 ** (e − 128)``.
+        values: the table; empty where codes are numbers themselves.
     """
 
     name: str
@@ -36,12 +40,23 @@ class PackedFormat:
     floats: int
     has_minimum: bool
     is_halved: bool = False
+    has_exponents: bool = False
+    values: tuple[int, ...] = ()
+
+    @property
+    def float_bytes(self) -> int:
+        """Return the bytes of one of the block's ``floats``."""
+        return 1 if self.has_exponents else 2
 
     @property
     def words(self) -> int:
         """Return the 32-bit words that the codes of a unit take."""
         return self.bits * UNIT // 32
 
+
+# The tables of ggml: twice the numbers of four bits, E2M1, and steps that suit a normal distribution.
+_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+_NORMAL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 FORMATS = {
     each.name: each
@@ -54,6 +69,8 @@ FORMATS = {
         PackedFormat("Q4_K", 256, 144, 4, 0, 2, 2, True),
         PackedFormat("Q5_K", 256, 176, 5, 0, 2, 2, True),
         PackedFormat("Q6_K", 256, 210, 6, 32, 2, 1, False, is_halved=True),
+        PackedFormat("MXFP4", 32, 17, 4, 12, 0, 1, False, has_exponents=True, values=_E2M1),
+        PackedFormat("IQ4_NL", 32, 18, 4, 127, 0, 1, False, values=_NORMAL),
     )
 }
 
@@ -64,7 +81,7 @@ _ALIGNMENT = 16
 def part_bounds(format: PackedFormat, rows: int, width: int) -> list[tuple[int, int]]:
     """Return where each part of a matrix begins on the device, and its bytes; see ``kernels.packed``."""
     units, blocks = width // UNIT, width // format.block
-    sizes = (4 * format.words * units, 2 * format.floats * blocks, format.scales * units)
+    sizes = (4 * format.words * units, format.float_bytes * format.floats * blocks, format.scales * units)
     bounds, start = list[tuple[int, int]](), 0
     for size in sizes:
         bounds.append((start, rows * size))

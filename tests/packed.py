@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType
-from gguf.quants import dequantize
+from gguf.quants import dequantize, quantize
 from torch import Tensor
 
 from lrqk_cli.formats import FORMATS, PackedFormat
@@ -13,6 +15,8 @@ from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.models.repack import repack
 
 NAMES = list(FORMATS)
+# Formats that checkpoints can be given.
+MADE = [name for name, format in FORMATS.items() if not format.values]
 
 
 def random_blocks(format: PackedFormat, rows: int, width: int, *, seed: int = 0, size: float = 1.0) -> Tensor:
@@ -20,6 +24,10 @@ def random_blocks(format: PackedFormat, rows: int, width: int, *, seed: int = 0,
     random = np.random.default_rng(seed)
     shape = rows, width // format.block, format.block_bytes
     blocks = random.integers(0, 256, shape, dtype=np.uint8)
+    if format.has_exponents:
+        exponents = 127 + round(math.log2(size)) + random.integers(-8, 1, shape[:2])
+        blocks[:, :, 0] = exponents.clip(0, 255)
+        return torch.from_numpy(blocks.reshape(rows, -1))
     first = format.block_bytes - 2 if format.is_halved else 0
     for start in range(first, first + 2 * format.floats, 2):
         numbers = size * random.standard_normal((*shape[:2], 1))
@@ -39,3 +47,15 @@ def matrix_of(
 def unpacked(name: str, blocks: Tensor) -> Tensor:
     """Return what ``gguf`` unpacks blocks to, in float32."""
     return torch.from_numpy(dequantize(blocks.numpy(), GGMLQuantizationType[name]))
+
+
+def quantised(name: str, weights: np.ndarray) -> np.ndarray:
+    """Return weights as ``gguf`` packs them, or in IQ4_NL, for which it has no quantiser, by the largest."""
+    if name != "IQ4_NL":
+        return quantize(weights, GGMLQuantizationType[name])
+    values = np.array(FORMATS[name].values, dtype=np.float32)
+    units = weights.reshape(*weights.shape[:-1], -1, 32)
+    scale = (np.abs(units).max(-1, keepdims=True) / np.abs(values).max()).astype(np.float16)
+    codes = np.abs(units[..., None] - scale[..., None].astype(np.float32) * values).argmin(-1)
+    nibbles = (codes[..., :16] | codes[..., 16:] << 4).astype(np.uint8)
+    return np.concatenate([scale.view(np.uint8), nibbles], -1).reshape(*weights.shape[:-1], -1)

@@ -7,7 +7,8 @@ parts, one after the other, each at a multiple of 16:
   4 k + i of it, from its lowest bits on. So a mask leaves four codes that follow one another in the bytes of
   a word, for an integer product of four. Formats of 5 and 6 bits have their low 4 bits so, then the higher
   ones. Codes of 8 bits are offset by 128 to be positive.
-- ``floats`` float16 ``[rows, F, B]``: of each of B blocks d, and then the factor of its minima or m.
+- ``floats`` float16 ``[rows, F, B]``: of each of B blocks d, and then the factor of its minima or m; uint8
+  where d is an exponent.
 - ``scales`` uint8 ``[rows, 2, U]``: of each unit its scale and its minimum, or the scales of its halves,
   which are signed.
 
@@ -44,8 +45,9 @@ class PackedMatrix:
 
     @property
     def floats(self) -> Tensor:
-        """Return d, and what else a block has, float16 ``[rows, F, B]``."""
-        return self._part(1).view(torch.float16).view(self.rows, self.format.floats, -1)
+        """Return d, and what else a block has, float16 or uint8 ``[rows, F, B]``."""
+        part = self._part(1) if self.format.has_exponents else self._part(1).view(torch.float16)
+        return part.view(self.rows, self.format.floats, -1)
 
     @property
     def scales(self) -> Tensor:
@@ -90,7 +92,7 @@ def pack(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | N
 
     Args:
         codes: uint8 ``[rows, width]``, each below ``2 ** format.bits``.
-        floats: float16 ``[rows, F, B]``; ``scales``: uint8 or int8 ``[rows, 2, U]``.
+        floats: float16 or uint8 ``[rows, F, B]``; ``scales``: uint8 or int8 ``[rows, 2, U]``.
     """
     rows, width = codes.shape
     matrix = empty_matrix(format, rows, width, codes.device)
@@ -137,14 +139,14 @@ def _split(bytes_: Tensor, bits: int) -> Tensor:
 
 
 def weights_of(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | None) -> Tensor:
-    """Return what rows of a format stand for, ``s · (q − zero) − m`` in float32 ``[n, width]``.
+    """Return what rows of a format stand for, see ``PackedFormat``, in float32 ``[n, width]``.
 
     Args:
         codes: uint8 ``[n, width]``; floats, scales: as in ``pack``, of the same rows.
     """
     group = UNIT // 2 if format.is_halved else UNIT
-    weights = codes.unflatten(1, (-1, group)).float().sub_(format.zero)
-    factors = floats.float().repeat_interleave(format.block // UNIT, 2)
+    weights = _numbers(format, codes).unflatten(1, (-1, group))
+    factors = _factors(floats).repeat_interleave(format.block // UNIT, 2)
     if scales is not None and format.scales:
         factors = factors * scales
     scale = factors.mT.flatten(1) if format.is_halved else factors[:, 0]
@@ -154,3 +156,21 @@ def weights_of(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tens
         weights.add_(factors[:, 1].unsqueeze(2), alpha=-1 if format.scales else 1)
     whole: Tensor = weights.flatten(1)
     return whole
+
+
+def _numbers(format: PackedFormat, codes: Tensor) -> Tensor:
+    """Return what codes ``[n, width]`` stand for before they are scaled, in float32."""
+    if not format.values:
+        return codes.float().sub_(format.zero)
+    table = torch.tensor(format.values, dtype=torch.float32, device=codes.device)
+    return table.index_select(0, codes.flatten().int()).view(codes.shape)
+
+
+def _factors(floats: Tensor) -> Tensor:
+    """Return the floats of blocks in float32, those that are exponents too."""
+    if floats.dtype != torch.uint8:
+        return floats.float()
+    exponent = floats.int()
+    # The two smallest powers are subnormal numbers: their bits are 1 << 21 and 1 << 22.
+    bits = torch.where(exponent < 2, (exponent + 1) << 21, (exponent - 1) << 23)
+    return bits.view(torch.float32)

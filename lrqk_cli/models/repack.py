@@ -18,7 +18,7 @@ _AT_ONCE = 1 << 24
 # Weights that are unpacked at once: they stay in a CPU's cache meanwhile.
 _UNPACKED_AT_ONCE = 1 << 18
 
-# Codes uint8 [n, width of a block], floats float16 [n, F], scales [n, 2, units] or None, of n blocks.
+# Of n blocks codes uint8 [n, width of a block], floats float16 or uint8 [n, F], scales [n, 2, units] or None.
 _Content = tuple[Tensor, Tensor, Tensor | None]
 
 
@@ -92,6 +92,10 @@ def _five(blocks: Tensor, floats: int) -> _Content:
     return _nibbles(blocks[:, start + 4 :]) | fifth << 4, _floats(blocks[:, :start]), None
 
 
+def _mxfp4(blocks: Tensor) -> _Content:
+    return _nibbles(blocks[:, 1:]), blocks[:, :1], None
+
+
 def _q8_0(blocks: Tensor) -> _Content:
     return blocks[:, 2:] ^ 128, _floats(blocks[:, :2]), None
 
@@ -136,5 +140,7 @@ _READERS: dict[str, Callable[[Tensor], _Content]] = {
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "MXFP4": _mxfp4,
+    "IQ4_NL": lambda blocks: _plain(blocks, 1),
 }
 assert _READERS.keys() == FORMATS.keys()

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from decode_step import DEVICES, poisoned
-from packed import NAMES, matrix_of
+from packed import NAMES, matrix_of, unpacked
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
+from lrqk_cli.formats import FORMATS
 from lrqk_cli.kernels.fixed_point.reference import (
     empty_fixed,
     fixed_point,
@@ -20,6 +21,7 @@ from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gated_gemv import reference as gated_reference
 from lrqk_cli.kernels.packed_gemv import reference
 from lrqk_cli.kernels.unpack_rows import reference as unpack_reference
+from lrqk_cli.models.repack import repack
 
 kernel = pytest.importorskip("lrqk_cli.kernels.packed_gemv.triton", reason="Triton is not installed")
 gated_kernel = pytest.importorskip(
@@ -30,7 +32,7 @@ unpack_kernel = pytest.importorskip("lrqk_cli.kernels.unpack_rows.triton", reaso
 # Fewer units than a program takes, as many, and more; rows that do not fill a program.
 SHAPES = [(1, 256), (13, 1536), (8, 4096), (5, 4864), (3, 14336)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-MIXED = [("Q4_K", "Q4_K", "Q6_K"), ("Q5_0", "Q8_0", "Q4_1"), ("Q5_K", "Q5_1"), ("Q4_0",)]
+MIXED = [("Q4_K", "Q4_K", "Q6_K"), ("Q5_0", "Q8_0", "Q4_1"), ("Q5_K", "Q5_1"), ("MXFP4", "IQ4_NL"), ("Q4_0",)]
 
 
 def vector(width: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -94,7 +96,9 @@ def test_matrices_of_several_formats_share_a_launch(
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
-@pytest.mark.parametrize(("gate_name", "up_name"), [("Q4_K", "Q4_K"), ("Q6_K", "Q4_0"), ("Q5_1", "Q8_0")])
+@pytest.mark.parametrize(
+    ("gate_name", "up_name"), [("Q4_K", "Q4_K"), ("Q6_K", "Q4_0"), ("Q5_1", "Q8_0"), ("IQ4_NL", "MXFP4")]
+)
 def test_a_gate_is_that_of_the_unpacked_matrices(
     gate_name: str, up_name: str, activation: Any, device: str
 ) -> None:
@@ -125,3 +129,42 @@ def test_rows_are_unpacked_as_gguf_does(name: str, width: int, device: str) -> N
     # A GPU rounds product and difference once, together.
     size = weights[rows].abs().amax()
     assert ((found.cpu() - exact).abs() <= 2e-7 * size).all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_exponent_of_a_scale_is_exact(device: str) -> None:
+    """Unit u of row r has the byte 4 u + r; the last have products beyond float32, as for ``gguf``."""
+    blocks = torch.randint(0, 256, (4, 64, 17), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    blocks[..., 0] = torch.arange(256).view(64, 4).mT
+    blocks = blocks.flatten(1)
+    matrix = on(device, repack(FORMATS["MXFP4"], blocks, 2048))
+    weights = unpacked("MXFP4", blocks)
+    assert (weights[0, :32].abs().amax(), weights[3].abs().amax()) == (12 * 2.0**-128, torch.inf)
+    for module in (unpack_reference, unpack_kernel):
+        out = poisoned(torch.empty(4, 2048, device=device))
+        module.unpack_rows(out, matrix, torch.arange(4, device=device))
+        assert torch.equal(out.cpu(), weights)
+    for place in (5, 37, 1029, 2047):
+        row = torch.zeros(2048)
+        row[place] = 1
+        out = poisoned(torch.empty(4, device=device))
+        kernel.packed_gemv((matrix,), fixed(row, device), out, biases=(None,))
+        assert torch.equal(out.cpu(), weights[:, place])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["MXFP4", "IQ4_NL"])
+def test_every_code_at_every_place_means_its_value(name: str, device: str) -> None:
+    """Row n has the code n + k at place k; all products are integers, and exact."""
+    format = FORMATS[name]
+    codes = (torch.arange(16)[:, None] + torch.arange(32)) % 16
+    one = [128] if format.has_exponents else [0, 60]
+    blocks = torch.cat((torch.tensor([one] * 16), codes[:, :16] | codes[:, 16:] << 4), 1).to(torch.uint8)
+    weights = torch.tensor(format.values)[codes].float()
+    assert torch.equal(unpacked(name, blocks), weights)
+    row = torch.randint(-1000, 1000, (32,), generator=torch.Generator().manual_seed(5)).float()
+    out = poisoned(torch.empty(16, device=device))
+    matrix = on(device, repack(format, blocks, 32))
+    kernel.packed_gemv((matrix,), fixed(row, device), out, biases=(None,))
+    assert torch.equal(out.cpu().double(), weights.double() @ row.double())

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packed import quantised
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -97,7 +98,6 @@ def write_gguf(path: Path, model: LlamaForCausalLM, kind: str | None = None) -> 
         kind: ggml's name of the type of matrices; None for plain numbers.
     """
     from gguf import GGMLQuantizationType, GGUFWriter, TokenType
-    from gguf.quants import quantize
 
     config = model.config
     writer = GGUFWriter(str(path), "llama")
@@ -129,8 +129,7 @@ def write_gguf(path: Path, model: LlamaForCausalLM, kind: str | None = None) -> 
         if kind is None or tensor.dim() < 2 or tensor.shape[1] % 32:
             writer.add_tensor(name, numbers)
         else:
-            raw = GGMLQuantizationType[kind]
-            writer.add_tensor(name, quantize(numbers, raw), raw_dtype=raw)
+            writer.add_tensor(name, quantised(kind, numbers), raw_dtype=GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import ModelError, OutOfMemoryError
+from lrqk_cli.formats import FORMATS
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.models import files, gguf, loading, store
 from lrqk_cli.models.gguf_index import load_index, read_index
@@ -24,7 +25,7 @@ from lrqk_cli.models.weights import check_finite
 pytestmark = pytest.mark.short
 
 CPU = torch.device("cpu")
-KINDS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16")
+KINDS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4", "IQ4_NL", "BF16", "F16")
 Quantised = Callable[[str], Path]
 
 
@@ -48,7 +49,7 @@ def test_the_model_is_the_one_that_transformers_reads(
     theirs = AutoModelForCausalLM.from_pretrained(str(tmp_path), gguf_file=file.name, dtype=torch.float32)
     plain, packed = (loaded(file, tiny_llama, tmp_path / "made", packed=p) for p in (False, True))
     modules = {type(module) for module in packed.modules()}
-    assert ({PackedLinear, PackedEmbedding} <= modules) is (kind.startswith("Q"))
+    assert ({PackedLinear, PackedEmbedding} <= modules) is (kind in FORMATS)
     for tokens in (1, 40):
         expected = logits(theirs, tokens)
         torch.testing.assert_close(logits(plain, tokens), expected, atol=1e-5, rtol=1e-5)

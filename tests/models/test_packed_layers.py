@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType
-from gguf.quants import quantize
-from packed import unpacked
+from packed import quantised, unpacked
 from tiny import FAMILIES, random_tokens, tiny_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -34,7 +32,7 @@ def pair(family: str, kinds: Sequence[str]) -> tuple[PreTrainedModel, PreTrained
         if not (type(module) is nn.Linear or isinstance(module, nn.Embedding)):
             continue
         kind = kinds[number % len(kinds)]
-        blocks = torch.from_numpy(quantize(module.weight.numpy(), GGMLQuantizationType[kind]))
+        blocks = torch.from_numpy(quantised(kind, module.weight.numpy()))
         module.weight.copy_(unpacked(kind, blocks))
         matrix = repack(FORMATS[kind], blocks, module.weight.shape[1])
         scale = float(getattr(module, "embed_scale", 1.0))
@@ -57,7 +55,7 @@ def answer(model: PreTrainedModel) -> list[int]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kinds", [("Q8_0",), ("Q4_1", "Q5_0", "Q4_0", "Q5_1")])
+@pytest.mark.parametrize("kinds", [("Q8_0",), ("Q4_1", "Q5_0", "Q4_0", "Q5_1"), ("MXFP4", "IQ4_NL")])
 def test_packed_and_unpacked_models_give_the_same_tokens(
     family: str, kinds: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

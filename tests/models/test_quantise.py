@@ -9,7 +9,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
-from packed import NAMES
+from packed import MADE
 from torch import Tensor
 
 from lrqk_cli.formats import FORMATS
@@ -42,7 +42,7 @@ def lost(name: str, weights: Tensor) -> Tensor:
     return (found - weights).norm(dim=1) / weights.norm(dim=1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MADE)
 def test_a_normal_distribution_loses_what_its_bits_cannot_hold(name: str) -> None:
     weights = KINDS["normal"](torch.Generator().manual_seed(0))
     assert lost(name, weights).max() < 7 / 2 ** BITS[name] / 12**0.5
@@ -62,7 +62,7 @@ def test_no_more_is_lost_than_by_the_published_rule(name: str, kind: str) -> Non
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -0.3, 1e-7, 1e3])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MADE)
 def test_equal_weights_stay_equal(name: str, value: float) -> None:
     weights = torch.full((2, 256), value)
     found = torch.full_like(weights, float("nan"))
@@ -72,7 +72,7 @@ def test_equal_weights_stay_equal(name: str, value: float) -> None:
     torch.testing.assert_close(found, weights, rtol=2e-2, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MADE)
 def test_parts_are_those_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = KINDS["outliers"](torch.Generator().manual_seed(2))
     whole = quantise(FORMATS[name], weights)

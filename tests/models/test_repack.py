@@ -54,7 +54,7 @@ def test_a_matrix_takes_no_more_than_its_file_but_for_whole_bytes_of_scales(name
     matrix, _ = matrix_of(name, 16, 4096)
     in_file = 16 * 4096 // format.block * format.block_bytes
     units, blocks = 4096 // 32, 4096 // format.block
-    row = units * (4 * format.bits + format.scales) + 2 * format.floats * blocks
+    row = units * (4 * format.bits + format.scales) + format.float_bytes * format.floats * blocks
     assert matrix.data.numel() == 16 * row
     assert in_file <= matrix.data.numel() <= 1.03 * in_file
 

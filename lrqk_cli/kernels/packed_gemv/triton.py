@@ -39,9 +39,15 @@ def _taken(units: int, warps: int) -> int:
 
 
 def format_code(format: PackedFormat) -> int:
-    """Return a number that holds what ``dot_packed_rows`` needs to know of a format."""
+    """Return a number that holds what ``dot_packed_rows`` needs to know of a format.
+
+    From the lowest bits on: 4 of ``bits``, 8 of ``zero``, four flags, and the table's 16 bytes, each a value
+    and ``zero``; 0 without a table.
+    """
     flags = (format.block > UNIT, format.scales > 0, format.has_minimum, format.is_halved)
-    return format.bits + (format.zero << 4) + sum(flag << (12 + n) for n, flag in enumerate(flags))
+    table = int.from_bytes((value + format.zero for value in format.values), "little")
+    known = format.bits + (format.zero << 4) + sum(flag << (12 + n) for n, flag in enumerate(flags))
+    return known + (table << 16)
 
 
 def arguments(matrix: PackedMatrix) -> tuple[Tensor, Tensor, Tensor]:

@@ -39,10 +39,53 @@ def _moved(word, FROM: tl.constexpr, TO: tl.constexpr):
 
 
 @triton.jit
-def _four_codes(word, high, GROUP: tl.constexpr, BITS: tl.constexpr):
-    """Return four codes in four bytes: group ``GROUP`` of a unit."""
+def table_word(TABLE: tl.constexpr, NUMBER: tl.constexpr):
+    """Return four bytes of a table of 16, from the byte 4 ``NUMBER`` on, as an int32."""
+    WORD: tl.constexpr = (TABLE >> (32 * NUMBER)) & 0xFFFFFFFF
+    return tl.full([], WORD - ((WORD >> 31) << 32), tl.int32)
+
+
+@triton.jit
+def _picked(low, high, places):
+    """Return four of the eight bytes of two words, by their numbers: the lower four nibbles of ``places``."""
+    if _IS_INTERPRETED:
+        eight = (high.to(tl.int64) << 32) | (low.to(tl.int64) & 0xFFFFFFFF)
+        four = tl.zeros_like(eight)
+        for number in tl.static_range(0, 4):
+            place = (places >> (4 * number)) & 7
+            four |= ((eight >> (8 * place)) & 255) << (8 * number)
+        return four.to(tl.int32)
+    return tl.inline_asm_elementwise(
+        "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [low, high, places], tl.int32, True, 1
+    )
+
+
+@triton.jit
+def _four_values(word, IS_HIGH: tl.constexpr, TABLE: tl.constexpr):
+    """Return what four codes stand for, in four bytes: the low or the high nibbles of a word's bytes.
+
+    The nibbles of half a word pick four bytes at once, two for either group: from the first and from the last
+    eight of the table by their lower three bits, and then one of both by the highest. What does not depend on
+    ``IS_HIGH`` is computed once for both groups.
+    """
+    places = word & 0x77777777
+    # Byte i of four is byte i of the first word, or of the second.
+    halves = ((word >> 1) & 0x44444444) | 0x32103210
+    first, second = table_word(TABLE, 0), table_word(TABLE, 1)
+    third, fourth = table_word(TABLE, 2), table_word(TABLE, 3)
+    start = _picked(_picked(first, second, places), _picked(third, fourth, places), halves)
+    places, halves = places >> 16, halves >> 16
+    end = _picked(_picked(first, second, places), _picked(third, fourth, places), halves)
+    return _picked(start, end, tl.full([], 0x7531 if IS_HIGH else 0x6420, tl.int32))
+
+
+@triton.jit
+def _four_codes(word, high, GROUP: tl.constexpr, BITS: tl.constexpr, TABLE: tl.constexpr):
+    """Return four codes, or their values in a table, in four bytes: group ``GROUP`` of a unit."""
     if BITS == 8:
         return word
+    if TABLE > 0:
+        return _four_values(word, GROUP % 2 == 1, TABLE)
     codes = (word >> (GROUP % 2 * 4)) & 0x0F0F0F0F
     if BITS == 5:
         codes |= _moved(high, GROUP, 4) & 0x10101010
@@ -71,6 +114,16 @@ def _bytes_of(words, IS_SIGNED: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.cons
         even = tl.join(words & 255, (words >> 16) & 255)
         odd = tl.join((words >> 8) & 255, (words >> 24) & 255)
     return tl.reshape(tl.join(even, odd), [ROWS, CHUNK]).to(tl.float32)
+
+
+@triton.jit
+def float_of(number):
+    """Return the floats of blocks in float32; bytes are exponents, as in ``kernels.packed``."""
+    if number.dtype == tl.uint8:
+        exponent = number.to(tl.int32)
+        bits = tl.where(exponent < 2, (exponent + 1) << 21, (exponent - 1) << 23)
+        return bits.to(tl.float32, bitcast=True)
+    return number.to(tl.float32)
 
 
 @triton.jit
@@ -107,7 +160,7 @@ def _factors(
     unit = start + tl.arange(0, CHUNK)
     inside = (unit < UNITS)[None, :]
     unit = tl.where(unit < UNITS, unit, 0)[None, :]
-    factor = tl.load(floats + unit // BLOCK, mask=inside, other=0.0).to(tl.float32)
+    factor = float_of(tl.load(floats + unit // BLOCK, mask=inside, other=0))
     if HAS_SCALES:
         factor *= tl.load(scales + PART * UNITS + unit, mask=inside, other=0).to(tl.float32)
     return factor
@@ -165,7 +218,7 @@ def dot_packed_rows(
             if (BITS == 5 and number == 0) or (BITS == 6 and number % 2 == 0):
                 high = tl.load(words + (4 + number // 2) * UNITS + place[None, :], mask=both, other=0)
             for part in tl.static_range(0, GROUPS):
-                codes = _four_codes(word, high, number * GROUPS + part, BITS)
+                codes = _four_codes(word, high, number * GROUPS + part, BITS, FORMAT // 65536)
                 bytes = vector + (number * GROUPS + part) * UNITS + place
                 first = _dot4(codes, tl.load(bytes, mask=inside, other=0)[None, :], first, True)
                 low = tl.load(bytes + 8 * UNITS, mask=inside, other=0)[None, :]

@@ -9,13 +9,23 @@ from torch import Tensor
 from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.triton import arguments, format_code
+from lrqk_cli.kernels.packed_gemv.triton_dot import float_of, table_word
 
 # Units of a program: with more, registers do not suffice, and codes of 8 bits take twice as many words.
 _UNITS, _UNITS_OF_8_BITS = 64, 32
 
 
 @triton.jit
-def _codes(words, unit, inside, UNITS: tl.constexpr, BITS: tl.constexpr):
+def _values(codes, TABLE: tl.constexpr):
+    """Return what codes stand for in a table of 16 bytes."""
+    is_lower = codes % 8 < 4
+    first = tl.where(is_lower, table_word(TABLE, 0), table_word(TABLE, 1))
+    last = tl.where(is_lower, table_word(TABLE, 2), table_word(TABLE, 3))
+    return (tl.where(codes < 8, first, last) >> (codes % 4 * 8)) & 255
+
+
+@triton.jit
+def _codes(words, unit, inside, UNITS: tl.constexpr, BITS: tl.constexpr, TABLE: tl.constexpr):
     """Return the codes of some units ``[n]``: ``[n, W, 32 / W]``, for W words of codes or of their low bits.
 
     Those of a word follow one another, four in its bytes and, but for 8 bits, four more above these.
@@ -29,6 +39,8 @@ def _codes(words, unit, inside, UNITS: tl.constexpr, BITS: tl.constexpr):
     if BITS == 8:
         return (word >> byte) & 255
     codes = (word >> (byte + number // 4 * 4)) & 15
+    if TABLE > 0:
+        return _values(codes, TABLE)
     group = place[:, :, None] * 2 + number // 4
     if BITS == 5:
         high = tl.load(words + 4 * UNITS + unit[:, None] + place * 0, mask=mask, other=0)[:, :, None]
@@ -57,8 +69,8 @@ def _unpack_rows(
     inside = unit < UNITS
     floats += row * (FLOATS * (UNITS // BLOCK)) + unit // BLOCK
     scales += row * (2 * UNITS) + unit
-    codes = _codes(words + row * (BITS * UNITS), unit, inside, UNITS, BITS) - ZERO
-    factor = tl.load(floats, mask=inside, other=0.0).to(tl.float32)
+    codes = _codes(words + row * (BITS * UNITS), unit, inside, UNITS, BITS, FORMAT // 65536) - ZERO
+    factor = float_of(tl.load(floats, mask=inside, other=0))
     if IS_HALVED:
         first = factor * tl.load(scales, mask=inside, other=0).to(tl.float32)
         second = factor * tl.load(scales + UNITS, mask=inside, other=0).to(tl.float32)
