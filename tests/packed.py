@@ -9,9 +9,14 @@ import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from lrqk_cli.config import WeightForm
 from lrqk_cli.formats import FORMATS, PackedFormat
 from lrqk_cli.kernels.packed import PackedMatrix
+from lrqk_cli.models.matrices import formats_of
+from lrqk_cli.models.packed_experts import put_packed
+from lrqk_cli.models.quantise import quantise
 from lrqk_cli.models.repack import repack
 
 NAMES = list(FORMATS)
@@ -42,6 +47,19 @@ def matrix_of(
     format = FORMATS[name]
     blocks = random_blocks(format, rows, width, seed=seed, size=size)
     return repack(format, blocks, width), unpacked(name, blocks)
+
+
+@torch.no_grad()
+def pack(model: PreTrainedModel, form: WeightForm) -> None:
+    """Pack the matrices of an untied model in their places."""
+    parameters = dict(model.named_parameters())
+    for path, format in formats_of(model, form, is_tied=False).items():
+        weight = parameters.get(f"{path}.weight", parameters.get(path))
+        assert weight is not None
+        if weight.dim() > 2 and model.get_submodule(path.rpartition(".")[0]).is_transposed:
+            weight = weight.mT
+        rows = weight.reshape(-1, weight.shape[-1])
+        put_packed(model, path, quantise(format, rows), weight.dtype)
 
 
 def unpacked(name: str, blocks: Tensor) -> Tensor:

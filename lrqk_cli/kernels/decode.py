@@ -4,8 +4,9 @@ They run in this order, once a layer: ``append_token``, ``score_tokens``, ``sele
 ``attend_residents``, which fetches; seven launches. ``weigh_tokens`` follows where somebody asks for sources.
 ``replace_rows`` fetches alone, outside of these steps. ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``
 are for the model around them; ``fixed_point``, ``packed_gemv``, ``packed_gated_gemv``,
-``packed_experts_gemv`` and ``unpack_rows`` where its weights are packed. None waits for the device, and no shape depends on data, so all of them can be
-captured in a CUDA graph (the references, for the CPU, do read the length).
+``packed_experts_gemv`` and ``unpack_rows`` where its weights are packed. None waits for the device, and no
+shape depends on data, so all of them can be captured in a CUDA graph (the references, for the CPU, do read
+the length and the experts).
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ class Experts(NamedTuple):
 
     def sizes(self, text: Any) -> tuple[int, int]:
         """Return their number and the inner size of each."""
-        count = next((n for name in _EXPERT_COUNTS if (n := getattr(text, name, None)) is not None), 0)
-        return count, getattr(text, self.inner)
+        count: int = next((n for name in _EXPERT_COUNTS if (n := getattr(text, name, None)) is not None), 0)
+        inner: int = getattr(text, self.inner)
+        return count, inner
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +229,15 @@ def _mlp_parameters(text: Any, family: Family, layer: int) -> int:
         # A row of the router for each.
         weights = 3 * hidden * inner + hidden
         biases = 2 * inner + hidden + 1 if family.experts.biased else 0
-        return count * (weights + biases)
-    inner = text.intermediate_size
+        experts: int = count * (weights + biases)
+        return experts
+    inner = int(text.intermediate_size)
     biases = 2 * inner + hidden if family.mlp_bias and getattr(text, "mlp_bias", False) else 0
     return 3 * hidden * inner + biases
 
 
 def matrices(text: Any, family: Family, head_dim: int) -> Iterator[Matrix]:
-    """Yield the matrices of a model of a known family that can be packed, as ``matrices_of`` of the model does.
+    """Yield the matrices of a model of a known family that can be packed, as ``matrices_of`` does of a model.
 
     Args: see ``count_parameters``.
     """

@@ -61,7 +61,7 @@ def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
 def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnTensors) -> bool:
     """Write into ``folder`` what loading needs beside the file: configuration, tokenizer, and an index.
 
-    Where the file does not hold the model's weights one by one, as for experts, they are unpacked there too,
+    Where the file does not hold the model's weights under names that are known, they are unpacked there too,
     in bfloat16: its rounding is a small fraction of the error of the 4 to 8 bit blocks that they come from.
 
     Args:

@@ -1,4 +1,4 @@
-"""The experts of a mixture in a GGUF file, where gate and up are tensors of their own; a model has them as one."""
+"""The experts of a mixture in a GGUF file, where gate and up are two tensors; a model has them as one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lrqk_cli.formats import PackedFormat
 from lrqk_cli.kernels.packed import empty_matrix
 from lrqk_cli.models.matrices import EXPERT_WEIGHTS, expert_shape, is_packable_experts
 from lrqk_cli.models.packed_experts import PackedExperts, put_packed
+from lrqk_cli.models.packed_layers import PackedModule
 from lrqk_cli.models.repack import repack, unpack_blocks
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
@@ -87,16 +88,16 @@ def put_part(model: nn.Module, part: ExpertPart, format: PackedFormat | None, co
     """Write a part where ``make_room`` has made room.
 
     Args:
-        format: of ``content``, which then are blocks, uint8 ``[experts × rows, bytes of a row]`` on the device
-            of the model; without one they are numbers, in the shape of the part.
+        format: of ``content``, which then holds blocks, uint8 ``[experts × rows, bytes of a row]``, on the
+            device of the model; without one it holds numbers, in the shape of the part.
     """
     path, _, attribute = part.name.rpartition(".")
     module = model.get_submodule(path)
     experts, width = part.shape[0], part.shape[-1]
     if isinstance(module, PackedExperts) and not part.is_bias:
         assert format is not None
-        whole = module.get_submodule(attribute).matrix
-        whole.put_in_each(experts, part.place, repack(format, content, width))
+        whole: PackedModule = getattr(module, attribute)
+        whole.matrix.put_in_each(experts, part.place, repack(format, content, width))
         return
     parameter: Tensor = getattr(module, attribute)
     target = (parameter.mT if part.is_transposed else parameter)[:, part.place]
@@ -105,4 +106,3 @@ def put_part(model: nn.Module, part: ExpertPart, format: PackedFormat | None, co
         return
     for out, blocks in zip(target, content.view(experts, math.prod(part.shape[1:-1]), -1), strict=True):
         unpack_blocks(format, blocks, out)
-

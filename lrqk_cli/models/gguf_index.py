@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lrqk_cli.config import WeightBytes
 
 _ARCHITECTURE = "general.architecture"
-# Which field of a configuration is the number of rows of a tensor; transformers does not read it in the header.
+# Which field of a configuration is the rows of a tensor; transformers does not read it in the header.
 _EXPERT_ROWS = {
     "ffn_gate_exps.weight": "moe_intermediate_size",
     "ffn_gate_shexp.weight": "shared_expert_intermediate_size",
@@ -52,7 +52,9 @@ class GgufIndex:
 
     def expert_sizes(self) -> dict[str, int]:
         """Return the fields of a configuration that say how large experts are; none where there are none."""
-        ends = {tensor.name.split(".", 2)[-1]: tensor.shape[-2] for tensor in self.tensors if tensor.shape[1:]}
+        ends = {
+            tensor.name.split(".", 2)[-1]: tensor.shape[-2] for tensor in self.tensors if tensor.shape[1:]
+        }
         return {field: ends[end] for end, field in _EXPERT_ROWS.items() if end in ends}
 
     def save(self, path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ class Survey:
 
     Attributes:
         weights: bytes on the device, packed, with all that is not packed in 16 bits.
-        lacking: the model's weights that it does not hold by themselves: experts lie there in other tensors.
+        lacking: the model's weights that it does not hold, under names that are known.
     """
 
     weights: WeightBytes
@@ -77,10 +77,11 @@ def load_weights(
     for part in {part.name: part for part in source.experts.values()}.values():
         format = formats.get(part.name) if packed else None
         make_room(model, part, format, device_of(places, part.name), dtype)
-    weights, others = [], []
+    weights, others = list[Callable[[], None]](), list[Callable[[], None]]()
     for tensor, name in source.tensors():
         content = mapped[tensor.start : tensor.start + tensor.size]
         where = device_of(places, name), dtype
+        task: Callable[[], None]
         task = partial(_put, model, name, tensor, content, source, formats.get(name), where, packed=packed)
         is_matrix = name in formats or name.endswith(".weight")
         (weights if is_matrix else others).append(task)
@@ -167,7 +168,7 @@ class _Source:
     def formats(self, model: nn.Module) -> dict[str, PackedFormat]:
         """Return the formats in which weights of the model can stay, by its names.
 
-        That of experts needs all its parts to be of one type.
+        Experts stay so only whole: gate and up in one type, and the last matrices in some.
         """
         types: dict[str, set[str]] = {}
         for tensor, name in self.tensors():
@@ -176,7 +177,10 @@ class _Source:
             if is_matrix if part is None else not part.is_bias:
                 types.setdefault(name, set()).add(tensor.type)
         alike = {name: kinds.pop() for name, kinds in types.items() if len(kinds) == 1}
-        return {name: FORMATS[kind] for name, kind in alike.items() if kind in FORMATS}
+        found = {name: FORMATS[kind] for name, kind in alike.items() if kind in FORMATS}
+        weights = {part.name for part in self.experts.values() if not part.is_bias}
+        unpacked = {name.rpartition(".")[0] for name in weights - found.keys()}
+        return {name: format for name, format in found.items() if name.rpartition(".")[0] not in unpacked}
 
     def share_read(self, name: str) -> float:
         """Return which part of a weight of the model a step reads."""
@@ -246,10 +250,7 @@ def _put(
     given = _unpacked(tensor, content, source) if format is None else torch.from_numpy(content)
     if (tuple(given.shape) if format is None else tensor.shape) != expected:
         raise ValueError(f"{tensor.name} does not have the shape {expected}")
-    if format is None:
-        given = given.to(device, dtype)
-    else:
-        given = given.view(math.prod(expected[:-1]), -1).to(device)
+    given = given.to(device, dtype) if format is None else given.view(math.prod(expected[:-1]), -1).to(device)
     if part is not None:
         put_part(model, part, format, given)
     elif format is None:

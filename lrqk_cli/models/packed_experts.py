@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,15 +33,17 @@ class PackedExperts(nn.Module):
 
     gate_up_proj: PackedModule
     down_proj: PackedModule
+    gate_up_proj_bias: nn.Parameter | None
+    down_proj_bias: nn.Parameter | None
 
-    def __init__(self, original: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, original: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
         self.is_transposed: bool = original.is_transposed
         shapes = {name: expert_shape(original, name) for name in EXPERT_WEIGHTS}
         self._experts, self._inner, self._width = shapes["gate_up_proj"]
         # Most models' is silu(gate) ⊙ up, some clamp; all know how gate and up share rows.
-        self._gate = cast(Callable[[Tensor], Tensor], original._apply_gate)
+        self._gate: Callable[[Tensor], Tensor] = original._apply_gate
         for name in EXPERT_WEIGHTS:
             self.register_parameter(f"{name}_bias", getattr(original, f"{name}_bias", None))
             delattr(original, name)

@@ -174,7 +174,8 @@ def _absolute(file: Path) -> Path:
 
 def _gguf_identity(file: Path) -> dict[str, Any]:
     status = file.stat()
-    return {"format": _PREPARED_FORMAT, "file": str(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    version = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return {"format": _PREPARED_FORMAT, "file": str(file), **version}
 
 
 def _gguf(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:

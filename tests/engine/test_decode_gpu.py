@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from packed import pack
 from tiny import FAMILIES, random_tokens, tiny_model
 from transformers import PreTrainedModel
 
@@ -12,8 +13,8 @@ from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models.loading import load, resolve
 from lrqk_cli.models.support import spec_from_config
 
-# Which experts a token goes to is read back in every step, which a graph cannot do.
-STAYS_EAGER = {"gpt-oss"}
+# Which experts a token goes to is read back in every step, which a graph cannot do, unless they are packed.
+STAYS_EAGER = {"gpt-oss", "qwen3-moe"}
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,6 +52,18 @@ def test_a_replayed_graph_gives_the_tokens_of_single_kernels(family: str, attent
     settings = LrqkConfig(attention=attention, hot=40, top_k=16, recent=8, rank=8)  # type: ignore[arg-type]
     turns = [random_tokens(150, seed=1).tolist(), random_tokens(70, seed=2).tolist()]
     replayed = greedy(model, spec, settings, turns, 24, capture=True, stays_eager=family in STAYS_EAGER)
+    assert replayed == greedy(model, spec, settings, turns, 24, capture=False)
+
+
+@pytest.mark.parametrize("family", sorted(STAYS_EAGER))
+def test_packed_experts_are_replayed_too(family: str) -> None:
+    model = tiny_model(family, intermediate_size=64)
+    pack(model, "q8")
+    model = model.to("cuda")
+    spec = spec_from_config(model.config, "tiny")
+    settings = LrqkConfig(hot=40, top_k=16, recent=8, rank=8)
+    turns = [random_tokens(150, seed=1).tolist(), random_tokens(70, seed=2).tolist()]
+    replayed = greedy(model, spec, settings, turns, 24, capture=True)
     assert replayed == greedy(model, spec, settings, turns, 24, capture=False)
 
 

@@ -128,7 +128,11 @@ def run_packed(width: int, names: tuple[str, str, str], dtype: torch.dtype) -> N
     operation("rms_norm")(*norm, eps=1e-6, offset=0.0, rounds_first=True, fixed=fixed)
     operation("packed_gemv")(matrices, fixed, torch.empty(120, dtype=dtype), biases=(None, bias, None))
     operation("packed_gated_gemv")(*matrices[:2], fixed, torch.empty(40, dtype=dtype), activation="silu")
+    several = empty_fixed(width, dtype, CPU, 2)
+    operation("fixed_point")(several, torch.stack((row, row)))
     for matrix in matrices:
+        experts = torch.zeros(2, dtype=torch.int64), several, torch.empty(2, 10)
+        operation("packed_experts_gemv")(matrix, *experts, bias=noise(16, 4, 10).to(dtype))
         operation("unpack_rows")(torch.empty(2, width, dtype=dtype), matrix, torch.arange(2))
 
 

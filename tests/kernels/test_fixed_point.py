@@ -72,6 +72,19 @@ def test_matches_the_reference(width: int, dtype: torch.dtype, device: str) -> N
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("width", [96, 768])
+def test_several_vectors_are_written_side_by_side(width: int, device: str) -> None:
+    rows = torch.randn(3, width, generator=torch.Generator().manual_seed(2)).bfloat16()
+    for module, place in ((reference, "cpu"), (kernel, device)):
+        found = torch.full_like(empty_fixed(width, rows.dtype, CPU, 3), -1).to(place)
+        module.fixed_point(found, rows.to(place))
+        for vector_, row in zip(found.cpu(), rows, strict=True):
+            # A number between two integers may go either way.
+            difference = (numbers_of(vector_) - numbers_of(in_fixed_point(row))).view(-1, 32).abs()
+            assert (difference <= vector_[-1].view(torch.float32)[:, None]).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_none(wrong: float, device: str) -> None:
     row = torch.ones(64)

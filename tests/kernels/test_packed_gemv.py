@@ -18,12 +18,16 @@ from lrqk_cli.kernels.fixed_point.reference import (
     fixed_point,
 )
 from lrqk_cli.kernels.packed import PackedMatrix
+from lrqk_cli.kernels.packed_experts_gemv import reference as experts_reference
 from lrqk_cli.kernels.packed_gated_gemv import reference as gated_reference
 from lrqk_cli.kernels.packed_gemv import reference
 from lrqk_cli.kernels.unpack_rows import reference as unpack_reference
 from lrqk_cli.models.repack import repack
 
 kernel = pytest.importorskip("lrqk_cli.kernels.packed_gemv.triton", reason="Triton is not installed")
+experts_kernel = pytest.importorskip(
+    "lrqk_cli.kernels.packed_experts_gemv.triton", reason="Triton is not installed"
+)
 gated_kernel = pytest.importorskip(
     "lrqk_cli.kernels.packed_gated_gemv.triton", reason="Triton is not installed"
 )
@@ -92,6 +96,34 @@ def test_matrices_of_several_formats_share_a_launch(
         )
         for part, (_, weights), bias in zip(out.split(counts), made, biases, strict=True):
             check(part, weights, row, bias)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("vectors", "has_bias"), [(1, False), (3, True)])
+@pytest.mark.parametrize(
+    ("name", "rows", "width"),
+    [("Q4_K", 13, 768), ("Q6_K", 8, 2048), ("Q8_0", 5, 96), ("MXFP4", 7, 2880), ("Q5_0", 1, 4096)],
+)
+def test_each_expert_has_the_product_of_its_own_matrix(
+    name: str, rows: int, width: int, vectors: int, has_bias: bool, dtype: torch.dtype, device: str
+) -> None:
+    experts, chosen = 5, torch.tensor([4, 0, 4])
+    matrix, weights = matrix_of(name, experts * rows, width, size=0.01)
+    given = torch.randn(vectors, width, generator=torch.Generator().manual_seed(3)).to(dtype)
+    bias = torch.linspace(-1, 1, experts * rows).view(experts, rows).to(dtype) if has_bias else None
+    for module, place in ((experts_reference, "cpu"), (experts_kernel, device)):
+        out = poisoned(torch.empty(3, rows, dtype=dtype, device=place))
+        module.packed_experts_gemv(
+            on(place, matrix),
+            chosen.to(place),
+            torch.stack([fixed(row, place) for row in given]),
+            out,
+            bias=None if bias is None else bias.to(place),
+        )
+        for number, expert in enumerate(chosen.tolist()):
+            own = None if bias is None else bias[expert]
+            check(out[number], weights.view(experts, rows, width)[expert], given[number % vectors], own)
 
 
 @pytest.mark.parametrize("device", DEVICES)

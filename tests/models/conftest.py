@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,13 @@ import pytest
 import torch
 from packed import quantised
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from lrqk_cli.models.catalog import CatalogEntry, WheelPart
 
@@ -91,16 +98,52 @@ def quantised_gguf(tmp_path: Path, tiny_llama: LlamaForCausalLM) -> Callable[[st
     return lambda kind: write_gguf(tmp_path / f"tiny-{kind}.gguf", tiny_llama, kind)
 
 
-def write_gguf(path: Path, model: LlamaForCausalLM, kind: str | None = None) -> Path:
-    """Write a model as llama.cpp does, with the rows of queries and keys interleaved.
+@pytest.fixture
+def tiny_mixture() -> Qwen3MoeForCausalLM:
+    """As ``tiny_llama``, but untied, of six experts, two of them for a token."""
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=len(_vocabulary()) + len(PLAIN_ADDED),
+        hidden_size=64,
+        intermediate_size=96,
+        moe_intermediate_size=32,
+        num_experts=6,
+        num_experts_per_tok=2,
+        norm_topk_prob=True,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=256,
+        rms_norm_eps=1e-5,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = Qwen3MoeForCausalLM(config).eval()
+    return model.to(torch.bfloat16).to(torch.float32)
+
+
+@pytest.fixture
+def mixture_gguf(tmp_path: Path, tiny_mixture: Qwen3MoeForCausalLM) -> Callable[..., Path]:
+    """``tiny_mixture`` as a GGUF file; see ``write_gguf``."""
+    return partial(write_gguf, tmp_path / "tiny-mixture.gguf", tiny_mixture)
+
+
+def write_gguf(
+    path: Path, model: LlamaForCausalLM | Qwen3MoeForCausalLM, kind: str | None = None, **others: str | None
+) -> Path:
+    """Write a model as llama.cpp does, with the rows of a Llama's queries and keys interleaved.
 
     Args:
         kind: ggml's name of the type of matrices; None for plain numbers.
+        others: of matrices by these names, without their layer.
     """
     from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 
     config = model.config
-    writer = GGUFWriter(str(path), "llama")
+    is_mixture = config.model_type == "qwen3_moe"
+    writer = GGUFWriter(str(path), "qwen3moe" if is_mixture else "llama")
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -108,6 +151,12 @@ def write_gguf(path: Path, model: LlamaForCausalLM, kind: str | None = None) -> 
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
+    if is_mixture:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
@@ -126,10 +175,11 @@ def write_gguf(path: Path, model: LlamaForCausalLM, kind: str | None = None) -> 
     writer.add_chat_template(CHATML)
     for name, tensor in _gguf_tensors(model):
         numbers = np.ascontiguousarray(tensor.numpy())
-        if kind is None or tensor.dim() < 2 or tensor.shape[1] % 32:
+        own = others.get(name.split(".")[-2], kind)
+        if own is None or tensor.dim() < 2 or tensor.shape[-1] % 32 or "gate_inp" in name:
             writer.add_tensor(name, numbers)
         else:
-            writer.add_tensor(name, quantised(kind, numbers), raw_dtype=GGMLQuantizationType[kind])
+            writer.add_tensor(name, quantised(own, numbers), raw_dtype=GGMLQuantizationType[own])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -137,7 +187,7 @@ def write_gguf(path: Path, model: LlamaForCausalLM, kind: str | None = None) -> 
     return path
 
 
-def _gguf_tensors(model: LlamaForCausalLM) -> list[tuple[str, torch.Tensor]]:
+def _gguf_tensors(model: LlamaForCausalLM | Qwen3MoeForCausalLM) -> list[tuple[str, torch.Tensor]]:
     names = {
         "self_attn.q_proj": "attn_q",
         "self_attn.k_proj": "attn_k",
@@ -148,16 +198,28 @@ def _gguf_tensors(model: LlamaForCausalLM) -> list[tuple[str, torch.Tensor]]:
         "mlp.down_proj": "ffn_down",
         "input_layernorm": "attn_norm",
         "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
+        "mlp.gate": "ffn_gate_inp",
     }
     weights = model.state_dict()
     tensors = [
         ("token_embd.weight", weights["model.embed_tokens.weight"]),
         ("output_norm.weight", weights["model.norm.weight"]),
     ]
+    is_llama = isinstance(model, LlamaForCausalLM)
+    if not is_llama:
+        tensors.append(("output.weight", weights["lm_head.weight"]))
     for layer in range(model.config.num_hidden_layers):
+        if not is_llama:
+            experts = model.model.layers[layer].mlp.experts
+            gate, up = experts.gate_up_proj.data.chunk(2, 1)
+            parts = {"gate": gate, "up": up, "down": experts.down_proj.data}
+            tensors += [(f"blk.{layer}.ffn_{part}_exps.weight", weight) for part, weight in parts.items()]
         for name, short in names.items():
-            weight = weights[f"model.layers.{layer}.{name}.weight"]
-            if short in ("attn_q", "attn_k"):
+            if (weight := weights.get(f"model.layers.{layer}.{name}.weight")) is None:
+                continue
+            if is_llama and short in ("attn_q", "attn_k"):
                 weight = weight.reshape(-1, 2, model.config.head_dim // 2, weight.shape[1])
                 weight = weight.transpose(1, 2).reshape(-1, model.config.hidden_size)
             tensors.append((f"blk.{layer}.{short}.weight", weight))

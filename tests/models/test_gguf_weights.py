@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel, Qwen3MoeForCausalLM
 
 from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import ModelError, OutOfMemoryError
@@ -18,7 +18,8 @@ from lrqk_cli.models import files, gguf, loading, store
 from lrqk_cli.models.gguf_index import load_index, read_index
 from lrqk_cli.models.gguf_weights import survey
 from lrqk_cli.models.loading import load, resolve
-from lrqk_cli.models.packed_layers import PackedEmbedding, PackedLinear
+from lrqk_cli.models.packed_experts import PackedExperts
+from lrqk_cli.models.packed_layers import PackedEmbedding, PackedLinear, PackedModule
 from lrqk_cli.models.weights import check_finite
 
 # The loader leans on how transformers reads such files.
@@ -55,6 +56,51 @@ def test_the_model_is_the_one_that_transformers_reads(
         torch.testing.assert_close(logits(plain, tokens), expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(logits(packed, tokens), expected, atol=1e-4, rtol=1e-4)
     assert not any(parameter.requires_grad for parameter in packed.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kinds", "is_packed"),
+    [
+        ({"kind": "Q8_0", "ffn_down_exps": "Q5_0"}, True),
+        ({"kind": "Q4_1", "ffn_up_exps": "Q5_1"}, False),  # gate and up share a matrix in a model
+        ({"kind": "Q8_0", "ffn_down_exps": "F16"}, False),
+    ],
+)
+def test_experts_are_those_that_transformers_reads(
+    kinds: dict[str, str], is_packed: bool, mixture_gguf: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = mixture_gguf(**kinds)
+    # transformers does not read how large experts are.
+    config = gguf.read_config(file)
+    assert config.moe_intermediate_size == 32
+    theirs = AutoModelForCausalLM.from_pretrained(
+        str(tmp_path), gguf_file=file.name, dtype=torch.float32, config=config
+    )
+    plain, packed = (loaded(file, theirs, tmp_path / "made", packed=p) for p in (False, True))
+    experts = [module for module in packed.modules() if isinstance(module, PackedExperts)]
+    assert (len(experts) == 2) is is_packed
+    for tokens in (1, 40):
+        expected = logits(theirs, tokens)
+        torch.testing.assert_close(logits(plain, tokens), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logits(packed, tokens), expected, atol=1e-4, rtol=1e-4)
+    found = gguf.prepared_bytes(tmp_path / "made")
+    assert found is not None
+    matrices = [module.packed.nbytes for module in packed.modules() if isinstance(module, PackedModule)]
+    assert found.total == sum(matrices) + sum(parameter.nbytes // 2 for parameter in packed.parameters())
+    if is_packed:
+        held = sum(module.packed.nbytes for each in experts for module in each.children())
+        embedding = packed.get_input_embeddings().packed.nbytes
+        assert found.read == found.total - held + round(held / 3) - embedding
+
+
+def test_experts_that_a_file_lacks_are_named(
+    tiny_mixture: Qwen3MoeForCausalLM, mixture_gguf: Callable[..., Path]
+) -> None:
+    index = read_index(mixture_gguf("Q8_0"))
+    for part, lacking in (("up", "gate_up_proj"), ("down", "down_proj")):
+        cut = tuple(tensor for tensor in index.tensors if tensor.name != f"blk.1.ffn_{part}_exps.weight")
+        found = survey(type(index)(index.architecture, cut), tiny_mixture.config).lacking
+        assert found == (f"model.layers.1.mlp.experts.{lacking}",)
 
 
 def test_packed_weights_take_what_was_foretold(

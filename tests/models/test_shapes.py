@@ -9,6 +9,7 @@ from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
 from lrqk_cli.memory import probe
 from lrqk_cli.models import shapes
+from lrqk_cli.models.packed_experts import PackedExperts
 from lrqk_cli.models.packed_layers import PackedModule
 from lrqk_cli.models.support import spec_from_config
 
@@ -108,6 +109,33 @@ def test_packed_weights_are_drawn_as_plain_ones_and_take_what_was_foretold(tiny_
         assert shared.abs().max() > 0.04 or shared.numel() == 1
     logits = model(torch.arange(20).unsqueeze(0)).logits
     assert logits.isfinite().all()
+
+
+def test_a_packed_mixture_is_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {
+        **shapes.shapes()["qwen3-30b-a3b"],
+        "vocab_size": 97,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_experts": 16,
+        "moe_intermediate_size": 32,
+    }
+    monkeypatch.setattr(shapes, "shapes", lambda: {"tiny": shape})
+    torch.manual_seed(0)
+    made = shapes.build("tiny", 512, torch.device("cpu"), torch.bfloat16, form="q4")
+    matrices = [module.matrix for module in made.model.modules() if isinstance(module, PackedModule)]
+    # Four matrices of attention and two of experts a layer, embeddings and output head.
+    assert len(matrices) == 2 * 6 + 2
+    plain = sum(parameter.nbytes for parameter in made.model.parameters())
+    assert made.spec.packed is not None
+    assert made.spec.packed.total == sum(matrix.data.nbytes for matrix in matrices) + plain
+    experts = [module for module in made.model.modules() if isinstance(module, PackedExperts)]
+    for part in ("gate_up_proj", "down_proj"):
+        matrix = getattr(experts[1], part).matrix
+        weights = torch.empty(matrix.rows, matrix.width)
+        unpack_rows(weights, matrix, torch.arange(matrix.rows))
+        assert weights.std().item() == pytest.approx(0.02, rel=0.1)
+    assert made.model(torch.arange(20).unsqueeze(0)).logits.isfinite().all()
 
 
 def test_positions_reach_the_context(tiny_shape):
