@@ -69,17 +69,60 @@ class Vectors:
         return fixed
 
 
-def project_token(module: Linear, vectors: Vectors | None, input: Tensor) -> Tensor:
+class Residuals:
+    """Sums of a residual and what a part of a model adds to it, which the part's last product can compute."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[object, Tensor] = {}
+
+    def add(self, residual: Tensor, last: nn.Module | None, compute: Callable[[], Tensor]) -> Tensor:
+        """Return ``residual + compute()``.
+
+        Args:
+            last: the layer whose result is that of ``compute``; None where it is not known.
+        """
+        self._waiting[last] = residual
+        result = compute()
+        return result if self._waiting.pop(last, None) is None else residual + result
+
+    def take(self, layer: nn.Module, result: Tensor) -> Tensor | None:
+        """Return the residual to which a layer has to add a result, once, in the same shape and type."""
+        residual = self._waiting.get(layer)
+        if residual is None or (residual.shape, residual.dtype) != (result.shape, result.dtype):
+            return None
+        return self._waiting.pop(layer).contiguous()
+
+
+class Shared(NamedTuple):
+    """What the layers of a model have in common.
+
+    Attributes:
+        vectors: where weights are packed.
+    """
+
+    residuals: Residuals
+    vectors: Vectors | None
+
+
+def project_token(module: Linear, shared: Shared, input: Tensor) -> Tensor:
     """Apply a linear layer to a single token; leave more of them to the layer."""
     if not _takes(module, input):
         result: Tensor = MethodType(type(module).forward, module)(input)
         return result
     out = input.new_empty(*input.shape[:-1], module.out_features)
-    _multiply((module,), vectors, input, out.view(-1))
+    residual = shared.residuals.take(module, out)
+    flat = None if residual is None else residual.view(-1)
+    _multiply((module,), shared.vectors, input, out.view(-1), flat)
     return out
 
 
-def _multiply(layers: Sequence[Linear], vectors: Vectors | None, input: Tensor, out: Tensor) -> None:
+def _multiply(
+    layers: Sequence[Linear],
+    vectors: Vectors | None,
+    input: Tensor,
+    out: Tensor,
+    residual: Tensor | None = None,
+) -> None:
     """Apply up to three layers of one kind to the same token, all results one after the other."""
     biases = tuple(layer.bias for layer in layers)
     if vectors is not None and isinstance(layers[0], PackedLinear):
@@ -88,17 +131,18 @@ def _multiply(layers: Sequence[Linear], vectors: Vectors | None, input: Tensor, 
             vectors.of(input),
             out,
             biases=biases,
+            residual=residual,
         )
     else:
         weights = tuple(layer.weight for layer in layers if isinstance(layer, nn.Linear))
-        decode.gemv(weights, input.reshape(-1), out, biases=biases)
+        decode.gemv(weights, input.reshape(-1), out, biases=biases, residual=residual)
 
 
 class SharedInput:
     """Linear layers that are asked one after the other about the same token: the first computes for all."""
 
-    def __init__(self, layers: Sequence[Linear], vectors: Vectors | None) -> None:
-        self._layers, self._vectors = layers, vectors
+    def __init__(self, layers: Sequence[Linear], shared: Shared) -> None:
+        self._layers, self._shared = layers, shared
         self._input: Tensor | None = None
         self._results: dict[int, Tensor] = {}
 
@@ -106,7 +150,7 @@ class SharedInput:
         """Apply layer ``number``."""
         if input is not self._input or number not in self._results:
             if number or not _takes(self._layers[0], input):
-                return project_token(self._layers[number], self._vectors, input)
+                return project_token(self._layers[number], self._shared, input)
             self._compute(input)
         result = self._results.pop(number)
         if not self._results:
@@ -116,7 +160,7 @@ class SharedInput:
     def _compute(self, input: Tensor) -> None:
         sizes = [layer.out_features for layer in self._layers]
         out = input.new_empty(sum(sizes))
-        _multiply(self._layers, self._vectors, input, out)
+        _multiply(self._layers, self._shared.vectors, input, out)
         parts = out.split(sizes)
         self._results = {n: part.view(*input.shape[:-1], -1) for n, part in enumerate(parts)}
         self._input = input

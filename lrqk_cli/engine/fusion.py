@@ -20,8 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lrqk_cli.engine.fused_layers import layers_with_sums
 from lrqk_cli.engine.fused_linears import (
     GatedMlp,
+    Residuals,
+    Shared,
     SharedInput,
     Vectors,
     apply_gated,
@@ -57,36 +60,37 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
     # All are found before any is replaced, since what is tried should be as it was.
     forwards: dict[nn.Module, Callable[..., Any]] = {}
     is_packed = any(isinstance(module, PackedLinear) for module in model.modules())
-    vectors = Vectors() if is_packed else None
+    shared = Shared(Residuals(), Vectors() if is_packed else None)
     for module in model.modules():
-        for part, forward in _fused_forwards(module, vectors):
+        for part, forward in _fused_forwards(module, shared):
             forwards.setdefault(part, forward)
     try:
         for module, forward in forwards.items():
             module.forward = forward
+        # They are tried with what is inside them as it is by now.
+        for layer, forward in list(layers_with_sums(model, shared.residuals)):
+            layer.forward = forwards[layer] = forward
         yield
     finally:
         for module in forwards:
             del module.forward
 
 
-def _fused_forwards(
-    module: nn.Module, vectors: Vectors | None
-) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-    """Yield what a module, or parts of it, should do instead; ``vectors`` where its weights are packed."""
+def _fused_forwards(module: nn.Module, shared: Shared) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+    """Yield what a module, or parts of it, should do instead."""
     if not is_its_own(module):
         return
     if is_linear(module):
-        yield module, partial(project_token, module, vectors)
+        yield module, partial(project_token, module, shared)
     for find in (_fused_norm, _fused_gate, _with_fused_rotation):
-        if (forward := find(module, vectors)) is not None:
+        if (forward := find(module, shared.vectors)) is not None:
             yield module, forward
             break
     parts = linear_parts(module, _SAME_INPUT)
     if len({(part.in_features, type(part)) for part in parts}) == 1 < len(parts):
-        shared = SharedInput(parts, vectors)
+        joint = SharedInput(parts, shared)
         for number, part in enumerate(parts):
-            yield part, partial(shared.project, number)
+            yield part, partial(joint.project, number)
 
 
 def _fused_gate(module: nn.Module, vectors: Vectors | None) -> Callable[[Tensor], Tensor] | None:

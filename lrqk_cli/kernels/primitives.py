@@ -199,3 +199,16 @@ def store_code_sums(
     dim = code_dimensions(codes, RANK, RANK_PAD)[None, :]
     total = true_codes(join_bits(code_sum, 1.0, ROWS, RANK_PAD), mass[:, None], codes)
     tl.store(out + member * stride + dim, total, mask=(member < QUERIES) & (dim < RANK))
+
+
+@triton.jit
+def store_sum(result, residual, out, place, inside, HAS_RESIDUAL: tl.constexpr):
+    """Store a result at ``place``; with a residual, which has the same places, the sum of both.
+
+    Either is rounded, as if it had been stored.
+    """
+    rounded = result.to(out.dtype.element_ty)
+    if HAS_RESIDUAL:
+        other = tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
+        rounded = (rounded.to(tl.float32) + other).to(out.dtype.element_ty)
+    tl.store(out + place, rounded, mask=inside)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import FAMILIES, random_tokens, tiny_model
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from lrqk_cli.engine.fusion import fused
 from lrqk_cli.kernels import decode
@@ -15,6 +16,8 @@ from lrqk_cli.kernels.gemv import reference
 
 # Whose norms and rotations are those that ours know.
 FUSED = {"llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3"}
+# Whose layers add what attention and MLP return to what came in; Gemma's normalise it before.
+ADDING = {"llama", "qwen2", "qwen3", "mistral", "mistral-sliding", "phi3", "qwen3-moe"}
 
 
 def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -45,7 +48,9 @@ def test_what_is_known_is_replaced(family: str) -> None:
     assert "Linear" in replaced
     if any(name in family for name in FUSED):
         assert any("Attention" in name for name in replaced)
-        assert any("MLP" in name for name in replaced)
+        # That of a mixture is none of its own.
+        assert any("MLP" in name for name in replaced) is (family != "qwen3-moe")
+    assert any("DecoderLayer" in name for name in replaced) is (family in ADDING)
 
 
 def test_what_computes_something_else_is_left_alone() -> None:
@@ -93,14 +98,34 @@ def test_queries_keys_and_values_of_a_token_are_one_product(
 ) -> None:
     calls = []
 
-    def gemv(weights: tuple[torch.Tensor, ...], *rest: torch.Tensor, biases: Any) -> None:
-        calls.append(len(weights))
-        reference.gemv(weights, *rest, biases=biases)
+    def gemv(weights: tuple[torch.Tensor, ...], *rest: torch.Tensor, **named: Any) -> None:
+        calls.append((len(weights), named["residual"] is not None))
+        reference.gemv(weights, *rest, **named)
 
-    monkeypatch.setattr(decode, "gemv", gemv)
     model = tiny_model(family)
     with fused(model):
+        monkeypatch.setattr(decode, "gemv", gemv)
         logits(model, random_tokens(1))
     layers = model.config.num_hidden_layers
-    # The products of a layer's output and of its MLP are single, and so are the logits.
-    assert sorted(calls) == [1] * (2 * layers + 1) + [3] * layers
+    # The products of a layer's output and of its MLP are single, and added to what came before; the logits
+    # are single too.
+    assert sorted(calls) == [(1, False)] + [(1, True)] * (2 * layers) + [(3, False)] * layers
+
+
+def test_a_layer_whose_part_returns_something_else_adds_for_itself() -> None:
+    class Scaled(LlamaMLP):
+        """What it returns is not what its last product does."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scaled: torch.Tensor = super().forward(x) * 2
+            return scaled
+
+    model = tiny_model("llama")
+    first, second = model.model.layers
+    first.mlp.__class__ = Scaled
+    tokens = random_tokens(1)
+    expected = logits(model, tokens)
+    with fused(model):
+        assert "forward" not in vars(first)
+        assert "forward" in vars(second)
+        torch.testing.assert_close(logits(model, tokens), expected, atol=1e-5, rtol=1e-5)

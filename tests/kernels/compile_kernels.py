@@ -127,6 +127,8 @@ def run_packed(width: int, names: tuple[str, str, str], dtype: torch.dtype) -> N
     norm = row[None], row, torch.empty(1, width, dtype=dtype)
     operation("rms_norm")(*norm, eps=1e-6, offset=0.0, rounds_first=True, fixed=fixed)
     operation("packed_gemv")(matrices, fixed, torch.empty(120, dtype=dtype), biases=(None, bias, None))
+    product = matrices[:1], fixed, torch.empty(40, dtype=dtype)
+    operation("packed_gemv")(*product, biases=(None,), residual=bias)
     operation("packed_gated_gemv")(*matrices[:2], fixed, torch.empty(40, dtype=dtype), activation="silu")
     several = empty_fixed(width, dtype, CPU, 2)
     operation("fixed_point")(several, torch.stack((row, row)))

@@ -45,12 +45,14 @@ def test_gemv_matches_the_reference(
     row = numbers(3, width, dtype=dtype)
     expected = poisoned(torch.empty(sum(rows), dtype=dtype))
     found = to(expected, device)
-    reference.gemv(weights, row, expected, biases=biases)
+    residual = numbers(4, sum(rows), dtype=dtype) if has_bias else None
+    reference.gemv(weights, row, expected, biases=biases, residual=residual)
     kernel.gemv(
         to(weights, device),
         to(row, device),
         found,
         biases=to(biases, device),
+        residual=None if residual is None else to(residual, device),
     )
     rounding = max(8 * torch.finfo(dtype).eps, 1e-5)
     assert_same(found, expected, atol=rounding, rtol=rounding)

@@ -100,6 +100,27 @@ def test_matrices_of_several_formats_share_a_launch(
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("names", MIXED)
+def test_a_residual_is_added_to_the_rounded_product(
+    names: tuple[str, ...], dtype: torch.dtype, device: str
+) -> None:
+    rows, width = 3, 512
+    matrices = [matrix_of(name, rows, width, seed=n, size=0.01)[0] for n, name in enumerate(names)]
+    row = vector(width, dtype)
+    residual = 100 * vector(rows * len(names), dtype)
+    for module, place in ((reference, "cpu"), (kernel, device)):
+        alone, found = (poisoned(torch.empty_like(residual, device=place)) for _ in range(2))
+        given = tuple(on(place, matrix) for matrix in matrices), fixed(row, place)
+        named = {"biases": (None,) * len(names)}
+        module.packed_gemv(*given, alone, **named)
+        module.packed_gemv(*given, found, **named, residual=residual.to(place))
+        # Triton's interpreter cuts numbers to bfloat16 instead of rounding them.
+        cut = torch.finfo(dtype).eps if module is kernel and place == "cpu" else 0.0
+        torch.testing.assert_close(found, alone + residual.to(place), rtol=cut, atol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("vectors", "has_bias"), [(1, False), (3, True)])
 @pytest.mark.parametrize(
     ("name", "rows", "width"),

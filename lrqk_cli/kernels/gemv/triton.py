@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lrqk_cli.kernels.primitives import dot_rows
+from lrqk_cli.kernels.primitives import dot_rows, store_sum
 
 # Numbers of a row that a program takes at once. Short rows come four to a program.
 CHUNK = 2048
@@ -27,6 +27,7 @@ def _gemv(
     bias_0,
     bias_1,
     bias_2,
+    residual,
     out,
     programs_0,
     programs_1,
@@ -37,6 +38,7 @@ def _gemv(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
     BIASES: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
 ):
     program = tl.program_id(0)
     is_first = program < programs_0
@@ -44,7 +46,7 @@ def _gemv(
     weight = tl.where(is_first, weight_0, tl.where(is_last, weight_2, weight_1))
     rows = tl.where(is_first, rows_0, tl.where(is_last, rows_2, rows_1))
     program -= tl.where(is_first, 0, tl.where(is_last, programs_0 + programs_1, programs_0))
-    out += tl.where(is_first, 0, tl.where(is_last, rows_0 + rows_1, rows_0))
+    place = tl.where(is_first, 0, tl.where(is_last, rows_0 + rows_1, rows_0))
     member = program * ROWS + tl.arange(0, ROWS)
     inside = member < rows
     total = dot_rows(weight, member, rows, row, WIDTH, ROWS, CHUNK)
@@ -54,10 +56,17 @@ def _gemv(
         rows_1 *= BIASES // 2 % 2
         biased = tl.where(is_first, rows_0 * (BIASES % 2), tl.where(is_last, rows_2 * (BIASES // 4), rows_1))
         total += tl.load(bias + member, mask=member < biased, other=0.0).to(tl.float32)
-    tl.store(out + member, total.to(out.dtype.element_ty), mask=inside)
+    store_sum(total, residual, out, place + member, inside, HAS_RESIDUAL)
 
 
-def gemv(weights: tuple[Tensor, ...], row: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]) -> None:
+def gemv(
+    weights: tuple[Tensor, ...],
+    row: Tensor,
+    out: Tensor,
+    *,
+    biases: tuple[Tensor | None, ...],
+    residual: Tensor | None = None,
+) -> None:
     """See the reference; all tensors are contiguous, and weights and biases of one type."""
     width = row.shape[0]
     taken = rows_of_program(width)
@@ -70,6 +79,7 @@ def gemv(weights: tuple[Tensor, ...], row: Tensor, out: Tensor, *, biases: tuple
         row,
         *[weights[0] if bias is None else bias for bias in biases],
         *[weights[0]] * absent,
+        out if residual is None else residual,
         out,
         *[*programs, 0, 0][:2],
         *rows,
@@ -78,5 +88,6 @@ def gemv(weights: tuple[Tensor, ...], row: Tensor, out: Tensor, *, biases: tuple
         ROWS=taken,
         CHUNK=min(CHUNK, triton.next_power_of_2(width)),
         BIASES=sum((bias is not None) << number for number, bias in enumerate(biases)),
+        HAS_RESIDUAL=residual is not None,
         num_warps=4,
     )

@@ -14,7 +14,12 @@ _AT_ONCE = 1 << 22
 
 
 def packed_gemv(
-    matrices: tuple[PackedMatrix, ...], vector: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]
+    matrices: tuple[PackedMatrix, ...],
+    vector: Tensor,
+    out: Tensor,
+    *,
+    biases: tuple[Tensor | None, ...],
+    residual: Tensor | None = None,
 ) -> None:
     """Compute ``W x + b`` for up to three W, each of a format of its own, in float32.
 
@@ -23,12 +28,15 @@ def packed_gemv(
         vector: x in fixed point, see ``kernels.fixed_point``.
         out: all results, one after the other, rounded once.
         biases: of each W its b, ``[rows]``, or None.
+        residual: what is added to the rounded results, in the shape of ``out``, and rounded again; or None.
     """
     results, row = [], numbers_of(vector)
     for matrix, bias in zip(matrices, biases, strict=True):
         product = _product(matrix, row)
         results.append(product if bias is None else product + bias.float())
     out.copy_(torch.cat(results))
+    if residual is not None:
+        out += residual
 
 
 def _product(matrix: PackedMatrix, row: Tensor) -> Tensor:

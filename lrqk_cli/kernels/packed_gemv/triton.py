@@ -10,6 +10,7 @@ from lrqk_cli.formats import UNIT, PackedFormat
 from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.triton_dot import dot_packed_rows
+from lrqk_cli.kernels.primitives import store_sum
 
 # Rows of a program. With more of them registers do not suffice.
 ROWS = 2
@@ -64,21 +65,24 @@ def _store_rows(
     program,
     rows,
     vector,
+    residual,
     out,
+    place,
     HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
     UNITS: tl.constexpr,
     FORMAT: tl.constexpr,
     PLANES: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Multiply the rows of a matrix that are a program's."""
+    """Multiply the rows of a matrix that are a program's; the results of all begin at ``place``."""
     member = program * ROWS + tl.arange(0, ROWS)
     total = dot_packed_rows(words, floats, scales, member, rows, vector, UNITS, FORMAT, PLANES, ROWS, CHUNK)
     inside = member < rows
     if HAS_BIAS:
         total += tl.load(bias + member, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + member, total.to(out.dtype.element_ty), mask=inside)
+    store_sum(total, residual, out, place + member, inside, HAS_RESIDUAL)
 
 
 @triton.jit
@@ -96,6 +100,7 @@ def _packed_gemv(
     scales_2,
     bias_2,
     vector,
+    residual,
     out,
     programs_0,
     programs_1,
@@ -107,6 +112,7 @@ def _packed_gemv(
     FORMAT_1: tl.constexpr,
     FORMAT_2: tl.constexpr,
     BIASES: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
     PLANES: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -115,23 +121,28 @@ def _packed_gemv(
     # A branch for each, since formats differ in their instructions.
     if program < programs_0:
         _store_rows(
-            words_0, floats_0, scales_0, bias_0, program, rows_0, vector, out,
-            BIASES % 2, UNITS, FORMAT_0, PLANES, ROWS, CHUNK,
+            words_0, floats_0, scales_0, bias_0, program, rows_0, vector, residual, out, 0,
+            BIASES % 2, HAS_RESIDUAL, UNITS, FORMAT_0, PLANES, ROWS, CHUNK,
         )  # fmt: skip
     elif program < programs_0 + programs_1:
         _store_rows(
-            words_1, floats_1, scales_1, bias_1, program - programs_0, rows_1, vector, out + rows_0,
-            BIASES // 2 % 2, UNITS, FORMAT_1, PLANES, ROWS, CHUNK,
+            words_1, floats_1, scales_1, bias_1, program - programs_0, rows_1, vector, residual, out,
+            rows_0, BIASES // 2 % 2, HAS_RESIDUAL, UNITS, FORMAT_1, PLANES, ROWS, CHUNK,
         )  # fmt: skip
     else:
         _store_rows(
             words_2, floats_2, scales_2, bias_2, program - programs_0 - programs_1, rows_2, vector,
-            out + rows_0 + rows_1, BIASES // 4, UNITS, FORMAT_2, PLANES, ROWS, CHUNK,
+            residual, out, rows_0 + rows_1, BIASES // 4, HAS_RESIDUAL, UNITS, FORMAT_2, PLANES, ROWS, CHUNK,
         )  # fmt: skip
 
 
 def packed_gemv(
-    matrices: tuple[PackedMatrix, ...], vector: Tensor, out: Tensor, *, biases: tuple[Tensor | None, ...]
+    matrices: tuple[PackedMatrix, ...],
+    vector: Tensor,
+    out: Tensor,
+    *,
+    biases: tuple[Tensor | None, ...],
+    residual: Tensor | None = None,
 ) -> None:
     """See the reference; all tensors are contiguous."""
     # Absent ones have no rows; their parts are never read.
@@ -148,12 +159,14 @@ def packed_gemv(
     _packed_gemv[(sum(programs),)](
         *parts,
         vector,
+        out if residual is None else residual,
         out,
         *programs[:2],
         *rows,
         UNITS=units,
         **formats,
         BIASES=sum((bias is not None) << number for number, bias in enumerate(biases)),
+        HAS_RESIDUAL=residual is not None,
         PLANES=planes_in(vector),
         ROWS=ROWS,
         CHUNK=chunk,

@@ -1,0 +1,81 @@
+"""Decoder layers for a single token: what a product is added to is added by the product itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lrqk_cli.engine.fused_linears import Residuals, is_its_own
+
+_PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
+
+
+def layers_with_sums(
+    model: PreTrainedModel, residuals: Residuals
+) -> Iterator[tuple[nn.Module, Callable[..., Tensor]]]:
+    """Yield the layers of a model that do two sums as most models' do, and what they should do instead.
+
+    Each is tried on random numbers, by transformers' own attention; what is fused inside it already is.
+    """
+    layers = [layer for layer in model.modules() if all(hasattr(layer, part) for part in _PARTS)]
+    if not layers:
+        return
+    with _eager(model):
+        for layer in filter(is_its_own, layers):
+            forward = partial(_apply, layer, layer.forward, residuals)
+            if _computes(layer, forward):
+                yield layer, forward
+
+
+def _apply(
+    layer: Any, original: Callable[..., Tensor], residuals: Residuals, hidden_states: Tensor, **kwargs: Any
+) -> Tensor:
+    """Apply a layer to a single token ``[1, 1, width]``; leave all else to ``original``."""
+    if hidden_states.shape[:-1] != (1, 1):
+        return original(hidden_states, **kwargs)
+
+    def attend() -> Tensor:
+        output: Tensor = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)[0]
+        return output
+
+    def transform() -> Tensor:
+        output: Tensor = layer.mlp(layer.post_attention_layernorm(attended))
+        return output
+
+    attended = residuals.add(hidden_states, getattr(layer.self_attn, "o_proj", None), attend)
+    return residuals.add(attended, getattr(layer.mlp, "down_proj", None), transform)
+
+
+@contextmanager
+def _eager(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model attend without a cache."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@torch.no_grad()
+def _computes(layer: Any, forward: Callable[..., Tensor]) -> bool:
+    """Tell whether a layer gives the same for a random token by ``forward``."""
+    weight = layer.input_layernorm.weight
+    generator = torch.Generator().manual_seed(0)
+    token = (torch.randn(1, 1, weight.shape[0], generator=generator) + 0.5).to(weight.device, weight.dtype)
+    angle = torch.linspace(0.0, 3.0, layer.self_attn.head_dim // 2, device=weight.device).repeat(2)
+    position = angle.cos().to(weight.dtype).view(1, 1, -1), angle.sin().to(weight.dtype).view(1, 1, -1)
+    kwargs = {"attention_mask": None, "position_embeddings": position}
+    try:
+        expected = layer(token, **kwargs)
+        found = forward(token, **kwargs)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return False
+    # The same kernels in the same order: there is nothing that could differ by rounding.
+    return isinstance(expected, Tensor) and torch.equal(found, expected)
