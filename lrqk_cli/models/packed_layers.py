@@ -11,6 +11,9 @@ from lrqk_cli.kernels.fixed_point.reference import empty_fixed
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.memory.activations import UNPACKED_AT_ONCE
 
+# Up to so many tokens a product with packed rows is faster than unpacking them.
+FEW_TOKENS = 8
+
 
 class PackedModule(nn.Module):
     """A module that holds a packed matrix, as a buffer, so that it moves with the model and counts as memory.
@@ -37,7 +40,7 @@ class PackedModule(nn.Module):
 class PackedLinear(PackedModule):
     """``nn.Linear`` of a packed matrix ``[out_features, in_features]``.
 
-    A single token is multiplied by the packed rows on a GPU. More tokens take some rows at a time, unpacked.
+    Few tokens are multiplied by the packed rows on a GPU. More of them take some rows at a time, unpacked.
     """
 
     bias: nn.Parameter | None
@@ -50,14 +53,22 @@ class PackedLinear(PackedModule):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to ``[..., in_features]``."""
         out = input.new_empty(*input.shape[:-1], self.out_features)
-        if input.numel() == self.in_features and input.is_cuda:
-            vector = empty_fixed(self.in_features, input.dtype, input.device)
-            decode.fixed_point(vector, input.reshape(-1))
-            decode.packed_gemv((self.matrix,), vector, out.view(-1), biases=(self.bias,))
-            return out
         flat, tokens = out.view(-1, self.out_features), input.reshape(-1, self.in_features)
-        multiply_unpacked(tokens, self.matrix, range(self.out_features), flat, self.bias)
+        if input.is_cuda and tokens.shape[0] <= FEW_TOKENS:
+            multiply_packed(tokens, self.matrix, flat, self.bias)
+        else:
+            multiply_unpacked(tokens, self.matrix, range(self.out_features), flat, self.bias)
         return out
+
+
+def multiply_packed(tokens: Tensor, matrix: PackedMatrix, out: Tensor, bias: Tensor | None) -> None:
+    """Multiply a few tokens ``[n, width]`` by a packed matrix: ``[n, rows]``."""
+    count, width = tokens.shape
+    vectors = empty_fixed(width, tokens.dtype, tokens.device, count)
+    decode.fixed_point(vectors, tokens.contiguous())
+    # As if it were the only expert of a mixture, to which all of them go.
+    chosen = torch.zeros(count, dtype=torch.int64, device=tokens.device)
+    decode.packed_experts_gemv(matrix, chosen, vectors, out, bias=None if bias is None else bias[None])
 
 
 def multiply_unpacked(

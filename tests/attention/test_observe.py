@@ -88,7 +88,7 @@ def test_a_gpu_finds_what_a_cpu_finds(grouping):
         difference = (found.captured_mass - expected.captured_mass).abs()
         assert (difference <= 2e-3).float().mean() >= 0.8
         assert difference.max() <= 3e-2
-        torch.testing.assert_close(found.output_error, expected.output_error, atol=2e-2, rtol=0)
+        torch.testing.assert_close(found.output_error, expected.output_error, atol=5e-2, rtol=0)
 
 
 def test_a_layer_that_is_left_alone_is_not_kept_in_memory():

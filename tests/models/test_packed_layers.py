@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from packed import quantised, unpacked
+from decode_step import DEVICES
+from packed import matrix_of, quantised, unpacked
 from tiny import FAMILIES, random_tokens, tiny_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,7 +17,7 @@ from lrqk_cli.engine.fusion import fused
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.formats import FORMATS
 from lrqk_cli.models import packed_layers
-from lrqk_cli.models.packed_layers import PackedEmbedding, PackedLinear
+from lrqk_cli.models.packed_layers import PackedEmbedding, PackedLinear, multiply_packed
 from lrqk_cli.models.repack import repack
 from lrqk_cli.models.support import spec_from_config
 
@@ -67,6 +68,22 @@ def test_packed_and_unpacked_models_give_the_same_tokens(
     assert answer(packed) == expected
     with fused(packed):
         assert answer(packed) == expected
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("count", [1, 3, packed_layers.FEW_TOKENS, packed_layers.FEW_TOKENS + 1])
+def test_few_tokens_and_many_have_the_same_products(count: int, has_bias: bool, device: str) -> None:
+    matrix, weights = matrix_of("Q5_0", 70, 96, size=0.1)
+    bias = nn.Parameter(torch.linspace(-1, 1, 70)) if has_bias else None
+    tokens = torch.randn(2, count, 96, generator=torch.Generator().manual_seed(0))[1:]
+    expected = torch.nn.functional.linear(tokens, weights, bias).detach()
+    layer = PackedLinear(matrix, torch.float32, bias).to(device)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(tokens.to(device)).cpu(), expected, atol=1e-4, rtol=1e-4)
+        found = torch.full((count, 70), torch.nan, device=device)
+        multiply_packed(tokens[0].to(device), layer.matrix, found, layer.bias)
+    torch.testing.assert_close(found.cpu(), expected[0], atol=1e-4, rtol=1e-4)
 
 
 def test_a_packed_mlp_and_its_attention_are_fused() -> None:

@@ -22,6 +22,7 @@ def _packed_experts_gemv(
     chosen,
     vectors,
     out,
+    count,
     rows,
     vector_stride,
     HAS_BIAS: tl.constexpr,
@@ -31,9 +32,10 @@ def _packed_experts_gemv(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    number = tl.program_id(1)
+    # Neighbours have the same rows: where several vectors meet one matrix, it is read once.
+    number = tl.program_id(0) % count
     expert = tl.load(chosen + number)
-    member = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    member = tl.program_id(0) // count * ROWS + tl.arange(0, ROWS)
     first = expert * rows
     vector = vectors + number * vector_stride
     total = dot_packed_rows(
@@ -52,12 +54,13 @@ def packed_experts_gemv(
     count, rows = out.shape
     units = matrix.width // UNIT
     chunk, warps = tiling(units)
-    _packed_experts_gemv[(triton.cdiv(rows, ROWS), count)](
+    _packed_experts_gemv[(triton.cdiv(rows, ROWS) * count,)](
         *arguments(matrix),
         out if bias is None else bias,
         chosen,
         vectors,
         out,
+        count,
         rows,
         vectors.stride(0) if vectors.shape[0] > 1 else 0,
         HAS_BIAS=bias is not None,

@@ -64,5 +64,5 @@ def rms_norm(
         WIDTH_PAD=width_pad,
         ROUNDS_FIRST=rounds_first,
         PLANES=0 if fixed is None else planes_in(fixed),
-        num_warps=min(16, max(1, width_pad // 256)),
+        num_warps=min(16, max(1, width_pad // 512)),
     )
