@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from lrqk_cli.attention.decode_step import DeviceState, has_device_steps
+from lrqk_cli.attention.decode_step import DeviceState, FixedSpace, has_device_steps
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
@@ -34,7 +34,7 @@ class LrqkCache(Cache):
         settings: ``settings.attention`` decides what full-attention layers do.
         context: tokens to reserve room for.
         dtype: element type of the rows, the model's own.
-        device: where the model computes.
+        device: where the model computes; ``fixed_space``: see ``DeviceState``.
 
     Raises:
         OutOfMemoryError: the host memory is not there, or cannot be pinned.
@@ -47,6 +47,7 @@ class LrqkCache(Cache):
         context: int,
         dtype: torch.dtype,
         device: torch.device,
+        fixed_space: FixedSpace | None = None,
     ) -> None:
         self.spec = spec
         self.settings = settings
@@ -54,8 +55,9 @@ class LrqkCache(Cache):
         self.dtype = dtype
         self.device = device
         self._attention = [self._make_layer(kind) for kind in spec.layer_kinds]
-        self._state = DeviceState(spec, device) if has_device_steps(spec, settings, device) else None
-        if self._state is not None:
+        self._state: DeviceState | None = None
+        if has_device_steps(spec, settings, device):
+            self._state = DeviceState(spec, device, fixed_space)
             for number, layer in enumerate(self._attention):
                 layer.use_device_steps(self._state, number, is_last=layer is self._attention[-1])
         self._meter: SourceMeter | None = None

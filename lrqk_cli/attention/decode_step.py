@@ -6,8 +6,9 @@ has a step object of its own, which works on the tensors of its layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.buffers import (
     AttendScratch,
@@ -31,6 +33,8 @@ from lrqk_cli.kernels.buffers import (
     Tail,
     TokenScores,
 )
+
+FixedSpace: TypeAlias = Callable[[Tensor], Tensor]
 
 # A tile of the tensor cores has so many rows, one a query.
 _MOST_QUERIES = 16
@@ -51,11 +55,16 @@ class DeviceState:
     Attributes:
         length: tokens stored before a step, int64 ``[1]``.
         totals: rows demanded and rows fetched by all steps of each layer so far, int64 ``[layers, 2]``.
+
+    Args:
+        fixed_space: gives the space for an output in fixed point, which packed weights take; None where
+            nobody wants it.
     """
 
-    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, device: torch.device, fixed_space: FixedSpace | None = None) -> None:
         self.length = torch.zeros(1, dtype=torch.int64, device=device)
         self.totals = torch.zeros(spec.num_layers, 2, dtype=torch.int64, device=device)
+        self._fixed_space = fixed_space
         self._spec = spec
         self._device = device
         # What ``length`` holds, as far as the host knows.
@@ -63,6 +72,12 @@ class DeviceState:
         # Layers run one after the other, so those of one shape can share their scratch.
         self.attend_scratch = cache(self._attend_scratch)
         self.lrqk_scratch = cache(self._lrqk_scratch)
+
+    def space_for(self, output: Tensor) -> Tensor | None:
+        """Return where an output ``[sets, N, d]`` is to be written in fixed point; None for nowhere."""
+        if self._fixed_space is None or output.shape[-1] % UNIT:
+            return None
+        return self._fixed_space(output)
 
     def begin(self, position: int) -> None:
         """Prepare for a step whose token stands at ``position``; all its layers call this.
@@ -273,6 +288,7 @@ def _attend(
         fetch=fetch,
         tail=tail,
         sinks=None if params.sinks is None else params.sinks.view(lse.shape),
+        fixed=state.space_for(output),
     )
     if weights is not None:
         decode.weigh_tokens(

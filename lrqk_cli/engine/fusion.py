@@ -55,8 +55,11 @@ _NORM_KINDS = (_NormKind(0.0, True), _NormKind(0.0, False), _NormKind(1.0, False
 
 
 @contextmanager
-def fused(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model use fused operations inside this context; it needs Triton and a GPU to gain by them."""
+def fused(model: PreTrainedModel) -> Iterator[Shared]:
+    """Let the model use fused operations inside this context; it needs Triton and a GPU to gain by them.
+
+    What it yields knows the newest token in fixed point, where weights are packed.
+    """
     # All are found before any is replaced, since what is tried should be as it was.
     forwards: dict[nn.Module, Callable[..., Any]] = {}
     is_packed = any(isinstance(module, PackedLinear) for module in model.modules())
@@ -70,7 +73,7 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
         # They are tried with what is inside them as it is by now.
         for layer, forward in list(layers_with_sums(model, shared.residuals)):
             layer.forward = forwards[layer] = forward
-        yield
+        yield shared
     finally:
         for module in forwards:
             del module.forward

@@ -62,9 +62,11 @@ class Engine:
         self.totals = DecodeTotals()
         with ExitStack() as stack, memory_errors():
             stack.enter_context(attached(model))
+            vectors = None
             if self.device.type == "cuda" and has_triton():
-                stack.enter_context(fused(model))
-            self.cache = LrqkCache(spec, settings, context, model.dtype, self.device)
+                vectors = stack.enter_context(fused(model)).vectors
+            space = None if vectors is None else vectors.space_for
+            self.cache = LrqkCache(spec, settings, context, model.dtype, self.device, space)
             # Where there is no memory for the cache, the model is given back at once.
             self._stack = stack.pop_all()
         self._decoder = Decoder(model, self.cache)

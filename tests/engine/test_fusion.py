@@ -10,6 +10,7 @@ from tiny import FAMILIES, random_tokens, tiny_model
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
+from lrqk_cli.engine.fused_linears import Vectors
 from lrqk_cli.engine.fusion import fused
 from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.gemv import reference
@@ -110,6 +111,16 @@ def test_queries_keys_and_values_of_a_token_are_one_product(
     # The products of a layer's output and of its MLP are single, and added to what came before; the logits
     # are single too.
     assert sorted(calls) == [(1, False)] + [(1, True)] * (2 * layers) + [(3, False)] * layers
+
+
+def test_a_token_that_was_converted_is_not_converted_again() -> None:
+    vectors = Vectors()
+    output = torch.randn(2, 2, 32)
+    space = vectors.space_for(output)
+    assert vectors.of(output.view(1, 1, 128)) is space
+    # Neither a part of it nor another one is the same.
+    assert vectors.of(output[0]) is not space
+    assert vectors.of(output.clone()) is not space
 
 
 def test_a_layer_whose_part_returns_something_else_adds_for_itself() -> None:

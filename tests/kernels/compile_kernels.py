@@ -105,6 +105,11 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype) -> None
     operation("attend_residents")(
         query, residents, length, scratch, out, lse, scaling=scaling, fetch=Fetch(plan, store), tail=tail
     )
+    if shape.width % 32 == 0:
+        fixed = empty_fixed(query.numel(), dtype, CPU)
+        operation("attend_residents")(
+            query, residents, length, scratch, out, lse, scaling=scaling, tail=tail, fixed=fixed
+        )
     weights = torch.zeros(shape.context)
     operation("weigh_tokens")(query, residents, lse, length, weights, scaling=scaling)
     rows = query.flatten(0, 1)

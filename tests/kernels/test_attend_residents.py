@@ -24,6 +24,7 @@ from torch import Tensor
 from lrqk_cli.kernels.attend_residents import reference
 from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents
 from lrqk_cli.kernels.codes import unpack_codes
+from lrqk_cli.kernels.fixed_point.reference import empty_fixed, fixed_point, numbers_of
 
 kernel = pytest.importorskip("lrqk_cli.kernels.attend_residents.triton", reason="Triton is not installed")
 
@@ -54,6 +55,7 @@ def run(
     softcap: float | None = None,
     codes: torch.dtype = torch.uint8,
     fetch: int | None = None,
+    fixed: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Return output and log-sum-exp, and the residents afterwards.
 
@@ -81,7 +83,7 @@ def run(
         options["fetch"] = Fetch(to(plan, device), host(store, device))
     query, length = noise(11, *every, shape.width).to(dtype).to(device), shape.device_length.to(device)
     found = to(residents, device)
-    module.attend_residents(query, found, length, scratch, out, lse, **options)
+    module.attend_residents(query, found, length, scratch, out, lse, **options, fixed=fixed)
     return out, lse, *found
 
 
@@ -136,6 +138,24 @@ def test_fetches_while_it_attends(
     assert_same(found[1], expected[1], atol=2e-5, rtol=2e-5)
     assert_same(found[2:], expected[2:])
     assert_same(run(kernel, shape, dtype, device, **options), found)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("queries", "width"), [(1, 32), (3, 96), (4, 128)])
+def test_an_output_is_written_in_fixed_point_too(
+    queries: int, width: int, dtype: torch.dtype, device: str
+) -> None:
+    shape = Shape(250, hot=170, queries=queries, width=width, heads=2)
+    for module, place in ((reference, "cpu"), (kernel, device)):
+        size = shape.sets * queries * width
+        fixed = torch.full_like(empty_fixed(size, dtype, torch.device(place)), -1)
+        out = run(module, shape, dtype, place, fixed=fixed)[0].cpu()
+        expected = empty_fixed(size, dtype, torch.device("cpu"))
+        fixed_point(expected, out.flatten())
+        # A number between two integers may go either way.
+        difference = (numbers_of(fixed.cpu()) - numbers_of(expected)).view(-1, 32).abs()
+        assert (difference <= expected[-1].view(torch.float32)[:, None]).all()
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -8,6 +8,7 @@ from torch import Tensor
 from lrqk_cli.kernels.attend.reference import attend
 from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents, Tail
 from lrqk_cli.kernels.codes import unpack_codes
+from lrqk_cli.kernels.fixed_point.reference import fixed_point
 from lrqk_cli.kernels.merge.reference import merge
 from lrqk_cli.kernels.replace_rows.reference import replace_rows
 
@@ -25,6 +26,7 @@ def attend_residents(
     fetch: Fetch | None = None,
     tail: Tail | None = None,
     sinks: Tensor | None = None,
+    fixed: Tensor | None = None,
 ) -> None:
     """Attend exactly to ring and hot slots; add the tail and the sinks.
 
@@ -44,6 +46,8 @@ def attend_residents(
         fetch: rows that take part, and are not yet in their slots.
         tail: None leaves the tail out.
         sinks: one more logit per query that takes part in the softmax and has no value, ``[sets, N]``.
+        fixed: gets the output of all heads as one vector in fixed point too, as rounded; see
+            ``kernels.fixed_point``. Then d is a multiple of 32.
     """
     if fetch is not None:
         replace_rows(residents, fetch.plan, fetch.store)
@@ -59,6 +63,8 @@ def attend_residents(
     if sinks is not None:
         output = output * torch.sigmoid(lse.squeeze(2) - sinks.float()).unsqueeze(2)
     out.copy_(output)
+    if fixed is not None:
+        fixed_point(fixed, out.flatten())
 
 
 def _tail(tail: Tail, residents: Residents, candidates: int) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ from lrqk_cli.kernels.buffers import (
     fetch_splits,
     split_rows,
 )
+from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.primitives import code_width, tile_rows
 
 # Elements of K, and of V, that a program of the first launch loads at once; and of what the second merges.
@@ -120,6 +121,7 @@ def attend_residents(
     fetch: Fetch | None = None,
     tail: Tail | None = None,
     sinks: Tensor | None = None,
+    fixed: Tensor | None = None,
 ) -> None:
     """See the reference; at most 16 queries a set."""
     sets, queries, width = query.shape
@@ -165,7 +167,7 @@ def attend_residents(
         num_warps=4,
         num_stages=3 if query.element_size() == 2 else 2,
     )
-    _combine(scratch, parts, sinks, length, out, out_lse, hot, splits, sizes)
+    _combine(scratch, parts, sinks, length, out, out_lse, fixed, hot, splits, sizes)
 
 
 def _combine(
@@ -175,6 +177,7 @@ def _combine(
     length: Tensor,
     out: Tensor,
     out_lse: Tensor,
+    fixed: Tensor | None,
     hot: int,
     splits: int,
     sizes: dict[str, int],
@@ -195,6 +198,7 @@ def _combine(
         length,
         out,
         out_lse,
+        out_lse if fixed is None else fixed,
         hot,
         spans,
         splits,
@@ -207,6 +211,7 @@ def _combine(
         SPANS_PAD=spans_pad,
         FETCHES_PAD=fetches_pad,
         SINKS=sinks is not None,
+        PLANES=0 if fixed is None else planes_in(fixed),
         **sizes,
         num_warps=4,
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lrqk_cli.kernels.fixed_point.triton import store_fixed
+
 
 @triton.jit
 def _load_masses(peaks, masses, count, COUNT_PAD: tl.constexpr):
@@ -165,6 +167,7 @@ def combine_splits(
     length,
     out,
     out_lse,
+    fixed,
     hot,
     spans,
     splits,
@@ -185,6 +188,7 @@ def combine_splits(
     FETCHES_PAD: tl.constexpr,
     TAIL: tl.constexpr,
     SINKS: tl.constexpr,
+    PLANES: tl.constexpr,
 ):
     """Merge the splits of one query by their log-sum-exps; then add the tail, then weigh the sinks."""
     row_set = tl.program_id(1).to(tl.int64)
@@ -232,4 +236,11 @@ def combine_splits(
         sink = tl.load(sinks + query).to(tl.float32)
         output = output / (1.0 + tl.exp(tl.minimum(sink - lse, 80.0)))
     dim = tl.arange(0, WIDTH_PAD)
-    tl.store(out + query * WIDTH + dim, output.to(out.dtype.element_ty), mask=dim < WIDTH)
+    output = output.to(out.dtype.element_ty)
+    tl.store(out + query * WIDTH + dim, output, mask=dim < WIDTH)
+    if PLANES > 0:
+        UNITS: tl.constexpr = WIDTH_PAD // 32
+        units = tl.num_programs(0) * tl.num_programs(1) * (WIDTH // 32)
+        own = tl.arange(0, UNITS)
+        unit = tl.where(own < WIDTH // 32, query.to(tl.int32) * (WIDTH // 32) + own, units)
+        store_fixed(tl.reshape(output.to(tl.float32), [UNITS, 32]), fixed, units, unit, PLANES, UNITS)

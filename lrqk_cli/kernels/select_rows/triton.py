@@ -32,9 +32,10 @@ from lrqk_cli.kernels.select_rows.reference import bins_per_nat, highest_score
 from lrqk_cli.kernels.select_rows.triton_bins import bin_tokens
 from lrqk_cli.kernels.select_rows.triton_plan import count_missing, list_fetches
 
-# Spans whose masses are summed at once; tokens, or slots, that a program of ``bin_tokens`` takes.
+# Spans whose masses are summed at once.
 _MASS_CHUNK = 256
-_BIN_BLOCK = 1024
+# Tokens, or slots, that a program of ``bin_tokens`` takes, and its warps.
+_BIN_BLOCK, _BIN_WARPS = 1024, 4
 
 
 def select_rows(
@@ -88,7 +89,7 @@ def bin_scores(
         BLOCK=_BIN_BLOCK,
         SPAN=scores.span,
         CHUNK=min(_MASS_CHUNK, triton.next_power_of_2(blocks)),
-        num_warps=4,
+        num_warps=_BIN_WARPS,
     )
 
 
