@@ -85,9 +85,7 @@ def test_a_gpu_finds_what_a_cpu_finds(grouping):
     for expected, found in zip(on_cpu, observe("llama", settings, "cuda"), strict=True):
         assert found.captured_mass.device.type == "cpu"
         # Where scores are all but equal, rounding decides which row is resident: a few per cent of the mass.
-        difference = (found.captured_mass - expected.captured_mass).abs()
-        assert (difference <= 2e-3).float().mean() >= 0.8
-        assert difference.max() <= 3e-2
+        torch.testing.assert_close(found.captured_mass, expected.captured_mass, atol=3e-2, rtol=0)
         torch.testing.assert_close(found.output_error, expected.output_error, atol=5e-2, rtol=0)
 
 
