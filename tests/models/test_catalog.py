@@ -43,6 +43,7 @@ UNVERIFIED = {
     "qwen3-14b-instruct",
     "mistral-small-24b-instruct",
     "qwen2.5-32b-instruct",
+    "qwen3-30b-a3b-instruct",
 }
 
 
