@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Container
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,9 @@ from lrqk_cli.models.packed_layers import PackedModule
 from lrqk_cli.models.repack import repack, unpack_blocks
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
-# What a file calls the parts of each weight.
+# What a file calls the parts of each weight; some have gate and up in one, as most models do.
 _PARTS = dict(zip(EXPERT_WEIGHTS, (("gate", "up"), ("down",)), strict=True))
+_JOINED = ("gate_up",)
 
 
 class ExpertPart(NamedTuple):
@@ -44,8 +46,12 @@ class ExpertPart(NamedTuple):
         return len(self.shape) == 2
 
 
-def expert_parts(model: nn.Module) -> dict[str, ExpertPart]:
-    """Return what a file has of a model's experts, by its names."""
+def expert_parts(model: nn.Module, held: Container[str]) -> dict[str, ExpertPart]:
+    """Return what a file has of a model's experts, by its names.
+
+    Args:
+        held: the names of its tensors.
+    """
     found = {}
     for path, module in model.named_modules():
         layer = _LAYER.search(f".{path}.")
@@ -53,6 +59,9 @@ def expert_parts(model: nn.Module) -> dict[str, ExpertPart]:
             continue
         for weight, parts in _PARTS.items():
             experts, rows, width = expert_shape(module, weight)
+            joined = f"blk.{layer[1]}.ffn_{_JOINED[0]}_exps.weight"
+            if len(parts) > 1 and module.is_concatenated and joined in held:
+                parts = _JOINED
             for number, part in enumerate(parts):
                 place = slice(number, None, len(parts))
                 if module.is_concatenated:

@@ -146,7 +146,7 @@ class _Source:
 
         kind: Any = reader.TENSOR_PROCESSORS.get(index.architecture, reader.TensorProcessor)
         self._processor = kind(config=config.to_dict())
-        self.experts = expert_parts(model)
+        self.experts = expert_parts(model, {tensor.name for tensor in index.tensors})
         self._names = _names(index.architecture, model)
         self._names |= {name: part.name for name, part in self.experts.items()}
         self._is_tied = bool(config.tie_word_embeddings)

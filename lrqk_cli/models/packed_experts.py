@@ -12,14 +12,14 @@ from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.fixed_point.reference import empty_fixed
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.models.matrices import EXPERT_WEIGHTS, expert_shape, is_packable_experts
-from lrqk_cli.models.packed_layers import PackedModule, multiply_unpacked, packed_module
+from lrqk_cli.models.packed_layers import FEW_TOKENS, PackedModule, multiply_unpacked, packed_module
 
 
 class PackedExperts(nn.Module):
     """The experts of a layer, ``down(gate(gate_up(x)))`` each, of packed weights.
 
-    A single token reads the matrices of its experts by their numbers on the device, so that nothing waits for
-    these. More tokens are sorted by expert, whose matrices are unpacked one after the other.
+    Few tokens read the matrices of their experts by their numbers on the device, so that nothing waits for
+    these. More of them are sorted by expert, whose matrices are unpacked one after the other.
 
     Args:
         original: what it stands in for; its biases are taken over, its weights are not.
@@ -54,26 +54,29 @@ class PackedExperts(nn.Module):
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Apply to tokens ``[n, width]`` their experts ``[n, k]``, whose results are weighted and summed."""
-        if hidden_states.shape[0] == 1 and hidden_states.is_cuda:
-            return self.apply_to_one(hidden_states, top_k_index, top_k_weights)
+        if hidden_states.shape[0] <= FEW_TOKENS and hidden_states.is_cuda:
+            return self.apply_to_few(hidden_states, top_k_index, top_k_weights)
         return self.apply_by_expert(hidden_states, top_k_index, top_k_weights)
 
-    def apply_to_one(self, token: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        """Apply to a single token ``[1, width]`` its experts."""
-        chosen = experts[0]
-        count = chosen.shape[0]
-        given = empty_fixed(self._width, token.dtype, token.device, 1)
-        decode.fixed_point(given, token)
-        gate_up = token.new_empty(count, self._inner)
+    def apply_to_few(self, tokens: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        """Apply to a few tokens their experts, each of which is read for each of its tokens."""
+        chosen = experts.flatten()
+        given = empty_fixed(self._width, tokens.dtype, tokens.device, tokens.shape[0])
+        decode.fixed_point(given, tokens.contiguous())
+        if tokens.shape[0] > 1:
+            given = given.repeat_interleave(experts.shape[1], 0)
+        gate_up = tokens.new_empty(chosen.shape[0], self._inner)
         decode.packed_experts_gemv(
             self.gate_up_proj.matrix, chosen, given, gate_up, bias=self.gate_up_proj_bias
         )
         inner = self._gate(gate_up).contiguous()
-        given = empty_fixed(inner.shape[1], token.dtype, token.device, count)
+        given = empty_fixed(inner.shape[1], tokens.dtype, tokens.device, chosen.shape[0])
         decode.fixed_point(given, inner)
-        results = token.new_empty(count, self._width, dtype=torch.float32)
-        decode.packed_experts_gemv(self.down_proj.matrix, chosen, given, results, bias=self.down_proj_bias)
-        return (weights.float() @ results).to(token.dtype)
+        results = tokens.new_empty(*experts.shape, self._width, dtype=torch.float32)
+        decode.packed_experts_gemv(
+            self.down_proj.matrix, chosen, given, results.flatten(0, 1), bias=self.down_proj_bias
+        )
+        return torch.bmm(weights.float().unsqueeze(1), results).squeeze(1).to(tokens.dtype)
 
     def apply_by_expert(self, tokens: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         """Apply to tokens their experts, one expert after the other."""

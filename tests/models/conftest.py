@@ -131,12 +131,18 @@ def mixture_gguf(tmp_path: Path, tiny_mixture: Qwen3MoeForCausalLM) -> Callable[
 
 
 def write_gguf(
-    path: Path, model: LlamaForCausalLM | Qwen3MoeForCausalLM, kind: str | None = None, **others: str | None
+    path: Path,
+    model: LlamaForCausalLM | Qwen3MoeForCausalLM,
+    kind: str | None = None,
+    *,
+    is_joined: bool = False,
+    **others: str | None,
 ) -> Path:
     """Write a model as llama.cpp does, with the rows of a Llama's queries and keys interleaved.
 
     Args:
         kind: ggml's name of the type of matrices; None for plain numbers.
+        is_joined: gate and up of experts are one tensor.
         others: of matrices by these names, without their layer.
     """
     from gguf import GGMLQuantizationType, GGUFWriter, TokenType
@@ -173,7 +179,7 @@ def write_gguf(
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(0)
     writer.add_chat_template(CHATML)
-    for name, tensor in _gguf_tensors(model):
+    for name, tensor in _gguf_tensors(model, is_joined=is_joined):
         numbers = np.ascontiguousarray(tensor.numpy())
         own = others.get(name.split(".")[-2], kind)
         if own is None or tensor.dim() < 2 or tensor.shape[-1] % 32 or "gate_inp" in name:
@@ -187,7 +193,9 @@ def write_gguf(
     return path
 
 
-def _gguf_tensors(model: LlamaForCausalLM | Qwen3MoeForCausalLM) -> list[tuple[str, torch.Tensor]]:
+def _gguf_tensors(
+    model: LlamaForCausalLM | Qwen3MoeForCausalLM, *, is_joined: bool
+) -> list[tuple[str, torch.Tensor]]:
     names = {
         "self_attn.q_proj": "attn_q",
         "self_attn.k_proj": "attn_k",
@@ -214,7 +222,8 @@ def _gguf_tensors(model: LlamaForCausalLM | Qwen3MoeForCausalLM) -> list[tuple[s
         if not is_llama:
             experts = model.model.layers[layer].mlp.experts
             gate, up = experts.gate_up_proj.data.chunk(2, 1)
-            parts = {"gate": gate, "up": up, "down": experts.down_proj.data}
+            parts = {"gate_up": experts.gate_up_proj.data} if is_joined else {"gate": gate, "up": up}
+            parts["down"] = experts.down_proj.data
             tensors += [(f"blk.{layer}.ffn_{part}_exps.weight", weight) for part, weight in parts.items()]
         for name, short in names.items():
             if (weight := weights.get(f"model.layers.{layer}.{name}.weight")) is None:

@@ -93,6 +93,19 @@ def test_experts_are_those_that_transformers_reads(
         assert found.read == found.total - held + round(held / 3) - embedding
 
 
+def test_gate_and_up_of_experts_may_be_one_tensor(
+    tiny_mixture: Qwen3MoeForCausalLM, mixture_gguf: Callable[..., Path], tmp_path: Path
+) -> None:
+    found = {}
+    for is_joined in (False, True):
+        file = mixture_gguf("Q5_0", is_joined=is_joined)
+        for packed in (False, True):
+            model = loaded(file, tiny_mixture, tmp_path / f"made-{is_joined}", packed=packed)
+            found[is_joined, packed] = logits(model, 20)
+    for packed in (False, True):
+        torch.testing.assert_close(found[True, packed], found[False, packed], atol=0, rtol=0)
+
+
 def test_experts_that_a_file_lacks_are_named(
     tiny_mixture: Qwen3MoeForCausalLM, mixture_gguf: Callable[..., Path]
 ) -> None:

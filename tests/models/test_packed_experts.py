@@ -69,16 +69,19 @@ def test_a_packed_mixture_is_that_of_its_unpacked_experts(family: str) -> None:
         torch.testing.assert_close(packed(tokens).logits, plain(tokens).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("family", ["gpt-oss", "qwen3-moe", "mixtral"])
 @torch.no_grad()
-def test_a_single_token_has_the_same_result_by_both_ways(family: str) -> None:
+def test_few_tokens_have_the_same_results_by_both_ways(family: str, count: int) -> None:
     # The first is a GPU's, by the references of its kernels.
     _, packed = pair(family)
     (experts, _) = experts_of(packed)
-    token = torch.randn(1, packed.config.hidden_size, generator=torch.Generator().manual_seed(1))
-    chosen, weights = torch.tensor([[2, 0]]), torch.tensor([[0.7, 0.3]])
-    expected = experts.apply_by_expert(token, chosen, weights)
-    torch.testing.assert_close(experts.apply_to_one(token, chosen, weights), expected, atol=1e-5, rtol=1e-5)
+    tokens = torch.randn(count, packed.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    chosen = torch.tensor([[2, 0], [1, 2], [0, 1]])[:count]
+    weights = torch.tensor([[0.7, 0.3], [0.1, 0.9], [0.5, 0.2]])[:count]
+    expected = experts.apply_by_expert(tokens, chosen, weights)
+    found = experts.apply_to_few(tokens, chosen, weights)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
