@@ -69,7 +69,11 @@ class Vectors:
         return fixed
 
     def _is_newest(self, input: Tensor) -> bool:
-        """Tell whether this is the token, perhaps in another shape; no other has its place meanwhile."""
+        """Tell whether this is the token, perhaps in another shape.
+
+        Its address is enough: the reference to it keeps its memory from being used again, and models do not
+        write into what they have handed on.
+        """
         newest = self._input
         if newest is None or (newest.numel(), newest.dtype) != (input.numel(), input.dtype):
             return False
@@ -80,7 +84,7 @@ class Residuals:
     """Sums of a residual and what a part of a model adds to it, which the part's last product can compute."""
 
     def __init__(self) -> None:
-        self._waiting: dict[object, Tensor] = {}
+        self._waiting: dict[nn.Module, Tensor] = {}
 
     def add(self, residual: Tensor, last: nn.Module | None, compute: Callable[[], Tensor]) -> Tensor:
         """Return ``residual + compute()``.
@@ -88,9 +92,14 @@ class Residuals:
         Args:
             last: the layer whose result is that of ``compute``; None where it is not known.
         """
+        if last is None:
+            return residual + compute()
         self._waiting[last] = residual
-        result = compute()
-        return result if self._waiting.pop(last, None) is None else residual + result
+        try:
+            result = compute()
+        finally:
+            is_added = self._waiting.pop(last, None) is None
+        return result if is_added else residual + result
 
     def take(self, layer: nn.Module, result: Tensor) -> Tensor | None:
         """Return the residual to which a layer has to add a result, once, in the same shape and type."""

@@ -65,6 +65,11 @@ class PackedMatrix:
         """Return words, floats and scales."""
         return self.words, self.floats, self.scales
 
+    @property
+    def is_finite(self) -> Tensor:
+        """Return whether all its floats are numbers, bool ``[]``; an exponent of 255 says that it is none."""
+        return (self.floats < 255).all() if self.format.has_exponents else self.floats.isfinite().all()
+
     def put(self, start: int, other: PackedMatrix) -> None:
         """Write all rows of another matrix of the same format and width, from row ``start`` on."""
         for own, given in zip(self.parts, other.parts, strict=True):

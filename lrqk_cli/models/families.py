@@ -18,8 +18,8 @@ from lrqk_cli.models.mixes import Matrix
 Windows = Literal["none", "switched", "all", "listed"]
 
 
-class Experts(NamedTuple):
-    """The experts of a layer: a router and gated MLPs.
+class ExpertFields(NamedTuple):
+    """How a config describes the experts of a layer: a router and gated MLPs.
 
     Attributes:
         inner: what the config calls the inner size of each.
@@ -63,7 +63,7 @@ class Family:
     attention_bias: bool = False
     mlp_bias: bool = False
     fused: bool = False
-    experts: Experts | None = None
+    experts: ExpertFields | None = None
     sinks: bool = False
     tied: bool = False
     windows: Windows = "none"
@@ -80,14 +80,14 @@ _FAMILIES: Mapping[str, Family] = {
     "gpt_oss": Family(
         "GptOssForCausalLM",
         attention_bias=True,
-        experts=Experts("intermediate_size", biased=True),
+        experts=ExpertFields("intermediate_size", biased=True),
         sinks=True,
         windows="listed",
     ),
     "qwen3_moe": Family(
         "Qwen3MoeForCausalLM",
         query_key_norms=True,
-        experts=Experts("moe_intermediate_size", biased=False),
+        experts=ExpertFields("moe_intermediate_size", biased=False),
         windows="switched",
     ),
 }

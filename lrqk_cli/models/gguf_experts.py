@@ -30,7 +30,7 @@ class ExpertPart(NamedTuple):
         name: the model's, of the whole.
         shape: of the tensor: experts, rows, and the width unless it is a bias.
         rows: of each expert's whole matrix.
-        place: the tensor's among them.
+        place: which of these rows are the tensor's.
         is_transposed: the model has ``[experts, width, rows]``.
     """
 

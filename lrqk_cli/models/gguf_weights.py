@@ -74,16 +74,17 @@ def load_weights(
     formats = source.formats(model)
     # Copied on write, so that torch may share the memory of what is mapped.
     mapped = np.memmap(file, mode="c")
-    for part in {part.name: part for part in source.experts.values()}.values():
-        format = formats.get(part.name) if packed else None
-        make_room(model, part, format, device_of(places, part.name), dtype)
+    for one in {part.name: part for part in source.experts.values()}.values():
+        format = formats.get(one.name) if packed else None
+        make_room(model, one, format, device_of(places, one.name), dtype)
     weights, others = list[Callable[[], None]](), list[Callable[[], None]]()
     for tensor, name in source.tensors():
         content = mapped[tensor.start : tensor.start + tensor.size]
         where = device_of(places, name), dtype
         task: Callable[[], None]
         task = partial(_put, model, name, tensor, content, source, formats.get(name), where, packed=packed)
-        is_matrix = name in formats or name.endswith(".weight")
+        part = source.experts.get(tensor.name)
+        is_matrix = name.endswith(".weight") or (part is not None and not part.is_bias)
         (weights if is_matrix else others).append(task)
     # A packed matrix takes the place of its module, with the bias that this one has by then.
     run_side_by_side(others)

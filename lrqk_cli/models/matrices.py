@@ -43,8 +43,8 @@ def expert_shape(module: nn.Module, name: str) -> tuple[int, int, int]:
 
 
 def share_read(config: PreTrainedConfig, experts: int) -> float:
-    """Return which part of so many experts a step reads."""
-    return int(config.num_experts_per_tok) / experts
+    """Return which part of so many experts a step reads; all, where the configuration does not say."""
+    return min(1.0, int(getattr(config, "num_experts_per_tok", None) or experts) / experts)
 
 
 def matrices_of(model: PreTrainedModel) -> Iterator[Matrix]:

@@ -185,7 +185,7 @@ class _Pack(ConversionOps):
             quantizer.mismatched.add(full_layer_name)
             return
         # A quantiser would make zeros of what is no number.
-        if not bool(torch.isfinite(weight).all()):
+        if not bool(torch.stack(torch.aminmax(weight)).isfinite().all()):
             quantizer.damaged.add(full_layer_name)
         if weight.dim() > 2:
             experts: Any = model.get_submodule(path.rpartition(".")[0])

@@ -12,7 +12,10 @@ from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.fixed_point.reference import empty_fixed
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.models.matrices import EXPERT_WEIGHTS, expert_shape, is_packable_experts
-from lrqk_cli.models.packed_layers import FEW_TOKENS, PackedModule, multiply_unpacked, packed_module
+from lrqk_cli.models.packed_layers import PackedModule, multiply_unpacked, packed_module, reads_packed
+
+# Tokens that go through an expert at a time: a part of all, and no fewer than are worth unpacking it.
+_PARTS, _LEAST_PART = 4, 256
 
 
 class PackedExperts(nn.Module):
@@ -42,7 +45,8 @@ class PackedExperts(nn.Module):
         self.is_transposed: bool = original.is_transposed
         shapes = {name: expert_shape(original, name) for name in EXPERT_WEIGHTS}
         self._experts, self._inner, self._width = shapes["gate_up_proj"]
-        # Most models' is silu(gate) ⊙ up, some clamp; all know how gate and up share rows.
+        # Most models' is silu(gate) ⊙ up, some clamp; all know how gate and up share rows. It keeps the
+        # original alive, whose weights go.
         self._gate: Callable[[Tensor], Tensor] = original._apply_gate
         for name in EXPERT_WEIGHTS:
             self.register_parameter(f"{name}_bias", getattr(original, f"{name}_bias", None))
@@ -54,7 +58,7 @@ class PackedExperts(nn.Module):
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Apply to tokens ``[n, width]`` their experts ``[n, k]``, whose results are weighted and summed."""
-        if hidden_states.shape[0] <= FEW_TOKENS and hidden_states.is_cuda:
+        if reads_packed(hidden_states):
             return self.apply_to_few(hidden_states, top_k_index, top_k_weights)
         return self.apply_by_expert(hidden_states, top_k_index, top_k_weights)
 
@@ -85,14 +89,13 @@ class PackedExperts(nn.Module):
         order = flat.argsort(stable=True)
         # The only time that the host waits for the device; beyond the experts there may be a mark for none.
         counts = torch.bincount(flat, minlength=self._experts).tolist()[: self._experts]
-        start = 0
-        for expert, count in enumerate(counts):
-            places = order[start : start + count]
-            start += count
-            if count:
-                members = places // experts.shape[1]
+        # However unevenly tokens go to experts, what exists at a time is that of a part of them.
+        most = max(_LEAST_PART, tokens.shape[0] // _PARTS)
+        for expert, places in enumerate(order[: sum(counts)].split(counts)):
+            for part in places.split(most) if len(places) else ():
+                members = part // experts.shape[1]
                 result = self._apply_expert(expert, tokens[members])
-                result = result * weights.flatten()[places, None]
+                result = result * weights.flatten()[part, None]
                 out.index_add_(0, members, result.to(out.dtype))
         return out
 

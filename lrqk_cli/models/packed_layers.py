@@ -56,11 +56,16 @@ class PackedLinear(PackedModule):
         """Apply the layer to ``[..., in_features]``."""
         out = input.new_empty(*input.shape[:-1], self.out_features)
         flat, tokens = out.view(-1, self.out_features), input.reshape(-1, self.in_features)
-        if input.is_cuda and tokens.shape[0] <= FEW_TOKENS:
+        if reads_packed(tokens):
             multiply_packed(tokens, self.matrix, flat, self.bias)
         else:
             multiply_unpacked(tokens, self.matrix, range(self.out_features), flat, self.bias)
         return out
+
+
+def reads_packed(tokens: Tensor) -> bool:
+    """Tell whether a product of tokens ``[n, width]`` reads packed rows as they are: few, on a GPU."""
+    return tokens.is_cuda and tokens.shape[0] <= FEW_TOKENS and decode.has_triton()
 
 
 def multiply_packed(tokens: Tensor, matrix: PackedMatrix, out: Tensor, bias: Tensor | None) -> None:
@@ -68,7 +73,7 @@ def multiply_packed(tokens: Tensor, matrix: PackedMatrix, out: Tensor, bias: Ten
     count, width = tokens.shape
     vectors = empty_fixed(width, tokens.dtype, tokens.device, count)
     decode.fixed_point(vectors, tokens.contiguous())
-    # As if it were the only expert of a mixture, to which all of them go.
+    # One launch for all: as if it were the only expert of a mixture.
     chosen = torch.zeros(count, dtype=torch.int64, device=tokens.device)
     decode.packed_experts_gemv(matrix, chosen, vectors, out, bias=None if bias is None else bias[None])
 

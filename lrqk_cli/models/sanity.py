@@ -47,6 +47,10 @@ def check_plausible(config: Mapping[str, Any]) -> None:
         least = 0 if key in _MAY_BE_ZERO else 1
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             _refuse(key, value)
+    chosen = config.get("num_experts_per_tok")
+    for key in ("num_experts", "num_local_experts"):
+        if chosen is not None and (config.get(key) or chosen) < chosen:
+            _refuse("num_experts_per_tok", chosen)
     for key in ("dtype", "torch_dtype"):
         value = config.get(key)
         name = str(value).removeprefix("torch.")

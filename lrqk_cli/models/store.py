@@ -30,7 +30,7 @@ from lrqk_cli.models.progress import OnProgress, PullProgress, folder_bytes, ign
 _MARKER = "lrqk.json"
 # Raised when what is kept changes, so that what an older version has made is made anew.
 _FORMAT = 1
-# The same of what is prepared beside a file that stays where it is.
+# The same of what is prepared beside a file that stays where it is, which needs no new pull.
 _PREPARED_FORMAT = 2
 _GGUF = "model.gguf"
 

@@ -141,7 +141,7 @@ def _built_parameters(skeleton: PreTrainedModel | None) -> int:
 def _parameters_read(text: Any, parameters: int, matrices: list[Matrix]) -> int | None:
     """The parameters that a decode step reads; None for a mixture whose experts cannot be told apart."""
     unread = sum(round(matrix.rows * matrix.width * (1 - matrix.share_read)) for matrix in matrices)
-    if getattr(text, "num_experts_per_tok", None) and not unread:
+    if getattr(text, "num_experts_per_tok", None) and not any(".experts." in each.path for each in matrices):
         return None
     return parameters - unread - (0 if families.is_tied(text) else text.vocab_size * text.hidden_size)
 

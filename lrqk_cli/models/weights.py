@@ -71,7 +71,7 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
         if not weight.is_meta
     }
     looked_at |= {
-        f"{path or 'matrix'} of {where}": module.matrix.floats.isfinite().all()
+        f"{path or 'matrix'} of {where}": module.matrix.is_finite
         for where, part in parts.items()
         for path, module in part.named_modules()
         if isinstance(module, PackedModule)

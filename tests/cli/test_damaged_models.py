@@ -57,6 +57,7 @@ def test_a_size_that_no_model_has_is_named(run, changed_model, command: str, key
         {"rope_parameters": 5},
         {"model_type": "mistral", "sliding_window": -5},
         {"model_type": "gpt_oss", "num_local_experts": "x"},
+        {"model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 9},
         {"num_attention_heads": 3},
         {"model_type": ["llama"]},
         {"text_config": {"num_hidden_layers": 10**9}},

@@ -8,9 +8,10 @@ import pytest
 import torch
 from tiny import FAMILIES, random_tokens, tiny_model
 from torch import nn
+from transformers import AutoModelForCausalLM, OlmoConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from lrqk_cli.engine.fused_linears import Vectors
+from lrqk_cli.engine.fused_linears import Residuals, Vectors
 from lrqk_cli.engine.fusion import fused
 from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.gemv import reference
@@ -111,6 +112,31 @@ def test_queries_keys_and_values_of_a_token_are_one_product(
     # The products of a layer's output and of its MLP are single, and added to what came before; the logits
     # are single too.
     assert sorted(calls) == [(1, False)] + [(1, True)] * (2 * layers) + [(3, False)] * layers
+
+
+def test_a_layer_that_is_not_called_as_most_are_is_left_alone() -> None:
+    # Its norms have no weights.
+    config = OlmoConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    tokens = random_tokens(1).clamp_max(96)
+    expected = logits(model, tokens)
+    with fused(model):
+        assert not any("forward" in vars(layer) for layer in model.model.layers)
+        torch.testing.assert_close(logits(model, tokens), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_residual_does_not_outlive_a_failure() -> None:
+    residuals, layer = Residuals(), torch.nn.Linear(2, 2)
+
+    def fail() -> torch.Tensor:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        residuals.add(torch.ones(2), layer, fail)
+    assert residuals.take(layer, torch.ones(2)) is None
 
 
 def test_a_token_that_was_converted_is_not_converted_again() -> None:

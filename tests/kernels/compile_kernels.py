@@ -135,6 +135,10 @@ def run_packed(width: int, names: tuple[str, str, str], dtype: torch.dtype) -> N
     product = matrices[:1], fixed, torch.empty(40, dtype=dtype)
     operation("packed_gemv")(*product, biases=(None,), residual=bias)
     operation("packed_gated_gemv")(*matrices[:2], fixed, torch.empty(40, dtype=dtype), activation="silu")
+    operation("fit_scales")(torch.empty(48), noise(17, 48, 16), zero=32)
+    for negative in (True, False):
+        fit = operation("fit_scales", "fit_scales_and_minima")
+        fit(torch.empty(2, 24), noise(18, 24, 32), most=15, at_most_zero=negative)
     several = empty_fixed(width, dtype, CPU, 2)
     operation("fixed_point")(several, torch.stack((row, row)))
     for matrix in matrices:

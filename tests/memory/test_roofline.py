@@ -50,6 +50,12 @@ def test_only_the_experts_of_a_token_are_read(family: str) -> None:
     assert spec.num_parameters_read == spec.num_parameters - embedded - held + read
 
 
+def test_a_token_may_go_to_all_experts() -> None:
+    spec = spec_from_config(tiny_model("qwen3-moe", num_experts_per_tok=6).config, "qwen3-moe")
+    embedded = 97 * 32
+    assert spec.num_parameters_read == spec.num_parameters - embedded
+
+
 def test_experts_that_are_not_known_have_no_roofline() -> None:
     spec = replace(spec_from_config(tiny_model("gpt-oss").config, "gpt-oss"), num_parameters_read=None)
     assert step_bytes(spec, LrqkConfig(), 500, "float32") is None

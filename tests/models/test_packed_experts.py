@@ -13,6 +13,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lrqk_cli.formats import FORMATS
+from lrqk_cli.models import packed_experts
+from lrqk_cli.models.gguf_experts import expert_parts, make_room, put_part
 from lrqk_cli.models.matrices import EXPERT_WEIGHTS, is_packable_experts
 from lrqk_cli.models.packed_experts import PackedExperts, put_packed
 from lrqk_cli.models.repack import repack
@@ -94,3 +96,44 @@ def test_a_mark_for_no_expert_adds_nothing() -> None:
     assert (result[1] == 0).all()
     alone = experts(tokens[:1], torch.tensor([[2]]), weights[:1, :1])
     torch.testing.assert_close(result[:1], alone)
+
+
+@torch.no_grad()
+def test_tokens_that_all_want_the_same_expert_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, packed = pair("qwen3-moe")
+    (experts, _) = experts_of(packed)
+    tokens = torch.randn(50, 32, generator=torch.Generator().manual_seed(1))
+    chosen = torch.tensor([[3, 1]]).expand(50, 2).contiguous()
+    weights = torch.rand(50, 2, generator=torch.Generator().manual_seed(2))
+    expected = experts(tokens, chosen, weights)
+    monkeypatch.setattr(packed_experts, "_LEAST_PART", 7)
+    torch.testing.assert_close(experts(tokens, chosen, weights), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Q5_1", "F32"])
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("family", ["gpt-oss", "qwen3-moe", "mixtral"])
+@torch.no_grad()
+def test_parts_of_a_file_find_their_places(family: str, is_packed: bool, kind: str) -> None:
+    # Gate and up take turns in some models, whose weights are transposed, and follow one another in others.
+    model, made = build(family), build(family)
+    weights = dict(model.named_parameters())
+    format = FORMATS.get(kind)
+    parts = expert_parts(made, ())
+    assert len(parts) == 2 * (6 if family == "gpt-oss" else 3)
+    for part in {part.name: part for part in parts.values()}.values():
+        kept = format if is_packed and not part.is_bias else None
+        make_room(made, part, kept, torch.device("cpu"), torch.float32)
+    for part in parts.values():
+        whole = weights[part.name].mT if part.is_transposed else weights[part.name]
+        own = whole[:, part.place]
+        assert tuple(own.shape) == part.shape
+        if format is None or part.is_bias:
+            put_part(made, part, None, own.clone())
+            continue
+        rows = own.reshape(-1, own.shape[-1])
+        blocks = torch.from_numpy(quantize(rows.contiguous().numpy(), GGMLQuantizationType[kind]))
+        put_part(made, part, format, blocks)
+        own.copy_(unpacked(kind, blocks).view(own.shape))
+    tokens = random_tokens(20).unsqueeze(0)
+    torch.testing.assert_close(made(tokens).logits, model(tokens).logits, atol=1e-4, rtol=1e-4)

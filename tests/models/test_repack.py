@@ -64,3 +64,13 @@ def test_all_codes_occur_in_the_test_data() -> None:
         blocks = random_blocks(FORMATS[name], 64, 1024)
         scaled = unpacked(name, blocks)
         assert len(np.unique(scaled.numpy())) > 2 ** FORMATS[name].bits
+
+
+@pytest.mark.parametrize("place", [slice(0, 3), slice(3, 6), slice(1, None, 2)], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_matrix_takes_another_one_in_each_of_its_shares(name: str, place: slice) -> None:
+    whole, weights = matrix_of(name, 4 * 6, 512, seed=1)
+    other, others = matrix_of(name, 4 * 3, 512, seed=2)
+    whole.put_in_each(4, place, other)
+    weights.view(4, 6, 512)[:, place] = others.view(4, 3, 512)
+    assert torch.equal(plain(whole), weights)

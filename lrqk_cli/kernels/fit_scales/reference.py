@@ -1,0 +1,85 @@
+"""Search the scales of groups of weights.
+
+Of some 20 candidates around the range of a group, each followed by a least-squares fit to the codes that it
+leads to, the one with the least error is taken: as in llama.cpp, where that has no importance matrix
+(``make_qx_quants`` and ``make_qkx2_quants``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Candidates: how many codes more or fewer than there are the range of a group is cut into.
+STEPS = 21
+STEP = 0.1
+
+
+def candidates() -> list[float]:
+    """Return the codes that each candidate has more than there are."""
+    return [STEP * (number - STEPS // 2) for number in range(STEPS)]
+
+
+def whole(numbers: Tensor, scale: Tensor, least: int, most: int) -> Tensor:
+    """Return the multiples of a scale that come closest to numbers; 0 where the scale is 0."""
+    return (numbers / torch.where(scale == 0, torch.inf, scale)).round().clamp(least, most)
+
+
+def fit_scales(out: Tensor, groups: Tensor, *, zero: int) -> None:
+    """Find s of each group for ``s · q``, with codes q from ``-zero`` to ``zero - 1``.
+
+    The largest weight may be of either sign; with a negative s it gets the code ``-zero``.
+
+    Args:
+        out: float32 ``[n]``.
+        groups: float32 ``[n, g]``.
+    """
+    largest = groups.gather(1, groups.abs().argmax(1, keepdim=True)).squeeze(1)
+    best, best_gain = torch.zeros_like(largest), torch.zeros_like(largest)
+    for step in candidates():
+        codes = whole(groups, (-largest / (zero + step))[:, None], -zero, zero - 1)
+        along = (groups * codes).sum(1)
+        length = codes.square().sum(1)
+        gain = along.square() / length.clamp_min(1e-30)
+        is_better = gain > best_gain
+        best = torch.where(is_better, along / length.clamp_min(1e-30), best)
+        best_gain = torch.where(is_better, gain, best_gain)
+    out.copy_(best)
+
+
+def fit_scales_and_minima(out: Tensor, groups: Tensor, *, most: int, at_most_zero: bool) -> None:
+    """Find s and m of each group for ``s · q + m``, with codes q from 0 to ``most``.
+
+    Errors of large weights, and of all where a group is large, weigh more.
+
+    Args:
+        out: float32 ``[2, n]``, s and m.
+        groups: float32 ``[n, g]``.
+        at_most_zero: the format has no positive m.
+    """
+    weight = groups.square().mean(1, keepdim=True).sqrt() + groups.abs()
+    least = groups.amin(1)
+    if at_most_zero:
+        least = least.clamp_max(0.0)
+    extent = groups.amax(1) - least
+    sum_w, sum_x = weight.sum(1), (weight * groups).sum(1)
+    best, best_least = extent / most, least
+    best_error = torch.full_like(extent, torch.inf)
+    for step in candidates():
+        codes = whole(groups - least[:, None], (extent / (most + step))[:, None], 0, most)
+        weighted = weight * codes
+        sum_l, sum_ll, sum_xl = weighted.sum(1), (weighted * codes).sum(1), (weighted * groups).sum(1)
+        determinant = sum_w * sum_ll - sum_l.square()
+        # With one code for all there is no line to fit.
+        is_line = determinant > 1e-6 * sum_w * sum_ll
+        determinant = torch.where(is_line, determinant, 1.0)
+        scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+        found = (sum_ll * sum_x - sum_l * sum_xl) / determinant
+        if at_most_zero:
+            scale = torch.where(found > 0, sum_xl / sum_ll.clamp_min(1e-30), scale)
+            found = found.clamp_max(0.0)
+        error = (weight * (scale[:, None] * codes + found[:, None] - groups).square()).sum(1)
+        is_better = is_line & (error < best_error) & (scale >= 0)
+        best, best_least = torch.where(is_better, scale, best), torch.where(is_better, found, best_least)
+        best_error = torch.where(is_better, error, best_error)
+    out[0], out[1] = best, best_least
