@@ -84,9 +84,14 @@ def test_a_gpu_finds_what_a_cpu_finds(grouping):
         on_cpu = observe("llama", settings)
     for expected, found in zip(on_cpu, observe("llama", settings, "cuda"), strict=True):
         assert found.captured_mass.device.type == "cpu"
-        # Where scores are all but equal, rounding decides which row is resident: a few per cent of the mass.
-        torch.testing.assert_close(found.captured_mass, expected.captured_mass, atol=3e-2, rtol=0)
-        torch.testing.assert_close(found.output_error, expected.output_error, atol=5e-2, rtol=0)
+        # Where scores are all but equal, rounding decides which row is resident: a few per cent of the mass
+        # in single steps, and next to nothing in most.
+        mass = (found.captured_mass - expected.captured_mass).abs()
+        error = (found.output_error - expected.output_error).abs()
+        assert mass.median() <= 5e-3
+        assert mass.max() <= 3e-2
+        assert error.median() <= 1e-2
+        assert error.max() <= 5e-2
 
 
 def test_a_layer_that_is_left_alone_is_not_kept_in_memory():
