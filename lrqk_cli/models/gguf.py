@@ -52,7 +52,10 @@ def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
     """Return the configuration in a header, for which the whole vocabulary is read: it takes seconds."""
     from transformers import PreTrainedConfig
 
-    settings: dict[str, Any] = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)[0]
+    from lrqk_cli.models.gguf_reader import lent_header
+
+    with lent_header(file):
+        settings: dict[str, Any] = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)[0]
     settings |= read_index(file).expert_sizes()
     check_plausible(settings)
     return settings
@@ -77,6 +80,7 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
     import torch
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+    from lrqk_cli.models.gguf_reader import forget_header, lent_header
     from lrqk_cli.models.gguf_weights import survey
 
     settings = dict(config)
@@ -87,7 +91,9 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
             index = read_index(file)
             found = survey(index, target)
             plain = _unpacked(file, target, on_tensors) if found.lacking else None
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+            with lent_header(file):
+                tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        forget_header()
         # What fails from here on is the disk.
         tokenizer.save_pretrained(folder)
         if plain is not None:

@@ -87,9 +87,9 @@ def read_index(file: Path) -> GgufIndex:
 
 @lru_cache(maxsize=2)
 def _read_index(file: Path, _: FileVersion) -> GgufIndex:
-    from gguf import GGUFReader
+    from lrqk_cli.models.gguf_reader import header_of
 
-    reader = GGUFReader(file)
+    reader = header_of(file)
     if reader.byte_order != "I":
         raise ValueError("its numbers have the other byte order")
     field = reader.get_field(_ARCHITECTURE)
