@@ -48,6 +48,21 @@ class WeightBytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixture:
+    """The experts of a layer.
+
+    Attributes:
+        per_token: to how many a token goes.
+        inner: the inner size of each.
+        biased: they have biases.
+    """
+
+    per_token: int
+    inner: int
+    biased: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """The shape of a decoder-only transformer, as far as memory and attention depend on it.
 
@@ -61,6 +76,7 @@ class ModelSpec:
         num_parameters: parameters of the model, tied embeddings counted once.
         num_parameters_read: those that a decode step reads: not the input embeddings, of which it takes one
             row, nor the experts that a token does not go to; None where it is not known which these are.
+        mixture: the experts of layers that have some; None where there are none, or they are not known.
         packed: what the weights take where they are packed; None where they are plain numbers of one type.
         forms: what they would take in the packed forms that loading can give them, the finest first: the plan
             chooses, where they are plain numbers so far.
@@ -80,6 +96,7 @@ class ModelSpec:
     num_parameters: int
     sliding_window: int | None = None
     num_parameters_read: int | None = None
+    mixture: Mixture | None = None
     packed: WeightBytes | None = None
     forms: tuple[WeightBytes, ...] = ()
 

@@ -19,6 +19,9 @@ SEED_QUERIES, SCORE_CHUNK = 32, 8192
 _INDEXING_COPIES = 4
 # Packed weights that are unpacked at a time for the many tokens of a segment (``models.packed_layers``).
 UNPACKED_AT_ONCE = 1 << 25
+# What transformers' experts hold of each token and expert, counted in 5.24: inner states, where they have
+# biases (and clamp) or not, and hidden states of the results, which some weigh in float32.
+_EXPERT, _BIASED_EXPERT, _RESULTS = 5, 10, 7
 # Vectors of ids and positions that a model keeps while it runs, counted in transformers 5.23.
 _ID_VECTORS = 5
 _FLOAT = ITEM_BYTES["float32"]
@@ -93,11 +96,17 @@ def _plain_attention_bytes(spec: ModelSpec, segment: int) -> int:
 def mlp_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
     """Return the bytes of one layer's MLP for a segment: hidden states and inner ones, three each.
 
-    Where weights are packed, those that are unpacked at a time come on top.
+    Where weights are packed, those that are unpacked at a time come on top. Experts that are not are all
+    computed at once, so what a token has of each of its own counts.
     """
-    item = ITEM_BYTES[dtype]
+    item, hidden = ITEM_BYTES[dtype], spec.hidden_size
     unpacked = 0 if spec.packed is None else UNPACKED_AT_ONCE
-    return segment * item * (3 * spec.hidden_size + 3 * spec.intermediate_size) + unpacked * item
+    numbers = 3 * hidden + 3 * spec.intermediate_size
+    if spec.mixture is not None and spec.packed is None:
+        per_inner = _BIASED_EXPERT if spec.mixture.biased else _EXPERT
+        each = max(_RESULTS * hidden, hidden + per_inner * spec.mixture.inner)
+        numbers = max(numbers, 3 * hidden + spec.mixture.per_token * each)
+    return segment * item * numbers + unpacked * item
 
 
 def norm_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:

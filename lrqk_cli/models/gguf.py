@@ -80,12 +80,12 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
     import torch
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    from lrqk_cli.models.gguf_reader import forget_header, lent_header
+    from lrqk_cli.models.gguf_reader import freed_header, lent_header
     from lrqk_cli.models.gguf_weights import survey
 
     settings = dict(config)
     with quiet_transformers():
-        with _readable(file):
+        with _readable(file), freed_header():
             target = AutoConfig.for_model(**settings) if settings else read_config(file)
             target.dtype = torch.bfloat16
             index = read_index(file)
@@ -93,7 +93,6 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
             plain = _unpacked(file, target, on_tensors) if found.lacking else None
             with lent_header(file):
                 tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-        forget_header()
         # What fails from here on is the disk.
         tokenizer.save_pretrained(folder)
         if plain is not None:

@@ -46,9 +46,13 @@ def header_of(file: Path) -> HeaderReader:
     return _kept[key]
 
 
-def forget_header() -> None:
-    """Free the newest header."""
-    _kept.clear()
+@contextmanager
+def freed_header() -> Iterator[None]:
+    """Free the newest header after this context, which is the last that needs it."""
+    try:
+        yield
+    finally:
+        _kept.clear()
 
 
 @contextmanager

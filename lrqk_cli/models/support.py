@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lrqk_cli.config import LayerKind, ModelSpec, WeightBytes, WeightForm
+from lrqk_cli.config import LayerKind, Mixture, ModelSpec, WeightBytes, WeightForm
 from lrqk_cli.errors import ModelError, UnsupportedModelError
 from lrqk_cli.models import families
 from lrqk_cli.models.failures import config_errors
@@ -92,6 +92,7 @@ def _spec(text: Any, name: str) -> ModelSpec:
         num_parameters=parameters,
         sliding_window=window,
         num_parameters_read=_parameters_read(text, parameters, matrices),
+        mixture=_mixture(text, family, skeleton),
         forms=_forms(text, parameters, matrices),
     )
     if skeleton is not None:
@@ -108,6 +109,23 @@ def _matrices(
     from lrqk_cli.models.matrices import matrices_of
 
     return [] if skeleton is None else list(matrices_of(skeleton))
+
+
+def _mixture(text: Any, family: families.Family | None, skeleton: PreTrainedModel | None) -> Mixture | None:
+    """Return the experts of layers that have some."""
+    per_token: int | None = getattr(text, "num_experts_per_tok", None)
+    if not per_token:
+        return None
+    if family is not None:
+        fields = family.experts
+        return None if fields is None else Mixture(per_token, fields.sizes(text)[1], fields.biased)
+    from lrqk_cli.models.matrices import expert_shape, is_packable_experts
+
+    modules = () if skeleton is None else skeleton.modules()
+    experts: Any = next(filter(is_packable_experts, modules), None)
+    if experts is None:
+        return None
+    return Mixture(per_token, expert_shape(experts, "down_proj")[2], bool(experts.has_bias))
 
 
 def _forms(text: Any, parameters: int, matrices: list[Matrix]) -> tuple[WeightBytes, ...]:

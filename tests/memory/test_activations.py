@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packed import pack
 from tiny import random_tokens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
@@ -21,7 +23,7 @@ from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.prefill import run_segments
 from lrqk_cli.memory import activations
 from lrqk_cli.memory.estimate import transient_bytes
-from lrqk_cli.models.support import spec_from_config
+from lrqk_cli.models.support import spec_from_config, with_form
 
 SEGMENT, CONTEXT = 512, 2048
 
@@ -95,3 +97,48 @@ def test_what_is_stated_is_what_lives(mode: str, inner: int) -> None:
         assert last <= settling + beside
     else:
         assert last <= reading + beside
+
+
+SIZES = [(256, 96, 16, 4), (128, 256, 16, 4), (256, 256, 8, 2)]
+
+
+def mixture(family: str, hidden: int, inner: int, experts: int, per_token: int) -> PreTrainedModel:
+    shape: dict[str, Any] = {
+        "vocab_size": 97, "hidden_size": hidden, "num_hidden_layers": 1, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": CONTEXT,
+        "num_experts_per_tok": per_token,
+    }  # fmt: skip
+    own = {"intermediate_size": inner, "num_local_experts": experts}
+    if family == "qwen3-moe":
+        shape |= {"intermediate_size": 2 * inner, "moe_intermediate_size": inner, "num_experts": experts}
+        config: Any = transformers.Qwen3MoeConfig(**shape)
+    elif family == "gpt-oss":
+        rope = {"rope_type": "default", "rope_theta": 10000.0}
+        config = transformers.GptOssConfig(**shape, **own, rope_parameters=rope)
+    else:
+        config = transformers.MixtralConfig(**shape, **own)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("family", ["qwen3-moe", "mixtral", "gpt-oss"])
+def test_experts_take_no_more_than_is_stated(
+    family: str, sizes: tuple[int, int, int, int], is_packed: bool
+) -> None:
+    torch.manual_seed(0)
+    model = mixture(family, *sizes)
+    spec = spec_from_config(model.config, "tiny")
+    if is_packed:
+        pack(model, "q8")
+        spec = with_form(spec, "q8")
+    unpacked = activations.UNPACKED_AT_ONCE * 2 if is_packed else 0
+    stated = activations.mlp_bytes(spec, SEGMENT, "bfloat16") - unpacked
+    rows = torch.randn(1, SEGMENT, sizes[0], dtype=torch.bfloat16)
+    mlp: Any = model.model.layers[0].mlp
+    with torch.no_grad(), LiveBytes() as live:
+        mlp(rows)
+    # Of packed ones only those of one expert are unpacked at a time.
+    held = 3 * sizes[0] * sizes[1] * 2 if is_packed else 0
+    assert live.peak <= stated + held
+    assert is_packed or live.peak >= 0.5 * stated

@@ -12,7 +12,7 @@ import pytest
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models import gguf as models_gguf
 from lrqk_cli.models import gguf_reader
-from lrqk_cli.models.gguf_reader import HeaderReader, forget_header, header_of, lent_header
+from lrqk_cli.models.gguf_reader import HeaderReader, freed_header, header_of, lent_header
 
 # transformers asks for a reader in its own way.
 pytestmark = pytest.mark.short
@@ -59,15 +59,16 @@ def test_a_file_is_parsed_once_and_forgotten(
 def test_another_file_or_another_version_is_parsed_anew(tiny_gguf: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.gguf"
     other.write_bytes(tiny_gguf.read_bytes())
-    first = header_of(tiny_gguf)
-    assert header_of(tiny_gguf) is first
-    with lent_header(tiny_gguf):
-        assert gguf.GGUFReader(str(tiny_gguf)) is first
-        assert gguf.GGUFReader(other) is not first
-    other.write_bytes(other.read_bytes() + b"\0")
-    assert header_of(other) is not first
-    assert header_of(tiny_gguf) is not first
-    forget_header()
+    with freed_header():
+        first = header_of(tiny_gguf)
+        assert header_of(tiny_gguf) is first
+        with lent_header(tiny_gguf):
+            assert gguf.GGUFReader(str(tiny_gguf)) is first
+            assert gguf.GGUFReader(other) is not first
+        other.write_bytes(other.read_bytes() + b"\0")
+        assert header_of(other) is not first
+        assert header_of(tiny_gguf) is not first
+    assert not gguf_reader._kept
 
 
 def test_what_is_no_header_leaves_gguf_as_it_was(tmp_path: Path) -> None:
