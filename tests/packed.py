@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lrqk_cli.config import WeightForm
@@ -52,14 +52,24 @@ def matrix_of(
 @torch.no_grad()
 def pack(model: PreTrainedModel, form: WeightForm) -> None:
     """Pack the matrices of an untied model in their places."""
-    parameters = dict(model.named_parameters())
-    for path, format in formats_of(model, form, is_tied=False).items():
-        weight = parameters.get(f"{path}.weight", parameters.get(path))
-        assert weight is not None
-        if weight.dim() > 2 and model.get_submodule(path.rpartition(".")[0]).is_transposed:
-            weight = weight.mT
+    formats = formats_of(model, form, is_tied=False)
+    # Those of experts go with the first that is packed.
+    weights = {path: weight_at(model, path) for path in formats}
+    for path, weight in weights.items():
         rows = weight.reshape(-1, weight.shape[-1])
-        put_packed(model, path, quantise(format, rows), weight.dtype)
+        put_packed(model, path, quantise(formats[path], rows), weight.dtype)
+
+
+def weight_at(model: PreTrainedModel, path: str) -> Tensor:
+    """Return the weight of a module, or that of experts by its own path, with the width last."""
+    parent_path, _, name = path.rpartition(".")
+    parent = model.get_submodule(parent_path)
+    found = getattr(parent, name)
+    if isinstance(found, nn.Module):
+        weight: Tensor = found.weight
+        return weight
+    experts: Tensor = found.mT if parent.is_transposed else found
+    return experts
 
 
 def unpacked(name: str, blocks: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The operations of a prefill and of plain steps: chooses an implementation, by device and arguments.
+"""The operations of a prefill, of plain steps and of packing weights: chooses by device and arguments.
 
 Those of steps whose lengths are on the device are in ``decode``.
 """
@@ -11,12 +11,15 @@ from lrqk_cli.kernels.attend import library
 from lrqk_cli.kernels.attend import reference as attend_reference
 from lrqk_cli.kernels.codes import largest_code, pack_codes, unpack_codes
 from lrqk_cli.kernels.decode import with_triton
+from lrqk_cli.kernels.fit_scales import reference as fit_scales_reference
 from lrqk_cli.kernels.merge import reference as merge_reference
 from lrqk_cli.kernels.plan_fetches.reference import plan_fetches
 from lrqk_cli.kernels.proxy_scores.reference import group_scores, proxy_logits
 
 __all__ = [
     "attend",
+    "fit_scales",
+    "fit_scales_and_minima",
     "group_scores",
     "largest_code",
     "merge",
@@ -27,6 +30,8 @@ __all__ = [
 ]
 
 merge = with_triton(merge_reference.merge)
+fit_scales = with_triton(fit_scales_reference.fit_scales)
+fit_scales_and_minima = with_triton(fit_scales_reference.fit_scales_and_minima)
 
 
 def attend(

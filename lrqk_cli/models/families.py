@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 from lrqk_cli.formats import UNIT
-from lrqk_cli.models.mixes import Matrix
+from lrqk_cli.models.mixes import Matrix, share_read
 
 Windows = Literal["none", "switched", "all", "listed"]
 
@@ -198,11 +198,11 @@ def count_parameters(text: Any, family: Family, head_dim: int) -> int:
     return embeddings + layers * layer + inner + hidden
 
 
-def _has_experts(text: Any, family: Family, layer: int) -> bool:
-    """Whether the MLP of a layer is a mixture; some configurations except layers."""
+def _experts_in(text: Any, family: Family, layer: int) -> ExpertFields | None:
+    """The experts of a layer; None where its MLP is dense: some configurations except layers."""
     step: int = getattr(text, "decoder_sparse_step", None) or 1
     excepted = getattr(text, "mlp_only_layers", None) or ()
-    return family.experts is not None and layer not in excepted and (layer + 1) % step == 0
+    return family.experts if layer not in excepted and (layer + 1) % step == 0 else None
 
 
 def _attention_parameters(text: Any, family: Family, head_dim: int) -> int:
@@ -224,11 +224,11 @@ def _attention_parameters(text: Any, family: Family, head_dim: int) -> int:
 
 def _mlp_parameters(text: Any, family: Family, layer: int) -> int:
     hidden: int = text.hidden_size
-    if family.experts is not None and _has_experts(text, family, layer):
-        count, inner = family.experts.sizes(text)
+    if (fields := _experts_in(text, family, layer)) is not None:
+        count, inner = fields.sizes(text)
         # A row of the router for each.
         weights = 3 * hidden * inner + hidden
-        biases = 2 * inner + hidden + 1 if family.experts.biased else 0
+        biases = 2 * inner + hidden + 1 if fields.biased else 0
         experts: int = count * (weights + biases)
         return experts
     inner = int(text.intermediate_size)
@@ -268,9 +268,9 @@ def _of_mlp(text: Any, family: Family, layer: int) -> Iterator[tuple[str, int, i
     """Yield the matrices of an MLP, each with the part of it that a step reads."""
     hidden: int = text.hidden_size
     inner: int = text.intermediate_size
-    if family.experts is not None and _has_experts(text, family, layer):
-        count, inner = family.experts.sizes(text)
-        share = text.num_experts_per_tok / count
+    if (fields := _experts_in(text, family, layer)) is not None:
+        count, inner = fields.sizes(text)
+        share = share_read(text, count)
         if hidden % UNIT == inner % UNIT == 0:
             yield "experts.gate_up_proj", count * 2 * inner, hidden, share
             yield "experts.down_proj", count * hidden, inner, share

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lrqk_cli.config import WeightForm
 from lrqk_cli.formats import UNIT, PackedFormat
-from lrqk_cli.models.mixes import Matrix, format_of
+from lrqk_cli.models.mixes import Matrix, format_of, share_read
 
 # The weights of the experts of a layer in transformers, all experts in one; biases are called after them.
 EXPERT_WEIGHTS = ("gate_up_proj", "down_proj")
@@ -40,11 +40,6 @@ def expert_shape(module: nn.Module, name: str) -> tuple[int, int, int]:
     """Return the experts, and the rows and the width of the matrix of each, of one of ``EXPERT_WEIGHTS``."""
     experts, rows, width = getattr(module, name).shape
     return (experts, width, rows) if module.is_transposed else (experts, rows, width)
-
-
-def share_read(config: PreTrainedConfig, experts: int) -> float:
-    """Return which part of so many experts a step reads; all, where the configuration does not say."""
-    return min(1.0, int(getattr(config, "num_experts_per_tok", None) or experts) / experts)
 
 
 def matrices_of(model: PreTrainedModel) -> Iterator[Matrix]:

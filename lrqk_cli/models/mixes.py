@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lrqk_cli.config import WeightBytes, WeightForm
 from lrqk_cli.formats import FORMATS, UNIT, PackedFormat, size_bytes
@@ -31,6 +31,11 @@ class Matrix(NamedTuple):
     width: int
     is_embedding: bool = False
     share_read: float = 1.0
+
+
+def share_read(text: Any, experts: int) -> float:
+    """Return which part of so many experts a step reads; all, where the configuration does not say."""
+    return min(1.0, int(getattr(text, "num_experts_per_tok", None) or experts) / experts)
 
 
 def format_of(form: WeightForm, matrix: Matrix, layers: int, *, is_tied: bool) -> PackedFormat | None:

@@ -11,13 +11,9 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.formats import UNIT, PackedFormat
-from lrqk_cli.kernels.decode import with_triton
-from lrqk_cli.kernels.fit_scales import reference
+from lrqk_cli.kernels import dispatch
 from lrqk_cli.kernels.fit_scales.reference import whole
 from lrqk_cli.kernels.packed import PackedMatrix, empty_matrix, pack
-
-_fit_scales = with_triton(reference.fit_scales)
-_fit_scales_and_minima = with_triton(reference.fit_scales_and_minima)
 
 # Weights that are looked at once: what comes and goes takes some thirty bytes for each.
 _AT_ONCE = 1 << 22
@@ -41,7 +37,7 @@ def _packed(format: PackedFormat, weights: Tensor) -> PackedMatrix:
     group = UNIT // 2 if format.is_halved else UNIT
     grouped = weights.unflatten(1, (-1, group))
     scale = torch.empty(grouped.shape[:2], device=weights.device)
-    _fit_scales(scale.view(-1), grouped.flatten(0, 1), zero=format.zero)
+    dispatch.fit_scales(scale.view(-1), grouped.flatten(0, 1), zero=format.zero)
     small = None
     if format.is_halved:
         # Each block's largest scale gets the largest integer.
@@ -62,7 +58,9 @@ def _with_minimum(format: PackedFormat, weights: Tensor) -> PackedMatrix:
     most = (1 << format.bits) - 1
     grouped = weights.unflatten(1, (-1, UNIT))
     found = torch.empty(2, *grouped.shape[:2], device=weights.device)
-    _fit_scales_and_minima(found.flatten(1), grouped.flatten(0, 1), most=most, at_most_zero=format.scales > 0)
+    dispatch.fit_scales_and_minima(
+        found.flatten(1), grouped.flatten(0, 1), most=most, at_most_zero=format.scales > 0
+    )
     scale, least = found
     small = None
     if format.scales:

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,21 @@ def _vocabulary() -> list[str]:
     return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "!!", "??"]
 
 
+def _shape() -> dict[str, Any]:
+    """Return what the tiny models have in common; their vocabulary is that of ``tokenizer``."""
+    return {
+        "vocab_size": len(_vocabulary()) + len(PLAIN_ADDED),
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+
+
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer with ChatML: every byte is a token, and so are two pairs of marks."""
@@ -59,19 +75,11 @@ def tiny_llama() -> LlamaForCausalLM:
     """Two layers whose vocabulary is that of ``tokenizer``, tied, in values that bfloat16 holds exactly."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(_vocabulary()) + len(PLAIN_ADDED),
+        **_shape(),
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         head_dim=8,
-        max_position_embeddings=256,
-        rms_norm_eps=1e-5,
         tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
     )
     model = LlamaForCausalLM(config).eval()
     return model.to(torch.bfloat16).to(torch.float32)
@@ -103,22 +111,14 @@ def tiny_mixture() -> Qwen3MoeForCausalLM:
     """As ``tiny_llama``, but untied, of six experts, two of them for a token."""
     torch.manual_seed(0)
     config = Qwen3MoeConfig(
-        vocab_size=len(_vocabulary()) + len(PLAIN_ADDED),
+        **_shape(),
         hidden_size=64,
         intermediate_size=96,
         moe_intermediate_size=32,
         num_experts=6,
         num_experts_per_tok=2,
         norm_topk_prob=True,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         head_dim=16,
-        max_position_embeddings=256,
-        rms_norm_eps=1e-5,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
     )
     model = Qwen3MoeForCausalLM(config).eval()
     return model.to(torch.bfloat16).to(torch.float32)

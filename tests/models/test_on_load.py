@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packed import weight_at
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, random_tokens, tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -49,12 +50,8 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 def round_trip(model: PreTrainedModel, form: WeightForm) -> int:
     """Give the matrices of a model the numbers that packed ones stand for; return how many there are."""
     formats = formats_of(model, form, is_tied=bool(model.config.tie_word_embeddings))
-    parameters = dict(model.named_parameters())
     for path, format in formats.items():
-        weight = parameters.get(f"{path}.weight")
-        if weight is None:
-            parent = model.get_submodule(path.rpartition(".")[0])
-            weight = parameters[path].mT if parent.is_transposed else parameters[path]
+        weight = weight_at(model, path)
         rows = weight.reshape(-1, weight.shape[-1])
         unpacked = torch.empty_like(rows)
         unpack_rows(unpacked, quantise(format, rows), torch.arange(len(rows)))
