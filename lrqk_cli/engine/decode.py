@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.engine.prefill import forward
+from lrqk_cli.engine.sampling import likeliest
 
 
 class Decoder:
@@ -17,6 +18,9 @@ class Decoder:
     further ones replay it: one launch instead of some thousand. The first runs eagerly, which compiles the
     kernels. A model that cannot be captured (it reads something back in every step, as RoPE that depends on
     the length does) stays eager. While a layer is observed steps are eager too, and a graph waits.
+
+    A captured step also chooses the likeliest token and sends it to the host. Between two greedy steps the
+    device waits for the host, which so has nothing to do but to read the token and to replay the graph.
     """
 
     def __init__(self, model: PreTrainedModel, cache: LrqkCache) -> None:
@@ -25,6 +29,9 @@ class Decoder:
         self._token = torch.zeros((1, 1), dtype=torch.int64, device=cache.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
+        self._likeliest = torch.zeros((), dtype=torch.int64, pin_memory=cache.device.type == "cuda")
+        # The token that the newest replay has chosen and left in ``_token``, once the host has read it.
+        self._chosen: int | None = None
         self._steps = 0
         self._can_capture = True
 
@@ -38,7 +45,9 @@ class Decoder:
 
         They are valid until the next step.
         """
-        self._token.fill_(token)
+        if token != self._chosen:
+            self._token.fill_(token)
+        self._chosen = None
         if self._cache.position is None:
             return self._forward()
         self._cache.settle()
@@ -54,13 +63,27 @@ class Decoder:
         self._cache.count_to(length)
         return self._logits
 
+    def likeliest(self, logits: Tensor) -> int | None:
+        """Return what ``sampling.likeliest`` would, where the newest step was replayed and left ``logits``.
+
+        Waits for the device. None for other logits.
+        """
+        if logits is not self._logits:
+            return None
+        torch.cuda.current_stream(logits.device).synchronize()
+        self._chosen = int(self._likeliest)
+        return self._chosen
+
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
         length = self._cache.get_seq_length()
         try:
             with torch.cuda.graph(graph):
-                self._logits = self._forward()
-            self._graph = graph
+                logits = self._forward()
+                chosen = likeliest(logits)
+                self._token.copy_(chosen)
+                self._likeliest.copy_(chosen, non_blocking=True)
+            self._graph, self._logits = graph, logits
         except RuntimeError:
             self._can_capture = False
         # Nothing has run: what the host has counted meanwhile has not happened.

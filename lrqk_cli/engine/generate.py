@@ -21,7 +21,7 @@ from lrqk_cli.engine.failures import compute_errors
 from lrqk_cli.engine.fusion import fused
 from lrqk_cli.engine.marks import EngineMark
 from lrqk_cli.engine.prefill import default_segment, forward, run_segments
-from lrqk_cli.engine.sampling import Sampler
+from lrqk_cli.engine.sampling import Sampler, checked
 from lrqk_cli.errors import ContextLengthError, ModelError, UsageError
 from lrqk_cli.kernels.decode import has_triton
 from lrqk_cli.memory import probe
@@ -229,7 +229,7 @@ class Engine:
         for count in range(1, limit + 1):
             is_step = launched is not None or bool(self._waiting())
             start = launched or time.perf_counter()
-            token = sampler.choose(self.next_logits(), self._tokens)
+            token = self._choose(sampler)
             if is_step:
                 steps, seconds = steps + 1, seconds + time.perf_counter() - start
             finish = self._keep(token, stop_ids, is_last=count == limit)
@@ -241,6 +241,11 @@ class Engine:
             yield Step(token, finish, stats)
             if finish is not None:
                 return
+
+    def _choose(self, sampler: Sampler) -> int:
+        logits = self.next_logits()
+        likeliest = self._decoder.likeliest(logits) if sampler.takes_likeliest else None
+        return sampler.choose(logits, self._tokens) if likeliest is None else checked(likeliest)
 
     def _keep(self, token: int, stop_ids: Collection[int], *, is_last: bool) -> FinishReason | None:
         """Let a generated token be the next, unless it is a stop token; return why nothing follows it."""

@@ -34,8 +34,36 @@ def largest(logits: Tensor) -> tuple[Tensor, Tensor]:
     return values[part].squeeze(0), (part * parts.shape[1] + places[part]).squeeze(0)
 
 
+def likeliest(logits: Tensor) -> Tensor:
+    """Return the place of the largest logit of ``[vocab]``, int64 ``[]``; -1 where that is not finite."""
+    return _if_finite(*largest(logits))
+
+
+def _if_finite(top: Tensor, token: Tensor) -> Tensor:
+    """Return a token, or -1 if the largest logit is not finite: NaN and infinity are larger than all.
+
+    Both come to the host in one transfer, as the device has to be waited for.
+    """
+    return torch.where(top.abs() < torch.inf, token, -1)
+
+
+def checked(token: int) -> int:
+    """Return a token that is one.
+
+    Raises:
+        ModelError: it is -1, because the logits are not finite numbers.
+    """
+    if token < 0:
+        raise not_finite()
+    return token
+
+
 class Sampler:
-    """Greedy or sampled choice, as ``GenerationConfig`` says; repeatable with a seed."""
+    """Greedy or sampled choice, as ``GenerationConfig`` says; repeatable with a seed.
+
+    Attributes:
+        takes_likeliest: it chooses what ``likeliest`` returns, whatever came before.
+    """
 
     def __init__(self, generation: GenerationConfig, device: torch.device) -> None:
         processors = LogitsProcessorList()
@@ -50,6 +78,7 @@ class Sampler:
             if generation.top_p < 1.0:
                 processors.append(TopPLogitsWarper(generation.top_p))
         self._processors = processors
+        self.takes_likeliest = self._greedy and not processors
         self._generator = torch.Generator(device)
         if generation.seed is None:
             self._generator.seed()
@@ -62,26 +91,16 @@ class Sampler:
         Raises:
             ModelError: the logits are not finite numbers.
         """
-        if self._greedy and not self._processors:
-            return _checked(*largest(logits))
+        if self.takes_likeliest:
+            return checked(int(likeliest(logits)))
         # Only the penalty looks back.
         seen = tokens if self._looks_back else ()
         history = cast(torch.LongTensor, torch.tensor([seen], dtype=torch.int64, device=logits.device))
         scores = self._processors(history, cast(torch.FloatTensor, logits.float().unsqueeze(0)))
         top, place = largest(scores.squeeze(0))
         if self._greedy:
-            return _checked(top, place)
+            return checked(int(_if_finite(top, place)))
         # A GPU on which a draw fails is lost to the process.
         weights = torch.softmax(scores, dim=-1).nan_to_num(1.0)
-        return _checked(top, torch.multinomial(weights, 1, generator=self._generator))
-
-
-def _checked(top: Tensor, token: Tensor) -> int:
-    """Return a token to the host, if the largest logit is finite: NaN and infinity are larger than all.
-
-    Both come in one transfer, as the device has to be waited for.
-    """
-    chosen = int(torch.where(torch.isfinite(top), token, -1))
-    if chosen < 0:
-        raise not_finite()
-    return chosen
+        drawn = torch.multinomial(weights, 1, generator=self._generator).squeeze(0)
+        return checked(int(_if_finite(top, drawn)))

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.engine.generate import Engine
+from lrqk_cli.errors import ModelError
 from lrqk_cli.models.loading import load, resolve
 from lrqk_cli.models.support import spec_from_config
 
@@ -74,3 +75,38 @@ def test_a_real_model_gives_the_same_256_tokens() -> None:
     settings = LrqkConfig(hot=512, top_k=128)
     replayed = greedy(loaded.model, loaded.spec, settings, turns, 256, capture=True)
     assert replayed == greedy(loaded.model, loaded.spec, settings, turns, 256, capture=False)
+
+
+def test_a_replayed_step_takes_whatever_token_it_is_given() -> None:
+    model = tiny_model("llama").to("cuda")
+    spec = spec_from_config(model.config, "tiny")
+    prompt, follow = random_tokens(150, seed=1).tolist(), random_tokens(12, seed=2).tolist()
+    logits: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    for capture, found in logits.items():
+        with Engine(model, spec, LrqkConfig(hot=40, top_k=16, recent=8, rank=8), context=200) as engine:
+            engine._decoder._can_capture &= capture
+            list(engine.prefill(prompt))
+            for token in follow:
+                engine.append(token)
+                found.append(engine.next_logits().clone())
+                # What it would have chosen is read, and something else goes in.
+                chosen = engine._decoder.likeliest(engine.next_logits())
+                assert chosen is None or chosen == int(found[-1].argmax())
+            assert engine._decoder.is_captured == capture
+    for expected, replayed in zip(logits[False], logits[True], strict=True):
+        torch.testing.assert_close(replayed, expected, rtol=0, atol=0)
+
+
+def test_a_replayed_step_that_computes_no_numbers_is_an_error() -> None:
+    model = tiny_model("llama").to("cuda")
+    spec = spec_from_config(model.config, "tiny")
+    with Engine(model, spec, LrqkConfig(hot=40, top_k=16, recent=8, rank=8), context=200) as engine:
+        list(engine.prefill(random_tokens(150, seed=1).tolist()))
+        steps = engine.generate(GenerationConfig(max_new_tokens=20), stop_ids=())
+        for _ in range(5):
+            next(steps)
+        assert engine._decoder.is_captured
+        model.model.norm.weight.data.fill_(torch.nan)
+        with pytest.raises(ModelError):
+            list(steps)
+        assert engine.length == 0
