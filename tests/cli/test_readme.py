@@ -91,7 +91,8 @@ def test_times_are_those_that_were_measured() -> None:
     assert [context for context, *_ in rows] == ["64", "128", "256"]
     for context, room, first_token, speed in rows:
         if room.startswith("all"):
-            decode, prefill = re.findall(r"^\| \| q4 \| ([\d.]+) \| ([\d,]+) \|", performance, re.M)[0]
+            line = next(line for line in performance.splitlines() if line.startswith(f"| {context}K |"))
+            decode, prefill = (line.split(" | ")[column].split(" ±")[0] for column in (1, 3))
         else:
             flags = f"--vram {room.replace(' ', '')} --ctx {context}k"
             (line,) = [line for line in memory.splitlines() if flags in line and line.startswith("|")]
