@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import fake_chat
 import pytest
 import torch
+
+from lrqk_cli.chat.session import Session
 
 # Every worker has a processor of its own; so has what it starts.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -35,3 +39,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared test data is absent: point LRQK_TEST_DATA at it")
     return folder
+
+
+@pytest.fixture
+def fake_document() -> type[fake_chat.FakeDocument]:
+    return fake_chat.FakeDocument
+
+
+@pytest.fixture
+def fake_engine() -> type[fake_chat.FakeEngine]:
+    return fake_chat.FakeEngine
+
+
+@pytest.fixture
+def new_session() -> Callable[..., Session]:
+    return fake_chat.new_session

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from fake_chat import FakeDocument, FakeEngine, new_session
 
-from lrqk_cli.chat import rendering
-from lrqk_cli.chat.commands import COMMANDS
-from lrqk_cli.chat.completion import ChatCompleter
-from lrqk_cli.chat.console import stderr_console, stdout_console
-from lrqk_cli.chat.desk import Desk
-from lrqk_cli.chat.line_reader import LineReader, open_history
-from lrqk_cli.chat.rendering import View
-from lrqk_cli.chat.repl import Repl
-from lrqk_cli.chat.toolbar import status_line
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import PrefillProgress, Step
 from lrqk_cli.errors import LrqkError, ModelError
+from lrqk_cli.terminal import view
+from lrqk_cli.terminal.commands import COMMANDS
+from lrqk_cli.terminal.completion import ChatCompleter
+from lrqk_cli.terminal.console import stderr_console, stdout_console
+from lrqk_cli.terminal.desk import Desk
+from lrqk_cli.terminal.line_reader import LineReader, open_history
+from lrqk_cli.terminal.repl import Repl
+from lrqk_cli.terminal.toolbar import status_line
+from lrqk_cli.terminal.view import View
 
 MARKDOWN = """\
 ## Findings
@@ -85,9 +85,9 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--read-pause", type=float, default=0.0)
     parser.add_argument("--history", type=Path)
-    parser.add_argument("--long-after", type=float, default=rendering.LONG_S)
+    parser.add_argument("--long-after", type=float, default=view.LONG_S)
     arguments = parser.parse_args()
-    rendering.LONG_S = arguments.long_after
+    view.LONG_S = arguments.long_after
     engine = SlowEngine(answer=MARKDOWN, context=100_000, segment=16)
     engine.pause, engine.read_pause = arguments.pause, arguments.read_pause
     session = new_session(engine, [FakeDocument("report.pdf", ["x" * 200] * 4)], trained_context=100_000)

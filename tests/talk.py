@@ -10,15 +10,15 @@ from pathlib import Path
 from fake_chat import FakeDocument, FakeEngine, new_session
 
 from lrqk_cli.chat.archive import Archive
-from lrqk_cli.chat.console import CleanConsole
-from lrqk_cli.chat.desk import Departure, Desk
-from lrqk_cli.chat.rendering import View
-from lrqk_cli.chat.repl import Repl
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import Document, PageSelection, read_documents
 from lrqk_cli.errors import DocumentError
 from lrqk_cli.models.loading import resolve
+from lrqk_cli.terminal.console import CleanConsole
+from lrqk_cli.terminal.desk import Departure, Desk
+from lrqk_cli.terminal.repl import Repl
+from lrqk_cli.terminal.view import View
 
 
 @dataclass

@@ -16,6 +16,7 @@ PACKAGE = Path(lrqk_cli.__file__).parent
 TIERS = [
     {"__main__"},
     {"cli"},
+    {"terminal"},
     {"chat", "bench"},
     {"documents", "engine"},
     {"models", "attention"},

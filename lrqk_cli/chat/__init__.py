@@ -1,1 +1,1 @@
-"""The conversation, and how it looks on a terminal."""
+"""What a conversation knows, and how it is kept; it draws nothing."""

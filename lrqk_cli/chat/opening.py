@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.chat.protocols import DocumentLike, PromptFormat
-from lrqk_cli.chat.rendering import View, plan_line, settings_label
+from lrqk_cli.chat.protocols import DocumentLike, OpeningView, PromptFormat
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec, WeightChoice
 from lrqk_cli.engine.events import MemoryUse
@@ -102,7 +101,7 @@ def look_up(
     texts: Sequence[str],
     system: str | None,
     generation: GenerationConfig,
-    view: View,
+    view: OpeningView,
     questions: Sequence[str] | None = None,
     in_use: MemoryUse | None = None,
 ) -> Prospect:
@@ -137,7 +136,7 @@ def open_session(
     documents: Sequence[DocumentLike],
     system: str | None,
     generation: GenerationConfig,
-    view: View,
+    view: OpeningView,
     questions: Sequence[str] | None = None,
     said: Sequence[str] = (),
 ) -> Iterator[OpenSession]:
@@ -160,8 +159,7 @@ def open_session(
 
         threads = use_threads(request.threads)
         plan, placement, tokenizer = found.plan, found.placement, found.tokenizer
-        view.attention = settings_label(plan.settings)
-        view.note(plan_line(plan))
+        view.planned(plan)
         stack.enter_context(held_to(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
             from lrqk_cli.engine.generate import Engine

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import MemoryUse, PrefillProgress, Step
+from lrqk_cli.memory.planner import Plan
+from lrqk_cli.models.progress import OnProgress
 
 
 class SectionLike(Protocol):
@@ -127,3 +130,16 @@ class EngineLike(Protocol):
 
     def reset(self) -> None:
         """Forget everything."""
+
+
+class OpeningView(Protocol):
+    """What is told of the work that comes before a conversation."""
+
+    def note(self, message: str, /) -> None:
+        """A sentence of lesser weight."""
+
+    def planned(self, plan: Plan, /) -> None:
+        """What was planned for the model's memory."""
+
+    def pulling(self, name: str, otherwise: str = ..., /) -> AbstractContextManager[OnProgress]:
+        """The stages of getting a model; ``otherwise`` says what goes on outside of them."""

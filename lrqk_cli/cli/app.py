@@ -10,13 +10,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lrqk_cli import __version__
-from lrqk_cli.chat.interrupts import in_main_thread
 from lrqk_cli.cli import bench, chat, info, models
 from lrqk_cli.cli.failures import EXIT_INTERRUPTED, SwallowedInterrupts, report
 from lrqk_cli.cli.options import Debug, Invocation
 from lrqk_cli.cli.settings import config_path, load_defaults
 from lrqk_cli.memory.allocator import expand_segments
 from lrqk_cli.models.threads import wait_asleep
+from lrqk_cli.terminal.interrupts import in_main_thread
 
 app = typer.Typer(
     name="lrqk",

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lrqk_cli.bench.report import Report
-    from lrqk_cli.chat.rendering import View
     from lrqk_cli.models.describe import Description
     from lrqk_cli.models.loading import LoadedModel
     from lrqk_cli.models.placement import Placement
     from lrqk_cli.models.shapes import RandomModel
+    from lrqk_cli.terminal.view import View
 
 _SETTINGS = LrqkConfig()
 _LIMITS = ReadLimits()
@@ -147,8 +147,8 @@ def _check_memory_cap(device: str | None, size: int) -> None:
 
 
 def _view(quiet: bool) -> View:
-    from lrqk_cli.chat.console import stderr_console
-    from lrqk_cli.chat.rendering import View
+    from lrqk_cli.terminal.console import stderr_console
+    from lrqk_cli.terminal.view import View
 
     return View(stderr_console(), quiet)
 
@@ -177,7 +177,7 @@ def _plan_and_load(
     name = subject.shape or subject.model
     with view.pulling(name) as report:
         # Within the bar, because importing torch takes seconds.
-        from lrqk_cli.chat.rendering import plan_line
+        from lrqk_cli.chat.summary import plan_line
         from lrqk_cli.models import files, loading, shapes
         from lrqk_cli.models.describe import describe_shape, describe_source
         from lrqk_cli.models.threads import use_threads
@@ -251,7 +251,7 @@ def _show(
     from lrqk_cli.bench import report
     from lrqk_cli.bench.environment import environment
     from lrqk_cli.bench.plot import write_plot
-    from lrqk_cli.chat.console import print_message, stderr_console
+    from lrqk_cli.terminal.console import print_message, stderr_console
 
     if output == "table":
         _print_table(measured)
@@ -272,7 +272,7 @@ def _show(
 def _print_table(measured: Report) -> None:
     from rich.table import Table
 
-    from lrqk_cli.chat.console import stdout_console
+    from lrqk_cli.terminal.console import stdout_console
 
     console = stdout_console()
     if not console.is_terminal:  # lines are broken at a terminal's width only

@@ -16,8 +16,8 @@ from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, ReadLimits,
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from lrqk_cli.chat.rendering import View
     from lrqk_cli.documents import Document, PageSelection
+    from lrqk_cli.terminal.view import View
 
 _SETTINGS = LrqkConfig()
 _GENERATION = GenerationConfig()
@@ -86,10 +86,10 @@ def chat(
     paths = _paths(context, file, files)
     asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
 
-    from lrqk_cli.chat.console import stderr_console
     from lrqk_cli.chat.opening import ModelRequest, open_session
-    from lrqk_cli.chat.rendering import View
     from lrqk_cli.documents import PageSelection
+    from lrqk_cli.terminal.console import stderr_console
+    from lrqk_cli.terminal.view import View
 
     view = View(stderr_console(), quiet, bell)
     if asked is not None and asked.is_answered:
@@ -103,8 +103,8 @@ def chat(
         model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, weights
     )
     if asked is None:
-        from lrqk_cli.chat.interactive import converse
-        from lrqk_cli.chat.line_reader import history_path
+        from lrqk_cli.terminal.interactive import converse
+        from lrqk_cli.terminal.line_reader import history_path
 
         history = None if no_history else history_path()
         shows_tracebacks = context.ensure_object(options.Invocation).debug

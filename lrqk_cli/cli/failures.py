@@ -12,16 +12,16 @@ from types import FrameType
 
 import typer
 
-from lrqk_cli.chat.console import (
+from lrqk_cli.errors import LrqkError, ModelError, OutOfMemoryError
+from lrqk_cli.memory.exhaustion import is_out_of_memory
+from lrqk_cli.terminal.console import (
     print_failure,
     print_message,
     print_traceback,
     print_unexpected,
     stderr_console,
 )
-from lrqk_cli.chat.interrupts import in_main_thread
-from lrqk_cli.errors import LrqkError, ModelError, OutOfMemoryError
-from lrqk_cli.memory.exhaustion import is_out_of_memory
+from lrqk_cli.terminal.interrupts import in_main_thread
 from lrqk_cli.upstream import requirement, untested_warning
 
 # Typer carries its own copy of click since 0.26; the parent of BadParameter is click's usage error in both.

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lrqk_cli.chat.rendering import format_bytes
 from lrqk_cli.cli.footprint import CARDS, CONTEXTS
+from lrqk_cli.memory.units import format_bytes
 from lrqk_cli.models.mixes import ON_LOAD
 
 _ITEMS = {

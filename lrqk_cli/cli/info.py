@@ -107,7 +107,7 @@ def info(
 
         typer.echo(to_json(report))
     else:
-        from lrqk_cli.chat.console import stdout_console
+        from lrqk_cli.terminal.console import stdout_console
 
         show(report, stdout_console())
 
@@ -170,7 +170,7 @@ def _models() -> list[dict[str, Any]]:
 def _print_machine(report: dict[str, Any], console: Console) -> None:
     from rich.table import Table
 
-    from lrqk_cli.chat.rendering import format_bytes
+    from lrqk_cli.memory.units import format_bytes
 
     machine = report["machine"]
     grid = Table.grid(padding=(0, 2))
@@ -196,6 +196,6 @@ def _print_machine(report: dict[str, Any], console: Console) -> None:
 
 
 def _free_of(free: int, total: int) -> str:
-    from lrqk_cli.chat.rendering import format_bytes
+    from lrqk_cli.memory.units import format_bytes
 
     return f"{format_bytes(free)} free of {format_bytes(total)}"

@@ -53,7 +53,7 @@ def list_models(vram: planning.Vram = None, ram: planning.Ram = None, as_json: o
 
         typer.echo(to_json(found["models"]))
     else:
-        from lrqk_cli.chat.console import stdout_console
+        from lrqk_cli.terminal.console import stdout_console
 
         print_shelf(found, stdout_console())
 
@@ -61,9 +61,9 @@ def list_models(vram: planning.Vram = None, ram: planning.Ram = None, as_json: o
 @app.command()
 def pull(name: Name, quiet: options.Quiet = False) -> None:
     """Fetch a model, so that it works without a network."""
-    from lrqk_cli.chat.console import stderr_console
-    from lrqk_cli.chat.rendering import View
     from lrqk_cli.models import files, loading
+    from lrqk_cli.terminal.console import stderr_console
+    from lrqk_cli.terminal.view import View
 
     warn_of_transformers()
     source = loading.resolve(name)
@@ -90,7 +90,7 @@ def path(name: Name) -> None:
 @app.command()
 def remove(name: Alias) -> None:
     """Delete a model that is here."""
-    from lrqk_cli.chat.rendering import format_bytes
+    from lrqk_cli.memory.units import format_bytes
     from lrqk_cli.models import store
 
     typer.echo(f"Removed {name}: {format_bytes(store.remove(name))} are free again.", err=True)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lrqk_cli.chat.batch import AnswersFile, Question
     from lrqk_cli.chat.events import Answer
     from lrqk_cli.chat.opening import OpenSession
-    from lrqk_cli.chat.rendering import View
     from lrqk_cli.chat.report import ChatReport
+    from lrqk_cli.terminal.view import View
 
 _STDIN = Path("-")
 
@@ -114,9 +114,9 @@ class InTurn:
 
     def answer(self, opened: OpenSession, view: View) -> None:
         """See ``Asked``."""
-        from lrqk_cli.chat.oneshot import answer_once
         from lrqk_cli.chat.report import to_json, to_json_line
-        from lrqk_cli.chat.sources_view import sources_view
+        from lrqk_cli.terminal.oneshot import answer_once
+        from lrqk_cli.terminal.sources_view import sources_view
 
         opened.session.forgo_marks()
         for number, prompt in enumerate(self._prompts):
@@ -154,7 +154,7 @@ class OneByOne:
 
     def answer(self, opened: OpenSession, view: View) -> None:
         """See ``Asked``; a question that does not fit gets a line that says so, and the others are asked."""
-        from lrqk_cli.chat.oneshot import answer_once
+        from lrqk_cli.terminal.oneshot import answer_once
 
         done = self._total - len(self._questions)
         refusal: ContextLengthError | None = None

@@ -37,9 +37,9 @@ def shelf(vram: int | None, ram: int | None) -> dict[str, Any]:
 
 def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightChoice]:
     """Return the memory to plan for, the element type, what they are of in words, and the form of weights."""
-    from lrqk_cli.chat.rendering import format_bytes
     from lrqk_cli.memory.budget import host_budget
     from lrqk_cli.memory.machine import look
+    from lrqk_cli.memory.units import format_bytes
 
     if vram is not None:
         return Budget(vram, ram or AMPLE), CARD_DTYPE, f"a card of {format_bytes(vram)}", "auto"
@@ -98,7 +98,7 @@ def print_shelf(found: dict[str, Any], console: Console) -> None:
     """Print the report of ``shelf``."""
     from rich.table import Table
 
-    from lrqk_cli.chat.rendering import format_bytes
+    from lrqk_cli.memory.units import format_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", no_wrap=True)

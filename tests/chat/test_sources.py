@@ -7,11 +7,11 @@ import io
 import pytest
 from fake_chat import FakeDocument, FakeEngine, FakePrompt, FakeStream, new_session
 
-from lrqk_cli.chat.console import CleanConsole
 from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.events import Answer, DocumentUse, Source, Sources
 from lrqk_cli.chat.sources import find_sources, sentence_at
-from lrqk_cli.chat.sources_view import sources_line, sources_view
+from lrqk_cli.terminal.console import CleanConsole
+from lrqk_cli.terminal.sources_view import sources_line, sources_view
 
 FIRST = "The plant is in Brannock. It employs 412 people. It was built in 1971. "
 SECOND = "The chairman is Tobin Hallgrave. He lives in Oxmere. "

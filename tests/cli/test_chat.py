@@ -293,7 +293,7 @@ def test_a_setting_is_named_by_its_option(chat, flags, shown):
 
 def test_the_bell_can_be_switched_off_everywhere(chat, monkeypatch, tmp_path):
     told = []
-    monkeypatch.setattr("lrqk_cli.chat.rendering.View.ring", lambda view, _: told.append(view._bell))
+    monkeypatch.setattr("lrqk_cli.terminal.view.View.ring", lambda view, _: told.append(view._bell))
     config = tmp_path / "lrqk.toml"
     config.write_text("[chat]\nbell = false\n")
     chat("--prompt", "x")

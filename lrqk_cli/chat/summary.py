@@ -1,0 +1,47 @@
+"""Settings, plans and answers, each in one line of text."""
+
+from __future__ import annotations
+
+from lrqk_cli.chat.events import Answer
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.memory.planner import Plan
+from lrqk_cli.memory.units import format_bytes
+
+
+def settings_label(settings: LrqkConfig) -> str:
+    """The settings that decide how exact attention is, in a few words."""
+    if settings.attention == "dense":
+        return "full attention"
+    if settings.attention == "offload":
+        return "full attention, streamed"
+    rows = settings.hot if settings.hot_policy == "sticky" else settings.top_k
+    return f"LRQK, {rows:,} hot rows, rank {settings.rank} in {settings.index_bits} bits"
+
+
+def plan_line(plan: Plan) -> str:
+    """What was planned: settings, context, memory and the reason."""
+    needed, budget = plan.estimate, plan.budget
+    if budget.vram is None:
+        memory = f"{format_bytes(needed.on_host)} of {format_bytes(budget.ram)} memory"
+    else:
+        memory = f"{format_bytes(needed.total)} of {format_bytes(budget.vram)} device memory"
+        if needed.host_kv:
+            memory += f", {format_bytes(needed.host_kv)} of {format_bytes(budget.ram)} host memory"
+    label = settings_label(plan.settings) + (f" · weights {plan.form}" if plan.form else "")
+    return f"Planned: {label} · {plan.context:,} tokens · {memory}. {plan.why}"
+
+
+def statistics_line(answer: Answer, attention: str = "") -> str:
+    """Tokens, times, misses, settings and memory of one answer, in one line."""
+    timing, cache = answer.timing, answer.cache
+    parts = [f"{answer.prompt_tokens:,} in"]
+    if timing.ttft_s is not None:
+        parts.append(f"first after {timing.ttft_s:.1f} s")
+    speed = f" at {cache.tokens_per_second:.1f}/s" if cache.steps else ""
+    parts.append(f"{answer.new_tokens:,} out{speed}")
+    if cache.rows_wanted:
+        parts.append(f"misses {cache.miss_rate:.1%}")
+    if attention:
+        parts.append(attention)
+    parts.append(f"{answer.memory.device} peak {format_bytes(answer.memory.peak_device_bytes)}")
+    return " · ".join(parts)

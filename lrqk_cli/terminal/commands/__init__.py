@@ -1,0 +1,15 @@
+"""Slash commands of the interactive loop: a registry, and a module for each kind."""
+
+from lrqk_cli.terminal.commands import conversation, documents, files, information, settings
+from lrqk_cli.terminal.commands.registry import Registry
+
+COMMANDS = Registry(
+    (
+        *information.COMMANDS,
+        *documents.COMMANDS,
+        *conversation.COMMANDS,
+        *settings.COMMANDS,
+        *files.COMMANDS,
+        *information.LAST_COMMANDS,
+    )
+)

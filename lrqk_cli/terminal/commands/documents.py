@@ -1,0 +1,112 @@
+"""Commands about documents."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.table import Table
+
+from lrqk_cli.documents import PageSelection
+from lrqk_cli.documents.document import format_numbers
+from lrqk_cli.errors import UsageError
+from lrqk_cli.terminal.commands.registry import Command
+from lrqk_cli.terminal.desk import Desk
+
+
+def split_paths(text: str) -> list[Path]:
+    """Read paths as a shell does: quotes and backslashes keep blanks.
+
+    Raises:
+        UsageError: a quote is not closed, or one of them can be no path.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError("A quotation mark is not closed.", "Close it, or leave it out.") from error
+    return [_path(word) for word in words]
+
+
+def one_path(text: str) -> Path:
+    """Read one path, which may have blanks; quotes and backslashes are read as a shell does, if all fits.
+
+    Raises:
+        UsageError: it can be no path.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = []
+    return _path(words[0] if len(words) == 1 else text)
+
+
+def _path(word: str) -> Path:
+    if not word or "\0" in word:
+        raise UsageError(f"'{word}' is not a path.", "Check what you typed.")
+    try:
+        path = Path(word).expanduser()
+        path.exists()
+    except RuntimeError as error:
+        raise UsageError(
+            f"There is no home folder {Path(word).parts[0]}.", "Write the path in full."
+        ) from error
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+        raise UsageError(
+            f"The path {_shortened(word)} cannot be used: {reason}.", "Choose another."
+        ) from error
+    return path
+
+
+def _shortened(word: str) -> str:
+    return word if len(word) <= 60 else f"{word[:57]}..."
+
+
+def _file(desk: Desk, argument: str) -> None:
+    documents = desk.read_documents(split_paths(argument), desk.pages)
+    for entry in [desk.session.add(document) for document in documents]:
+        desk.say(f"Added {entry.use.title}, {entry.use.tokens:,} tokens.")
+    desk.show(desk.session.read(desk.cancelled))
+
+
+def _files(desk: Desk, _: str) -> None:
+    documents = desk.session.documents
+    if not documents:
+        raise UsageError("There are no documents.", "Add one with /file PATH.")
+    table = make_table("Document", "Pages", "Tokens", "From token")
+    for use in documents:
+        table.add_row(use.title, f"{use.pages:,}" if use.pages else "", f"{use.tokens:,}", f"{use.start:,}")
+    desk.view.console.print(table)
+
+
+def _pages(desk: Desk, argument: str) -> None:
+    if argument:
+        desk.pages = None if argument == "all" else PageSelection.parse(argument)
+        desk.say(f"/file reads {f'pages {desk.pages}' if desk.pages else 'all pages'} from now on.")
+        return
+    spans, documents = desk.session.page_spans, desk.session.documents
+    if not spans:
+        raise UsageError("No document has pages.", "Add one with /file PATH.")
+    table = make_table("Document", "Pages", "Tokens a page")
+    for index, use in enumerate(documents):
+        own = [span for span in spans if span.document == index]
+        if own:
+            sizes = [span.end - span.start for span in own]
+            numbers = format_numbers([span.page for span in own])
+            table.add_row(use.title, numbers, f"{min(sizes):,} to {max(sizes):,}")
+    desk.view.console.print(table)
+
+
+def make_table(*headings: str) -> Table:
+    """Return a table in the style of the chat; all but names and pages stand to the right."""
+    table = Table(box=None, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number == 0 or heading == "Pages" else "right")
+    return table
+
+
+COMMANDS = (
+    Command("/file", "Add documents to the conversation.", _file, "PATH...", "path"),
+    Command("/files", "List the documents.", _files),
+    Command("/pages", "Show the pages, or choose those that /file reads.", _pages, "[3-20|all]", "pages"),
+)

@@ -1,0 +1,93 @@
+"""What a command is, and how a line finds its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from lrqk_cli.errors import UsageError
+from lrqk_cli.terminal.desk import Desk
+
+Argument = Literal["none", "text", "path", "saved", "setting", "model", "pages"]
+
+_COMMAND = re.compile(r"(?P<name>/[a-zA-Z-]*!?)(?:\s+(?P<argument>.*))?", re.DOTALL)
+# Understood without a slash too, where nothing else stands on the line.
+_PLAIN_WORDS = frozenset({"help", "quit", "exit", "bye"})
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: what is typed, with its slash.
+        summary: one line for /help.
+        run: does it; takes what stands after the name, without blanks around it.
+        usage: how /help calls what stands after the name; in brackets if it can be left out.
+        argument: what kind of thing that is, for completion.
+        aliases: other names, with their slashes.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[Desk, str], None]
+    usage: str = ""
+    argument: Argument = "none"
+    aliases: tuple[str, ...] = ()
+
+
+class Registry:
+    """Commands by name."""
+
+    def __init__(self, commands: Iterable[Command]) -> None:
+        self._commands = list(commands)
+        self._by_name = {name: item for item in self._commands for name in (item.name, *item.aliases)}
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(self._commands)
+
+    def get(self, name: str) -> Command | None:
+        """Return the command of that name."""
+        return self._by_name.get(name)
+
+    def dispatch(self, line: str, desk: Desk) -> None:
+        """Run the command that a line names.
+
+        Args:
+            line: for which ``is_command`` holds.
+            desk: what commands act on.
+
+        Raises:
+            LrqkError: there is no such command, it takes something else, or it cannot be done.
+        """
+        name, argument = _parts(line) or ("", "")
+        command = self._by_name.get(name)
+        if command is None:
+            near = get_close_matches(name, self._by_name, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "Try /help."
+            raise UsageError(f"There is no command {name}.", hint)
+        if argument and command.argument == "none":
+            raise UsageError(f"{name} takes nothing after it.", f"Type {name} alone.")
+        if not argument and command.usage and not command.usage.startswith("["):
+            raise UsageError(f"{name} needs something after it.", f"Type {name} {command.usage.rstrip('.')}.")
+        command.run(desk, argument)
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is meant as a command: a slash and a word (a path such as /etc/hosts is not).
+
+    A few words, such as ``quit``, are commands without a slash where they stand alone.
+    """
+    return _parts(line) is not None
+
+
+def _parts(line: str) -> tuple[str, str] | None:
+    """Return the name, in lower case, and what stands after it; None for a question."""
+    line = line.strip()
+    if line.lower() in _PLAIN_WORDS:
+        return f"/{line.lower()}", ""
+    match = _COMMAND.fullmatch(line)
+    return (match["name"].lower(), (match["argument"] or "").strip()) if match is not None else None

@@ -1,0 +1,104 @@
+"""Commands that change how answers come about."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from difflib import get_close_matches
+
+from lrqk_cli.chat.archive import make_archive
+from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.errors import UsageError
+from lrqk_cli.terminal.commands.registry import Command
+from lrqk_cli.terminal.desk import Departure, Desk
+
+_INTEGERS = ("max-new-tokens", "sample-top-k", "seed", "top-k")
+_MAY_BE_NONE = ("max-new-tokens", "seed")
+_NUMBERS = ("temperature", "top-p", "repetition-penalty")
+SAMPLING = tuple(field.name.replace("_", "-") for field in fields(GenerationConfig))
+HOT_SET = ("top-k", "tail")
+_FIXED = tuple(name for field in fields(LrqkConfig) if (name := field.name.replace("_", "-")) not in HOT_SET)
+
+
+def parse_value(name: str, text: str) -> int | float | str | None:
+    """Read the value of a setting.
+
+    Raises:
+        UsageError: it is no number where one is needed.
+    """
+    if name in _MAY_BE_NONE and text == "none":
+        return None
+    try:
+        if name in _INTEGERS:
+            return int(text.replace(",", ""))
+        return float(text) if name in _NUMBERS else text
+    except ValueError:
+        hint = "Write a number" + (", or none." if name in _MAY_BE_NONE else ".")
+        raise UsageError(f"'{text}' is no value for {name}.", hint) from None
+
+
+def _set(desk: Desk, argument: str) -> None:
+    name, _, text = argument.partition(" ")
+    name = name.lower().replace("_", "-")
+    if not argument:
+        _show_all(desk)
+        return
+    known = (*SAMPLING, *HOT_SET)
+    if name not in known and name not in _FIXED:
+        near = get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+        raise UsageError(f"There is no setting '{name}'.", hint)
+    if name in _FIXED and text.strip():
+        raise UsageError(
+            f"{name} cannot change while the conversation goes on: the cache was made for it.",
+            f"/save the conversation, start again with --{name}, and /load it.",
+        )
+    if text.strip():
+        _change(desk, name, text.strip())
+    desk.say(f"{name} {_value(desk, name)}")
+
+
+def _change(desk: Desk, name: str, text: str) -> None:
+    change = {name.replace("-", "_"): parse_value(name, text)}
+    if name in SAMPLING:
+        desk.session.generation = replace(desk.session.generation, **change)  # type: ignore[arg-type]
+    else:
+        settings = replace(desk.settings, **change)  # type: ignore[arg-type]
+        desk.session.engine.adjust(settings)
+        desk.settings = settings
+
+
+def _value(desk: Desk, name: str) -> object:
+    if name == "attention" and desk.attention == "auto":
+        return f"auto, which chose {desk.settings.attention}"
+    owner = desk.session.generation if name in SAMPLING else desk.settings
+    value = getattr(owner, name.replace("-", "_"))
+    return "none" if value is None else value
+
+
+def _show_all(desk: Desk) -> None:
+    values = {name: _value(desk, name) for name in (*SAMPLING, *HOT_SET, "attention")}
+    width = max(map(len, values))
+    for name, value in values.items():
+        desk.say(f"{name:<{width}}  {value}")
+
+
+def _model(desk: Desk, argument: str) -> None:
+    if not argument or argument == desk.model:
+        desk.say(f"The model is {desk.model}.")
+        return
+    session = desk.session
+    saved = make_archive(session.conversation, desk.model, session.generation, desk.settings)
+    desk.look_up(argument, saved, session)
+    desk.departure = Departure(argument, saved)
+
+
+COMMANDS = (
+    Command("/set", "Show the settings, or change one.", _set, "[NAME VALUE]", "setting"),
+    Command(
+        "/model",
+        "Show the model, or go on with another.",
+        _model,
+        "[NAME]",
+        "model",
+    ),
+)

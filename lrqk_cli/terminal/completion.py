@@ -1,0 +1,59 @@
+"""What the Tab key offers: commands, and what each of them takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import get_args
+
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+
+from lrqk_cli.chat.archive import saved_names
+from lrqk_cli.chat.printable import printable
+from lrqk_cli.config import TailMode
+from lrqk_cli.terminal.commands.registry import Registry
+from lrqk_cli.terminal.commands.settings import HOT_SET, SAMPLING
+
+
+class ChatCompleter(Completer):
+    """Completes commands by name, then paths, settings or models.
+
+    Args:
+        commands: all that there are.
+        models: names of models, asked for when they are needed.
+    """
+
+    def __init__(self, commands: Registry, models: Callable[[], Sequence[str]]) -> None:
+        self._commands = commands
+        self._models = models
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """See ``Completer``."""
+        text = document.text_before_cursor
+        if not text.startswith("/"):
+            return
+        name, blank, argument = text.partition(" ")
+        if not blank:
+            yield from _beginning_with(name, [command.name for command in self._commands])
+            return
+        command = self._commands.get(name)
+        kind = command.argument if command is not None else "none"
+        if kind in ("path", "saved"):
+            if kind == "saved":
+                yield from _beginning_with(argument, saved_names())
+            word = argument.rpartition(" ")[2]
+            for path in self._paths.get_completions(Document(word, len(word)), complete_event):
+                yield Completion(path.text, path.start_position, printable(path.display_text))
+        elif kind == "setting":
+            setting, blank, value = argument.partition(" ")
+            if not blank:
+                yield from _beginning_with(setting, (*SAMPLING, *HOT_SET))
+            elif setting == "tail":
+                yield from _beginning_with(value, get_args(TailMode))
+        elif kind == "model":
+            yield from _beginning_with(argument, self._models())
+
+
+def _beginning_with(start: str, words: Iterable[str]) -> Iterable[Completion]:
+    return (Completion(word, -len(start), printable(word)) for word in words if word.startswith(start))

@@ -1,0 +1,147 @@
+"""A chat on the terminal, from the first model to the last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from lrqk_cli.chat import archive
+from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.fitting import check_fit
+from lrqk_cli.chat.opening import ModelRequest, OpenSession, look_up, open_session, texts_of
+from lrqk_cli.chat.protocols import DocumentLike
+from lrqk_cli.chat.session import Session
+from lrqk_cli.config import GenerationConfig
+from lrqk_cli.errors import LrqkError
+from lrqk_cli.models.catalog import catalog
+from lrqk_cli.terminal.commands import COMMANDS
+from lrqk_cli.terminal.completion import ChatCompleter
+from lrqk_cli.terminal.console import print_failure, print_unexpected, stdout_console
+from lrqk_cli.terminal.desk import Departure, Desk, ReadDocuments
+from lrqk_cli.terminal.echo import hidden_typing
+from lrqk_cli.terminal.line_reader import LineReader, open_history
+from lrqk_cli.terminal.repl import Repl
+from lrqk_cli.terminal.toolbar import status_line
+from lrqk_cli.terminal.view import View
+
+
+def converse(
+    request: ModelRequest,
+    documents: Sequence[DocumentLike],
+    system: str | None,
+    generation: GenerationConfig,
+    view: View,
+    read_documents: ReadDocuments,
+    history: Path | None,
+    sources: bool = False,
+    debug: bool = False,
+) -> None:
+    """Hold a conversation until the user leaves, also over a change of the model.
+
+    Args:
+        request: the first model.
+        documents: they stand before the first question.
+        system: the system text.
+        generation: how answers are drawn.
+        view: on stderr.
+        read_documents: for /file.
+        history: where questions are remembered; None for nowhere.
+        sources: note what answers rest on.
+        debug: show the traceback of a failure that nobody foresaw.
+
+    Raises:
+        LrqkError: the first model cannot be had, or the documents do not fit.
+        KeyboardInterrupt: Ctrl-C was pressed twice while something was under way.
+    """
+    console = stdout_console()
+    remembered = open_history(history)
+    departure, said = Departure(request.name), list[str]()
+    standing = request
+    desk: Desk | None = None
+    while departure.model is not None:
+        asked, saved = replace(standing, name=departure.model), departure.archive
+        if saved is not None:
+            documents, said = saved.documents, saved.said
+            system, generation = saved.system, saved.generation
+        with ExitStack() as stack:
+            try:
+                with hidden_typing():
+                    opened = stack.enter_context(
+                        open_session(asked, documents, system, generation, view, said=said)
+                    )
+                    if saved is not None:
+                        opened.session.adopt(saved.restore(opened.session.conversation.prompt))
+            except (Exception, KeyboardInterrupt) as error:
+                if saved is None:
+                    raise
+                if asked.name == standing.name:
+                    _rescue(saved, view)
+                    raise
+                _tell(error, view)
+                view.note(f"The chat goes on with {standing.name}.")
+                departure = replace(departure, model=standing.name)
+                continue
+            standing = asked
+            opened.session.note_sources(sources)
+            desk = _make_desk(opened, standing, view, console, read_documents, desk)
+            reader = LineReader(
+                remembered,
+                ChatCompleter(COMMANDS, lambda: list(catalog())),
+                lambda desk=desk: status_line(desk.session.status(), console.width, desk.model),  # type: ignore[misc]
+            )
+            departure = Repl(desk, reader, debug).run(continues=saved is not None)
+            sources = desk.session.notes_sources
+
+
+def _make_desk(
+    opened: OpenSession,
+    request: ModelRequest,
+    view: View,
+    console: Console,
+    read_documents: ReadDocuments,
+    before: Desk | None,
+) -> Desk:
+    """Return a desk, on which stays what does not depend on the model."""
+
+    def check(model: str, saved: Archive, session: Session) -> None:
+        asked, texts = replace(request, name=model), [*texts_of(saved.documents), *saved.said]
+        found = look_up(asked, texts, saved.system, saved.generation, view, in_use=session.engine.memory())
+        moved = saved.restore(found.prompt)
+        needed = len(moved.tokens) + len(moved.turn(""))
+        limit = found.placement.spec.max_context
+        check_fit(needed, saved.generation.max_new_tokens or 1, found.plan.context, limit, [], [])
+
+    return Desk(
+        attention=request.attention,
+        session=opened.session,
+        model=opened.model,
+        settings=opened.settings,
+        view=view,
+        console=console,
+        read_documents=read_documents,
+        look_up=check,
+        pages=before.pages if before is not None else None,
+        own_files=before.own_files if before is not None else frozenset(),
+        threads=opened.threads,
+    )
+
+
+def _tell(error: BaseException, view: View) -> None:
+    if isinstance(error, LrqkError):
+        print_failure(view.console, error.message, error.hint)
+    elif isinstance(error, KeyboardInterrupt):
+        view.note("Interrupted.")
+    else:
+        print_unexpected(view.console, error, "")
+
+
+def _rescue(saved: Archive, view: View) -> None:
+    """Keep a conversation that can go on with no model now."""
+    name = time.strftime("unfinished-%Y-%m-%d-%H%M%S")
+    archive.save(saved, archive.saved_path(name))
+    view.warn(f"The conversation was saved: start again, and type /load {name}.")

@@ -1,0 +1,167 @@
+"""The interactive loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, closing
+from typing import Protocol
+
+from lrqk_cli.chat.events import Notice, TextDelta
+from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.errors import LrqkError
+from lrqk_cli.terminal.commands import COMMANDS
+from lrqk_cli.terminal.commands.registry import is_command
+from lrqk_cli.terminal.console import print_failure, print_traceback, print_unexpected
+from lrqk_cli.terminal.desk import ChatEvent, Departure, Desk
+from lrqk_cli.terminal.echo import hidden_typing
+from lrqk_cli.terminal.interrupts import Interrupts, LeaveAtOnce
+from lrqk_cli.terminal.line_reader import LineReader
+from lrqk_cli.terminal.markdown import MarkdownStream
+from lrqk_cli.terminal.sources_view import sources_line
+from lrqk_cli.terminal.streaming import PlainStream, StatusStream
+from lrqk_cli.terminal.toolbar import status_line
+
+_UNEXPECTED_HINT = "The conversation is as it was before. Please report this; --debug shows more of it."
+_STOPPED = "The answer was stopped. What is here of it stays in the conversation."
+_STOPPED_BEFORE = "Stopped before the answer began."
+_STOPPING = "Stopping after this step. Press Ctrl-C again to leave at once."
+
+
+class _Stream(Protocol):
+    def add(self, text: str) -> None: ...
+
+
+class Repl:
+    """Questions and answers until the user leaves.
+
+    Args:
+        desk: what commands act on; its ``show`` and ``cancelled`` are set to this loop's.
+        reader: where lines come from.
+        debug: show the traceback of a failure that nobody foresaw.
+    """
+
+    def __init__(self, desk: Desk, reader: LineReader, debug: bool = False) -> None:
+        self._desk = desk
+        self._reader = reader
+        self._debug = debug
+        self._interrupts = Interrupts(self._tell_stopping)
+        desk.show = self.show
+        desk.cancelled = self._interrupts
+
+    def run(self, continues: bool = False) -> Departure:
+        """Read what there is, then answer until /quit or Ctrl-D; return how it ended.
+
+        Nothing that fails after the reading ends it.
+
+        Args:
+            continues: a conversation goes on, so that nothing ends it that fails while it is read, either.
+
+        Raises:
+            Exception: of the reading; a ContextLengthError where the documents do not fit.
+            LeaveAtOnce: Ctrl-C was pressed twice while something was under way.
+        """
+        desk, view = self._desk, self._desk.view
+        if continues:
+            self._succeeds(self._read)
+        else:
+            self._read()
+        if desk.session.unread and self._interrupts():
+            view.note("Stopped. The rest is read with your first question.")
+        view.note("Ask a question. /help lists the commands, Ctrl-D leaves.")
+        while desk.departure is None:
+            draft, desk.draft = desk.draft, None
+            try:
+                line = self._reader.read(draft.text if draft is not None else "")
+            except KeyboardInterrupt:
+                continue
+            if line is None:
+                return Departure()
+            if line.strip():
+                self._act(line, replaces=draft is not None and draft.replaces)
+        return desk.departure
+
+    def show(self, events: Generator[ChatEvent, None, None]) -> None:
+        """Show what a session does, until it has done it; Ctrl-C stops it and keeps what is there."""
+        began = time.monotonic()
+        with closing(events), self._interrupts, hidden_typing(), ExitStack() as bar, ExitStack() as stream:
+            update = None
+            add = None
+            for event in events:
+                if isinstance(event, PrefillProgress):
+                    if update is None:
+                        update = bar.enter_context(self._desk.view.prefilling("Reading", self.status))
+                        self._desk.session.watch_reading(update)
+                    update(event)
+                elif isinstance(event, TextDelta):
+                    bar.close()
+                    add = add or stream.enter_context(self._new_stream()).add
+                    add(event.text)
+                elif isinstance(event, Notice):
+                    self._desk.view.warn(event.message)
+                else:
+                    bar.close()
+                    stream.close()
+                    if event.finish_reason == "interrupted":
+                        self._desk.view.note(_STOPPED if event.new_tokens else _STOPPED_BEFORE)
+                    self._desk.view.statistics(event)
+                    if event.sources is not None and (line := sources_line(event.sources)):
+                        self._desk.view.note(line)
+        if not self._interrupts():
+            self._desk.view.ring(time.monotonic() - began)
+
+    def status(self, width: int) -> str:
+        """Return the status line for a width in columns."""
+        if self._interrupts():
+            return _STOPPING[:width]
+        return status_line(self._desk.session.status(), width, self._desk.model)
+
+    def _read(self) -> None:
+        self.show(self._desk.session.read(self._interrupts))
+
+    def _act(self, line: str, *, replaces: bool) -> None:
+        """Do what a line says; if that fails, all is as it was before."""
+        desk = self._desk
+
+        def do() -> None:
+            if is_command(line):
+                COMMANDS.dispatch(line, desk)
+                return
+            if replaces:
+                desk.session.undo()
+            self.show(desk.session.ask(line, self._interrupts))
+
+        restore = desk.checkpoint()
+        if not self._succeeds(do):
+            self._succeeds(restore)
+
+    def _succeeds(self, do: Callable[[], None]) -> bool:
+        """Do something, and tell if it fails or is interrupted."""
+        console = self._desk.view.console
+        try:
+            do()
+        except LeaveAtOnce:
+            raise
+        except KeyboardInterrupt:
+            self._desk.view.note("Interrupted. The conversation is as it was before.")
+        except LrqkError as error:
+            print_failure(console, error.message, error.hint)
+        except Exception as error:
+            if self._debug:
+                print_traceback(console, error)
+            print_unexpected(console, error, _UNEXPECTED_HINT)
+        else:
+            return True
+        return False
+
+    def _new_stream(self) -> AbstractContextManager[_Stream]:
+        console = self._desk.console
+        if console.is_dumb_terminal:
+            return PlainStream()
+        stream = StatusStream if console.no_color else MarkdownStream
+        return stream(console, self.status)
+
+    def _tell_stopping(self) -> None:
+        # Elsewhere the status line says so; a note would come between its frames.
+        if self._desk.console.is_dumb_terminal:
+            self._desk.view.note(_STOPPING)

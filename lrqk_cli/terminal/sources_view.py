@@ -1,0 +1,46 @@
+"""What /sources and --sources show."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lrqk_cli.chat.events import DocumentUse, Source, Sources
+from lrqk_cli.terminal.charts import levels_for, sparkline
+
+_MOST_NAMED = 3
+
+
+def sources_view(sources: Sources, console: Console) -> RenderableType:
+    """Return pages with their share and passage, best first, and a strip of heat for each document."""
+    if not sources.pages:
+        return Text("There are no documents that the answer could rest on.")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, console.width // 3))
+    table.add_column(overflow="fold")
+    for source in sources.pages:
+        table.add_row(f"{source.share:.0%}", source.document.title + _page(source), source.passage)
+    strips = Table(box=None, show_header=False, pad_edge=False)
+    longest = max((len(strip.heat) for strip in sources.strips), default=0)
+    strips.add_column(no_wrap=True, overflow="crop")
+    strips.add_column(no_wrap=True, overflow="ellipsis", max_width=max(8, console.width - longest - 2))
+    levels = levels_for(console)
+    for strip in sources.strips:
+        strips.add_row(sparkline(strip.heat, levels), strip.document.title)
+    return Group(table, Text(), strips)
+
+
+def sources_line(sources: Sources) -> str:
+    """Name the best pages in one line, by document; empty where there are none."""
+    places = dict[DocumentUse, list[str]]()
+    for source in sources.pages[:_MOST_NAMED]:
+        places.setdefault(source.document, []).append(f"{_page(source)} ({source.share:.0%})")
+    named = [document.title + "".join(parts) for document, parts in places.items()]
+    return f"Sources: {'; '.join(named)}" if named else ""
+
+
+def _page(source: Source) -> str:
+    """What follows a document's title."""
+    return "" if source.page is None else f", page {source.page}"

@@ -1,0 +1,50 @@
+"""The line at the bottom of the screen: where the conversation stands and how its steps go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lrqk_cli.chat.events import Status
+from lrqk_cli.engine.events import MemoryUse
+from lrqk_cli.memory.units import format_bytes
+
+_SEPARATOR = " · "
+
+
+def status_line(status: Status, width: int, model: str = "") -> str:
+    """Return what ``width`` columns hold of model, context, memory, misses and speed.
+
+    What is wanted most stays longest: context, misses and speed, then memory, then the rest.
+    """
+    memory, steps = status.memory, status.recent if status.recent.steps else status.cache
+    held = {"weights": memory.weight_bytes, "index": memory.index_bytes, "hot": memory.hot_bytes}
+    details = ", ".join(f"{name} {format_bytes(size)}" for name, size in held.items() if size)
+    # Importance, the least first to go; text.
+    parts = [
+        (2, model),
+        (9, f"{status.used:,}/{status.context:,} tokens"),
+        (5, f"{memory.device} {device_memory(memory)}"),
+        (1, details),
+        (3, f"KV {format_bytes(memory.host_kv_bytes)}" if memory.host_kv_bytes else ""),
+        (7, f"misses {steps.miss_rate:.1%}" if steps.rows_wanted else ""),
+        (4, f"link {format_bytes(steps.bytes_per_second)}/s" if steps.bytes_fetched else ""),
+        (8, f"{steps.tokens_per_second:.1f} tok/s" if steps.steps else ""),
+    ]
+    return _fit([part for part in parts if part[1]], width)
+
+
+def device_memory(memory: MemoryUse) -> str:
+    """Return what is in use of the device's memory, and of how much where that is known."""
+    used = format_bytes(memory.device_bytes)
+    return f"{used} of {format_bytes(memory.budget_bytes)}" if memory.budget_bytes else used
+
+
+def _fit(parts: Sequence[tuple[int, str]], width: int) -> str:
+    """Join the parts, less the least important that do not fit."""
+    kept = list(parts)
+    while kept:
+        line = _SEPARATOR.join(text for _, text in kept)
+        if len(line) <= width or len(kept) == 1:
+            return line[:width]
+        kept.remove(min(kept))
+    return ""

@@ -1,0 +1,291 @@
+"""What a chat writes and reads: saved conversations, transcripts, and names of files on the screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from fake_chat import FakeEngine
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from talk import Talk
+
+from lrqk_cli.errors import UsageError
+from lrqk_cli.terminal.commands import COMMANDS
+from lrqk_cli.terminal.completion import ChatCompleter
+from lrqk_cli.terminal.line_reader import open_history
+
+CLIPBOARD = "\x1b]52;c;RVZJTA==\x1b\\.txt"
+# In the title of a document, which the model reads too, what is no character has been replaced.
+SHOWN = CLIPBOARD.replace("\x1b", "\ufffd")
+SPELLED = r"\x1b]52;c;RVZJTA==\x1b\.txt"
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return folder
+
+
+@pytest.fixture
+def chats(tmp_path) -> Path:
+    return tmp_path / "state" / "lrqk" / "chats"
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("talk", "talk"),
+        ("my chat", "my chat"),
+        ("'my chat'", "my chat"),
+        ('"my chat"', "my chat"),
+        ("my\\ chat", "my chat"),
+        ("O'Brien", "O'Brien"),
+        ("v1.2", "v1.2"),
+        ("über ünïcödé", "über ünïcödé"),
+    ],
+)
+def test_a_name_is_the_rest_of_the_line(typed, name, chats):
+    talk = Talk()
+    assert "Saved as " in talk.say("First?", f"/save {typed}")
+    assert [path.name for path in chats.iterdir()] == [f"{name}.json"]
+    other = Talk()
+    assert "Documents: 1, questions: 1" in other.say(f"/load {typed}")
+    assert name in other.say("/load")
+
+
+@pytest.mark.parametrize(
+    ("typed", "file"),
+    [
+        ("a b.json", "a b.json"),
+        ("./x", "x.json"),
+        ("sub/x", "sub/x.json"),
+        ("../work/x", "x.json"),
+        ("sub/x.txt", "sub/x.txt"),
+    ],
+)
+def test_a_path_stays_a_path_and_gets_a_suffix_where_it_has_none(typed, file, work):
+    (work / "sub").mkdir()
+    talk = Talk()
+    talk.say("First?", f"/save {typed}")
+    assert (work / file).is_file()
+    assert "questions: 1" in Talk().say(f"/load {typed}")
+
+
+@pytest.mark.parametrize("typed", ["..", ".", "/", "sub/", "''", "../..", "~", "../work"])
+def test_what_names_no_file_is_refused(typed):
+    shown = Talk().say(f"/save {typed}")
+    assert "Error: " in shown
+    assert "Hint: " in shown
+
+
+def test_a_file_of_others_is_replaced_only_if_that_is_asked_for(work, chats):
+    (work / "notes.md").write_text("mine")
+    first, second = Talk(), Talk()
+    first.say("First?", "/save talk")
+    shown = second.say("Second?", "/save talk", "/export notes.md")
+    assert "talk.json is there already." in shown
+    assert "Hint: To replace it, type /save! talk" in shown
+    assert "Hint: To replace it, type /export! notes.md" in shown
+    assert "First?" in (chats / "talk.json").read_text()
+    assert (work / "notes.md").read_text() == "mine"
+    second.say("/save! talk", "/export! notes.md")
+    assert "Second?" in (chats / "talk.json").read_text()
+    assert "Second?" in (work / "notes.md").read_text()
+
+
+def test_a_conversation_is_saved_again_to_its_own_file_until_it_is_another(work):
+    talk = Talk()
+    talk.say("First?", "/save a.json", "/export a.md", "Second?", "/save ../work/a.json", "/export a.md")
+    assert "Second?" in (work / "a.json").read_text()
+    assert "Second?" in (work / "a.md").read_text()
+    loaded = Talk()
+    assert "already" not in loaded.say("/load a.json", "Third?", "/save a.json")
+    assert "Third?" in (work / "a.json").read_text()
+    assert "a.json is there already" in loaded.say("/clear", "/save a.json")
+    other = Talk()
+    other.say("/load a.json", "/save b.json")
+    assert "a.json is there already" in other.say("/load b.json", "/save a.json")
+
+
+def test_no_folder_is_made_unasked(work):
+    shown = Talk().say("First?", "/export deep/er/a.md", "/save deep/er/a.json")
+    assert shown.count("there is no folder deep/er.") == 2
+    assert list(work.iterdir()) == []
+
+
+def test_planted_links_are_not_followed(work, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in ("a.json.part", "a.md.part", "linked.md"):
+        (work / name).symlink_to(victim)
+    talk = Talk()
+    shown = talk.say("First?", "/save a.json", "/export a.md", "/export linked.md")
+    assert "linked.md is there already" in shown
+    talk.say("/export! linked.md")
+    assert victim.read_text() == "mine"
+    for name in ("a.json", "a.md", "linked.md"):
+        assert not (work / name).is_symlink()
+        assert "First?" in (work / name).read_text()
+        assert stat.S_IMODE((work / name).stat().st_mode) == 0o600
+    assert len(list(work.iterdir())) == 5
+
+
+def test_saved_conversations_are_private(chats):
+    Talk().say("First?", "/save a")
+    assert stat.S_IMODE(chats.stat().st_mode) == 0o700
+    assert stat.S_IMODE((chats / "a.json").stat().st_mode) == 0o600
+
+
+def test_halves_of_characters_are_saved_and_come_back(work):
+    talk = Talk()
+    question = "What is \udc80 and \ud83d?"
+    talk.say(question, "/save a.json", "/export b.json", "/export b.md", "/export b.svg")
+    assert len(list(work.iterdir())) == 4
+    other = Talk()
+    other.say("/load a.json")
+    assert other.questions == [question]
+    assert json.loads((work / "b.json").read_text())["messages"][1]["content"] == question
+    assert r"\udc80" in (work / "b.md").read_text()
+
+
+def test_saved_conversations_are_listed(chats):
+    talk = Talk()
+    assert "No conversation has been saved" in talk.say("/load")
+    assert "No conversation was saved as old." in talk.say("/load old")
+    talk.say("First?", "/save old", "/save new[bold]\x1b[2J")
+    os.utime(chats / "old.json", (1e9, 1e9))
+    shown = talk.say("/load")
+    assert "2001-09-09" in shown
+    assert shown.index(r"new[bold]\x1b[2J") < shown.index("old")
+    assert "alone: list them" in talk.say("/help")
+
+
+def completions(line: str) -> list[str]:
+    completer = ChatCompleter(COMMANDS, lambda: [])
+    return [
+        line[: len(line) + item.start_position] + item.text
+        for item in completer.get_completions(Document(line), CompleteEvent())
+    ]
+
+
+def test_saved_names_are_completed_first_then_paths(work):
+    (work / "talks.txt").write_text("")
+    Talk().say("First?", "/save talk about it")
+    for command in ("/load", "/save", "/save!"):
+        assert completions(f"{command} ta") == [f"{command} talk about it", f"{command} talks.txt"]
+        assert completions(f"{command} talk ab") == [f"{command} talk about it"]
+    assert completions("/file ta") == ["/file talks.txt"]
+
+
+def test_names_cannot_steer_the_terminal_when_they_are_completed(work):
+    (work / CLIPBOARD).write_text("x")
+    completer = ChatCompleter(COMMANDS, lambda: [])
+    [item] = completer.get_completions(Document("/file "), CompleteEvent())
+    assert item.display_text == SPELLED
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_name_that_writes_the_clipboard_is_spelled_out_everywhere(work, terminal):
+    (work / CLIPBOARD).write_text("some text")
+    (work / f"empty-{CLIPBOARD}").write_text("")
+    engine = FakeEngine(looks_at="some text")
+    talk = Talk(engine, terminal=terminal)
+    shown = talk.say(
+        f"/file '{CLIPBOARD}'", f"/file 'empty-{CLIPBOARD}'", f"/file 'none-{CLIPBOARD}'", "/files",
+        "/sources on", "What?", "/sources",
+        f"/load none-{CLIPBOARD}", f"/model {CLIPBOARD}", f"/set {CLIPBOARD}",
+        f"/save {CLIPBOARD}.json", "/drop", "/drop",
+    )  # fmt: skip
+    for part in (
+        f"Added {SHOWN}",
+        f"empty-{SHOWN}",
+        f"none-{SHOWN}",
+        f"Saved as {SPELLED[:-5]}",
+        f"Sources: {SHOWN}",
+        f"Forgotten: {SHOWN}",
+    ):
+        assert part in shown
+    assert shown.count(SPELLED) + shown.count(SHOWN) >= 10
+    assert "\x1b]" not in shown
+    assert "RVZJTA==\x1b" not in shown
+
+
+@pytest.mark.parametrize("name", ["b[bold]x[red].txt", "m[/red].txt", ":smile:.txt", "[link=x]b[/link].txt"])
+def test_names_are_no_markup(work, name):
+    (work / name.rpartition("/")[0]).mkdir(exist_ok=True)
+    (work / name).write_text("some text")
+    engine = FakeEngine(looks_at="some text", context=10_000)
+    talk = Talk(engine, terminal=True)
+    talk.desk.read_documents = _reading(talk)
+    shown = talk.say(f"/file '{name}'", "/sources on", "What?", "/files", "/sources", f"/file '{name}x'")
+    title = name.rpartition("/")[2]
+    assert f"Added {title}" in shown
+    assert f"Sources: {title}" in shown
+    assert shown.count(title) >= 5
+    assert "Unexpected" not in shown
+
+
+def _reading(talk: Talk):
+    """Read with the bar that names each file, as ``lrqk chat`` does."""
+    from lrqk_cli.documents import read_documents
+
+    def read(paths, pages):
+        with talk.desk.view.reading() as report:
+            return read_documents(paths, pages=pages, on_progress=report)
+
+    return read
+
+
+def test_a_name_that_is_not_utf_8_is_read_listed_and_saved(work):
+    name = os.fsdecode(b"caf\xe9.txt")
+    (work / name).write_text("some text")
+    talk = Talk()
+    shown = talk.say(f"/file {name}", "What?", "/files", "/save a.json", "/export a.md", "/export a.svg")
+    assert "Added caf\ufffd.txt" in shown
+    assert talk.questions == ["What?"]
+    assert "Unexpected" not in shown
+    other = Talk()
+    other.say("/load a.json")
+    assert other.titles == ["a.pdf", "caf\ufffd.txt"]
+
+
+def test_an_answer_cannot_steer_the_terminal(work):
+    engine = FakeEngine(answer="It is \x1b]52;c;RVZJTA==\x07**2**\x9b2J \u202egpj\u2066.$")
+    talk = Talk(engine)
+    talk.say("What?", "/export a.md", "/export a.svg", "/export a.json")
+    spelled = (r"\x1b]52;c;RVZJTA==\x07", r"\x9b2J", r"\u202egpj\u2066")
+    screen = talk.out.getvalue()
+    assert all(part in screen for part in spelled)
+    assert not {"\x07", "\x9b", "\u202e", "\u2066"} & set(screen)
+    assert "\x1b]" not in screen
+    markdown = (work / "a.md").read_text()
+    assert all(part in markdown for part in spelled)
+    for name in ("a.md", "a.svg", "a.json"):
+        assert not {"\x1b", "\x07", "\x9b", "\u202e", "\u2066"} & set((work / name).read_text())
+    assert json.loads((work / "a.json").read_text())["messages"][2]["content"] == engine.answer[:-1]
+
+
+def test_the_history_follows_no_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "history").symlink_to(victim)
+    with pytest.raises(UsageError, match="cannot be kept"):
+        open_history(tmp_path / "history")
+    assert stat.S_IMODE(victim.stat().st_mode) != 0o600
+
+
+def test_a_question_that_cannot_be_remembered_ends_no_chat(tmp_path):
+    history = open_history(tmp_path / "deep" / "history")
+    history.append_string("What is \udc80?")
+    assert "What is ??" in (tmp_path / "deep" / "history").read_text()
+    (tmp_path / "deep" / "history").unlink()
+    (tmp_path / "deep" / "history").mkdir()
+    history.append_string("Where?")
+    assert history.get_strings()[-1] == "Where?"
