@@ -48,7 +48,7 @@ class FakeEngine:
             raise UsageError("--hot cannot change.", "Start again.")
         self.settings = settings
 
-    def meter_sources(self, wanted: bool) -> None:
+    def track_sources(self, wanted: bool) -> None:
         self.meters = wanted
 
     def source_weights(self) -> list[float] | None:
@@ -61,12 +61,12 @@ class FakeEngine:
     def layer_misses(self) -> list[float]:
         return [0.1, 0.0, 0.4, 0.2]
 
-    def mark(self) -> FakeMark:
+    def rewind_point(self) -> FakeMark:
         return FakeMark(tuple(self.cached), self.mark_bytes)
 
-    def rewind(self, mark: FakeMark) -> None:
-        assert tuple(self.cached[: len(mark.cached)]) == mark.cached
-        del self.cached[len(mark.cached) :]
+    def rewind(self, point: FakeMark) -> None:
+        assert tuple(self.cached[: len(point.cached)]) == point.cached
+        del self.cached[len(point.cached) :]
         self.rewinds += 1
 
     def reset(self) -> None:
@@ -77,7 +77,7 @@ class FakeEngine:
         self,
         tokens: Sequence[int],
         *,
-        settles: bool = True,
+        finishes: bool = True,
         on_layer: Callable[[int], None] | None = None,
     ) -> Generator[PrefillProgress, None, None]:
         for start in range(0, len(tokens), self.segment):

@@ -15,10 +15,10 @@ from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import PrefillProgress, Step
 from lrqk_cli.errors import LrqkError, ModelError
 from lrqk_cli.terminal import view
+from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.completion import ChatCompleter
 from lrqk_cli.terminal.console import stderr_console, stdout_console
-from lrqk_cli.terminal.desk import Desk
 from lrqk_cli.terminal.line_reader import LineReader, open_history
 from lrqk_cli.terminal.repl import Repl
 from lrqk_cli.terminal.toolbar import status_line
@@ -56,10 +56,10 @@ class SlowEngine(FakeEngine):
         self,
         tokens: Sequence[int],
         *,
-        settles: bool = True,
+        finishes: bool = True,
         on_layer: Callable[[int], None] | None = None,
     ) -> Generator[PrefillProgress, None, None]:
-        for progress in super().prefill(tokens, settles=settles, on_layer=on_layer):
+        for progress in super().prefill(tokens, finishes=finishes, on_layer=on_layer):
             time.sleep(self.read_pause)
             yield progress
 
@@ -92,7 +92,7 @@ def main() -> int:
     engine.pause, engine.read_pause = arguments.pause, arguments.read_pause
     session = new_session(engine, [FakeDocument("report.pdf", ["x" * 200] * 4)], trained_context=100_000)
     console = stdout_console()
-    desk = Desk(
+    ctx = CommandContext(
         session=session,
         model="tiny",
         settings=LrqkConfig(),
@@ -105,7 +105,7 @@ def main() -> int:
     toolbar: Callable[[], str] = lambda: status_line(session.status(), console.width, "tiny")  # noqa: E731
     completer = ChatCompleter(COMMANDS, lambda: ["tiny", "huge"])
     try:
-        Repl(desk, LineReader(open_history(arguments.history), completer, toolbar)).run()
+        Repl(ctx, LineReader(open_history(arguments.history), completer, toolbar)).run()
     except KeyboardInterrupt:
         return 130
     except LrqkError as error:

@@ -15,8 +15,8 @@ from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import Document, PageSelection, read_documents
 from lrqk_cli.errors import DocumentError
 from lrqk_cli.models.loading import resolve
+from lrqk_cli.terminal.command_context import ChatExit, CommandContext
 from lrqk_cli.terminal.console import CleanConsole
-from lrqk_cli.terminal.desk import Departure, Desk
 from lrqk_cli.terminal.repl import Repl
 from lrqk_cli.terminal.view import View
 
@@ -46,7 +46,7 @@ class Talk:
     def __init__(self, engine: FakeEngine | None = None, *, terminal: bool = False) -> None:
         self.engine = engine or FakeEngine()
         self.err, self.out = io.StringIO(), io.StringIO()
-        self.desk = Desk(
+        self.ctx = CommandContext(
             session=new_session(self.engine, [FakeDocument("a.pdf", ["one", "two"])]),
             model="tiny",
             settings=LrqkConfig(),
@@ -61,16 +61,16 @@ class Talk:
         self.err.seek(0)
         self.err.truncate()
         self.script = Script(lines)
-        self.departure: Departure = Repl(self.desk, self.script).run()  # type: ignore[arg-type]
+        self.chat_exit: ChatExit = Repl(self.ctx, self.script).run()  # type: ignore[arg-type]
         return self.err.getvalue()
 
     @property
     def questions(self) -> list[str]:
-        return [exchange.question for exchange in self.desk.session.conversation.exchanges]
+        return [exchange.question for exchange in self.ctx.session.conversation.exchanges]
 
     @property
     def titles(self) -> list[str]:
-        return [use.title for use in self.desk.session.documents]
+        return [use.title for use in self.ctx.session.documents]
 
 
 def _read(paths: Sequence[Path], pages: PageSelection | None) -> list[Document]:

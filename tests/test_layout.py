@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,7 +26,7 @@ TIERS = [
     {"kernels"},
     {"memory", "telemetry"},
     {"config", "formats"},
-    {"errors", "side_by_side", "upstream"},
+    {"errors", "solver_pool", "upstream"},
 ]
 TIER = {name: number for number, tier in enumerate(TIERS) for name in tier}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in TIER)
@@ -46,6 +49,43 @@ def test_imports_run_downwards(path: Path) -> None:
     own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     for name in imported_packages(path) - {own}:
         assert TIER[name] > TIER[own], f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "chat").rglob("*.py")), ids=lambda path: path.name)
+def test_a_conversation_draws_nothing(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {"rich", "prompt_toolkit"} & {name.split(".")[0] for name in named}
+
+
+def test_no_class_has_the_name_of_another() -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
+    names = [node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+def test_no_file_imports_another_in_a_circle() -> None:
+    """What is imported inside of functions does not count."""
+    files = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+    graph = {name: files_imported(path, files) for name, path in files.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def files_imported(path: Path, known: Mapping[str, Path]) -> set[str]:
+    """Return the files of lrqk_cli that a file imports as it is imported itself."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.update(name if name in known else node.module for name in names)
+    return (found & known.keys()) - {module_of(path)}
 
 
 def test_every_package_has_its_tier() -> None:

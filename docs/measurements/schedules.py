@@ -26,16 +26,16 @@ from lrqk_cli.attention.index_fit import IndexFit
 from lrqk_cli.attention.projection import JointFit, JointProjector
 from lrqk_cli.bench.environment import environment
 from lrqk_cli.bench.fidelity import measure, results, table
-from lrqk_cli.bench.fidelity.cases import TEXT, Case, Material, Shape, ruler_cases, text_cases
+from lrqk_cli.bench.fidelity.cases import TEXT, Case, CaseSize, PromptInputs, ruler_cases, text_cases
 from lrqk_cli.bench.fidelity.run import size_of
 from lrqk_cli.bench.report import Report, to_json
 from lrqk_cli.bench.ruler.essay import Essay
-from lrqk_cli.bench.ruler.tasks import Sources
+from lrqk_cli.bench.ruler.tasks import TaskInputs
 from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.config import LrqkConfig, default_top_k
 from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.generate import Engine
-from lrqk_cli.models.devices import place
+from lrqk_cli.models.devices import resolve_device_dtype
 from lrqk_cli.models.loading import LoadedModel, load, resolve
 from lrqk_cli.models.prompt import ChatPrompt
 
@@ -154,10 +154,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype")
     asked = parser.parse_args()
-    loaded = load(resolve(asked.model), *place(None, asked.dtype, None))
+    loaded = load(resolve(asked.model), *resolve_device_dtype(None, asked.dtype, None))
     prompt, text = ChatPrompt(loaded.tokenizer), asked.text.read_text(encoding="utf-8")
-    material = Material(prompt, prompt.text(text), Sources(Essay(text)))
-    shape = Shape(asked.ctx, asked.new_tokens, turns=1, samples=asked.samples)
+    material = PromptInputs(prompt, prompt.text(text), TaskInputs(Essay(text)))
+    shape = CaseSize(asked.ctx, asked.new_tokens, turns=1, samples=asked.samples)
     sizes = {name: with_hot_rows(part, asked.ctx) for name, part in (("37.5%", 0.25), ("20%", 0.075))}
     found: list[results.FidelityResult] = []
     for task in TASKS:

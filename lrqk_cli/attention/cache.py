@@ -17,12 +17,12 @@ from lrqk_cli.attention.decode_step import DeviceState, FixedSpace, has_device_s
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
-from lrqk_cli.attention.marks import CacheMark
+from lrqk_cli.attention.rewind_points import CacheRewindPoint
 from lrqk_cli.attention.rotation import Growth
-from lrqk_cli.attention.sources import SourceMeter
+from lrqk_cli.attention.sources import AttentionTracker
 from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
-from lrqk_cli.side_by_side import SideBySide, run_side_by_side
+from lrqk_cli.solver_pool import SolverPool, run_solvers
 from lrqk_cli.telemetry.stats import StepStats
 
 
@@ -60,9 +60,9 @@ class LrqkCache(Cache):
             self._state = DeviceState(spec, device, fixed_space)
             for number, layer in enumerate(self._attention):
                 layer.use_device_steps(self._state, number, is_last=layer is self._attention[-1])
-        self._meter: SourceMeter | None = None
+        self._tracker: AttentionTracker | None = None
         self._rows = [(0, 0)] * spec.num_layers
-        self._marks: WeakSet[CacheMark] = WeakSet()
+        self._rewind_points: WeakSet[CacheRewindPoint] = WeakSet()
         self._order = count()
         self._is_detached = False
         super().__init__(layers=list(self._attention))
@@ -125,7 +125,7 @@ class LrqkCache(Cache):
             if isinstance(layer, LrqkLayer):
                 layer.begin_segment()
 
-    def solve_ahead(self, growths: Sequence[Growth | None]) -> SideBySide[Callable[[], None]] | None:
+    def solve_ahead(self, growths: Sequence[Growth | None]) -> SolverPool[Callable[[], None]] | None:
         """Begin to fit to the text as it will be, with the rest of a prefill still to come.
 
         The fit is in force once all results have been called, which is to happen before the last segment:
@@ -141,47 +141,47 @@ class LrqkCache(Cache):
         layers = [(layer, coming) for layer, coming in expected if isinstance(layer, LrqkLayer)]
         tasks = [layer.solve_ahead(coming) for layer, coming in layers if layer.is_unsolved]
         begun = [task for task in tasks if task is not None]
-        return SideBySide(begun) if begun else None
+        return SolverPool(begun) if begun else None
 
-    def settle(self) -> None:
+    def finish_prefill(self) -> None:
         """Prepare for decode steps now; else the first step does it."""
-        run_side_by_side([layer.solve for layer in self._attention if layer.is_unsolved])
+        run_solvers([layer.solve for layer in self._attention if layer.is_unsolved])
         for layer in self._attention:
-            layer.settle()
+            layer.finish_prefill()
         if self._state is not None:
             self._state.begin(self.get_seq_length())
 
     def reset(self) -> None:
         """Forget all tokens, and what was fitted to them."""
-        self._marks.clear()
+        self._rewind_points.clear()
         self._rows = [(0, 0)] * self.spec.num_layers
         for layer in self._attention:
             layer.reset()
 
-    def mark(self) -> CacheMark:
+    def rewind_point(self) -> CacheRewindPoint:
         """Note the point that has been reached, between two segments or steps."""
-        mark = CacheMark(next(self._order), tuple(layer.mark() for layer in self._attention))
-        self._marks.add(mark)
-        return mark
+        point = CacheRewindPoint(next(self._order), tuple(layer.rewind_point() for layer in self._attention))
+        self._rewind_points.add(point)
+        return point
 
-    def rewind(self, mark: CacheMark) -> None:
-        """Be again as at ``mark``; rows beyond it may hold anything. Later marks are no longer valid.
+    def rewind(self, point: CacheRewindPoint) -> None:
+        """Be again as at ``point``; rows beyond it may hold anything. Later points are no longer valid.
 
         A captured graph stays valid: nothing moves. Counters of rows go on.
 
         Raises:
-            UsageError: the mark is not one of this cache, or was left behind by an earlier rewind or reset.
+            UsageError: the point is not one of this cache, or was left behind by an earlier rewind or reset.
         """
-        if mark not in self._marks:
+        if point not in self._rewind_points:
             raise UsageError(
                 "This point of the conversation is gone: it was taken back beyond it before.",
                 "Begin a new conversation.",
             )
-        for other in list(self._marks):
-            if other.number > mark.number:
-                self._marks.discard(other)
-        for layer, layer_mark in zip(self._attention, mark.layers, strict=True):
-            layer.rewind(layer_mark)
+        for other in list(self._rewind_points):
+            if other.number > point.number:
+                self._rewind_points.discard(other)
+        for layer, layer_point in zip(self._attention, point.layers, strict=True):
+            layer.rewind(layer_point)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens, exactly, where ``is_croppable``; transformers' protocol.
@@ -199,11 +199,11 @@ class LrqkCache(Cache):
                 f"crop({tokens_to_remove}) was asked of a cache of {self.get_seq_length()} tokens.",
                 "Pass minus the number of tokens to take back.",
             )
-        for mark in list(self._marks):
-            if mark.length > length:
-                self._marks.discard(mark)
+        for point in list(self._rewind_points):
+            if point.length > length:
+                self._rewind_points.discard(point)
         for layer in self._attention:
-            layer.count_to(length)
+            layer.sync_host_length(length)
 
     def activate_past_recording(self) -> None:
         """Refuse what ``crop`` would: transformers calls this before it decodes with drafts.
@@ -222,7 +222,7 @@ class LrqkCache(Cache):
         )
         raise UsageError(
             f"The cache cannot take back tokens, as prompt lookup and assisted decoding do: {what}.",
-            "Generate without them; for a point of your own there are mark() and rewind().",
+            "Generate without them; for a point of your own there are rewind_point() and rewind().",
         )
 
     def adjust(self, settings: LrqkConfig) -> None:
@@ -246,16 +246,16 @@ class LrqkCache(Cache):
             if isinstance(layer, LrqkLayer):
                 layer.adjust(settings)
 
-    def meter_sources(self, wanted: bool) -> None:
+    def track_sources(self, wanted: bool) -> None:
         """Note from the next prompt on where steps look, or no more. A captured graph is void."""
-        self._meter = SourceMeter(self.spec, self.context, self.device) if wanted else None
+        self._tracker = AttentionTracker(self.spec, self.context, self.device) if wanted else None
         for number, layer in enumerate(self._attention):
-            layer.meter(None if self._meter is None else self._meter.weights.get(number))
+            layer.track_attention(None if self._tracker is None else self._tracker.weights.get(number))
 
     @property
     def source_weights(self) -> list[float] | None:
-        """The weight of each token since the newest prompt, see ``SourceMeter``; None if not noted."""
-        return None if self._meter is None else self._meter.read(self.get_seq_length())
+        """The weight of each token since the newest prompt, see ``AttentionTracker``; None if not noted."""
+        return None if self._tracker is None else self._tracker.read(self.get_seq_length())
 
     @property
     def position(self) -> Tensor | None:
@@ -267,12 +267,12 @@ class LrqkCache(Cache):
         """Whether something is told of every decode step of a layer."""
         return any(layer.is_observed for layer in self._attention)
 
-    def count_to(self, length: int) -> None:
+    def sync_host_length(self, length: int) -> None:
         """Note on the host that there are ``length`` tokens: a replayed graph counts on the device only."""
         for layer in self._attention:
-            layer.count_to(length)
+            layer.sync_host_length(length)
         if self._state is not None:
-            self._state.count_to(length)
+            self._state.sync_host_length(length)
 
     def take_stats(self, seconds: float = 0.0, steps: int = 1) -> StepStats:
         """Return the counters of all layers since they were last taken, with the time and steps they took.

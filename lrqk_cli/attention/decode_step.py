@@ -93,7 +93,7 @@ class DeviceState:
         self.length += 1
         self._position += 1
 
-    def count_to(self, position: int) -> None:
+    def sync_host_length(self, position: int) -> None:
         """Note that a graph has counted up to ``position``."""
         self._position = position
 
@@ -142,7 +142,7 @@ class DeviceStep(Protocol):
         """Take over what the layer has fitted since."""
 
 
-class RingStep:
+class DenseDeviceStep:
     """Exact attention over rows that are all on the device: the row of token t stands at ``t % size``.
 
     Args:
@@ -159,13 +159,15 @@ class RingStep:
             torch.empty(heads, 0, dtype=torch.bool, device=rows.device),
         )
         self._scratch = state.attend_scratch(heads, size)
-        self._weights = weights
+        self._token_attention = weights
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``DeviceStep``."""
         rows = self._residents.rows
         rows.index_copy_(1, self._state.length % rows.shape[1], torch.stack((key, value), dim=2))
-        return _attend(query, self._residents, self._scratch, params, self._state, weights=self._weights)
+        return _attend(
+            query, self._residents, self._scratch, params, self._state, weights=self._token_attention
+        )
 
     def refresh(self) -> None:
         """See ``DeviceStep``; nothing is fitted."""
@@ -174,7 +176,7 @@ class RingStep:
 class LrqkStep:
     """LRQK for one layer; the arguments after its number are the layer's parts, which stay its own.
 
-    The last one is as in ``RingStep``.
+    The last one is as in ``DenseDeviceStep``.
     """
 
     def __init__(
@@ -196,7 +198,7 @@ class LrqkStep:
         self._projector = projector
         self._index = index
         self._value_tail = tail
-        self._weights = weights
+        self._token_attention = weights
         self._residents = hot.residents
         tail_rank = rank if tail is not None else None
         scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity, tail_rank)
@@ -258,7 +260,14 @@ class LrqkStep:
         )
         fetch = Fetch(self._plan, self._store.rows)
         return _attend(
-            query, residents, self._attend_scratch, params, self._state, fetch, self._tail, self._weights
+            query,
+            residents,
+            self._attend_scratch,
+            params,
+            self._state,
+            fetch,
+            self._tail,
+            self._token_attention,
         )
 
 

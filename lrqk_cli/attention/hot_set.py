@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.attention.host_store import RowStore
-from lrqk_cli.attention.marks import HotMark
+from lrqk_cli.attention.rewind_points import HotSetRewindPoint
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.buffers import FetchPlan, Residents
@@ -120,17 +120,17 @@ class HotSet:
         """Put planned rows of ``store``, ``[KV, context, 2, d]``, into their slots; all slots are filled."""
         decode.replace_rows(self.residents, plan, store)
 
-    def mark(self) -> HotMark:
+    def rewind_point(self) -> HotSetRewindPoint:
         """Note which tokens are hot."""
-        return HotMark(self.slot_token.to("cpu", torch.int32, copy=True), self.count)
+        return HotSetRewindPoint(self.slot_token.to("cpu", torch.int32, copy=True), self.count)
 
-    def rewind(self, mark: HotMark, length: int, store: RowStore) -> None:
-        """Hold again what was held at ``mark``, at ``length`` tokens; what has left comes from the store.
+    def rewind(self, point: HotSetRewindPoint, length: int, store: RowStore) -> None:
+        """Hold again what was held at ``point``, of ``length`` tokens; what has left comes from the store.
 
         A row that stayed in its slot is not copied.
         """
-        before, self.count = self.slot_token.clone(), mark.count
-        self.slot_token.copy_(mark.slot_token)
+        before, self.count = self.slot_token.clone(), point.count
+        self.slot_token.copy_(point.slot_token)
         self._refetch((self.slot_token != before) & (self.slot_token >= 0), store)
         self.resident.zero_()
         used = self.slot_token[:, : self.count]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lrqk_cli.attention.factors import GramAccumulator
 from lrqk_cli.attention.index import LowRankIndex
-from lrqk_cli.attention.marks import Fit
 from lrqk_cli.attention.projection import JointProjector, Projector
+from lrqk_cli.attention.rewind_points import Fit
 from lrqk_cli.attention.rotation import Growth
 
 # A fit serves a text that has grown by so much at most. With Qwen2.5-Coder 0.5B at 32K tokens 18% more text
@@ -89,9 +89,9 @@ class IndexFit:
 
         return solve
 
-    def mark(self) -> Fit:
+    def rewind_point(self) -> Fit:
         """Return the fit, which can be taken back to from now on."""
-        self._fit.is_marked = True
+        self._fit.is_referenced = True
         return self._fit
 
     def rewind(self, fit: Fit, tokens: int) -> None:

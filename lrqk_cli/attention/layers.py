@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, RingStep
+from lrqk_cli.attention.decode_step import DenseDeviceStep, DeviceState, DeviceStep
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import Ring
-from lrqk_cli.attention.marks import Copies, LayerMark, SlidingMark
 from lrqk_cli.attention.params import AttentionParams
+from lrqk_cli.attention.rewind_points import Copies, LayerRewindPoint, SlidingRewindPoint
 from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import UnsupportedModelError
@@ -48,7 +48,7 @@ class AttentionLayer(CacheLayerMixin):
         self._step: DeviceStep | None = None
         self._number = 0
         self._is_last = False
-        self._weights: Tensor | None = None
+        self._token_attention: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Do nothing: everything was allocated on construction."""
@@ -88,31 +88,31 @@ class AttentionLayer(CacheLayerMixin):
         """
         if self._is_segment(key) or self._device is None or self._step is None:
             return self._attend(query, key, value, params)
-        self.settle()
+        self.finish_prefill()
         self._device.begin(self.length - 1)
         output = self._step(query, key, value, params)
         if self._is_last:
             self._device.end()
-        self.count_to(self.length)
+        self.sync_host_length(self.length)
         self._show(query, params, output)
         return output
 
-    def count_to(self, length: int) -> None:
+    def sync_host_length(self, length: int) -> None:
         """Note that steps on the device have stored what there is up to ``length`` tokens."""
         self.length = length
 
-    def meter(self, weights: Tensor | None) -> None:
+    def track_attention(self, weights: Tensor | None) -> None:
         """Add the weights of tokens up in ``weights``, float32 ``[context]``, from the next prompt on.
 
         None stops it. A captured graph is void.
         """
-        self._weights = weights
+        self._token_attention = weights
         if self._device is not None:
             self.use_device_steps(self._device, self._number, is_last=self._is_last)
 
     @property
     def is_unsolved(self) -> bool:
-        """Whether ``solve`` has something to do before ``settle``, which else does it."""
+        """Whether ``solve`` has something to do before ``finish_prefill``, which else does it."""
         return False
 
     def solve(self) -> None:
@@ -154,16 +154,16 @@ class AttentionLayer(CacheLayerMixin):
         """Forget all tokens."""
         self.length = 0
 
-    def settle(self) -> None:
+    def finish_prefill(self) -> None:
         """Prepare for decode steps after a prefill."""
 
-    def mark(self) -> LayerMark:
+    def rewind_point(self) -> LayerRewindPoint:
         """Note the point that has been reached."""
-        return LayerMark(self.length)
+        return LayerRewindPoint(self.length)
 
-    def rewind(self, mark: LayerMark) -> None:
-        """Be again as at ``mark``, one of this layer's own; rows beyond it may hold anything."""
-        self.length = mark.length
+    def rewind(self, point: LayerRewindPoint) -> None:
+        """Be again as at ``point``, one of this layer's own; rows beyond it may hold anything."""
+        self.length = point.length
 
     def take_stats(self) -> StepStats:
         """Return the counters since they were last taken."""
@@ -189,26 +189,26 @@ class FullLayer(AttentionLayer):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         output = self.attend_exactly(query, key, value, params)
-        if self._weights is not None:
+        if self._token_attention is not None:
             if self._is_segment(key):
-                self._weights.zero_()
+                self._token_attention.zero_()
             keys = (chunk for chunk, _ in self.store.stream(0, self.stored))
             tokens = torch.arange(self.stored, device=query.device).expand(query.shape[0], -1)
-            add_weights(self._weights, query[:, :, -1:], keys, tokens, params)
+            add_weights(self._token_attention, query[:, :, -1:], keys, tokens, params)
         return output
 
     def _make_step(self, state: DeviceState) -> DeviceStep:
-        return RingStep(self.store.rows, state, self._weights)
+        return DenseDeviceStep(self.store.rows, state, self._token_attention)
 
-    def count_to(self, length: int) -> None:
+    def sync_host_length(self, length: int) -> None:
         """See ``AttentionLayer``."""
-        super().count_to(length)
+        super().sync_host_length(length)
         self.stored = length
 
-    def rewind(self, mark: LayerMark) -> None:
+    def rewind(self, point: LayerRewindPoint) -> None:
         """See ``AttentionLayer``."""
-        super().rewind(mark)
-        self.stored = mark.length
+        super().rewind(point)
+        self.stored = point.length
 
     def write(self, key: Tensor, value: Tensor) -> None:
         """Store K and V ``[KV, S, d]`` of the next tokens."""
@@ -230,7 +230,7 @@ class FullLayer(AttentionLayer):
             query, key, value, scaling=params.scaling, softcap=params.softcap, causal=True
         )
         for keys, values in chunks:
-            self._meet(keys)
+            self._index_earlier_keys(keys)
             chunk_output, chunk_lse = dispatch.attend(
                 query, keys, values, scaling=params.scaling, softcap=params.softcap
             )
@@ -238,7 +238,7 @@ class FullLayer(AttentionLayer):
         self._streamed_rows += earlier * self.spec.num_kv_heads
         return weigh_sinks(output, lse, params.sinks)
 
-    def _meet(self, keys: Tensor) -> None:
+    def _index_earlier_keys(self, keys: Tensor) -> None:
         """Take note of a chunk of earlier keys ``[KV, S, d]`` that are on the device for once, in order."""
 
     def take_stats(self) -> StepStats:
@@ -258,18 +258,18 @@ class SlidingLayer(AttentionLayer):
         name = str(dtype).removeprefix("torch.")
         self.ring = Ring(empty(accounting.ring(spec, window, name), device))
 
-    def mark(self) -> LayerMark:
+    def rewind_point(self) -> LayerRewindPoint:
         """See ``AttentionLayer``."""
-        return SlidingMark(self.length, Copies([self.ring.rows[:, : self.length]]))
+        return SlidingRewindPoint(self.length, Copies([self.ring.rows[:, : self.length]]))
 
-    def rewind(self, mark: LayerMark) -> None:
+    def rewind(self, point: LayerRewindPoint) -> None:
         """See ``AttentionLayer``."""
-        assert isinstance(mark, SlidingMark)
-        super().rewind(mark)
-        mark.rows.put_back()
+        assert isinstance(point, SlidingRewindPoint)
+        super().rewind(point)
+        point.rows.put_back()
 
     def _make_step(self, state: DeviceState) -> DeviceStep:
-        return RingStep(self.ring.rows, state)
+        return DenseDeviceStep(self.ring.rows, state)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         segment = key.shape[1]

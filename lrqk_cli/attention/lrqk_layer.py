@@ -13,9 +13,9 @@ from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.index_fit import IndexFit
 from lrqk_cli.attention.layers import FullLayer, weigh_sinks
-from lrqk_cli.attention.marks import Copies, LayerMark, LrqkMark, to_device, to_host
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import ActiveRows, JointProjector, make_projector
+from lrqk_cli.attention.rewind_points import Copies, LayerRewindPoint, LrqkRewindPoint, to_device, to_host
 from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.attention.tail import ValueTail
@@ -30,9 +30,9 @@ class LrqkLayer(FullLayer):
     """A full-attention layer whose rows live in host memory.
 
     Segments are attended exactly, and the projector observes them. ``solve`` then fits the projector;
-    ``settle`` builds or extends the index, and seeds the hot set. A single token after that is a decode step:
-    it attends to the residents, and what all other rows would have added is predicted from their codes
-    (``tail``).
+    ``finish_prefill`` builds or extends the index, and seeds the hot set. A single token after that is a
+    decode step: it attends to the residents, and what all other rows would have added is predicted from their
+    codes (``tail``).
 
     Index and hot set are those of *row sets*: one a KV head, or one a query head, as ``settings.grouping``
     says. The queries of a row set share its residents.
@@ -42,7 +42,7 @@ class LrqkLayer(FullLayer):
             passes, and the output ``[sets, N, 1, d]``. The residents are still those of the step.
     """
 
-    # Index and hot set follow the tokens, in place; ``mark`` and ``rewind`` go back.
+    # Index and hot set follow the tokens, in place; ``rewind_point`` and ``rewind`` go back.
     is_croppable = False
 
     def __init__(
@@ -61,14 +61,14 @@ class LrqkLayer(FullLayer):
         self._fit = IndexFit(self.projector, self.index)
         self._wanted = self._fetched = 0
         # Tokens whose keys the segment under way has seen, from the first on.
-        self._met = 0
+        self._keys_seen = 0
         self.observer: Callable[[Tensor, AttentionParams, Tensor], None] | None = None
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """Attend approximately if this is a single token on a settled layer, else exactly."""
         if self._is_segment(key):
             return self._attend_segment(query, key, value, params)
-        self.settle()
+        self.finish_prefill()
         return self._attend_token(query, key, value, params)
 
     @property
@@ -83,17 +83,17 @@ class LrqkLayer(FullLayer):
     def _make_step(self, state: DeviceState) -> DeviceStep:
         assert isinstance(self.projector, JointProjector)  # ``has_device_steps`` checks it
         parts = self.store, self.projector, self.index, self.hot, self.tail
-        return LrqkStep(self.settings, state, self._number, *parts, self._weights)
+        return LrqkStep(self.settings, state, self._number, *parts, self._token_attention)
 
-    def meter(self, weights: Tensor | None) -> None:
+    def track_attention(self, weights: Tensor | None) -> None:
         """See ``AttentionLayer``."""
-        super().meter(weights)
+        super().track_attention(weights)
         if self._fit.tokens:
             self._prepare_steps()
 
-    def count_to(self, length: int) -> None:
+    def sync_host_length(self, length: int) -> None:
         """See ``AttentionLayer``."""
-        super().count_to(length)
+        super().sync_host_length(length)
         self.index.length = self.stored
         self.hot.count = min(self.hot.candidates(self.stored), self.hot.size)
 
@@ -107,29 +107,29 @@ class LrqkLayer(FullLayer):
         self._seed, self._is_seeded, self._is_unsolved = None, False, False
         self._wanted = self._fetched = 0
 
-    def mark(self) -> LayerMark:
+    def rewind_point(self) -> LayerRewindPoint:
         """See ``AttentionLayer``."""
-        return LrqkMark(
+        return LrqkRewindPoint(
             length=self.stored,
-            fit=self._fit.mark(),
+            fit=self._fit.rewind_point(),
             fitted=self._fit.tokens,
             learned=Copies(self.projector.learned()),
             observed=self.projector.grams.count,
             indexed=self.index.length,
-            hot=self.hot.mark(),
+            hot=self.hot.rewind_point(),
             seed=to_host(self._seed),
         )
 
-    def rewind(self, mark: LayerMark) -> None:
+    def rewind(self, point: LayerRewindPoint) -> None:
         """See ``AttentionLayer``."""
-        assert isinstance(mark, LrqkMark)
-        super().rewind(mark)
-        self._fit.rewind(mark.fit, mark.fitted)
-        mark.learned.put_back()
-        self.projector.grams.count = mark.observed
-        self.index.truncate(mark.indexed)
-        self.hot.rewind(mark.hot, mark.length, self.store)
-        self._seed, self._is_seeded = to_device(mark.seed, self.store.device), False
+        assert isinstance(point, LrqkRewindPoint)
+        super().rewind(point)
+        self._fit.rewind(point.fit, point.fitted)
+        point.learned.put_back()
+        self.projector.grams.count = point.observed
+        self.index.truncate(point.indexed)
+        self.hot.rewind(point.hot, point.length, self.store)
+        self._seed, self._is_seeded = to_device(point.seed, self.store.device), False
         self._is_unsolved = self._seed is not None
         if self._seed is None and self._fit.tokens:
             self._prepare_steps()
@@ -176,7 +176,7 @@ class LrqkLayer(FullLayer):
             self.tail.fit(self.projector)
         self._is_unsolved = False
 
-    def settle(self) -> None:
+    def finish_prefill(self) -> None:
         """Bring index and hot set up to date with the segments that went through since the last time."""
         if self._seed is None:
             return
@@ -186,10 +186,10 @@ class LrqkLayer(FullLayer):
             self.index.append(self.projector.project_keys(key))
         if not self._is_seeded:
             self._seed_hot_set(*self._seed)
-        if self._weights is not None:
+        if self._token_attention is not None:
             query, params = self._seed
-            self._weights.zero_()
-            self._add_weights(self._weights, self._per_set(query[:, :, -1:]), params)
+            self._token_attention.zero_()
+            self._add_weights(self._token_attention, self._per_set(query[:, :, -1:]), params)
         self._seed = None
         if self._step is not None:
             self._step.refresh()
@@ -218,9 +218,9 @@ class LrqkLayer(FullLayer):
             self._step.refresh()
 
     def _attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        earlier, self._met, self._is_seeded = self.stored, 0, False
+        earlier, self._keys_seen, self._is_seeded = self.stored, 0, False
         output = self.attend_exactly(query, key, value, params)
-        self._meet(key)
+        self._index_earlier_keys(key)
         self.hot.recent.append(earlier, key, value)
         self.projector.observe(query, key, value)
         # A sticky hot set starts with the rows that matter to the newest queries: the question, in a chat.
@@ -237,11 +237,11 @@ class LrqkLayer(FullLayer):
             self._seed_hot_set(*self._seed)
         return output
 
-    def _meet(self, keys: Tensor) -> None:
+    def _index_earlier_keys(self, keys: Tensor) -> None:
         # Once the index has begun, it grows with every segment, and no row need come back for it.
-        if self._fit.tokens and self._met == self.index.length:
+        if self._fit.tokens and self._keys_seen == self.index.length:
             self.index.append(self.projector.project_keys(keys))
-        self._met += keys.shape[1]
+        self._keys_seen += keys.shape[1]
 
     def _attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         queries = self._per_set(query)
@@ -264,8 +264,8 @@ class LrqkLayer(FullLayer):
                 output, lse = dispatch.merge(output, lse, tail_value, tail_lse)
         output = weigh_sinks(output, lse, params.sinks).reshape(query.shape)
         self._show(query, params, output)
-        if self._weights is not None:
-            self._add_weights(self._weights, queries, params)
+        if self._token_attention is not None:
+            self._add_weights(self._token_attention, queries, params)
         return output
 
     def _per_set(self, query: Tensor) -> Tensor:

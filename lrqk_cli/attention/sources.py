@@ -23,7 +23,7 @@ def retrieving_layers(spec: ModelSpec) -> list[int]:
     return full[len(full) // 2 : max(3 * len(full) // 4, len(full) // 2 + 1)]
 
 
-class SourceMeter:
+class AttentionTracker:
     """The weights that the newest token of the prompt, and each decode step after it, put on every token.
 
     A layer starts its count anew with each prompt. Weights are those of a softmax over the rows that are

@@ -14,7 +14,7 @@ _HINT = 'Write one question a line, as text or such as {"id": "q1", "prompt": "W
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class BatchQuestion:
     """A line of the file.
 
     Attributes:
@@ -28,7 +28,7 @@ class Question:
     fields: dict[str, Any]
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[BatchQuestion]:
     """Read a file of questions, one a line: a JSON object with a ``prompt`` and maybe an ``id``, or a text.
 
     A text may be quoted as in JSON. Empty lines are passed over.
@@ -58,7 +58,7 @@ def _lines(text: str) -> list[str]:
     return text.split("\n")
 
 
-def _question(line: str, number: int, path: Path) -> Question:
+def _question(line: str, number: int, path: Path) -> BatchQuestion:
     text = line.strip()
     try:
         said = json.loads(text) if text.startswith(("{", '"')) else text
@@ -70,7 +70,7 @@ def _question(line: str, number: int, path: Path) -> Question:
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise UsageError(f"Line {number} of {path} has no question.", _HINT)
-    return Question(str(fields.get("id", number)), prompt.strip(), {"id": number, **fields})
+    return BatchQuestion(str(fields.get("id", number)), prompt.strip(), {"id": number, **fields})
 
 
 class AnswersFile:
@@ -119,6 +119,6 @@ class AnswersFile:
             file.write(line + "\n")
 
 
-def unanswered(questions: Sequence[Question], answers: AnswersFile | None) -> list[Question]:
+def unanswered(questions: Sequence[BatchQuestion], answers: AnswersFile | None) -> list[BatchQuestion]:
     """Return the questions that have no answer yet."""
     return [item for item in questions if answers is None or item.id not in answers.answered]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
 
-from lrqk_cli.chat.events import DocumentUse, PageSpan, Reply, Sources
-from lrqk_cli.chat.protocols import DocumentLike, MarkLike, PromptFormat
+from lrqk_cli.chat.events import AnswerSources, DocumentUse, PageSpan, Reply
+from lrqk_cli.chat.protocols import DocumentLike, PromptFormat, RewindPointLike
 
 
 @dataclass(eq=False)
@@ -17,12 +17,12 @@ class Entry:
     Attributes:
         start: tokens before it.
         in_open_turn: it came within a user's turn that had already begun.
-        mark: the engine's point before it; None where none has been kept.
+        rewind_point: the engine's point before it; None where none has been kept.
     """
 
     start: int
     in_open_turn: bool
-    mark: MarkLike | None = field(default=None, init=False)
+    rewind_point: RewindPointLike | None = field(default=None, init=False)
 
 
 @dataclass(eq=False)
@@ -54,7 +54,7 @@ class Exchange(Entry):
     question: str
     answer_start: int
     answer: Reply | None = None
-    sources: Sources | None = None
+    sources: AnswerSources | None = None
 
 
 class Conversation:

@@ -85,7 +85,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourcePage:
     """A page that an answer rests on.
 
     Attributes:
@@ -114,7 +114,7 @@ class Strip:
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class AnswerSources:
     """What an answer rests on.
 
     Attributes:
@@ -122,7 +122,7 @@ class Sources:
         strips: one a document.
     """
 
-    pages: list[Source]
+    pages: list[SourcePage]
     strips: list[Strip]
 
 
@@ -146,7 +146,7 @@ class Answer:
     timing: Timing
     memory: MemoryUse
     cache: DecodeTotals
-    sources: Sources | None = None
+    sources: AnswerSources | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.planner import CONTEXT_STEP, Plan
 from lrqk_cli.memory.reserve import reserve
-from lrqk_cli.models.placement import Placement, find_placement, held_to
+from lrqk_cli.models.placement import Placement, find_placement, limit_vram
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -160,7 +160,7 @@ def open_session(
         threads = use_threads(request.threads)
         plan, placement, tokenizer = found.plan, found.placement, found.tokenizer
         view.planned(plan)
-        stack.enter_context(held_to(placement.device, request.vram and plan.budget.vram))
+        stack.enter_context(limit_vram(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
             from lrqk_cli.engine.generate import Engine
             from lrqk_cli.models import loading

@@ -72,7 +72,7 @@ class TextStream(Protocol):
         """Text that was held back."""
 
 
-class MarkLike(Protocol):
+class RewindPointLike(Protocol):
     """A point that an engine can be taken back to."""
 
     @property
@@ -95,12 +95,12 @@ class EngineLike(Protocol):
         self,
         tokens: Sequence[int],
         *,
-        settles: bool = True,
+        finishes: bool = True,
         on_layer: Callable[[int], None] | None = None,
     ) -> Iterator[PrefillProgress]:
         """Append tokens, segment by segment.
 
-        ``settles`` where an answer comes next; ``on_layer`` may be called within a segment, with the tokens
+        ``finishes`` where an answer comes next; ``on_layer`` may be called within a segment, with the tokens
         that are done.
         """
 
@@ -116,17 +116,17 @@ class EngineLike(Protocol):
     def layer_misses(self) -> list[float]:
         """Share of the demanded rows that were missing, for each layer that demands any."""
 
-    def meter_sources(self, wanted: bool, /) -> None:
+    def track_sources(self, wanted: bool, /) -> None:
         """Note from the next prompt on where answers look, or no more."""
 
     def source_weights(self) -> Sequence[float] | None:
         """The attention that each token has had since the newest prompt; None if it is not noted."""
 
-    def mark(self) -> MarkLike:
+    def rewind_point(self) -> RewindPointLike:
         """Note the point that has been reached."""
 
-    def rewind(self, mark: Any, /) -> None:
-        """Forget what came after a mark, exactly."""
+    def rewind(self, point: Any, /) -> None:
+        """Forget what came after a point, exactly."""
 
     def reset(self) -> None:
         """Forget everything."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, TypedDict
 
 from lrqk_cli.chat import printable
-from lrqk_cli.chat.events import Answer, DocumentUse, Sources
+from lrqk_cli.chat.events import Answer, AnswerSources, DocumentUse
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory.planner import Plan
 
@@ -166,7 +166,7 @@ def build_report(
     }
 
 
-def _source_reports(sources: Sources | None) -> list[SourceReport] | None:
+def _source_reports(sources: AnswerSources | None) -> list[SourceReport] | None:
     if sources is None:
         return None
     return [

@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 
+from lrqk_cli.chat.context_sync import ContextSync, never
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
 from lrqk_cli.chat.events import (
     Answer,
     AnswerEnd,
+    AnswerSources,
     DocumentUse,
     Notice,
     PageSpan,
     Reply,
-    Sources,
     Status,
     TextDelta,
     Timing,
@@ -27,7 +28,6 @@ from lrqk_cli.chat.protocols import (
     TextStream,
 )
 from lrqk_cli.chat.sources import find_sources
-from lrqk_cli.chat.synchroniser import Synchroniser, never
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import UsageError
@@ -40,7 +40,7 @@ class Session:
 
     The engine holds the first ``engine.length`` tokens of ``transcript``. Whatever an interrupt leaves out
     goes in before the next question, so nothing is lost or doubled. The last documents and questions can be
-    taken away exactly, see ``Synchroniser``.
+    taken away exactly, see ``ContextSync``.
 
     Args:
         engine: holds the context; must be empty.
@@ -74,7 +74,7 @@ class Session:
         self.generation = generation
         self.conversation = Conversation(prompt)
         self.history = StepHistory()
-        self._synchroniser = Synchroniser(engine)
+        self._synchroniser = ContextSync(engine)
         self._stop_ids = stop_ids
         self._trained_context = trained_context
         self._max_context = max_context
@@ -108,7 +108,7 @@ class Session:
     def note_sources(self, wanted: bool) -> None:
         """Let answers from the next one on come with what they rest on, or no more."""
         if wanted != self._notes_sources:
-            self.engine.meter_sources(wanted)
+            self.engine.track_sources(wanted)
             self._notes_sources = wanted
 
     def watch_reading(self, report: Callable[[PrefillProgress], None]) -> None:
@@ -319,7 +319,7 @@ class Session:
         yield self._answer("".join(parts), end, tokens, timing, sources)
 
     def _answer(
-        self, text: str, end: AnswerEnd, tokens: int, timing: Timing, sources: Sources | None = None
+        self, text: str, end: AnswerEnd, tokens: int, timing: Timing, sources: AnswerSources | None = None
     ) -> Answer:
         prompt_tokens = len(self.transcript) - tokens
         memory = self.engine.memory()

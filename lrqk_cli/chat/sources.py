@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from lrqk_cli.chat.conversation import Conversation
-from lrqk_cli.chat.events import DocumentUse, Source, Sources, Strip
+from lrqk_cli.chat.events import AnswerSources, DocumentUse, SourcePage, Strip
 from lrqk_cli.chat.protocols import TextStream
 
 # Measured on questions whose page is known; from 5 to 20 there is little difference. See docs/sources.md.
@@ -33,7 +33,7 @@ _SENTENCE_END = re.compile(r"\A\[[^\]\n]*\]\n|[.!?][\"'”’)\]]*\s+|\n\s*\n")
 
 def find_sources(
     weights: Sequence[float], conversation: Conversation, new_stream: Callable[[], TextStream]
-) -> Sources:
+) -> AnswerSources:
     """Attribute an answer to the pages of the conversation's documents.
 
     Args:
@@ -45,7 +45,7 @@ def find_sources(
     read = [place for place in places if place.end <= len(weights)]
     count = sum(place.end - place.start for place in read)
     if not count:
-        return Sources([], [])
+        return AnswerSources([], [])
     everything = _sum_over(read, weights)
     floor = _FLOOR * everything / count
     credit = [max(0.0, weight - floor) for weight in weights]
@@ -57,7 +57,7 @@ def find_sources(
     found = [_Found((sums[place.end] - sums[place.start]) / total if total else 0.0, place) for place in read]
     documents = conversation.documents
     sources = [
-        Source(
+        SourcePage(
             documents[best.place.document],
             best.place.page,
             share,
@@ -66,7 +66,7 @@ def find_sources(
         for share, best in _best_pages(found)
     ]
     strips = [_strip(use, sums) for use in documents if use.end <= len(weights)]
-    return Sources(sources, strips)
+    return AnswerSources(sources, strips)
 
 
 @dataclass(frozen=True, slots=True)

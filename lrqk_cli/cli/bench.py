@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lrqk_cli.cli import measurement, method, options, planning, suites
+from lrqk_cli.cli import bench_options, options, paper_options, planning, suites
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.cli.variations import parse_variations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _SETTINGS = LrqkConfig()
 _LIMITS = ReadLimits()
 # All modes of a suite, and those that it compares by default.
-_MODES: dict[measurement.Suite, tuple[tuple[str, ...], tuple[str, ...]]] = {
+_MODES: dict[bench_options.Suite, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "speed": (
         ("lrqk", "dense", "dense-eager", "offload", "paper", "paper-no-hit-miss"),
         ("lrqk", "dense"),
@@ -45,27 +45,27 @@ _ANY_WIDTH = 10_000
 
 def bench(
     context: typer.Context,
-    suite: measurement.SuiteName = "speed",
-    ctx: measurement.Contexts = "4k",
-    modes: measurement.Modes = None,
-    new_tokens: measurement.NewTokens = 128,
-    repeat: measurement.Repeat = 3,
-    memory_cap: measurement.MemoryCap = None,
+    suite: bench_options.SuiteName = "speed",
+    ctx: bench_options.Contexts = "4k",
+    modes: bench_options.Modes = None,
+    new_tokens: bench_options.NewTokens = 128,
+    repeat: bench_options.Repeat = 3,
+    memory_cap: bench_options.MemoryCap = None,
     vram: planning.Vram = None,
     ram: planning.Ram = None,
-    text: measurement.Text = None,
-    tasks: measurement.Tasks = None,
-    samples: measurement.Samples = 10,
-    turns: measurement.Turns = 1,
-    vary: measurement.Vary = [],  # noqa: B006 - click copies it
-    layers: measurement.Layers = False,
-    haystack: measurement.Haystack = None,
-    qa_data: measurement.QaData = [],  # noqa: B006 - click copies it
-    seed: measurement.Seed = 0,
+    text: bench_options.Text = None,
+    tasks: bench_options.Tasks = None,
+    samples: bench_options.Samples = 10,
+    turns: bench_options.Turns = 1,
+    vary: bench_options.Vary = [],  # noqa: B006 - click copies it
+    layers: bench_options.Layers = False,
+    haystack: bench_options.Haystack = None,
+    qa_data: bench_options.QaData = [],  # noqa: B006 - click copies it
+    seed: bench_options.Seed = 0,
     read_timeout: options.ReadTimeout = _LIMITS.timeout,
     read_memory: options.ReadMemory = _LIMITS.memory,
     model: options.Model = DEFAULT_MODEL,
-    shape: measurement.Shape = None,
+    shape: bench_options.Shape = None,
     rank: options.Rank = _SETTINGS.rank,
     index_bits: options.IndexBits = _SETTINGS.index_bits,
     hot: options.Hot = _SETTINGS.hot,
@@ -73,24 +73,24 @@ def bench(
     recent: options.Recent = _SETTINGS.recent,
     tail: options.Tail = _SETTINGS.tail,
     segment: options.Segment = _SETTINGS.segment,
-    solver: method.Solver = _SETTINGS.solver,
-    grouping: method.Grouping = _SETTINGS.grouping,
-    hot_policy: method.Policy = _SETTINGS.hot_policy,
-    als_init: method.Init = _SETTINGS.als.init,
-    als_iterations: method.Iterations = _SETTINGS.als.iterations,
-    als_tolerance: method.Tolerance = _SETTINGS.als.tolerance,
-    als_penalties: method.Penalties = _SETTINGS.als.penalties,
+    solver: paper_options.Solver = _SETTINGS.solver,
+    grouping: paper_options.Grouping = _SETTINGS.grouping,
+    hot_policy: paper_options.Policy = _SETTINGS.hot_policy,
+    als_init: paper_options.Init = _SETTINGS.als.init,
+    als_iterations: paper_options.Iterations = _SETTINGS.als.iterations,
+    als_tolerance: paper_options.Tolerance = _SETTINGS.als.tolerance,
+    als_penalties: paper_options.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     weights: options.Weights = "auto",
-    output: measurement.Format = "table",
-    plot: measurement.Plot = None,
+    output: bench_options.Format = "table",
+    plot: bench_options.Plot = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Measure speed and memory, or the quality of answers, in comparison with full attention."""
     warn_of_transformers()
-    measurement.refuse_idle(context, suite, tasks)
+    bench_options.refuse_idle(context, suite, tasks)
     als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
     demanded = top_k or default_top_k(hot)
     settings = LrqkConfig(
@@ -98,7 +98,9 @@ def bench(
     )
     variations = partial(parse_variations, vary, top_k_follows=top_k is None)
     variations(settings)  # so that a wrong one is told at once
-    asked = suites.Asked(tuple(parse_tokens(part) for part in ctx.split(",")), _modes(suite, modes), samples)
+    asked = suites.SuiteOptions(
+        tuple(parse_tokens(part) for part in ctx.split(",")), _modes(suite, modes), samples
+    )
     limits = ReadLimits(read_timeout, read_memory)
     prompts = suites.Prompts(text, haystack, tuple(qa_data), seed, limits)
     if suite == "ruler":
@@ -111,11 +113,11 @@ def bench(
         _check_plot(plot)
     if memory_cap is not None and suite == "speed":
         _check_memory_cap(device, memory_cap)
-    shape = measurement.chosen_shape(context, suite, shape)
+    shape = bench_options.chosen_shape(context, suite, shape)
     answer = 1 + new_tokens if suite == "speed" else 0
     wanted = planning.said_settings(context, settings)
     view = _view(quiet)
-    subject = _Subject(model, shape, device, None if dtype == "auto" else dtype, weights, vram, ram)
+    subject = _Target(model, shape, device, None if dtype == "auto" else dtype, weights, vram, ram)
     loaded, planned = _plan_and_load(subject, asked, answer, wanted, view)
     with _progress(view) as on_progress:
         measured = measure(loaded, planned, on_progress)
@@ -123,7 +125,7 @@ def bench(
     _show(measured, planned.settings, loaded, name, output, plot)
 
 
-def _modes(suite: measurement.Suite, names: str | None) -> tuple[str, ...]:
+def _modes(suite: bench_options.Suite, names: str | None) -> tuple[str, ...]:
     """The modes that were asked for, or those that the suite compares by default."""
     known, default = _MODES[suite]
     chosen = tuple(dict.fromkeys(name.strip() for name in names.split(","))) if names else default
@@ -154,7 +156,7 @@ def _view(quiet: bool) -> View:
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class _Target:
     """What is measured and where; ``shape`` in the place of a model, None chooses or does not limit."""
 
     model: str
@@ -167,7 +169,7 @@ class _Subject:
 
 
 def _plan_and_load(
-    subject: _Subject, asked: suites.Asked, answer_tokens: int, wanted: Mapping[str, Any], view: View
+    subject: _Target, asked: suites.SuiteOptions, answer_tokens: int, wanted: Mapping[str, Any], view: View
 ) -> tuple[LoadedModel | RandomModel, planning.BenchPlan]:
     """Choose settings, and only then load the model or draw its weights.
 
@@ -203,9 +205,9 @@ def _plan_and_load(
 
 
 def _plan(
-    subject: _Subject,
+    subject: _Target,
     described: Description,
-    asked: suites.Asked,
+    asked: suites.SuiteOptions,
     answer_tokens: int,
     wanted: Mapping[str, Any],
 ) -> tuple[planning.BenchPlan, Placement]:
@@ -213,7 +215,7 @@ def _plan(
     from lrqk_cli.memory import machine
     from lrqk_cli.models.placement import find_placement
 
-    seen = machine.look()  # before torch starts CUDA
+    seen = machine.detect_machine()  # before torch starts CUDA
     limits = subject.vram, subject.ram
     placement = find_placement(described, subject.device, subject.dtype, *limits, weights=subject.weights)
     limit = described.spec.max_context
@@ -244,7 +246,7 @@ def _show(
     settings: LrqkConfig,
     loaded: LoadedModel | RandomModel,
     model: str,
-    output: measurement.Output,
+    output: bench_options.Output,
     plot: Path | None,
 ) -> None:
     """Print what has been measured, also where the run ended early; that is then raised."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lrqk_cli.cli import asking, method, options, planning, questions
+from lrqk_cli.cli import chat_options, options, paper_options, planning, questions
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, ReadLimits, default_top_k
 from lrqk_cli.models.catalog import DEFAULT_MODEL
@@ -26,17 +26,17 @@ _LIMITS = ReadLimits()
 
 def chat(
     context: typer.Context,
-    files: asking.Files = [],  # noqa: B006 - typer only reads it
+    files: chat_options.Files = [],  # noqa: B006 - typer only reads it
     model: options.Model = DEFAULT_MODEL,
-    file: asking.File = [],  # noqa: B006
-    pages: asking.Pages = None,
-    password: asking.Password = None,
+    file: chat_options.File = [],  # noqa: B006
+    pages: chat_options.Pages = None,
+    password: chat_options.Password = None,
     read_timeout: options.ReadTimeout = _LIMITS.timeout,
     read_memory: options.ReadMemory = _LIMITS.memory,
-    prompt: asking.Prompt = [],  # noqa: B006
-    prompts_file: asking.PromptsFile = None,
-    answers_file: asking.AnswersFile = None,
-    system: asking.System = None,
+    prompt: chat_options.Prompt = [],  # noqa: B006
+    prompts_file: chat_options.PromptsFile = None,
+    answers_file: chat_options.AnswersFile = None,
+    system: chat_options.System = None,
     ctx: options.Context = None,
     vram: planning.Vram = None,
     ram: planning.Ram = None,
@@ -48,29 +48,29 @@ def chat(
     recent: options.Recent = _SETTINGS.recent,
     tail: options.Tail = _SETTINGS.tail,
     segment: options.Segment = _SETTINGS.segment,
-    solver: method.Solver = _SETTINGS.solver,
-    grouping: method.Grouping = _SETTINGS.grouping,
-    hot_policy: method.Policy = _SETTINGS.hot_policy,
-    als_init: method.Init = _SETTINGS.als.init,
-    als_iterations: method.Iterations = _SETTINGS.als.iterations,
-    als_tolerance: method.Tolerance = _SETTINGS.als.tolerance,
-    als_penalties: method.Penalties = _SETTINGS.als.penalties,
+    solver: paper_options.Solver = _SETTINGS.solver,
+    grouping: paper_options.Grouping = _SETTINGS.grouping,
+    hot_policy: paper_options.Policy = _SETTINGS.hot_policy,
+    als_init: paper_options.Init = _SETTINGS.als.init,
+    als_iterations: paper_options.Iterations = _SETTINGS.als.iterations,
+    als_tolerance: paper_options.Tolerance = _SETTINGS.als.tolerance,
+    als_penalties: paper_options.Penalties = _SETTINGS.als.penalties,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
     weights: options.Weights = "auto",
-    offload_weights: asking.OffloadWeights = False,
-    max_new_tokens: asking.MaxNewTokens = _GENERATION.max_new_tokens,
-    temperature: asking.Temperature = _GENERATION.temperature,
-    top_p: asking.TopP = _GENERATION.top_p,
-    sample_top_k: asking.SampleTopK = _GENERATION.sample_top_k,
-    repetition_penalty: asking.RepetitionPenalty = _GENERATION.repetition_penalty,
-    seed: asking.Seed = _GENERATION.seed,
-    as_json: asking.Json = False,
+    offload_weights: chat_options.OffloadWeights = False,
+    max_new_tokens: chat_options.MaxNewTokens = _GENERATION.max_new_tokens,
+    temperature: chat_options.Temperature = _GENERATION.temperature,
+    top_p: chat_options.TopP = _GENERATION.top_p,
+    sample_top_k: chat_options.SampleTopK = _GENERATION.sample_top_k,
+    repetition_penalty: chat_options.RepetitionPenalty = _GENERATION.repetition_penalty,
+    seed: chat_options.Seed = _GENERATION.seed,
+    as_json: chat_options.Json = False,
     quiet: options.Quiet = False,
-    sources: asking.Sources = False,
-    bell: asking.Bell = True,
-    no_history: asking.NoHistory = False,
+    sources: chat_options.Sources = False,
+    bell: chat_options.Bell = True,
+    no_history: chat_options.NoHistory = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Chat about documents; with --prompt or --prompts-file, print answers and exit."""

@@ -26,7 +26,7 @@ CARD_DTYPE = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class FootprintRequest:
     """What was asked for.
 
     Attributes:
@@ -48,7 +48,7 @@ class Question:
     weights: WeightChoice = "auto"
 
 
-def footprint(question: Question) -> dict[str, Any]:
+def footprint(question: FootprintRequest) -> dict[str, Any]:
     """Return the report, ready for JSON; sizes in bytes.
 
     Raises:
@@ -158,7 +158,7 @@ def longest_text(
     }
 
 
-def _is_cuda(machine: Machine | None, question: Question) -> bool:
+def _is_cuda(machine: Machine | None, question: FootprintRequest) -> bool:
     if machine is not None:
         return machine.name is not None
     from lrqk_cli.models.devices import choose_device
@@ -166,11 +166,11 @@ def _is_cuda(machine: Machine | None, question: Question) -> bool:
     return choose_device(question.device).type == "cuda"
 
 
-def _place(question: Question, described: Description) -> tuple[Machine | None, str]:
+def _place(question: FootprintRequest, described: Description) -> tuple[Machine | None, str]:
     """Return the machine, None where only torch knows it, and the element type to count with."""
-    from lrqk_cli.memory.machine import look
+    from lrqk_cli.memory.machine import detect_machine
 
-    machine = look(question.device)
+    machine = detect_machine(question.device)
     dtype = question.dtype or (CARD_DTYPE if question.vram else None)
     if dtype is not None and (machine is not None or question.device is None):
         return machine, dtype
@@ -178,18 +178,18 @@ def _place(question: Question, described: Description) -> tuple[Machine | None, 
         if not machine.has_bfloat16:
             return machine, "float16" if machine.name else "float32"
         return machine, "float16" if machine.name and described.dtype == "float16" else "bfloat16"
-    from lrqk_cli.models.devices import place
+    from lrqk_cli.models.devices import resolve_device_dtype
 
-    return None, str(place(question.device, dtype, described.dtype)[1]).removeprefix("torch.")
+    return None, str(resolve_device_dtype(question.device, dtype, described.dtype)[1]).removeprefix("torch.")
 
 
-def _ram(question: Question) -> int:
+def _ram(question: FootprintRequest) -> int:
     from lrqk_cli.memory.budget import host_budget
 
     return question.ram or (AMPLE if question.vram else host_budget())
 
 
-def _longest(question: Question, spec: ModelSpec, dtype: str, budget: int | None) -> int | None:
+def _longest(question: FootprintRequest, spec: ModelSpec, dtype: str, budget: int | None) -> int | None:
     from lrqk_cli.memory import planner
 
     if budget is None:
@@ -197,7 +197,7 @@ def _longest(question: Question, spec: ModelSpec, dtype: str, budget: int | None
     return planner.longest_context(spec, dtype, budget, _ram(question), spec.max_context, question.wanted)
 
 
-def _cards(question: Question, spec: ModelSpec) -> list[dict[str, Any]]:
+def _cards(question: FootprintRequest, spec: ModelSpec) -> list[dict[str, Any]]:
     """Return what the planner would choose on common cards, beside which host memory is no limit."""
     from lrqk_cli.memory import planner
 

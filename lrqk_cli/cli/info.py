@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrqk_cli.cli import method, options, planning
+from lrqk_cli.cli import options, paper_options, planning
 from lrqk_cli.cli.failures import warn_of_transformers
-from lrqk_cli.cli.footprint import Question, card, footprint
+from lrqk_cli.cli.footprint import FootprintRequest, card, footprint
 from lrqk_cli.cli.footprint_view import print_card, print_footprint
 from lrqk_cli.config import LrqkConfig, default_top_k
 from lrqk_cli.errors import UsageError
@@ -65,9 +65,9 @@ def info(
     recent: options.Recent = _SETTINGS.recent,
     tail: options.Tail = _SETTINGS.tail,
     segment: options.Segment = None,
-    solver: method.Solver = _SETTINGS.solver,
-    grouping: method.Grouping = _SETTINGS.grouping,
-    hot_policy: method.Policy = _SETTINGS.hot_policy,
+    solver: paper_options.Solver = _SETTINGS.solver,
+    grouping: paper_options.Grouping = _SETTINGS.grouping,
+    hot_policy: paper_options.Policy = _SETTINGS.hot_policy,
     device: options.Device = None,
     dtype: Dtype = "auto",
     weights: options.Weights = "auto",
@@ -92,7 +92,9 @@ def info(
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
     if model is not None:
-        report = footprint(Question(model, ctx, settings, wanted, device, number_format, vram, ram, weights))
+        report = footprint(
+            FootprintRequest(model, ctx, settings, wanted, device, number_format, vram, ram, weights)
+        )
         show = print_footprint
     elif vram is not None:
         _refuse_idle(context, {"ctx", "device"}, "--model")

@@ -13,7 +13,7 @@ import typer
 from lrqk_cli.errors import ContextLengthError, UsageError
 
 if TYPE_CHECKING:
-    from lrqk_cli.chat.batch import AnswersFile, Question
+    from lrqk_cli.chat.batch import AnswersFile, BatchQuestion
     from lrqk_cli.chat.events import Answer
     from lrqk_cli.chat.opening import OpenSession
     from lrqk_cli.chat.report import ChatReport
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _STDIN = Path("-")
 
 
-class Asked(Protocol):
+class QuestionSet(Protocol):
     """What is to be asked.
 
     Attributes:
@@ -50,7 +50,7 @@ def read_asked(
     answers_file: Path | None,
     files: Sequence[Path],
     as_json: bool,
-) -> Asked | None:
+) -> QuestionSet | None:
     """Return what is to be asked; None for a chat on the terminal.
 
     Raises:
@@ -78,7 +78,7 @@ def read_asked(
         return None
     if not all(prompt.strip() for prompt in prompts):
         raise UsageError("The question is empty.", "Give it with --prompt, or pipe it in.")
-    return InTurn([prompt.strip() for prompt in prompts], as_json)
+    return FollowUpQuestions([prompt.strip() for prompt in prompts], as_json)
 
 
 def _whole_prompts(context: typer.Context, prompts: Sequence[str]) -> list[str]:
@@ -88,15 +88,15 @@ def _whole_prompts(context: typer.Context, prompts: Sequence[str]) -> list[str]:
     return [os.environ["LRQK_PROMPT"]] if is_variable else list(prompts)
 
 
-def _from_file(prompts_file: Path, answers_file: Path | None) -> Asked:
+def _from_file(prompts_file: Path, answers_file: Path | None) -> QuestionSet:
     from lrqk_cli.chat.batch import AnswersFile, read_questions, unanswered
 
     questions = read_questions(prompts_file)
     answers = AnswersFile(answers_file) if answers_file is not None else None
-    return OneByOne(unanswered(questions, answers), answers, len(questions))
+    return IndependentQuestions(unanswered(questions, answers), answers, len(questions))
 
 
-class InTurn:
+class FollowUpQuestions:
     """Questions of one conversation; each sees those before it and their answers.
 
     The answers go to stdout as they come; with ``as_json`` as one object, or as one a line if there are
@@ -109,11 +109,11 @@ class InTurn:
         self._as_json = as_json
 
     def to_reserve(self) -> list[str]:
-        """See ``Asked``."""
+        """See ``QuestionSet``."""
         return list(self._prompts)
 
     def answer(self, opened: OpenSession, view: View) -> None:
-        """See ``Asked``."""
+        """See ``QuestionSet``."""
         from lrqk_cli.chat.report import to_json, to_json_line
         from lrqk_cli.terminal.oneshot import answer_once
         from lrqk_cli.terminal.sources_view import sources_view
@@ -133,7 +133,7 @@ class InTurn:
                 raise KeyboardInterrupt
 
 
-class OneByOne:
+class IndependentQuestions:
     """Questions of a file, each asked after the documents alone; answers are JSON lines.
 
     Args:
@@ -142,18 +142,18 @@ class OneByOne:
         total: how many questions the file has.
     """
 
-    def __init__(self, questions: Sequence[Question], answers: AnswersFile | None, total: int) -> None:
+    def __init__(self, questions: Sequence[BatchQuestion], answers: AnswersFile | None, total: int) -> None:
         self.is_answered = not questions
         self._questions = questions
         self._answers = answers
         self._total = total
 
     def to_reserve(self) -> list[str]:
-        """See ``Asked``."""
+        """See ``QuestionSet``."""
         return sorted((question.prompt for question in self._questions), key=len)[-1:]
 
     def answer(self, opened: OpenSession, view: View) -> None:
-        """See ``Asked``; a question that does not fit gets a line that says so, and the others are asked."""
+        """See ``QuestionSet``; a question that does not fit gets a line that says so."""
         from lrqk_cli.terminal.oneshot import answer_once
 
         done = self._total - len(self._questions)

@@ -38,12 +38,12 @@ def shelf(vram: int | None, ram: int | None) -> dict[str, Any]:
 def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightChoice]:
     """Return the memory to plan for, the element type, what they are of in words, and the form of weights."""
     from lrqk_cli.memory.budget import host_budget
-    from lrqk_cli.memory.machine import look
+    from lrqk_cli.memory.machine import detect_machine
     from lrqk_cli.memory.units import format_bytes
 
     if vram is not None:
         return Budget(vram, ram or AMPLE), CARD_DTYPE, f"a card of {format_bytes(vram)}", "auto"
-    machine = look()
+    machine = detect_machine()
     if machine is not None and machine.name is None:
         host = host_budget(ram)
         dtype = CARD_DTYPE if machine.has_bfloat16 else "float32"
@@ -53,9 +53,9 @@ def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightC
         budget = Budget(machine.free, host_budget(ram))
         return budget, dtype, f"{machine.name} with {format_bytes(machine.free or 0)} free", "auto"
     from lrqk_cli.memory.budget import find_budget
-    from lrqk_cli.models.devices import place
+    from lrqk_cli.models.devices import resolve_device_dtype
 
-    device, number_format = place(None, None, None)
+    device, number_format = resolve_device_dtype(None, None, None)
     budget = find_budget(device, None, ram)
     # Others compute with plain numbers.
     weights: WeightChoice = "auto" if device.type == "cuda" else "bf16"

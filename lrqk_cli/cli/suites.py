@@ -12,7 +12,7 @@ from lrqk_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from lrqk_cli.bench.report import Report
-    from lrqk_cli.bench.ruler.tasks import Sources
+    from lrqk_cli.bench.ruler.tasks import TaskInputs
     from lrqk_cli.cli.planning import BenchPlan
     from lrqk_cli.models.loading import LoadedModel
     from lrqk_cli.models.shapes import RandomModel
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SuiteOptions:
     """What every suite is asked for.
 
     Attributes:
@@ -76,7 +76,9 @@ class Prompts:
         }
 
 
-def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, prompts: Prompts) -> Measure:
+def speed(
+    asked: SuiteOptions, new_tokens: int, repeat: int, memory_cap: int | None, prompts: Prompts
+) -> Measure:
     """Prefill, decode, memory and misses.
 
     Raises:
@@ -86,13 +88,13 @@ def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, pr
     from lrqk_cli.bench.modes import named_modes
     from lrqk_cli.bench.report import Report
     from lrqk_cli.bench.speed import table
-    from lrqk_cli.bench.speed.measure import Subject
+    from lrqk_cli.bench.speed.measure import SpeedSubject
     from lrqk_cli.bench.speed.measure import measure as measure_speed
-    from lrqk_cli.bench.speed.plan import Plan
+    from lrqk_cli.bench.speed.plan import SpeedPlan
     from lrqk_cli.memory import probe
     from lrqk_cli.models.shapes import RandomModel
 
-    checked = Plan(asked.modes, asked.contexts, new_tokens, repeat, memory_cap)
+    checked = SpeedPlan(asked.modes, asked.contexts, new_tokens, repeat, memory_cap)
 
     def measure(loaded: LoadedModel | RandomModel, planned: BenchPlan, on_progress: OnProgress) -> Report:
         plan = replace(checked, vram=planned.vram, planned=planned.mode, refused=planned.refused)
@@ -102,7 +104,7 @@ def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, pr
         is_random = isinstance(loaded, RandomModel)
         on_progress("memory bandwidth")
         bandwidth = probe.bandwidth(loaded.device)
-        subject = Subject(loaded.model, loaded.spec, modes, prompt, bandwidth, planned.free_before)
+        subject = SpeedSubject(loaded.model, loaded.spec, modes, prompt, bandwidth, planned.free_before)
         results, ended_by = collect(measure_speed(subject, plan, on_progress))
         # What was asked for and does not fit is a failure, though all the rest was measured.
         if planned.mode in plan.modes:
@@ -131,7 +133,7 @@ def speed(asked: Asked, new_tokens: int, repeat: int, memory_cap: int | None, pr
 
 
 def fidelity(
-    asked: Asked,
+    asked: SuiteOptions,
     vary: Vary,
     tasks: str,
     prompts: Prompts,
@@ -160,7 +162,7 @@ def fidelity(
         modes = asked.named(planned.settings, vary)
         most = max(asked.contexts) * asked.samples if cases.TEXT in chosen else 0
         text = _text_tokens(prompts, loaded.tokenizer, most)
-        material = cases.Material(ChatPrompt(loaded.tokenizer), text, sources)
+        material = cases.PromptInputs(ChatPrompt(loaded.tokenizer), text, sources)
         found, ended_by = collect(run.run_fidelity(loaded, modes, plan, material, on_progress))
         together = results.overall(found)
         facts = {
@@ -186,7 +188,7 @@ def fidelity(
     return measure
 
 
-def ruler(asked: Asked, vary: Vary, tasks: str, prompts: Prompts) -> Measure:
+def ruler(asked: SuiteOptions, vary: Vary, tasks: str, prompts: Prompts) -> Measure:
     """The tasks of RULER, scored.
 
     Raises:
@@ -219,10 +221,10 @@ def ruler(asked: Asked, vary: Vary, tasks: str, prompts: Prompts) -> Measure:
     return measure
 
 
-def _ruler_sources(prompts: Prompts) -> Sources:
+def _ruler_sources(prompts: Prompts) -> TaskInputs:
     from lrqk_cli.bench.ruler.essay import Essay
     from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, read_qa
-    from lrqk_cli.bench.ruler.tasks import Sources
+    from lrqk_cli.bench.ruler.tasks import TaskInputs
 
     qa: dict[str, QaData] = {}
     for path in prompts.qa_data:
@@ -234,8 +236,8 @@ def _ruler_sources(prompts: Prompts) -> Sources:
             )
         qa[task] = data
     if prompts.haystack is None:
-        return Sources(Essay.made_up(), qa)
-    return Sources(Essay("\n".join(prompts.read(prompts.haystack))), qa)
+        return TaskInputs(Essay.made_up(), qa)
+    return TaskInputs(Essay("\n".join(prompts.read(prompts.haystack))), qa)
 
 
 def _speed_prompt(loaded: LoadedModel | RandomModel, prompts: Prompts, count: int) -> list[int]:

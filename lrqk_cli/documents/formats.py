@@ -12,7 +12,7 @@ from lrqk_cli.documents.folders import Walk
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.documents.office import OFFICE_SUFFIXES, read_office, refuse_unsupported, sniff_office
 from lrqk_cli.documents.pdf import is_pdf, read_pdf
-from lrqk_cli.documents.source import ReadOptions, Source
+from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.documents.text import SNIFFED_BYTES, is_binary, read_text
 from lrqk_cli.errors import DocumentError
 
@@ -30,7 +30,7 @@ class Listing:
     left_out: Sequence[str]
 
 
-def read_source(source: Source, options: ReadOptions) -> Document:
+def read_source(source: SourceFile, options: ReadOptions) -> Document:
     """Read a file with the reader that its bytes, or else its suffix, ask for.
 
     Raises:

@@ -8,7 +8,7 @@ from io import BytesIO
 from lrqk_cli.documents.document import Document, Page
 from lrqk_cli.documents.normalise import normalise
 from lrqk_cli.documents.pages import refuse_pages, select_pages
-from lrqk_cli.documents.source import ReadOptions, Source
+from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
 _CONVERTERS = {
@@ -44,7 +44,7 @@ def sniff_office(data: bytes) -> str | None:
     return None
 
 
-def refuse_unsupported(source: Source) -> None:
+def refuse_unsupported(source: SourceFile) -> None:
     """Name a format that lrqk knows but cannot read.
 
     Raises:
@@ -57,7 +57,7 @@ def refuse_unsupported(source: Source) -> None:
         )
 
 
-def read_office(source: Source, options: ReadOptions) -> Document:
+def read_office(source: SourceFile, options: ReadOptions) -> Document:
     """Convert a file to Markdown. Slides count as pages; the other formats have none.
 
     Raises:
@@ -75,7 +75,7 @@ def read_office(source: Source, options: ReadOptions) -> Document:
     return Document(source.path, source.title, (Page(None, text),))
 
 
-def _convert(source: Source, suffix: str) -> str:
+def _convert(source: SourceFile, suffix: str) -> str:
     """The file as Markdown.
 
     The converter is chosen here: ``MarkItDown`` itself would read a damaged .docx as if it were plain text.
@@ -100,7 +100,7 @@ def _convert(source: Source, suffix: str) -> str:
     return str(converted.markdown)
 
 
-def _slides(source: Source, options: ReadOptions, markdown: str) -> Document:
+def _slides(source: SourceFile, options: ReadOptions, markdown: str) -> Document:
     """A document with a page a slide, from the comments that markitdown puts before each."""
     parts = _SLIDE.split(markdown)
     texts = {int(number): normalise(text) for number, text in zip(parts[1::2], parts[2::2], strict=True)}
@@ -112,12 +112,12 @@ def _slides(source: Source, options: ReadOptions, markdown: str) -> Document:
     return Document(source.path, source.title, pages, count)
 
 
-def _missing_extra(source: Source, suffix: str) -> DocumentError:
+def _missing_extra(source: SourceFile, suffix: str) -> DocumentError:
     return DocumentError(
         f"{source.title} cannot be read: the reader of {suffix} files is not installed.",
         "Run pip install 'lrqk[office]', or save the file as PDF.",
     )
 
 
-def _no_text(source: Source) -> DocumentError:
+def _no_text(source: SourceFile) -> DocumentError:
     return DocumentError(f"{source.title} has no text.", "Choose a file that has text in it.")

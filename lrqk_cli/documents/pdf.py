@@ -17,7 +17,7 @@ from lrqk_cli.documents.document import Document, Page, format_numbers
 from lrqk_cli.documents.normalise import normalise
 from lrqk_cli.documents.pages import select_pages
 from lrqk_cli.documents.pdf_text import page_text
-from lrqk_cli.documents.source import Password, ReadOptions, Source
+from lrqk_cli.documents.source import Password, ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def is_pdf(data: bytes) -> bool:
     return b"%PDF-" in data[:1024]
 
 
-def read_pdf(source: Source, options: ReadOptions) -> Document:
+def read_pdf(source: SourceFile, options: ReadOptions) -> Document:
     """Read a PDF file.
 
     Raises:
@@ -53,7 +53,7 @@ def read_pdf(source: Source, options: ReadOptions) -> Document:
     return Document(source.path, source.title, tuple(pages), page_count, found)
 
 
-def _open(source: Source, password: Password) -> tuple[PdfReader, int]:
+def _open(source: SourceFile, password: Password) -> tuple[PdfReader, int]:
     """A reader that is unlocked, and its number of pages."""
     from pypdf import PdfReader
 
@@ -79,7 +79,7 @@ def _open(source: Source, password: Password) -> tuple[PdfReader, int]:
     return reader, page_count
 
 
-def _unlock(reader: PdfReader, source: Source, password: Password) -> None:
+def _unlock(reader: PdfReader, source: SourceFile, password: Password) -> None:
     """Decrypt: with the empty password first, as viewers do, then with what was given."""
     if reader.decrypt(""):
         return
@@ -99,7 +99,7 @@ def _unlock(reader: PdfReader, source: Source, password: Password) -> None:
     )
 
 
-def _attempts(source: Source, password: Password) -> Iterator[str]:
+def _attempts(source: SourceFile, password: Password) -> Iterator[str]:
     if not callable(password):
         if password is not None:
             yield password
@@ -123,7 +123,7 @@ def _text_of(reader: PdfReader, number: int) -> str | None:
         return None
 
 
-def _refuse_empty(source: Source, empty: list[int], broken: list[int], read: int) -> None:
+def _refuse_empty(source: SourceFile, empty: list[int], broken: list[int], read: int) -> None:
     if len(empty) < read:
         return
     if broken == empty:

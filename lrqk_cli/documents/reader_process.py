@@ -22,7 +22,7 @@ from lrqk_cli.documents.document import Document
 from lrqk_cli.documents.formats import Listing
 from lrqk_cli.documents.messages import Message
 from lrqk_cli.documents.normalise import shown_name
-from lrqk_cli.documents.source import ReadOptions, Source
+from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
 _POLL_S = 0.05
@@ -55,11 +55,11 @@ class ReaderProcess:
         Raises:
             DocumentError: it cannot be listed, or not within the limits.
         """
-        source = Source(folder, f"The folder {shown_name(folder)}", b"")
+        source = SourceFile(folder, f"The folder {shown_name(folder)}", b"")
         found = self._request({"list": str(folder)}, source, ReadOptions())["listing"]
         return Listing([(Path(path), title) for path, title in found["files"]], found["left_out"])
 
-    def read(self, source: Source, options: ReadOptions) -> Document:
+    def read(self, source: SourceFile, options: ReadOptions) -> Document:
         """Read a file, or what ``source`` has from standard input; see ``formats.read_source``.
 
         Raises:
@@ -76,7 +76,7 @@ class ReaderProcess:
         answer = self._request(request, source, options)
         return messages.to_document(source.path, source.title, answer["document"])
 
-    def _request(self, request: Message, source: Source, options: ReadOptions) -> Message:
+    def _request(self, request: Message, source: SourceFile, options: ReadOptions) -> Message:
         if self._child is None:
             self._child = _Child(self._limits.memory)
         try:
@@ -100,7 +100,7 @@ class ReaderProcess:
             ) from RuntimeError(answer["failed"])
         return answer
 
-    def _answer(self, child: _Child, source: Source, options: ReadOptions) -> Message:
+    def _answer(self, child: _Child, source: SourceFile, options: ReadOptions) -> Message:
         """Wait for the answer to a request, reply to what is asked meanwhile, and keep to the limits."""
         done, spent, seen = 0, 0.0, time.monotonic()
         while True:

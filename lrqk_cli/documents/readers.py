@@ -15,7 +15,7 @@ from lrqk_cli.documents.files import missing
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.documents.pages import PageSelection
 from lrqk_cli.documents.reader_process import ReaderProcess, too_large
-from lrqk_cli.documents.source import STDIN, Password, ReadOptions, Source
+from lrqk_cli.documents.source import STDIN, Password, ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
 _STDIN_TITLE = "standard input"
@@ -92,7 +92,7 @@ def read_documents(
             report(0, 1)
             try:
                 data = _read_stdin(limits) if candidate.path == STDIN else b""
-                source = Source(candidate.path, candidate.title, data)
+                source = SourceFile(candidate.path, candidate.title, data)
                 document = process.read(source, ReadOptions(pages, password, report))
             except DocumentError as error:
                 if candidate.folder is None:

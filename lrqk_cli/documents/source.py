@@ -14,7 +14,7 @@ Password = str | Callable[[Path], str | None] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """The bytes of one file.
 
     Attributes:

@@ -7,7 +7,7 @@ import codecs
 from lrqk_cli.documents.document import Document, Page
 from lrqk_cli.documents.normalise import normalise
 from lrqk_cli.documents.pages import refuse_pages
-from lrqk_cli.documents.source import ReadOptions, Source
+from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
 # The mark of UTF-32 (little end first) begins with that of UTF-16.
@@ -26,7 +26,7 @@ def is_binary(data: bytes) -> bool:
     return b"\0" in data[:SNIFFED_BYTES] and _marked_encoding(data) is None
 
 
-def read_text(source: Source, options: ReadOptions) -> Document:
+def read_text(source: SourceFile, options: ReadOptions) -> Document:
     """Read a text file.
 
     Raises:

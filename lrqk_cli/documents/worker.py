@@ -17,7 +17,7 @@ from lrqk_cli.documents.files import load
 from lrqk_cli.documents.formats import list_folder, read_source
 from lrqk_cli.documents.messages import Message
 from lrqk_cli.documents.pages import PageSelection
-from lrqk_cli.documents.source import STDIN, Password, ReadOptions, Source
+from lrqk_cli.documents.source import STDIN, Password, ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError, UsageError
 
 # What Python and the libraries reserve for themselves.
@@ -98,7 +98,7 @@ class _Worker:
 
     def _read(self, request: Message, data: bytes) -> Message:
         path, title, pages = Path(request["read"]), request["title"], request["pages"]
-        source = Source(path, title, data if path == STDIN else load(path, title))
+        source = SourceFile(path, title, data if path == STDIN else load(path, title))
         selection = None if pages is None else PageSelection.parse(pages)
         password: Password = self._ask if request["asks"] else request["password"]
         document = read_source(source, ReadOptions(selection, password, self._tell))

@@ -50,7 +50,7 @@ class Decoder:
         self._chosen = None
         if self._cache.position is None:
             return self._forward()
-        self._cache.settle()
+        self._cache.finish_prefill()
         if self._cache.is_observed:
             return self._forward()
         self._steps += 1
@@ -60,7 +60,7 @@ class Decoder:
             return self._forward()
         length = self._cache.get_seq_length() + 1
         self._graph.replay()
-        self._cache.count_to(length)
+        self._cache.sync_host_length(length)
         return self._logits
 
     def likeliest(self, logits: Tensor) -> int | None:
@@ -87,7 +87,7 @@ class Decoder:
         except RuntimeError:
             self._can_capture = False
         # Nothing has run: what the host has counted meanwhile has not happened.
-        self._cache.count_to(length)
+        self._cache.sync_host_length(length)
 
     def _forward(self) -> Tensor:
         position = self._cache.position

@@ -19,8 +19,8 @@ from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
 from lrqk_cli.engine.failures import compute_errors
 from lrqk_cli.engine.fusion import fused
-from lrqk_cli.engine.marks import EngineMark
 from lrqk_cli.engine.prefill import default_segment, forward, run_segments
+from lrqk_cli.engine.rewind_points import EngineRewindPoint
 from lrqk_cli.engine.sampling import Sampler, checked
 from lrqk_cli.errors import ContextLengthError, ModelError, UsageError
 from lrqk_cli.kernels.decode import has_triton
@@ -117,9 +117,9 @@ class Engine:
         self.settings = settings
         self._decoder = Decoder(self.model, self.cache)
 
-    def meter_sources(self, wanted: bool) -> None:
+    def track_sources(self, wanted: bool) -> None:
         """Note from the next prompt on where answers look, or no more; see ``source_weights``."""
-        self.cache.meter_sources(wanted)
+        self.cache.track_sources(wanted)
         self._decoder = Decoder(self.model, self.cache)
 
     def source_weights(self) -> list[float] | None:
@@ -129,28 +129,28 @@ class Engine:
         """
         return self.cache.source_weights
 
-    def mark(self) -> EngineMark:
+    def rewind_point(self) -> EngineRewindPoint:
         """Note the point of the conversation that has been reached; not in the middle of an iterator."""
         logits = None
         if self._logits is not None and not self._waiting():
             logits = self._logits.to("cpu", copy=True)
-        return EngineMark(self.length, self.cache.mark(), logits)
+        return EngineRewindPoint(self.length, self.cache.rewind_point(), logits)
 
-    def rewind(self, mark: EngineMark) -> None:
-        """Forget what came after ``mark``, exactly. A captured graph is kept, and ``totals`` go on.
+    def rewind(self, point: EngineRewindPoint) -> None:
+        """Forget what came after ``point``, exactly. A captured graph is kept, and ``totals`` go on.
 
         Raises:
-            UsageError: an earlier rewind or a reset has left the mark behind.
+            UsageError: an earlier rewind or a reset has left the point behind.
         """
-        self.cache.rewind(mark.cache)
-        del self._tokens[mark.length :]
-        self._logits = None if mark.logits is None else mark.logits.to(self.device)
+        self.cache.rewind(point.cache)
+        del self._tokens[point.length :]
+        self._logits = None if point.logits is None else point.logits.to(self.device)
 
     def prefill(
         self,
         tokens: Sequence[int],
         *,
-        settles: bool = True,
+        finishes: bool = True,
         on_layer: Callable[[int], None] | None = None,
     ) -> Iterator[PrefillProgress]:
         """Append ``tokens`` to the conversation, exactly.
@@ -158,7 +158,7 @@ class Engine:
         May be closed between two items: what went through the model until then stays.
 
         Args:
-            settles: prepare for decode steps in the end. Where more tokens follow, that would be for nothing.
+            finishes: prepare for decode steps in the end, which is wasted where more tokens follow.
             on_layer: called within a segment with the tokens that are done in proportion; only on a CPU.
 
         Raises:
@@ -183,7 +183,7 @@ class Engine:
         with self._computing():
             stream = torch.tensor([*waiting, *tokens], device=self.device)
             segments = run_segments(
-                self.model, self.cache, stream, self._segment, settles=settles, on_layer=on_layer
+                self.model, self.cache, stream, self._segment, finishes=finishes, on_layer=on_layer
             )
             for done, logits in segments:
                 taken = max(0, done - len(waiting))

@@ -13,7 +13,7 @@ from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attention_modules
 from lrqk_cli.attention.rotation import Rotation, growth
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
-from lrqk_cli.side_by_side import SideBySide
+from lrqk_cli.solver_pool import SolverPool
 from lrqk_cli.upstream import cache_argument
 
 # Layers are fitted ahead of what is to come where the text before it is so many times as long.
@@ -31,7 +31,7 @@ def run_segments(
     tokens: Tensor,
     segment: int,
     *,
-    settles: bool = True,
+    finishes: bool = True,
     on_layer: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Append ``tokens`` ``[n]`` to the cache, exactly.
@@ -46,9 +46,9 @@ def run_segments(
     total = tokens.shape[0]
     # Found before the device is busy, because it is waited for.
     rotation = None
-    if settles and total > segment and cache.has_link:
+    if finishes and total > segment and cache.has_link:
         rotation = Rotation(model, cache.spec, attention_modules(model), (segment, 2 * segment))
-    solving: SideBySide[Callable[[], None]] | None = None
+    solving: SolverPool[Callable[[], None]] | None = None
     with ExitStack() as stack:
         for start in range(0, total, segment):
             stop = min(start + segment, total)
@@ -67,10 +67,10 @@ def run_segments(
                 stack.close()
             if rotation is not None and solving is None and not is_last and coming <= 3 * segment:
                 cache.begin_segment()
-            with cache.prefilling(ends=is_last and settles), telling(model, on_layer, start, stop):
+            with cache.prefilling(ends=is_last and finishes), telling(model, on_layer, start, stop):
                 logits = forward(model, cache, tokens[start:stop])
-            if is_last and settles:
-                cache.settle()
+            if is_last and finishes:
+                cache.finish_prefill()
             yield stop, logits
 
 

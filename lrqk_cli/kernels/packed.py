@@ -131,8 +131,8 @@ def codes_of(matrix: PackedMatrix, rows: Tensor) -> Tensor:
     codes = _split(words[..., :16], 4)
     if bits := matrix.format.bits - 4:
         codes = codes | _split(words[..., 16:], bits) << 4
-    whole: Tensor = codes.flatten(1)
-    return whole
+    mask: Tensor = codes.flatten(1)
+    return mask
 
 
 def _split(bytes_: Tensor, bits: int) -> Tensor:
@@ -159,8 +159,8 @@ def weights_of(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tens
     if format.has_minimum:
         # With small integers this is the minimum's size, else the minimum.
         weights.add_(factors[:, 1].unsqueeze(2), alpha=-1 if format.scales else 1)
-    whole: Tensor = weights.flatten(1)
-    return whole
+    mask: Tensor = weights.flatten(1)
+    return mask
 
 
 def _numbers(format: PackedFormat, codes: Tensor) -> Tensor:

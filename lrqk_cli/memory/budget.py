@@ -40,7 +40,7 @@ def find_budget(device: torch.device, vram: int | None = None, ram: int | None =
     if device.type == "cpu":
         return Budget(vram, host)
     # A driver that is asked before CUDA starts knows what is free without our context, which plans count.
-    seen = machine.look() if device.type == "cuda" else None
+    seen = machine.detect_machine() if device.type == "cuda" else None
     is_same = seen is not None and seen.device == str(device)
     free = seen.free if seen is not None and is_same else None
     free = probe.free_device_bytes(device) if free is None else free

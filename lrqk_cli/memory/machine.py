@@ -58,7 +58,7 @@ class Machine:
     bandwidth: float | None
 
 
-def look(device: str | None = None) -> Machine | None:
+def detect_machine(device: str | None = None) -> Machine | None:
     """Find out what torch would compute on.
 
     Args:

@@ -82,7 +82,9 @@ def choose_dtype(
     return torch.bfloat16
 
 
-def place(device: str | None, dtype: str | None, published: str | None) -> tuple[torch.device, torch.dtype]:
+def resolve_device_dtype(
+    device: str | None, dtype: str | None, published: str | None
+) -> tuple[torch.device, torch.dtype]:
     """Return device and dtype for a model whose config names the dtype ``published``, if any.
 
     Raises:

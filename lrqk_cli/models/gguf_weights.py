@@ -27,7 +27,7 @@ from lrqk_cli.models.mixes import share_read
 from lrqk_cli.models.packed_layers import PackedModule, packed_module
 from lrqk_cli.models.repack import repack, unpack_blocks
 from lrqk_cli.models.support import meta_model
-from lrqk_cli.side_by_side import run_side_by_side
+from lrqk_cli.solver_pool import run_solvers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -88,9 +88,9 @@ def load_weights(
         is_matrix = name.endswith(".weight") or (part is not None and not part.is_bias)
         (weights if is_matrix else others).append(task)
     # A packed matrix takes the place of its module, with the bias that this one has by then.
-    run_side_by_side(others)
+    run_solvers(others)
     if all(device.type == "cpu" for device in places.values()):
-        run_side_by_side(weights)
+        run_solvers(weights)
     else:
         for task in weights:
             task()

@@ -13,7 +13,7 @@ from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.planner import Plan
 from lrqk_cli.models.describe import Description
-from lrqk_cli.models.devices import place
+from lrqk_cli.models.devices import resolve_device_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -82,12 +82,12 @@ def find_placement(
     Raises:
         UsageError: there is no such device or dtype, or the weights cannot have this form there.
     """
-    chosen, number_format = place(device, dtype, described.dtype)
+    chosen, number_format = resolve_device_dtype(device, dtype, described.dtype)
     spec = described.with_weights(weights, on_gpu=chosen.type == "cuda")
     return Placement(spec, chosen, number_format, find_budget(chosen, vram, ram))
 
 
-def held_to(device: torch.device, vram: int | None) -> AbstractContextManager[None]:
+def limit_vram(device: torch.device, vram: int | None) -> AbstractContextManager[None]:
     """Return a context in which torch keeps to ``vram`` bytes of a GPU, CUDA's own included.
 
     Without a limit, and on other devices, nothing is held to anything.

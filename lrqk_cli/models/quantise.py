@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lrqk_cli.formats import UNIT, PackedFormat
 from lrqk_cli.kernels import dispatch
-from lrqk_cli.kernels.fit_scales.reference import whole
+from lrqk_cli.kernels.fit_scales.reference import nearest_codes
 from lrqk_cli.kernels.packed import PackedMatrix, empty_matrix, pack
 
 # Weights that are looked at once: what comes and goes takes some thirty bytes for each.
@@ -43,14 +43,14 @@ def _packed(format: PackedFormat, weights: Tensor) -> PackedMatrix:
         # Each block's largest scale gets the largest integer.
         scale = scale.unflatten(1, (-1, format.block // group))
         d = (scale.abs().amax(2) / _EIGHT_BITS).half()
-        integers = whole(scale, d.float()[:, :, None], -_EIGHT_BITS - 1, _EIGHT_BITS)
+        integers = nearest_codes(scale, d.float()[:, :, None], -_EIGHT_BITS - 1, _EIGHT_BITS)
         scale = (d.float()[:, :, None] * integers).flatten(1)
         small = integers.flatten(1).unflatten(1, (-1, 2)).mT.to(torch.int8)
         floats = d[:, None]
     else:
         floats = scale.half()[:, None]
         scale = floats[:, 0].float()
-    codes = whole(grouped, scale[:, :, None], -format.zero, format.zero - 1) + format.zero
+    codes = nearest_codes(grouped, scale[:, :, None], -format.zero, format.zero - 1) + format.zero
     return pack(format, codes.flatten(1).to(torch.uint8), floats, small)
 
 
@@ -66,12 +66,12 @@ def _with_minimum(format: PackedFormat, weights: Tensor) -> PackedMatrix:
     if format.scales:
         pair = torch.stack((scale, -least), 1).unflatten(2, (-1, format.block // UNIT))  # [rows, 2, B, 8]
         floats = (pair.amax(3) / _SIX_BITS).half()
-        integers = whole(pair, floats.float()[..., None], 0, _SIX_BITS)
+        integers = nearest_codes(pair, floats.float()[..., None], 0, _SIX_BITS)
         scale, minimum = (floats.float()[..., None] * integers).flatten(2).unbind(1)
         least = -minimum
         small = integers.flatten(2).to(torch.uint8)
     else:
         floats = torch.stack((scale, least), 1).half()
         scale, least = floats.float().unbind(1)
-    codes = whole(grouped - least[:, :, None], scale[:, :, None], 0, most)
+    codes = nearest_codes(grouped - least[:, :, None], scale[:, :, None], 0, most)
     return pack(format, codes.flatten(1).to(torch.uint8), floats, small)

@@ -11,7 +11,7 @@ from rich.text import Text
 from lrqk_cli.memory.units import format_bytes
 from lrqk_cli.telemetry.history import StepHistory
 from lrqk_cli.telemetry.stats import DecodeTotals
-from lrqk_cli.terminal.desk import Desk
+from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.toolbar import device_memory
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -45,18 +45,18 @@ def miss_chart(history: StepHistory, columns: int, levels: str) -> str:
     return f"{sparkline(rates, levels)}  up to {max(rates, default=0.0):.1%}"
 
 
-def statistics_view(desk: Desk) -> RenderableType:
+def statistics_view(ctx: CommandContext) -> RenderableType:
     """Return all that is known: context, memory, and the decode steps so far."""
-    status, history = desk.session.status(), desk.session.history
-    levels = levels_for(desk.view.console)
+    status, history = ctx.session.status(), ctx.session.history
+    levels = levels_for(ctx.view.console)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(overflow="fold")
     memory, totals = status.memory, history.totals
-    threads = f", {desk.threads} threads" if desk.threads and memory.device == "cpu" else ""
+    threads = f", {ctx.threads} threads" if ctx.threads and memory.device == "cpu" else ""
     rows = {
-        "model": desk.model,
-        "context": f"{status.used:,} of {status.context:,} tokens, {desk.session.unread:,} to be read",
+        "model": ctx.model,
+        "context": f"{status.used:,} of {status.context:,} tokens, {ctx.session.unread:,} to be read",
         memory.device: f"{device_memory(memory)}, peak {format_bytes(memory.peak_device_bytes)}" + threads,
         "": f"weights {format_bytes(memory.weight_bytes)}, index {format_bytes(memory.index_bytes)}, "
         f"hot rows {format_bytes(memory.hot_bytes)}",
@@ -72,9 +72,9 @@ def statistics_view(desk: Desk) -> RenderableType:
         link = f"{format_bytes(totals.bytes_fetched)}, {format_bytes(totals.bytes_per_second)}/s"
         table.add_row("fetched", f"{fetched}; {link}")
         table.add_row("hits", f"{totals.hit_rate:.1%} of the rows that steps demanded")
-        columns = min(_CHART_COLUMNS, max(10, desk.view.console.width - 30))
+        columns = min(_CHART_COLUMNS, max(10, ctx.view.console.width - 30))
         table.add_row("misses", miss_chart(history, columns, levels))
-        if layers := desk.session.engine.layer_misses():
+        if layers := ctx.session.engine.layer_misses():
             worst = max(range(len(layers)), key=layers.__getitem__)
             chart = sparkline(layers, levels)
             table.add_row("by layer", f"{chart}  up to {layers[worst]:.1%} in layer {worst}")

@@ -19,10 +19,10 @@ from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.models.catalog import catalog
+from lrqk_cli.terminal.command_context import ChatExit, CommandContext, ReadDocuments
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.completion import ChatCompleter
 from lrqk_cli.terminal.console import print_failure, print_unexpected, stdout_console
-from lrqk_cli.terminal.desk import Departure, Desk, ReadDocuments
 from lrqk_cli.terminal.echo import hidden_typing
 from lrqk_cli.terminal.line_reader import LineReader, open_history
 from lrqk_cli.terminal.repl import Repl
@@ -60,11 +60,11 @@ def converse(
     """
     console = stdout_console()
     remembered = open_history(history)
-    departure, said = Departure(request.name), list[str]()
+    chat_exit, said = ChatExit(request.name), list[str]()
     standing = request
-    desk: Desk | None = None
-    while departure.model is not None:
-        asked, saved = replace(standing, name=departure.model), departure.archive
+    ctx: CommandContext | None = None
+    while chat_exit.model is not None:
+        asked, saved = replace(standing, name=chat_exit.model), chat_exit.archive
         if saved is not None:
             documents, said = saved.documents, saved.said
             system, generation = saved.system, saved.generation
@@ -84,29 +84,29 @@ def converse(
                     raise
                 _tell(error, view)
                 view.note(f"The chat goes on with {standing.name}.")
-                departure = replace(departure, model=standing.name)
+                chat_exit = replace(chat_exit, model=standing.name)
                 continue
             standing = asked
             opened.session.note_sources(sources)
-            desk = _make_desk(opened, standing, view, console, read_documents, desk)
+            ctx = _make_context(opened, standing, view, console, read_documents, ctx)
             reader = LineReader(
                 remembered,
                 ChatCompleter(COMMANDS, lambda: list(catalog())),
-                lambda desk=desk: status_line(desk.session.status(), console.width, desk.model),  # type: ignore[misc]
+                lambda ctx=ctx: status_line(ctx.session.status(), console.width, ctx.model),  # type: ignore[misc]
             )
-            departure = Repl(desk, reader, debug).run(continues=saved is not None)
-            sources = desk.session.notes_sources
+            chat_exit = Repl(ctx, reader, debug).run(continues=saved is not None)
+            sources = ctx.session.notes_sources
 
 
-def _make_desk(
+def _make_context(
     opened: OpenSession,
     request: ModelRequest,
     view: View,
     console: Console,
     read_documents: ReadDocuments,
-    before: Desk | None,
-) -> Desk:
-    """Return a desk, on which stays what does not depend on the model."""
+    before: CommandContext | None,
+) -> CommandContext:
+    """Return a context, on which stays what does not depend on the model."""
 
     def check(model: str, saved: Archive, session: Session) -> None:
         asked, texts = replace(request, name=model), [*texts_of(saved.documents), *saved.said]
@@ -116,7 +116,7 @@ def _make_desk(
         limit = found.placement.spec.max_context
         check_fit(needed, saved.generation.max_new_tokens or 1, found.plan.context, limit, [], [])
 
-    return Desk(
+    return CommandContext(
         attention=request.attention,
         session=opened.session,
         model=opened.model,

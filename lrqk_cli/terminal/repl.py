@@ -10,10 +10,10 @@ from typing import Protocol
 from lrqk_cli.chat.events import Notice, TextDelta
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
+from lrqk_cli.terminal.command_context import ChatEvent, ChatExit, CommandContext
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.commands.registry import is_command
 from lrqk_cli.terminal.console import print_failure, print_traceback, print_unexpected
-from lrqk_cli.terminal.desk import ChatEvent, Departure, Desk
 from lrqk_cli.terminal.echo import hidden_typing
 from lrqk_cli.terminal.interrupts import Interrupts, LeaveAtOnce
 from lrqk_cli.terminal.line_reader import LineReader
@@ -36,20 +36,20 @@ class Repl:
     """Questions and answers until the user leaves.
 
     Args:
-        desk: what commands act on; its ``show`` and ``cancelled`` are set to this loop's.
+        ctx: what commands act on; its ``show`` and ``cancelled`` are set to this loop's.
         reader: where lines come from.
         debug: show the traceback of a failure that nobody foresaw.
     """
 
-    def __init__(self, desk: Desk, reader: LineReader, debug: bool = False) -> None:
-        self._desk = desk
+    def __init__(self, ctx: CommandContext, reader: LineReader, debug: bool = False) -> None:
+        self._desk = ctx
         self._reader = reader
         self._debug = debug
         self._interrupts = Interrupts(self._tell_stopping)
-        desk.show = self.show
-        desk.cancelled = self._interrupts
+        ctx.show = self.show
+        ctx.cancelled = self._interrupts
 
-    def run(self, continues: bool = False) -> Departure:
+    def run(self, continues: bool = False) -> ChatExit:
         """Read what there is, then answer until /quit or Ctrl-D; return how it ended.
 
         Nothing that fails after the reading ends it.
@@ -61,25 +61,25 @@ class Repl:
             Exception: of the reading; a ContextLengthError where the documents do not fit.
             LeaveAtOnce: Ctrl-C was pressed twice while something was under way.
         """
-        desk, view = self._desk, self._desk.view
+        ctx, view = self._desk, self._desk.view
         if continues:
             self._succeeds(self._read)
         else:
             self._read()
-        if desk.session.unread and self._interrupts():
+        if ctx.session.unread and self._interrupts():
             view.note("Stopped. The rest is read with your first question.")
         view.note("Ask a question. /help lists the commands, Ctrl-D leaves.")
-        while desk.departure is None:
-            draft, desk.draft = desk.draft, None
+        while ctx.chat_exit is None:
+            draft, ctx.draft = ctx.draft, None
             try:
                 line = self._reader.read(draft.text if draft is not None else "")
             except KeyboardInterrupt:
                 continue
             if line is None:
-                return Departure()
+                return ChatExit()
             if line.strip():
                 self._act(line, replaces=draft is not None and draft.replaces)
-        return desk.departure
+        return ctx.chat_exit
 
     def show(self, events: Generator[ChatEvent, None, None]) -> None:
         """Show what a session does, until it has done it; Ctrl-C stops it and keeps what is there."""
@@ -121,17 +121,17 @@ class Repl:
 
     def _act(self, line: str, *, replaces: bool) -> None:
         """Do what a line says; if that fails, all is as it was before."""
-        desk = self._desk
+        ctx = self._desk
 
         def do() -> None:
             if is_command(line):
-                COMMANDS.dispatch(line, desk)
+                COMMANDS.dispatch(line, ctx)
                 return
             if replaces:
-                desk.session.undo()
-            self.show(desk.session.ask(line, self._interrupts))
+                ctx.session.undo()
+            self.show(ctx.session.ask(line, self._interrupts))
 
-        restore = desk.checkpoint()
+        restore = ctx.checkpoint()
         if not self._succeeds(do):
             self._succeeds(restore)
 

@@ -6,13 +6,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lrqk_cli.chat.events import DocumentUse, Source, Sources
+from lrqk_cli.chat.events import AnswerSources, DocumentUse, SourcePage
 from lrqk_cli.terminal.charts import levels_for, sparkline
 
 _MOST_NAMED = 3
 
 
-def sources_view(sources: Sources, console: Console) -> RenderableType:
+def sources_view(sources: AnswerSources, console: Console) -> RenderableType:
     """Return pages with their share and passage, best first, and a strip of heat for each document."""
     if not sources.pages:
         return Text("There are no documents that the answer could rest on.")
@@ -32,7 +32,7 @@ def sources_view(sources: Sources, console: Console) -> RenderableType:
     return Group(table, Text(), strips)
 
 
-def sources_line(sources: Sources) -> str:
+def sources_line(sources: AnswerSources) -> str:
     """Name the best pages in one line, by document; empty where there are none."""
     places = dict[DocumentUse, list[str]]()
     for source in sources.pages[:_MOST_NAMED]:
@@ -41,6 +41,6 @@ def sources_line(sources: Sources) -> str:
     return f"Sources: {'; '.join(named)}" if named else ""
 
 
-def _page(source: Source) -> str:
+def _page(source: SourcePage) -> str:
     """What follows a document's title."""
     return "" if source.page is None else f", page {source.page}"

@@ -51,7 +51,7 @@ def test_the_last_segment_builds_the_index(family: str) -> None:
                 forward(model, cache, segment)
         for layer in layers:
             assert layer.index.length == sum(SEGMENTS)
-            layer.settle()
+            layer.finish_prefill()
             built = layer.index.codes[:, : layer.stored].clone()
             layer.index.truncate(0)
             for key, _ in layer.store.stream(0, layer.stored):
@@ -75,7 +75,7 @@ def test_a_text_that_grows_far_beyond_is_fitted_anew() -> None:
             if layer.stored == 20:
                 fit_now(layer)
                 before = layer.projector.key_map.clone()
-        cache.settle()
+        cache.finish_prefill()
         assert layer.index.length == 150
         assert not torch.equal(layer.projector.key_map, before)
 
@@ -128,8 +128,8 @@ def test_a_note_of_an_earlier_prompt_is_not_what_the_newest_segment_has_added(
     layer = cache.layer(0)
     assert isinstance(layer, LrqkLayer)
     with attached(model):
-        for start, stop, settles in ((0, 400, True), (400, 440, True), (440, 590, False), (590, 630, True)):
-            list(run_segments(model, cache, tokens[start:stop], 32, settles=settles))
+        for start, stop, finishes in ((0, 400, True), (400, 440, True), (440, 590, False), (590, 630, True)):
+            list(run_segments(model, cache, tokens[start:stop], 32, finishes=finishes))
     assert layer._fit.tokens == 630
     assert newest
     assert all(added == segment for added, segment in newest)
@@ -230,5 +230,5 @@ def test_a_prefill_that_is_stopped_meanwhile_leaves_the_fit_as_it_was(
     layer = prefilled(9, stop=8)
     assert torch.get_num_threads() == threads
     assert (layer.stored, layer._fit.tokens, layer.index.length) == (80, 0, 0)
-    layer.settle()
+    layer.finish_prefill()
     assert (layer._fit.tokens, layer.index.length) == (80, 80)

@@ -41,7 +41,7 @@ def play(layer: AttentionLayer, lengths: list[int], params: AttentionParams, see
         layer.update(key.unsqueeze(0), value.unsqueeze(0))
         outputs.append(layer.attend(query, key, value, params))
         if count > 1:
-            layer.settle()
+            layer.finish_prefill()
     return torch.cat(outputs, 2)
 
 

@@ -40,7 +40,7 @@ def play(data: tuple[Tensor, Tensor, Tensor], **settings: Any) -> tuple[list[Ten
         return layer.attend(query[:, :, start:stop], key[:, start:stop], value[:, start:stop], PARAMS)
 
     feed(0, PROMPT)
-    layer.settle()
+    layer.finish_prefill()
     outputs, stats, hot = [], [], [[set(held.tolist()) for held in layer.hot.slot_token]]
     for token in range(PROMPT, PROMPT + STEPS):
         outputs.append(feed(token, token + 1))

@@ -64,7 +64,7 @@ class Player:
         for start in range(0, prompt, 90):
             self.feed(start, min(prompt, start + 90))
         self.layer.prefilling = False
-        self.layer.settle()
+        self.layer.finish_prefill()
 
     def feed(self, start: int, stop: int) -> Tensor:
         key, value = self.rows.key[:, start:stop], self.rows.value[:, start:stop]

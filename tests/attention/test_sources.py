@@ -28,7 +28,7 @@ def run(model: nn.Module, settings: LrqkConfig, *, on_device: bool = False) -> t
     with torch.no_grad(), attach(model, settings, context=256) as cache:
         if on_device:
             use_device_steps(cache)
-        cache.meter_sources(True)
+        cache.track_sources(True)
         model(tokens[:150].unsqueeze(0), **{cache_argument(): cache})
         model(tokens[150:PROMPT].unsqueeze(0), **{cache_argument(): cache})
         for token in tokens[PROMPT:]:
@@ -100,7 +100,7 @@ def test_a_new_prompt_begins_anew_and_nothing_is_noted_when_off():
         assert cache.source_weights is None
         model(tokens[:60].unsqueeze(0), **{cache_argument(): cache})
         model(tokens[60:61].unsqueeze(0), **{cache_argument(): cache})
-        cache.meter_sources(True)
+        cache.track_sources(True)
         for count in (61, 110):
             model(tokens[count : count + 8].unsqueeze(0), **{cache_argument(): cache})
             model(tokens[count + 8 : count + 9].unsqueeze(0), **{cache_argument(): cache})
@@ -108,7 +108,7 @@ def test_a_new_prompt_begins_anew_and_nothing_is_noted_when_off():
             assert abs(sum(cache.source_weights) - 2 * 4 * len(retrieving_layers(cache.spec))) < 1e-3
             if count == 61:
                 model(tokens[70:110].unsqueeze(0), **{cache_argument(): cache})
-        cache.meter_sources(False)
+        cache.track_sources(False)
         assert cache.source_weights is None
 
 

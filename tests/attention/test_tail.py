@@ -46,7 +46,7 @@ def error(data: tuple[Tensor, Tensor, Tensor], **changes: object) -> float:
         return layer.attend(query[:, :, start:stop], key[:, start:stop], value[:, start:stop], PARAMS)
 
     feed(0, PROMPT)
-    layer.settle()
+    layer.finish_prefill()
     lost = total = 0.0
     for token in range(PROMPT, PROMPT + STEPS):
         ours = feed(token, token + 1).double().reshape(HEADS, GROUP, 1, WIDTH)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lrqk_cli.bench.fidelity.cases import Case, Material, Shape, ruler_cases, text_cases
+from lrqk_cli.bench.fidelity.cases import Case, CaseSize, PromptInputs, ruler_cases, text_cases
 from lrqk_cli.bench.ruler.essay import Essay
-from lrqk_cli.bench.ruler.tasks import Sources, make_sample
+from lrqk_cli.bench.ruler.tasks import TaskInputs, make_sample
 from lrqk_cli.errors import ContextLengthError, UsageError
 
 
@@ -29,23 +29,23 @@ class Letters:
         return [ord(letter) for letter in text]
 
 
-def material(letters: int = 0) -> Material:
+def material(letters: int = 0) -> PromptInputs:
     prompt: Any = Letters()
     text = [ord("a") + number % 26 for number in range(letters)]
-    return Material(prompt, text, Sources(Essay.made_up()))
+    return PromptInputs(prompt, text, TaskInputs(Essay.made_up()))
 
 
 def read(case: Case) -> list[str]:
     return ["".join(map(chr, turn)) for turn in case.turns]
 
 
-def length(case: Case, shape: Shape) -> int:
+def length(case: Case, shape: CaseSize) -> int:
     return sum(map(len, case.turns)) + shape.turns * shape.new_tokens
 
 
 @pytest.mark.parametrize("turns", [1, 2, 5])
 def test_text_fills_the_context_with_all_turns_and_answers(turns):
-    shape = Shape(context=2000, new_tokens=50, turns=turns, samples=3)
+    shape = CaseSize(context=2000, new_tokens=50, turns=turns, samples=3)
     cases = text_cases(material(9000), shape)
     assert [length(case, shape) for case in cases] == [2000] * 3
     first, *later = read(cases[0])
@@ -59,7 +59,7 @@ def test_text_fills_the_context_with_all_turns_and_answers(turns):
 
 
 def test_stretches_are_spread_over_the_whole_text():
-    shape = Shape(context=1000, new_tokens=10, turns=1, samples=2)
+    shape = CaseSize(context=1000, new_tokens=10, turns=1, samples=2)
     text = material(5000)
     first, last = (case.turns[0] for case in text_cases(text, shape))
     body = len(first) - len(text.prompt.opening())
@@ -69,7 +69,7 @@ def test_stretches_are_spread_over_the_whole_text():
     assert body > request
 
 
-@pytest.mark.parametrize("shape", [Shape(9000, 10, 1, 1), Shape(100, 50, 2, 1)])
+@pytest.mark.parametrize("shape", [CaseSize(9000, 10, 1, 1), CaseSize(100, 50, 2, 1)])
 def test_a_context_that_the_text_cannot_fill_is_refused(shape):
     with pytest.raises(UsageError, match="cannot be filled"):
         text_cases(material(5000), shape)
@@ -78,7 +78,7 @@ def test_a_context_that_the_text_cannot_fill_is_refused(shape):
 @pytest.mark.parametrize("task", ["niah_multikey_3", "niah_single_2", "vt", "fwe"])
 @pytest.mark.parametrize("turns", [1, 3])
 def test_ruler_fills_the_context_but_for_a_unit(task, turns):
-    shape = Shape(context=12_000, new_tokens=60, turns=turns, samples=2)
+    shape = CaseSize(context=12_000, new_tokens=60, turns=turns, samples=2)
     cases = ruler_cases(task, 0, material(), shape)
     assert len({tuple(case.turns[0]) for case in cases}) == 2
     for case in cases:
@@ -88,7 +88,7 @@ def test_ruler_fills_the_context_but_for_a_unit(task, turns):
 
 @pytest.mark.parametrize("task", ["niah_multikey_1", "niah_multikey_2", "niah_multikey_3"])
 def test_a_later_turn_asks_for_another_key_of_the_same_text(task):
-    (case,) = ruler_cases(task, 0, material(), Shape(12_000, 60, 3, 1))
+    (case,) = ruler_cases(task, 0, material(), CaseSize(12_000, 60, 3, 1))
     first, *later = read(case)
     keys = [turn.split(" that the text above mentions?")[0].rsplit(" ", 1)[1] for turn in (first, *later)]
     assert len(set(keys)) == 3
@@ -98,23 +98,23 @@ def test_a_later_turn_asks_for_another_key_of_the_same_text(task):
 
 
 def test_a_task_that_knows_no_other_question_goes_on_in_general():
-    (case,) = ruler_cases("vt", 0, material(), Shape(12_000, 60, 3, 1))
+    (case,) = ruler_cases("vt", 0, material(), CaseSize(12_000, 60, 3, 1))
     _, second, third = read(case)
     assert "text above" in second
     assert second != third
 
 
 def test_the_prompts_are_those_of_the_ruler_suite():
-    shape = Shape(12_000, 128, 1, 1)
+    shape = CaseSize(12_000, 128, 1, 1)
     (case,) = ruler_cases("niah_single_1", 7, material(), shape)
 
     def count(sample: Any) -> int:
         return len(f"<user>{sample.prompt_text}<model>{sample.answer_prefix}") + 128
 
-    sample = make_sample("niah_single_1", 0, 12_000, 7, Sources(Essay.made_up()), count)
+    sample = make_sample("niah_single_1", 0, 12_000, 7, TaskInputs(Essay.made_up()), count)
     assert read(case) == [f"<user>{sample.prompt_text}<model>{sample.answer_prefix}"]
 
 
 def test_a_context_too_short_for_a_task_is_refused():
     with pytest.raises(ContextLengthError):
-        ruler_cases("niah_multikey_3", 0, material(), Shape(200, 60, 1, 1))
+        ruler_cases("niah_multikey_3", 0, material(), CaseSize(200, 60, 1, 1))

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from lrqk_cli.bench.fidelity.cases import Case, Material, Shape, text_cases
+from lrqk_cli.bench.fidelity.cases import Case, CaseSize, PromptInputs, text_cases
 from lrqk_cli.bench.fidelity.measure import Reference, compare, full_attention
 from lrqk_cli.bench.ruler.essay import Essay
-from lrqk_cli.bench.ruler.tasks import Sources
+from lrqk_cli.bench.ruler.tasks import TaskInputs
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.kernels import dispatch
@@ -37,8 +37,10 @@ def loaded() -> LoadedModel:
 @pytest.fixture(scope="module")
 def case(loaded: LoadedModel) -> Case:
     prompt = ChatPrompt(loaded.tokenizer)
-    material = Material(prompt, prompt.text(TEXT.read_text(encoding="utf-8")), Sources(Essay.made_up()))
-    return text_cases(material, Shape(CONTEXT, STEPS, turns=1, samples=1))[0]
+    material = PromptInputs(
+        prompt, prompt.text(TEXT.read_text(encoding="utf-8")), TaskInputs(Essay.made_up())
+    )
+    return text_cases(material, CaseSize(CONTEXT, STEPS, turns=1, samples=1))[0]
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import pytest
 import torch
 from measurements import script
 
-from lrqk_cli.bench.fidelity.cases import TEXT, Case, Material, Shape, ruler_cases, text_cases
+from lrqk_cli.bench.fidelity.cases import TEXT, Case, CaseSize, PromptInputs, ruler_cases, text_cases
 from lrqk_cli.bench.fidelity.measure import Reference, compare, full_attention
 from lrqk_cli.bench.ruler.essay import Essay
-from lrqk_cli.bench.ruler.tasks import Sources
+from lrqk_cli.bench.ruler.tasks import TaskInputs
 from lrqk_cli.config import LrqkConfig, default_top_k
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models.loading import LoadedModel, choose_device, load, resolve
@@ -39,8 +39,10 @@ def loaded() -> LoadedModel:
 def cases(loaded: LoadedModel) -> dict[str, Case]:
     text = Path(__file__).parents[2] / "docs" / "samples" / "report.md"
     prompt = ChatPrompt(loaded.tokenizer)
-    material = Material(prompt, prompt.text(text.read_text(encoding="utf-8")), Sources(Essay.made_up()))
-    shape = Shape(CONTEXT, STEPS, turns=1, samples=1)
+    material = PromptInputs(
+        prompt, prompt.text(text.read_text(encoding="utf-8")), TaskInputs(Essay.made_up())
+    )
+    shape = CaseSize(CONTEXT, STEPS, turns=1, samples=1)
     of_ruler = {task: ruler_cases(task, 0, material, shape)[0] for task in TASKS if task != TEXT}
     return {TEXT: text_cases(material, shape)[0], **of_ruler}
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from lrqk_cli.bench.ruler.run import Answer, TaskResult
+from lrqk_cli.bench.ruler.run import ScoredAnswer, TaskResult
 from lrqk_cli.bench.ruler.summary import averages
 
 
 def result(task: str, mode: str, recalls: list[float], ctx: int = 4096) -> TaskResult:
-    answers = tuple(Answer("", ("x",), recall, 100) for recall in recalls)
+    answers = tuple(ScoredAnswer("", ("x",), recall, 100) for recall in recalls)
     score = 100 * sum(recalls) / len(recalls)
     return TaskResult(task, mode, ctx, len(recalls), score=score, answers=answers)
 

@@ -16,7 +16,7 @@ from lrqk_cli.bench.ruler.essay import Essay, insert_between_sentences
 from lrqk_cli.bench.ruler.needles import NEEDLE_TASKS, NOISE
 from lrqk_cli.bench.ruler.questions import read_qa
 from lrqk_cli.bench.ruler.sample import Sample, fill
-from lrqk_cli.bench.ruler.tasks import TASKS, Sources, make_sample, parse_tasks, reason_to_skip
+from lrqk_cli.bench.ruler.tasks import TASKS, TaskInputs, make_sample, parse_tasks, reason_to_skip
 from lrqk_cli.errors import ContextLengthError, DocumentError, UsageError
 
 SHORT, LONG = 2048, 8192
@@ -31,9 +31,9 @@ def count(sample: Sample) -> int:
 
 
 @pytest.fixture(scope="session")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> TaskInputs:
     folder = tmp_path_factory.mktemp("qa")
-    return Sources(Essay.made_up(), dict(read_qa(write(folder)) for write in (squad_file, hotpotqa_file)))
+    return TaskInputs(Essay.made_up(), dict(read_qa(write(folder)) for write in (squad_file, hotpotqa_file)))
 
 
 def squad_file(folder: Path) -> Path:
@@ -76,13 +76,13 @@ def hotpotqa_file(folder: Path) -> Path:
     return file
 
 
-def make(task: str, sources: Sources, index: int = 0, context: int = LONG, seed: int = 0) -> Sample:
+def make(task: str, sources: TaskInputs, index: int = 0, context: int = LONG, seed: int = 0) -> Sample:
     return make_sample(task, index, context, seed, sources, count)
 
 
 @pytest.mark.parametrize("context", [1024, 4096, 16_000])
 @pytest.mark.parametrize("task", TASKS)
-def test_samples_fill_the_context_and_never_exceed_it(task: str, context: int, sources: Sources) -> None:
+def test_samples_fill_the_context_and_never_exceed_it(task: str, context: int, sources: TaskInputs) -> None:
     for index in range(3):
         used = count(make(task, sources, index, context))
         assert used <= context
@@ -91,7 +91,7 @@ def test_samples_fill_the_context_and_never_exceed_it(task: str, context: int, s
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_sample_depends_on_seed_task_number_and_length_alone(task: str, sources: Sources) -> None:
+def test_a_sample_depends_on_seed_task_number_and_length_alone(task: str, sources: TaskInputs) -> None:
     first = make(task, sources, 3)
     make(task, sources, 4)
     assert make(task, sources, 3) == first
@@ -102,13 +102,13 @@ def test_a_sample_depends_on_seed_task_number_and_length_alone(task: str, source
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_context_too_short_for_a_task_is_refused(task: str, sources: Sources) -> None:
+def test_a_context_too_short_for_a_task_is_refused(task: str, sources: TaskInputs) -> None:
     with pytest.raises(ContextLengthError, match=task):
         make(task, sources, context=60)
 
 
 @pytest.mark.parametrize("name", NEEDLE_TASKS)
-def test_needles_by_their_definition(name: str, sources: Sources) -> None:
+def test_needles_by_their_definition(name: str, sources: TaskInputs) -> None:
     task = NEEDLE_TASKS[name]
     for index in range(5):
         sample = make(name, sources, index)
@@ -147,7 +147,7 @@ def test_needle_tasks_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("task", ["niah_single_1", "niah_single_2", "niah_multikey_2"])
-def test_needles_lie_at_all_depths(task: str, sources: Sources) -> None:
+def test_needles_lie_at_all_depths(task: str, sources: TaskInputs) -> None:
     depths = []
     for index in range(40):
         sample = make(task, sources, index, SHORT)
@@ -155,7 +155,7 @@ def test_needles_lie_at_all_depths(task: str, sources: Sources) -> None:
     assert {int(4 * depth) for depth in depths} == {0, 1, 2, 3}
 
 
-def test_the_four_needles_of_a_sample_lie_apart(sources: Sources) -> None:
+def test_the_four_needles_of_a_sample_lie_apart(sources: TaskInputs) -> None:
     for index in range(10):
         text = make("niah_multivalue", sources, index).prompt_text
         places = [match.start() / len(text) for match in NEEDLE.finditer(text)]
@@ -190,7 +190,7 @@ def test_needles_stand_between_sentences_in_the_order_of_their_depths(
         assert not word.startswith("NEEDLE") or before.endswith(".")
 
 
-def test_the_chain_of_variables_is_whole_and_in_order(sources: Sources) -> None:
+def test_the_chain_of_variables_is_whole_and_in_order(sources: TaskInputs) -> None:
     for index in range(5):
         sample = make("vt", sources, index)
         example, text = sample.prompt_text.split("\n\nFollow", 1)
@@ -210,7 +210,7 @@ def test_the_chain_of_variables_is_whole_and_in_order(sources: Sources) -> None:
 
 
 @pytest.mark.parametrize(("context", "often", "seldom"), [(SHORT, 6, 1), (LONG, 30, 3), (40_000, 30, 3)])
-def test_common_words_are_the_most_common(context: int, often: int, seldom: int, sources: Sources) -> None:
+def test_common_words_are_the_most_common(context: int, often: int, seldom: int, sources: TaskInputs) -> None:
     sample = make("cwe", sources, context=context)
     example, text = sample.prompt_text.split("\n\nHere", 1)
     counts = Counter(re.findall(r"\d+\. (\w+)", text))
@@ -230,7 +230,7 @@ def test_common_words_are_the_most_common(context: int, often: int, seldom: int,
     ]
 
 
-def test_frequent_words_follow_the_zeta_distribution(sources: Sources) -> None:
+def test_frequent_words_follow_the_zeta_distribution(sources: TaskInputs) -> None:
     for context in (1024, LONG):
         sample = make("fwe", sources, context=context)
         text = sample.prompt_text.split("most often. ", 1)[1].split("\n", 1)[0]
@@ -246,7 +246,7 @@ def test_frequent_words_follow_the_zeta_distribution(sources: Sources) -> None:
 
 
 @pytest.mark.parametrize("task", ["qa_1", "qa_2"])
-def test_the_documents_of_a_question_are_among_the_others(task: str, sources: Sources) -> None:
+def test_the_documents_of_a_question_are_among_the_others(task: str, sources: TaskInputs) -> None:
     data = sources.qa[task]
     asked = set()
     for index in range(20):
@@ -262,14 +262,14 @@ def test_the_documents_of_a_question_are_among_the_others(task: str, sources: So
     assert len(asked) == 20
 
 
-def test_documents_of_the_same_article_come_first(sources: Sources) -> None:
+def test_documents_of_the_same_article_come_first(sources: TaskInputs) -> None:
     sample = make("qa_1", sources, context=SHORT)
     article = re.search(r"paragraph \d of article (\d+)", sample.prompt_text)
     assert article is not None
     assert all(sample.prompt_text.count(f"Article {article[1]} paragraph {n} ") == 8 for n in range(4))
 
 
-def test_a_short_collection_is_repeated(sources: Sources) -> None:
+def test_a_short_collection_is_repeated(sources: TaskInputs) -> None:
     data = sources.qa["qa_2"]
     sample = make("qa_2", sources, context=30_000)
     counts = {sample.prompt_text.count(f"\n{document}\n") for document in data.documents}
@@ -277,13 +277,13 @@ def test_a_short_collection_is_repeated(sources: Sources) -> None:
     assert max(counts) - min(counts) <= 1
 
 
-def test_a_question_that_cannot_be_answered_is_not_asked(sources: Sources) -> None:
+def test_a_question_that_cannot_be_answered_is_not_asked(sources: TaskInputs) -> None:
     assert len(sources.qa["qa_1"].questions) == 120
     assert all(question.answers for question in sources.qa["qa_1"].questions)
 
 
-def test_questions_without_their_file_are_skipped_with_a_reason(sources: Sources) -> None:
-    alone = Sources(sources.essay)
+def test_questions_without_their_file_are_skipped_with_a_reason(sources: TaskInputs) -> None:
+    alone = TaskInputs(sources.essay)
     assert reason_to_skip("qa_1", alone) == "no --qa-data in the form of SQuAD"
     assert reason_to_skip("qa_2", alone) == "no --qa-data in the form of HotpotQA"
     assert reason_to_skip("vt", alone) is None

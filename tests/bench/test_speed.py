@@ -9,8 +9,8 @@ from tiny import random_tokens, tiny_model
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.bench.modes import named_modes
 from lrqk_cli.bench.speed import measure as measuring
-from lrqk_cli.bench.speed.measure import Subject, measure
-from lrqk_cli.bench.speed.plan import Plan
+from lrqk_cli.bench.speed.measure import SpeedSubject, measure
+from lrqk_cli.bench.speed.plan import SpeedPlan
 from lrqk_cli.bench.speed.results import SpeedResult
 from lrqk_cli.bench.speed.runners import EagerRunner, open_runner
 from lrqk_cli.bench.text import random_tokens as token_ids
@@ -23,17 +23,17 @@ from lrqk_cli.models.support import spec_from_config
 
 SETTINGS = LrqkConfig(hot=32, top_k=16, recent=8, rank=4, segment=40)
 MODES = ("lrqk", "dense", "dense-eager", "offload", "paper", "paper-no-hit-miss")
-PLAN = Plan(MODES, (122,), new_tokens=5, repeat=2)
+PLAN = SpeedPlan(MODES, (122,), new_tokens=5, repeat=2)
 
 
-def subject_for(plan: Plan, **changes: object) -> Subject:
+def subject_for(plan: SpeedPlan, **changes: object) -> SpeedSubject:
     model = tiny_model("llama", **changes)
     spec = spec_from_config(model.config, "tiny")
     modes = named_modes(plan.modes, SETTINGS, max(plan.contexts))
-    return Subject(model, spec, modes, random_tokens(128).tolist(), Bandwidth(1e9, None))
+    return SpeedSubject(model, spec, modes, random_tokens(128).tolist(), Bandwidth(1e9, None))
 
 
-def run(plan: Plan, **changes: object) -> dict[str, SpeedResult]:
+def run(plan: SpeedPlan, **changes: object) -> dict[str, SpeedResult]:
     results = measure(subject_for(plan, **changes), plan, lambda _: None)
     return {result.mode: result for result in results}
 
@@ -140,7 +140,7 @@ def test_any_other_failure_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_prompt_leaves_the_models_limit_room_for_the_answer() -> None:
-    plan = Plan(("lrqk",), (122,), new_tokens=5, repeat=1)
+    plan = SpeedPlan(("lrqk",), (122,), new_tokens=5, repeat=1)
     result = run(plan, max_position_embeddings=100)["lrqk"]
     assert (result.ctx, result.prompt_tokens, result.decode_test) == (122, 94, "tg5 @ d94")
     with pytest.raises(UsageError, match="no room"):
@@ -150,7 +150,7 @@ def test_a_prompt_leaves_the_models_limit_room_for_the_answer() -> None:
 @pytest.mark.parametrize(("new_tokens", "repeat", "modes"), [(0, 1, "lrqk"), (1, 0, "lrqk"), (1, 1, "dense")])
 def test_a_plan_without_work_or_with_an_idle_cap_is_refused(new_tokens: int, repeat: int, modes: str) -> None:
     with pytest.raises(UsageError):
-        Plan((modes,), (99,), new_tokens, repeat, memory_cap=1 << 30)
+        SpeedPlan((modes,), (99,), new_tokens, repeat, memory_cap=1 << 30)
 
 
 def test_made_up_text_is_as_long_as_asked_and_always_the_same() -> None:
@@ -172,7 +172,7 @@ def test_random_tokens_are_of_the_vocabulary_and_always_the_same() -> None:
 
 def test_a_limit_of_the_device_holds_for_all_modes_and_a_cap_for_lrqk():
     gib = 1 << 30
-    plan = Plan(("lrqk", "dense"), (99,), 5, 1, memory_cap=4 * gib, vram=8 * gib)
+    plan = SpeedPlan(("lrqk", "dense"), (99,), 5, 1, memory_cap=4 * gib, vram=8 * gib)
     assert plan.cap_of("lrqk") == 4 * gib
     assert plan.cap_of("dense") == 8 * gib - (800 << 20)
-    assert Plan(("dense",), (99,), 5, 1).cap_of("dense") is None
+    assert SpeedPlan(("dense",), (99,), 5, 1).cap_of("dense") is None

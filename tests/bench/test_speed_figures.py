@@ -74,7 +74,7 @@ def test_a_model_that_caches_hold_has_no_share_of_the_bandwidth(bandwidth, share
     """Twice the roofline is no utilization, but a sign that memory was not what was read."""
     model = SimpleNamespace(device="cpu", dtype=torch.float32)
     spec = spec_from_config(tiny_model("llama").config, "llama")
-    subject = measure.Subject(model, spec, {}, [], Bandwidth(bandwidth, None))
+    subject = measure.SpeedSubject(model, spec, {}, [], Bandwidth(bandwidth, None))
     plan = SimpleNamespace(new_tokens=2)
     found = measure._with_roofline(result(*RUNS), subject, LrqkConfig(), plan)
     cells = table.table([found]).lines[1]
@@ -94,7 +94,7 @@ def test_a_gpu_has_its_prediction_and_what_cuda_took(monkeypatch, mode, free_bef
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 6 << 30)
     model = SimpleNamespace(device="cuda:0", dtype=torch.bfloat16)
     spec = spec_from_config(tiny_model("llama").config, "llama")
-    subject = measure.Subject(model, spec, {}, [], Bandwidth(1.0, 1.0), free_before)
+    subject = measure.SpeedSubject(model, spec, {}, [], Bandwidth(1.0, 1.0), free_before)
     head = SpeedResult(mode, 500, 500, "pp500", "tg2 @ d500")
     found = measure._with_memory(head, subject, LrqkConfig(), 503)
     assert found.peak_reserved_bytes == 7 << 30

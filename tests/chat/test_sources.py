@@ -8,7 +8,7 @@ import pytest
 from fake_chat import FakeDocument, FakeEngine, FakePrompt, FakeStream, new_session
 
 from lrqk_cli.chat.conversation import Conversation
-from lrqk_cli.chat.events import Answer, DocumentUse, Source, Sources
+from lrqk_cli.chat.events import Answer, AnswerSources, DocumentUse, SourcePage
 from lrqk_cli.chat.sources import find_sources, sentence_at
 from lrqk_cli.terminal.console import CleanConsole
 from lrqk_cli.terminal.sources_view import sources_line, sources_view
@@ -36,7 +36,7 @@ def weigh(conversation: Conversation, *looks: tuple[str, float]) -> list[float]:
     return weights
 
 
-def find(conversation: Conversation, *looks: tuple[str, float]) -> Sources:
+def find(conversation: Conversation, *looks: tuple[str, float]) -> AnswerSources:
     return find_sources(weigh(conversation, *looks), conversation, FakeStream)
 
 
@@ -86,7 +86,7 @@ def test_a_document_without_pages_is_looked_at_in_stretches():
 
 def test_nothing_is_found_where_there_is_nothing_to_rest_on():
     conversation = conversation_about()
-    assert find_sources([1.0] * len(conversation.tokens), conversation, FakeStream) == Sources([], [])
+    assert find_sources([1.0] * len(conversation.tokens), conversation, FakeStream) == AnswerSources([], [])
     weightless = conversation_about(FakeDocument("a.pdf", ["one"]))
     assert find_sources([0.0] * len(weightless.tokens), weightless, FakeStream).pages[0].share == 0.0
 
@@ -161,7 +161,7 @@ def test_answers_carry_sources_while_they_are_noted():
     assert ask(session).sources is None
 
 
-def shown(sources: Sources, **options: object) -> str:
+def shown(sources: AnswerSources, **options: object) -> str:
     file = io.StringIO()
     console = CleanConsole(file=file, width=80, **options)
     console.print(sources_view(sources, console))
@@ -181,8 +181,8 @@ def test_the_view_fits_80_columns_and_steers_no_terminal():
 
 
 def test_without_documents_the_view_says_so_and_the_line_is_empty():
-    assert "no documents" in shown(Sources([], []))
-    assert sources_line(Sources([], [])) == ""
+    assert "no documents" in shown(AnswerSources([], []))
+    assert sources_line(AnswerSources([], [])) == ""
 
 
 def test_the_line_names_the_best():
@@ -192,5 +192,5 @@ def test_the_line_names_the_best():
 
 def test_the_line_names_each_document_once():
     first, second = DocumentUse("a.pdf", "a.pdf", 9, 0, 5), DocumentUse("b", "b", 0, 5, 9)
-    pages = [Source(first, 4, 0.5, ""), Source(second, None, 0.3, ""), Source(first, 2, 0.2, "")]
-    assert sources_line(Sources(pages, [])) == "Sources: a.pdf, page 4 (50%), page 2 (20%); b (30%)"
+    pages = [SourcePage(first, 4, 0.5, ""), SourcePage(second, None, 0.3, ""), SourcePage(first, 2, 0.2, "")]
+    assert sources_line(AnswerSources(pages, [])) == "Sources: a.pdf, page 4 (50%), page 2 (20%); b (30%)"

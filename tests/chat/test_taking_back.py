@@ -10,7 +10,7 @@ from fake_chat import FakeDocument, FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrqk_cli.chat import synchroniser
+from lrqk_cli.chat import context_sync
 from lrqk_cli.chat.conversation import DocumentEntry, Exchange
 from lrqk_cli.chat.events import Answer
 from lrqk_cli.config import GenerationConfig
@@ -100,7 +100,7 @@ def test_many_small_documents_are_read_in_few_pieces(fake_engine, fake_document,
     engine = fake_engine(segment=1000)
     session = new_session(engine, [fake_document(f"{n}.txt", ["x" * 10]) for n in range(30)])
     list(session.read())
-    marked = [entry for entry in session.conversation.entries if entry.mark is not None]
+    marked = [entry for entry in session.conversation.entries if entry.rewind_point is not None]
     assert marked == session.conversation.entries[-1:]
     session.drop()
     assert (engine.rewinds, engine.resets) == (1, 0)
@@ -113,12 +113,14 @@ def test_many_small_documents_are_read_in_few_pieces(fake_engine, fake_document,
 def test_the_oldest_marks_go_first_and_what_follows_is_read_again(
     fake_engine, fake_document, new_session, monkeypatch
 ):
-    monkeypatch.setattr(synchroniser, "_MARK_BYTES", 250)
+    monkeypatch.setattr(context_sync, "_MARK_BYTES", 250)
     engine = fake_engine()
     session = new_session(engine, [fake_document("a.pdf", ["one"])])
     for question in "ABCD":
         play(session.ask(question))
-    assert [entry.mark is not None for entry in session.conversation.entries] == [False] * 3 + [True] * 2
+    assert [entry.rewind_point is not None for entry in session.conversation.entries] == [False] * 3 + [
+        True
+    ] * 2
     session.undo()
     session.undo()
     assert engine.resets == 0
@@ -238,7 +240,7 @@ def test_after_a_failure_all_is_read_again_and_can_be_taken_back(
             play(session.ask("B?"))
     assert engine.text == ""
     # The engine knows the earlier points no more.
-    assert [entry.mark for entry in session.conversation.entries] == [None, None]
+    assert [entry.rewind_point for entry in session.conversation.entries] == [None, None]
     play(session.ask("C?"))
     assert session.transcript == engine.cached
     session.undo()

@@ -16,7 +16,7 @@ import pytest
 from lrqk_cli.config import ReadLimits
 from lrqk_cli.documents import read_documents
 from lrqk_cli.documents.reader_process import ReaderProcess
-from lrqk_cli.documents.source import ReadOptions, Source
+from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError, UsageError
 
 from .conftest import SLOW, MakePage, MakePdf
@@ -72,7 +72,7 @@ def test_running_out_of_memory_is_never_taken_for_a_broken_page(
         raise MemoryError
 
     path = make_pdf(["One.", "Two."])
-    source = Source(path, path.name, path.read_bytes())
+    source = SourceFile(path, path.name, path.read_bytes())
     for owner, name in ((pdf_text, "_annotation_texts"), (PageObject, "extract_text")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fail)
@@ -125,8 +125,8 @@ def test_a_reader_that_crashes_costs_its_own_file_only(make_page: MakePage, tmp_
 
     with ReaderProcess(ReadLimits()) as process:
         with pytest.raises(DocumentError, match=r"page\.pdf cannot be read: it made its reader crash"):
-            process.read(Source(slow, slow.name, b""), ReadOptions(on_page=kill))
-        assert process.read(Source(tmp_path / "a.txt", "a.txt", b""), ReadOptions()).text == "Alpha"
+            process.read(SourceFile(slow, slow.name, b""), ReadOptions(on_page=kill))
+        assert process.read(SourceFile(tmp_path / "a.txt", "a.txt", b""), ReadOptions()).text == "Alpha"
 
 
 def test_usage_errors_and_warnings_come_through(make_pdf: MakePdf, tmp_path: Path) -> None:

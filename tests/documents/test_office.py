@@ -11,7 +11,7 @@ import pytest
 
 from lrqk_cli.documents import Document, PageSelection, read_documents
 from lrqk_cli.documents.formats import read_source
-from lrqk_cli.documents.source import ReadOptions, Source
+from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError, UsageError
 
 _HTML = """<!doctype html><html><head><title>Tides</title><script>var hidden = 1</script></head>
@@ -126,7 +126,7 @@ def test_without_the_extra_the_hint_says_how_to_install_it(
 
     monkeypatch.setattr(builtins, "__import__", without_markitdown)
     with pytest.raises(DocumentError, match="is not installed") as caught:
-        read_source(Source(Path(name), name, _HTML.encode()), ReadOptions())
+        read_source(SourceFile(Path(name), name, _HTML.encode()), ReadOptions())
     assert "pip install 'lrqk[office]'" in caught.value.hint
 
 

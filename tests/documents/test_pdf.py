@@ -10,7 +10,7 @@ from pypdf.generic import ArrayObject, DictionaryObject, FloatObject, NameObject
 
 from lrqk_cli.documents import Document, PageSelection, read_documents
 from lrqk_cli.documents.formats import read_source
-from lrqk_cli.documents.source import ReadOptions, Source
+from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
 from .conftest import MakePdf, add_text_page
@@ -179,7 +179,7 @@ def test_a_page_that_cannot_be_extracted_does_not_cost_the_others(
         return extract(page, **options)
 
     monkeypatch.setattr(PageObject, "extract_text", fail_on_two)
-    document = read_source(Source(path, path.name, path.read_bytes()), ReadOptions())
+    document = read_source(SourceFile(path, path.name, path.read_bytes()), ReadOptions())
     assert [page.text for page in document.pages] == ["One.", "", "Three."]
     assert document.warnings == ("made.pdf: page 2 could not be read and went in empty.",)
 

@@ -67,9 +67,9 @@ def test_cropped_tokens_are_as_if_they_had_never_been(attention: str) -> None:
     with attach(model, LrqkConfig(attention=attention, **SMALL), context=128) as cache:  # type: ignore[arg-type]
         named = {cache_argument(): cache}
         model(first, **named)
-        early = cache.mark()
+        early = cache.rewind_point()
         model(wrong, **named)
-        late = cache.mark()
+        late = cache.rewind_point()
         model(wrong[:, :1], **named)
         cache.crop(0)
         cache.crop(-21)

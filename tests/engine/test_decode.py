@@ -41,11 +41,11 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @contextmanager
-def prefilled(family: str, settings: LrqkConfig, *, settles: bool = True) -> Iterator[Engine]:
+def prefilled(family: str, settings: LrqkConfig, *, finishes: bool = True) -> Iterator[Engine]:
     model = tiny_model(family)
     spec = spec_from_config(model.config, "tiny")
     with Engine(model, spec, settings, context=160) as engine:
-        list(engine.prefill(PROMPT, settles=settles))
+        list(engine.prefill(PROMPT, finishes=finishes))
         yield engine
 
 
@@ -117,6 +117,6 @@ def test_the_device_goes_on_where_observers_leave(family: str, before: int, capt
 
 
 def test_a_prefill_that_leaves_settling_to_the_first_step_counts_on_the_device(captures: list[int]) -> None:
-    with prefilled("llama", ALL_ROWS, settles=False) as engine:
+    with prefilled("llama", ALL_ROWS, finishes=False) as engine:
         found = logits(engine, ANSWER)
     torch.testing.assert_close(found, expected("llama", ALL_ROWS), atol=1e-4, rtol=0)

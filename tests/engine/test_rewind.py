@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lrqk_cli.attention.decode_step import DeviceState
-from lrqk_cli.attention.marks import LrqkMark
+from lrqk_cli.attention.rewind_points import LrqkRewindPoint
 from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
 from lrqk_cli.engine.generate import Engine
-from lrqk_cli.engine.marks import EngineMark
+from lrqk_cli.engine.rewind_points import EngineRewindPoint
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.support import spec_from_config
 
@@ -98,7 +98,7 @@ turns = st.builds(
     answer=st.integers(0, 12),
     segments=st.none() | st.integers(1, 3),
 )
-# None takes back to a mark: the number says how many turns are forgotten.
+# None takes back to a point: the number says how many turns are forgotten.
 actions = st.lists(turns | st.integers(1, 3), min_size=2, max_size=7)
 
 
@@ -108,18 +108,18 @@ actions = st.lists(turns | st.integers(1, 3), min_size=2, max_size=7)
 def test_what_was_taken_back_leaves_no_trace(
     family: str, method: str, first: Turn, actions: list[Turn | int]
 ) -> None:
-    kept, marks = [first], list[EngineMark]()
+    kept, points = [first], list[EngineRewindPoint]()
     with new_engine(family, method) as engine:
         take(engine, first)
         for action in actions:
             if isinstance(action, Turn):
-                marks.append(engine.mark())
+                points.append(engine.rewind_point())
                 take(engine, action)
                 kept.append(action)
-            elif marks:
-                forgotten = min(action, len(marks))
-                engine.rewind(marks[-forgotten])
-                del marks[-forgotten:], kept[-forgotten:]
+            elif points:
+                forgotten = min(action, len(points))
+                engine.rewind(points[-forgotten])
+                del points[-forgotten:], kept[-forgotten:]
         found = probe(engine)
     torch.testing.assert_close(found, fresh(family, method, kept), atol=TOLERANCE, rtol=0)
 
@@ -130,13 +130,13 @@ def test_a_fit_that_was_replaced_is_in_force_again(method: str) -> None:
     first, second, third = Turn(1, 60, 6), Turn(2, 150, 4), Turn(3, 20, 6)
     with new_engine("llama", method) as engine:
         take(engine, first)
-        mark = engine.mark()
-        layer = mark.cache.layers[0]
-        assert isinstance(layer, LrqkMark)
+        point = engine.rewind_point()
+        layer = point.cache.layers[0]
+        assert isinstance(layer, LrqkRewindPoint)
         take(engine, second)
-        assert engine.cache.layer(0).mark().fit is not layer.fit  # type: ignore[attr-defined]
-        for _ in range(2):  # a mark may be used again
-            engine.rewind(mark)
+        assert engine.cache.layer(0).rewind_point().fit is not layer.fit  # type: ignore[attr-defined]
+        for _ in range(2):  # a point may be used again
+            engine.rewind(point)
             take(engine, third)
         found = probe(engine)
     torch.testing.assert_close(found, fresh("llama", method, [first, third]), atol=TOLERANCE, rtol=0)
@@ -157,9 +157,9 @@ def test_steps_with_lengths_on_the_device_are_taken_back_too(family: str) -> Non
     first, second, third = Turn(1, 60, 8), Turn(2, 90, 8), Turn(3, 20, 8)
     with build() as engine, torch.no_grad():
         take(engine, first)
-        mark = engine.mark()
+        point = engine.rewind_point()
         take(engine, second)
-        engine.rewind(mark)
+        engine.rewind(point)
         take(engine, third)
         found = probe(engine)
     with build() as engine, torch.no_grad():
@@ -172,11 +172,11 @@ def test_steps_with_lengths_on_the_device_are_taken_back_too(family: str) -> Non
 def test_the_state_itself_is_the_same_bit_for_bit() -> None:
     with new_engine("llama", "lrqk") as engine:
         take(engine, Turn(1, 100, 8))
-        mark, layer = engine.mark(), engine.cache.layer(1)
+        point, layer = engine.rewind_point(), engine.cache.layer(1)
         parts = layer.hot.rows, layer.hot.slot_token, layer.hot.resident, layer.index.scale, layer.tail.slope  # type: ignore[attr-defined]
         before = [part.clone() for part in (*parts, layer.index.codes[:, : layer.length])]  # type: ignore[attr-defined]
         take(engine, Turn(2, 200, 8))
-        engine.rewind(mark)
+        engine.rewind(point)
         after = (*parts, layer.index.codes[:, : layer.length])  # type: ignore[attr-defined]
         for old, new in zip(before, after, strict=True):
             assert torch.equal(old, new)
@@ -185,9 +185,9 @@ def test_the_state_itself_is_the_same_bit_for_bit() -> None:
 def test_the_next_token_follows_a_mark_without_another_prefill() -> None:
     with new_engine("llama", "lrqk") as engine:
         take(engine, Turn(1, 50, 0))
-        mark, expected = engine.mark(), engine.next_logits().clone()
+        point, expected = engine.rewind_point(), engine.next_logits().clone()
         take(engine, Turn(2, 30, 5))
-        engine.rewind(mark)
+        engine.rewind(point)
         assert torch.equal(engine.next_logits(), expected)
         assert engine.length == 50
 
@@ -195,9 +195,9 @@ def test_the_next_token_follows_a_mark_without_another_prefill() -> None:
 def test_a_mark_that_was_left_behind_is_refused() -> None:
     with new_engine("llama", "lrqk") as engine, new_engine("llama", "lrqk") as other:
         take(engine, Turn(1, 30, 2))
-        early = engine.mark()
+        early = engine.rewind_point()
         take(engine, Turn(2, 30, 2))
-        late = engine.mark()
+        late = engine.rewind_point()
         engine.rewind(early)
         with pytest.raises(UsageError, match="is gone"):
             engine.rewind(late)
@@ -211,16 +211,16 @@ def test_a_mark_that_was_left_behind_is_refused() -> None:
 def test_marks_are_small_beside_the_cache() -> None:
     with new_engine("llama", "lrqk") as engine:
         take(engine, Turn(1, 500, 0))
-        mark = engine.mark()
+        point = engine.rewind_point()
         sums = engine.cache.layer(0).projector.learned()  # type: ignore[attr-defined]
         slots = 2 * 24 * 4
-        assert mark.nbytes == 2 * (sum(part.nbytes for part in sums) + slots) + 97 * 4
+        assert point.nbytes == 2 * (sum(part.nbytes for part in sums) + slots) + 97 * 4
 
 
 def test_a_prefill_that_is_not_settled_is_by_the_first_step() -> None:
     prompt = random_tokens(80, 4).tolist()
     with new_engine("llama", "lrqk") as engine, new_engine("llama", "lrqk") as other:
-        list(engine.prefill(prompt[:50], settles=False))
+        list(engine.prefill(prompt[:50], finishes=False))
         list(engine.prefill(prompt[50:]))
         list(other.prefill(prompt))
         torch.testing.assert_close(probe(engine), probe(other), atol=TOLERANCE, rtol=0)
@@ -236,10 +236,10 @@ def test_settings_that_change_on_the_way_act_from_the_next_step(changes: dict[st
     for first, second in ((start, start), (start, other), (other, other)):
         with Engine(model_of("llama"), spec, first, CONTEXT) as engine:
             list(engine.prefill(prompt))
-            mark = engine.mark()
+            point = engine.rewind_point()
             probe(engine)
             engine.adjust(second)
-            engine.rewind(mark)
+            engine.rewind(point)
             found.append(probe(engine))
             assert engine.settings.top_k == second.top_k
     assert torch.equal(found[1], found[2])

@@ -40,10 +40,10 @@ def test_a_turn_that_was_taken_back_leaves_no_trace(family: str, attention: str)
     settings = LrqkConfig(attention=attention, hot=40, top_k=16, recent=8, rank=8, segment=64)  # type: ignore[arg-type]
     with Engine(model, spec, settings, 1200) as engine, Engine(model, spec, settings, 1200) as fresh:
         take(engine, 150, 1)
-        mark = engine.mark()
+        point = engine.rewind_point()
         take(engine, 500, 2)
         graph = engine._decoder._graph
-        engine.rewind(mark)
+        engine.rewind(point)
         take(engine, 70, 3)
         assert engine._decoder._graph is graph
         take(fresh, 150, 1)
@@ -62,10 +62,10 @@ def test_settings_that_change_on_the_way_act_in_captured_steps(changes: dict[str
     for first in (before, after):
         with Engine(model, spec, first, 600) as engine:
             list(engine.prefill(random_tokens(300, 1).tolist()))
-            mark = engine.mark()
+            point = engine.rewind_point()
             probe(engine)
             engine.adjust(after)
-            engine.rewind(mark)
+            engine.rewind(point)
             found.append(probe(engine))
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)
 

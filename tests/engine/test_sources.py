@@ -22,7 +22,7 @@ def weights_of_turns(settings: LrqkConfig, device: str, *, capture: bool = True)
     with Engine(model, spec, settings, context=300) as engine:
         list(engine.prefill(random_tokens(20).tolist()))
         assert engine.source_weights() is None
-        engine.meter_sources(True)
+        engine.track_sources(True)
         engine._decoder._can_capture &= capture
         for seed, count in ((1, 130), (2, 60)):
             list(engine.prefill(random_tokens(count, seed=seed).tolist()))

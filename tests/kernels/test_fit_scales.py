@@ -8,7 +8,7 @@ from decode_step import DEVICES, poisoned
 from torch import Tensor
 
 from lrqk_cli.kernels.fit_scales import reference
-from lrqk_cli.kernels.fit_scales.reference import whole
+from lrqk_cli.kernels.fit_scales.reference import nearest_codes
 
 kernel = pytest.importorskip("lrqk_cli.kernels.fit_scales.triton", reason="Triton is not installed")
 
@@ -35,13 +35,13 @@ def groups_of(kind: str, count: int, size: int) -> Tensor:
 
 def error_with_scale(groups: Tensor, scale: Tensor, zero: int) -> Tensor:
     numbers, s = groups.double(), scale.double()[:, None]
-    return (s * whole(numbers, s, -zero, zero - 1) - numbers).square().sum(1)
+    return (s * nearest_codes(numbers, s, -zero, zero - 1) - numbers).square().sum(1)
 
 
 def error_with_minimum(groups: Tensor, found: Tensor, most: int) -> Tensor:
     numbers, (s, m) = groups.double(), found.double().unsqueeze(2)
     weight = numbers.square().mean(1, keepdim=True).sqrt() + numbers.abs()
-    return (weight * (s * whole(numbers - m, s, 0, most) + m - numbers).square()).sum(1)
+    return (weight * (s * nearest_codes(numbers - m, s, 0, most) + m - numbers).square()).sum(1)
 
 
 def assert_as_good(found: Tensor, expected: Tensor, groups: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from tiny import FAMILIES, tiny_model
 
 from lrqk_cli.attention.cache import LrqkCache
-from lrqk_cli.attention.decode_step import DeviceState, RingStep
+from lrqk_cli.attention.decode_step import DenseDeviceStep, DeviceState
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import buffers
@@ -74,7 +74,7 @@ def test_decode_scratch_is_what_the_steps_hold(family: str, mode: str) -> None:
     state = DeviceState(spec, CPU)
     for number, layer in enumerate(layers):
         layer.use_device_steps(state, number, is_last=layer is layers[-1])
-        assert isinstance(layer, LrqkLayer) or isinstance(layer._step, RingStep)
+        assert isinstance(layer, LrqkLayer) or isinstance(layer._step, DenseDeviceStep)
     after: dict[int, int] = {}
     storages((state, *layers), after, set())
     stated_bytes = sum(shape.nbytes for shape in scratch.decode_scratch(spec, settings, 300))

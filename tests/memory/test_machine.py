@@ -11,7 +11,7 @@ from lrqk_cli.models.devices import choose_device, choose_dtype
 
 
 def test_the_machine_is_what_torch_says() -> None:
-    found = machine.look()
+    found = machine.detect_machine()
     if found is None:
         pytest.skip("only torch knows this machine")
     assert found.device == str(choose_device())
@@ -27,7 +27,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch, row: str | None) -> machine.Machine
     monkeypatch.setattr(machine.platform, "system", lambda: "Linux")
     monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return machine.look()
+    return machine.detect_machine()
 
 
 def test_one_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:

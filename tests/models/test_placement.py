@@ -10,7 +10,7 @@ from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory.budget import Budget
 from lrqk_cli.models.catalog import find
 from lrqk_cli.models.describe import describe, describe_shape
-from lrqk_cli.models.placement import Placement, find_placement, held_to
+from lrqk_cli.models.placement import Placement, find_placement, limit_vram
 
 GIB = 1 << 30
 SPEC = describe_shape("llama-3.1-8b").with_weights("bf16", on_gpu=True)
@@ -31,7 +31,7 @@ def test_a_cpu_has_nothing_to_spread_and_nothing_to_hold() -> None:
     place = find_placement(describe_shape("llama-3.2-1b"), "cpu", "float32")
     assert (place.dtype_name, place.budget.vram) == ("float32", None)
     assert place.with_spread_weights() is place
-    with held_to(place.device, 4 * GIB):
+    with limit_vram(place.device, 4 * GIB):
         torch.empty(1)
 
 

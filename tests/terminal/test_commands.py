@@ -14,23 +14,23 @@ from fake_chat import FakeDocument, FakeEngine, new_session
 from lrqk_cli.chat.events import Answer
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import LrqkError, ModelError, UsageError
+from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.commands.registry import is_command
 from lrqk_cli.terminal.console import CleanConsole
-from lrqk_cli.terminal.desk import Desk
 from lrqk_cli.terminal.view import View
 
 
 @dataclass
 class Bench:
-    """A desk, and what is said at it."""
+    """A ctx, and what is said at it."""
 
     engine: FakeEngine = field(default_factory=FakeEngine)
 
     def __post_init__(self) -> None:
         self.said, self.out, self.read = io.StringIO(), io.StringIO(), []
         console = CleanConsole(file=self.out, force_terminal=True)
-        self.desk = Desk(
+        self.ctx = CommandContext(
             session=new_session(self.engine, [FakeDocument("a.pdf", ["one", "two"], first_page=3)]),
             model="tiny",
             settings=LrqkConfig(),
@@ -39,7 +39,7 @@ class Bench:
             read_documents=self._read,
             look_up=self._look_up,
         )
-        self.desk.show = self._show
+        self.ctx.show = self._show
 
     def _read(self, paths, pages):
         self.read.append(([str(path) for path in paths], str(pages)))
@@ -53,17 +53,17 @@ class Bench:
         self.answers = [event for event in events if isinstance(event, Answer)]
 
     def ask(self, question: str) -> None:
-        self._show(self.desk.session.ask(question))
+        self._show(self.ctx.session.ask(question))
 
     def run(self, line: str) -> str:
         self.said.seek(0)
         self.said.truncate()
-        COMMANDS.dispatch(line, self.desk)
+        COMMANDS.dispatch(line, self.ctx)
         return self.said.getvalue()
 
     def fails(self, line: str) -> LrqkError:
         with pytest.raises(LrqkError) as failure:
-            COMMANDS.dispatch(line, self.desk)
+            COMMANDS.dispatch(line, self.ctx)
         return failure.value
 
 
@@ -125,13 +125,13 @@ def test_arguments_are_asked_for_and_refused(bench):
 
 def test_quit_and_model_end_this_chat(bench):
     bench.run("/Quit ")
-    assert bench.desk.departure.model is None
-    bench.desk.departure = None
+    assert bench.ctx.chat_exit.model is None
+    bench.ctx.chat_exit = None
     assert bench.run("/model") == "The model is tiny.\n"
     bench.ask("A?")
     bench.run("/model other")
-    assert bench.desk.departure.model == "other"
-    assert len(bench.desk.departure.archive.entries) == 2
+    assert bench.ctx.chat_exit.model == "other"
+    assert len(bench.ctx.chat_exit.archive.entries) == 2
 
 
 def test_files_are_added_listed_and_dropped(bench):
@@ -180,7 +180,7 @@ def test_retry_draws_another_answer_with_sampling(bench, monkeypatch):
     )
     assert "temperature 0" in bench.run("/retry")
     assert (seen[0].temperature, seen[0].seed) == (0.7, None)
-    assert bench.desk.session.generation.temperature == 0.0
+    assert bench.ctx.session.generation.temperature == 0.0
     assert bench.engine.text == "<[onetwo]A?>Yes."
     bench.run("/set temperature 0.3")
     bench.run("/set seed 5")
@@ -192,7 +192,7 @@ def test_edit_offers_the_last_question_or_asks_at_once(bench):
     assert "Nothing" in bench.fails("/edit").message
     bench.ask("A?")
     bench.run("/edit")
-    assert (bench.desk.draft.text, bench.desk.draft.replaces) == ("A?", True)
+    assert (bench.ctx.draft.text, bench.ctx.draft.replaces) == ("A?", True)
     bench.run("/edit B?")
     assert bench.engine.text == "<[onetwo]B?>Yes."
 
@@ -219,14 +219,14 @@ def test_the_system_text_is_shown_set_and_removed(bench):
 )
 def test_sampling_is_set(bench, line, name, value):
     bench.run(line)
-    assert getattr(bench.desk.session.generation, name) == value
+    assert getattr(bench.ctx.session.generation, name) == value
 
 
 def test_hot_set_settings_reach_the_engine(bench):
     bench.run("/set top-k 100")
     bench.run("/set tail none")
     assert (bench.engine.settings.top_k, bench.engine.settings.tail) == (100, "none")
-    assert bench.desk.settings == bench.engine.settings
+    assert bench.ctx.settings == bench.engine.settings
     assert "top-k" in bench.run("/set")
     assert bench.run("/set top-k") == "top-k 100\n"
 
@@ -235,7 +235,7 @@ def test_settings_that_cannot_change_are_shown_all_the_same(bench):
     assert bench.run("/set rank") == "rank 64\n"
     assert bench.run("/set attention") == "attention auto, which chose lrqk\n"
     assert "auto, which chose lrqk" in bench.run("/set")
-    bench.desk.attention = "lrqk"
+    bench.ctx.attention = "lrqk"
     assert bench.run("/set attention") == "attention lrqk\n"
 
 
@@ -251,9 +251,9 @@ def test_settings_that_cannot_change_are_shown_all_the_same(bench):
     ],
 )
 def test_a_bad_setting_is_refused_and_changes_nothing(bench, line, word):
-    before = bench.desk.session.generation, bench.desk.settings
+    before = bench.ctx.session.generation, bench.ctx.settings
     assert word in bench.fails(line).message
-    assert (bench.desk.session.generation, bench.desk.settings) == before
+    assert (bench.ctx.session.generation, bench.ctx.settings) == before
 
 
 def test_a_refused_setting_says_what_to_do(bench):
@@ -269,11 +269,11 @@ def test_save_and_load_under_a_name_and_a_path(bench, tmp_path, monkeypatch):
     assert (tmp_path / "lrqk" / "chats" / "talk.json").exists()
     bench.run(f"/save {tmp_path / 'b.json'}")
     other = Bench()
-    other.desk.model = "another"
+    other.ctx.model = "another"
     said = other.run("/load talk")
     assert "Documents: 1, questions: 1" in said
     assert "now it goes on with another" in said
-    assert other.desk.session.generation.seed == 4
+    assert other.ctx.session.generation.seed == 4
     other.ask("B?")
     assert other.engine.text == "<[onetwo]A?>Yes.|B?>Yes."
     assert "cannot be read" in other.fails(f"/load {tmp_path / 'none.json'}").message
@@ -349,7 +349,7 @@ def test_nothing_is_lost_when_a_command_fails(bench):
     bench.ask("A?")
     before = bench.engine.text
     with pytest.raises(UsageError):
-        COMMANDS.dispatch("/load nowhere", bench.desk)
+        COMMANDS.dispatch("/load nowhere", bench.ctx)
     assert bench.engine.text == before
 
 

@@ -223,7 +223,7 @@ def test_names_are_no_markup(work, name):
     (work / name).write_text("some text")
     engine = FakeEngine(looks_at="some text", context=10_000)
     talk = Talk(engine, terminal=True)
-    talk.desk.read_documents = _reading(talk)
+    talk.ctx.read_documents = _reading(talk)
     shown = talk.say(f"/file '{name}'", "/sources on", "What?", "/files", "/sources", f"/file '{name}x'")
     title = name.rpartition("/")[2]
     assert f"Added {title}" in shown
@@ -237,7 +237,7 @@ def _reading(talk: Talk):
     from lrqk_cli.documents import read_documents
 
     def read(paths, pages):
-        with talk.desk.view.reading() as report:
+        with talk.ctx.view.reading() as report:
             return read_documents(paths, pages=pages, on_progress=report)
 
     return read

@@ -20,10 +20,10 @@ def interrupt() -> None:
 class SwallowingEngine(FakeEngine):
     """Meets Ctrl-C while its first segment is computed, and loses the exception."""
 
-    def prefill(self, tokens, *, settles=True, on_layer=None):
+    def prefill(self, tokens, *, finishes=True, on_layer=None):
         with contextlib.suppress(KeyboardInterrupt):
             interrupt()
-        yield from super().prefill(tokens, settles=settles)
+        yield from super().prefill(tokens, finishes=finishes)
 
 
 class InterruptedEngine(FakeEngine):

@@ -85,9 +85,9 @@ class FailingEngine(FakeEngine):
     after: int = 1
 
     def prefill(
-        self, tokens: Sequence[int], *, settles: bool = True, **options: object
+        self, tokens: Sequence[int], *, finishes: bool = True, **options: object
     ) -> Generator[PrefillProgress, None, None]:
-        for number, progress in enumerate(super().prefill(tokens, settles=settles)):
+        for number, progress in enumerate(super().prefill(tokens, finishes=finishes)):
             if self.failure is not None and self.reads and number == self.after:
                 raise self.failure
             yield progress
@@ -108,19 +108,19 @@ def test_no_argument_ends_the_chat(command: Command, tmp_path):
     lines = [f"{name} {argument}" for name in (command.name, *command.aliases) for argument in NASTY]
     for line in lines:
         shown = talk.say(line, "Still there?")
-        if talk.departure == talk.desk.departure is not None:  # only /quit alone leaves
+        if talk.chat_exit == talk.ctx.chat_exit is not None:  # only /quit alone leaves
             assert command.name in ("/quit", "/model"), line
-            assert talk.departure.model is None
+            assert talk.chat_exit.model is None
             assert line.split() == [line.strip()]
-            talk.desk.departure = None
+            talk.ctx.chat_exit = None
             continue
         assert talk.questions[-1] == "Still there?", line
         assert talk.engine.text.endswith("Still there?>Yes."), line
         assert "Unexpected" not in shown, (line, shown)
         assert not {"\x1b", "\u202e", "\udc80"} & set(shown), line
-        talk.desk.session.clear()
-        talk.desk.session.generation = GenerationConfig()
-        talk.desk.pages = None
+        talk.ctx.session.clear()
+        talk.ctx.session.generation = GenerationConfig()
+        talk.ctx.pages = None
     assert {path.name for path in tmp_path.iterdir()} <= {"work", "state"}
 
 
@@ -157,7 +157,7 @@ def test_whatever_an_engine_raises_the_chat_goes_on_as_it_was(failure, reads):
         assert "Hint: The conversation is as it was before." in shown
     assert talk.questions == ["First?", "Third?"]
     assert engine.text == "<[onetwo]First?>Yes.|Third?>Yes."
-    assert engine.cached == talk.desk.session.transcript
+    assert engine.cached == talk.ctx.session.transcript
 
 
 def test_a_failure_in_a_command_is_told_and_changes_nothing(monkeypatch):
@@ -165,18 +165,18 @@ def test_a_failure_in_a_command_is_told_and_changes_nothing(monkeypatch):
     talk.say("First?")
     before = talk.engine.text
 
-    def break_down(desk: object, argument: str) -> None:
-        talk.desk.session.clear(documents=True)
-        talk.desk.session.generation = GenerationConfig(seed=1)
-        talk.desk.own_files = frozenset([os.curdir])  # type: ignore[list-item]
+    def break_down(ctx: object, argument: str) -> None:
+        talk.ctx.session.clear(documents=True)
+        talk.ctx.session.generation = GenerationConfig(seed=1)
+        talk.ctx.own_files = frozenset([os.curdir])  # type: ignore[list-item]
         raise RecursionError("maximum recursion depth exceeded")
 
     broken = type(COMMANDS)([*COMMANDS, Command("/break", "Fails.", break_down)])
     monkeypatch.setattr(repl, "COMMANDS", broken)
     shown = talk.say("/break", "Second?")
     assert "Error: Unexpected RecursionError: maximum recursion depth exceeded." in shown
-    assert talk.desk.session.generation.seed is None
-    assert not talk.desk.own_files
+    assert talk.ctx.session.generation.seed is None
+    assert not talk.ctx.own_files
     assert talk.engine.text == f"{before}|Second?>Yes."
     assert len(talk.titles) == 1
 
@@ -191,7 +191,7 @@ def test_a_question_that_was_taken_back_comes_back_where_the_new_one_does_not_fi
 
 def test_the_traceback_is_shown_with_debug():
     talk = Talk(FailingEngine(failure=RuntimeError("boom \x1b[2J")))
-    repl.Repl(talk.desk, Script(["A?"]), debug=True).run()  # type: ignore[arg-type]
+    repl.Repl(talk.ctx, Script(["A?"]), debug=True).run()  # type: ignore[arg-type]
     shown = talk.err.getvalue()
     assert "Traceback" in shown
     assert "in generate" in shown
@@ -215,7 +215,7 @@ def test_ctrl_c_interrupts_a_command_and_not_the_chat(tmp_path):
         time.sleep(10)  # The interrupt ends it, whenever it comes.
         raise AssertionError("no interrupt came")
 
-    talk.desk.read_documents = read  # type: ignore[assignment]
+    talk.ctx.read_documents = read  # type: ignore[assignment]
     shown = talk.say("First?", "/file x.txt", "Second?")
     assert "Interrupted. The conversation is as it was before." in shown
     assert talk.questions == ["First?", "Second?"]
@@ -247,7 +247,7 @@ def test_words_that_leave(word):
     talk = Talk()
     talk.say(word, "Too late?")
     assert talk.questions == []
-    assert talk.departure.model is None
+    assert talk.chat_exit.model is None
 
 
 def test_help_alone_shows_the_commands_and_in_a_sentence_is_a_question():
@@ -269,7 +269,7 @@ def test_a_model_that_is_not_there_leaves_all_as_it_is():
     shown = talk.say("First?", "/model nope", "/model ~nouser/x", "/model .", "Second?")
     assert shown.count("Error: ") == 3
     assert "There is no model 'nope'" in shown
-    assert talk.departure.model is None
+    assert talk.chat_exit.model is None
     assert (talk.engine.resets, talk.questions) == (0, ["First?", "Second?"])
 
 
@@ -309,7 +309,7 @@ def test_a_damaged_conversation_is_refused_by_name(field, value, tmp_path):
     assert field in shown.replace("-", "_")
     assert "Hint: " in shown
     assert talk.questions == ["First?", "Second?"]
-    assert talk.desk.session.generation == GenerationConfig()
+    assert talk.ctx.session.generation == GenerationConfig()
 
 
 def _with(plain: object, field: str, value: object) -> object:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lrqk_cli.bench.ruler.run import encode
 from lrqk_cli.bench.ruler.sample import Sample
-from lrqk_cli.bench.ruler.tasks import TASKS, Sources, make_sample
+from lrqk_cli.bench.ruler.tasks import TASKS, TaskInputs, make_sample
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.prompt import ChatPrompt
 
@@ -42,7 +42,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class PromptInputs:
     """What prompts are made from.
 
     Attributes:
@@ -53,11 +53,11 @@ class Material:
 
     prompt: ChatPrompt
     text: Sequence[int]
-    sources: Sources
+    sources: TaskInputs
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class CaseSize:
     """How large the cases of a task are.
 
     Attributes:
@@ -73,7 +73,7 @@ class Shape:
     samples: int
 
 
-def text_cases(material: Material, shape: Shape) -> list[Case]:
+def text_cases(material: PromptInputs, shape: CaseSize) -> list[Case]:
     """Return prompts that ask for a summary of a stretch of text, spread evenly over the whole of it.
 
     Stretches overlap where the text is short.
@@ -96,7 +96,7 @@ def text_cases(material: Material, shape: Shape) -> list[Case]:
     return [Case(TEXT, ([*before, *text[start : start + length], *after], *later)) for start in starts]
 
 
-def ruler_cases(task: str, seed: int, material: Material, shape: Shape) -> list[Case]:
+def ruler_cases(task: str, seed: int, material: PromptInputs, shape: CaseSize) -> list[Case]:
     """Return prompts of a task of RULER, the same as in its own suite but for the room for answers.
 
     Raises:

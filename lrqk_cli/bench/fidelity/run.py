@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lrqk_cli.bench.fidelity.cases import TEXT, Case, Material, Shape, ruler_cases, text_cases
+from lrqk_cli.bench.fidelity.cases import TEXT, Case, CaseSize, PromptInputs, ruler_cases, text_cases
 from lrqk_cli.bench.fidelity.measure import Comparison, Reference, compare, full_attention
 from lrqk_cli.bench.fidelity.results import FidelityResult, Size, result
 from lrqk_cli.bench.modes import device_share
@@ -51,9 +51,9 @@ class FidelityPlan:
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
 
-    def shape(self, context: int) -> Shape:
+    def shape(self, context: int) -> CaseSize:
         """Return how large the cases at one of the contexts are."""
-        return Shape(context, self.new_tokens, self.turns, self.samples)
+        return CaseSize(context, self.new_tokens, self.turns, self.samples)
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ def run_fidelity(
     loaded: LoadedModel,
     modes: Mapping[str, LrqkConfig],
     plan: FidelityPlan,
-    material: Material,
+    material: PromptInputs,
     on_progress: OnProgress,
 ) -> Iterator[FidelityResult]:
     """Yield one result for each context, task, mode and turn, in this order.
@@ -107,7 +107,9 @@ def run_fidelity(
                 yield FidelityResult(task, mode, 1, context, skipped=reason)
 
 
-def _cases(task: str, plan: FidelityPlan, material: Material, shape: Shape) -> tuple[list[Case], str | None]:
+def _cases(
+    task: str, plan: FidelityPlan, material: PromptInputs, shape: CaseSize
+) -> tuple[list[Case], str | None]:
     """Return the cases of a task, or why there are none."""
     if task == TEXT:
         return text_cases(material, shape), None

@@ -20,7 +20,7 @@ _INSTRUCTION = "Answer the question from the documents. Give the answer alone an
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class QaQuestion:
     """A question.
 
     Attributes:
@@ -39,7 +39,7 @@ class Question:
 class QaData:
     """Questions and all documents of a collection."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[QaQuestion, ...]
     documents: tuple[str, ...]
 
 
@@ -114,7 +114,7 @@ def _squad(content: Any) -> QaData:
             for asked in paragraph["qas"]:
                 answers = _texts(answer["text"] for answer in asked["answers"])
                 if answers and not asked.get("is_impossible", False):
-                    questions.append(Question(asked["question"], answers, (own,), related))
+                    questions.append(QaQuestion(asked["question"], answers, (own,), related))
     return QaData(tuple(questions), tuple(documents))
 
 
@@ -125,7 +125,7 @@ def _hotpotqa(content: Any) -> QaData:
     documents = sorted({text for article in articles for text in article})
     number = {text: at for at, text in enumerate(documents)}
     questions = tuple(
-        Question(
+        QaQuestion(
             asked["question"], (asked["answer"],), tuple(dict.fromkeys(number[text] for text in article))
         )
         for asked, article in zip(content, articles, strict=True)

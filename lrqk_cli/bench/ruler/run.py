@@ -12,7 +12,7 @@ from lrqk_cli.bench.modes import device_share
 from lrqk_cli.bench.report import Table
 from lrqk_cli.bench.ruler.sample import Sample
 from lrqk_cli.bench.ruler.scoring import recall, wilson_interval
-from lrqk_cli.bench.ruler.tasks import Sources, make_sample, reason_to_skip
+from lrqk_cli.bench.ruler.tasks import TaskInputs, make_sample, reason_to_skip
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.engine.generate import Engine
@@ -49,7 +49,7 @@ class RulerPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScoredAnswer:
     """One answer.
 
     Attributes:
@@ -93,7 +93,7 @@ class TaskResult:
     index_bytes: int | None = None
     hot_bytes: int | None = None
     device_share: float | None = None
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[ScoredAnswer, ...] = ()
     skipped: str | None = None
 
 
@@ -101,7 +101,7 @@ def run_ruler(
     loaded: LoadedModel,
     modes: Mapping[str, LrqkConfig],
     plan: RulerPlan,
-    sources: Sources,
+    sources: TaskInputs,
     on_progress: Callable[[str], None],
 ) -> Iterator[TaskResult]:
     """Yield one result for each context, task and mode of the plan, in this order.
@@ -133,7 +133,7 @@ def encode(prompt: ChatPrompt, sample: Sample) -> list[int]:
 
 
 def _samples(
-    task: str, context: int, plan: RulerPlan, sources: Sources, prompt: ChatPrompt
+    task: str, context: int, plan: RulerPlan, sources: TaskInputs, prompt: ChatPrompt
 ) -> tuple[list[Sample], str | None]:
     """Return the samples of a task, or why there are none."""
     if reason := reason_to_skip(task, sources):
@@ -159,7 +159,7 @@ def _run_task(
     on_progress: Callable[[str], None],
 ) -> TaskResult:
     task = samples[0].task
-    answers: list[Answer] = []
+    answers: list[ScoredAnswer] = []
     totals = DecodeTotals()
     try:
         with Engine(loaded.model, loaded.spec, settings, context) as engine:
@@ -176,7 +176,7 @@ def _run_task(
 
 def _answer(
     engine: Engine, loaded: LoadedModel, prompt: ChatPrompt, sample: Sample, totals: DecodeTotals
-) -> Answer:
+) -> ScoredAnswer:
     tokens, new = encode(prompt, sample), list[int]()
     engine.reset()
     for _ in engine.prefill(tokens):
@@ -187,11 +187,11 @@ def _answer(
         if step.finish_reason != "stop":
             new.append(step.token)
     text = str(loaded.tokenizer.decode(new, skip_special_tokens=True))
-    return Answer(text, sample.references, recall(sample.task, text, sample.references), len(tokens))
+    return ScoredAnswer(text, sample.references, recall(sample.task, text, sample.references), len(tokens))
 
 
 def _result(
-    head: TaskResult, answers: Sequence[Answer], totals: DecodeTotals, memory: MemoryUse
+    head: TaskResult, answers: Sequence[ScoredAnswer], totals: DecodeTotals, memory: MemoryUse
 ) -> TaskResult:
     recalls = [answer.recall for answer in answers]
     low, high = wilson_interval(recalls)

@@ -18,7 +18,7 @@ TASKS: tuple[str, ...] = (*NEEDLE_TASKS, "vt", "cwe", "fwe", *QA_FORMS)
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class TaskInputs:
     """What samples are made from.
 
     Attributes:
@@ -50,7 +50,7 @@ def parse_tasks(text: str, known: tuple[str, ...] = TASKS) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def reason_to_skip(task: str, sources: Sources) -> str | None:
+def reason_to_skip(task: str, sources: TaskInputs) -> str | None:
     """Return why there can be no sample of a task, or None."""
     if task in QA_FORMS and task not in sources.qa:
         form: QaTask = "qa_1" if task == "qa_1" else "qa_2"
@@ -58,7 +58,7 @@ def reason_to_skip(task: str, sources: Sources) -> str | None:
     return None
 
 
-def make_sample(task: str, index: int, context: int, seed: int, sources: Sources, count: Count) -> Sample:
+def make_sample(task: str, index: int, context: int, seed: int, sources: TaskInputs, count: Count) -> Sample:
     """Return sample number ``index`` of a task, filled up to ``context`` tokens.
 
     Args:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
-from lrqk_cli.bench.speed.plan import Plan
+from lrqk_cli.bench.speed.plan import SpeedPlan
 from lrqk_cli.bench.speed.results import SpeedResult, empty_result, with_figures
 from lrqk_cli.bench.speed.runners import EAGER, open_runner, release
 from lrqk_cli.config import LrqkConfig, ModelSpec
@@ -26,7 +26,7 @@ _WARM_UP_SEGMENTS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class SpeedSubject:
     """What is measured.
 
     Attributes:
@@ -49,7 +49,9 @@ class Subject:
         return str(self.model.dtype).removeprefix("torch.")
 
 
-def measure(subject: Subject, plan: Plan, on_progress: Callable[[str], None]) -> Iterator[SpeedResult]:
+def measure(
+    subject: SpeedSubject, plan: SpeedPlan, on_progress: Callable[[str], None]
+) -> Iterator[SpeedResult]:
     """Yield one result for each (mode, context) of the plan; one that does not fit says so.
 
     Args:
@@ -85,7 +87,7 @@ def _cap(device: torch.device, size: int | None) -> AbstractContextManager[None]
 
 
 def _measure_one(
-    subject: Subject, plan: Plan, head: SpeedResult, on_progress: Callable[[str], None]
+    subject: SpeedSubject, plan: SpeedPlan, head: SpeedResult, on_progress: Callable[[str], None]
 ) -> SpeedResult:
     label = f"{head.mode} at {head.prompt_tokens:,} tokens"
     prompt, settings = subject.prompt[: head.prompt_tokens], subject.modes[head.mode]
@@ -102,7 +104,9 @@ def _measure_one(
     return _with_roofline(result, subject, settings, plan)
 
 
-def _with_memory(result: SpeedResult, subject: Subject, settings: LrqkConfig, context: int) -> SpeedResult:
+def _with_memory(
+    result: SpeedResult, subject: SpeedSubject, settings: LrqkConfig, context: int
+) -> SpeedResult:
     """Add what a GPU holds beside torch's own count, and what was predicted."""
     device = torch.device(subject.model.device)
     if device.type != "cuda":
@@ -116,7 +120,9 @@ def _with_memory(result: SpeedResult, subject: Subject, settings: LrqkConfig, co
     return replace(result, predicted_device_bytes=predicted.allocated, predicted_total_bytes=predicted.total)
 
 
-def _with_roofline(result: SpeedResult, subject: Subject, settings: LrqkConfig, plan: Plan) -> SpeedResult:
+def _with_roofline(
+    result: SpeedResult, subject: SpeedSubject, settings: LrqkConfig, plan: SpeedPlan
+) -> SpeedResult:
     depth = result.prompt_tokens + plan.new_tokens // 2
     needed = step_bytes(subject.spec, settings, depth, subject.dtype)
     if needed is None or result.decode_tokens_per_s is None:

@@ -11,7 +11,7 @@ from lrqk_cli.memory.estimate import allocatable
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SpeedPlan:
     """What to measure.
 
     Attributes:

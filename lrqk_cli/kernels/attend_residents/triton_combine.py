@@ -49,10 +49,12 @@ def _sum_codes(
     # Not a ``for``: numpy 2.4 and later keep Triton's interpreter from taking tensors as bounds.
     while start < count:
         place = start + tl.arange(0, CHUNK)
-        there = place < count
-        weight = tl.exp(tl.load(peaks + place, mask=there, other=float("-inf")) - base)
+        span_mask = place < count
+        weight = tl.exp(tl.load(peaks + place, mask=span_mask, other=float("-inf")) - base)
         part = tl.load(
-            code_sums + place[:, None] * RANK + dim[None, :], mask=there[:, None] & inside[None, :], other=0.0
+            code_sums + place[:, None] * RANK + dim[None, :],
+            mask=span_mask[:, None] & inside[None, :],
+            other=0.0,
         )
         total += weight[:, None] * part
         start += CHUNK
@@ -132,19 +134,19 @@ def _merge(
 ):
     """Return output and log-sum-exp of all splits; the pointers are the query's own."""
     dim = tl.arange(0, WIDTH_PAD)
-    whole = tl.arange(0, SPLITS_PAD)
-    lse = tl.load(split_lse + whole, mask=whole < used_splits, other=float("-inf"))
+    every = tl.arange(0, SPLITS_PAD)
+    lse = tl.load(split_lse + every, mask=every < used_splits, other=float("-inf"))
     # Some row is always there, if not in every split.
     peak = tl.max(lse, 0)
     terms = tl.zeros([CHUNK, WIDTH_PAD], tl.float32)
     start = 0
     while start < used_splits:
         split = start + tl.arange(0, CHUNK)
-        there = split < used_splits
-        weight = tl.exp(tl.load(split_lse + split, mask=there, other=float("-inf")) - peak)
+        split_mask = split < used_splits
+        weight = tl.exp(tl.load(split_lse + split, mask=split_mask, other=float("-inf")) - peak)
         part = tl.load(
             split_output + split[:, None] * stride + dim[None, :],
-            mask=there[:, None] & (dim < WIDTH)[None, :],
+            mask=split_mask[:, None] & (dim < WIDTH)[None, :],
             other=0.0,
         )
         terms += weight[:, None] * part

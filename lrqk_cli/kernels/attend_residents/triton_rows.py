@@ -77,9 +77,9 @@ def store_weighed(
 ):
     """Store what ``weigh_rows_by_codes`` has added up; pointers are the set's own."""
     member = tl.arange(0, ROWS)
-    asks = member < QUERIES
-    tl.store(masses + member * (2 * splits) + split, peak, mask=asks)
-    tl.store(masses + member * (2 * splits) + splits + split, mass, mask=asks)
+    query_mask = member < QUERIES
+    tl.store(masses + member * (2 * splits) + split, peak, mask=query_mask)
+    tl.store(masses + member * (2 * splits) + splits + split, mass, mask=query_mask)
     target = code_sums + split * RANK
     store_code_sums(target, splits * RANK, code_sum, mass, codes, QUERIES, ROWS, RANK, RANK_PAD)
 
@@ -107,9 +107,9 @@ def attend_rows(
     """
     dim = tl.arange(0, WIDTH_PAD)[None, :]
     place = rows + row[:, None] * (2 * WIDTH) + dim
-    whole = inside[:, None] & (dim < WIDTH)
-    key = tl.load(place, mask=whole, other=0.0)
-    value = tl.load(place + WIDTH, mask=whole, other=0.0)
+    mask = inside[:, None] & (dim < WIDTH)
+    key = tl.load(place, mask=mask, other=0.0)
+    value = tl.load(place + WIDTH, mask=mask, other=0.0)
     logit = tl.dot(queries, tl.trans(key), input_precision="ieee") * scaling
     if SOFTCAP:
         logit = soft_cap(logit, cap)

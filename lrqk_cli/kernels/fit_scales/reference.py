@@ -20,7 +20,7 @@ def candidates() -> list[float]:
     return [STEP * (number - STEPS // 2) for number in range(STEPS)]
 
 
-def whole(numbers: Tensor, scale: Tensor, least: int, most: int) -> Tensor:
+def nearest_codes(numbers: Tensor, scale: Tensor, least: int, most: int) -> Tensor:
     """Return the multiples of a scale that come closest to numbers; 0 where the scale is 0."""
     return (numbers / torch.where(scale == 0, torch.inf, scale)).round().clamp(least, most)
 
@@ -37,7 +37,7 @@ def fit_scales(out: Tensor, groups: Tensor, *, zero: int) -> None:
     largest = groups.gather(1, groups.abs().argmax(1, keepdim=True)).squeeze(1)
     best, best_gain = torch.zeros_like(largest), torch.zeros_like(largest)
     for step in candidates():
-        codes = whole(groups, (-largest / (zero + step))[:, None], -zero, zero - 1)
+        codes = nearest_codes(groups, (-largest / (zero + step))[:, None], -zero, zero - 1)
         along = (groups * codes).sum(1)
         length = codes.square().sum(1)
         gain = along.square() / length.clamp_min(1e-30)
@@ -66,7 +66,7 @@ def fit_scales_and_minima(out: Tensor, groups: Tensor, *, most: int, at_most_zer
     best, best_least = extent / most, least
     best_error = torch.full_like(extent, torch.inf)
     for step in candidates():
-        codes = whole(groups - least[:, None], (extent / (most + step))[:, None], 0, most)
+        codes = nearest_codes(groups - least[:, None], (extent / (most + step))[:, None], 0, most)
         weighted = weight * codes
         sum_l, sum_ll, sum_xl = weighted.sum(1), (weighted * codes).sum(1), (weighted * groups).sum(1)
         determinant = sum_w * sum_ll - sum_l.square()

@@ -13,7 +13,7 @@ _WEIGHTS = 2048
 
 
 @triton.jit
-def _whole(numbers, scale, least, most):
+def _nearest_codes(numbers, scale, least, most):
     """Return the multiples of a scale that come closest to numbers; 0 where the scale is 0."""
     is_none = scale == 0.0
     inverse = tl.where(is_none, 0.0, 1.0 / tl.where(is_none, 1.0, scale))
@@ -47,7 +47,7 @@ def _fit_scales(
     best, best_gain = tl.zeros([GROUPS], tl.float32), tl.zeros([GROUPS], tl.float32)
     for number in range(0, STEPS):
         scale = -largest / (zero + STEP * (number - STEPS // 2))
-        codes = _whole(numbers, scale, -zero, zero - 1.0)
+        codes = _nearest_codes(numbers, scale, -zero, zero - 1.0)
         along, length = tl.sum(numbers * codes, 1), tl.maximum(tl.sum(codes * codes, 1), 1e-30)
         gain = along * along / length
         best = tl.where(gain > best_gain, along / length, best)
@@ -78,7 +78,7 @@ def _fit_scales_and_minima(
     best_error = tl.full([GROUPS], float("inf"), tl.float32)
     for number in range(0, STEPS):
         tried = extent / (most + STEP * (number - STEPS // 2))
-        codes = _whole(numbers - least[:, None], tried, 0.0, most)
+        codes = _nearest_codes(numbers - least[:, None], tried, 0.0, most)
         weighted = weight * codes
         sum_l, sum_ll = tl.sum(weighted, 1), tl.sum(weighted * codes, 1)
         sum_xl = tl.sum(weighted * numbers, 1)

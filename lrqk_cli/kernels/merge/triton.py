@@ -38,24 +38,26 @@ def _merge(
     query = tl.program_id(1).to(tl.int64)
     head, member = query // group, query % group
     token = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    there = token < length
+    token_mask = token < length
     dim = tl.arange(0, WIDTH_PAD)[None, :]
-    whole = there[:, None] & (dim < WIDTH)
-    own_lse = tl.load(lse + query * length + token, mask=there, other=0.0)
-    added_lse = tl.load(other_lse + query * length + token, mask=there, other=0.0)
+    mask = token_mask[:, None] & (dim < WIDTH)
+    own_lse = tl.load(lse + query * length + token, mask=token_mask, other=0.0)
+    added_lse = tl.load(other_lse + query * length + token, mask=token_mask, other=0.0)
     peak = tl.maximum(own_lse, added_lse)
     # Where neither has seen a row, minus infinity must not be taken from itself.
     base = tl.where(peak == float("-inf"), 0.0, peak)
     own_mass, added_mass = tl.exp(own_lse - base), tl.exp(added_lse - base)
     mass = tl.maximum(own_mass + added_mass, 1e-37)
     place = output + head * head_stride + member * member_stride + token[:, None] * token_stride
-    own = tl.load(place + dim, mask=whole, other=0.0).to(tl.float32)
+    own = tl.load(place + dim, mask=mask, other=0.0).to(tl.float32)
     place = other_output + head * other_head_stride + member * other_member_stride
-    added = tl.load(place + token[:, None] * other_token_stride + dim, mask=whole, other=0.0).to(tl.float32)
+    added = tl.load(place + token[:, None] * other_token_stride + dim, mask=mask, other=0.0).to(tl.float32)
     result = own * (own_mass / mass)[:, None] + added * (added_mass / mass)[:, None]
     target = merged + (token[:, None] * tl.num_programs(1) + query) * WIDTH + dim
-    tl.store(target, result, mask=whole)
-    tl.store(total + query * length + token, tl.where(peak == base, base + tl.log(mass), peak), mask=there)
+    tl.store(target, result, mask=mask)
+    tl.store(
+        total + query * length + token, tl.where(peak == base, base + tl.log(mass), peak), mask=token_mask
+    )
 
 
 def merge(output: Tensor, lse: Tensor, other_output: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,10 +40,10 @@ def replace_some(
     part = tl.arange(0, ROW_PAD)[None, :]
     token = tl.load(plan_token + entry, mask=inside, other=0).to(tl.int64)
     slot = tl.load(plan_slot + entry, mask=inside, other=0).to(tl.int64)
-    whole = inside[:, None] & (part < ROW)
-    row = tl.load(store + token[:, None] * ROW + part, mask=whole)
+    mask = inside[:, None] & (part < ROW)
+    row = tl.load(store + token[:, None] * ROW + part, mask=mask)
     leaving = tl.load(slot_token + slot, mask=inside, other=0)
-    tl.store(rows + slot[:, None] * ROW + part, row, mask=whole)
+    tl.store(rows + slot[:, None] * ROW + part, row, mask=mask)
     tl.store(resident + leaving, 0, mask=inside)
     tl.store(resident + token, 1, mask=inside)
     # A thread that holds a copy of ``leaving`` must have read it by now.

@@ -43,8 +43,8 @@ def _load_queries(
     """Return the codes of a set's queries in two parts, the unit of each row, and the sum of each query."""
     member = (tl.arange(0, 2 * ROWS) % ROWS)[:, None]
     dim = code_dimensions(codes, RANK, RANK_PAD)[None, :]
-    whole = (member < QUERIES) & (dim < RANK)
-    query = tl.load(query_codes + member * RANK + dim, mask=whole, other=0.0)
+    mask = (member < QUERIES) & (dim < RANK)
+    query = tl.load(query_codes + member * RANK + dim, mask=mask, other=0.0)
     # The power of two below the largest, so that dividing by it costs no bits.
     unit = tl.max(tl.abs(query), 1).to(tl.int32, bitcast=True) & 0x7F800000
     unit = tl.where(unit > 0, unit, 0x3F800000).to(tl.float32, bitcast=True)
@@ -101,9 +101,9 @@ def _score(
     if INTEGERS:
         parts = opaque(parts.to(tl.float16))
     member = tl.arange(0, ROWS)
-    asks = member < QUERIES
+    query_mask = member < QUERIES
     unit = true_codes(unit, 0.0, codes) * scaling
-    centre = tl.load(offset + query + member, mask=asks, other=0.0)
+    centre = tl.load(offset + query + member, mask=query_mask, other=0.0)
     centre = (centre + true_codes(tl.zeros_like(total), total, codes)) * scaling
     logits += (query + member[:, None]) * bucket + first
     peak = tl.full([ROWS], float("-inf"), tl.float32)
@@ -123,7 +123,7 @@ def _score(
         logit = join_bits(product, unit, ROWS, BLOCK) + centre[:, None]
         if SOFTCAP:
             logit = soft_cap(logit, cap)
-        tl.store(logits + token[None, :], logit, mask=asks[:, None] & inside[None, :])
+        tl.store(logits + token[None, :], logit, mask=query_mask[:, None] & inside[None, :])
         logit = tl.where(inside[None, :], logit, float("-inf"))
         higher = tl.maximum(peak, tl.max(logit, 1))
         fade = tl.exp(peak - higher)
@@ -136,9 +136,9 @@ def _score(
         peak = higher
     summary = masses + (query + member) * (3 * spans) + span
     total_candidate_mass = tl.sum(candidate_mass, 1)
-    tl.store(summary, peak, mask=asks)
-    tl.store(summary + spans, tl.sum(mass, 1), mask=asks)
-    tl.store(summary + 2 * spans, total_candidate_mass, mask=asks)
+    tl.store(summary, peak, mask=query_mask)
+    tl.store(summary + spans, tl.sum(mass, 1), mask=query_mask)
+    tl.store(summary + 2 * spans, total_candidate_mass, mask=query_mask)
     if SUMS:
         target = code_sums + (query * spans + span) * RANK
         store_code_sums(

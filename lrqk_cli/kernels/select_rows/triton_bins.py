@@ -12,30 +12,30 @@ def _log_masses(
 ):
     """Return the log-sum-exp over all tokens of each query of a set; a padded query has zero."""
     member = tl.arange(0, QUERIES_PAD)
-    asks = member < QUERIES
+    query_mask = member < QUERIES
     peak = tl.full([QUERIES_PAD], float("-inf"), tl.float32)
     mass = tl.zeros([QUERIES_PAD], tl.float32)
     start = 0
     while start < mass_blocks:
         place = start + tl.arange(0, CHUNK)[None, :]
-        inside = asks[:, None] & (place < mass_blocks)
+        inside = query_mask[:, None] & (place < mass_blocks)
         place += member[:, None] * (3 * blocks)
         peaks = tl.load(masses + place, mask=inside, other=float("-inf"))
         parts = tl.load(masses + blocks + place, mask=inside, other=0.0)
         higher = tl.maximum(peak, tl.max(peaks, 1))
-        base = tl.where(asks, higher, 0.0)
+        base = tl.where(query_mask, higher, 0.0)
         mass = mass * tl.exp(peak - base) + tl.sum(parts * tl.exp(peaks - base[:, None]), 1)
         peak = higher
         start += CHUNK
-    return tl.where(asks, peak + tl.log(tl.where(asks, mass, 1.0)), 0.0)
+    return tl.where(query_mask, peak + tl.log(tl.where(query_mask, mass, 1.0)), 0.0)
 
 
 @triton.jit
 def _load_logits(logits, token, inside, bucket, QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr):
     """Return the logits ``[QUERIES_PAD, tokens]`` of tokens of a set; nothing for a padded query."""
     member = tl.arange(0, QUERIES_PAD)[:, None]
-    there = (member < QUERIES) & inside[None, :]
-    return tl.load(logits + member * bucket + token[None, :], mask=there, other=float("-inf"))
+    token_mask = (member < QUERIES) & inside[None, :]
+    return tl.load(logits + member * bucket + token[None, :], mask=token_mask, other=float("-inf"))
 
 
 @triton.jit

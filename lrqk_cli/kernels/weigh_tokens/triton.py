@@ -43,16 +43,16 @@ def _weigh_block(
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < used
     member = tl.arange(0, 16)
-    asks = member < QUERIES
+    query_mask = member < QUERIES
     dim = tl.arange(0, WIDTH_PAD)[None, :]
     place = query + (row_set * QUERIES + member[:, None]) * WIDTH + dim
-    queries = tl.load(place, mask=asks[:, None] & (dim < WIDTH), other=0.0)
+    queries = tl.load(place, mask=query_mask[:, None] & (dim < WIDTH), other=0.0)
     place = rows + (row_set * (recent + hot) + row[:, None]) * (2 * WIDTH) + dim
     key = tl.load(place, mask=inside[:, None] & (dim < WIDTH), other=0.0)
     logit = tl.dot(queries, tl.trans(key), input_precision="ieee") * scaling
     if SOFTCAP:
         logit = soft_cap(logit, cap)
-    total = tl.load(lse + row_set * QUERIES + member, mask=asks, other=float("inf"))
+    total = tl.load(lse + row_set * QUERIES + member, mask=query_mask, other=float("inf"))
     weight = tl.sum(tl.exp(logit - total[:, None]), 0)
     slot = row - recent
     chosen = tl.load(slot_token + row_set * hot + slot, mask=inside & (slot >= 0), other=0)

@@ -10,8 +10,8 @@ from rich.table import Table
 from lrqk_cli.documents import PageSelection
 from lrqk_cli.documents.document import format_numbers
 from lrqk_cli.errors import UsageError
+from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.registry import Command
-from lrqk_cli.terminal.desk import Desk
 
 
 def split_paths(text: str) -> list[Path]:
@@ -62,29 +62,29 @@ def _shortened(word: str) -> str:
     return word if len(word) <= 60 else f"{word[:57]}..."
 
 
-def _file(desk: Desk, argument: str) -> None:
-    documents = desk.read_documents(split_paths(argument), desk.pages)
-    for entry in [desk.session.add(document) for document in documents]:
-        desk.say(f"Added {entry.use.title}, {entry.use.tokens:,} tokens.")
-    desk.show(desk.session.read(desk.cancelled))
+def _file(ctx: CommandContext, argument: str) -> None:
+    documents = ctx.read_documents(split_paths(argument), ctx.pages)
+    for entry in [ctx.session.add(document) for document in documents]:
+        ctx.say(f"Added {entry.use.title}, {entry.use.tokens:,} tokens.")
+    ctx.show(ctx.session.read(ctx.cancelled))
 
 
-def _files(desk: Desk, _: str) -> None:
-    documents = desk.session.documents
+def _files(ctx: CommandContext, _: str) -> None:
+    documents = ctx.session.documents
     if not documents:
         raise UsageError("There are no documents.", "Add one with /file PATH.")
     table = make_table("Document", "Pages", "Tokens", "From token")
     for use in documents:
         table.add_row(use.title, f"{use.pages:,}" if use.pages else "", f"{use.tokens:,}", f"{use.start:,}")
-    desk.view.console.print(table)
+    ctx.view.console.print(table)
 
 
-def _pages(desk: Desk, argument: str) -> None:
+def _pages(ctx: CommandContext, argument: str) -> None:
     if argument:
-        desk.pages = None if argument == "all" else PageSelection.parse(argument)
-        desk.say(f"/file reads {f'pages {desk.pages}' if desk.pages else 'all pages'} from now on.")
+        ctx.pages = None if argument == "all" else PageSelection.parse(argument)
+        ctx.say(f"/file reads {f'pages {ctx.pages}' if ctx.pages else 'all pages'} from now on.")
         return
-    spans, documents = desk.session.page_spans, desk.session.documents
+    spans, documents = ctx.session.page_spans, ctx.session.documents
     if not spans:
         raise UsageError("No document has pages.", "Add one with /file PATH.")
     table = make_table("Document", "Pages", "Tokens a page")
@@ -94,7 +94,7 @@ def _pages(desk: Desk, argument: str) -> None:
             sizes = [span.end - span.start for span in own]
             numbers = format_numbers([span.page for span in own])
             table.add_row(use.title, numbers, f"{min(sizes):,} to {max(sizes):,}")
-    desk.view.console.print(table)
+    ctx.view.console.print(table)
 
 
 def make_table(*headings: str) -> Table:

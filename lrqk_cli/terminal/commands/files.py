@@ -13,9 +13,9 @@ from lrqk_cli.chat import archive
 from lrqk_cli.chat.export import to_json, to_markdown
 from lrqk_cli.chat.private_files import write_private
 from lrqk_cli.errors import UsageError
+from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.documents import make_table, one_path
 from lrqk_cli.terminal.commands.registry import Command
-from lrqk_cli.terminal.desk import Desk
 from lrqk_cli.terminal.picture import to_svg
 
 # Terminals that know OSC 52 take about so many bytes.
@@ -42,65 +42,65 @@ def archive_path(text: str) -> Path:
     return path if path.suffix else path.with_name(f"{path.name}.json")
 
 
-def _save(desk: Desk, argument: str, replaces: bool = False) -> None:
+def _save(ctx: CommandContext, argument: str, replaces: bool = False) -> None:
     path = archive_path(argument)
-    _spare_others_files(desk, path, f"/save! {argument}", replaces)
-    session = desk.session
+    _spare_others_files(ctx, path, f"/save! {argument}", replaces)
+    session = ctx.session
     archive.save(
-        archive.make_archive(session.conversation, desk.model, session.generation, desk.settings), path
+        archive.make_archive(session.conversation, ctx.model, session.generation, ctx.settings), path
     )
-    _own(desk, path)
-    desk.say(f"Saved as {path}.")
+    _own(ctx, path)
+    ctx.say(f"Saved as {path}.")
 
 
-def _load(desk: Desk, argument: str) -> None:
+def _load(ctx: CommandContext, argument: str) -> None:
     if not argument:
-        _list_saved(desk)
+        _list_saved(ctx)
         return
     path = archive_path(argument)
     saved = archive.load(path)
-    session = desk.session
+    session = ctx.session
     session.adopt(saved.restore(session.conversation.prompt), saved.generation)
-    desk.own_files = frozenset()
-    _own(desk, path)
+    ctx.own_files = frozenset()
+    _own(ctx, path)
     entries = len(session.documents), len(session.conversation.exchanges)
-    desk.say("Loaded. Documents: {:,}, questions: {:,}.".format(*entries))
-    if saved.model != desk.model:
-        desk.say(f"It was held with {saved.model}; now it goes on with {desk.model}.")
-    if saved.attention != asdict(desk.settings):
-        desk.say("The attention's settings are those of this chat, not those it was saved with.")
-    desk.say_what_is_unread()
+    ctx.say("Loaded. Documents: {:,}, questions: {:,}.".format(*entries))
+    if saved.model != ctx.model:
+        ctx.say(f"It was held with {saved.model}; now it goes on with {ctx.model}.")
+    if saved.attention != asdict(ctx.settings):
+        ctx.say("The attention's settings are those of this chat, not those it was saved with.")
+    ctx.say_what_is_unread()
 
 
-def _list_saved(desk: Desk) -> None:
+def _list_saved(ctx: CommandContext) -> None:
     saved = archive.saved_names()
     if not saved:
         raise UsageError("No conversation has been saved under a name.", "Save this one with /save NAME.")
     table = make_table("Name", "Saved")
     for name, seconds in saved.items():
         table.add_row(name, time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)))
-    desk.view.console.print(table)
+    ctx.view.console.print(table)
 
 
-def _export(desk: Desk, argument: str, replaces: bool = False) -> None:
+def _export(ctx: CommandContext, argument: str, replaces: bool = False) -> None:
     path = one_path(argument)
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
         raise UsageError("/export writes .md, .json or .svg.", "Type /export chat.md, for instance.")
-    _spare_others_files(desk, path, f"/export! {argument}", replaces)
-    write_private(path, write(desk.session.conversation, desk.model))
-    _own(desk, path)
-    desk.say(f"Written to {path}.")
+    _spare_others_files(ctx, path, f"/export! {argument}", replaces)
+    write_private(path, write(ctx.session.conversation, ctx.model))
+    _own(ctx, path)
+    ctx.say(f"Written to {path}.")
 
 
-def _spare_others_files(desk: Desk, path: Path, command: str, replaces: bool) -> None:
+def _spare_others_files(ctx: CommandContext, path: Path, command: str, replaces: bool) -> None:
     """Refuse to replace a file that is not this conversation's own, unless that is what was asked for."""
-    if not replaces and os.path.lexists(path) and _place(path) not in desk.own_files:
+    if not replaces and os.path.lexists(path) and _place(path) not in ctx.own_files:
         raise UsageError(f"{path} is there already.", f"To replace it, type {command}")
 
 
-def _own(desk: Desk, path: Path) -> None:
-    desk.own_files |= {_place(path)}
+def _own(ctx: CommandContext, path: Path) -> None:
+    ctx.own_files |= {_place(path)}
 
 
 def _place(path: Path) -> Path:
@@ -108,18 +108,18 @@ def _place(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _copy(desk: Desk, _: str) -> None:
+def _copy(ctx: CommandContext, _: str) -> None:
     answers = [
-        exchange.answer for exchange in desk.session.conversation.exchanges if exchange.answer is not None
+        exchange.answer for exchange in ctx.session.conversation.exchanges if exchange.answer is not None
     ]
     if not answers:
         raise UsageError("There is no answer yet.", "Ask a question first.")
     text = base64.b64encode(answers[-1].text.strip().encode()).decode()
-    if len(text) > _CLIPBOARD_LIMIT or desk.console.is_dumb_terminal:
+    if len(text) > _CLIPBOARD_LIMIT or ctx.console.is_dumb_terminal:
         raise UsageError("This terminal cannot take the answer to the clipboard.", "Use /export chat.md.")
-    desk.console.file.write(f"\x1b]52;c;{text}\x07")
-    desk.console.file.flush()
-    desk.say("Copied, if this terminal lets programs write to the clipboard (OSC 52).")
+    ctx.console.file.write(f"\x1b]52;c;{text}\x07")
+    ctx.console.file.flush()
+    ctx.say("Copied, if this terminal lets programs write to the clipboard (OSC 52).")
 
 
 COMMANDS = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.charts import statistics_view
+from lrqk_cli.terminal.command_context import ChatExit, CommandContext
 from lrqk_cli.terminal.commands.registry import Command
-from lrqk_cli.terminal.desk import Departure, Desk
 from lrqk_cli.terminal.sources_view import sources_view
 
 _KEYS = (
@@ -18,41 +18,41 @@ _KEYS = (
 )
 
 
-def _help(desk: Desk, _: str) -> None:
+def _help(ctx: CommandContext, _: str) -> None:
     from lrqk_cli.terminal.commands import COMMANDS as ALL
 
     rows = [(f"{command.name} {command.usage}".rstrip(), command.summary) for command in ALL]
     for title, explained in (("", rows), ("Keys", _KEYS)):
         width = max(len(name) for name, _ in explained)
         if title:
-            desk.say()
+            ctx.say()
         for name, summary in explained:
-            desk.say(f"{name:<{width}}  {summary}")
+            ctx.say(f"{name:<{width}}  {summary}")
 
 
-def _stats(desk: Desk, _: str) -> None:
-    desk.view.console.print(statistics_view(desk))
+def _stats(ctx: CommandContext, _: str) -> None:
+    ctx.view.console.print(statistics_view(ctx))
 
 
-def _sources(desk: Desk, argument: str) -> None:
-    session = desk.session
+def _sources(ctx: CommandContext, argument: str) -> None:
+    session = ctx.session
     if argument:
         if argument not in ("on", "off"):
             raise UsageError(f"/sources does not know '{argument}'.", "Type /sources, /sources on or off.")
         session.note_sources(argument == "on")
-        desk.say(f"Sources are {'noted from the next answer on' if argument == 'on' else 'no longer noted'}.")
+        ctx.say(f"Sources are {'noted from the next answer on' if argument == 'on' else 'no longer noted'}.")
         return
     exchanges = session.conversation.exchanges
     if exchanges and exchanges[-1].sources is not None:
-        desk.view.console.print(sources_view(exchanges[-1].sources, desk.view.console))
+        ctx.view.console.print(sources_view(exchanges[-1].sources, ctx.view.console))
         return
     if session.notes_sources:
         raise UsageError("There is no answer whose sources were noted.", "Ask a question first.")
     raise UsageError("Sources are not noted.", "Type /sources on, and ask again.")
 
 
-def _quit(desk: Desk, _: str) -> None:
-    desk.departure = Departure()
+def _quit(ctx: CommandContext, _: str) -> None:
+    ctx.chat_exit = ChatExit()
 
 
 COMMANDS = (

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 from lrqk_cli.errors import UsageError
-from lrqk_cli.terminal.desk import Desk
+from lrqk_cli.terminal.command_context import CommandContext
 
 Argument = Literal["none", "text", "path", "saved", "setting", "model", "pages"]
 
@@ -33,7 +33,7 @@ class Command:
 
     name: str
     summary: str
-    run: Callable[[Desk, str], None]
+    run: Callable[[CommandContext, str], None]
     usage: str = ""
     argument: Argument = "none"
     aliases: tuple[str, ...] = ()
@@ -53,12 +53,12 @@ class Registry:
         """Return the command of that name."""
         return self._by_name.get(name)
 
-    def dispatch(self, line: str, desk: Desk) -> None:
+    def dispatch(self, line: str, ctx: CommandContext) -> None:
         """Run the command that a line names.
 
         Args:
             line: for which ``is_command`` holds.
-            desk: what commands act on.
+            ctx: what commands act on.
 
         Raises:
             LrqkError: there is no such command, it takes something else, or it cannot be done.
@@ -73,7 +73,7 @@ class Registry:
             raise UsageError(f"{name} takes nothing after it.", f"Type {name} alone.")
         if not argument and command.usage and not command.usage.startswith("["):
             raise UsageError(f"{name} needs something after it.", f"Type {name} {command.usage.rstrip('.')}.")
-        command.run(desk, argument)
+        command.run(ctx, argument)
 
 
 def is_command(line: str) -> bool:

@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from lrqk_cli.chat.archive import make_archive
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.errors import UsageError
+from lrqk_cli.terminal.command_context import ChatExit, CommandContext
 from lrqk_cli.terminal.commands.registry import Command
-from lrqk_cli.terminal.desk import Departure, Desk
 
 _INTEGERS = ("max-new-tokens", "sample-top-k", "seed", "top-k")
 _MAY_BE_NONE = ("max-new-tokens", "seed")
@@ -36,11 +36,11 @@ def parse_value(name: str, text: str) -> int | float | str | None:
         raise UsageError(f"'{text}' is no value for {name}.", hint) from None
 
 
-def _set(desk: Desk, argument: str) -> None:
+def _set(ctx: CommandContext, argument: str) -> None:
     name, _, text = argument.partition(" ")
     name = name.lower().replace("_", "-")
     if not argument:
-        _show_all(desk)
+        _show_all(ctx)
         return
     known = (*SAMPLING, *HOT_SET)
     if name not in known and name not in _FIXED:
@@ -53,43 +53,43 @@ def _set(desk: Desk, argument: str) -> None:
             f"/save the conversation, start again with --{name}, and /load it.",
         )
     if text.strip():
-        _change(desk, name, text.strip())
-    desk.say(f"{name} {_value(desk, name)}")
+        _change(ctx, name, text.strip())
+    ctx.say(f"{name} {_value(ctx, name)}")
 
 
-def _change(desk: Desk, name: str, text: str) -> None:
+def _change(ctx: CommandContext, name: str, text: str) -> None:
     change = {name.replace("-", "_"): parse_value(name, text)}
     if name in SAMPLING:
-        desk.session.generation = replace(desk.session.generation, **change)  # type: ignore[arg-type]
+        ctx.session.generation = replace(ctx.session.generation, **change)  # type: ignore[arg-type]
     else:
-        settings = replace(desk.settings, **change)  # type: ignore[arg-type]
-        desk.session.engine.adjust(settings)
-        desk.settings = settings
+        settings = replace(ctx.settings, **change)  # type: ignore[arg-type]
+        ctx.session.engine.adjust(settings)
+        ctx.settings = settings
 
 
-def _value(desk: Desk, name: str) -> object:
-    if name == "attention" and desk.attention == "auto":
-        return f"auto, which chose {desk.settings.attention}"
-    owner = desk.session.generation if name in SAMPLING else desk.settings
+def _value(ctx: CommandContext, name: str) -> object:
+    if name == "attention" and ctx.attention == "auto":
+        return f"auto, which chose {ctx.settings.attention}"
+    owner = ctx.session.generation if name in SAMPLING else ctx.settings
     value = getattr(owner, name.replace("-", "_"))
     return "none" if value is None else value
 
 
-def _show_all(desk: Desk) -> None:
-    values = {name: _value(desk, name) for name in (*SAMPLING, *HOT_SET, "attention")}
+def _show_all(ctx: CommandContext) -> None:
+    values = {name: _value(ctx, name) for name in (*SAMPLING, *HOT_SET, "attention")}
     width = max(map(len, values))
     for name, value in values.items():
-        desk.say(f"{name:<{width}}  {value}")
+        ctx.say(f"{name:<{width}}  {value}")
 
 
-def _model(desk: Desk, argument: str) -> None:
-    if not argument or argument == desk.model:
-        desk.say(f"The model is {desk.model}.")
+def _model(ctx: CommandContext, argument: str) -> None:
+    if not argument or argument == ctx.model:
+        ctx.say(f"The model is {ctx.model}.")
         return
-    session = desk.session
-    saved = make_archive(session.conversation, desk.model, session.generation, desk.settings)
-    desk.look_up(argument, saved, session)
-    desk.departure = Departure(argument, saved)
+    session = ctx.session
+    saved = make_archive(session.conversation, ctx.model, session.generation, ctx.settings)
+    ctx.look_up(argument, saved, session)
+    ctx.chat_exit = ChatExit(argument, saved)
 
 
 COMMANDS = (

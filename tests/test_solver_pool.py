@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from lrqk_cli.side_by_side import SideBySide, run_side_by_side
+from lrqk_cli.solver_pool import SolverPool, run_solvers
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 9])
@@ -19,9 +19,7 @@ def test_every_task_runs_once(count: int) -> None:
         done.append(number)
         return number * number
 
-    assert run_side_by_side([partial(task, number) for number in range(count)]) == [
-        n * n for n in range(count)
-    ]
+    assert run_solvers([partial(task, number) for number in range(count)]) == [n * n for n in range(count)]
     assert sorted(done) == list(range(count))
 
 
@@ -30,7 +28,7 @@ def test_the_threads_of_torch_are_as_they_were() -> None:
     torch.set_num_threads(3)
     inside: list[int] = []
     try:
-        run_side_by_side([lambda: inside.append(torch.get_num_threads())] * 5)
+        run_solvers([lambda: inside.append(torch.get_num_threads())] * 5)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -42,7 +40,7 @@ def test_tasks_run_at_the_same_time() -> None:
     torch.set_num_threads(2)
     meeting = threading.Barrier(2, timeout=30)
     try:
-        run_side_by_side([lambda: (meeting.wait(), None)[1]] * 2)
+        run_solvers([lambda: (meeting.wait(), None)[1]] * 2)
     finally:
         torch.set_num_threads(before)
 
@@ -58,7 +56,7 @@ def test_what_has_not_begun_is_not_done_once_nobody_waits() -> None:
         goes_on.wait(30)
 
     try:
-        with SideBySide([first, *(partial(done.append, number) for number in range(20))]):
+        with SolverPool([first, *(partial(done.append, number) for number in range(20))]):
             begun.wait(30)
             # Leaving waits for the task under way.
             threading.Timer(0.2, goes_on.set).start()
@@ -73,4 +71,4 @@ def test_a_failure_reaches_the_caller() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run_side_by_side([fail, lambda: None])
+        run_solvers([fail, lambda: None])

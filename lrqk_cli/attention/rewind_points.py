@@ -1,8 +1,8 @@
 """Points that a cache can be taken back to, exactly: what has been said since is as if it had never been.
 
-The rows of the store are only appended to, so they need no copy: a mark holds the number of them, and host
+The rows of the store are only appended to, so they need no copy: a point holds the number of them, and host
 copies of the little that changes in place. What a fit of the index determined is copied only when a later
-fit is about to replace it, and once for all marks that refer to it.
+fit is about to replace it, and once for all points that refer to it.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Fit:
     They are the layer's own while the fit is in force.
 
     Attributes:
-        is_marked: a mark refers to it, so it must be kept when it is replaced.
+        is_referenced: a point refers to it, so it must be kept when it is replaced.
     """
 
     def __init__(self) -> None:
-        self.is_marked = False
+        self.is_referenced = False
         self._kept: Copies | None = None
 
     @property
@@ -52,8 +52,8 @@ class Fit:
         return self._kept.nbytes if self._kept is not None else 0
 
     def keep(self, tensors: Sequence[Tensor]) -> None:
-        """Copy what the next fit overwrites, if a mark refers to it."""
-        if self.is_marked:
+        """Copy what the next fit overwrites, if a point refers to it."""
+        if self.is_referenced:
             self._kept = Copies(tensors)
 
     def put_back(self) -> None:
@@ -64,7 +64,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class LayerMark:
+class LayerRewindPoint:
     """A point of a layer whose rows are all in its store.
 
     Attributes:
@@ -80,7 +80,7 @@ class LayerMark:
 
 
 @dataclass(frozen=True)
-class SlidingMark(LayerMark):
+class SlidingRewindPoint(LayerRewindPoint):
     """A point of a sliding-window layer, whose older rows are nowhere else.
 
     Attributes:
@@ -96,7 +96,7 @@ class SlidingMark(LayerMark):
 
 
 @dataclass(frozen=True)
-class HotMark:
+class HotSetRewindPoint:
     """Which tokens are hot; their rows are in the store.
 
     Attributes:
@@ -109,7 +109,7 @@ class HotMark:
 
 
 @dataclass(frozen=True)
-class LrqkMark(LayerMark):
+class LrqkRewindPoint(LayerRewindPoint):
     """A point of an LRQK layer.
 
     Attributes:
@@ -125,28 +125,28 @@ class LrqkMark(LayerMark):
     learned: Copies
     observed: int
     indexed: int
-    hot: HotMark
+    hot: HotSetRewindPoint
     seed: tuple[Tensor, AttentionParams] | None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the copies, with those of its fit where that was replaced; other marks may share these."""
+        """Bytes of the copies, and of its fit where that was replaced; other points may share these."""
         seed = self.seed[0].nbytes if self.seed is not None else 0
         return self.learned.nbytes + self.hot.slot_token.nbytes + seed + self.fit.nbytes
 
 
 # Compared by identity: two points may look alike, and only one be valid.
 @dataclass(frozen=True, eq=False)
-class CacheMark:
+class CacheRewindPoint:
     """A point that a cache can be taken back to, until it is taken back beyond it or reset.
 
     Attributes:
-        number: later marks of a cache have higher numbers.
-        layers: one mark a layer.
+        number: later points of a cache have higher numbers.
+        layers: one point a layer.
     """
 
     number: int
-    layers: tuple[LayerMark, ...]
+    layers: tuple[LayerRewindPoint, ...]
 
     @property
     def length(self) -> int:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lrqk_cli.attention.marks import CacheMark
+from lrqk_cli.attention.rewind_points import CacheRewindPoint
 
 
 @dataclass(frozen=True, eq=False)
-class EngineMark:
+class EngineRewindPoint:
     """A point of a conversation.
 
     Attributes:
@@ -20,7 +20,7 @@ class EngineMark:
     """
 
     length: int
-    cache: CacheMark
+    cache: CacheRewindPoint
     logits: Tensor | None
 
     @property

@@ -12,7 +12,7 @@ import torch
 _Result = TypeVar("_Result")
 
 
-class SideBySide(Generic[_Result]):
+class SolverPool(Generic[_Result]):
     """Tasks that run while the caller goes on, as many at a time as torch has threads, each on one of them.
 
     Small tensors are not worth sharing out among threads, which wait for each other after every operation: a
@@ -26,7 +26,7 @@ class SideBySide(Generic[_Result]):
     def __init__(self, tasks: Sequence[Callable[[], _Result]]) -> None:
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(
-            self._threads, initializer=torch.set_num_threads, initargs=(1,), thread_name_prefix="lrqk-side"
+            self._threads, initializer=torch.set_num_threads, initargs=(1,), thread_name_prefix="lrqk-solver"
         )
         self._futures = [self._pool.submit(task) for task in tasks]
 
@@ -34,7 +34,7 @@ class SideBySide(Generic[_Result]):
         """Wait for all tasks, and return what they have returned, in their order."""
         return [future.result() for future in self._futures]
 
-    def __enter__(self) -> SideBySide[_Result]:
+    def __enter__(self) -> SolverPool[_Result]:
         return self
 
     def __exit__(
@@ -45,9 +45,9 @@ class SideBySide(Generic[_Result]):
         torch.set_num_threads(self._threads)
 
 
-def run_side_by_side(tasks: Sequence[Callable[[], _Result]]) -> list[_Result]:
-    """Run all tasks and return their results; see ``SideBySide``. A single one needs no company."""
+def run_solvers(tasks: Sequence[Callable[[], _Result]]) -> list[_Result]:
+    """Run all tasks and return their results; see ``SolverPool``. A single one needs no company."""
     if len(tasks) < 2:
         return [task() for task in tasks]
-    with SideBySide(tasks) as running:
+    with SolverPool(tasks) as running:
         return running.results()

@@ -10,9 +10,9 @@ from lrqk_cli.chat.conversation import Conversation, Entry
 from lrqk_cli.chat.protocols import EngineLike
 from lrqk_cli.engine.events import PrefillProgress
 
-# A prefill is interrupted for a mark at most once in so many tokens, and before its last entry.
+# A prefill is interrupted for a point at most once in so many tokens, and before its last entry.
 _MARK_DISTANCE = 4096
-# Host memory for marks. Where older ones had to go, taking back means reading again.
+# Host memory for points. Where older ones had to go, taking back means reading again.
 _MARK_BYTES = 1 << 30
 
 
@@ -21,11 +21,11 @@ def never() -> bool:
     return False
 
 
-class Synchroniser:
+class ContextSync:
     """Reads what an engine has not read, and takes back what the conversation has no more.
 
     The engine holds the first ``engine.length`` tokens of the conversation. Before each document and question
-    its point is marked, so that the last ones can be taken away exactly. Where that mark is missing, what
+    its point is noted, so that the last ones can be taken away exactly. Where that point is missing, what
     follows an earlier one must be read again.
 
     Args:
@@ -76,12 +76,12 @@ class Synchroniser:
             stop = len(tokens) if entry is None else entry.start
             start = engine.length
             if stop > start:
-                for _ in engine.prefill(tokens[start:stop], settles=entry is None, on_layer=tell):
+                for _ in engine.prefill(tokens[start:stop], finishes=entry is None, on_layer=tell):
                     yield progress(engine.length)
                     if cancelled():
                         return
             if entry is not None:
-                entry.mark = engine.mark()
+                entry.rewind_point = engine.rewind_point()
                 _limit_marks(conversation)
 
     def forget(self, conversation: Conversation, entry: Entry) -> None:
@@ -89,9 +89,11 @@ class Synchroniser:
         conversation.cut(entry)
         if self._engine.length <= entry.start:
             return
-        marks = [other.mark for other in (*conversation.entries, entry) if other.mark is not None]
-        if marks:
-            self._engine.rewind(marks[-1])
+        points = [
+            other.rewind_point for other in (*conversation.entries, entry) if other.rewind_point is not None
+        ]
+        if points:
+            self._engine.rewind(points[-1])
         else:
             self.start_again(conversation)
 
@@ -99,7 +101,7 @@ class Synchroniser:
         """Let the engine forget everything; all of the conversation is to be read."""
         self._engine.reset()
         for entry in conversation.entries:
-            entry.mark = None
+            entry.rewind_point = None
 
     def change(self, old: Conversation, new: Conversation) -> None:
         """Take back what the engine has read of ``old`` and ``new`` has not.
@@ -109,16 +111,20 @@ class Synchroniser:
         """
         for entry in new.entries:
             if entry not in old.entries:
-                entry.mark = None
+                entry.rewind_point = None
         held = old.tokens[: self._engine.length]
         shared = sum(
             1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(held, new.tokens, strict=False))
         )
         if shared == self._engine.length:
             return
-        marks = [entry.mark for entry in old.entries if entry.mark is not None and entry.start <= shared]
-        if marks:
-            self._engine.rewind(marks[-1])
+        points = [
+            entry.rewind_point
+            for entry in old.entries
+            if entry.rewind_point is not None and entry.start <= shared
+        ]
+        if points:
+            self._engine.rewind(points[-1])
         else:
             self.start_again(new)
 
@@ -140,10 +146,10 @@ class Synchroniser:
 
 
 def _limit_marks(conversation: Conversation) -> None:
-    """Let the oldest marks go, but the last, where all take too much memory."""
-    marked = [entry for entry in conversation.entries if entry.mark is not None]
+    """Let the oldest points go, but the last, where all take too much memory."""
+    marked = [entry for entry in conversation.entries if entry.rewind_point is not None]
     used = 0
     for entry in reversed(marked):
-        used += entry.mark.nbytes if entry.mark is not None else 0
+        used += entry.rewind_point.nbytes if entry.rewind_point is not None else 0
         if used > _MARK_BYTES and entry is not marked[-1]:
-            entry.mark = None
+            entry.rewind_point = None

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.context_sync import never
 from lrqk_cli.chat.events import Answer, Notice, TextDelta
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.session import Session
-from lrqk_cli.chat.synchroniser import never
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import PageSelection
 from lrqk_cli.engine.events import PrefillProgress
@@ -25,7 +25,7 @@ LookUp = Callable[[str, Archive, Session], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
+class ChatExit:
     """How a chat ends.
 
     Attributes:
@@ -51,7 +51,7 @@ class Draft:
 
 
 @dataclass
-class Desk:
+class CommandContext:
     """Everything that a command may need.
 
     Attributes:
@@ -68,7 +68,7 @@ class Desk:
         cancelled: tells whether Ctrl-C was pressed while something is shown.
         pages: what /file reads of a document; None for all.
         draft: for the next line.
-        departure: set to end the chat.
+        chat_exit: set to end the chat.
         own_files: those that this conversation was written to or came from.
         threads: of the CPU that compute; None if it is not known.
     """
@@ -84,7 +84,7 @@ class Desk:
     cancelled: Callable[[], bool] = never
     pages: PageSelection | None = None
     draft: Draft | None = None
-    departure: Departure | None = None
+    chat_exit: ChatExit | None = None
     attention: str = "auto"
     own_files: frozenset[Path] = frozenset()
     threads: int | None = None
@@ -96,7 +96,7 @@ class Desk:
         notes_sources, pages, own_files = session.notes_sources, self.pages, self.own_files
 
         def restore() -> None:
-            self.draft = self.departure = None
+            self.draft = self.chat_exit = None
             self.pages, self.own_files = pages, own_files
             session.generation = generation
             session.restore(conversation)
