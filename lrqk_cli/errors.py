@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -13,7 +15,7 @@ class LrqkError(Exception):
         hint: one sentence: what to try instead; may be empty.
 
     A setting that Python and the command line share stands in both as Python calls it, between backticks; the
-    command line shows its option instead, see ``chat.console``.
+    command line shows its option instead, see ``terminal.console``.
     """
 
     exit_code: ClassVar[int] = 1
@@ -56,3 +58,16 @@ class ContextLengthError(LrqkError):
     """The text is longer than the context."""
 
     exit_code = 6
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the hint for a misspelt name: the known names closest to it, two at most.
+
+    Args:
+        otherwise: the hint where none is close; by default one that lists all known names.
+    """
+    names = list(known)
+    close = get_close_matches(name.lower(), names, n=2)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return otherwise or f"There are {', '.join(names)}."

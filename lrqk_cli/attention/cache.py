@@ -126,10 +126,10 @@ class LrqkCache(Cache):
                 layer.begin_segment()
 
     def solve_ahead(self, growths: Sequence[Growth | None]) -> SolverPool[Callable[[], None]] | None:
-        """Begin to fit to the text as it will be, with the rest of a prefill still to come.
+        """Start fitting to the tokens so far and the expected rest of the prefill, in background threads.
 
-        The fit is in force once all results have been called, which is to happen before the last segment:
-        it then indexes all keys as it attends to them, where else they would come over the link once more.
+        Call each result before the last segment to install its fit: that segment then indexes all keys while
+        it attends to them. Otherwise they would cross the link once more.
 
         Args:
             growths: what each layer is to expect.

@@ -148,9 +148,10 @@ class LrqkLayer(FullLayer):
 
     @property
     def is_unsolved(self) -> bool:
-        """See ``AttentionLayer``; only what is solved on the CPU gains by company.
+        """See ``AttentionLayer``.
 
-        The alternating solver works on the device, whose libraries must not be loaded by several threads.
+        Only the joint solver is batched: it runs on the CPU, in parallel across layers. The alternating
+        solver runs on the device, whose libraries must not be loaded by several threads.
         """
         return self._is_unsolved and self.settings.solver == "joint"
 

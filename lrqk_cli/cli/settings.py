@@ -13,11 +13,10 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import UsageError, did_you_mean
 
 CONFIG_VARIABLE = "LRQK_CONFIG"
 
@@ -84,7 +83,5 @@ def _read_table(
 
 
 def _unknown(path: Path, key: str, known: Iterable[str], kind: str) -> UsageError:
-    names = list(known)
-    matches = get_close_matches(key.replace("_", "-"), names, n=1)
-    hint = f"Did you mean '{matches[0]}'?" if matches else f"There are {', '.join(names)}."
+    hint = did_you_mean(key.replace("_", "-"), known)
     return UsageError(f"The config file '{path}' has an unknown {kind} '{key}'.", hint)

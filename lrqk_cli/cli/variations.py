@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lrqk_cli.cli.values import parse_integer, parse_number, parse_tokens
 from lrqk_cli.config import LrqkConfig, default_top_k
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +44,7 @@ def parse_variations(
         name, _, values = text.partition("=")
         name = name.strip()
         if name not in settings:
-            near = get_close_matches(name, settings, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(settings)}."
-            raise UsageError(f"No setting '{name}' can be varied.", hint)
+            raise UsageError(f"No setting '{name}' can be varied.", did_you_mean(name, settings))
         for value in (part.strip() for part in values.split(",")):
             parsed = _parse(name, value, settings[name].kind)
             if name == "hot" and top_k_follows:
@@ -83,9 +80,10 @@ def _parse(name: str, text: str, kind: Any) -> Any:
     if get_origin(kind) is Literal:
         choices = {str(choice): choice for choice in get_args(kind)}
         if text not in choices:
-            near = get_close_matches(text, choices, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"Choose from {', '.join(choices)}."
-            raise UsageError(f"The setting '{name}' cannot be '{text}'.", hint)
+            raise UsageError(
+                f"The setting '{name}' cannot be '{text}'.",
+                did_you_mean(text, choices, f"Choose from {', '.join(choices)}."),
+            )
         return choices[text]
     if kind is float:
         return parse_number(text)

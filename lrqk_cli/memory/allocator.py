@@ -12,8 +12,8 @@ _EXPANDABLE = "expandable_segments:True"
 def expands_segments() -> bool:
     """Tell whether blocks of all sizes share one range of addresses, which grows page by page.
 
-    What was freed can then be handed out again, whatever its size. torch has it on Linux; who has set the
-    variable of the allocator has decided.
+    What was freed can then be handed out again, whatever its size. torch has it on Linux. A
+    user-set PYTORCH_CUDA_ALLOC_CONF wins.
     """
     return sys.platform == "linux" and _EXPANDABLE in os.environ.get(_VARIABLE, _EXPANDABLE)
 

@@ -27,8 +27,8 @@ class StepBytes:
 
     Attributes:
         device: from the device's memory: weights, and index and hot rows or the KV rows.
-        link: from host memory in any case: the KV rows under ``offload``. What ``lrqk`` fetches does not
-            count: a hot set that foresees everything would fetch nothing.
+        link: from host memory in any case: the KV rows under ``offload``. Excludes the misses
+            of ``lrqk``: the bound assumes a hit rate of 100%.
     """
 
     device: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from lrqk_cli.config import WeightBytes
-from lrqk_cli.errors import ModelError
+from lrqk_cli.errors import ModelError, did_you_mean
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
 
@@ -131,7 +130,4 @@ def find(alias: str) -> CatalogEntry:
 
 def suggestion(alias: str) -> str:
     """One sentence that names the aliases closest to a misspelt one, or all of them."""
-    close = difflib.get_close_matches(alias.lower(), catalog(), n=2, cutoff=0.5)
-    if close:
-        return f"Did you mean {' or '.join(close)}?"
-    return f"The catalog has {', '.join(catalog())}."
+    return did_you_mean(alias, catalog(), f"The catalog has {', '.join(catalog())}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
 from lrqk_cli.config import ModelSpec, WeightForm
-from lrqk_cli.errors import OutOfMemoryError, UsageError
+from lrqk_cli.errors import OutOfMemoryError, UsageError, did_you_mean
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.support import spec_from_config, text_config, with_form
@@ -62,9 +61,7 @@ def check_shape(name: str) -> None:
     """
     if name in shapes():
         return
-    close = difflib.get_close_matches(name.lower(), shapes(), n=2, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(close)}?" if close else f"Choose from {', '.join(shapes())}."
-    raise UsageError(f"There is no shape '{name}'.", hint)
+    raise UsageError(f"There is no shape '{name}'.", did_you_mean(name, shapes()))
 
 
 def shape_config(name: str, context: int | None = None) -> PreTrainedConfig:

@@ -15,7 +15,7 @@ def wait_asleep() -> None:
     """Let threads that wait for others sleep; torch, which is still to be imported, reads this then.
 
     By default they spin, and take the cores from whatever else would run: two chats on one machine then
-    decode at less than a tenth of the speed. Who has set the variables has decided.
+    decode at less than a tenth of the speed. Variables that the user has set win.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # GNU's library
     os.environ.setdefault("KMP_BLOCKTIME", "0")  # LLVM's and Intel's

@@ -31,8 +31,8 @@ def test_underscores_are_read_too(load):
 @pytest.mark.parametrize(
     ("text", "named", "hint"),
     [
-        ("[chat]\ntopk = 5", "'topk'", "'top-k'"),
-        ("[chta]\ntop-k = 5", "'chta'", "'chat'"),
+        ("[chat]\ntopk = 5", "'topk'", "mean top-k?"),
+        ("[chta]\ntop-k = 5", "'chta'", "mean chat?"),
         ('model = "m"', "'model'", "[chat]"),
         ("chat = 3", "'chat'", "[chat]"),
         ("[chat", "TOML", "Correct"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from lrqk_cli.bench.ruler.counting import common_words, frequent_words_builder
 from lrqk_cli.bench.ruler.essay import Essay
@@ -12,7 +11,7 @@ from lrqk_cli.bench.ruler.needles import NEEDLE_TASKS, needle_builder
 from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, QaTask, question_builder
 from lrqk_cli.bench.ruler.sample import Count, Sample, fill
 from lrqk_cli.bench.ruler.tracing import tracking_builder
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import UsageError, did_you_mean
 
 TASKS: tuple[str, ...] = (*NEEDLE_TASKS, "vt", "cwe", "fwe", *QA_FORMS)
 
@@ -44,9 +43,7 @@ def parse_tasks(text: str, known: tuple[str, ...] = TASKS) -> tuple[str, ...]:
         return known
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(known)}, and all."
-            raise UsageError(f"There is no task '{name}'.", hint)
+            raise UsageError(f"There is no task '{name}'.", did_you_mean(name, (*known, "all")))
     return tuple(dict.fromkeys(names))
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import UsageError, did_you_mean
 from lrqk_cli.terminal.command_context import CommandContext
 
 Argument = Literal["none", "text", "path", "saved", "setting", "model", "pages"]
@@ -66,9 +65,7 @@ class Registry:
         name, argument = _parts(line) or ("", "")
         command = self._by_name.get(name)
         if command is None:
-            near = get_close_matches(name, self._by_name, n=1)
-            hint = f"Did you mean {near[0]}?" if near else "Try /help."
-            raise UsageError(f"There is no command {name}.", hint)
+            raise UsageError(f"There is no command {name}.", did_you_mean(name, self._by_name, "Try /help."))
         if argument and command.argument == "none":
             raise UsageError(f"{name} takes nothing after it.", f"Type {name} alone.")
         if not argument and command.usage and not command.usage.startswith("["):

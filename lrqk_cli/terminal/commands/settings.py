@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from difflib import get_close_matches
 
 from lrqk_cli.chat.archive import make_archive
 from lrqk_cli.config import GenerationConfig, LrqkConfig
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import UsageError, did_you_mean
 from lrqk_cli.terminal.command_context import ChatExit, CommandContext
 from lrqk_cli.terminal.commands.registry import Command
 
@@ -44,9 +43,7 @@ def _set(ctx: CommandContext, argument: str) -> None:
         return
     known = (*SAMPLING, *HOT_SET)
     if name not in known and name not in _FIXED:
-        near = get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
-        raise UsageError(f"There is no setting '{name}'.", hint)
+        raise UsageError(f"There is no setting '{name}'.", did_you_mean(name, known))
     if name in _FIXED and text.strip():
         raise UsageError(
             f"{name} cannot change while the conversation goes on: the cache was made for it.",
