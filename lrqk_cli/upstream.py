@@ -15,13 +15,18 @@ _RENAMED = (5, 24)
 CACHE_NAMES = ("cache", "past_key_values")
 
 
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, without importing it; None if there is none."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
 @cache
 def transformers_release() -> tuple[int, int] | None:
     """Return major and minor of the installed transformers, without importing it; None if there is none."""
-    try:
-        found = re.match(r"(\d+)\.(\d+)", version("transformers"))
-    except PackageNotFoundError:
-        return None
+    found = re.match(r"(\d+)\.(\d+)", installed_version("transformers") or "")
     return (int(found[1]), int(found[2])) if found else None
 
 
@@ -44,6 +49,6 @@ def untested_warning() -> str | None:
         return None
     oldest, newest = (".".join(map(str, minor)) for minor in (OLDEST_TESTED, NEWEST_TESTED))
     return (
-        f"transformers {version('transformers')} is not among the versions that lrqk was tested with, "
-        f"{oldest} to {newest}: expect failures, or run: pip install '{requirement()}'"
+        f"transformers {installed_version('transformers')} is not among the versions that lrqk was tested "
+        f"with, {oldest} to {newest}: expect failures, or run: pip install '{requirement()}'"
     )

@@ -38,7 +38,7 @@ class RowStore:
     def __init__(
         self, spec: ModelSpec, context: int, dtype: torch.dtype, device: torch.device, *, on_device: bool
     ) -> None:
-        shape = accounting.row_store(spec, context, str(dtype).removeprefix("torch."))
+        shape = accounting.row_store(spec, context, accounting.dtype_name(dtype))
         self.device = device
         self.on_device = on_device
         local = on_device or device.type == "cpu"

@@ -72,7 +72,7 @@ class HotSet:
     def __init__(
         self, spec: ModelSpec, settings: LrqkConfig, context: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        name = str(dtype).removeprefix("torch.")
+        name = accounting.dtype_name(dtype)
         self.rows = empty(accounting.hot_rows(spec, settings, context, name), device)
         self.slot_token = empty(accounting.slot_tokens(spec, settings, context), device)
         self.resident = empty(accounting.resident_mask(spec, settings, context), device)

@@ -255,7 +255,7 @@ class SlidingLayer(AttentionLayer):
 
     def __init__(self, spec: ModelSpec, window: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
-        name = str(dtype).removeprefix("torch.")
+        name = accounting.dtype_name(dtype)
         self.ring = Ring(empty(accounting.ring(spec, window, name), device))
 
     def rewind_point(self) -> LayerRewindPoint:

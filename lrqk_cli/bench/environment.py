@@ -7,13 +7,14 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import lrqk_cli
+from lrqk_cli.memory.accounting import dtype_name
+from lrqk_cli.upstream import installed_version
 
 _SECONDS = 10  # for a program to answer
 
@@ -29,13 +30,13 @@ def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[st
         "model": model,
         "device": name,
         "device_type": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_name(dtype),
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "triton": _version("triton"),
+        "transformers": installed_version("transformers"),
+        "triton": installed_version("triton"),
         "cuda": torch.version.cuda if on_gpu else None,
         "driver": _driver() if on_gpu else None,
         "platform": platform.platform(),
@@ -70,13 +71,6 @@ def git_commit(package: Path) -> str | None:
 def _driver() -> str | None:
     found = _answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return found.splitlines()[0] if found else None
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _answer(program: str, *arguments: str) -> str | None:

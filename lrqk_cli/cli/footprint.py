@@ -178,9 +178,10 @@ def _place(question: FootprintRequest, described: Description) -> tuple[Machine 
         if not machine.has_bfloat16:
             return machine, "float16" if machine.name else "float32"
         return machine, "float16" if machine.name and described.dtype == "float16" else "bfloat16"
+    from lrqk_cli.memory.accounting import dtype_name
     from lrqk_cli.models.devices import resolve_device_dtype
 
-    return None, str(resolve_device_dtype(question.device, dtype, described.dtype)[1]).removeprefix("torch.")
+    return None, dtype_name(resolve_device_dtype(question.device, dtype, described.dtype)[1])
 
 
 def _ram(question: FootprintRequest) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +13,8 @@ from lrqk_cli.cli.footprint import FootprintRequest, card, footprint
 from lrqk_cli.cli.footprint_view import print_card, print_footprint
 from lrqk_cli.config import LrqkConfig, default_top_k
 from lrqk_cli.errors import UsageError
+from lrqk_cli.memory.accounting import dtype_name
+from lrqk_cli.upstream import installed_version
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -143,16 +144,9 @@ def _machine(device: str | None) -> dict[str, Any]:
         "link_bytes_per_s": probe.link_bandwidth(chosen),
         "host_bytes": probe.total_host_bytes(),
         "host_free_bytes": probe.free_host_bytes(),
-        "dtype": str(choose_dtype(None, chosen)).removeprefix("torch."),
-        "versions": {name: _version(name) for name in ("lrqk", "torch", "transformers", "triton")},
+        "dtype": dtype_name(choose_dtype(None, chosen)),
+        "versions": {name: installed_version(name) for name in ("lrqk", "torch", "transformers", "triton")},
     }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _models() -> list[dict[str, Any]]:

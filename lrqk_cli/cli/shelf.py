@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.cli.footprint import AMPLE, CARD_DTYPE, longest_text
 from lrqk_cli.config import WeightChoice
+from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.budget import Budget
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightC
     budget = find_budget(device, None, ram)
     # Others compute with plain numbers.
     weights: WeightChoice = "auto" if device.type == "cuda" else "bf16"
-    return budget, str(number_format).removeprefix("torch."), str(device), weights
+    return budget, dtype_name(number_format), str(device), weights
 
 
 def _row(model: StoredModel, fit: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from math import prod
 
 from lrqk_cli.config import LrqkConfig, ModelSpec, WeightBytes
+from lrqk_cli.errors import OutOfMemoryError
+from lrqk_cli.memory.units import format_bytes
 
 ITEM_BYTES: Mapping[str, int] = {
     "bool": 1,
@@ -25,6 +27,11 @@ ITEM_BYTES: Mapping[str, int] = {
     "int32": 4,
     "int64": 8,
 }
+
+
+def dtype_name(dtype: object) -> str:
+    """Return the name of a ``torch.dtype`` without its prefix, as all sizes are counted with."""
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,3 +229,18 @@ def weight_bytes_read(spec: ModelSpec, dtype: str) -> int | None:
 def _widened(packed: WeightBytes, dtype: str) -> int:
     """Return what numbers that are not packed take beyond 16 bits."""
     return packed.plain * (ITEM_BYTES[dtype] - 2) // 2
+
+
+def check_weights_fit(spec: ModelSpec, dtype: str, room: int, hint: str) -> None:
+    """Refuse a model whose weights need more than the ``room`` bytes that there are for them.
+
+    Raises:
+        OutOfMemoryError: the model and both sizes are named; the hint is ``hint``.
+    """
+    needed = weight_bytes(spec, dtype)
+    if needed > room:
+        raise OutOfMemoryError(
+            f"The weights of '{spec.name}' need {format_bytes(needed)} in {dtype}, "
+            f"and {format_bytes(room)} are free for them.",
+            hint,
+        )

@@ -7,8 +7,9 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from lrqk_cli.upstream import installed_version
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _QUERY = "name,memory.total,memory.free,compute_cap,mig.mode.current"
@@ -110,10 +111,8 @@ def _cpu() -> Machine | None:
 
 
 def _torch_has_cuda() -> bool:
-    try:
-        return not version("torch").endswith("+cpu")
-    except PackageNotFoundError:
-        return False
+    found = installed_version("torch")
+    return found is not None and not found.endswith("+cpu")
 
 
 def _nvidia_smi() -> list[list[str]] | None:

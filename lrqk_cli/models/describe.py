@@ -10,6 +10,7 @@ from typing import Any
 
 from lrqk_cli.config import ModelSpec, WeightChoice
 from lrqk_cli.errors import UsageError
+from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.models import catalog, families, files, loading, shapes
 from lrqk_cli.models.failures import config_errors, hub_errors
 from lrqk_cli.models.loading import ModelSource
@@ -98,7 +99,7 @@ def _description(config: Any, name: str) -> Description:
     with config_errors():
         text = plain_config(config)
     dtype = getattr(text, "dtype", None) or vars(text).get("torch_dtype")
-    return Description(spec_from_config(text, name), str(dtype).removeprefix("torch.") if dtype else None)
+    return Description(spec_from_config(text, name), dtype_name(dtype) if dtype else None)
 
 
 def _stated(source: ModelSource) -> Mapping[str, Any] | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import ModelSpec, WeightForm
-from lrqk_cli.errors import ModelError, OutOfMemoryError, UsageError
-from lrqk_cli.memory.accounting import weight_bytes
+from lrqk_cli.errors import ModelError, UsageError
+from lrqk_cli.memory.accounting import check_weights_fit, dtype_name
 from lrqk_cli.models import store
 from lrqk_cli.models.checkpoint import check_quantisation, load_checkpoint
 from lrqk_cli.models.devices import choose_device, choose_dtype
@@ -114,7 +114,8 @@ def load(
         spec = replace(spec, forms=stored_form(folder))
     spec = with_form(spec, form)
     if not offload_weights:
-        _check_fits(spec, dtype, device, room)
+        hint = "Use a smaller model, or spread the weights over CPU memory with --offload-weights."
+        check_weights_fit(spec, dtype_name(dtype), room, hint)
     if not source.is_gguf:
         check_quantisation(source.name, config, form)
     folder = folder or folder_of(source, on_progress)
@@ -154,16 +155,6 @@ def _room(device: torch.device, max_device_bytes: int | None) -> int:
 
     free = probe.free_device_bytes(device)
     return free if max_device_bytes is None else min(free, max_device_bytes)
-
-
-def _check_fits(spec: ModelSpec, dtype: torch.dtype, device: torch.device, room: int) -> None:
-    needed = weight_bytes(spec, str(dtype).removeprefix("torch."))
-    if needed > room:
-        raise OutOfMemoryError(
-            f"The weights of '{spec.name}' need {needed / 2**30:.1f} GiB in "
-            f"{str(dtype).removeprefix('torch.')}, and {device} has {room / 2**30:.1f} GiB for them.",
-            "Use a smaller model, or spread the weights over CPU memory with --offload-weights.",
-        )
 
 
 def _placement(device: torch.device, room: int, offload_weights: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import ModelSpec, WeightChoice
 from lrqk_cli.memory import planner
-from lrqk_cli.memory.accounting import weight_bytes
+from lrqk_cli.memory.accounting import dtype_name, weight_bytes
 from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.planner import Plan
 from lrqk_cli.models.describe import Description
@@ -37,7 +37,7 @@ class Placement:
     @property
     def dtype_name(self) -> str:
         """As in ``torch.dtype`` without its prefix."""
-        return str(self.dtype).removeprefix("torch.")
+        return dtype_name(self.dtype)
 
     def plan(self, context: int, wanted: Mapping[str, Any]) -> Plan:
         """Choose settings for ``context`` tokens; see ``planner.plan``."""

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
 from lrqk_cli.config import ModelSpec, WeightForm
-from lrqk_cli.errors import OutOfMemoryError, UsageError, did_you_mean
+from lrqk_cli.errors import UsageError, did_you_mean
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.support import spec_from_config, text_config, with_form
@@ -112,7 +112,9 @@ def build(
     # Transformers ties plain weights alone.
     config.tie_word_embeddings = is_tied and form is None
     spec = with_form(spec_from_config(shape_config(name, context), name), form)
-    _check_fits(spec, str(dtype).removeprefix("torch."), probe.free_device_bytes(device))
+    accounting.check_weights_fit(
+        spec, accounting.dtype_name(dtype), probe.free_device_bytes(device), "Choose a smaller --shape."
+    )
     with quiet_transformers():
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -131,13 +133,3 @@ def build(
     embeddings = cast("torch.Tensor", model.get_input_embeddings().weight)
     embeddings += torch.randn_like(embeddings[0]) * (_COMMON * _STANDARD_DEVIATION)
     return RandomModel(model.eval(), spec, device, dtype)
-
-
-def _check_fits(spec: ModelSpec, dtype: str, room: int) -> None:
-    needed = accounting.weight_bytes(spec, dtype)
-    if needed > room:
-        raise OutOfMemoryError(
-            f"Weights of the shape '{spec.name}' need {needed / 2**30:.1f} GiB in {dtype}, "
-            f"and {room / 2**30:.1f} GiB are free.",
-            "Choose a smaller --shape.",
-        )

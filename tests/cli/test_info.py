@@ -135,7 +135,7 @@ def test_settings_follow_from_the_memory(
 def slow_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a GPU, whose CPU does not multiply bfloat16, with little memory."""
     found = machine.Machine("cpu", None, None, None, has_bfloat16=False, bandwidth=None)
-    monkeypatch.setattr(machine, "look", lambda _=None: found)
+    monkeypatch.setattr(machine, "detect_machine", lambda _=None: found)
     monkeypatch.setattr(budget.psutil, "virtual_memory", lambda: SimpleNamespace(available=6 << 30))
 
 

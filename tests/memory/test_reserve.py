@@ -94,11 +94,11 @@ def test_what_is_free_leaves_an_eighth_to_others(monkeypatch: pytest.MonkeyPatch
 
 def test_vram_limits_what_is_free_and_promises_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Machine("cuda:0", "GPU", 24 * GIB, 20 * GIB, has_bfloat16=True, bandwidth=None)
-    monkeypatch.setattr(budgets.machine, "look", lambda: seen)
+    monkeypatch.setattr(budgets.machine, "detect_machine", lambda: seen)
     assert find_budget(CUDA).vram == 20 * GIB
     assert find_budget(CUDA, 12 * GIB).vram == 12 * GIB
     assert find_budget(CUDA, 30 * GIB).vram == 20 * GIB
-    monkeypatch.setattr(budgets.machine, "look", lambda: None)
+    monkeypatch.setattr(budgets.machine, "detect_machine", lambda: None)
     monkeypatch.setattr(probe, "free_device_bytes", lambda _: 7 * GIB)
     assert find_budget(CUDA).vram == 7 * GIB
     assert find_budget(torch.device("cuda", 1), 9 * GIB).vram == 7 * GIB

@@ -195,7 +195,7 @@ def _results(
 
 def size_of(loaded: LoadedModel, settings: LrqkConfig, context: int) -> Size:
     """Return what a mode with these settings keeps on the device."""
-    dtype = str(loaded.dtype).removeprefix("torch.")
+    dtype = accounting.dtype_name(loaded.dtype)
     size = accounting.kv_bytes(loaded.spec, settings, context, dtype)
     return Size(size.index, size.hot, device_share(loaded.spec, settings, context, dtype))
 

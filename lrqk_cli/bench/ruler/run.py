@@ -17,6 +17,7 @@ from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
+from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.models.loading import LoadedModel
 from lrqk_cli.models.prompt import ChatPrompt
 from lrqk_cli.telemetry.stats import DecodeTotals
@@ -170,7 +171,7 @@ def _run_task(
     except (OutOfMemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).splitlines()[0]
         return TaskResult(task, mode, context, 0, skipped=f"does not fit: {reason}")
-    share = device_share(loaded.spec, settings, context, str(loaded.dtype).removeprefix("torch."))
+    share = device_share(loaded.spec, settings, context, dtype_name(loaded.dtype))
     return _result(TaskResult(task, mode, context, len(answers), device_share=share), answers, totals, memory)
 
 

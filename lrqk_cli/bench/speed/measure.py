@@ -14,6 +14,7 @@ from lrqk_cli.bench.speed.results import SpeedResult, empty_result, with_figures
 from lrqk_cli.bench.speed.runners import EAGER, open_runner, release
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import probe
+from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.cap import memory_cap
 from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.exhaustion import is_out_of_memory
@@ -46,7 +47,7 @@ class SpeedSubject:
     @property
     def dtype(self) -> str:
         """Of weights and rows, as in ``torch.dtype`` without its prefix."""
-        return str(self.model.dtype).removeprefix("torch.")
+        return dtype_name(self.model.dtype)
 
 
 def measure(
