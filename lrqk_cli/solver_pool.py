@@ -46,7 +46,7 @@ class SolverPool(Generic[_Result]):
 
 
 def run_solvers(tasks: Sequence[Callable[[], _Result]]) -> list[_Result]:
-    """Run all tasks and return their results; see ``SolverPool``. A single one needs no company."""
+    """Run all tasks and return their results; see ``SolverPool``. A single one runs in the caller."""
     if len(tasks) < 2:
         return [task() for task in tasks]
     with SolverPool(tasks) as running:

@@ -33,7 +33,7 @@ class FakeEngine:
     settings: LrqkConfig = field(default_factory=LrqkConfig)
     rewinds: int = 0
     looks_at: str = ""
-    meters: bool = False
+    tracks: bool = False
 
     @property
     def length(self) -> int:
@@ -49,10 +49,10 @@ class FakeEngine:
         self.settings = settings
 
     def track_sources(self, wanted: bool) -> None:
-        self.meters = wanted
+        self.tracks = wanted
 
     def source_weights(self) -> list[float] | None:
-        if not self.meters:
+        if not self.tracks:
             return None
         start = self.text.find(self.looks_at) if self.looks_at else -1
         seen = range(start, start + len(self.looks_at)) if start >= 0 else ()

@@ -2,7 +2,7 @@
 
 Only some layers retrieve. In the models that were measured (docs/sources.md), those of the third quarter look
 at the passage that an answer quotes, those before it at their neighbourhood and at the first tokens. So the
-third quarter of the layers with full attention is metered; sliding ones do not see the documents.
+third quarter of the layers with full attention is tracked; sliding ones do not see the documents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lrqk_cli.kernels.soft_cap import soft_cap
 
 
 def retrieving_layers(spec: ModelSpec) -> list[int]:
-    """Return the layers that are metered: of those with full attention the third quarter, at least one."""
+    """Return the layers that are tracked: of those with full attention the third quarter, at least one."""
     full = [number for number, kind in enumerate(spec.layer_kinds) if kind == "full"]
     return full[len(full) // 2 : max(3 * len(full) // 4, len(full) // 2 + 1)]
 
@@ -35,7 +35,7 @@ class AttentionTracker:
         device: where the model computes.
 
     Attributes:
-        weights: of each metered layer, summed over its heads, float32 ``[context]``.
+        weights: of each tracked layer, summed over its heads, float32 ``[context]``.
     """
 
     def __init__(self, spec: ModelSpec, context: int, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""The meter of sources, against exact attention in float64."""
+"""The tracker of attention, against exact attention in float64."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVERYTHING = {"hot": 256, "top_k": 64, "recent": 16}
 
 
 def run(model: nn.Module, settings: LrqkConfig, *, on_device: bool = False) -> tuple[list[float], list[int]]:
-    """Return the weights of a prompt in two segments with some steps, and the layers that were metered.
+    """Return the weights of a prompt in two segments with some steps, and the layers that were tracked.
 
     ``on_device`` takes the steps whose lengths live on the device, by the kernels' references.
     """

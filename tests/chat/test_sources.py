@@ -151,7 +151,7 @@ def test_answers_carry_sources_while_they_are_noted():
     engine = FakeEngine(looks_at="412 people")
     session = new_session(engine, [FakeDocument("a.pdf", [FILLER[:200], FIRST])])
     assert ask(session).sources is None
-    assert not engine.meters
+    assert not engine.tracks
     session.note_sources(True)
     answer = ask(session)
     assert answer.sources is not None

@@ -23,7 +23,7 @@ from lrqk_cli.terminal.view import View
 
 @dataclass
 class Bench:
-    """A ctx, and what is said at it."""
+    """A command context, and what commands say in it."""
 
     engine: FakeEngine = field(default_factory=FakeEngine)
 
