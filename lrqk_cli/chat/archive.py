@@ -6,16 +6,18 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
 from lrqk_cli.chat.events import AnswerEnd, Reply
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.private_files import make_private_folder, write_private
-from lrqk_cli.chat.protocols import PromptFormat
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason
 from lrqk_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from lrqk_cli.models.prompt import ChatPrompt
 
 _FORMAT, _VERSION = "lrqk-conversation", 1
 _DAMAGED_HINT = "Load another one: /load alone lists them."
@@ -85,7 +87,7 @@ class Archive:
             for text in (entry.question, entry.answer.text if entry.answer is not None else "")
         ]
 
-    def restore(self, prompt: PromptFormat) -> Conversation:
+    def restore(self, prompt: ChatPrompt) -> Conversation:
         """Return the conversation in a model's chat format."""
         conversation = Conversation(prompt.with_system(self.system))
         for entry in self.entries:

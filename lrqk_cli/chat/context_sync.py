@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.conversation import Conversation, Entry
-from lrqk_cli.chat.protocols import EngineLike
 from lrqk_cli.engine.events import PrefillProgress
+
+if TYPE_CHECKING:
+    from lrqk_cli.engine.generate import Engine
 
 # A prefill is interrupted for a point at most once in so many tokens, and before its last entry.
 _MARK_DISTANCE = 4096
@@ -36,7 +39,7 @@ class ContextSync:
         on_layer: told within a segment how far all of the reading is, where the engine can tell.
     """
 
-    def __init__(self, engine: EngineLike) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.keeps_marks = True
         self.on_layer: Callable[[PrefillProgress], None] | None = None
         self._engine = engine

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.events import AnswerSources, DocumentUse, PageSpan, Reply
-from lrqk_cli.chat.protocols import DocumentLike, PromptFormat, RewindPointLike
+from lrqk_cli.chat.protocols import DocumentLike
+
+if TYPE_CHECKING:
+    from lrqk_cli.engine.rewind_points import EngineRewindPoint
+    from lrqk_cli.models.prompt import ChatPrompt
 
 
 @dataclass(eq=False)
@@ -22,7 +27,7 @@ class Entry:
 
     start: int
     in_open_turn: bool
-    rewind_point: RewindPointLike | None = field(default=None, init=False)
+    rewind_point: EngineRewindPoint | None = field(default=None, init=False)
 
 
 @dataclass(eq=False)
@@ -71,7 +76,7 @@ class Conversation:
         turn_is_open: a user's turn has begun, and its question has not been asked.
     """
 
-    def __init__(self, prompt: PromptFormat) -> None:
+    def __init__(self, prompt: ChatPrompt) -> None:
         self.prompt = prompt
         self.tokens = prompt.opening()
         self.entries: list[Entry] = []
@@ -129,7 +134,7 @@ class Conversation:
         del self.tokens[entry.start :]
         self.turn_is_open = entry.in_open_turn
 
-    def with_prompt(self, prompt: PromptFormat) -> Conversation:
+    def with_prompt(self, prompt: ChatPrompt) -> Conversation:
         """Return the same conversation with other pieces around it; its answers keep their tokens."""
         moved = Conversation(prompt)
         for number, entry in enumerate(self.entries, start=1):

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.chat.protocols import DocumentLike, OpeningView, PromptFormat
+from lrqk_cli.chat.protocols import DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec, WeightChoice
 from lrqk_cli.engine.events import MemoryUse
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from lrqk_cli.models.loading import ModelSource
+    from lrqk_cli.models.prompt import ChatPrompt
 
 # Tokens that are kept for an answer whose length nobody has limited.
 _ANSWER_TOKENS = 4096
@@ -92,7 +93,7 @@ class Prospect:
     source: ModelSource
     placement: Placement
     tokenizer: PreTrainedTokenizerBase
-    prompt: PromptFormat
+    prompt: ChatPrompt
     plan: Plan
 
 
@@ -256,7 +257,7 @@ def _choose(request: ModelRequest, placement: Placement, needed: int, *, grows: 
 
 
 def _needed_tokens(
-    prompt: PromptFormat,
+    prompt: ChatPrompt,
     texts: Sequence[str],
     questions: Sequence[str] | None,
     generation: GenerationConfig,

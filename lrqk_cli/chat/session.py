@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.context_sync import ContextSync, never
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
@@ -21,18 +22,17 @@ from lrqk_cli.chat.events import (
     Timing,
 )
 from lrqk_cli.chat.fitting import check_fit
-from lrqk_cli.chat.protocols import (
-    DocumentLike,
-    EngineLike,
-    PromptFormat,
-    TextStream,
-)
+from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.sources import find_sources
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import UsageError
 from lrqk_cli.telemetry.history import StepHistory
 from lrqk_cli.telemetry.stats import DecodeTotals
+
+if TYPE_CHECKING:
+    from lrqk_cli.engine.generate import Engine
+    from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 
 
 class Session:
@@ -60,15 +60,15 @@ class Session:
 
     def __init__(
         self,
-        engine: EngineLike,
-        prompt: PromptFormat,
+        engine: Engine,
+        prompt: ChatPrompt,
         documents: Sequence[DocumentLike],
         generation: GenerationConfig,
         *,
         stop_ids: Collection[int],
         trained_context: int,
         max_context: int,
-        new_stream: Callable[[], TextStream],
+        new_stream: Callable[[], Detokenizer],
     ) -> None:
         self.engine = engine
         self.generation = generation

@@ -11,10 +11,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.events import AnswerSources, DocumentUse, SourcePage, Strip
-from lrqk_cli.chat.protocols import TextStream
+
+if TYPE_CHECKING:
+    from lrqk_cli.models.prompt import Detokenizer
 
 # Measured on questions whose page is known; from 5 to 20 there is little difference. See docs/sources.md.
 _FLOOR = 10.0
@@ -32,7 +35,7 @@ _SENTENCE_END = re.compile(r"\A\[[^\]\n]*\]\n|[.!?][\"'”’)\]]*\s+|\n\s*\n")
 
 
 def find_sources(
-    weights: Sequence[float], conversation: Conversation, new_stream: Callable[[], TextStream]
+    weights: Sequence[float], conversation: Conversation, new_stream: Callable[[], Detokenizer]
 ) -> AnswerSources:
     """Attribute an answer to the pages of the conversation's documents.
 
@@ -114,7 +117,7 @@ def _best_pages(found: Sequence[_Found]) -> Iterator[tuple[float, _Found]]:
             yield share, max(parts, key=lambda part: part.share)
 
 
-def _passage(tokens: Sequence[int], place: _Place, sums: Sequence[float], stream: TextStream) -> str:
+def _passage(tokens: Sequence[int], place: _Place, sums: Sequence[float], stream: Detokenizer) -> str:
     """Return the sentence in the middle of the window of tokens that has the most, shortened if need be."""
     last = max(place.start, place.end - _WINDOW)
     first = max(
