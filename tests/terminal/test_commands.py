@@ -329,7 +329,7 @@ def test_sources_are_shown_once_they_are_noted(bench):
     assert "'maybe'" in bench.fails("/sources maybe").message
     bench.ask("one?")
     assert "from the next answer on" in bench.run("/sources on")
-    assert bench.engine.meters
+    assert bench.engine.tracks
     assert "no answer" in bench.fails("/sources").message
     bench.engine.looks_at = "two"
     bench.ask("two?")
@@ -337,7 +337,7 @@ def test_sources_are_shown_once_they_are_noted(bench):
     assert "a.pdf, page 4" in shown
     assert "two" in shown
     assert "no longer" in bench.run("/sources off")
-    assert not bench.engine.meters
+    assert not bench.engine.tracks
 
 
 def test_paths_with_a_home_are_expanded(bench):
