@@ -144,7 +144,7 @@ def _indexing_bytes(spec: ModelSpec, settings: LrqkConfig, rows: int) -> int:
 
 
 def seed_bytes(spec: ModelSpec, settings: LrqkConfig, dtype: str) -> int:
-    """Return the bytes of the newest queries that the layers keep until they settle."""
+    """Return the bytes of the newest queries that the layers keep until their prefill is finished."""
     if settings.attention != "lrqk":
         return 0
     return spec.num_full_layers * SEED_QUERIES * spec.num_heads * spec.head_dim * ITEM_BYTES[dtype]
