@@ -60,14 +60,16 @@ class ContextLengthError(LrqkError):
     exit_code = 6
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return the hint for a misspelt name: the known names closest to it, two at most.
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "", *, is_long: bool = False) -> str:
+    """Return the hint for a misspelt name: the known name closest to it.
 
     Args:
         otherwise: the hint where none is close; by default one that lists all known names.
+        is_long: names such as those of models, of which people type a part: up to two count as close, sooner.
     """
     names = list(known)
-    close = get_close_matches(name.lower(), names, n=2)
+    count, cutoff = (2, 0.5) if is_long else (1, 0.6)
+    close = get_close_matches(name.lower(), names, count, cutoff)
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return otherwise or f"There are {', '.join(names)}."

@@ -153,7 +153,7 @@ class IndependentQuestions:
         return sorted((question.prompt for question in self._questions), key=len)[-1:]
 
     def answer(self, opened: OpenSession, view: View) -> None:
-        """See ``QuestionSet``; a question that does not fit gets a line that says so."""
+        """See ``QuestionSet``; a question that does not fit gets a line that says so, and the rest follow."""
         from lrqk_cli.terminal.oneshot import answer_once
 
         done = self._total - len(self._questions)

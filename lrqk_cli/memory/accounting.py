@@ -231,8 +231,8 @@ def _widened(packed: WeightBytes, dtype: str) -> int:
     return packed.plain * (ITEM_BYTES[dtype] - 2) // 2
 
 
-def check_weights_fit(spec: ModelSpec, dtype: str, room: int, hint: str) -> None:
-    """Refuse a model whose weights need more than the ``room`` bytes that there are for them.
+def check_weights_fit(spec: ModelSpec, dtype: str, device: str, room: int, hint: str) -> None:
+    """Refuse a model whose weights need more than the ``room`` bytes that a device has for them.
 
     Raises:
         OutOfMemoryError: the model and both sizes are named; the hint is ``hint``.
@@ -241,6 +241,6 @@ def check_weights_fit(spec: ModelSpec, dtype: str, room: int, hint: str) -> None
     if needed > room:
         raise OutOfMemoryError(
             f"The weights of '{spec.name}' need {format_bytes(needed)} in {dtype}, "
-            f"and {format_bytes(room)} are free for them.",
+            f"and {device} has {format_bytes(room)} for them.",
             hint,
         )

@@ -130,4 +130,4 @@ def find(alias: str) -> CatalogEntry:
 
 def suggestion(alias: str) -> str:
     """One sentence that names the aliases closest to a misspelt one, or all of them."""
-    return did_you_mean(alias, catalog(), f"The catalog has {', '.join(catalog())}.")
+    return did_you_mean(alias, catalog(), f"The catalog has {', '.join(catalog())}.", is_long=True)

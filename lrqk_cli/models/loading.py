@@ -115,7 +115,7 @@ def load(
     spec = with_form(spec, form)
     if not offload_weights:
         hint = "Use a smaller model, or spread the weights over CPU memory with --offload-weights."
-        check_weights_fit(spec, dtype_name(dtype), room, hint)
+        check_weights_fit(spec, dtype_name(dtype), str(device), room, hint)
     if not source.is_gguf:
         check_quantisation(source.name, config, form)
     folder = folder or folder_of(source, on_progress)

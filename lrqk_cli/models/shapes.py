@@ -61,7 +61,7 @@ def check_shape(name: str) -> None:
     """
     if name in shapes():
         return
-    raise UsageError(f"There is no shape '{name}'.", did_you_mean(name, shapes()))
+    raise UsageError(f"There is no shape '{name}'.", did_you_mean(name, shapes(), is_long=True))
 
 
 def shape_config(name: str, context: int | None = None) -> PreTrainedConfig:
@@ -112,8 +112,9 @@ def build(
     # Transformers ties plain weights alone.
     config.tie_word_embeddings = is_tied and form is None
     spec = with_form(spec_from_config(shape_config(name, context), name), form)
+    room = probe.free_device_bytes(device)
     accounting.check_weights_fit(
-        spec, accounting.dtype_name(dtype), probe.free_device_bytes(device), "Choose a smaller --shape."
+        spec, accounting.dtype_name(dtype), str(device), room, "Choose a smaller --shape."
     )
     with quiet_transformers():
         with torch.device("meta"):

@@ -58,7 +58,7 @@ def test_top_k_follows_hot_unless_it_was_given():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("ranks=8", "Did you mean rank"),
+        ("ranks=8", "Did you mean rank?"),
         ("attention=dense", "No setting 'attention'"),
         ("rank", "'' is not"),
         ("rank=", "'' is not"),
@@ -66,7 +66,7 @@ def test_top_k_follows_hot_unless_it_was_given():
         ("rank=wide", "'wide' is not"),
         ("rank=0", "`rank` must be at least 1"),
         ("rank=-4", "`rank` must be at least 1"),
-        ("tail=nome", "Did you mean none"),
+        ("tail=nome", "Did you mean none?"),
         ("index-bits=7", "Choose from"),
         ("top-k=8k", "cannot be resident"),
         ("als-tolerance=much", "'much' is not a number"),

@@ -121,7 +121,7 @@ def test_the_text_part_of_a_multimodal_checkpoint_loads(tmp_path: Path, tiny_fol
 
 def test_too_little_memory_is_refused_with_the_numbers_before_loading(tiny_folder: Path):
     (tiny_folder / "model.safetensors").unlink()
-    with pytest.raises(OutOfMemoryError, match=r"in float32, and 0\.98 KiB are free for them"):
+    with pytest.raises(OutOfMemoryError, match=r"in float32, and cpu has 0\.98 KiB for them"):
         load(resolve(str(tiny_folder)), CPU, torch.float32, max_device_bytes=1000)
 
 
