@@ -5,16 +5,15 @@ Letters as there: ``sets`` row sets, ``queries`` N of each, ``context`` tokens t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.accounting import TensorShape
 
 Shapes = tuple[TensorShape, ...]
 
-# Programs that ``score_tokens`` aims at, eight a multiprocessor of an H100; the tokens that one takes.
-_SCORE_PROGRAMS, _SCORE_SPANS = 1024, (128, 256, 512, 1024)
+# Programs of ``score_tokens``, as many as an H100 runs at once (12 a multiprocessor), so that none waits for
+# another to end; the fewest tokens that one of them takes, and the tokens of a tile.
+_SCORE_PROGRAMS, _SHORTEST_SPAN, _SCORE_TILE = 1584, 128, 64
 # Programs that ``attend_residents`` aims at; the most rows that one of them takes.
 _ATTEND_PROGRAMS, _SPLIT_ROWS = 512, (64, 128, 256)
 # Programs a set that fetch rows, at most, and the rows that one fetches at once.
@@ -30,12 +29,14 @@ def blocks_of(count: int, size: int) -> int:
 
 def score_span(sets: int, bucket: int) -> int:
     """Return how many tokens of a set one program of ``score_tokens`` takes, and sums up."""
-    return _fair(sets * bucket // _SCORE_PROGRAMS, _SCORE_SPANS)
+    tokens = blocks_of(bucket, max(1, _SCORE_PROGRAMS // sets))
+    return max(_SHORTEST_SPAN, blocks_of(tokens, _SCORE_TILE) * _SCORE_TILE)
 
 
 def split_rows(sets: int, rows: int) -> int:
     """Return how many of the ``rows`` residents of a set one program of ``attend_residents`` takes."""
-    return _fair(sets * rows // _ATTEND_PROGRAMS, _SPLIT_ROWS)
+    fair = sets * rows // _ATTEND_PROGRAMS
+    return max((size for size in _SPLIT_ROWS if size <= fair), default=_SPLIT_ROWS[0])
 
 
 def fetch_splits(hot: int) -> int:
@@ -131,6 +132,3 @@ def _lrqk_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> list[T
         *(own * spec.num_full_layers),
     ]
 
-
-def _fair(fair: int, choices: Sequence[int]) -> int:
-    return max((size for size in choices if size <= fair), default=choices[0])
