@@ -5,42 +5,64 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import lrqk_cli
 from lrqk_cli.memory.accounting import dtype_name
+from lrqk_cli.memory.machine import driver_version
 from lrqk_cli.upstream import installed_version
 
-_SECONDS = 10  # for a program to answer
+_SECONDS = 10  # for git to answer
 
 
-def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[str, Any]:
-    """Return the facts by name; None for what is not there, such as the driver of a CPU."""
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The facts; None for what is not there, such as the driver of a CPU."""
+
+    lrqk: str
+    git_commit: str | None
+    sources: str
+    model: str
+    device: str
+    device_type: str
+    dtype: str
+    threads: int
+    cpus: int | None
+    python: str
+    torch: str
+    transformers: str | None
+    triton: str | None
+    cuda: str | None
+    driver: str | None
+    platform: str
+
+
+def environment(device: torch.device, dtype: torch.dtype, model: str) -> Environment:
+    """Find the facts out."""
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
-    return {
-        "lrqk": lrqk_cli.__version__,
-        "git_commit": git_commit(Path(lrqk_cli.__file__).parent),
-        "sources": digest(Path(lrqk_cli.__file__).parent),
-        "model": model,
-        "device": name,
-        "device_type": device.type,
-        "dtype": dtype_name(dtype),
-        "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": installed_version("transformers"),
-        "triton": installed_version("triton"),
-        "cuda": torch.version.cuda if on_gpu else None,
-        "driver": _driver() if on_gpu else None,
-        "platform": platform.platform(),
-    }
+    return Environment(
+        lrqk=lrqk_cli.__version__,
+        git_commit=git_commit(Path(lrqk_cli.__file__).parent),
+        sources=digest(Path(lrqk_cli.__file__).parent),
+        model=model,
+        device=name,
+        device_type=device.type,
+        dtype=dtype_name(dtype),
+        threads=torch.get_num_threads(),
+        cpus=os.cpu_count(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=installed_version("transformers"),
+        triton=installed_version("triton"),
+        cuda=torch.version.cuda if on_gpu else None,
+        driver=driver_version() if on_gpu else None,
+        platform=platform.platform(),
+    )
 
 
 def digest(package: Path) -> str:
@@ -61,27 +83,18 @@ def git_commit(package: Path) -> str | None:
     # An installed package may lie inside somebody else's repository.
     if not (checkout / ".git").exists():
         return None
-    commit = _answer("git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD")
+    commit = _git(checkout, "rev-parse", "--short=12", "HEAD")
     if commit is None:
         return None
-    changed = _answer("git", "-C", str(checkout), "status", "--porcelain", "--", str(package))
+    changed = _git(checkout, "status", "--porcelain", "--", str(package))
     return commit + ("+" if changed else "")
 
 
-def _driver() -> str | None:
-    found = _answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return found.splitlines()[0] if found else None
-
-
-def _answer(program: str, *arguments: str) -> str | None:
-    """Return what a program prints; None if it is not there or fails."""
-    path = shutil.which(program)
-    if path is None:
-        return None
+def _git(checkout: Path, *arguments: str) -> str | None:
+    """Return what git prints; None if it is not there or fails."""
+    command = ["git", "-C", str(checkout), *arguments]
     try:
-        done = subprocess.run(
-            [path, *arguments], capture_output=True, text=True, timeout=_SECONDS, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
