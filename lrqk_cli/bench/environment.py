@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,51 +18,31 @@ from lrqk_cli.upstream import installed_version
 
 _SECONDS = 10  # for git to answer
 
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """The facts; None for what is not there, such as the driver of a CPU."""
-
-    lrqk: str
-    git_commit: str | None
-    sources: str
-    model: str
-    device: str
-    device_type: str
-    dtype: str
-    threads: int
-    cpus: int | None
-    python: str
-    torch: str
-    transformers: str | None
-    triton: str | None
-    cuda: str | None
-    driver: str | None
-    platform: str
+Facts = Mapping[str, str | int | None]
 
 
-def environment(device: torch.device, dtype: torch.dtype, model: str) -> Environment:
-    """Find the facts out."""
+def environment(device: torch.device, dtype: torch.dtype, model: str) -> Facts:
+    """Return the facts by name; None for what is not there, such as the driver of a CPU."""
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
-    return Environment(
-        lrqk=lrqk_cli.__version__,
-        git_commit=git_commit(Path(lrqk_cli.__file__).parent),
-        sources=digest(Path(lrqk_cli.__file__).parent),
-        model=model,
-        device=name,
-        device_type=device.type,
-        dtype=dtype_name(dtype),
-        threads=torch.get_num_threads(),
-        cpus=os.cpu_count(),
-        python=platform.python_version(),
-        torch=torch.__version__,
-        transformers=installed_version("transformers"),
-        triton=installed_version("triton"),
-        cuda=torch.version.cuda if on_gpu else None,
-        driver=driver_version() if on_gpu else None,
-        platform=platform.platform(),
-    )
+    return {
+        "lrqk": lrqk_cli.__version__,
+        "git_commit": git_commit(Path(lrqk_cli.__file__).parent),
+        "sources": digest(Path(lrqk_cli.__file__).parent),
+        "model": model,
+        "device": name,
+        "device_type": device.type,
+        "dtype": dtype_name(dtype),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": installed_version("transformers"),
+        "triton": installed_version("triton"),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "driver": driver_version() if on_gpu else None,
+        "platform": platform.platform(),
+    }
 
 
 def digest(package: Path) -> str:

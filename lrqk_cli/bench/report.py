@@ -15,7 +15,7 @@ from lrqk_cli.config import LrqkConfig
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from lrqk_cli.bench.environment import Environment
+    from lrqk_cli.bench.environment import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class Report:
     ended_by: BaseException | None = None
 
 
-def to_json(where: Environment, settings: LrqkConfig, report: Report) -> str:
+def to_json(where: Facts, settings: LrqkConfig, report: Report) -> str:
     """Return one object with ``environment``, ``settings``, ``suite``, ``results`` and more where it is."""
     whole = {
-        "environment": asdict(where),
+        "environment": where,
         "settings": asdict(settings),
         "suite": report.suite,
         "complete": report.ended_by is None,
@@ -74,7 +74,7 @@ def to_json(where: Environment, settings: LrqkConfig, report: Report) -> str:
     return json.dumps(whole, indent=2)
 
 
-def to_csv(where: Environment, settings: LrqkConfig, report: Report) -> str:
+def to_csv(where: Facts, settings: LrqkConfig, report: Report) -> str:
     """Return one line a result, which ends with the environment and the settings of its mode."""
     rows = []
     for result in report.results:
@@ -82,7 +82,7 @@ def to_csv(where: Environment, settings: LrqkConfig, report: Report) -> str:
         of_mode = flat(report.modes.get(line["mode"], settings))
         del of_mode["attention"]
         figures = {name: value for name, value in line.items() if not isinstance(value, tuple)}
-        rows.append({**figures, **asdict(where), **of_mode})
+        rows.append({**figures, **where, **of_mode})
     # A part that a result has not, such as its worst step, has no columns of its own.
     columns = max(rows, key=len)
     buffer = io.StringIO()
@@ -92,14 +92,14 @@ def to_csv(where: Environment, settings: LrqkConfig, report: Report) -> str:
     return buffer.getvalue().rstrip("\n")
 
 
-def to_markdown(where: Environment, settings: LrqkConfig, report: Report) -> str:
+def to_markdown(where: Facts, settings: LrqkConfig, report: Report) -> str:
     """Return a table, and under it what was measured, where and with which settings."""
     columns = report.table.columns
     lines = [columns, tuple("---" for _ in columns), *report.table.lines]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     common = flat(settings)
     del common["attention"]
-    known = {name: value for name, value in asdict(where).items() if value is not None}
+    known = {name: value for name, value in where.items() if value is not None}
     facts_by_name = (("Suite", report.suite), ("Environment", known), ("Settings", common))
     facts = [f"{name}: {_listed(facts)}" for name, facts in facts_by_name]
     differing = ((name, _differences(of_mode, settings)) for name, of_mode in report.modes.items())

@@ -58,6 +58,13 @@ class Machine:
     has_bfloat16: bool
     bandwidth: float | None
 
+    @property
+    def dtype(self) -> str:
+        """What it computes in where nothing else is said."""
+        if self.has_bfloat16:
+            return "bfloat16"
+        return "float16" if self.name else "float32"
+
 
 def detect_machine(device: str | None = None) -> Machine | None:
     """Find out what torch would compute on.
@@ -73,7 +80,7 @@ def detect_machine(device: str | None = None) -> Machine | None:
         return None
     if device == "cpu" or not _torch_has_cuda():
         return _cpu()
-    gpus = _ask_driver(_gpus)
+    gpus = _ask_driver(lambda nvml: [_gpu(nvml, number) for number in range(nvml.nvmlDeviceGetCount())])
     if not gpus:
         return _cpu()
     if len(gpus) != 1 or os.environ.get("CUDA_VISIBLE_DEVICES", "0") != "0":
@@ -124,11 +131,6 @@ def _ask_driver(question: Callable[[Any], _Answer]) -> _Answer | None:
         finally:
             pynvml.nvmlShutdown()
     return None
-
-
-def _gpus(nvml: Any) -> list[Machine | None]:
-    """Return all GPUs, as ``_gpu`` does."""
-    return [_gpu(nvml, number) for number in range(nvml.nvmlDeviceGetCount())]
 
 
 def _gpu(nvml: Any, number: int) -> Machine | None:
