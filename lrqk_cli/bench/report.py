@@ -46,7 +46,7 @@ class Report:
         ended_by: what ended the run early, after these results.
     """
 
-    suite: dict[str, Any]
+    suite: Mapping[str, object]
     results: Sequence[DataclassInstance]
     table: Table
     summary: Sequence[DataclassInstance] = ()
@@ -125,7 +125,7 @@ def _differences(settings: LrqkConfig, base: LrqkConfig) -> dict[str, Any]:
     return {name: value for name, value in own.items() if value != common[name]}
 
 
-def _listed(facts: dict[str, Any]) -> str:
+def _listed(facts: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {_plain(value)}" for name, value in facts.items()) + "."
 
 

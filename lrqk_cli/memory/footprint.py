@@ -104,7 +104,7 @@ class Footprint:
         weights: their form.
         why: the planner's reason for ``attention``, the settings; None where it did not choose them.
         device_memory: the items of ``DeviceEstimate``, and their ``total``.
-        budget: what is free on the device; None where only torch knows.
+        budget: of the device; None for a CPU, and where only torch knows what is free.
         longest_context: tokens for which something fits into the budget.
         cards: a cell for each of ``CONTEXTS`` on each of ``CARDS``, in this order.
         predicted: None where the bandwidth is not known.
@@ -131,12 +131,10 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class LongestText:
-    """The longest text of a model that fits.
+    """The longest text of a model that fits, in tokens; 0 where nothing fits.
 
     Attributes:
-        weights, weight_bytes: their form beside that text.
-        max_context: tokens, the model's limit.
-        longest_context, longest_full_attention: tokens; 0 where nothing fits.
+        weights, weight_bytes: in their form beside that text.
         is_comfortable: a long document fits with enough hot rows.
         host_kv_rows: bytes in host memory; None where nothing fits.
     """
