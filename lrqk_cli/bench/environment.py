@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import lrqk_cli
 from lrqk_cli.memory.accounting import dtype_name
+from lrqk_cli.memory.machine import driver_version
 from lrqk_cli.upstream import installed_version
 
-_SECONDS = 10  # for a program to answer
+_SECONDS = 10  # for git to answer
+
+Facts = Mapping[str, str | int | None]
 
 
-def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[str, Any]:
+def environment(device: torch.device, dtype: torch.dtype, model: str) -> Facts:
     """Return the facts by name; None for what is not there, such as the driver of a CPU."""
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
@@ -38,7 +40,7 @@ def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[st
         "transformers": installed_version("transformers"),
         "triton": installed_version("triton"),
         "cuda": torch.version.cuda if on_gpu else None,
-        "driver": _driver() if on_gpu else None,
+        "driver": driver_version() if on_gpu else None,
         "platform": platform.platform(),
     }
 
@@ -61,27 +63,18 @@ def git_commit(package: Path) -> str | None:
     # An installed package may lie inside somebody else's repository.
     if not (checkout / ".git").exists():
         return None
-    commit = _answer("git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD")
+    commit = _git(checkout, "rev-parse", "--short=12", "HEAD")
     if commit is None:
         return None
-    changed = _answer("git", "-C", str(checkout), "status", "--porcelain", "--", str(package))
+    changed = _git(checkout, "status", "--porcelain", "--", str(package))
     return commit + ("+" if changed else "")
 
 
-def _driver() -> str | None:
-    found = _answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return found.splitlines()[0] if found else None
-
-
-def _answer(program: str, *arguments: str) -> str | None:
-    """Return what a program prints; None if it is not there or fails."""
-    path = shutil.which(program)
-    if path is None:
-        return None
+def _git(checkout: Path, *arguments: str) -> str | None:
+    """Return what git prints; None if it is not there or fails."""
+    command = ["git", "-C", str(checkout), *arguments]
     try:
-        done = subprocess.run(
-            [path, *arguments], capture_output=True, text=True, timeout=_SECONDS, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -15,6 +15,8 @@ from lrqk_cli.config import LrqkConfig
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from lrqk_cli.bench.environment import Facts
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -44,7 +46,7 @@ class Report:
         ended_by: what ended the run early, after these results.
     """
 
-    suite: dict[str, Any]
+    suite: Mapping[str, object]
     results: Sequence[DataclassInstance]
     table: Table
     summary: Sequence[DataclassInstance] = ()
@@ -54,7 +56,7 @@ class Report:
     ended_by: BaseException | None = None
 
 
-def to_json(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
+def to_json(where: Facts, settings: LrqkConfig, report: Report) -> str:
     """Return one object with ``environment``, ``settings``, ``suite``, ``results`` and more where it is."""
     whole = {
         "environment": where,
@@ -72,7 +74,7 @@ def to_json(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
     return json.dumps(whole, indent=2)
 
 
-def to_csv(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
+def to_csv(where: Facts, settings: LrqkConfig, report: Report) -> str:
     """Return one line a result, which ends with the environment and the settings of its mode."""
     rows = []
     for result in report.results:
@@ -90,7 +92,7 @@ def to_csv(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
     return buffer.getvalue().rstrip("\n")
 
 
-def to_markdown(where: dict[str, Any], settings: LrqkConfig, report: Report) -> str:
+def to_markdown(where: Facts, settings: LrqkConfig, report: Report) -> str:
     """Return a table, and under it what was measured, where and with which settings."""
     columns = report.table.columns
     lines = [columns, tuple("---" for _ in columns), *report.table.lines]
@@ -123,7 +125,7 @@ def _differences(settings: LrqkConfig, base: LrqkConfig) -> dict[str, Any]:
     return {name: value for name, value in own.items() if value != common[name]}
 
 
-def _listed(facts: dict[str, Any]) -> str:
+def _listed(facts: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {_plain(value)}" for name, value in facts.items()) + "."
 
 

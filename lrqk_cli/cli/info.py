@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrqk_cli.cli import options, paper_options, planning
+from lrqk_cli.cli import footprint, options, paper_options, planning
 from lrqk_cli.cli.failures import warn_of_transformers
-from lrqk_cli.cli.footprint import FootprintRequest, card, footprint
 from lrqk_cli.cli.footprint_view import print_card, print_footprint
 from lrqk_cli.config import LrqkConfig, default_top_k
 from lrqk_cli.errors import UsageError
 from lrqk_cli.memory.accounting import dtype_name
+from lrqk_cli.memory.footprint import FootprintRequest
 from lrqk_cli.upstream import installed_version
 
 if TYPE_CHECKING:
@@ -93,26 +95,25 @@ def info(
     wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
     if model is not None:
-        report = footprint(
-            FootprintRequest(model, ctx, settings, wanted, device, number_format, vram, ram, weights)
-        )
-        show = print_footprint
+        asked = FootprintRequest(model, ctx, settings, wanted, device, number_format, vram, ram, weights)
+        taken = footprint.of_model(asked)
+        plain, show = asdict(taken), partial(print_footprint, taken)
     elif vram is not None:
         _refuse_idle(context, {"ctx", "device"}, "--model")
-        report = card(vram, ram, number_format, weights, wanted)
-        show = print_card
+        fitting = footprint.of_card(vram, ram, number_format, weights, wanted)
+        plain, show = asdict(fitting), partial(print_card, fitting)
     else:
         _refuse_idle(context, context.params.keys() - _OF_THE_MACHINE, "--model or --vram")
-        report = {"machine": _machine(device), "models": _models()}
-        show = _print_machine
+        plain = {"machine": _machine(device), "models": _models()}
+        show = partial(_print_machine, plain)
     if as_json:
         from lrqk_cli.chat.report import to_json
 
-        typer.echo(to_json(report))
+        typer.echo(to_json(plain))
     else:
         from lrqk_cli.terminal.console import stdout_console
 
-        show(report, stdout_console())
+        show(stdout_console())
 
 
 def _refuse_idle(context: typer.Context, names: Collection[str], missing: str) -> None:

@@ -51,7 +51,7 @@ def list_models(vram: planning.Vram = None, ram: planning.Ram = None, as_json: o
     if as_json:
         from lrqk_cli.chat.report import to_json
 
-        typer.echo(to_json(found["models"]))
+        typer.echo(to_json([row.facts() for row in found.models]))
     else:
         from lrqk_cli.terminal.console import stdout_console
 

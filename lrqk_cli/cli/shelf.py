@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lrqk_cli.cli.footprint import AMPLE, CARD_DTYPE, longest_text
+from lrqk_cli.cli import footprint
 from lrqk_cli.config import WeightChoice
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.budget import Budget
+from lrqk_cli.memory.footprint import AMPLE, CARD_DTYPE, LongestText
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,8 +22,44 @@ if TYPE_CHECKING:
 _LONG = 1 << 15
 
 
-def shelf(vram: int | None, ram: int | None) -> dict[str, Any]:
-    """Return the models and the one to begin with, ready for JSON; sizes in bytes.
+@dataclass(frozen=True, slots=True)
+class ShelfRow:
+    """A model of the catalog, and the longest text of it that fits."""
+
+    model: StoredModel
+    fit: LongestText
+
+    def facts(self) -> dict[str, object]:
+        """Return what JSON has of it; sizes in bytes."""
+        model, entry, fit = self.model, self.model.entry, self.fit
+        return {
+            "name": entry.alias,
+            "description": entry.description,
+            "license": entry.license,
+            "context": entry.context,
+            "chats": entry.chats,
+            "tried": entry.tried,
+            "download_bytes": entry.size_bytes,
+            "pulled": model.pulled,
+            "path": str(model.path) if isinstance(model.path, Path) else None,
+            "disk_bytes": model.size_bytes,
+            "longest_context": fit.longest_context,
+            "is_comfortable": fit.is_comfortable,
+            "parameters": fit.parameters,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The models, for what memory in words, and the one to begin with."""
+
+    where: str
+    models: tuple[ShelfRow, ...]
+    recommended: str | None
+
+
+def shelf(vram: int | None, ram: int | None) -> Shelf:
+    """Return what the catalog has.
 
     Args:
         vram: of a card, whatever is in this machine; None for this machine.
@@ -29,11 +68,11 @@ def shelf(vram: int | None, ram: int | None) -> dict[str, Any]:
     from lrqk_cli.models import store
 
     budget, dtype, where, weights = _place(vram, ram)
-    rows = [
-        _row(model, longest_text(model.entry.alias, dtype, weights, budget, {}))
+    rows = tuple(
+        ShelfRow(model, footprint.longest(model.entry.alias, dtype, weights, budget, {}))
         for model in store.list_models()
-    ]
-    return {"where": where, "models": rows, "recommended": _recommended(rows, is_gpu=budget.vram is not None)}
+    )
+    return Shelf(where, rows, _recommended(rows, is_gpu=budget.vram is not None))
 
 
 def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightChoice]:
@@ -45,14 +84,12 @@ def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightC
     if vram is not None:
         return Budget(vram, ram or AMPLE), CARD_DTYPE, f"a card of {format_bytes(vram)}", "auto"
     machine = detect_machine()
-    if machine is not None and machine.name is None:
-        host = host_budget(ram)
-        dtype = CARD_DTYPE if machine.has_bfloat16 else "float32"
-        return Budget(None, host), dtype, f"this CPU with {format_bytes(host)}", "auto"
     if machine is not None:
-        dtype = CARD_DTYPE if machine.has_bfloat16 else "float16"
         budget = Budget(machine.free, host_budget(ram))
-        return budget, dtype, f"{machine.name} with {format_bytes(machine.free or 0)} free", "auto"
+        where = f"this CPU with {format_bytes(budget.ram)}"
+        if machine.name is not None:
+            where = f"{machine.name} with {format_bytes(machine.free or 0)} free"
+        return budget, machine.dtype, where, "auto"
     from lrqk_cli.memory.budget import find_budget
     from lrqk_cli.models.devices import resolve_device_dtype
 
@@ -63,40 +100,23 @@ def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightC
     return budget, dtype_name(number_format), str(device), weights
 
 
-def _row(model: StoredModel, fit: dict[str, Any]) -> dict[str, Any]:
-    entry, folder = model.entry, model.path
-    return {
-        "name": entry.alias,
-        "description": entry.description,
-        "license": entry.license,
-        "context": entry.context,
-        "chats": entry.chats,
-        "tried": entry.tried,
-        "download_bytes": entry.size_bytes,
-        "pulled": model.pulled,
-        "path": str(folder) if isinstance(folder, Path) else None,
-        "disk_bytes": model.size_bytes,
-        "longest_context": fit["longest_context"],
-        "is_comfortable": fit["is_comfortable"],
-        "parameters": fit["parameters"],
-    }
-
-
-def _recommended(rows: list[dict[str, Any]], *, is_gpu: bool) -> str | None:
+def _recommended(rows: Sequence[ShelfRow], *, is_gpu: bool) -> str | None:
     """Return the largest model that reads long documents with room to spare; a CPU reads slowly anyway."""
     from lrqk_cli.models.catalog import DEFAULT_MODEL
 
     if not is_gpu:
         return DEFAULT_MODEL
     fitting = [
-        row for row in rows if row["chats"] and row["is_comfortable"] and row["longest_context"] >= _LONG
+        row.fit
+        for row in rows
+        if row.model.entry.chats and row.fit.is_comfortable and row.fit.longest_context >= _LONG
     ]
-    best = max(fitting, key=lambda row: row["parameters"], default=None)
-    return best["name"] if best is not None else None
+    best = max(fitting, key=lambda fit: fit.parameters, default=None)
+    return best.name if best is not None else None
 
 
-def print_shelf(found: dict[str, Any], console: Console) -> None:
-    """Print the report of ``shelf``."""
+def print_shelf(found: Shelf, console: Console) -> None:
+    """Print what ``shelf`` returns."""
     from rich.table import Table
 
     from lrqk_cli.memory.units import format_bytes
@@ -106,23 +126,23 @@ def print_shelf(found: dict[str, Any], console: Console) -> None:
     for heading in ("download", "on disk", "longest\ndocument"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("license")
-    for row in found["models"]:
-        on_disk = format_bytes(row["disk_bytes"]) + ("" if row["pulled"] else " (part)")
-        longest = f"{row['longest_context']:,}" if row["longest_context"] else "-"
+    for row in found.models:
+        model, entry, longest = row.model, row.model.entry, row.fit.longest_context
+        on_disk = format_bytes(model.size_bytes) + ("" if model.pulled else " (part)")
         table.add_row(
-            row["name"] + ("" if row["tried"] else "+"),
-            format_bytes(row["download_bytes"]),
-            on_disk if row["disk_bytes"] else "-",
-            longest + ("*" if row["longest_context"] == row["context"] else " "),
-            row["license"],
+            entry.alias + ("" if entry.tried else "+"),
+            format_bytes(entry.size_bytes),
+            on_disk if model.size_bytes else "-",
+            (f"{longest:,}" if longest else "-") + ("*" if longest == entry.context else " "),
+            entry.license,
         )
     console.print(table)
     console.print(
-        f"Longest document: tokens, on {found['where']}. *: the model's limit. -: it does not fit.",
+        f"Longest document: tokens, on {found.where}. *: the model's limit. -: it does not fit.",
         style="dim",
     )
     console.print(
         "+: not tried by the authors of lrqk yet. Any other: --model owner/name:Q4_K_M.", style="dim"
     )
-    if found["recommended"] is not None:
-        console.print(f"Recommended here: {found['recommended']}")
+    if found.recommended is not None:
+        console.print(f"Recommended here: {found.recommended}")

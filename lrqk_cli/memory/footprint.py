@@ -1,0 +1,284 @@
+"""What a model and a context take, and the longest text that fits: what ``lrqk info`` and ``models`` show.
+
+Their fields are named and ordered as in the JSON that these commands print; sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lrqk_cli.config import AttentionMode, LrqkConfig, ModelSpec, WeightChoice
+from lrqk_cli.memory import planner
+from lrqk_cli.memory.accounting import weight_bytes
+from lrqk_cli.memory.budget import Budget, host_budget
+from lrqk_cli.memory.estimate import estimate
+from lrqk_cli.memory.machine import Machine
+from lrqk_cli.memory.roofline import Bandwidth, step_bytes
+
+_GIB = 1 << 30
+CARDS = (6, 8, 12, 16, 24, 32)
+CONTEXTS = tuple(1 << shift for shift in range(13, 20))
+# Where nothing is said of host memory, another machine has enough.
+AMPLE = 1 << 60
+# Tokens of a long document, such as a book.
+_USUAL = 1 << 16
+# What cards compute in, unless the user says otherwise.
+CARD_DTYPE = "bfloat16"
+
+
+@dataclass(frozen=True, slots=True)
+class FootprintRequest:
+    """What was asked for.
+
+    Attributes:
+        settings: as the flags and their defaults say.
+        wanted: the fields of them that were said.
+        weights: their form; that on a GPU where ``vram`` stands for a card.
+        vram, ram: bytes; None where nothing is said. ``vram`` stands for a card, whatever is in this machine;
+            beside it, host memory is no limit unless ``ram`` is one.
+    """
+
+    model: str
+    context: int | None
+    settings: LrqkConfig
+    wanted: Mapping[str, Any]
+    device: str | None
+    dtype: str | None
+    vram: int | None
+    ram: int | None
+    weights: WeightChoice = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class FootprintShape:
+    """The part of a ``ModelSpec`` that is shown."""
+
+    layers: int
+    full_attention_layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    max_context: int
+    trained_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """KV rows in host memory, and what is free for them."""
+
+    kv_rows: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class CardCell:
+    """What the planner would choose for ``ctx`` tokens on a card; None where nothing fits.
+
+    Only LRQK has ``hot``.
+    """
+
+    device_bytes: int
+    ctx: int
+    weights: str | None = None
+    attention: AttentionMode | None = None
+    hot: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedSpeed:
+    """The most tokens a second that the memory's bandwidth allows."""
+
+    bandwidth_bytes_per_s: float
+    decode_tokens_per_s: float
+    full_attention_decode_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a model and a context take.
+
+    Attributes:
+        ctx: tokens reserved.
+        weights: their form.
+        why: the planner's reason for ``attention``, the settings; None where it did not choose them.
+        device_memory: the items of ``DeviceEstimate``, and their ``total``.
+        budget: of the device; None for a CPU, and where only torch knows what is free.
+        longest_context: tokens for which something fits into the budget.
+        cards: a cell for each of ``CONTEXTS`` on each of ``CARDS``, in this order.
+        predicted: None where the bandwidth is not known.
+    """
+
+    model: str
+    architecture: str
+    parameters: int
+    shape: FootprintShape
+    ctx: int
+    dtype: str
+    weights: str
+    attention: LrqkConfig
+    why: str | None
+    device_memory: Mapping[str, int]
+    host_memory: HostMemory
+    full_attention_device_memory: int
+    budget: int | None
+    longest_context: int | None
+    cards_dtype: str
+    cards: tuple[CardCell, ...]
+    predicted: PredictedSpeed | None
+
+
+@dataclass(frozen=True, slots=True)
+class LongestText:
+    """The longest text of a model that fits, in tokens; 0 where nothing fits.
+
+    Attributes:
+        weights, weight_bytes: in their form beside that text.
+        is_comfortable: a long document fits with enough hot rows.
+        host_kv_rows: bytes in host memory; None where nothing fits.
+    """
+
+    name: str
+    weights: str
+    weight_bytes: int
+    parameters: int
+    max_context: int
+    longest_context: int
+    is_comfortable: bool
+    longest_full_attention: int
+    host_kv_rows: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CardReport:
+    """The longest texts of all known models on a card."""
+
+    device_bytes: int
+    dtype: str
+    models: tuple[LongestText, ...]
+
+
+def footprint(
+    question: FootprintRequest,
+    spec: ModelSpec,
+    on_card: ModelSpec,
+    context: int,
+    dtype: str,
+    machine: Machine | None,
+) -> Footprint:
+    """Count what a model takes, with the settings that the planner chooses where a budget is known.
+
+    Args:
+        spec: of the model, with the weights that it has in this case.
+        on_card: with those that it would have on a card.
+        context: tokens to reserve.
+        dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
+        machine: to compute on; None where only torch knows it.
+
+    Raises:
+        OutOfMemoryError: nothing fits into ``vram`` and ``ram``.
+    """
+    budget = question.vram or (machine.free if machine else None)
+    ram = question.ram or (AMPLE if question.vram else host_budget())
+    settings, why, longest = question.settings, None, None
+    if budget is not None:
+        choose = planner.plan if question.vram else planner.find
+        chosen = choose(spec, dtype, context, budget, ram, question.wanted)
+        # Of this machine's own memory nothing was promised: what does not fit is shown as it is.
+        if chosen is not None:
+            spec, settings, why = chosen.spec, chosen.settings, chosen.why
+        longest = planner.longest_context(spec, dtype, budget, ram, spec.max_context, question.wanted)
+    needed = estimate(spec, settings, context, dtype)
+    dense = estimate(spec, replace(settings, attention="dense"), context, dtype)
+    return Footprint(
+        model=question.model,
+        architecture=spec.architecture,
+        parameters=spec.num_parameters,
+        shape=_shape(spec),
+        ctx=context,
+        dtype=dtype,
+        weights=_form(spec),
+        attention=settings,
+        why=why,
+        device_memory={**needed.items, "total": needed.total},
+        host_memory=HostMemory(needed.host_kv, host_budget(question.ram)),
+        full_attention_device_memory=dense.total,
+        budget=budget,
+        longest_context=longest,
+        cards_dtype=question.dtype or CARD_DTYPE,
+        cards=_cards(question, on_card),
+        predicted=_predicted(machine, spec, settings, context, dtype),
+    )
+
+
+def longest_text(spec: ModelSpec, dtype: str, budget: Budget, wanted: Mapping[str, Any]) -> LongestText:
+    """Find the longest text that fits.
+
+    Args:
+        spec: of the model; where it has several forms of weights, the planner chooses.
+        dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
+        budget: without ``vram`` a CPU's.
+        wanted: settings that were said.
+    """
+    most = spec.max_context
+    full = {name: wanted[name] for name in wanted if name == "segment"} | {"attention": "dense"}
+    longest = planner.longest_context(spec, dtype, *budget, most, wanted)
+    chosen = planner.find(spec, dtype, longest, *budget, wanted) if longest else None
+    usual = planner.find(spec, dtype, min(most, _USUAL), *budget, wanted)
+    shown = chosen.spec if chosen else spec
+    return LongestText(
+        name=spec.name,
+        weights=_form(shown),
+        weight_bytes=weight_bytes(shown, dtype),
+        parameters=spec.num_parameters,
+        max_context=most,
+        longest_context=longest,
+        is_comfortable=usual is not None and not planner.is_poor(usual),
+        longest_full_attention=planner.longest_context(spec, dtype, *budget, most, full),
+        host_kv_rows=chosen.estimate.host_kv if chosen else None,
+    )
+
+
+def _form(spec: ModelSpec) -> str:
+    return spec.packed.form if spec.packed else "bf16"
+
+
+def _shape(spec: ModelSpec) -> FootprintShape:
+    return FootprintShape(
+        spec.num_layers,
+        spec.num_full_layers,
+        spec.num_heads,
+        spec.num_kv_heads,
+        spec.head_dim,
+        spec.max_context,
+        spec.trained_context,
+    )
+
+
+def _cards(question: FootprintRequest, spec: ModelSpec) -> tuple[CardCell, ...]:
+    """Return what the planner would choose on common cards, beside which host memory is no limit."""
+    dtype, ram = question.dtype or CARD_DTYPE, question.ram or AMPLE
+    return tuple(
+        _cell(card * _GIB, context, planner.find(spec, dtype, context, card * _GIB, ram, question.wanted))
+        for card in CARDS
+        for context in CONTEXTS
+    )
+
+
+def _cell(size: int, context: int, found: planner.Plan | None) -> CardCell:
+    if found is None:
+        return CardCell(size, context)
+    mode = found.settings.attention
+    return CardCell(size, context, _form(found.spec), mode, found.settings.hot if mode == "lrqk" else None)
+
+
+def _predicted(
+    machine: Machine | None, spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str
+) -> PredictedSpeed | None:
+    if machine is None or machine.bandwidth is None:
+        return None
+    modes = (settings, replace(settings, attention="dense"))
+    reads = [step_bytes(spec, of_mode, context, dtype) for of_mode in modes]
+    speeds = [read.tokens_per_second(Bandwidth(machine.bandwidth, None)) for read in reads if read]
+    return PredictedSpeed(machine.bandwidth, *speeds) if len(speeds) == len(reads) else None
