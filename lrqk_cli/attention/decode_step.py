@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from lrqk_cli import kernels
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
@@ -21,7 +22,6 @@ from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.formats import UNIT
-from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.buffers import (
     AttendScratch,
     Fetch,
@@ -42,7 +42,7 @@ _MOST_QUERIES = 16
 
 def has_device_steps(spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> bool:
     """Tell whether all layers of a cache with these settings can have steps on the device."""
-    if device.type != "cuda" or not decode.has_triton() or spec.group_size > _MOST_QUERIES:
+    if device.type != "cuda" or not kernels.has_triton() or spec.group_size > _MOST_QUERIES:
         return False
     if settings.attention == "lrqk":
         return settings.solver == "joint" and settings.hot_policy != "refetch"
@@ -227,7 +227,7 @@ class LrqkStep:
         residents, length = self._residents, self._state.length
         sets = residents.rows.shape[0]
         queries = query.reshape(sets, -1, query.shape[-1])
-        decode.append_token(
+        kernels.append_token(
             queries,
             key.squeeze(1).contiguous(),
             value.squeeze(1).contiguous(),
@@ -238,7 +238,7 @@ class LrqkStep:
             length=length,
             out=self._projected,
         )
-        decode.score_tokens(
+        kernels.score_tokens(
             self._projected,
             self._index.codes,
             residents.resident,
@@ -248,7 +248,7 @@ class LrqkStep:
             scaling=params.scaling,
             softcap=params.softcap,
         )
-        decode.select_rows(
+        kernels.select_rows(
             self._scores,
             residents,
             length,
@@ -285,7 +285,7 @@ def _attend(
     queries = query.reshape(sets, -1, query.shape[-1]).contiguous()
     output = torch.empty_like(queries)
     lse = torch.empty(queries.shape[:2], dtype=torch.float32, device=query.device)
-    decode.attend_residents(
+    kernels.attend_residents(
         queries,
         residents,
         state.length,
@@ -300,7 +300,7 @@ def _attend(
         fixed=state.space_for(output),
     )
     if weights is not None:
-        decode.weigh_tokens(
+        kernels.weigh_tokens(
             queries,
             residents,
             lse,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrqk_cli import kernels
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.rewind_points import HotSetRewindPoint
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.buffers import FetchPlan, Residents
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
@@ -118,7 +118,7 @@ class HotSet:
 
     def replace(self, plan: FetchPlan, store: Tensor) -> None:
         """Put planned rows of ``store``, ``[KV, context, 2, d]``, into their slots; all slots are filled."""
-        decode.replace_rows(self.residents, plan, store)
+        kernels.replace_rows(self.residents, plan, store)
 
     def rewind_point(self) -> HotSetRewindPoint:
         """Note which tokens are hot."""
@@ -151,7 +151,7 @@ class HotSet:
         plan.leaving.copy_(lost)
         store.await_writes()
         # This leaves a wrong mask where a token changed its slot; it is made anew.
-        decode.replace_rows(self.residents, plan, store.rows)
+        kernels.replace_rows(self.residents, plan, store.rows)
 
     def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
         """Return K and V ``[sets, n, d]`` of all residents: recent window and hot slots."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrqk_cli import kernels
 from lrqk_cli.attention.projection import QueryCodes
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.kernels import dispatch
+from lrqk_cli.kernels.codes import largest_code, pack_codes, unpack_codes
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import SCORE_CHUNK
 from lrqk_cli.memory.tensors import empty
@@ -32,7 +33,7 @@ class LowRankIndex:
         self.scale.fill_(1.0)
         self.length = 0
         # The largest entry of an integer index.
-        self._top = dispatch.largest_code(self.codes.dtype)
+        self._top = largest_code(self.codes.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -57,7 +58,7 @@ class LowRankIndex:
         if self._top is not None:
             codes = codes.round().clamp(-self._top, self._top)
         if self.codes.dtype == torch.uint8:
-            codes = dispatch.pack_codes(codes)
+            codes = pack_codes(codes)
         self.codes[:, self.length : stop] = codes.to(self.codes.dtype)
         self.length = stop
 
@@ -68,7 +69,7 @@ class LowRankIndex:
     def gather(self, token: Tensor) -> Tensor:
         """Return the codes ``[sets, n, r]`` of tokens ``[sets, n]``, in float32."""
         places = token.unsqueeze(2).expand(-1, -1, self.codes.shape[2])
-        return dispatch.unpack_codes(self.codes.gather(1, places)) * self.scale
+        return unpack_codes(self.codes.gather(1, places)) * self.scale
 
     def logits(self, query: QueryCodes, *, scaling: float, softcap: float | None) -> Tensor:
         """Return the predicted logits ``[sets, N, length]``."""
@@ -89,8 +90,8 @@ class LowRankIndex:
     def _logits(self, query: QueryCodes, tokens: slice, scaling: float, softcap: float | None) -> Tensor:
         projected = query.codes * self.scale
         codes = self.codes[:, tokens]
-        return dispatch.proxy_logits(projected, query.offset, codes, scaling=scaling, softcap=softcap)
+        return kernels.proxy_logits(projected, query.offset, codes, scaling=scaling, softcap=softcap)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return the sums ``[sets, N, r]`` of the codes of the first n tokens by weights ``[sets, N, n]``."""
-        return weights @ dispatch.unpack_codes(self.codes[:, : weights.shape[2]]) * self.scale
+        return weights @ unpack_codes(self.codes[:, : weights.shape[2]]) * self.scale

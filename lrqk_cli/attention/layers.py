@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from lrqk_cli import kernels
 from lrqk_cli.attention.decode_step import DenseDeviceStep, DeviceState, DeviceStep
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import Ring
@@ -17,7 +18,6 @@ from lrqk_cli.attention.rewind_points import Copies, LayerRewindPoint, SlidingRe
 from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import UnsupportedModelError
-from lrqk_cli.kernels import dispatch
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 from lrqk_cli.telemetry.stats import StepStats
@@ -226,15 +226,15 @@ class FullLayer(AttentionLayer):
         # In this order the first chunk arrives during attention to the own segment.
         chunks = self.store.stream(0, earlier)
         self.write(key, value)
-        output, lse = dispatch.attend(
+        output, lse = kernels.attend(
             query, key, value, scaling=params.scaling, softcap=params.softcap, causal=True
         )
         for keys, values in chunks:
             self._index_earlier_keys(keys)
-            chunk_output, chunk_lse = dispatch.attend(
+            chunk_output, chunk_lse = kernels.attend(
                 query, keys, values, scaling=params.scaling, softcap=params.softcap
             )
-            output, lse = dispatch.merge(output, lse, chunk_output, chunk_lse)
+            output, lse = kernels.merge(output, lse, chunk_output, chunk_lse)
         self._streamed_rows += earlier * self.spec.num_kv_heads
         return weigh_sinks(output, lse, params.sinks)
 
@@ -277,7 +277,7 @@ class SlidingLayer(AttentionLayer):
         # The window counts the query's own token.
         past = min(earlier, self.ring.size - 1)
         past_key, past_value = self.ring.ordered(earlier, past)
-        output, lse = dispatch.attend(
+        output, lse = kernels.attend(
             query,
             torch.cat((past_key, key), 1),
             torch.cat((past_value, value), 1),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lrqk_cli import kernels
 from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, LrqkStep
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
@@ -20,7 +21,6 @@ from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.kernels import dispatch
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import SEED_QUERIES
 from lrqk_cli.telemetry.stats import StepStats
@@ -262,7 +262,7 @@ class LrqkLayer(FullLayer):
             output, lse = self._attend_residents(queries, params)
             if self.tail is not None:
                 tail_value, tail_lse = self._tail(self.tail, logits[:, :, :candidates])
-                output, lse = dispatch.merge(output, lse, tail_value, tail_lse)
+                output, lse = kernels.merge(output, lse, tail_value, tail_lse)
         output = weigh_sinks(output, lse, params.sinks).reshape(query.shape)
         self._show(query, params, output)
         if self._token_attention is not None:
@@ -279,7 +279,7 @@ class LrqkLayer(FullLayer):
 
     def _attend_residents(self, query: Tensor, params: AttentionParams) -> tuple[Tensor, Tensor]:
         key, value = self.hot.resident_rows(self.stored)
-        return dispatch.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
+        return kernels.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
 
     def _add_weights(self, weights: Tensor, query: Tensor, params: AttentionParams) -> None:
         key, _ = self.hot.resident_rows(self.stored)
@@ -304,7 +304,7 @@ class LrqkLayer(FullLayer):
         if sinks := self.settings.sink_tokens:
             scores = scores.clone()
             scores[:, :sinks] = torch.finfo(scores.dtype).max
-        plan = dispatch.plan_fetches(scores, resident, self.hot.slot_token, wanted)
+        plan = kernels.plan_fetches(scores, resident, self.hot.slot_token, wanted)
         self.hot.replace(plan, self.store.rows)
         return plan.counts.sum()
 
@@ -319,4 +319,4 @@ class LrqkLayer(FullLayer):
         """Return each token's score ``[sets, T]``; a single query ranks by its logits, free of underflow."""
         if logits.shape[1] == 1:
             return logits.squeeze(1)
-        return dispatch.group_scores(logits, self.settings.aggregate)
+        return kernels.group_scores(logits, self.settings.aggregate)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrqk_cli import kernels
 from lrqk_cli.attention.layers import weigh_sinks
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
-from lrqk_cli.kernels import dispatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class LayerObserver:
         """Take up one step; see ``LrqkLayer.observer``."""
         layer = self._layer
         key, value = layer.hot.resident_rows(layer.stored)
-        _, resident_lse = dispatch.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
+        _, resident_lse = kernels.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
         exact, lse = self._exact(query, params)
         self._mass.append(torch.exp(resident_lse.flatten() - lse.flatten()).clamp(max=1.0))
         exact = weigh_sinks(exact, lse, params.sinks).flatten()
@@ -69,8 +69,8 @@ class LayerObserver:
         output = torch.zeros_like(grouped, dtype=torch.float32)
         lse = output.new_full(grouped.shape[:3], float("-inf"))
         for key, value in store.stream(0, stored):
-            part, part_lse = dispatch.attend(
+            part, part_lse = kernels.attend(
                 grouped, key, value, scaling=params.scaling, softcap=params.softcap
             )
-            output, lse = dispatch.merge(output, lse, part, part_lse)
+            output, lse = kernels.merge(output, lse, part, part_lse)
         return output, lse

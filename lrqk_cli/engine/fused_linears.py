@@ -9,9 +9,9 @@ from typing import NamedTuple, TypeAlias, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from lrqk_cli.kernels import decode
-from lrqk_cli.kernels.fixed_point.reference import empty_fixed
-from lrqk_cli.kernels.gated_gemv.reference import Activation
+from lrqk_cli import kernels
+from lrqk_cli.kernels.fixed_point import empty_fixed
+from lrqk_cli.kernels.gated_gemv import Activation
 from lrqk_cli.models.packed_layers import PackedLinear
 
 Linear: TypeAlias = nn.Linear | PackedLinear
@@ -65,7 +65,7 @@ class Vectors:
         fixed = self._fixed if self._is_newest(input) else None
         if fixed is None:
             fixed = self.space_for(input)
-            decode.fixed_point(fixed, input.reshape(-1))
+            kernels.fixed_point(fixed, input.reshape(-1))
         return fixed
 
     def _is_newest(self, input: Tensor) -> bool:
@@ -142,7 +142,7 @@ def _multiply(
     """Apply up to three layers of one kind to the same token, all results one after the other."""
     biases = tuple(layer.bias for layer in layers)
     if vectors is not None and isinstance(layers[0], PackedLinear):
-        decode.packed_gemv(
+        kernels.packed_gemv(
             tuple(layer.matrix for layer in layers if isinstance(layer, PackedLinear)),
             vectors.of(input),
             out,
@@ -151,7 +151,7 @@ def _multiply(
         )
     else:
         weights = tuple(layer.weight for layer in layers if isinstance(layer, nn.Linear))
-        decode.gemv(weights, input.reshape(-1), out, biases=biases, residual=residual)
+        kernels.gemv(weights, input.reshape(-1), out, biases=biases, residual=residual)
 
 
 class SharedInput:
@@ -203,8 +203,8 @@ def apply_gated(
     inner = x.new_empty(*x.shape[:-1], layers.gate.out_features)
     gate, up, out = layers.gate, layers.up, inner.view(-1)
     if vectors is not None and isinstance(gate, PackedLinear) and isinstance(up, PackedLinear):
-        decode.packed_gated_gemv(gate.matrix, up.matrix, vectors.of(x), out, activation=activation)
+        kernels.packed_gated_gemv(gate.matrix, up.matrix, vectors.of(x), out, activation=activation)
     elif isinstance(gate, nn.Linear) and isinstance(up, nn.Linear):
-        decode.gated_gemv(gate.weight, up.weight, x.reshape(-1), out, activation=activation)
+        kernels.gated_gemv(gate.weight, up.weight, x.reshape(-1), out, activation=activation)
     projected: Tensor = layers.down(inner)
     return projected

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lrqk_cli import kernels
 from lrqk_cli.engine.fused_layers import layers_with_sums
 from lrqk_cli.engine.fused_linears import (
     GatedMlp,
@@ -34,8 +35,7 @@ from lrqk_cli.engine.fused_linears import (
     project_token,
 )
 from lrqk_cli.formats import UNIT
-from lrqk_cli.kernels import decode
-from lrqk_cli.kernels.gated_gemv.reference import Activation
+from lrqk_cli.kernels.gated_gemv import Activation
 from lrqk_cli.models.packed_layers import PackedLinear
 
 _ROTATION = "apply_rotary_pos_emb"
@@ -45,7 +45,7 @@ _EPSILONS = ("variance_epsilon", "eps")
 
 
 class _NormKind(NamedTuple):
-    """Where a model rounds, and from where it counts the weight; see ``decode.rms_norm``."""
+    """Where a model rounds, and from where it counts the weight; see ``kernels.rms_norm``."""
 
     offset: float
     rounds_first: bool
@@ -153,7 +153,9 @@ def _normalise(
     fixed = None
     if vectors is not None and rows.numel() == width and width % UNIT == 0:
         fixed = vectors.space_for(out)
-    decode.rms_norm(rows.view(-1, width), weight, out.view(-1, width), eps=eps, fixed=fixed, **kind._asdict())
+    kernels.rms_norm(
+        rows.view(-1, width), weight, out.view(-1, width), eps=eps, fixed=fixed, **kind._asdict()
+    )
     return out
 
 
@@ -205,7 +207,7 @@ def _rotate(
         return original(q, k, cos, sin, *others, **named)
     query, key = q.contiguous(), k.contiguous()
     turned = torch.empty_like(query), torch.empty_like(key)
-    decode.rotate(
+    kernels.rotate(
         query.view(-1, width),
         key.view(-1, width),
         cos.contiguous().view(-1),

@@ -23,7 +23,7 @@ from lrqk_cli.engine.prefill import default_segment, forward, run_segments
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
 from lrqk_cli.engine.sampling import Sampler, checked
 from lrqk_cli.errors import ContextLengthError, ModelError, UsageError
-from lrqk_cli.kernels.decode import has_triton
+from lrqk_cli.kernels import has_triton
 from lrqk_cli.memory import probe
 from lrqk_cli.memory.exhaustion import memory_errors
 from lrqk_cli.telemetry.stats import NO_STEPS, DecodeTotals, StepStats

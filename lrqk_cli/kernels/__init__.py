@@ -1,1 +1,40 @@
-"""The operations that attention is made of, one folder each, and what chooses between implementations."""
+"""The operations of attention and of the model around it, one folder each.
+
+A folder has a plain ``reference``, and most have Triton kernels, which serve tensors on a GPU where Triton is
+installed; the folder itself is the operation, which chooses.
+
+A decode step on a GPU runs these in this order, once a layer: ``append_token``, ``score_tokens``,
+``select_rows``, ``attend_residents``, which fetches; seven launches. ``weigh_tokens`` follows where somebody
+asks for sources. ``replace_rows`` fetches alone, outside of these steps. ``rms_norm``, ``rotate``, ``gemv``
+and ``gated_gemv`` are for the model around them; ``fixed_point``, ``packed_gemv``, ``packed_gated_gemv``,
+``packed_experts_gemv`` and ``unpack_rows`` where its weights are packed. None of these waits for the device,
+and no shape depends on data, so all of them can be captured in a CUDA graph (the references, for the CPU, do
+read the length and the experts).
+
+A prefill and plain steps use ``attend`` and ``merge``, plain steps also ``proxy_logits``, ``group_scores``
+and ``plan_fetches``. ``fit_scales`` and ``fit_scales_and_minima`` are for packing weights.
+"""
+
+from lrqk_cli.kernels.append_token import append_token as append_token
+from lrqk_cli.kernels.attend import attend as attend
+from lrqk_cli.kernels.attend_residents import attend_residents as attend_residents
+from lrqk_cli.kernels.fit_scales import fit_scales as fit_scales
+from lrqk_cli.kernels.fit_scales import fit_scales_and_minima as fit_scales_and_minima
+from lrqk_cli.kernels.fixed_point import fixed_point as fixed_point
+from lrqk_cli.kernels.gated_gemv import gated_gemv as gated_gemv
+from lrqk_cli.kernels.gemv import gemv as gemv
+from lrqk_cli.kernels.merge import merge as merge
+from lrqk_cli.kernels.packed_experts_gemv import packed_experts_gemv as packed_experts_gemv
+from lrqk_cli.kernels.packed_gated_gemv import packed_gated_gemv as packed_gated_gemv
+from lrqk_cli.kernels.packed_gemv import packed_gemv as packed_gemv
+from lrqk_cli.kernels.plan_fetches import plan_fetches as plan_fetches
+from lrqk_cli.kernels.proxy_scores import group_scores as group_scores
+from lrqk_cli.kernels.proxy_scores import proxy_logits as proxy_logits
+from lrqk_cli.kernels.replace_rows import replace_rows as replace_rows
+from lrqk_cli.kernels.rms_norm import rms_norm as rms_norm
+from lrqk_cli.kernels.rotate import rotate as rotate
+from lrqk_cli.kernels.score_tokens import score_tokens as score_tokens
+from lrqk_cli.kernels.select_rows import select_rows as select_rows
+from lrqk_cli.kernels.twins import has_triton as has_triton
+from lrqk_cli.kernels.unpack_rows import unpack_rows as unpack_rows
+from lrqk_cli.kernels.weigh_tokens import weigh_tokens as weigh_tokens

@@ -22,36 +22,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.memory import scratch
-from lrqk_cli.memory.scratch import (
-    BINS,
-    FETCH_ROWS,
-    SELECT_BLOCK,
-    blocks_of,
-    fetch_splits,
-    score_span,
-    split_rows,
-)
 from lrqk_cli.memory.tensors import empty
-
-__all__ = [
-    "BINS",
-    "FETCH_ROWS",
-    "LOWEST_SCORE",
-    "SELECT_BLOCK",
-    "AttendScratch",
-    "Fetch",
-    "FetchPlan",
-    "IndexMaps",
-    "Projected",
-    "Residents",
-    "SelectScratch",
-    "Tail",
-    "TokenScores",
-    "blocks_of",
-    "fetch_splits",
-    "score_span",
-    "split_rows",
-]
 
 # The log-score where the lowest bin of the histogram of scores begins.
 LOWEST_SCORE = -16.0
@@ -112,7 +83,7 @@ class Projected(NamedTuple):
     @classmethod
     def empty(cls, sets: int, queries: int, rank: int, device: torch.device) -> Projected:
         """Allocate."""
-        return cls(*_allocate(scratch.projected(sets, queries, rank), device))
+        return cls(**_allocate(scratch.projected(sets, queries, rank), device))
 
 
 class TokenScores(NamedTuple):
@@ -130,21 +101,19 @@ class TokenScores(NamedTuple):
 
     logits: Tensor
     masses: Tensor
-    code_sums: Tensor | None
+    code_sums: Tensor | None = None
 
     @classmethod
     def empty(
         cls, sets: int, queries: int, bucket: int, device: torch.device, *, tail_rank: int | None = None
     ) -> TokenScores:
         """Allocate; ``tail_rank`` is r where a tail is wanted."""
-        shapes = scratch.token_scores(sets, queries, bucket, tail_rank)
-        logits, masses, *code_sums = _allocate(shapes, device)
-        return cls(logits, masses, code_sums[0] if code_sums else None)
+        return cls(**_allocate(scratch.token_scores(sets, queries, bucket, tail_rank), device))
 
     @property
     def span(self) -> int:
         """Tokens of a span."""
-        return score_span(self.logits.shape[0], self.logits.shape[2])
+        return scratch.score_span(self.logits.shape[0], self.logits.shape[2])
 
 
 class FetchPlan(NamedTuple):
@@ -166,7 +135,7 @@ class FetchPlan(NamedTuple):
     @classmethod
     def empty(cls, sets: int, hot: int, device: torch.device) -> FetchPlan:
         """Allocate, with totals of zero."""
-        plan = cls(*_allocate(scratch.fetch_plan(sets, hot), device))
+        plan = cls(**_allocate(scratch.fetch_plan(sets, hot), device))
         plan.totals.zero_()
         return plan
 
@@ -204,7 +173,7 @@ class SelectScratch(NamedTuple):
     @classmethod
     def empty(cls, sets: int, hot: int, bucket: int, device: torch.device) -> SelectScratch:
         """Allocate, with histograms of zeros."""
-        made = cls(*_allocate(scratch.select_scratch(sets, hot, bucket), device))
+        made = cls(**_allocate(scratch.select_scratch(sets, hot, bucket), device))
         made.histogram.zero_()
         return made
 
@@ -226,7 +195,7 @@ class AttendScratch(NamedTuple):
     output: Tensor
     lse: Tensor
     masses: Tensor
-    code_sums: Tensor | None
+    code_sums: Tensor | None = None
 
     @classmethod
     def empty(
@@ -246,8 +215,7 @@ class AttendScratch(NamedTuple):
             fetching: C, where rows are fetched while attention runs.
         """
         shapes = scratch.attend_scratch(sets, queries, rows, width, tail_rank, fetching=fetching)
-        output, lse, masses, *code_sums = _allocate(shapes, device)
-        return cls(output, lse, masses, code_sums[0] if code_sums else None)
+        return cls(**_allocate(shapes, device))
 
 
 class Tail(NamedTuple):
@@ -267,5 +235,5 @@ class Tail(NamedTuple):
     intercept: Tensor
 
 
-def _allocate(shapes: scratch.Shapes, device: torch.device) -> list[Tensor]:
-    return [empty(shape, device) for shape in shapes]
+def _allocate(shapes: scratch.Shapes, device: torch.device) -> dict[str, Tensor]:
+    return {name: empty(shape, device) for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""What the kernels of a decode step leave each other, as shapes; ``kernels.buffers`` allocates them.
+"""What the kernels of a decode step leave each other, as shapes by name; ``kernels.buffers`` allocates them.
 
 Letters as there: ``sets`` row sets, ``queries`` N of each, ``context`` tokens there is room for, C hot slots.
 """
@@ -9,7 +9,7 @@ from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.accounting import TensorShape
 
-Shapes = tuple[TensorShape, ...]
+Shapes = dict[str, TensorShape]
 
 # Programs of ``score_tokens``, as many as an H100 runs at once (12 a multiprocessor), so that none waits for
 # another to end; the fewest tokens that one of them takes, and the tokens of a tile.
@@ -46,42 +46,44 @@ def fetch_splits(hot: int) -> int:
 
 def projected(sets: int, queries: int, rank: int) -> Shapes:
     """Return the shapes of ``Projected``."""
-    return TensorShape((sets, queries, rank), "float32"), TensorShape((sets, queries), "float32")
+    return {
+        "codes": TensorShape((sets, queries, rank), "float32"),
+        "offset": TensorShape((sets, queries), "float32"),
+    }
 
 
 def token_scores(sets: int, queries: int, context: int, tail_rank: int | None) -> Shapes:
     """Return the shapes of ``TokenScores``."""
     spans = blocks_of(context, score_span(sets, context))
-    shapes = (
-        TensorShape((sets, queries, context), "float32"),
-        TensorShape((sets, queries, 3, spans), "float32"),
-    )
-    if tail_rank is None:
-        return shapes
-    return *shapes, TensorShape((sets, queries, spans, tail_rank), "float32")
+    shapes = {
+        "logits": TensorShape((sets, queries, context), "float32"),
+        "masses": TensorShape((sets, queries, 3, spans), "float32"),
+    }
+    if tail_rank is not None:
+        shapes["code_sums"] = TensorShape((sets, queries, spans, tail_rank), "float32")
+    return shapes
 
 
 def select_scratch(sets: int, hot: int, context: int) -> Shapes:
     """Return the shapes of ``SelectScratch``."""
-    return (
-        TensorShape((sets, context), "int16"),
-        TensorShape((sets, hot), "int16"),
-        TensorShape((sets, 2, BINS), "int32"),
-        TensorShape((sets, blocks_of(context, SELECT_BLOCK)), "int32"),
-        TensorShape((sets, 5), "int32"),
-    )
+    return {
+        "token_bin": TensorShape((sets, context), "int16"),
+        "slot_bin": TensorShape((sets, hot), "int16"),
+        "histogram": TensorShape((sets, 2, BINS), "int32"),
+        "block_counts": TensorShape((sets, blocks_of(context, SELECT_BLOCK)), "int32"),
+        "decision": TensorShape((sets, 5), "int32"),
+    }
 
 
 def fetch_plan(sets: int, hot: int) -> Shapes:
     """Return the shapes of ``FetchPlan``."""
-    slots = TensorShape((sets, hot), "int32")
-    return (
-        slots,
-        slots,
-        TensorShape((sets,), "int32"),
-        TensorShape((2,), "int64"),
-        TensorShape((sets, hot), "bool"),
-    )
+    return {
+        "token": TensorShape((sets, hot), "int32"),
+        "slot": TensorShape((sets, hot), "int32"),
+        "counts": TensorShape((sets,), "int32"),
+        "totals": TensorShape((2,), "int64"),
+        "leaving": TensorShape((sets, hot), "bool"),
+    }
 
 
 def attend_scratch(
@@ -90,25 +92,25 @@ def attend_scratch(
     """Return the shapes of ``AttendScratch``; ``rows`` W + C, ``width`` d, ``fetching`` C where rows come."""
     fetches = fetch_splits(fetching)
     splits = fetches + blocks_of(rows, split_rows(sets, rows))
-    shapes = (
-        TensorShape((sets, splits, queries, width), "float32"),
-        TensorShape((sets, queries, splits), "float32"),
-        TensorShape((sets, queries, 2, fetches), "float32"),
-    )
-    if tail_rank is None:
-        return shapes
-    return *shapes, TensorShape((sets, queries, fetches, tail_rank), "float32")
+    shapes = {
+        "output": TensorShape((sets, splits, queries, width), "float32"),
+        "lse": TensorShape((sets, queries, splits), "float32"),
+        "masses": TensorShape((sets, queries, 2, fetches), "float32"),
+    }
+    if tail_rank is not None:
+        shapes["code_sums"] = TensorShape((sets, queries, fetches, tail_rank), "float32")
+    return shapes
 
 
-def decode_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> Shapes:
+def decode_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> tuple[TensorShape, ...]:
     """Return all that ``decode_step`` allocates: what the layers share, and what each has of its own."""
     # The length of the text and the counters of rows.
     shapes = [TensorShape((1,), "int64"), TensorShape((spec.num_layers, 2), "int64")]
     heads, width = spec.num_kv_heads, spec.head_dim
     if spec.sliding_window and "sliding" in spec.layer_kinds:
-        shapes += attend_scratch(heads, spec.group_size, spec.sliding_window, width, None)
+        shapes += attend_scratch(heads, spec.group_size, spec.sliding_window, width, None).values()
     if settings.attention == "dense" and spec.num_full_layers:
-        shapes += attend_scratch(heads, spec.group_size, context, width, None)
+        shapes += attend_scratch(heads, spec.group_size, context, width, None).values()
     if settings.attention == "lrqk" and spec.num_full_layers:
         shapes += _lrqk_scratch(spec, settings, context)
     return tuple(shapes)
@@ -118,17 +120,18 @@ def _lrqk_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> list[T
     sets = accounting.row_sets(spec, settings)
     queries, rank = spec.num_heads // sets, accounting.index_rank(spec, settings)
     hot = accounting.hot_slots(settings, context)
+    rows = settings.recent + hot
     tail_rank = rank if settings.tail != "none" else None
     # The maps with the scale of the index multiplied in.
     own = [accounting.factor(spec, settings)]
     if tail_rank is not None:
         own.append(accounting.value_slope(spec, settings))
     return [
-        *projected(sets, queries, rank),
-        *token_scores(sets, queries, context, tail_rank),
-        *select_scratch(sets, hot, context),
-        *fetch_plan(sets, hot),
-        *attend_scratch(sets, queries, settings.recent + hot, spec.head_dim, tail_rank, fetching=hot),
+        *projected(sets, queries, rank).values(),
+        *token_scores(sets, queries, context, tail_rank).values(),
+        *select_scratch(sets, hot, context).values(),
+        *fetch_plan(sets, hot).values(),
+        *attend_scratch(sets, queries, rows, spec.head_dim, tail_rank, fetching=hot).values(),
         *(own * spec.num_full_layers),
     ]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrqk_cli.kernels import decode
-from lrqk_cli.kernels.fixed_point.reference import empty_fixed
+from lrqk_cli import kernels
+from lrqk_cli.kernels.fixed_point import empty_fixed
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.models.matrices import EXPERT_WEIGHTS, expert_shape, is_packable_experts
 from lrqk_cli.models.packed_layers import PackedModule, multiply_unpacked, packed_module, reads_packed
@@ -66,18 +66,18 @@ class PackedExperts(nn.Module):
         """Apply to a few tokens their experts, each of which is read for each of its tokens."""
         chosen = experts.flatten()
         given = empty_fixed(self._width, tokens.dtype, tokens.device, tokens.shape[0])
-        decode.fixed_point(given, tokens.contiguous())
+        kernels.fixed_point(given, tokens.contiguous())
         if tokens.shape[0] > 1:
             given = given.repeat_interleave(experts.shape[1], 0)
         gate_up = tokens.new_empty(chosen.shape[0], self._inner)
-        decode.packed_experts_gemv(
+        kernels.packed_experts_gemv(
             self.gate_up_proj.matrix, chosen, given, gate_up, bias=self.gate_up_proj_bias
         )
         inner = self._gate(gate_up).contiguous()
         given = empty_fixed(inner.shape[1], tokens.dtype, tokens.device, chosen.shape[0])
-        decode.fixed_point(given, inner)
+        kernels.fixed_point(given, inner)
         results = tokens.new_empty(*experts.shape, self._width, dtype=torch.float32)
-        decode.packed_experts_gemv(
+        kernels.packed_experts_gemv(
             self.down_proj.matrix, chosen, given, results.flatten(0, 1), bias=self.down_proj_bias
         )
         return torch.bmm(weights.float().unsqueeze(1), results).squeeze(1).to(tokens.dtype)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lrqk_cli import kernels
 from lrqk_cli.formats import PackedFormat
-from lrqk_cli.kernels import decode
-from lrqk_cli.kernels.fixed_point.reference import empty_fixed
+from lrqk_cli.kernels.fixed_point import empty_fixed
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.memory.activations import UNPACKED_AT_ONCE
 
@@ -65,17 +65,17 @@ class PackedLinear(PackedModule):
 
 def reads_packed(tokens: Tensor) -> bool:
     """Tell whether a product of tokens ``[n, width]`` reads packed rows as they are: few, on a GPU."""
-    return tokens.is_cuda and tokens.shape[0] <= FEW_TOKENS and decode.has_triton()
+    return tokens.is_cuda and tokens.shape[0] <= FEW_TOKENS and kernels.has_triton()
 
 
 def multiply_packed(tokens: Tensor, matrix: PackedMatrix, out: Tensor, bias: Tensor | None) -> None:
     """Multiply a few tokens ``[n, width]`` by a packed matrix: ``[n, rows]``."""
     count, width = tokens.shape
     vectors = empty_fixed(width, tokens.dtype, tokens.device, count)
-    decode.fixed_point(vectors, tokens.contiguous())
+    kernels.fixed_point(vectors, tokens.contiguous())
     # One launch for all: as if it were the only expert of a mixture.
     chosen = torch.zeros(count, dtype=torch.int64, device=tokens.device)
-    decode.packed_experts_gemv(matrix, chosen, vectors, out, bias=None if bias is None else bias[None])
+    kernels.packed_experts_gemv(matrix, chosen, vectors, out, bias=None if bias is None else bias[None])
 
 
 def multiply_unpacked(
@@ -96,7 +96,7 @@ def multiply_unpacked(
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         weight = scratch[: len(part)]
-        decode.unpack_rows(weight, matrix, torch.arange(part.start, part.stop, device=tokens.device))
+        kernels.unpack_rows(weight, matrix, torch.arange(part.start, part.stop, device=tokens.device))
         columns = out[:, start : start + step]
         if bias is None:
             torch.mm(tokens, weight.mT, out=columns)
@@ -120,7 +120,7 @@ class PackedEmbedding(PackedModule):
         """Look up token numbers ``[...]``: ``[..., width]``."""
         rows = input.reshape(-1)
         out = torch.empty(rows.shape[0], self._shape[1], dtype=self.dtype, device=input.device)
-        decode.unpack_rows(out, self.matrix, rows)
+        kernels.unpack_rows(out, self.matrix, rows)
         if self._scale != 1.0:
             out *= self._scale
         return out.view(*input.shape, -1)

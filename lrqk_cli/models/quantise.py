@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrqk_cli import kernels
 from lrqk_cli.formats import UNIT, PackedFormat
-from lrqk_cli.kernels import dispatch
-from lrqk_cli.kernels.fit_scales.reference import nearest_codes
+from lrqk_cli.kernels.fit_scales import nearest_codes
 from lrqk_cli.kernels.packed import PackedMatrix, empty_matrix, pack
 
 # Weights that are looked at once: what comes and goes takes some thirty bytes for each.
@@ -37,7 +37,7 @@ def _packed(format: PackedFormat, weights: Tensor) -> PackedMatrix:
     group = UNIT // 2 if format.is_halved else UNIT
     grouped = weights.unflatten(1, (-1, group))
     scale = torch.empty(grouped.shape[:2], device=weights.device)
-    dispatch.fit_scales(scale.view(-1), grouped.flatten(0, 1), zero=format.zero)
+    kernels.fit_scales(scale.view(-1), grouped.flatten(0, 1), zero=format.zero)
     small = None
     if format.is_halved:
         # Each block's largest scale gets the largest integer.
@@ -58,7 +58,7 @@ def _with_minimum(format: PackedFormat, weights: Tensor) -> PackedMatrix:
     most = (1 << format.bits) - 1
     grouped = weights.unflatten(1, (-1, UNIT))
     found = torch.empty(2, *grouped.shape[:2], device=weights.device)
-    dispatch.fit_scales_and_minima(
+    kernels.fit_scales_and_minima(
         found.flatten(1), grouped.flatten(0, 1), most=most, at_most_zero=format.scales > 0
     )
     scale, least = found

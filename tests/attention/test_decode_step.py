@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from lrqk_cli import kernels
 from lrqk_cli.attention.decode_step import DeviceState
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.kernels import decode
 
 HEADS, GROUP, WIDTH, CONTEXT = 2, 3, 16, 512
 SPEC = ModelSpec("t", "t", ("full",), HEADS * GROUP, HEADS, WIDTH, 96, 64, 97, CONTEXT, CONTEXT, 1)
@@ -108,5 +108,5 @@ def test_the_kernels_serve_a_step_as_their_references_do(
     expected = steps()
     for name in ("append_token", "score_tokens", "select_rows", "replace_rows", "attend_residents"):
         kernel = getattr(import_module(f"lrqk_cli.kernels.{name}.triton"), name)
-        monkeypatch.setattr(decode, name, kernel)
+        monkeypatch.setattr(kernels, name, kernel)
     torch.testing.assert_close(steps(), expected, atol=1e-5, rtol=1e-4)

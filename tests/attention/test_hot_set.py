@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lrqk_cli.attention.hot_set import HotSet, Ring
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.kernels.dispatch import plan_fetches
+from lrqk_cli.kernels import plan_fetches
 
 HEADS, WIDTH, CONTEXT = 2, 3, 80
 CPU = torch.device("cpu")

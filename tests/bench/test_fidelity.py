@@ -12,6 +12,7 @@ from tiny import random_tokens, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lrqk_cli import kernels
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.bench.collect import collect
 from lrqk_cli.bench.fidelity import measure, results, run
@@ -22,7 +23,6 @@ from lrqk_cli.bench.modes import everything_resident
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import OutOfMemoryError, UsageError
-from lrqk_cli.kernels import dispatch
 from lrqk_cli.kernels.buffers import FetchPlan
 from lrqk_cli.models.loading import LoadedModel
 from lrqk_cli.models.support import spec_from_config
@@ -99,8 +99,8 @@ def test_a_broken_selection_does_not_pass(monkeypatch):
     def worst_first(scores: Tensor, resident: Tensor, slot_token: Tensor, wanted: int) -> FetchPlan:
         return real(-scores, resident, slot_token, wanted)
 
-    real = dispatch.plan_fetches
-    monkeypatch.setattr(dispatch, "plan_fetches", worst_first)
+    real = kernels.plan_fetches
+    monkeypatch.setattr(kernels, "plan_fetches", worst_first)
     (result,) = measured(monkeypatch, {"lrqk": SMALL})
     assert result.kl_mean > 2 * BOUND
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from lrqk_cli import kernels
 from lrqk_cli.bench.fidelity.cases import Case, CaseSize, PromptInputs, text_cases
 from lrqk_cli.bench.fidelity.measure import Reference, compare, full_attention
 from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.tasks import TaskInputs
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
-from lrqk_cli.kernels import dispatch
 from lrqk_cli.kernels.buffers import FetchPlan
 from lrqk_cli.models.loading import LoadedModel, choose_device, load, resolve
 from lrqk_cli.models.prompt import ChatPrompt
@@ -64,6 +64,6 @@ def test_a_selection_of_the_worst_rows_does_not(loaded, case, references, monkey
     def worst_first(scores: Tensor, *arguments: Any) -> FetchPlan:
         return real(-scores, *arguments)
 
-    real = dispatch.plan_fetches
-    monkeypatch.setattr(dispatch, "plan_fetches", worst_first)
+    real = kernels.plan_fetches
+    monkeypatch.setattr(kernels, "plan_fetches", worst_first)
     assert divergence(loaded, case, references) > 10 * BOUND

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, OlmoConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 
+from lrqk_cli import kernels
 from lrqk_cli.engine.fused_linears import Residuals, Vectors
 from lrqk_cli.engine.fusion import fused
-from lrqk_cli.kernels import decode
 from lrqk_cli.kernels.gemv import reference
 
 # Whose norms and rotations are those that ours know.
@@ -106,7 +106,7 @@ def test_queries_keys_and_values_of_a_token_are_one_product(
 
     model = tiny_model(family)
     with fused(model):
-        monkeypatch.setattr(decode, "gemv", gemv)
+        monkeypatch.setattr(kernels, "gemv", gemv)
         logits(model, random_tokens(1))
     layers = model.config.num_hidden_layers
     # The products of a layer's output and of its MLP are single, and added to what came before; the logits

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrqk_cli.kernels import dispatch
+from lrqk_cli import kernels
 from lrqk_cli.kernels.attend import library, reference
 
 
@@ -78,7 +78,7 @@ def test_matches_the_oracle(
     scaling = 1.3 / math.sqrt(width)
     expected = oracle(query, key, value, scaling, softcap, causal, window)
     options = {"scaling": scaling, "softcap": softcap, "causal": causal, "window": window}
-    for implementation in (dispatch.attend, reference.attend):
+    for implementation in (kernels.attend, reference.attend):
         output, lse = implementation(query, key, value, **options)
         torch.testing.assert_close(output.double(), expected[0], atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(lse.double(), expected[1], atol=2e-5, rtol=1e-5)
@@ -105,11 +105,11 @@ def test_merged_parts_equal_the_whole(cut: int) -> None:
     whole = reference.attend(query, key, value, scaling=0.5)
     first = reference.attend(query, key[:, :cut], value[:, :cut], scaling=0.5)
     second = reference.attend(query, key[:, cut:], value[:, cut:], scaling=0.5)
-    torch.testing.assert_close(dispatch.merge(*first, *second), whole)
+    torch.testing.assert_close(kernels.merge(*first, *second), whole)
 
 
 def test_merging_two_empty_sides_gives_zeros() -> None:
     empty = torch.zeros(1, 1, 1, 4), torch.full((1, 1, 1), float("-inf"))
-    output, lse = dispatch.merge(*empty, *empty)
+    output, lse = kernels.merge(*empty, *empty)
     assert torch.equal(output, empty[0])
     assert torch.equal(lse, empty[1])

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrqk_cli.kernels.dispatch import plan_fetches
+from lrqk_cli.kernels import plan_fetches
 
 
 @settings(max_examples=200, deadline=None)

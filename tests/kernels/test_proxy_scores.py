@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lrqk_cli.kernels.dispatch import group_scores, proxy_logits
+from lrqk_cli.kernels import group_scores, proxy_logits
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])

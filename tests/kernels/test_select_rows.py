@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lrqk_cli.config import Aggregate
-from lrqk_cli.kernels.buffers import BINS, LOWEST_SCORE, FetchPlan, Residents, SelectScratch, TokenScores
+from lrqk_cli.kernels.buffers import LOWEST_SCORE, FetchPlan, Residents, SelectScratch, TokenScores
 from lrqk_cli.kernels.select_rows import reference
+from lrqk_cli.memory.scratch import BINS
 
 kernel = pytest.importorskip("lrqk_cli.kernels.select_rows.triton", reason="Triton is not installed")
 

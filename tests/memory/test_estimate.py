@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -22,12 +22,12 @@ CPU = torch.device("cpu")
 SIZES = [(2, 3, 8, 40, 700), (8, 4, 64, 8128, 70_001), (32, 1, 32, 2048, 5000)]
 
 
-def stated(tensors: Iterable[torch.Tensor | None]) -> tuple[TensorShape, ...]:
-    return tuple(
-        TensorShape(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        for tensor in tensors
+def stated(buffer: NamedTuple) -> dict[str, TensorShape]:
+    return {
+        name: TensorShape(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in buffer._asdict().items()
         if tensor is not None
-    )
+    }
 
 
 @pytest.mark.parametrize("tail", [True, False])

@@ -17,7 +17,7 @@ def attend_residents(
     query: Tensor,
     residents: Residents,
     length: Tensor,
-    _: AttendScratch,
+    scratch: AttendScratch,  # noqa: ARG001
     out: Tensor,
     out_lse: Tensor,
     *,
@@ -39,7 +39,7 @@ def attend_residents(
         query: ``[sets, N, d]``.
         residents: see ``Residents``; changed where rows are fetched.
         length: int64 ``[1]``, tokens before this step.
-        _: the scratch that the Triton kernels need.
+        scratch: what the Triton kernels need.
         out: gets the output ``[sets, N, d]``, in its own element type.
         out_lse: gets the log-sum-exp over the residents alone, float32 ``[sets, N]``.
         scaling, softcap: as the model's attention uses them.

@@ -1,1 +1,13 @@
 """Rows come from the host into hot slots."""
+
+from lrqk_cli.kernels.replace_rows import reference
+from lrqk_cli.kernels.twins import Twin, with_triton
+
+
+def _triton() -> Twin[None]:
+    from lrqk_cli.kernels.replace_rows import triton
+
+    return triton.replace_rows
+
+
+replace_rows = with_triton(reference.replace_rows, _triton)

@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import FetchPlan, Residents, blocks_of
+from lrqk_cli.kernels.buffers import FetchPlan, Residents
+from lrqk_cli.memory.scratch import blocks_of
 
 # Rows that a program copies at once: one a warp.
 _ROWS = 4

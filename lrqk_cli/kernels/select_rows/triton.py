@@ -18,19 +18,11 @@ import triton
 from torch import Tensor
 
 from lrqk_cli.config import Aggregate
-from lrqk_cli.kernels.buffers import (
-    BINS,
-    LOWEST_SCORE,
-    SELECT_BLOCK,
-    FetchPlan,
-    Residents,
-    SelectScratch,
-    TokenScores,
-    blocks_of,
-)
+from lrqk_cli.kernels.buffers import LOWEST_SCORE, FetchPlan, Residents, SelectScratch, TokenScores
 from lrqk_cli.kernels.select_rows.reference import bins_per_nat, highest_score
 from lrqk_cli.kernels.select_rows.triton_bins import bin_tokens
 from lrqk_cli.kernels.select_rows.triton_plan import count_missing, list_fetches
+from lrqk_cli.memory.scratch import BINS, SELECT_BLOCK, blocks_of
 
 # Spans whose masses are summed at once.
 _MASS_CHUNK = 256

@@ -1,1 +1,13 @@
 """The exact weights of the resident rows, added up by token."""
+
+from lrqk_cli.kernels.twins import Twin, with_triton
+from lrqk_cli.kernels.weigh_tokens import reference
+
+
+def _triton() -> Twin[None]:
+    from lrqk_cli.kernels.weigh_tokens import triton
+
+    return triton.weigh_tokens
+
+
+weigh_tokens = with_triton(reference.weigh_tokens, _triton)

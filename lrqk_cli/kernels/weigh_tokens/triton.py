@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import Residents, blocks_of
+from lrqk_cli.kernels.buffers import Residents
 from lrqk_cli.kernels.primitives import soft_cap
+from lrqk_cli.memory.scratch import blocks_of
 
 # Elements of K that a program loads.
 _TILE = 16384
