@@ -26,8 +26,7 @@ _PARTS = 512
 def largest(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest of the logits ``[vocab]`` and its first index, as scalars on their device.
 
-    torch searches a row of 128K logits with a single block of a GPU, which takes as long as the attention of
-    a layer.
+    torch searches a row of 128K logits with one block of a GPU, which takes as long as a layer's attention.
     """
     parts = logits.view(math.gcd(logits.shape[0], _PARTS), -1)
     values, places = parts.max(1)
