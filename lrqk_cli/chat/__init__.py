@@ -1,1 +1,1 @@
-"""What a conversation knows, and how it is kept; it draws nothing."""
+"""Conversations: their state, their events and their files. Nothing here draws on a terminal."""

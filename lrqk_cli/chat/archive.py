@@ -1,4 +1,4 @@
-"""A conversation as a file, texts included, so that it can go on later, also with another model."""
+"""Saved conversations: files with all texts, which can be continued later, also with another model."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class SavedSection:
 
 @dataclass(frozen=True, slots=True)
 class SavedDocument:
-    """A document as it stood in the conversation; see ``DocumentLike``."""
+    """A document of a saved conversation; see ``DocumentLike``."""
 
     title: str
     path: str
     parts: tuple[SavedSection, ...]
 
     def sections(self) -> tuple[SavedSection, ...]:
-        """Its text in order."""
+        """Its sections in order."""
         return self.parts
 
 
@@ -59,9 +59,9 @@ class Archive:
     """A saved conversation.
 
     Attributes:
-        model: what its user called the model.
-        system: the system text; None if the template's own stood there.
-        generation: how its answers were drawn.
+        model: the name by which the user called the model.
+        system: the system text; None for the chat template's own.
+        generation: sampling settings of its answers.
         attention: the settings that were in force.
         entries: documents and exchanges, in order.
     """
@@ -88,7 +88,7 @@ class Archive:
         ]
 
     def restore(self, prompt: ChatPrompt) -> Conversation:
-        """Return the conversation in a model's chat format."""
+        """Return the conversation as tokens in a model's chat format."""
         conversation = Conversation(prompt.with_system(self.system))
         for entry in self.entries:
             if isinstance(entry, SavedDocument):
@@ -102,7 +102,7 @@ class Archive:
 def make_archive(
     conversation: Conversation, model: str, generation: GenerationConfig, settings: LrqkConfig
 ) -> Archive:
-    """Return what is to be saved of a conversation."""
+    """Return a conversation in the form in which it is saved."""
     entries = list[SavedDocument | SavedExchange]()
     for entry in conversation.entries:
         if isinstance(entry, DocumentEntry):
@@ -114,7 +114,7 @@ def make_archive(
 
 
 def saved_path(name: str) -> Path:
-    """Return where a conversation is kept that was saved under a plain name."""
+    """Return the path of a conversation that was saved under a plain name."""
     return _folder() / f"{name}.json"
 
 
@@ -128,7 +128,7 @@ def saved_names() -> dict[str, float]:
 
 
 def save(archive: Archive, path: Path) -> None:
-    """Write a conversation that only its owner can read.
+    """Write a conversation to a file that only its owner can read.
 
     Raises:
         UsageError: the file cannot be written.
@@ -143,7 +143,7 @@ def load(path: Path) -> Archive:
     """Read a saved conversation.
 
     Raises:
-        UsageError: there is no such file, or it is none.
+        UsageError: there is no such file, or it is not a saved conversation.
     """
     hint = "Name a conversation that was saved with /save; /load alone lists them."
     try:
@@ -197,7 +197,7 @@ def _read_generation(plain: dict[str, Any]) -> GenerationConfig:
     for name, kind in get_type_hints(GenerationConfig).items():
         kinds = get_args(kind) or (kind,)
         value = plain[name]
-        # JSON knows one kind of number, and writes 1.0 as 1 at times.
+        # JSON has one kind of number, and some writers write 1.0 as 1.
         if float in kinds and type(value) is int:
             value = float(value)
         if type(value) not in kinds:
@@ -233,7 +233,7 @@ def _objects(plain: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _of(kind: Callable[..., _Value], plain: dict[str, Any], name: str) -> _Value:
     value = plain[name]
-    # A bool is an int, but not what is meant.
+    # ``isinstance`` would take a bool for an int.
     if type(value) is not kind:
         raise TypeError(f"'{name}' has a value of a wrong kind")
     return cast(_Value, value)

@@ -18,8 +18,8 @@ class BatchQuestion:
     """A line of the file.
 
     Attributes:
-        id: tells answers apart; the number of the line where none is given.
-        prompt: what is asked.
+        id: identifies the answer; the number of the line where the line has no ``id``.
+        prompt: the question.
         fields: the whole line; the answer's line repeats it.
     """
 
@@ -29,13 +29,13 @@ class BatchQuestion:
 
 
 def read_questions(path: Path) -> list[BatchQuestion]:
-    """Read a file of questions, one a line: a JSON object with a ``prompt`` and maybe an ``id``, or a text.
+    """Read a file with one question a line: a JSON object with ``prompt`` and optionally ``id``, or a text.
 
-    A text may be quoted as in JSON. Empty lines are passed over.
+    A text may be a JSON string. Empty lines are skipped.
 
     Raises:
-        UsageError: it cannot be read, a line is a JSON object that is broken or has no question, or two have
-            the same id.
+        UsageError: the file cannot be read, a line is broken JSON or has no question, or two lines have the
+            same id.
     """
     try:
         lines = _lines(path.read_text(encoding="utf-8-sig"))
@@ -65,7 +65,7 @@ def _question(line: str, number: int, path: Path) -> BatchQuestion:
     except ValueError:
         if text.startswith("{"):
             raise UsageError(f"Line {number} of {path} is not valid JSON.", _HINT) from None
-        said = text  # it begins with a quotation
+        said = text  # plain text that begins with a quotation mark
     fields = said if isinstance(said, dict) else {"prompt": said}
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
@@ -74,15 +74,15 @@ def _question(line: str, number: int, path: Path) -> BatchQuestion:
 
 
 class AnswersFile:
-    """A JSONL file that answers are appended to, one line at a time.
+    """A JSONL file to which answers are appended, one line at a time.
 
-    A last line that was cut off by a crash is taken away.
+    An incomplete last line, which a crash leaves behind, is removed.
 
     Args:
-        path: the file; it need not be there.
+        path: the file; it need not exist.
 
     Raises:
-        UsageError: it cannot be read or written, or holds something else.
+        UsageError: the file cannot be read or written, or holds lines that are not answers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,7 +114,7 @@ class AnswersFile:
                 yield identity
 
     def add(self, line: str) -> None:
-        """Append a line, at once."""
+        """Append a line and write it to the file at once."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

@@ -1,4 +1,4 @@
-"""Keeps what an engine has read in step with a conversation, forwards and backwards."""
+"""Keeps the tokens of an engine in step with a conversation: reads new ones, takes removed ones back."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from lrqk_cli.engine.events import PrefillProgress
 if TYPE_CHECKING:
     from lrqk_cli.engine.generate import Engine
 
-# A prefill is interrupted for a point at most once in so many tokens, and before its last entry.
+# A prefill stops for a rewind point at most once in so many tokens, and before its last entry.
 _MARK_DISTANCE = 4096
-# Host memory for points. Where older ones had to go, taking back means reading again.
+# Host memory for rewind points. Rewinding past a dropped point means reading the tokens again.
 _MARK_BYTES = 1 << 30
 
 
 def never() -> bool:
-    """The default of ``cancelled``: nobody interrupts."""
+    """The default of ``cancelled``: never interrupt."""
     return False
 
 
 class ContextSync:
-    """Reads what an engine has not read, and takes back what the conversation has no more.
+    """Feeds an engine the tokens it lacks, and rewinds it when the conversation drops entries.
 
-    The engine holds the first ``engine.length`` tokens of the conversation. Before each document and question
-    its point is noted, so that the last ones can be taken away exactly. Where that point is missing, what
-    follows an earlier one must be read again.
+    The engine holds the first ``engine.length`` tokens of the conversation. A rewind point before documents
+    and questions lets the last ones be removed exactly. Without that point, the tokens after an earlier point
+    are read again.
 
     Args:
         engine: must be empty.
 
     Attributes:
-        keeps_marks: false where nothing will be taken away.
-        on_layer: told within a segment how far all of the reading is, where the engine can tell.
+        keeps_marks: whether to keep rewind points; false if nothing will be removed.
+        on_layer: called within a segment with the progress of the whole prefill, where the engine reports it.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -47,11 +47,11 @@ class ContextSync:
     def catch_up(
         self, conversation: Conversation, cancelled: Callable[[], bool]
     ) -> Iterator[PrefillProgress]:
-        """Put in what the conversation has and the engine has not, until ``cancelled``.
+        """Prefill the tokens that the engine lacks, until ``cancelled``.
 
         Raises:
-            Exception: whatever the engine raises; it is made to forget everything then, because one of its
-                layers may have got further than another.
+            Exception: whatever the engine raises; the engine is then reset, because one layer may have got
+                further than another.
         """
         try:
             yield from self._catch_up(conversation, cancelled)
@@ -88,7 +88,7 @@ class ContextSync:
                 _limit_marks(conversation)
 
     def forget(self, conversation: Conversation, entry: Entry) -> None:
-        """Take away an entry and all after it, from the engine too."""
+        """Remove an entry and all later entries from the conversation and the engine."""
         conversation.cut(entry)
         if self._engine.length <= entry.start:
             return
@@ -101,16 +101,15 @@ class ContextSync:
             self.start_again(conversation)
 
     def start_again(self, conversation: Conversation) -> None:
-        """Let the engine forget everything; all of the conversation is to be read."""
+        """Reset the engine, so that the whole conversation is read again."""
         self._engine.reset()
         for entry in conversation.entries:
             entry.rewind_point = None
 
     def change(self, old: Conversation, new: Conversation) -> None:
-        """Take back what the engine has read of ``old`` and ``new`` has not.
+        """Rewind the engine to the tokens that ``old`` and ``new`` share.
 
-        Points before entries that only the new one has are given up: the engine may have been taken back
-        beyond them.
+        Drops the rewind points of entries that only ``new`` has: the engine may have been rewound past them.
         """
         for entry in new.entries:
             if entry not in old.entries:
@@ -132,11 +131,11 @@ class ContextSync:
             self.start_again(new)
 
     def _entries_to_mark(self, conversation: Conversation) -> list[Entry]:
-        """Return the entries not yet read before which the engine is to be marked."""
+        """Return the unread entries before which to keep a rewind point."""
         if not self.keeps_marks:
             return []
         position = self._engine.length
-        # Nothing comes before the first entry, so a reset is as good as a mark.
+        # Only the opening comes before the first entry, so a reset serves as its rewind point.
         first = max(position, len(conversation.prompt.opening()) + 1)
         unread = [entry for entry in conversation.entries if entry.start >= first]
         chosen = list[Entry]()
@@ -149,7 +148,7 @@ class ContextSync:
 
 
 def _limit_marks(conversation: Conversation) -> None:
-    """Let the oldest points go, but the last, where all take too much memory."""
+    """Drop the oldest rewind points, but never the last, while they exceed ``_MARK_BYTES``."""
     marked = [entry for entry in conversation.entries if entry.rewind_point is not None]
     used = 0
     for entry in reversed(marked):

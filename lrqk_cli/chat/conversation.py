@@ -1,4 +1,4 @@
-"""What was said, as tokens: documents and exchanges, of which the last ones can be taken away."""
+"""A conversation as tokens: documents and exchanges, of which the last ones can be removed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Entry:
-    """A part of a conversation that can be taken away as a whole.
+    """A part of a conversation that can be removed as a whole.
 
     Attributes:
         start: tokens before it.
-        in_open_turn: it came within a user's turn that had already begun.
-        rewind_point: the engine's point before it; None where none has been kept.
+        in_open_turn: the user's turn had already begun before it.
+        rewind_point: the engine's rewind point before it; None if none is kept.
     """
 
     start: int
@@ -35,9 +35,9 @@ class DocumentEntry(Entry):
     """A document.
 
     Attributes:
-        document: what was read.
-        use: what it takes of the context.
-        pages: where its pages lie.
+        document: its text.
+        use: its tokens in the context.
+        pages: the token spans of its pages.
     """
 
     document: DocumentLike
@@ -50,10 +50,10 @@ class Exchange(Entry):
     """A question and its answer.
 
     Attributes:
-        question: as it was asked.
+        question: the question's text.
         answer_start: tokens before the answer.
         answer: None until it is finished.
-        sources: what the answer rests on; None where that was not noted.
+        sources: the pages that the answer rests on; None while sources are off.
     """
 
     question: str
@@ -63,17 +63,17 @@ class Exchange(Entry):
 
 
 class Conversation:
-    """The text as it is meant to be.
+    """The documents, questions and answers, as text entries and as tokens.
 
     A user's turn holds documents and one question; documents may come before any question.
 
     Args:
-        prompt: pieces of the chat template.
+        prompt: the pieces of the chat template.
 
     Attributes:
-        tokens: all of it.
+        tokens: the whole conversation.
         entries: its parts after the opening.
-        turn_is_open: a user's turn has begun, and its question has not been asked.
+        turn_is_open: a user's turn has begun and has no question yet.
     """
 
     def __init__(self, prompt: ChatPrompt) -> None:
@@ -84,12 +84,12 @@ class Conversation:
 
     @property
     def documents(self) -> list[DocumentUse]:
-        """What each document takes of the context."""
+        """Each document's tokens in the context."""
         return [entry.use for entry in self._document_entries()]
 
     @property
     def page_spans(self) -> list[PageSpan]:
-        """Where the pages of all documents lie."""
+        """The token spans of all pages."""
         return [span for entry in self._document_entries() for span in entry.pages]
 
     @property
@@ -98,11 +98,11 @@ class Conversation:
         return [entry for entry in self.entries if isinstance(entry, Exchange)]
 
     def turn(self, question: str) -> list[int]:
-        """Return what a question would add, up to where its answer begins."""
+        """Return the tokens that a question would add, up to the start of its answer."""
         return [*self._begin(), *self.prompt.text(question), *self.prompt.closing()]
 
     def add_document(self, document: DocumentLike) -> DocumentEntry:
-        """Put a document at the end of the user's turn, which it begins if need be."""
+        """Append a document to the user's turn; begin a turn if none is open."""
         begin, index = self._begin(), len(self.documents)
         start, was_open = len(self.tokens), self.turn_is_open
         self.tokens += begin
@@ -120,7 +120,7 @@ class Conversation:
         return entry
 
     def add_question(self, question: str) -> Exchange:
-        """Put a question at the end; its answer is to follow."""
+        """Append a question; the caller appends its answer."""
         start, was_open = len(self.tokens), self.turn_is_open
         self.tokens += self.turn(question)
         entry = Exchange(start, was_open, question, len(self.tokens))
@@ -129,13 +129,13 @@ class Conversation:
         return entry
 
     def cut(self, entry: Entry) -> None:
-        """Take away an entry and all after it."""
+        """Remove an entry and all later entries."""
         del self.entries[self.entries.index(entry) :]
         del self.tokens[entry.start :]
         self.turn_is_open = entry.in_open_turn
 
     def with_prompt(self, prompt: ChatPrompt) -> Conversation:
-        """Return the same conversation with other pieces around it; its answers keep their tokens."""
+        """Return the same conversation in another chat format; its answers keep their tokens."""
         moved = Conversation(prompt)
         for number, entry in enumerate(self.entries, start=1):
             if isinstance(entry, DocumentEntry):
@@ -148,7 +148,7 @@ class Conversation:
         return moved
 
     def copy(self) -> Conversation:
-        """Return the same conversation, which stays as it is while this one goes on."""
+        """Return a copy that later changes of this conversation do not affect."""
         copied = copy(self)
         copied.tokens, copied.entries = [*self.tokens], [*self.entries]
         return copied

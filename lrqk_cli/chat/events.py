@@ -1,4 +1,4 @@
-"""What a conversation tells the outside world, beside the engine's ``PrefillProgress``."""
+"""The events that a conversation yields, beside the engine's ``PrefillProgress``."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ AnswerEnd = FinishReason | Literal["interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the user should know, one sentence."""
+    """A warning for the user, one sentence."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """One more token of the answer has been decided; ``text`` may be empty within a character."""
+    """One more token of the answer; ``text`` is empty while a character is incomplete."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class PageSpan:
-    """Where one page of a document lies in the context.
+    """The tokens of one page in the context.
 
     Attributes:
         document: index of the document.
-        page: its number, as the document counts.
-        start, end: first token and the one after the last.
+        page: its number in the document.
+        start, end: its first token, and the token after its last.
     """
 
     document: int
@@ -43,13 +43,13 @@ class PageSpan:
 
 @dataclass(frozen=True, slots=True)
 class DocumentUse:
-    """What one document takes of the context.
+    """The tokens of one document in the context.
 
     Attributes:
         title: how messages name it.
-        path: where it came from.
-        pages: pages that went in.
-        start, end: its first token in the context and the one after its last, marks included.
+        path: its file.
+        pages: number of its pages in the context.
+        start, end: its first token in the context, and the token after its last; page marks included.
     """
 
     title: str
@@ -60,7 +60,7 @@ class DocumentUse:
 
     @property
     def tokens(self) -> int:
-        """Tokens it takes."""
+        """The number of its tokens."""
         return self.end - self.start
 
 
@@ -69,9 +69,9 @@ class Timing:
     """Wall times of one answer.
 
     Attributes:
-        prefill_tokens: tokens that went in for this answer, documents included if they had not been read.
-        prefill_s: seconds that took.
-        ttft_s: seconds from the question to the first token; None if there was none.
+        prefill_tokens: tokens read for this answer, unread documents included.
+        prefill_s: seconds to read them.
+        ttft_s: seconds from the question to the first token; None without one.
     """
 
     prefill_tokens: int
@@ -80,7 +80,7 @@ class Timing:
 
     @property
     def prefill_tokens_per_s(self) -> float:
-        """Prefill speed; 0 when nothing went in."""
+        """Prefill speed; 0 if no token was read."""
         return self.prefill_tokens / self.prefill_s if self.prefill_s else 0.0
 
 
@@ -89,10 +89,10 @@ class SourcePage:
     """A page that an answer rests on.
 
     Attributes:
-        document: which one it is of.
+        document: the page's document.
         page: its number; None for a stretch of a document without pages.
-        share: of the attention that counts, see ``chat.sources``; in [0, 1].
-        passage: the sentence that had the most of it, shortened if it is long.
+        share: its part of the attention that counts, see ``chat.sources``; in [0, 1].
+        passage: the sentence with the most of it, shortened if it is long.
     """
 
     document: DocumentUse
@@ -103,10 +103,10 @@ class SourcePage:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Where an answer looked in a document.
+    """How the attention of an answer spreads over a document.
 
     Attributes:
-        heat: the attention that counts, of each of some equal parts, in order.
+        heat: the attention that counts, for each of some equal parts of the document, in order.
     """
 
     document: DocumentUse
@@ -115,11 +115,11 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSources:
-    """What an answer rests on.
+    """The sources of an answer.
 
     Attributes:
         pages: best first; empty without documents.
-        strips: one a document.
+        strips: one for each document.
     """
 
     pages: list[SourcePage]
@@ -131,12 +131,12 @@ class Answer:
     """A finished answer.
 
     Attributes:
-        finish_reason: the engine's, or ``interrupted``.
+        finish_reason: the engine's reason, or ``interrupted``.
         prompt_tokens: tokens in the context before the answer.
         new_tokens: tokens of the answer, without a stop token.
         memory: bytes in use at its end.
         cache: counters of its decode steps.
-        sources: what it rests on; None where that was not noted.
+        sources: the pages it rests on; None while sources are off.
     """
 
     text: str
@@ -151,11 +151,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What stays of an answer.
+    """An answer as the conversation keeps it.
 
     Attributes:
         finish_reason: see ``Answer``.
-        new_tokens: its tokens, without a stop token.
+        new_tokens: number of its tokens, without a stop token.
     """
 
     text: str
@@ -165,12 +165,12 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a conversation stands, for a status line.
+    """Context, memory and counters of a conversation, for a status line.
 
     Attributes:
         used, context: tokens in the context and the most it holds.
         memory: bytes in use.
-        cache: counters of the answer in progress, else of the last one.
+        cache: counters of the answer in progress, else of the last answer.
         recent: counters of the last steps.
     """
 

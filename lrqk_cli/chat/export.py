@@ -1,4 +1,4 @@
-"""A conversation for others: Markdown to read, JSON to process. Documents are only named."""
+"""Exports of a conversation: Markdown to read, JSON to process. Documents appear by name only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENDINGS = {
 
 
 def to_markdown(conversation: Conversation, model: str) -> str:
-    """Return headings for questions, quoted as they were asked, and answers as they came."""
+    """Return Markdown with the questions as quotes and the answers unchanged."""
     parts = [f"# A conversation with {model}"]
     if conversation.prompt.system:
         parts.append(f"Instructions: {conversation.prompt.system}")

@@ -1,4 +1,4 @@
-"""Whether a text fits in the context, and what of it would."""
+"""Checks that a text fits in the context, and names the part of it that would."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lrqk_cli.errors import ContextLengthError
 from lrqk_cli.models import store
 from lrqk_cli.models.catalog import catalog
 
-# Tokens that a document's header may gain when it names the pages that were chosen.
+# Tokens that a document's header may gain when it lists the selected pages.
 _HEADER_GROWTH = 16
 
 
@@ -29,10 +29,10 @@ def check_fit(
         room: tokens kept for the answer.
         context: tokens that the context holds.
         limit: tokens that it could hold with this model.
-        documents, pages: what of the text could still be left out.
+        documents, pages: parts of the text that the user could leave out.
 
     Raises:
-        ContextLengthError: with both numbers, the pages that would fit, and where all would.
+        ContextLengthError: names both numbers, the pages that would fit, and a context or model for all.
     """
     if needed + room <= context:
         return
@@ -51,7 +51,7 @@ def _what_fits(over: int, documents: Sequence[DocumentUse], pages: Sequence[Page
     index = len(whole)
     cut = documents[index]
     own_pages = [span for span in pages if span.document == index]
-    # A page fits if what follows it is enough to leave out; the marks of its document stay.
+    # A page fits if leaving out all that follows it is enough; the marks of its document stay.
     mark = cut.end - own_pages[-1].end + _HEADER_GROWTH if own_pages else 0
     fitting = [span.page for span in own_pages if end - span.end - mark >= over]
     numbers = format_numbers(fitting).replace(" ", "")
@@ -71,7 +71,7 @@ def _what_fits(over: int, documents: Sequence[DocumentUse], pages: Sequence[Page
 
 
 def _where_all_fits(total: int, limit: int) -> str:
-    """Go on from the advice: the context, or the model of the catalog, that holds ``total`` tokens."""
+    """Complete the hint with the ``--ctx``, or the model of the catalog, that holds ``total`` tokens."""
     if total <= limit:
         return f", or raise --ctx to {total}"
     larger = [entry for entry in catalog().values() if entry.context >= total]

@@ -1,4 +1,4 @@
-"""From names and settings to a conversation that can begin."""
+"""Opens a conversation: finds the model, plans its settings and loads it."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from lrqk_cli.models.loading import ModelSource
     from lrqk_cli.models.prompt import ChatPrompt
 
-# Tokens that are kept for an answer whose length nobody has limited.
+# Tokens reserved for an answer without ``--max-new-tokens``.
 _ANSWER_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """Which model, where, and how much memory and context.
+    """The model to open, its device, and its limits of memory and context.
 
     Attributes:
         name: an alias, a Hugging Face id, a folder or a .gguf file.
         device, dtype: None lets the loader choose.
         offload_weights: spread a model that the device cannot hold over CPU memory.
-        context: tokens to reserve; None means what the text needs, see ``open_session``.
-        vram, ram: bytes to use at most; None means what is free.
-        wanted: fields of ``LrqkConfig`` that were asked for; the others follow from the memory.
-        threads: of the CPU to compute with; None means what there is.
-        weights: their form.
+        context: tokens to reserve; None reserves what the text needs, see ``open_session``.
+        vram, ram: bytes to use at most; None means all free memory.
+        wanted: fields of ``LrqkConfig`` that the user set; the planner chooses the others.
+        threads: CPU threads to compute with; None takes torch's choice.
+        weights: the form of the weights.
     """
 
     name: str
@@ -56,20 +56,20 @@ class ModelRequest:
 
     @property
     def attention(self) -> str:
-        """The mode that was asked for; ``auto`` leaves it to the plan."""
+        """The attention mode that the user set; ``auto`` leaves it to the planner."""
         return str(self.wanted.get("attention", "auto"))
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A conversation that can begin.
+    """A conversation that is ready for its first question.
 
     Attributes:
         model: what the user called the model.
-        settings: those in force.
-        plan: why they are.
-        load_s: seconds that getting and loading the model took.
-        threads: of the CPU that compute.
+        settings: the settings in force.
+        plan: the plan that chose them.
+        load_s: seconds to fetch and load the model.
+        threads: CPU threads that compute.
     """
 
     session: Session
@@ -82,10 +82,10 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """A model that is here and supported, and for which there is memory.
+    """A supported model whose tokenizer is loaded and whose settings fit into memory.
 
     Attributes:
-        placement: where it is to run.
+        placement: its device and budget.
         prompt: its chat format.
         plan: settings and context.
     """
@@ -106,21 +106,21 @@ def look_up(
     questions: Sequence[str] | None = None,
     in_use: MemoryUse | None = None,
 ) -> Prospect:
-    """Get a model and choose its settings, without loading its weights; see ``open_session``.
+    """Find a model and choose its settings, without loading its weights; see ``open_session``.
 
     Args:
-        texts: what stands in the context before the questions.
-        in_use: what another model takes that is to make room for this one.
+        texts: the texts in the context before the questions.
+        in_use: memory of the loaded model that this one replaces.
     """
     with view.pulling(request.name) as report:
-        # Within the bar, because importing torch takes seconds.
+        # Imported under the progress bar, because importing torch takes seconds.
         from lrqk_cli.models import files, loading
         from lrqk_cli.models.prompt import ChatPrompt
 
         source = loading.resolve(request.name)
         if source.kind == "hub-gguf":
             source = files.fetched(source, report, _room(request, in_use))
-        # First, so that nothing is fetched that cannot fit.
+        # Before the tokenizer is fetched: a model that cannot fit is refused first.
         placement = _find_placement(request, source, in_use)
         tokenizer = loading.load_tokenizer(source, report)
     if placement.spec.packed is not None and (kinds := files.unpacked_types(source)):
@@ -141,21 +141,21 @@ def open_session(
     questions: Sequence[str] | None = None,
     said: Sequence[str] = (),
 ) -> Iterator[OpenSession]:
-    """Get and load a model and begin a conversation with it; the model is given back at the end.
+    """Load a model and begin a conversation with it; the model is released at the end.
 
-    Settings follow from the memory that is free. A request without a context gets what documents,
-    ``questions`` and their answers need; where the questions are not known, also what memory is left, up to
-    the model's limit. ``said`` are questions and answers of before, for which there is room too.
+    The planner chooses settings by the free memory. Without ``request.context`` the context holds documents,
+    ``questions`` and their answers; with ``questions`` None it also takes the memory that is left, up to the
+    model's limit. ``said`` are earlier questions and answers, which the context has to hold too.
 
     Raises:
         UsageError: the model's limit is below the requested context, or there are no threads.
-        ModelError: the model cannot be had, loaded or supported.
-        OutOfMemoryError: it does not fit; where this is known before, nothing has been fetched or loaded.
+        ModelError: the model cannot be fetched or loaded, or is not supported.
+        OutOfMemoryError: it does not fit; if the plan shows that, nothing has been fetched or loaded.
     """
     began = time.perf_counter()
     with ExitStack() as stack:
         found = look_up(request, [*texts_of(documents), *said], system, generation, view, questions)
-        # Not above: it imports torch, which takes seconds, and is imported by now.
+        # Imported here, because it imports torch, which ``look_up`` has loaded under its bar.
         from lrqk_cli.models.threads import use_threads
 
         threads = use_threads(request.threads)
@@ -192,12 +192,12 @@ def open_session(
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:
-    """Return all that documents put into a prompt."""
+    """Return the texts of all sections of the documents."""
     return [section.text for document in documents for section in document.sections()]
 
 
 def _room(request: ModelRequest, in_use: MemoryUse | None) -> int | None:
-    """Return the bytes that weights may take at most, before anything else is known of the model."""
+    """Return the most bytes that the weights may take, before the model's shape is known."""
     if request.offload_weights:
         return None
     from lrqk_cli.models.devices import choose_device
@@ -209,7 +209,7 @@ def _room(request: ModelRequest, in_use: MemoryUse | None) -> int | None:
 
 
 def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUse | None) -> Placement:
-    """Return the model's place, in which something fits."""
+    """Return the model's placement; raise where no settings fit."""
     from lrqk_cli.models.describe import describe_source
 
     described = describe_source(source)
@@ -222,7 +222,7 @@ def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUs
     try:
         placement.plan(least, request.wanted)
     except OutOfMemoryError:
-        # What is spread is plain numbers.
+        # Only plain weights can be spread over CPU memory.
         if not request.offload_weights or request.weights in ("q8", "q4"):
             raise
         placement = placement.with_spread_weights()
@@ -231,10 +231,10 @@ def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUs
 
 
 def _with_freed(budget: Budget, request: ModelRequest, in_use: MemoryUse) -> Budget:
-    """Return what there is to use once another model has made room."""
+    """Return the budget after the loaded model has been released."""
     on_host, on_device = in_use.host_kv_bytes, in_use.device_bytes
     if in_use.device == "cpu":
-        # There the device's bytes are the whole process's.
+        # On a CPU ``device_bytes`` counts the whole process, so add up the model's own parts.
         on_host, on_device = on_host + in_use.weight_bytes + in_use.index_bytes + in_use.hot_bytes, 0
     vram, ram = budget
     if vram is not None:
@@ -262,7 +262,7 @@ def _needed_tokens(
     questions: Sequence[str] | None,
     generation: GenerationConfig,
 ) -> int:
-    """Return the tokens of a conversation with these questions, or with one that is not known yet."""
+    """Return the tokens of a conversation with these questions, or with one question not known yet."""
     asked = [""] if questions is None else questions
     text = sum(len(prompt.text(part)) for part in (*texts, *asked))
     turn = len(prompt.between()) + len(prompt.closing()) + (generation.max_new_tokens or _ANSWER_TOKENS)
@@ -270,10 +270,10 @@ def _needed_tokens(
 
 
 def reserved_context(asked: int | None, spec: ModelSpec) -> int:
-    """The context to reserve, in tokens: what was asked for, else the model's limit.
+    """The context to reserve, in tokens: ``asked``, else the model's limit.
 
     Raises:
-        UsageError: the model allows less than was asked for.
+        UsageError: ``asked`` is above the model's limit.
     """
     if asked is not None and asked > spec.max_context:
         raise UsageError(

@@ -1,19 +1,19 @@
-"""Text for a terminal: nothing in a name or an answer steers it, or hides what it says."""
+"""Makes text safe to print: no name or answer can control the terminal or hide text."""
 
 from __future__ import annotations
 
 import json
 import re
 
-# Controls, but not tab and newline; marks, overrides and isolates that change the direction of what follows;
-# halves of characters, which stand in file names that are not UTF-8.
+# Control characters except tab and newline; characters that change the direction of text; lone surrogates,
+# which stand for undecodable bytes of file names.
 _UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
-    r"""Return a text in which characters that a terminal would obey are spelled out, such as ``\x1b``.
+    r"""Return a text with control characters spelled out, such as ``\x1b``.
 
     A carriage return before a newline is left out.
     """
@@ -23,7 +23,7 @@ def printable(text: str) -> str:
 
 
 def to_json(value: object, indent: int | None = None) -> str:
-    r"""Return JSON with text as it is, but characters that a terminal would obey as ``\u001b``."""
+    r"""Return JSON without ASCII escapes, except for control characters, such as ``\u001b``."""
     return _UNSAFE.sub(_escaped, json.dumps(value, ensure_ascii=False, indent=indent))
 
 

@@ -12,15 +12,15 @@ from lrqk_cli.errors import UsageError
 def write_private(path: Path, text: str) -> None:
     """Write a file, whole or not at all, with mode 0600.
 
-    It is written beside its place under a name that nobody can foresee, and put there in one step: a link
-    that stands there is replaced, and never followed.
+    The text goes into a file with a random name in the same folder, which is then renamed to ``path``. The
+    rename replaces a link at ``path`` and does not follow it.
 
     Args:
-        path: where; its folder must be there.
+        path: the file to write; its folder must exist.
         text: without lone surrogates.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the file cannot be written.
     """
     try:
         handle, name = tempfile.mkstemp(prefix=".lrqk-", suffix=".part", dir=path.parent)
@@ -37,10 +37,10 @@ def write_private(path: Path, text: str) -> None:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder that only its owner can look into, unless it is there.
+    """Make a folder that only its owner can read, unless it exists.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: the folder cannot be made.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

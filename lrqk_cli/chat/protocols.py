@@ -1,4 +1,4 @@
-"""What a conversation needs of documents, and of whoever looks on while it is opened."""
+"""The interfaces that a conversation uses: of documents, and of the view that shows its opening."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class SectionLike(Protocol):
 
     @property
     def text(self) -> str:
-        """What goes into the prompt."""
+        """The text for the prompt."""
 
     @property
     def page(self) -> int | None:
-        """The page's number; None for marks around the pages."""
+        """The number of the page; None for marks around the pages."""
 
 
 class DocumentLike(Protocol):
@@ -27,24 +27,24 @@ class DocumentLike(Protocol):
 
     @property
     def title(self) -> str:
-        """How messages name it."""
+        """The name in messages."""
 
     @property
     def path(self) -> object:
-        """Where it came from."""
+        """The file's path."""
 
     def sections(self) -> Sequence[SectionLike]:
-        """Its text in order, marks included."""
+        """The sections in order, marks included."""
 
 
 class OpeningView(Protocol):
-    """What is told of the work that comes before a conversation."""
+    """Shows the work that comes before a conversation."""
 
     def note(self, message: str, /) -> None:
-        """A sentence of lesser weight."""
+        """Show a less important message."""
 
     def planned(self, plan: Plan, /) -> None:
-        """What was planned for the model's memory."""
+        """Show the plan of the model's memory."""
 
     def pulling(self, name: str, otherwise: str = ..., /) -> AbstractContextManager[OnProgress]:
-        """The stages of getting a model; ``otherwise`` says what goes on outside of them."""
+        """Show the stages of fetching a model; ``otherwise`` labels the work outside these stages."""

@@ -13,7 +13,7 @@ from lrqk_cli.memory.planner import Plan
 
 
 class DocumentReport(TypedDict):
-    """One document: where it came from, pages that went in, and the tokens they take, marks included."""
+    """One document: its path, the number of pages in the context, and their tokens, page marks included."""
 
     path: str
     pages: int
@@ -24,7 +24,7 @@ class SourceReport(TypedDict):
     """One page that the answer rests on.
 
     ``document`` is its path, ``page`` its number (null for a stretch of a document without pages), ``share``
-    its part of the attention that counts, ``passage`` the sentence that had the most of it.
+    its part of the attention that counts, ``passage`` the sentence with the most of it.
     """
 
     document: str
@@ -36,9 +36,9 @@ class SourceReport(TypedDict):
 class TimingReport(TypedDict):
     """Wall times in seconds and speeds in tokens per second.
 
-    ``load_s`` getting and loading the model. ``prefill_s`` putting documents and question into the context.
-    ``ttft_s`` from the start of the prefill to the first token; null if there was none.
-    ``decode_tokens_per_s`` tokens after the first, by the time of their steps; 0 if there were none.
+    ``load_s`` to fetch and load the model. ``prefill_s`` to read documents and question into the context.
+    ``ttft_s`` from the start of the prefill to the first token; null without one.
+    ``decode_tokens_per_s`` tokens after the first, over the time of their steps; 0 without any.
     """
 
     load_s: float
@@ -77,11 +77,11 @@ class CacheReport(TypedDict):
 
 
 class PlanReport(TypedDict):
-    """Why the settings are what they are.
+    """The reason for the settings, and the memory they need.
 
     ``context`` is the reserved one, in tokens. ``device_bytes`` is the estimated peak, 0 on a CPU;
-    ``host_bytes`` the KV rows in host memory, on a CPU all that is needed. The budgets are what was free, or
-    as much of it as was allowed.
+    ``host_bytes`` the KV rows in host memory, on a CPU all bytes needed. The budgets are the free memory, or
+    the part of it that ``--vram`` and ``--ram`` allow.
     """
 
     why: str
@@ -97,7 +97,7 @@ class ChatReport(TypedDict):
 
     ``prompt`` is the question. ``finish_reason`` is ``stop`` (a stop token), ``length`` (``--max-new-
     tokens``), ``context`` (it is full) or ``interrupted``. ``attention`` holds the settings in force,
-    ``plan`` the reason for them. ``prompt_tokens`` counts all that stands before the answer, ``new_tokens``
+    ``plan`` the reason for them. ``prompt_tokens`` counts the tokens before the answer, ``new_tokens``
     the answer without its stop token. ``sources`` has the best page first, and is null without
     ``--sources``.
     """
@@ -127,7 +127,7 @@ def build_report(
     documents: Sequence[DocumentUse],
     load_s: float,
 ) -> ChatReport:
-    """Put together what ``--json`` prints about one question and its answer; ``load_s`` is in seconds."""
+    """Return the ``--json`` report of one question and its answer; ``load_s`` is in seconds."""
     timing, memory, cache = answer.timing, answer.memory, answer.cache
     return {
         "prompt": prompt,
@@ -193,10 +193,10 @@ def _plan_report(plan: Plan) -> PlanReport:
 
 
 def to_json(value: Mapping[str, Any] | Sequence[Any] | ChatReport) -> str:
-    """Format for stdout: indented, text as it is."""
+    """Format as indented JSON for stdout, without ASCII escapes."""
     return printable.to_json(value, indent=2)
 
 
 def to_json_line(value: Mapping[str, Any] | ChatReport) -> str:
-    """Format as one line of many."""
+    """Format as one line of JSON Lines."""
     return printable.to_json(value)

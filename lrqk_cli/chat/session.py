@@ -1,4 +1,4 @@
-"""A conversation about documents: what is said, and what of it the engine has."""
+"""A conversation about documents, together with the engine that answers."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ if TYPE_CHECKING:
 class Session:
     """One conversation.
 
-    The engine holds the first ``engine.length`` tokens of ``transcript``. Whatever an interrupt leaves out
-    goes in before the next question, so nothing is lost or doubled. The last documents and questions can be
-    taken away exactly, see ``ContextSync``.
+    The engine holds the first ``engine.length`` tokens of ``transcript``. Tokens that an interrupt leaves
+    unread are read before the next question, so none is lost or doubled. The last documents and questions can
+    be removed exactly, see ``ContextSync``.
 
     Args:
         engine: holds the context; must be empty.
         prompt: the model's chat format, with the system text in its opening.
-        documents: they stand at the head of the first user turn.
-        generation: how answers are drawn.
+        documents: placed at the start of the first user turn.
+        generation: sampling settings of the answers.
         stop_ids: tokens that end an answer.
         trained_context: tokens the model was trained on; a longer text gives one warning.
-        max_context: tokens that a context of this model holds at most.
-        new_stream: makes the decoder of one answer's tokens.
+        max_context: the most tokens that a context of this model holds.
+        new_stream: makes a decoder for the tokens of one answer.
 
     Attributes:
-        generation: how answers are drawn from now on.
-        conversation: what was said.
-        history: how all decode steps went.
+        generation: sampling settings of the next answers.
+        conversation: documents, questions and answers.
+        history: counters of all decode steps.
     """
 
     def __init__(
@@ -87,48 +87,48 @@ class Session:
 
     @property
     def transcript(self) -> list[int]:
-        """The tokens as they are meant to be."""
+        """The tokens that the engine should hold."""
         return self.conversation.tokens
 
     @property
     def documents(self) -> list[DocumentUse]:
-        """What each document takes of the context."""
+        """Each document's tokens in the context."""
         return self.conversation.documents
 
     @property
     def page_spans(self) -> list[PageSpan]:
-        """Where the pages of all documents lie."""
+        """The token spans of all pages."""
         return self.conversation.page_spans
 
     @property
     def notes_sources(self) -> bool:
-        """Whether answers come with what they rest on."""
+        """Whether answers come with their sources."""
         return self._notes_sources
 
     def note_sources(self, wanted: bool) -> None:
-        """Let answers from the next one on come with what they rest on, or no more."""
+        """Switch the sources of answers on or off, from the next answer on."""
         if wanted != self._notes_sources:
             self.engine.track_sources(wanted)
             self._notes_sources = wanted
 
     def watch_reading(self, report: Callable[[PrefillProgress], None]) -> None:
-        """Have ``report`` told how far reading is, also between the events of ``read`` and ``ask``."""
+        """Call ``report`` with the progress of reading, also between the events of ``read`` and ``ask``."""
         self._synchroniser.on_layer = report
 
     def forgo_marks(self) -> None:
-        """Save the time and memory of being able to take something away: it is read again then."""
+        """Keep no rewind points, which saves time and memory: after a removal the rest is read again."""
         self._synchroniser.keeps_marks = False
 
     @property
     def unread(self) -> int:
-        """Tokens that go in before the next answer."""
+        """Tokens to read before the next answer."""
         return len(self.transcript) - self.engine.length
 
     def read(self, cancelled: Callable[[], bool] = never) -> Generator[PrefillProgress | Notice, None, None]:
-        """Read what there is ahead of the next question, unless ``cancelled`` turns true.
+        """Read all tokens ahead of the next question, until ``cancelled`` is true.
 
         Raises:
-            ContextLengthError: it leaves no room for an answer; nothing has gone in.
+            ContextLengthError: the tokens leave no room for an answer; none has been read.
         """
         yield from self._check(len(self.transcript) + len(self.conversation.turn("")))
         yield from self._synchroniser.catch_up(self.conversation, cancelled)
@@ -141,17 +141,17 @@ class Session:
     ) -> Generator[PrefillProgress | Notice | TextDelta | Answer, None, None]:
         """Ask one question. The last event is the ``Answer``, unless the engine fails.
 
-        ``cancelled`` is looked at after every segment and token. A question of which nothing had gone in
-        is dropped then; otherwise it stays in the conversation, with the answer as far as it came.
+        ``cancelled`` is checked after every segment and token. If it is true before any token of the question
+        was read, the question is dropped; otherwise it stays, with the answer so far.
 
         Args:
-            question: what to ask.
-            cancelled: tells whether to stop.
-            generation: how this answer is drawn, if not as the others.
+            question: the user's question.
+            cancelled: returns whether to stop.
+            generation: sampling settings of this answer; None for those of the session.
 
         Raises:
             ContextLengthError: the question and an answer do not fit; the conversation is unchanged.
-            Exception: whatever the engine raises; the question is dropped, and all is read again.
+            Exception: whatever the engine raises; the question is dropped, and the rest is read again.
         """
         started = time.perf_counter()
         yield from self._check(len(self.transcript) + len(self.conversation.turn(question)))
@@ -189,7 +189,7 @@ class Session:
                 yield event
 
     def add(self, document: DocumentLike) -> DocumentEntry:
-        """Put a document after what was said; it goes in with ``read``, or with the next question.
+        """Append a document to the conversation; ``read`` or the next question reads it.
 
         Raises:
             ContextLengthError: it leaves no room for an answer; the conversation is unchanged.
@@ -229,7 +229,7 @@ class Session:
         raise UsageError("Nothing has been asked yet.", "Ask a question first.")
 
     def clear(self, *, documents: bool = False) -> None:
-        """Forget all questions and answers; with ``documents``, those too."""
+        """Forget all questions and answers; with ``documents``, the documents too."""
         entries = self.conversation.entries
         forgotten = [entry for entry in entries if documents or isinstance(entry, Exchange)]
         if forgotten:
@@ -242,18 +242,18 @@ class Session:
         self._cache = DecodeTotals()
 
     def set_system(self, system: str | None) -> None:
-        """Put another system text before everything, which is then read again with the next question.
+        """Replace the system text; the next question reads the whole conversation again.
 
         Raises:
-            ContextLengthError: the conversation does not fit with it, and is unchanged.
+            ContextLengthError: the conversation does not fit with the new text, and is unchanged.
         """
         self.adopt(self.conversation.with_prompt(self.conversation.prompt.with_system(system)))
 
     def adopt(self, conversation: Conversation, generation: GenerationConfig | None = None) -> None:
-        """Go on with another conversation, which is read with the next question, and maybe other sampling.
+        """Replace the conversation, which the next question reads, and optionally the sampling settings.
 
         Raises:
-            ContextLengthError: it does not fit, and the standing one is unchanged.
+            ContextLengthError: the new conversation does not fit; the current one is unchanged.
         """
         generation = generation or self.generation
         needed = len(conversation.tokens) + len(conversation.turn(""))
@@ -262,12 +262,12 @@ class Session:
         self._synchroniser.start_again(conversation)
 
     def restore(self, conversation: Conversation) -> None:
-        """Go back to a conversation as it was before, see ``Conversation.copy``."""
+        """Go back to an earlier copy of the conversation, see ``Conversation.copy``."""
         standing, self.conversation = self.conversation, conversation
         self._synchroniser.change(standing, conversation)
 
     def status(self) -> Status:
-        """Where the conversation stands now."""
+        """The context, memory and counters of the conversation now."""
         engine = self.engine
         return Status(engine.length, engine.context, engine.memory(), self._cache, self.history.recent)
 
@@ -278,7 +278,7 @@ class Session:
         check_fit(needed, room, self.engine.context, self._max_context, uses, pages)
 
     def _check(self, needed: int, removable: Sequence[DocumentEntry] | None = None) -> Iterator[Notice]:
-        """Refuse ``needed`` tokens that do not fit, naming what of ``removable`` documents would."""
+        """Refuse ``needed`` tokens that do not fit; name the part of ``removable`` documents that would."""
         if removable is None and not self.conversation.exchanges:
             removable = [entry for entry in self.conversation.entries if isinstance(entry, DocumentEntry)]
         uses = [entry.use for entry in removable or ()]

@@ -1,7 +1,7 @@
-"""Which pages an answer rests on, by the attention that their tokens had.
+"""Finds the pages that an answer rests on, by the attention weights of their tokens.
 
-A model looks a little at every token, more at the first ones and at the newest, and much at those that it
-quotes. So only what a token has beyond ten times the mean of all documents counts.
+A model gives every token some weight, the first and newest tokens more, and the tokens that it quotes much.
+So only the weight of a token above ten times the mean over all documents counts.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from lrqk_cli.chat.events import AnswerSources, DocumentUse, SourcePage, Strip
 if TYPE_CHECKING:
     from lrqk_cli.models.prompt import Detokenizer
 
-# Measured on questions whose page is known; from 5 to 20 there is little difference. See docs/sources.md.
+# Measured on questions whose page is known; 5 to 20 give nearly the same pages. See docs/sources.md.
 _FLOOR = 10.0
 _WINDOW = 16
 _MOST_SOURCES = 8
 _LEAST_SHARE = 0.02
-# A document without pages is looked at in stretches of so many tokens.
+# Tokens of the stretches into which a document without pages is cut.
 _STRETCH = 512
 _CELLS = 60
 _MOST_CHARACTERS = 200
-# Tokens on each side of a passage's middle; with a character each they are still enough.
+# Tokens on each side of a passage's middle: enough for a whole passage even at one character a token.
 _NEIGHBOURS = 160
-# A page begins with its mark, which is no part of its first sentence.
+# The mark at the start of a page does not belong to its first sentence.
 _SENTENCE_END = re.compile(r"\A\[[^\]\n]*\]\n|[.!?][\"'”’)\]]*\s+|\n\s*\n")
 
 
@@ -40,9 +40,9 @@ def find_sources(
     """Attribute an answer to the pages of the conversation's documents.
 
     Args:
-        weights: of each token, from the conversation's first.
-        conversation: with the documents.
-        new_stream: makes a decoder of tokens, for the passages.
+        weights: attention weights, one a token of the conversation.
+        conversation: the conversation with its documents.
+        new_stream: makes a decoder for the tokens of a passage.
     """
     places = _places(conversation)
     read = [place for place in places if place.end <= len(weights)]
@@ -54,7 +54,7 @@ def find_sources(
     credit = [max(0.0, weight - floor) for weight in weights]
     total = _sum_over(read, credit)
     if not total:
-        # So short a text, or so even a look at it, has no peaks.
+        # A short text, or even attention over it, has no token above the floor.
         credit, total = list(weights), everything
     sums = [*accumulate(credit, initial=0.0)]
     found = [_Found((sums[place.end] - sums[place.start]) / total if total else 0.0, place) for place in read]
@@ -74,7 +74,7 @@ def find_sources(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A page, a part of it, or a stretch of a document without pages; see ``PageSpan``."""
+    """A page, a part of a page, or a stretch of a document without pages; see ``PageSpan``."""
 
     document: int
     page: int | None
@@ -104,7 +104,7 @@ def _sum_over(places: Sequence[_Place], values: Sequence[float]) -> float:
 
 
 def _best_pages(found: Sequence[_Found]) -> Iterator[tuple[float, _Found]]:
-    """Yield pages by their share, each with the part of it that has the most; not those with next to none."""
+    """Yield pages by descending share, each with its best part; leave out pages below the least share."""
     pages: dict[tuple[int, int | None, int], list[_Found]] = {}
     for part in found:
         place = part.place
@@ -118,14 +118,14 @@ def _best_pages(found: Sequence[_Found]) -> Iterator[tuple[float, _Found]]:
 
 
 def _passage(tokens: Sequence[int], place: _Place, sums: Sequence[float], stream: Detokenizer) -> str:
-    """Return the sentence in the middle of the window of tokens that has the most, shortened if need be."""
+    """Return the sentence in the middle of the window with the highest sum, shortened if it is long."""
     last = max(place.start, place.end - _WINDOW)
     first = max(
         range(place.start, last + 1),
         key=lambda start: sums[min(start + _WINDOW, place.end)] - sums[start],
     )
     middle = min(first + _WINDOW // 2, place.end - 1)
-    # Decoding takes time, and no passage needs more.
+    # Decoding takes time, so decode only the tokens that a passage can need.
     begin, end = max(place.start, middle - _NEIGHBOURS), min(place.end, middle + _NEIGHBOURS)
     pieces = [stream.push(token) for token in tokens[begin:end]]
     pieces.append(stream.flush())
@@ -154,7 +154,7 @@ def sentence_at(text: str, position: int) -> str:
 
 
 def _strip(use: DocumentUse, sums: Sequence[float]) -> Strip:
-    """Return what each cell of a document has; a short one has fewer cells."""
+    """Return the sum of each cell of a document; a short document has fewer cells."""
     cells = min(_CELLS, use.tokens)
     bounds = [use.start + use.tokens * cell // cells for cell in range(cells + 1)]
     return Strip(use, [sums[end] - sums[start] for start, end in pairwise(bounds)])

@@ -9,7 +9,7 @@ from lrqk_cli.memory.units import format_bytes
 
 
 def settings_label(settings: LrqkConfig) -> str:
-    """The settings that decide how exact attention is, in a few words."""
+    """Return the settings that determine the error of attention, in a few words."""
     if settings.attention == "dense":
         return "full attention"
     if settings.attention == "offload":
@@ -19,7 +19,7 @@ def settings_label(settings: LrqkConfig) -> str:
 
 
 def plan_line(plan: Plan) -> str:
-    """What was planned: settings, context, memory and the reason."""
+    """Return a plan's settings, context, memory and reason."""
     needed, budget = plan.estimate, plan.budget
     if budget.vram is None:
         memory = f"{format_bytes(needed.on_host)} of {format_bytes(budget.ram)} memory"
@@ -32,7 +32,7 @@ def plan_line(plan: Plan) -> str:
 
 
 def statistics_line(answer: Answer, attention: str = "") -> str:
-    """Tokens, times, misses, settings and memory of one answer, in one line."""
+    """Return tokens, times, misses, settings and memory of one answer."""
     timing, cache = answer.timing, answer.cache
     parts = [f"{answer.prompt_tokens:,} in"]
     if timing.ttft_s is not None:

@@ -1,4 +1,4 @@
-"""Files of many formats become documents with pages. Knows no model and no terminal."""
+"""Reads files of many formats into documents with pages. Imports no model and no terminal code."""
 
 from lrqk_cli.documents.document import Document, Page, Section, Span
 from lrqk_cli.documents.normalise import shown_name

@@ -1,4 +1,4 @@
-"""What a document is once it has been read: pages of clean text, and how they stand in a prompt."""
+"""Documents that have been read: pages of clean text, and their form in a prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BETWEEN_PAGES = "\n\n"
 _NO_TEXT = "(no text on this page)"
 _DELIMITER = re.compile(r"<(?=\s*(?:/\s*)?document\b)", re.IGNORECASE)
 _PAGE_MARK = re.compile(r"^([ \t]*)\[(Page [0-9]+)\]", re.IGNORECASE | re.MULTILINE)
-# An entity (&quot;) would come back in the answers of a small model, so look-alikes stand in for delimiters.
+# Small models repeat entities such as &quot; in answers, so look-alikes replace the delimiters.
 _TITLE = str.maketrans({'"': "'", "<": "‹", ">": "›"})
 
 
@@ -28,8 +28,8 @@ class Page:
     """One page.
 
     Attributes:
-        number: as the file counts its pages, from 1; None for the body of a document without pages.
-        text: normalised; empty where the page shows nothing but pictures.
+        number: its number in the file, from 1; None for the body of a document without pages.
+        text: its normalised text; empty if the page has only pictures.
     """
 
     number: int | None
@@ -41,8 +41,8 @@ class Section:
     """A piece of the prompt.
 
     Attributes:
-        text: what goes in, marks included.
-        page: the page that it shows; None for marks around the pages and for documents without pages.
+        text: the text for the prompt, marks included.
+        page: number of its page; None for marks around the pages and for documents without pages.
     """
 
     text: str
@@ -54,11 +54,11 @@ class Document:
     """A document that has been read.
 
     Attributes:
-        path: where it came from; ``-`` for standard input.
-        title: how prompts and messages name it.
-        pages: the pages that were asked for, in order; one page without a number if ``paginated`` is false.
-        page_count: pages of the file, read or not; 0 if it has none.
-        warnings: what the reader of an answer should know, one plain sentence each.
+        path: its file; ``-`` for standard input.
+        title: its name in prompts and messages.
+        pages: the selected pages, in order; one page without a number if ``paginated`` is false.
+        page_count: pages of the file, selected or not; 0 if it has none.
+        warnings: warnings for the user, one plain sentence each.
     """
 
     path: Path
@@ -79,7 +79,7 @@ class Document:
 
     @cached_property
     def spans(self) -> tuple[Span, ...]:
-        """Where each of ``pages`` stands in ``text``."""
+        """The characters of each of ``pages`` in ``text``."""
         spans, start = [], 0
         for page in self.pages:
             spans.append(Span(start, start + len(page.text)))
@@ -92,9 +92,9 @@ class Document:
         return tuple(page.number for page in self.pages if page.number is not None and not page.text)
 
     def sections(self) -> list[Section]:
-        """The document as it goes into a prompt: a header, one section a page, a footer.
+        """The document for a prompt: a header, one section a page, a footer.
 
-        Whatever in the text looks like these marks is changed visibly: ``</document>`` to ``<\\/document>``,
+        Text that looks like these marks is changed visibly: ``</document>`` to ``<\\/document>``,
         a line that begins with ``[Page 3]`` to ``(Page 3)``.
         """
         body = [Section(_page_section(page), page.number) for page in self.pages]
@@ -112,7 +112,7 @@ class Document:
 
 
 def format_numbers(numbers: list[int] | tuple[int, ...]) -> str:
-    """Ascending numbers as people write them: ``3-5, 9``."""
+    """Ascending numbers as ranges: ``3-5, 9``."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""Regular files and their names, and what is said of those that cannot be opened."""
+"""Opens regular files, and makes the errors of files that cannot be opened."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import BinaryIO
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.errors import DocumentError
 
-# A path has lost one of the two slashes.
+# ``Path`` merges the two slashes of a URL into one.
 _URL = re.compile(r"(?P<scheme>https?|ftp|file):/+(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file; nothing else, because a FIFO may wait for ever and a device may have no end.
+    """Open a regular file; refuse others, because a FIFO may block for ever and a device may have no end.
 
     Raises:
-        OSError: it is another kind of file (``EINVAL``), or it cannot be opened.
+        OSError: the file is not regular (``EINVAL``), or it cannot be opened.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
@@ -28,10 +28,10 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def load(path: Path, title: str) -> bytes:
-    """The bytes of a file that was named.
+    """The bytes of a file that the user named.
 
     Raises:
-        DocumentError: it is missing, no regular file or a URL, or it cannot be opened.
+        DocumentError: the file is missing, not regular or a URL, or it cannot be opened.
     """
     try:
         with open_regular(path) as file:
@@ -50,12 +50,12 @@ def load(path: Path, title: str) -> bytes:
 
 
 def reason(error: OSError) -> str:
-    """Why a file cannot be had, in a few words."""
+    """The reason of an ``OSError`` in a few words."""
     return (error.strerror or "unknown reason").lower()
 
 
 def missing(path: Path) -> DocumentError:
-    """The error of a file that is not there; a URL is called one."""
+    """The error of a missing file; for a URL it says how to download it."""
     name = shown_name(path)
     match = _URL.match(path.as_posix())
     if match is None:

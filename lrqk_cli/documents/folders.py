@@ -1,4 +1,4 @@
-"""The files of a folder, less what .gitignore files leave out."""
+"""Lists the files of a folder, except those that .gitignore files exclude."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Ignores = Sequence[tuple[Path, GitIgnoreSpec]]
 
-# Far beyond those that people write. Every file of a folder is compared with every pattern.
+# Larger than real .gitignore files; bounds the work, as every file is compared with every pattern.
 _GITIGNORE_BYTES = 64 << 10
 
 
@@ -27,13 +27,13 @@ _GITIGNORE_BYTES = 64 << 10
 class Walk:
     """The files below a folder: a folder's own files first, by name, then its folders, by name.
 
-    Hidden files and folders, links to folders and whatever .gitignore files ignore are left out; in a git
-    repository that includes the .gitignore files above ``folder``.
+    Hidden files and folders, links to folders and ignored files are left out; in a git repository the
+    .gitignore files above ``folder`` count too.
 
     Attributes:
-        folder: where to begin.
-        root: the same without links.
-        left_out: grows with what cannot be read, one plain sentence each.
+        folder: the folder to walk.
+        root: the same folder with links resolved.
+        left_out: one plain sentence for each file or folder that cannot be read; grows during the walk.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class Walk:
         Raises:
             OSError: ``folder`` itself cannot be listed.
         """
-        # Not a recursion: folders may be nested deeper than calls.
+        # A loop, because folders may be nested deeper than Python's recursion limit.
         waiting = [(self.root, self._ignores_above(self.root))]
         while waiting:
             place, above = waiting.pop()
@@ -75,7 +75,7 @@ class Walk:
             waiting += reversed(folders)
 
     def title(self, path: Path) -> str:
-        """How prompts and messages name a file: with the folder's own name before it."""
+        """The name of a file in prompts and messages: its path from the folder's own name on."""
         return shown_name((Path(self.root.name) / path.relative_to(self.folder)).as_posix())
 
     def _name(self, path: Path) -> str:
@@ -97,9 +97,9 @@ class Walk:
         return stat.S_ISREG(mode)
 
     def _ignores_above(self, folder: Path) -> Ignores:
-        """What the git repository around ``folder`` ignores; nothing if it ignores the folder itself.
+        """The patterns of the git repository around ``folder``; none if they ignore the folder itself.
 
-        Who names an ignored folder wants it read.
+        A user who names an ignored folder wants it read.
         """
         root = next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
         if root is None:
@@ -130,7 +130,7 @@ class Walk:
     def _patterns(self, file: Path, lines: Sequence[str]) -> GitIgnoreSpec:
         from pathspec import GitIgnoreSpec
 
-        # Git, too, passes over a pattern that it cannot make out.
+        # Git skips invalid patterns too.
         patterns: list[Any] = []
         for line in lines:
             try:
@@ -142,7 +142,7 @@ class Walk:
 
 
 def _is_ignored(path: Path, ignores: Ignores, *, is_folder: bool) -> bool:
-    """What the deepest file with an opinion says: it overrules those above it."""
+    """Whether a path is ignored: the deepest .gitignore file with a matching pattern decides."""
     for place, spec in reversed(ignores):
         name = path.relative_to(place).as_posix() + ("/" if is_folder else "")
         verdict = spec.check_file(name).include

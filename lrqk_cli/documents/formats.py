@@ -1,4 +1,4 @@
-"""Which reader takes which file. Runs in the process that reads."""
+"""Chooses the reader of a file, and lists folders. Runs in the reader process."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lrqk_cli.errors import DocumentError
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a folder holds.
+    """The files of a folder.
 
     Attributes:
-        files: those to read, and how prompts and messages name them.
-        left_out: what cannot be read, one plain sentence each.
+        files: the files to read, and their names in prompts and messages.
+        left_out: one plain sentence for each file that cannot be read.
     """
 
     files: Sequence[tuple[Path, str]]
@@ -31,11 +31,11 @@ class Listing:
 
 
 def read_source(source: SourceFile, options: ReadOptions) -> Document:
-    """Read a file with the reader that its bytes, or else its suffix, ask for.
+    """Read a file with the reader for its bytes or, failing that, for its suffix.
 
     Raises:
-        DocumentError: it cannot be read.
-        UsageError: pages of a document without pages were asked for.
+        DocumentError: the file cannot be read.
+        UsageError: ``options`` select pages of a document without pages.
     """
     if is_pdf(source.data):
         return read_pdf(source, options)
@@ -74,7 +74,7 @@ def list_folder(folder: Path) -> Listing:
 def _is_worth_reading(path: Path) -> bool:
     """Whether a file found in a folder is text, a PDF or an office file, by its first bytes.
 
-    The files of /proc, to which a link may lead, say that they are empty; some of them have no end.
+    Files of /proc, which a link may reach, report a size of 0; some of them have no end.
     """
     try:
         if path.stat().st_size == 0:
@@ -82,7 +82,7 @@ def _is_worth_reading(path: Path) -> bool:
         with open_regular(path) as file:
             head = file.read(SNIFFED_BYTES)
     except OSError:
-        return True  # reading it gives the reason
+        return True  # reading the file will give the reason
     if path.suffix.lower() in OFFICE_SUFFIXES or is_pdf(head):
         return True
     return bool(head.strip()) and not is_binary(head)

@@ -1,7 +1,7 @@
-"""What the process that reads and the one that asked tell each other: JSON, a line a message.
+"""Messages between the reader process and its parent: JSON, one message a line.
 
-Nothing else comes from the process that reads: it has had files of strangers in its hands, and must not be
-able to make this one run anything.
+The reader process sends nothing else: it has parsed untrusted files, and must not be able to make its parent
+run code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ERRORS: dict[str, type[LrqkError]] = {kind.__name__: kind for kind in (Document
 
 
 def encode(message: Message) -> bytes:
-    """One line, in ASCII; half surrogates of file names survive."""
+    """One line in ASCII; escapes keep the lone surrogates of file names."""
     return json.dumps(message).encode("ascii") + b"\n"
 
 
@@ -30,7 +30,7 @@ def decode(line: bytes) -> Message:
 
 
 def from_document(document: Document) -> Message:
-    """A document, without its path and title, which the other side knows."""
+    """A document as a message, without its path and title, which the parent knows."""
     pages = [[page.number, page.text] for page in document.pages]
     return {"pages": pages, "page_count": document.page_count, "warnings": document.warnings}
 

@@ -25,7 +25,7 @@ UNSUPPORTED_SUFFIXES = frozenset(
     {".doc", ".ppt", ".xls", ".odt", ".odp", ".ods", ".rtf", ".pages", ".numbers", ".key", ".mobi", ".azw3"}
 )
 _SLIDE = re.compile(r"<!-- Slide number: ([0-9]+) -->")
-# Before the first tag there may be blanks and a mark of byte order.
+# Blanks and a byte order mark may come before the first tag.
 _HTML = re.compile(rb"[\s\xef\xbb\xbf]*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html)\b", re.IGNORECASE)
 _ZIP_MEMBERS = (
     (b"word/", ".docx"),
@@ -36,7 +36,7 @@ _ZIP_MEMBERS = (
 
 
 def sniff_office(data: bytes) -> str | None:
-    """The suffix of an office format that the bytes show, for input without a name."""
+    """The suffix of the office format of the bytes, for input without a name; None for other formats."""
     if _HTML.match(data):
         return ".html"
     if data.startswith(b"PK\x03\x04"):
@@ -45,10 +45,10 @@ def sniff_office(data: bytes) -> str | None:
 
 
 def refuse_unsupported(source: SourceFile) -> None:
-    """Name a format that lrqk knows but cannot read.
+    """Refuse a known format that lrqk cannot read.
 
     Raises:
-        DocumentError: the file has such a suffix.
+        DocumentError: the file has the suffix of such a format.
     """
     if source.suffix in UNSUPPORTED_SUFFIXES:
         raise DocumentError(
@@ -62,8 +62,8 @@ def read_office(source: SourceFile, options: ReadOptions) -> Document:
 
     Raises:
         DocumentError: the extra ``office`` is not installed, the file is damaged or has no text, or it ends
-            before a slide that was asked for.
-        UsageError: pages of a document without pages were asked for.
+            before a selected slide.
+        UsageError: ``options`` select pages of a document without pages.
     """
     suffix = source.suffix if source.suffix in OFFICE_SUFFIXES else sniff_office(source.data) or ".html"
     if suffix == ".pptx":
@@ -76,9 +76,9 @@ def read_office(source: SourceFile, options: ReadOptions) -> Document:
 
 
 def _convert(source: SourceFile, suffix: str) -> str:
-    """The file as Markdown.
+    """Convert the file to Markdown.
 
-    The converter is chosen here: ``MarkItDown`` itself would read a damaged .docx as if it were plain text.
+    Chooses the converter itself, because ``MarkItDown`` would read a damaged .docx as plain text.
     """
     try:
         from markitdown import MissingDependencyException, StreamInfo, converters
@@ -91,7 +91,7 @@ def _convert(source: SourceFile, suffix: str) -> str:
         raise _missing_extra(source, suffix) from error
     except MemoryError:
         raise
-    # The converters of five libraries fail in ways of their own.
+    # The converters use five libraries, each with its own exceptions.
     except Exception as error:
         raise DocumentError(
             f"{source.title} cannot be read: it is damaged, encrypted or not a {suffix} file.",
@@ -101,7 +101,7 @@ def _convert(source: SourceFile, suffix: str) -> str:
 
 
 def _slides(source: SourceFile, options: ReadOptions, markdown: str) -> Document:
-    """A document with a page a slide, from the comments that markitdown puts before each."""
+    """A document with one page a slide, split at the comments that markitdown puts before each slide."""
     parts = _SLIDE.split(markdown)
     texts = {int(number): normalise(text) for number, text in zip(parts[1::2], parts[2::2], strict=True)}
     count = max(texts, default=0)

@@ -1,4 +1,4 @@
-"""Which pages were asked for: ``3-20,25``."""
+"""Selections of pages, such as ``3-20,25``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PageSelection:
         """The selected page numbers of a document, ascending, each once.
 
         Raises:
-            DocumentError: the document ends before a page that was asked for.
+            DocumentError: the document ends before a selected page.
         """
         beyond = max(last or first for first, last in self.ranges)
         if beyond > page_count:
@@ -54,19 +54,19 @@ class PageSelection:
 
 
 def select_pages(pages: PageSelection | None, page_count: int, title: str) -> list[int]:
-    """The page numbers to read; all of them where nothing was selected.
+    """The page numbers to read; all of them without a selection.
 
     Raises:
-        DocumentError: the document ends before a page that was asked for.
+        DocumentError: the document ends before a selected page.
     """
     return list(range(1, page_count + 1)) if pages is None else pages.numbers(page_count, title)
 
 
 def refuse_pages(pages: PageSelection | None, title: str) -> None:
-    """Accept no selection for a document without pages.
+    """Refuse a page selection for a document without pages.
 
     Raises:
-        UsageError: there is one.
+        UsageError: ``pages`` is a selection.
     """
     if pages is not None:
         raise UsageError(

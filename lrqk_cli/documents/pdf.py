@@ -1,10 +1,9 @@
-"""PDF files, through pypdf.
+"""Reads PDF files with pypdf, in its plain extraction mode.
 
-The plain extraction mode is used. Layout mode keeps table columns apart, but it weaves the lines of a
-two-column page together, drops text inside figures, spends up to twice the characters on spaces, and loses
-the word gaps of some LaTeX lines. Plain mode follows the order in which a page was drawn, which is the
-reading order in nearly all files. Comments and highlights are remarks about a page and are left out; text
-boxes and the values of form fields show on the page, so they belong to its text.
+Layout mode keeps table columns apart, but it mixes the lines of two-column pages, drops text inside figures,
+needs up to twice the characters, mostly spaces, and loses the word gaps of some LaTeX lines. Plain mode
+follows the drawing order of a page, which is the reading order in nearly all files. Comments and highlights
+are left out. Text boxes and the values of form fields are visible on the page, so they belong to its text.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _ATTEMPTS = 3
 
 
 def is_pdf(data: bytes) -> bool:
-    """Whether the magic of PDF stands near the start; some writers put a few bytes before it."""
+    """Whether the PDF signature is near the start; some writers put a few bytes before it."""
     return b"%PDF-" in data[:1024]
 
 
@@ -35,7 +34,7 @@ def read_pdf(source: SourceFile, options: ReadOptions) -> Document:
     """Read a PDF file.
 
     Raises:
-        DocumentError: it is corrupt or encrypted, ends before a page that was asked for, or has no text.
+        DocumentError: the file is damaged or encrypted, ends before a selected page, or has no text.
     """
     reader, page_count = _open(source, options.password)
     numbers = select_pages(options.pages, page_count, source.title)
@@ -54,7 +53,7 @@ def read_pdf(source: SourceFile, options: ReadOptions) -> Document:
 
 
 def _open(source: SourceFile, password: Password) -> tuple[PdfReader, int]:
-    """A reader that is unlocked, and its number of pages."""
+    """An unlocked reader, and its number of pages."""
     from pypdf import PdfReader
 
     try:
@@ -68,7 +67,7 @@ def _open(source: SourceFile, password: Password) -> tuple[PdfReader, int]:
         raise DocumentError(
             f"{source.title} is encrypted in a way that cannot be read.", "Save it without encryption."
         ) from error
-    # A corrupt file can make a parser fail in any way: KeyError, RecursionError, struct.error, ...
+    # On a damaged file the parser may raise anything: KeyError, RecursionError, struct.error, ...
     except Exception as error:
         raise DocumentError(
             f"{source.title} cannot be read: the PDF file is damaged.",
@@ -80,7 +79,7 @@ def _open(source: SourceFile, password: Password) -> tuple[PdfReader, int]:
 
 
 def _unlock(reader: PdfReader, source: SourceFile, password: Password) -> None:
-    """Decrypt: with the empty password first, as viewers do, then with what was given."""
+    """Decrypt with the empty password, as viewers do, else with the given password."""
     if reader.decrypt(""):
         return
     given = 0
@@ -112,13 +111,13 @@ def _attempts(source: SourceFile, password: Password) -> Iterator[str]:
 
 
 def _text_of(reader: PdfReader, number: int) -> str | None:
-    """The text of a page; None where it cannot be extracted."""
+    """The text of a page; None if it cannot be extracted."""
     try:
         page: Any = reader.pages[number - 1]
         return normalise(page_text(page))
     except MemoryError:
         raise
-    # As above: one broken page must not cost the others.
+    # As in ``_open``; one broken page must not lose the others.
     except Exception:
         return None
 

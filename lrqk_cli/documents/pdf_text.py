@@ -1,4 +1,4 @@
-"""The text of one PDF page as a person sees it."""
+"""Extracts the visible text of one PDF page."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-# fontTools drops code 0 of a CFF font's own encoding; the fonts of TeX keep these glyphs there.
+# fontTools drops code 0 of a CFF font's own encoding, where the fonts of TeX have these glyphs.
 _CODE_ZERO = {"CMSY": "\u2212", "CMR": "\u0393", "CMEX": "("}
-# Pieces of tall brackets and bullets, which Adobe's Symbol and Wingdings keep in the private use area.
+# Pieces of tall brackets and bullets, which Adobe's Symbol and Wingdings have in the private use area.
 _PRIVATE_USE = str.maketrans(
     dict(
         zip(
@@ -18,17 +18,17 @@ _PRIVATE_USE = str.maketrans(
         )
     )
 )
-# TeX draws "not equal" as a slash over the next sign; NFC then composes what has a character of its own.
+# TeX draws "not equal" as a slash over the next sign; NFC composes the two where Unicode has a character.
 _STRUCK_OUT = re.compile("\u2044([=∈∋⊂⊃⊆⊇≡∼≃≅≈<>≤≥∃|∥⇐⇒⇔←→])")
 _LEADERS = re.compile(r"(?: ?\.){6,}")
-# The order of drawing leaves gaps within lines, and single spaces before them.
+# Text in drawing order has gaps within lines, and single spaces before them.
 _GAP = re.compile(r"(?<=\S)[ \t]{2,}(?=\S)")
 _FIRST_SPACE = re.compile(r"^ (?=\S)", re.MULTILINE)
 
 
 @dataclass(slots=True)
 class _Fragments:
-    """Collects what pypdf's ``visitor_text`` reports."""
+    """Collects the text fragments that pypdf passes to ``visitor_text``."""
 
     box: tuple[float, float, float, float]
     texts: list[str] = field(default_factory=list)
@@ -45,15 +45,15 @@ class _Fragments:
 
 
 def page_text(page: Any) -> str:
-    """The text of a ``pypdf.PageObject``, form fields and text boxes included; empty if none can be seen."""
+    """The text of a ``pypdf.PageObject``, form fields and text boxes included; empty if none is visible."""
     box = page.cropbox
     fragments = _Fragments((float(box.left), float(box.bottom), float(box.right), float(box.top)))
     text: str = page.extract_text(visitor_text=fragments)
-    # Each repair is one character for one; fragments that do not add up to the text would lose some of it.
+    # Repairs keep the length; if the lengths differ, fragments are missing, and the text stays as it is.
     repaired = "".join(fragments.texts)
     if len(repaired) == len(text):
         text = repaired
-    # Inside a form XObject pypdf reports positions in the form's own space, which the box says nothing about.
+    # Inside a form XObject pypdf reports positions in the form's own space, so the box cannot be compared.
     if not fragments.visible and not _has_forms(page):
         text = ""
     text = _STRUCK_OUT.sub("\\1\u0338", text.translate(_PRIVATE_USE))
@@ -62,13 +62,13 @@ def page_text(page: Any) -> str:
         return "\n".join([text, *_annotation_texts(page)])
     except MemoryError:
         raise
-    # A malformed annotation must not cost the page.
+    # A malformed annotation must not lose the page's text.
     except Exception:
         return text
 
 
 def _origin(cm: list[float], tm: list[float]) -> tuple[float, float]:
-    """Where a text matrix puts its origin, in the page's space."""
+    """The origin of a text matrix in the page's space."""
     x, y = tm[4], tm[5]
     return cm[0] * x + cm[2] * y + cm[4], cm[1] * x + cm[3] * y + cm[5]
 
@@ -86,7 +86,7 @@ def _has_forms(page: Any) -> bool:
 
 
 def _annotation_texts(page: Any) -> list[str]:
-    """What text boxes and filled-in text fields show, a line each."""
+    """The texts of text boxes and filled-in text fields, one line each."""
     found = []
     for reference in page.get("/Annots") or []:
         annotation = reference.get_object()
@@ -100,7 +100,7 @@ def _annotation_texts(page: Any) -> list[str]:
 def _field_text(widget: Any) -> str:
     """``name: value`` of a text or choice field; empty for buttons, signatures and empty fields."""
     node, name = widget, ""
-    for _ in range(16):  # a damaged file may have a circle of parents
+    for _ in range(16):  # in a damaged file, parents may form a cycle
         name = name or str(node.get("/T", ""))
         if "/FT" in node or "/Parent" not in node:
             break

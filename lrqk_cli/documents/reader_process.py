@@ -1,4 +1,4 @@
-"""Files are read in a process of their own, which is ended if it takes too long or too much memory.
+"""Reads files in a separate process, which is killed if it takes too long or too much memory.
 
 A file of a few kilobytes can keep a parser busy for hours, or fill all memory.
 """
@@ -28,15 +28,15 @@ from lrqk_cli.errors import DocumentError
 _POLL_S = 0.05
 _LONGEST_STEP_S = 1.0
 _SECONDS_A_PAGE = 1.0
-# Threads of numeric libraries, which readers of spreadsheets import, would only reserve memory.
+# Readers of spreadsheets import numeric libraries, whose threads would only reserve memory.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class ReaderProcess:
-    """Lists folders and reads files in a process of its own.
+    """Lists folders and reads files in a separate process.
 
-    It starts with the first request and serves all of them; after one that ended it, the next starts
-    another. Leave the context to end it.
+    The first request starts the process, which serves all requests; if a request ends it, the next one starts
+    another. Leaving the context ends it.
     """
 
     def __init__(self, limits: ReadLimits) -> None:
@@ -53,18 +53,18 @@ class ReaderProcess:
         """The files of a folder; see ``formats.list_folder``.
 
         Raises:
-            DocumentError: it cannot be listed, or not within the limits.
+            DocumentError: the folder cannot be listed within the limits, or at all.
         """
         source = SourceFile(folder, f"The folder {shown_name(folder)}", b"")
         found = self._request({"list": str(folder)}, source, ReadOptions())["listing"]
         return Listing([(Path(path), title) for path, title in found["files"]], found["left_out"])
 
     def read(self, source: SourceFile, options: ReadOptions) -> Document:
-        """Read a file, or what ``source`` has from standard input; see ``formats.read_source``.
+        """Read a file, or the bytes of ``source`` from standard input; see ``formats.read_source``.
 
         Raises:
-            DocumentError: it cannot be read, or not within the limits.
-            UsageError: pages of a document without pages were asked for.
+            DocumentError: the file cannot be read within the limits, or at all.
+            UsageError: ``options`` select pages of a document without pages.
         """
         request = {
             "read": str(source.path),
@@ -101,16 +101,16 @@ class ReaderProcess:
         return answer
 
     def _answer(self, child: _Child, source: SourceFile, options: ReadOptions) -> Message:
-        """Wait for the answer to a request, reply to what is asked meanwhile, and keep to the limits."""
+        """Wait for the answer to a request; handle progress and password requests; enforce the limits."""
         done, spent, seen = 0, 0.0, time.monotonic()
         while True:
             message = child.receive(_POLL_S)
             done = message["done"] if message is not None and "done" in message else done
-            # Before an answer counts: a quick one must not depend on when somebody looked.
+            # Checked before the answer, so that the outcome does not depend on the moment of polling.
             if child.memory() > self._limits.memory:
                 raise too_large(source.title, self._limits)
             now = time.monotonic()
-            # A longer look at the clock is a wait for a password, or both processes were stopped meanwhile.
+            # A longer step is a wait for a password, or both processes were stopped; count it as one second.
             spent, seen = spent + min(now - seen, _LONGEST_STEP_S), now
             if spent > self._limits.timeout + _SECONDS_A_PAGE * done:
                 raise _too_slow(source.title, done, self._limits)
@@ -132,7 +132,7 @@ class ReaderProcess:
 
 
 def too_large(title: str, limits: ReadLimits) -> DocumentError:
-    """The error of a file for which the memory does not suffice."""
+    """The error of a file that needs more memory than the limit."""
     return DocumentError(
         f"{title} takes more memory to read than --read-memory allows, {limits.memory / 2**20:,.0f} MiB.",
         "Raise --read-memory (LRQK_READ_MEMORY) if you trust the file.",
@@ -148,7 +148,7 @@ def _too_slow(title: str, done: int, limits: ReadLimits) -> DocumentError:
 
 
 class _EndedError(Exception):
-    """The process that reads has ended by itself."""
+    """The reader process has ended by itself."""
 
 
 class _Child:
@@ -157,7 +157,7 @@ class _Child:
     def __init__(self, memory: int) -> None:
         import psutil
 
-        # With -m, or with the path that it makes itself, Python would look in the working folder first.
+        # With -m, or with its default path, Python would search the working folder first.
         modules = [*sys.path, str(Path(__file__).parents[2])]
         code = (
             f"import sys; sys.path[:] = {modules!r}; "
@@ -176,7 +176,7 @@ class _Child:
         self._watched = psutil.Process(self._process.pid)
         self._gone = psutil.Error
         self._received: SimpleQueue[bytes] = SimpleQueue()
-        # Pipes cannot be waited for with a timeout on every system.
+        # A thread reads, because not every system can wait for a pipe with a timeout.
         self._thread = threading.Thread(
             target=_pass_on, args=(self._answers, self._received.put), daemon=True
         )
@@ -186,7 +186,7 @@ class _Child:
         """Send a message and the bytes that belong to it.
 
         Raises:
-            _EndedError: nobody takes it.
+            _EndedError: the process has ended.
         """
         try:
             self._requests.write(messages.encode({**message, "bytes": len(data)}))
@@ -196,10 +196,10 @@ class _Child:
             raise _EndedError from error
 
     def receive(self, timeout: float) -> Message | None:
-        """The next message; None if none has come after so many seconds.
+        """The next message; None if none comes within ``timeout`` seconds.
 
         Raises:
-            _EndedError: there will be none.
+            _EndedError: the process has ended.
         """
         try:
             line = self._received.get(timeout=timeout)
@@ -210,7 +210,7 @@ class _Child:
         return messages.decode(line)
 
     def memory(self) -> int:
-        """Bytes of main memory that the process takes; 0 if it has ended."""
+        """The resident bytes of the process; 0 if it has ended."""
         try:
             return int(self._watched.memory_info().rss)
         except self._gone:
@@ -222,12 +222,12 @@ class _Child:
         self._process.wait()
         self._thread.join()
         self._answers.close()
-        with suppress(OSError):  # something was still to be written
+        with suppress(OSError):  # flushing unsent data fails
             self._requests.close()
 
 
 def _pass_on(answers: IO[bytes], put: Callable[[bytes], None]) -> None:
-    """Put every line, and an empty one at the end."""
+    """Put every line, and an empty line at the end of the stream."""
     for line in answers:
         put(line)
     put(b"")

@@ -1,4 +1,4 @@
-"""From paths to documents: which reader, in which order, and what was left out."""
+"""Reads the paths that the user named into documents, in order, and warns of files left out."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class ReadProgress:
     """How far reading has come.
 
     Attributes:
-        title: the file that is being read.
-        file, files: its number, from 1, and how many there are.
-        page, pages: pages of it that are done, and pages to read; 0 of 1 for a file without pages.
+        title: name of the current file.
+        file, files: its number, from 1, and the number of files.
+        page, pages: its pages done and its pages to read; 0 of 1 for a file without pages.
     """
 
     title: str
@@ -41,13 +41,13 @@ class ReadProgress:
 
     @property
     def fraction(self) -> float:
-        """The share of all files that is done, each file counting the same."""
+        """The share of all files that is done; each file has the same weight."""
         return (self.file - 1 + self.page / max(1, self.pages)) / self.files
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A file to read; ``folder`` is the folder that it was found in, if it was not named itself."""
+    """A file to read; ``folder`` is the named folder that contains it, None if the file itself was named."""
 
     path: Path
     title: str
@@ -64,22 +64,22 @@ def read_documents(
 ) -> list[Document]:
     """Read files, folders and, for ``-``, standard input, in the order given; no file twice.
 
-    All parsing happens in a process of its own, which ends before this returns or raises.
+    A separate process does all parsing, and ends before this returns or raises.
 
-    A file that cannot be read is an error if it was named. In a folder it is left out, and the first
-    document of that folder warns of it.
+    An unreadable file is an error if it was named. In a folder it is left out, and the first document of the
+    folder has a warning.
 
     Args:
-        pages: the pages to take of every document.
+        pages: the pages to read of every document.
         password: for encrypted files; a function is called with the path of each encrypted file, up to
             three times, and gives up by returning None.
-        limits: what a file or a folder may take; ``ReadLimits()`` if None.
+        limits: time and memory for a file or a folder; ``ReadLimits()`` if None.
         on_progress: called before each page or file, and at its end.
 
     Raises:
         DocumentError: a file is missing, damaged, encrypted, not text or without text, a folder has
-            nothing to read, a document ends before a page that was asked for, or a limit is hit.
-        UsageError: ``pages`` were asked for of a document that has none.
+            nothing to read, a document ends before a selected page, or a limit is hit.
+        UsageError: ``pages`` is set, and a document has no pages.
     """
     limits = limits or ReadLimits()
     left_out: dict[Path, list[str]] = {}
@@ -116,7 +116,7 @@ def read_documents(
 def _candidates(
     process: ReaderProcess, paths: Sequence[Path], left_out: dict[Path, list[str]]
 ) -> list[_Candidate]:
-    """All files to read, with titles that tell them apart; adds to ``left_out`` what folders have besides."""
+    """All files to read, with distinct titles; adds unreadable files of folders to ``left_out``."""
     found: dict[str, _Candidate] = {}
     for path in paths:
         if path == STDIN:

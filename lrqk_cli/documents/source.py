@@ -1,4 +1,4 @@
-"""What a reader is given, and what it tells while it reads."""
+"""The input of a reader: a file's bytes and the options of reading."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class SourceFile:
     """The bytes of one file.
 
     Attributes:
-        path: where they came from; ``-`` for standard input.
-        title: how prompts and messages name the file.
+        path: the file; ``-`` for standard input.
+        title: its name in prompts and messages.
     """
 
     path: Path
@@ -33,17 +33,17 @@ class SourceFile:
 
 
 def no_progress(done: int, total: int) -> None:
-    """An ``on_page`` for those who do not want to know."""
+    """An ``on_page`` that does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What was asked for, beside the file.
+    """The options of reading a file.
 
     Attributes:
         pages: the pages to read; None for all.
-        password: for encrypted files; a function is asked for it, and again while it is wrong.
-        on_page: told pages done and pages to read, of this file.
+        password: for encrypted files; a function is called for it, and again while it is wrong.
+        on_page: called with the pages done and the pages to read of this file.
     """
 
     pages: PageSelection | None = None

@@ -1,4 +1,4 @@
-"""Text, Markdown and source code."""
+"""Reads text, Markdown and source code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lrqk_cli.documents.pages import refuse_pages
 from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
-# The mark of UTF-32 (little end first) begins with that of UTF-16.
+# UTF-32 first, because its little-endian mark begins with that of UTF-16.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -22,7 +22,7 @@ SNIFFED_BYTES = 8192
 
 
 def is_binary(data: bytes) -> bool:
-    """Whether the first 8 KiB hold a NUL byte and no mark of UTF-16 or UTF-32."""
+    """Whether the first 8 KiB hold a NUL byte, without a byte order mark of UTF-16 or UTF-32."""
     return b"\0" in data[:SNIFFED_BYTES] and _marked_encoding(data) is None
 
 
@@ -30,8 +30,8 @@ def read_text(source: SourceFile, options: ReadOptions) -> Document:
     """Read a text file.
 
     Raises:
-        DocumentError: it is binary or empty.
-        UsageError: pages were asked for.
+        DocumentError: the file is binary or empty.
+        UsageError: ``options`` select pages.
     """
     if is_binary(source.data):
         raise DocumentError(
@@ -51,7 +51,7 @@ def decode(data: bytes) -> tuple[str, str]:
     """Decode by the byte order mark, else as UTF-8, else as Windows-1252.
 
     Returns:
-        The text, and a warning where the encoding had to be guessed; otherwise an empty string.
+        The text, and a warning if the encoding was guessed or some bytes are lost; else an empty string.
     """
     marked = _marked_encoding(data)
     try:
@@ -61,8 +61,8 @@ def decode(data: bytes) -> tuple[str, str]:
     text = data.decode(marked or "utf-8", "replace")
     damaged = text.count("\ufffd")
     intact = sum(1 for char in text if ord(char) > 127) - damaged
-    # Windows-1252 text hardly ever forms a valid UTF-8 sequence, so a few of those tell damage from another
-    # encoding.
+    # Windows-1252 text hardly ever forms a valid UTF-8 sequence, so such sequences mean damaged UTF-8 and not
+    # another encoding.
     if marked or intact > damaged:
         places = "1 place" if damaged == 1 else f"{damaged:,} places"
         return text, f"{places} could not be decoded and became \ufffd."

@@ -1,4 +1,4 @@
-"""The process that lists folders and reads files, on behalf of ``ReaderProcess``."""
+"""The process that lists folders and reads files for ``ReaderProcess``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lrqk_cli.documents.pages import PageSelection
 from lrqk_cli.documents.source import STDIN, Password, ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError, UsageError
 
-# What Python and the libraries reserve for themselves.
+# Memory that Python and the libraries reserve.
 _RESERVED_BYTES = 256 << 20
 
 
@@ -28,9 +28,9 @@ def main(memory: int) -> None:
     """Answer requests from standard input until it ends.
 
     Args:
-        memory: bytes that this process may take.
+        memory: bytes that this process may use.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the other process, which ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and kills this process
     _limit_memory(memory)
     worker = _Worker(_take_stdout(), SimpleQueue())
     threading.Thread(target=worker.receive, daemon=True).start()
@@ -39,9 +39,9 @@ def main(memory: int) -> None:
 
 
 def _limit_memory(memory: int) -> None:
-    """Refuse what this process asks for in one go; what it gathers slowly is watched from outside.
+    """Make single large allocations fail; the parent process watches slow growth.
 
-    Here counts also what is reserved and never used, so there is more room than may be used.
+    The system counts reserved memory too, so this limit is above the memory that may be used.
     """
     try:
         import resource
@@ -55,7 +55,7 @@ def _limit_memory(memory: int) -> None:
 
 
 def _take_stdout() -> BinaryIO:
-    """Standard output for messages alone: what libraries print goes nowhere."""
+    """Return standard output, for messages only; discard the output of libraries."""
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
@@ -70,7 +70,7 @@ class _Worker:
     received: SimpleQueue[tuple[Message, bytes]]
 
     def receive(self) -> None:
-        """Take messages from standard input, and end the process with it: nobody waits for an answer then."""
+        """Queue messages from standard input; end the process at the end of input."""
         try:
             for line in sys.stdin.buffer:
                 message = messages.decode(line)

@@ -24,16 +24,16 @@ def attach(
         ...     output = model.generate(**inputs, cache=cache, max_new_tokens=64)
 
     A call with several tokens is an exact segment; a call with a single one is a decode step. There are no
-    gradients: a backward pass raises. On leaving, the model is as it was before, and the cache of no use.
+    gradients: a backward pass raises. On leaving, the model is restored, and the cache can no longer be used.
 
     Args:
         model: a causal language model in evaluation mode, on one device.
         config: settings; the defaults if None.
-        context: tokens to reserve room for; the model's own limit if None.
+        context: tokens to reserve; the model's limit if None.
 
     Raises:
-        UnsupportedModelError: the model's config or its attention asks for something that is not honoured.
-        OutOfMemoryError: the host memory for the KV rows is not there.
+        UnsupportedModelError: the model needs a feature that the engine does not implement.
+        OutOfMemoryError: the KV rows do not fit in host memory.
     """
     spec = spec_from_config(model.config, type(model).__name__)
     with attached(model):

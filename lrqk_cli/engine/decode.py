@@ -14,13 +14,13 @@ from lrqk_cli.engine.sampling import likeliest
 class Decoder:
     """Feeds single tokens to a model.
 
-    Where the cache keeps its lengths on the device, the second such step is captured in a CUDA graph, and all
-    further ones replay it: one launch instead of some thousand. The first runs eagerly, which compiles the
-    kernels. A model that cannot be captured (it reads something back in every step, as RoPE that depends on
-    the length does) stays eager. While a layer is observed steps are eager too, and a graph waits.
+    If the cache keeps its lengths on the device, the first step runs eagerly and compiles the kernels, the
+    second is captured in a CUDA graph, and all further steps replay the graph: one launch instead of about a
+    thousand. A model that reads a value back in every step, as RoPE that depends on the length does, cannot
+    be captured and stays eager. While a layer is observed, steps are eager too.
 
     A captured step also chooses the likeliest token and sends it to the host. Between two greedy steps the
-    device waits for the host, which so has nothing to do but to read the token and to replay the graph.
+    device waits for the host, which then only reads the token and replays the graph.
     """
 
     def __init__(self, model: PreTrainedModel, cache: LrqkCache) -> None:
@@ -30,20 +30,20 @@ class Decoder:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
         self._likeliest = torch.zeros((), dtype=torch.int64, pin_memory=cache.device.type == "cuda")
-        # The token that the newest replay has chosen and left in ``_token``, once the host has read it.
+        # The token that the newest replay chose and wrote to ``_token``; None until the host has read it.
         self._chosen: int | None = None
         self._steps = 0
         self._can_capture = True
 
     @property
     def is_captured(self) -> bool:
-        """Whether a step is one launch, which does not wait for what it starts."""
+        """Whether a step is a single launch that returns before the step has run."""
         return self._graph is not None
 
     def step(self, token: int) -> Tensor:
-        """Return the logits ``[vocab]`` after ``token``, which is the next of the sequence.
+        """Append ``token`` to the sequence and return the logits ``[vocab]`` after it.
 
-        They are valid until the next step.
+        The logits are valid until the next step.
         """
         if token != self._chosen:
             self._token.fill_(token)
@@ -64,9 +64,9 @@ class Decoder:
         return self._logits
 
     def likeliest(self, logits: Tensor) -> int | None:
-        """Return what ``sampling.likeliest`` would, where the newest step was replayed and left ``logits``.
+        """Return the likeliest token of ``logits``, or -1, as ``sampling.likeliest`` does.
 
-        Waits for the device. None for other logits.
+        Waits for the device. None if ``logits`` are not those of a replayed step.
         """
         if logits is not self._logits:
             return None
@@ -86,7 +86,7 @@ class Decoder:
             self._graph, self._logits = graph, logits
         except RuntimeError:
             self._can_capture = False
-        # Nothing has run: what the host has counted meanwhile has not happened.
+        # Capturing runs no kernel, so undo the length that the host has counted.
         self._cache.sync_host_length(length)
 
     def _forward(self) -> Tensor:

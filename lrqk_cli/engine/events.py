@@ -1,4 +1,4 @@
-"""What the engine tells the outside world: plain values, no terminal."""
+"""The plain values that the engine yields."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ FinishReason = Literal["stop", "length", "context"]
 
 @dataclass(frozen=True, slots=True)
 class PrefillProgress:
-    """How far a prompt has gone through the model.
+    """How much of a prompt the model has read.
 
     Attributes:
-        done, total: tokens of this prompt; within a segment, in proportion to the layers it has gone through.
+        done, total: tokens of this prompt; within a segment, in proportion to the finished layers.
         seconds: time since this prefill began.
     """
 
@@ -25,12 +25,12 @@ class PrefillProgress:
 
     @property
     def tokens_per_second(self) -> float:
-        """Prefill speed so far; 0 before anything is done."""
+        """Prefill speed so far; 0 before the first token is done."""
         return self.done / self.seconds if self.seconds else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """Time that the rest takes at this speed; None before anything is done."""
+        """Time for the remaining tokens at this speed; None before the first token is done."""
         return (self.total - self.done) / self.tokens_per_second if self.tokens_per_second else None
 
 
@@ -42,9 +42,8 @@ class Step:
         token: its id; a stop token is reported too, with ``finish_reason`` ``stop``.
         finish_reason: None while the answer goes on; ``stop`` a stop token, ``length`` the limit of new
             tokens, ``context`` the reserved context is full.
-        stats: what the decode steps cost that have not been reported yet: of some steps at a time, since
-            reading the counters waits for the device, and of all at the end. Nothing for the first token,
-            which the prefill pays for.
+        stats: counters of the decode steps since the last reading. Reading them waits for the device, so most
+            items have none; the last item has the rest. The first token belongs to the prefill.
     """
 
     token: int
@@ -59,12 +58,12 @@ class MemoryUse:
     Attributes:
         device: ``cpu``, ``cuda:0``, …
         device_bytes: allocated on the device now (the process's resident memory on a CPU).
-        peak_device_bytes: the most so far.
+        peak_device_bytes: the most allocated so far.
         weight_bytes: the model's parameters and buffers.
         host_kv_bytes: the KV store in host memory, at the reserved context.
         index_bytes: the low-rank index.
         hot_bytes: resident rows and the recent window.
-        budget_bytes: what the process could have of the device when the engine began; 0 if that is unknown.
+        budget_bytes: device bytes that the process could use when the engine began; 0 if unknown.
     """
 
     device: str

@@ -1,4 +1,4 @@
-"""Decoder layers for a single token: what a product is added to is added by the product itself."""
+"""Decoder layers for a single token whose products add their results to the residual themselves."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 def layers_with_sums(
     model: PreTrainedModel, residuals: Residuals
 ) -> Iterator[tuple[nn.Module, Callable[..., Tensor]]]:
-    """Yield the layers of a model that do two sums as most models' do, and what they should do instead.
+    """Yield each decoder layer with the usual two residual sums, and its fused forward.
 
-    Each is tried on random numbers, by transformers' own attention; what is fused inside it already is.
+    Each layer is tested on random numbers with transformers' own attention; its parts are fused already.
     """
     layers = [layer for layer in model.modules() if all(hasattr(layer, part) for part in _PARTS)]
     if not layers:
@@ -36,7 +36,7 @@ def layers_with_sums(
 def _apply(
     layer: Any, original: Callable[..., Tensor], residuals: Residuals, hidden_states: Tensor, **kwargs: Any
 ) -> Tensor:
-    """Apply a layer to a single token ``[1, 1, width]``; leave all else to ``original``."""
+    """Apply a layer to a single token ``[1, 1, width]``; pass other inputs to ``original``."""
     if hidden_states.shape[:-1] != (1, 1):
         return original(hidden_states, **kwargs)
 
@@ -54,7 +54,7 @@ def _apply(
 
 @contextmanager
 def _eager(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model attend without a cache."""
+    """Let a model attend without a cache inside this context."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -65,7 +65,7 @@ def _eager(model: PreTrainedModel) -> Iterator[None]:
 
 @torch.no_grad()
 def _computes(layer: Any, forward: Callable[..., Tensor]) -> bool:
-    """Tell whether a layer gives the same for a random token by ``forward``."""
+    """Return whether ``forward`` and the layer give the same result for a random token."""
     try:
         weight, width = layer.input_layernorm.weight, layer.self_attn.head_dim
         generator = torch.Generator().manual_seed(0)
@@ -75,7 +75,7 @@ def _computes(layer: Any, forward: Callable[..., Tensor]) -> bool:
         kwargs = {"attention_mask": None, "position_embeddings": position}
         expected = layer(token, **kwargs)
         found = forward(token, **kwargs)
-    except Exception:  # of a layer that is not called so, whatever it stumbles over
+    except Exception:  # a layer with another signature may raise anything
         return False
-    # The same kernels in the same order: there is nothing that could differ by rounding.
+    # The same kernels run in the same order, so rounding cannot differ.
     return isinstance(expected, Tensor) and torch.equal(found, expected)

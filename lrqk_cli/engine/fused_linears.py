@@ -1,4 +1,4 @@
-"""Linear layers for a single token, of plain weights and of packed ones."""
+"""Linear layers for a single token, with plain or packed weights."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ Linear: TypeAlias = nn.Linear | PackedLinear
 
 
 def is_its_own(module: nn.Module) -> bool:
-    """Tell whether a module computes what its class says, and not what somebody else has put there.
+    """Return whether a module has its class's ``forward``.
 
-    Accelerate does, where weights are elsewhere until they are used.
+    Accelerate replaces ``forward`` where it moves weights to the device for each use.
     """
     return "forward" not in vars(module)
 
 
 def is_linear(module: object) -> TypeGuard[Linear]:
-    """Tell whether ours can stand in for a layer."""
+    """Return whether the fused product can replace a layer."""
     if type(module) is PackedLinear:
         return is_its_own(module)
     return type(module) is nn.Linear and is_its_own(module) and module.weight.is_contiguous()
 
 
 def linear_parts(module: nn.Module, names: Sequence[str]) -> list[Linear]:
-    """Return those of a module's parts by these names that ours can stand in for."""
+    """Return the named parts of a module that the fused product can replace."""
     return [part for name in names if is_linear(part := getattr(module, name, None))]
 
 
 def _dtype(module: Linear) -> torch.dtype:
-    """Return the type of what a layer takes and returns."""
+    """Return the dtype of a layer's input and output."""
     return module.dtype if isinstance(module, PackedLinear) else module.weight.dtype
 
 
 def _takes(module: Linear, input: Tensor) -> bool:
-    """Tell whether this is a single token, of the layer's type."""
+    """Return whether ``input`` is a single token of the layer's dtype."""
     return input.numel() == module.in_features and input.dtype == _dtype(module)
 
 
 class Vectors:
-    """The newest token in fixed point, as packed weights take it: made once for all that take the same."""
+    """The newest token in fixed point, the input of packed products; converted once for all of them."""
 
     def __init__(self) -> None:
         self._input: Tensor | None = None
         self._fixed: Tensor | None = None
 
     def space_for(self, input: Tensor) -> Tensor:
-        """Return where somebody may write ``input`` in fixed point, before anything asks for it."""
+        """Return the tensor into which the caller writes ``input`` in fixed point, before its first use."""
         self._input = input
         self._fixed = empty_fixed(input.numel(), input.dtype, input.device)
         return self._fixed
@@ -69,10 +69,10 @@ class Vectors:
         return fixed
 
     def _is_newest(self, input: Tensor) -> bool:
-        """Tell whether this is the token, perhaps in another shape.
+        """Return whether ``input`` is the kept token, perhaps in another shape.
 
-        Its address is enough: the reference to it keeps its memory from being used again, and models do not
-        write into what they have handed on.
+        Comparing addresses is enough: the kept reference prevents reuse of the memory, and models do not
+        write into activations that they have passed on.
         """
         newest = self._input
         if newest is None or (newest.numel(), newest.dtype) != (input.numel(), input.dtype):
@@ -81,7 +81,7 @@ class Vectors:
 
 
 class Residuals:
-    """Sums of a residual and what a part of a model adds to it, which the part's last product can compute."""
+    """Residual sums that the last product of a model's part computes itself."""
 
     def __init__(self) -> None:
         self._waiting: dict[nn.Module, Tensor] = {}
@@ -90,7 +90,7 @@ class Residuals:
         """Return ``residual + compute()``.
 
         Args:
-            last: the layer whose result is that of ``compute``; None where it is not known.
+            last: the linear layer that computes the result of ``compute``; None if unknown.
         """
         if last is None:
             return residual + compute()
@@ -102,7 +102,7 @@ class Residuals:
         return result if is_added else residual + result
 
     def take(self, layer: nn.Module, result: Tensor) -> Tensor | None:
-        """Return the residual to which a layer has to add a result, once, in the same shape and type."""
+        """Return, once, the residual that a layer adds to its result, if shape and dtype match."""
         residual = self._waiting.get(layer)
         if residual is None or (residual.shape, residual.dtype) != (result.shape, result.dtype):
             return None
@@ -110,10 +110,10 @@ class Residuals:
 
 
 class Shared(NamedTuple):
-    """What the layers of a model have in common.
+    """State that all fused layers of a model share.
 
     Attributes:
-        vectors: where weights are packed.
+        vectors: the token in fixed point; None without packed weights.
     """
 
     residuals: Residuals
@@ -121,7 +121,7 @@ class Shared(NamedTuple):
 
 
 def project_token(module: Linear, shared: Shared, input: Tensor) -> Tensor:
-    """Apply a linear layer to a single token; leave more of them to the layer."""
+    """Apply a linear layer to a single token; pass several tokens to the layer itself."""
     if not _takes(module, input):
         result: Tensor = MethodType(type(module).forward, module)(input)
         return result
@@ -139,7 +139,7 @@ def _multiply(
     out: Tensor,
     residual: Tensor | None = None,
 ) -> None:
-    """Apply up to three layers of one kind to the same token, all results one after the other."""
+    """Apply up to three layers of one kind to a token; ``out`` holds their results one after the other."""
     biases = tuple(layer.bias for layer in layers)
     if vectors is not None and isinstance(layers[0], PackedLinear):
         kernels.packed_gemv(
@@ -155,7 +155,7 @@ def _multiply(
 
 
 class SharedInput:
-    """Linear layers that are asked one after the other about the same token: the first computes for all."""
+    """Linear layers called in turn with the same token: the first call computes the results of all."""
 
     def __init__(self, layers: Sequence[Linear], shared: Shared) -> None:
         self._layers, self._shared = layers, shared
@@ -197,7 +197,7 @@ def apply_gated(
     activation: Activation,
     x: Tensor,
 ) -> Tensor:
-    """Apply a gated MLP to a single token; leave all else to ``original``."""
+    """Apply a gated MLP to a single token; pass other inputs to ``original``."""
     if not _takes(layers.gate, x):
         return original(x)
     inner = x.new_empty(*x.shape[:-1], layers.gate.out_features)

@@ -2,9 +2,9 @@
 
 A decode step of an eager transformers layer is some 30 element-wise launches around its matrix products; in a
 CUDA graph each still costs about 2 µs. Normalisations, the rotation, and a gated MLP up to its last product
-are one launch each, and a product with a single token reads its matrix as fast as it can. What is replaced is
-found by what it computes, not by its name: every candidate is tried on random numbers first, and stays as it
-is where ours gives something else.
+are one launch each, and a product with a single token reads its matrix at the memory's speed. Modules are
+chosen by their results, not by their names: a module is replaced only if the fused operation gives the same
+results on random numbers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _EPSILONS = ("variance_epsilon", "eps")
 
 
 class _NormKind(NamedTuple):
-    """Where a model rounds, and from where it counts the weight; see ``kernels.rms_norm``."""
+    """Where a norm rounds, and whether its weight counts from one; see ``kernels.rms_norm``."""
 
     offset: float
     rounds_first: bool
@@ -56,11 +56,11 @@ _NORM_KINDS = (_NormKind(0.0, True), _NormKind(0.0, False), _NormKind(1.0, False
 
 @contextmanager
 def fused(model: PreTrainedModel) -> Iterator[Shared]:
-    """Let the model use fused operations inside this context; it needs Triton and a GPU to gain by them.
+    """Let the model use fused operations inside this context; they are faster with Triton on a GPU only.
 
-    What it yields knows the newest token in fixed point, where weights are packed.
+    Yields the shared state, with the newest token in fixed point if weights are packed.
     """
-    # All are found before any is replaced, since what is tried should be as it was.
+    # Find all modules before replacing any, so that each is tested against original modules.
     forwards: dict[nn.Module, Callable[..., Any]] = {}
     is_packed = any(isinstance(module, PackedLinear) for module in model.modules())
     shared = Shared(Residuals(), Vectors() if is_packed else None)
@@ -70,7 +70,7 @@ def fused(model: PreTrainedModel) -> Iterator[Shared]:
     try:
         for module, forward in forwards.items():
             module.forward = forward
-        # They are tried with what is inside them as it is by now.
+        # Layers are tested with their fused parts in place.
         for layer, forward in list(layers_with_sums(model, shared.residuals)):
             layer.forward = forwards[layer] = forward
         yield shared
@@ -80,7 +80,7 @@ def fused(model: PreTrainedModel) -> Iterator[Shared]:
 
 
 def _fused_forwards(module: nn.Module, shared: Shared) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-    """Yield what a module, or parts of it, should do instead."""
+    """Yield the fused forwards of a module or of its parts."""
     if not is_its_own(module):
         return
     if is_linear(module):
@@ -97,7 +97,7 @@ def _fused_forwards(module: nn.Module, shared: Shared) -> Iterator[tuple[nn.Modu
 
 
 def _fused_gate(module: nn.Module, vectors: Vectors | None) -> Callable[[Tensor], Tensor] | None:
-    """Return a gated MLP's forward with one product for both matrices of the gate; None where it is none."""
+    """Return a gated MLP's forward with one product for gate and up; None for other modules."""
     parts = linear_parts(module, _GATED_MLP)
     if len(parts) < len(_GATED_MLP) or any(part.bias is not None for part in parts[:2]):
         return None
@@ -118,7 +118,7 @@ def _fused_gate(module: nn.Module, vectors: Vectors | None) -> Callable[[Tensor]
 
 
 def _fused_norm(module: nn.Module, vectors: Vectors | None) -> Callable[[Tensor], Tensor] | None:
-    """Return what normalises as the module does; None where nothing here does."""
+    """Return a fused forward that normalises as the module does; None if there is none."""
     weight = getattr(module, "weight", None)
     eps = next((getattr(module, name) for name in _EPSILONS if hasattr(module, name)), None)
     if not isinstance(weight, nn.Parameter) or weight.dim() != 1 or not isinstance(eps, float):
@@ -144,7 +144,7 @@ def _normalise(
     vectors: Vectors | None,
     hidden_states: Tensor,
 ) -> Tensor:
-    """Normalise rows of the weight's element type; leave all else to ``original``."""
+    """Normalise rows of the weight's dtype; pass other inputs to ``original``."""
     if hidden_states.dtype != weight.dtype:
         return original(hidden_states)
     rows = hidden_states.contiguous()
@@ -160,10 +160,10 @@ def _normalise(
 
 
 def _with_fused_rotation(module: nn.Module, _: Vectors | None) -> Callable[..., Any] | None:
-    """Return the module's forward with our rotation; None where it has none, or another one.
+    """Return the module's forward with the fused rotation; None if it has no rotation, or another one.
 
-    The rotation is a global function of the module's file. A copy of ``forward`` with globals of its own sees
-    ours in its place, and nothing else does.
+    The rotation is a global function of the module's file. A copy of ``forward`` with its own globals calls
+    the fused function instead; other code is not affected.
     """
     forward = inspect.unwrap(type(module).forward)
     if not isinstance(forward, FunctionType) or _ROTATION not in forward.__code__.co_names:
@@ -218,7 +218,7 @@ def _rotate(
 
 
 def _sample(module: nn.Module) -> Tensor | None:
-    """Return a tensor of the type and on the device of what a module takes; None where nothing tells."""
+    """Return a tensor with the dtype and device of a module's input; None if they are unknown."""
     for part in module.modules():
         if isinstance(part, PackedLinear):
             return torch.empty(0, dtype=part.dtype, device=part.packed.device)
@@ -228,13 +228,13 @@ def _sample(module: nn.Module) -> Tensor | None:
 
 
 def _probe(*shape: int, like: Tensor) -> Tensor:
-    """Return random numbers, none of whose rows has a mean of zero."""
+    """Return random numbers whose rows have means other than zero."""
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randn(shape, generator=generator) + 0.5
     return numbers.to(like.device, like.dtype)
 
 
 def _is_same(found: Tensor, expected: Tensor) -> bool:
-    """Tell whether numbers are equal but for the rounding of a few operations."""
+    """Return whether numbers are equal up to the rounding of a few operations."""
     rounding = 4 * torch.finfo(expected.dtype).eps
     return found.dtype == expected.dtype and torch.allclose(found, expected, rtol=rounding, atol=rounding)

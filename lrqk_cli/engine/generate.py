@@ -28,28 +28,28 @@ from lrqk_cli.memory import probe
 from lrqk_cli.memory.exhaustion import memory_errors
 from lrqk_cli.telemetry.stats import NO_STEPS, DecodeTotals, StepStats
 
-# Reading the counters waits for the device, so it is not done in every step.
+# Reading the counters waits for the device, so they are read only this often.
 _SECONDS_BETWEEN_READINGS = 0.2
 
 
 class Engine:
-    """A model with LRQK attention (or a baseline) and the tokens it has seen.
+    """A model with LRQK attention (or a baseline) and the tokens of one conversation.
 
-    Use as a context manager, or call ``close``: the model is then as it was before.
+    Use as a context manager, or call ``close``; either restores the model.
 
     Args:
         model: a causal language model on one device.
-        spec: its shape.
+        spec: the model's shape.
         settings: settings of the attention.
-        context: tokens to reserve room for.
+        context: tokens to reserve.
 
     Attributes:
-        settings: those in force, with the length of a segment.
+        settings: the settings in force, with the segment length filled in.
         totals: counters of all decode steps so far.
 
     Raises:
         UnsupportedModelError: the model does not use transformers' attention interface throughout.
-        OutOfMemoryError: the memory for the KV rows is not there.
+        OutOfMemoryError: the KV rows do not fit in memory.
     """
 
     def __init__(self, model: PreTrainedModel, spec: ModelSpec, settings: LrqkConfig, context: int) -> None:
@@ -67,12 +67,12 @@ class Engine:
                 vectors = stack.enter_context(fused(model)).vectors
             space = None if vectors is None else vectors.space_for
             self.cache = LrqkCache(spec, settings, context, model.dtype, self.device, space)
-            # Where there is no memory for the cache, the model is given back at once.
+            # Kept from here on; a cache that does not fit raises above, and the block restores the model.
             self._stack = stack.pop_all()
         self._decoder = Decoder(model, self.cache)
         self._tokens: list[int] = []
         self._logits: Tensor | None = None
-        # A status line asks for them often.
+        # Counted once, because a status line reads them often.
         self._weight_bytes = model.get_memory_footprint()
         self._budget_bytes = probe.allocated_bytes(self.device) + probe.free_device_bytes(self.device)
         probe.reset_peak(self.device)
@@ -86,11 +86,11 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Give the model back as it was."""
+        """Restore the model."""
         self._stack.close()
 
     def reset(self) -> None:
-        """Forget the conversation; memory and a captured graph are kept for the next."""
+        """Forget the conversation; keep the memory and the captured graph for the next one."""
         self.cache.reset()
         self.totals = DecodeTotals()
         self._tokens = []
@@ -98,19 +98,19 @@ class Engine:
 
     @property
     def length(self) -> int:
-        """Tokens of the conversation so far."""
+        """The number of tokens of the conversation so far."""
         return len(self._tokens)
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The conversation so far."""
+        """The tokens of the conversation so far."""
         return tuple(self._tokens)
 
     def adjust(self, settings: LrqkConfig) -> None:
-        """Let another ``top_k`` or ``tail`` be in force from the next step on.
+        """Put another ``top_k`` or ``tail`` in force from the next step on.
 
         Raises:
-            UsageError: something else would change, which needs a new cache; it is named.
+            UsageError: another setting would change, which needs a new cache; the message names it.
         """
         settings = replace(settings, segment=self._segment)
         self.cache.adjust(settings)
@@ -118,29 +118,29 @@ class Engine:
         self._decoder = Decoder(self.model, self.cache)
 
     def track_sources(self, wanted: bool) -> None:
-        """Note from the next prompt on where answers look, or no more; see ``source_weights``."""
+        """Switch the tracking of attention weights on or off; see ``source_weights``."""
         self.cache.track_sources(wanted)
         self._decoder = Decoder(self.model, self.cache)
 
     def source_weights(self) -> list[float] | None:
-        """Return the attention that each token has had since the newest prompt; None if it is not noted.
+        """Return each token's attention weight since the newest prompt; None while tracking is off.
 
-        It is that of some layers, summed over heads and steps; see ``attention.sources``.
+        The weights are those of some layers, summed over heads and steps; see ``attention.sources``.
         """
         return self.cache.source_weights
 
     def rewind_point(self) -> EngineRewindPoint:
-        """Note the point of the conversation that has been reached; not in the middle of an iterator."""
+        """Return a rewind point of the current state; do not call it within a running iterator."""
         logits = None
         if self._logits is not None and not self._waiting():
             logits = self._logits.to("cpu", copy=True)
         return EngineRewindPoint(self.length, self.cache.rewind_point(), logits)
 
     def rewind(self, point: EngineRewindPoint) -> None:
-        """Forget what came after ``point``, exactly. A captured graph is kept, and ``totals`` go on.
+        """Return to the state at ``point``, exactly; keep the captured graph and ``totals``.
 
         Raises:
-            UsageError: an earlier rewind or a reset has left the point behind.
+            UsageError: an earlier rewind or a reset has made the point invalid.
         """
         self.cache.rewind(point.cache)
         del self._tokens[point.length :]
@@ -155,17 +155,17 @@ class Engine:
     ) -> Iterator[PrefillProgress]:
         """Append ``tokens`` to the conversation, exactly.
 
-        May be closed between two items: what went through the model until then stays.
+        May be closed between two items; the tokens read by then stay.
 
         Args:
-            finishes: prepare for decode steps in the end, which is wasted where more tokens follow.
-            on_layer: called within a segment with the tokens that are done in proportion; only on a CPU.
+            finishes: prepare for decode steps at the end; false if more tokens follow.
+            on_layer: called within a segment, on a CPU only, with the tokens done, in proportion to layers.
 
         Raises:
-            ContextLengthError: there is no room for them; nothing was appended.
-            ModelError: the model does not know a token of them, or computes what is not finite.
-            OutOfMemoryError: the memory for it is not there. Then, as after any failure on the way, the
-                engine is empty.
+            ContextLengthError: the tokens do not fit; nothing was appended.
+            ModelError: a token is outside the vocabulary, or the model computes values that are not finite.
+            OutOfMemoryError: memory runs out. After this and any other failure on the way the engine is
+                empty.
         """
         if self.length + len(tokens) > self.context:
             raise ContextLengthError(
@@ -173,7 +173,7 @@ class Engine:
                 "Raise `context`, or ask about fewer pages.",
             )
         if tokens and max(tokens) >= self.spec.vocab_size:
-            # A GPU that looks such a token up is lost to the process.
+            # Looking such a token up on a GPU makes the GPU unusable for this process.
             raise ModelError(
                 f"The tokenizer makes the token {max(tokens)}, and the model knows {self.spec.vocab_size}.",
                 "Fetch the model again: its tokenizer and its weights do not belong together.",
@@ -194,13 +194,12 @@ class Engine:
     def generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
         """Continue the conversation token by token.
 
-        May be closed between two items; tokens that were yielded belong to the conversation, but not stop
-        tokens.
+        May be closed between two items. Yielded tokens belong to the conversation, except stop tokens.
 
         Raises:
-            ContextLengthError: there is no room for a single token.
-            ModelError: the model computes what is not finite.
-            OutOfMemoryError: the memory for it is not there. After both the engine is empty.
+            ContextLengthError: the context is full.
+            ModelError: the model computes values that are not finite; the engine is then empty.
+            OutOfMemoryError: memory runs out; the engine is then empty.
         """
         if self.length >= self.context:
             raise ContextLengthError(
@@ -212,7 +211,7 @@ class Engine:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Forget everything after a failure: one layer may have got further than another."""
+        """Reset the engine after a failure: one layer may have got further than another."""
         try:
             with compute_errors():
                 yield
@@ -248,7 +247,7 @@ class Engine:
         return sampler.choose(logits, self._tokens) if likeliest is None else checked(likeliest)
 
     def _keep(self, token: int, stop_ids: Collection[int], *, is_last: bool) -> FinishReason | None:
-        """Let a generated token be the next, unless it is a stop token; return why nothing follows it."""
+        """Append a generated token unless it is a stop token; return the reason if it ends the answer."""
         if token in stop_ids:
             return "stop"
         self.append(token)
@@ -257,10 +256,10 @@ class Engine:
         return "context" if self.length == self.context else None
 
     def _launch(self) -> float | None:
-        """Set the next step going where the device does it by itself, and return when.
+        """Launch the next step if it is captured, and return the time of the launch.
 
-        It then runs while the caller shows the newest token. That one is part of the conversation whatever
-        the caller does next, so nothing has to be taken back.
+        The step runs while the caller shows the newest token. That token belongs to the conversation whatever
+        the caller does next, so the step never has to be undone.
         """
         if not self._decoder.is_captured:
             return None
@@ -269,7 +268,7 @@ class Engine:
         return start
 
     def next_logits(self) -> Tensor:
-        """Return the logits ``[vocab]`` of the next token; feeds the newest one if it has not gone in yet.
+        """Return the logits ``[vocab]`` of the next token, after feeding the model all waiting tokens.
 
         Raises:
             UsageError: there is no prompt to continue.
@@ -284,11 +283,11 @@ class Engine:
         return self._logits
 
     def append(self, token: int) -> None:
-        """Let ``token`` be the next of the conversation, whoever chose it."""
+        """Append ``token`` to the conversation; the model reads it in the next step."""
         self._tokens.append(token)
 
     def layer_misses(self) -> list[float]:
-        """Return the share of demanded rows that were missing, for each layer that has demanded any."""
+        """Return the miss rate of each layer that has demanded rows."""
         return self.cache.layer_misses()
 
     def memory(self) -> MemoryUse:
@@ -305,7 +304,7 @@ class Engine:
         )
 
     def _waiting(self) -> list[int]:
-        """Return tokens that were generated and have not gone through the model yet."""
+        """Return the tokens that the model has not read yet."""
         return self._tokens[self.cache.get_seq_length() :]
 
     def _count_steps(self, steps: int, seconds: float) -> StepStats:

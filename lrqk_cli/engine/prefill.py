@@ -1,4 +1,4 @@
-"""Streamed prefill: a prompt goes through the model once, in segments."""
+"""Streamed prefill: the model reads a prompt once, in segments."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 from lrqk_cli.solver_pool import SolverPool
 from lrqk_cli.upstream import cache_argument
 
-# Layers are fitted ahead of what is to come where the text before it is so many times as long.
+# Factors are fitted ahead only if the text so far is this many times as long as the tokens to come.
 _AHEAD = 3
 
 
 def default_segment(device: torch.device) -> int:
-    """Return the tokens of a segment where the user does not say."""
+    """Return the default segment length in tokens."""
     return CPU_SEGMENT if device.type == "cpu" else DEFAULT_SEGMENT
 
 
@@ -36,15 +36,15 @@ def run_segments(
 ) -> Iterator[tuple[int, Tensor]]:
     """Append ``tokens`` ``[n]`` to the cache, exactly.
 
-    Yields after each segment how many tokens are done, and the logits ``[vocab]`` of the newest one. The
-    cache is consistent at every yield, so the iterator may be closed there. After the last segment it is
-    settled, unless the first decode step is to do that.
+    Yields after each segment the number of tokens done, and the logits ``[vocab]`` after the newest one. The
+    cache is consistent at every yield, so the iterator may be closed there. With ``finishes`` the last
+    segment also prepares the cache for decode steps; otherwise the first decode step does.
 
     Args:
-        on_layer: called within a segment with the tokens that are done in proportion; only on a CPU.
+        on_layer: called within a segment, on a CPU only, with the tokens done in proportion to the layers.
     """
     total = tokens.shape[0]
-    # Found before the device is busy, because it is waited for.
+    # Finding the rotation waits for the device, so do it before the device is busy.
     rotation = None
     if finishes and total > segment and cache.has_link:
         rotation = Rotation(model, cache.spec, attention_modules(model), (segment, 2 * segment))
@@ -53,7 +53,7 @@ def run_segments(
         for start in range(0, total, segment):
             stop = min(start + segment, total)
             is_last = stop == total
-            # While the last segment but one computes; or, where that is too early, ahead of the last.
+            # Solve while the last segment but one computes or, if that is too early, before the last one.
             coming = total - start
             pays = coming <= 2 * segment and cache.get_seq_length() >= _AHEAD * coming
             if rotation is not None and solving is None and pays:
@@ -78,9 +78,9 @@ def run_segments(
 def telling(
     model: PreTrainedModel, on_layer: Callable[[int], None] | None, start: int, stop: int
 ) -> Iterator[None]:
-    """Call ``on_layer`` after the attention of each layer, while ``start`` to ``stop`` go through.
+    """Call ``on_layer`` after the attention of each layer, while the model reads ``start`` to ``stop``.
 
-    A segment takes seconds on a CPU. A GPU runs behind the calls, which would tell nothing.
+    A segment takes seconds on a CPU. On a GPU the calls return before the layers have run, so none is made.
     """
     if on_layer is None or model.device.type != "cpu":
         yield
@@ -108,7 +108,7 @@ def forward(
     """Run ``tokens`` ``[n]`` through the model; return the logits ``[vocab]`` after the newest.
 
     Args:
-        positions: ``[1, n]``; None where the host knows them.
+        positions: ``[1, n]`` on the device; None lets transformers count them.
     """
     output = model(
         input_ids=tokens.unsqueeze(0),

@@ -1,4 +1,4 @@
-"""Points of a conversation that an engine can be taken back to."""
+"""Points of a conversation to which an engine can rewind."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class EngineRewindPoint:
     """A point of a conversation.
 
     Attributes:
-        length: its tokens, with those that have not gone through the model yet.
-        cache: the cache's point.
-        logits: of the next token, ``[vocab]`` in host memory; None where the next step computes them.
+        length: number of its tokens, unread ones included.
+        cache: the rewind point of the cache.
+        logits: logits of the next token, ``[vocab]`` in host memory; None if the next step computes them.
     """
 
     length: int
@@ -25,5 +25,5 @@ class EngineRewindPoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of host memory that it takes."""
+        """The bytes of host memory that the point takes."""
         return self.cache.nbytes + (0 if self.logits is None else self.logits.nbytes)

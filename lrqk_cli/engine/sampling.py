@@ -1,4 +1,4 @@
-"""Choosing the next token, by transformers' logits processors."""
+"""Chooses the next token with transformers' logits processors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from transformers import (
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.failures import not_finite
 
-# Parts of a row of logits whose largest are sought side by side.
+# Parts of a row of logits that are searched in parallel.
 _PARTS = 512
 
 
 def largest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first of the largest logits ``[vocab]`` and its place, as scalars on their device.
+    """Return the largest of the logits ``[vocab]`` and its first index, as scalars on their device.
 
-    torch seeks it in a row of 128K by a single block of a GPU, which takes as long as a layer's attention.
+    torch searches a row of 128K logits with one block of a GPU, which takes as long as a layer's attention.
     """
     parts = logits.view(math.gcd(logits.shape[0], _PARTS), -1)
     values, places = parts.max(1)
@@ -35,23 +35,23 @@ def largest(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """Return the place of the largest logit of ``[vocab]``, int64 ``[]``; -1 where that is not finite."""
+    """Return the index of the largest of the logits ``[vocab]``, int64 ``[]``; -1 if it is not finite."""
     return _if_finite(*largest(logits))
 
 
 def _if_finite(top: Tensor, token: Tensor) -> Tensor:
-    """Return a token, or -1 if the largest logit is not finite: NaN and infinity are larger than all.
+    """Return ``token``, or -1 if the largest logit is not finite; NaN and infinity are the largest.
 
-    Both come to the host in one transfer, as the device has to be waited for.
+    One number carries both to the host, because each transfer waits for the device.
     """
     return torch.where(top.abs() < torch.inf, token, -1)
 
 
 def checked(token: int) -> int:
-    """Return a token that is one.
+    """Return ``token``.
 
     Raises:
-        ModelError: it is -1, because the logits are not finite numbers.
+        ModelError: it is -1, which stands for logits that are not finite.
     """
     if token < 0:
         raise not_finite()
@@ -59,10 +59,10 @@ def checked(token: int) -> int:
 
 
 class Sampler:
-    """Greedy or sampled choice, as ``GenerationConfig`` says; repeatable with a seed.
+    """Greedy or sampled choice by a ``GenerationConfig``; a seed makes it repeatable.
 
     Attributes:
-        takes_likeliest: it chooses what ``likeliest`` returns, whatever came before.
+        takes_likeliest: the choice is always that of ``likeliest``, whatever the earlier tokens.
     """
 
     def __init__(self, generation: GenerationConfig, device: torch.device) -> None:
@@ -93,14 +93,14 @@ class Sampler:
         """
         if self.takes_likeliest:
             return checked(int(likeliest(logits)))
-        # Only the penalty looks back.
+        # Only the repetition penalty reads earlier tokens.
         seen = tokens if self._looks_back else ()
         history = cast(torch.LongTensor, torch.tensor([seen], dtype=torch.int64, device=logits.device))
         scores = self._processors(history, cast(torch.FloatTensor, logits.float().unsqueeze(0)))
         top, place = largest(scores.squeeze(0))
         if self._greedy:
             return checked(int(_if_finite(top, place)))
-        # A GPU on which a draw fails is lost to the process.
+        # A failed draw makes the GPU unusable for this process, so replace NaN first.
         weights = torch.softmax(scores, dim=-1).nan_to_num(1.0)
         drawn = torch.multinomial(weights, 1, generator=self._generator).squeeze(0)
         return checked(int(_if_finite(top, drawn)))

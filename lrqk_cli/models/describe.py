@@ -1,4 +1,4 @@
-"""What a model is, from its configuration alone and, where that states enough, without importing torch."""
+"""Describes a model from its configuration alone; without importing torch if that states enough."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Description:
     """A model's shape.
 
     Attributes:
-        spec: with plain numbers for weights, and the packed forms that they can have on a GPU.
-        dtype: that its weights were published in, as in ``torch.dtype`` without its prefix; None if unknown.
+        spec: the model with plain weights, and the packed forms possible on a GPU.
+        dtype: the dtype of the published weights, as in ``torch.dtype`` without its prefix; None if unknown.
     """
 
     spec: ModelSpec
     dtype: str | None
 
     def with_weights(self, chosen: WeightChoice, *, on_gpu: bool) -> ModelSpec:
-        """Return what the model is with its weights in a form.
+        """Return the spec of the model with its weights in the chosen form.
 
-        ``auto`` leaves a GGUF file as it is, and the form of other weights to the plan; a CPU has kernels for
-        plain numbers only, which ``bf16`` stands for.
+        ``auto`` keeps the types of a GGUF file, and leaves the form of other weights to the planner. A CPU
+        has kernels for plain weights only, which is what ``bf16`` means there.
 
         Raises:
-            UsageError: the weights cannot have this form there.
+            UsageError: the weights cannot have this form on this device.
         """
         spec = self.spec
         forms = {form.form for form in spec.forms}
@@ -64,7 +64,7 @@ def describe(model: str) -> Description:
 
     Raises:
         UnsupportedModelError: the engine does not honour a feature of the model.
-        ModelError: there is no such model, or its configuration cannot be had or read.
+        ModelError: there is no such model, or its configuration cannot be fetched or read.
     """
     if model not in catalog.catalog() and model in shapes.shapes():
         return describe_shape(model)
@@ -82,11 +82,11 @@ def describe_shape(name: str) -> Description:
 
 
 def describe_source(source: ModelSource) -> Description:
-    """Describe a model that need not be here yet.
+    """Describe a model, which need not be pulled yet.
 
     Raises:
         UnsupportedModelError: the engine does not honour a feature of the model.
-        ModelError: its configuration cannot be had or read.
+        ModelError: its configuration cannot be fetched or read.
     """
     stated = _stated(source)
     described = _description(stated if stated is not None else loading.load_spec(source)[0], source.name)
@@ -103,7 +103,7 @@ def _description(config: Any, name: str) -> Description:
 
 
 def _stated(source: ModelSource) -> Mapping[str, Any] | None:
-    """The configuration as published, where it is at hand and stands for itself."""
+    """The published configuration if it is at hand and states enough; None if transformers must read it."""
     if source.entry is not None and source.entry.config:
         return source.entry.config
     if source.kind == "folder" and source.path is not None:
@@ -118,7 +118,7 @@ def _stated(source: ModelSource) -> Mapping[str, Any] | None:
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """The configuration in a file, if it can be read without transformers; else transformers judges it."""
+    """The configuration in a file if it states enough; None if transformers must read it."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Where a model runs and in which number format."""
+"""Chooses the device and the dtype of a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DTYPES = {
 
 
 def choose_device(requested: str | None = None) -> torch.device:
-    """The device that was asked for, or the best there is: CUDA, then Apple's GPU, then the CPU.
+    """The requested device, or the best available: CUDA, then Apple's GPU, then the CPU.
 
     Raises:
         UsageError: there is no such device.
@@ -31,7 +31,7 @@ def choose_device(requested: str | None = None) -> torch.device:
 
     if requested is None or requested == "auto":
         if torch.cuda.is_available():
-            # Asking torch for its current device would start CUDA, whose context takes memory.
+            # ``torch.cuda.current_device`` would start CUDA, whose context takes memory.
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
@@ -57,10 +57,10 @@ def choose_device(requested: str | None = None) -> torch.device:
 def choose_dtype(
     requested: str | None, device: torch.device, published: torch.dtype | None = None
 ) -> torch.dtype:
-    """The dtype that was asked for, or the one that suits the device.
+    """The requested dtype, or the best one for the device.
 
-    A GPU gets the published 16-bit dtype, bfloat16 where it can compute in it; a CPU gets bfloat16 where
-    that is fast, otherwise float32.
+    A GPU gets the published 16-bit dtype, but bfloat16 only if it supports it; a CPU gets bfloat16 if its
+    cores multiply bfloat16, otherwise float32.
 
     Args:
         published: the dtype that the model's config names.
@@ -85,7 +85,7 @@ def choose_dtype(
 def resolve_device_dtype(
     device: str | None, dtype: str | None, published: str | None
 ) -> tuple[torch.device, torch.dtype]:
-    """Return device and dtype for a model whose config names the dtype ``published``, if any.
+    """Return device and dtype for a model; ``published`` is the dtype that its config names, if any.
 
     Raises:
         UsageError: there is no such device or dtype.
@@ -102,12 +102,12 @@ def _gpu_has_bfloat16(device: torch.device) -> bool:
 
     if device.type == "mps":
         return bool(torch.backends.mps.is_macos_or_newer(14, 0))
-    # Older GPUs emulate bfloat16, slowly.
+    # Older GPUs emulate bfloat16, which is slow.
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _cpu_has_fast_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself. torch has no public question for it: ask what there is."""
+    """Whether the CPU has instructions for bfloat16 products; torch has no public function for this."""
     import torch
 
     if platform.machine().lower() in ("arm64", "aarch64"):

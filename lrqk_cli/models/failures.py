@@ -1,4 +1,4 @@
-"""Turn the many failures of the hub, of transformers and of safetensors into one sentence and one hint."""
+"""Turn failures of the hub, transformers and safetensors into one sentence and one hint."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lrqk_cli.memory.exhaustion import memory_errors
 
 _CONFIG_HINT = "Check its config.json, or fetch the model again."
 _HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
-# Characters of what a library says.
+# The most characters of a library's message.
 _LONGEST_REASON = 200
 
 
 @contextmanager
 def hub_errors(repository: str) -> Iterator[None]:
-    """Raise a ModelError for whatever the hub, or the lack of a network, answers inside the block."""
+    """Raise a ModelError if the hub or the network fails inside the block."""
     from huggingface_hub import constants, errors
 
     try:
@@ -49,7 +49,7 @@ def hub_errors(repository: str) -> Iterator[None]:
             "named as in owner/name:Q4_K_M.",
         ) from None
     except Exception as error:
-        # The hub's HTTP client is another from release to release, and each has errors of its own.
+        # The hub's HTTP client differs between releases, and each client has its own exceptions.
         is_client = type(error).__module__.partition(".")[0] in _HTTP_CLIENTS
         if not is_client and not isinstance(error, (errors.HfHubHTTPError, ConnectionError, TimeoutError)):
             raise
@@ -62,9 +62,9 @@ def hub_errors(repository: str) -> Iterator[None]:
 
 @contextmanager
 def load_errors(name: str) -> Iterator[None]:
-    """Raise an LrqkError for whatever transformers and safetensors find wrong with a model.
+    """Raise an LrqkError if transformers or safetensors fail on a model inside the block.
 
-    Any exception may come: they take what a configuration says at its word.
+    They may raise any exception, because they do not validate configurations.
     """
     from safetensors import SafetensorError
 
@@ -91,12 +91,12 @@ def load_errors(name: str) -> Iterator[None]:
 
 @contextmanager
 def config_errors() -> Iterator[None]:
-    """Raise a ModelError for whatever is stumbled over while a configuration is read."""
+    """Raise a ModelError if reading a configuration fails inside the block."""
     try:
         with memory_errors():
             yield
     except UsageError as error:
-        # The settings are the model's, not the user's.
+        # The bad settings are the model's, not the user's.
         raise ModelError(error.message, error.hint or _CONFIG_HINT) from None
     except LrqkError:
         raise
@@ -107,7 +107,7 @@ def config_errors() -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what an exception says, as the end of a sentence without its full stop."""
+    """Return an exception's message as the end of a sentence, without its full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     said = lines[:2] if lines[0].endswith(":") else lines[:1]
     text = " ".join(line.strip() for line in said).rstrip(".:")

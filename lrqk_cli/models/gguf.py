@@ -1,4 +1,4 @@
-"""GGUF files: read the configuration once, and load the weights from the file itself."""
+"""GGUF files: reads the configuration once, and loads the weights from the file itself."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 OnTensors = Callable[[int, int], None]
 
-# Of the folder that ``prepare`` fills; a model that is loaded from its file has one.
+# File in the prepared folder; it exists if the weights are loaded from the GGUF file.
 INDEX = "gguf.json"
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 def read_config(file: Path) -> PreTrainedConfig:
-    """The configuration in a GGUF file's header, in transformers' words.
+    """The configuration in a GGUF file's header, with transformers' keys.
 
     Raises:
         ModelError: the file is not a GGUF that transformers can read.
@@ -49,7 +49,7 @@ def read_config(file: Path) -> PreTrainedConfig:
 
 @lru_cache(maxsize=2)
 def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
-    """Return the configuration in a header, for which the whole vocabulary is read: it takes seconds."""
+    """Return the configuration in a header; takes seconds, because the whole vocabulary is read."""
     from transformers import PreTrainedConfig
 
     from lrqk_cli.models.gguf_reader import lent_header
@@ -62,14 +62,14 @@ def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
 
 
 def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnTensors) -> bool:
-    """Write into ``folder`` what loading needs beside the file: configuration, tokenizer, and an index.
+    """Write the configuration, the tokenizer and an index of a GGUF file into ``folder``.
 
-    Where the file does not hold the model's weights under names that are known, they are unpacked there too,
-    in bfloat16: its rounding is a small fraction of the error of the 4 to 8 bit blocks that they come from.
+    If the file lacks weights under their known names, all weights are unpacked into ``folder`` too, in
+    bfloat16: its rounding is a small fraction of the error of the 4 to 8 bit blocks.
 
     Args:
-        config: the model's published configuration; empty to take what the header says.
-        on_tensors: called with the tensors unpacked so far and their number.
+        config: the model's published configuration; empty to use the header's.
+        on_tensors: called with the number of tensors unpacked so far and of all tensors.
 
     Returns:
         Whether the weights are to be loaded from the file.
@@ -93,7 +93,7 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
             plain = _unpacked(file, target, on_tensors) if found.lacking else None
             with lent_header(file):
                 tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-        # What fails from here on is the disk.
+        # From here on only writing to the disk can fail.
         tokenizer.save_pretrained(folder)
         if plain is not None:
             plain.save_pretrained(folder)
@@ -105,7 +105,7 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
 
 
 def survey_file(file: Path) -> Survey:
-    """Return what a file holds that nothing has been prepared for.
+    """Return the survey of a file that has not been prepared.
 
     Raises:
         ModelError: the file is not a GGUF that transformers can read.
@@ -118,9 +118,9 @@ def survey_file(file: Path) -> Survey:
 
 
 def prepared_bytes(folder: Path) -> WeightBytes | None:
-    """Return what the weights take on a GPU, packed, of a file that ``prepare`` has looked at.
+    """Return the packed bytes on a GPU of the weights of a prepared file.
 
-    None where they were unpacked.
+    None if ``prepare`` unpacked them.
 
     Raises:
         ModelError: the index is damaged.
@@ -130,7 +130,7 @@ def prepared_bytes(folder: Path) -> WeightBytes | None:
 
 
 def packed_types(folder: Path) -> set[str]:
-    """Return ggml's names of the packed types in a file that ``prepare`` has seen; none where it unpacked.
+    """Return ggml's names of the packed types in a prepared file; empty if ``prepare`` unpacked them.
 
     Raises:
         ModelError: the index is damaged.
@@ -156,12 +156,12 @@ def load(
     *,
     packed: bool,
 ) -> PreTrainedModel:
-    """Build the model from a file that ``prepare`` has looked at.
+    """Build the model from a prepared file.
 
     Args:
         places: the device of each module, by its path, as torch or accelerate name it; "" for all others.
-        folder: what ``prepare`` has written.
-        packed: leave matrices packed, where a kernel multiplies their format.
+        folder: the prepared folder.
+        packed: keep matrices packed if a kernel can multiply their format.
 
     Raises:
         ModelError: the file does not hold the model.
@@ -179,13 +179,13 @@ def load(
 
 
 def spread(config: PreTrainedConfig, dtype: torch.dtype, max_memory: Mapping[Any, int]) -> dict[str, Any]:
-    """Return the device of each module, by accelerate's rules and names: the first that has room.
+    """Return the device of each module, by accelerate's rules and names: the first with room.
 
     Args:
-        max_memory: bytes of each device, in the order in which they are filled.
+        max_memory: bytes of each device, in the order of filling.
 
     Raises:
-        OutOfMemoryError: there is not room for all.
+        OutOfMemoryError: the modules do not all fit.
     """
     from accelerate import infer_auto_device_map
 
@@ -207,8 +207,8 @@ def _unpacked(file: Path, target: PreTrainedConfig, on_tensors: OnTensors) -> Pr
 
     with _unpacking_progress(on_tensors):
         weights = _read_weights(file, target)
-    # A model read from GGUF counts as quantised and refuses to be saved, although its blocks are unpacked:
-    # move the weights into a fresh one.
+    # transformers marks a model read from GGUF as quantised and refuses to save it, although it is unpacked:
+    # move the weights into a new model.
     with torch.device("meta"):
         plain: PreTrainedModel = AutoModelForCausalLM.from_config(target)
     plain.load_state_dict(weights, assign=True)
@@ -219,7 +219,7 @@ def _unpacked(file: Path, target: PreTrainedConfig, on_tensors: OnTensors) -> Pr
 def _read_weights(file: Path, target: PreTrainedConfig) -> dict[str, Any]:
     """All weights of ``target``'s model, unpacked.
 
-    A file may hold a tied matrix twice, the output's copy in the finer blocks: that one serves for both.
+    A file may hold a tied matrix twice; the output's copy has finer blocks and is used for both.
     """
     from transformers import AutoModelForCausalLM
 
@@ -244,7 +244,7 @@ def _read_weights(file: Path, target: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _plain(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Drop what says that the weights still lie in GGUF blocks."""
+    """Drop the keys that mark the weights as packed in GGUF blocks."""
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     return config
@@ -257,7 +257,7 @@ def _readable(file: Path) -> Iterator[None]:
             yield
     except LrqkError:
         raise
-    except Exception as error:  # the readers of weights and tokenizers raise whatever they stumble over
+    except Exception as error:  # the readers of weights and tokenizers may raise anything
         raise ModelError(
             f"'{file.name}' is not a GGUF model that transformers can read: {reason_of(error)}.",
             "Use a complete file of a supported architecture, or a folder with safetensors weights.",
@@ -266,9 +266,9 @@ def _readable(file: Path) -> Iterator[None]:
 
 @contextmanager
 def _unpacking_progress(on_tensors: OnTensors) -> Iterator[None]:
-    """Hear of the unpacked tensors from the bar of transformers' GGUF reader, and keep it off the screen.
+    """Call ``on_tensors`` from the bar of transformers' GGUF reader, and hide the bar.
 
-    The reader has no callback and no switch for its bar, so the name it calls is replaced while it runs.
+    The reader has no callback and no switch for its bar, so this replaces the bar's class while it runs.
     """
     reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
 

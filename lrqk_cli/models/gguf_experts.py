@@ -1,4 +1,4 @@
-"""The experts of a mixture in a GGUF file, where gate and up are two tensors; a model has them as one."""
+"""The experts of a mixture in a GGUF file: the file has gate and up as two tensors, the model as one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from lrqk_cli.models.packed_layers import PackedModule
 from lrqk_cli.models.repack import repack, unpack_blocks
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
-# What a file calls the parts of each weight; some have gate and up in one, as most models do.
+# A file's names of the parts of each weight; some files have gate and up in one tensor.
 _PARTS = dict(zip(EXPERT_WEIGHTS, (("gate", "up"), ("down",)), strict=True))
 _JOINED = ("gate_up",)
 
 
 class ExpertPart(NamedTuple):
-    """Where a tensor of a file belongs in the weights, or the biases, of a model's experts.
+    """The place of a file's tensor in the weights or biases of a model's experts.
 
     Attributes:
-        name: the model's, of the whole.
-        shape: of the tensor: experts, rows, and the width unless it is a bias.
-        rows: of each expert's whole matrix.
-        place: which of these rows are the tensor's.
-        is_transposed: the model has ``[experts, width, rows]``.
+        name: the model's name of the whole weight.
+        shape: shape of the tensor: experts, rows, and the width unless it is a bias.
+        rows: rows of each expert's whole matrix.
+        place: the rows of that matrix that the tensor holds.
+        is_transposed: the model's layout is ``[experts, width, rows]``.
     """
 
     name: str
@@ -42,15 +42,15 @@ class ExpertPart(NamedTuple):
 
     @property
     def is_bias(self) -> bool:
-        """Return whether it belongs to the biases."""
+        """Whether the tensor is a part of the biases."""
         return len(self.shape) == 2
 
 
 def expert_parts(model: nn.Module, held: Container[str]) -> dict[str, ExpertPart]:
-    """Return what a file has of a model's experts, by its names.
+    """Return the parts of a model's experts in a file, by the file's names.
 
     Args:
-        held: the names of its tensors.
+        held: names of the file's tensors.
     """
     found = {}
     for path, module in model.named_modules():
@@ -82,7 +82,7 @@ def make_room(
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Give a model the space for what a part belongs to, packed in a format or plain."""
+    """Allocate the whole weight to which a part belongs, packed in ``format``, or plain for None."""
     experts, width = part.shape[0], part.shape[-1]
     if format is not None:
         put_packed(model, part.name, empty_matrix(format, experts * part.rows, width, device), dtype)
@@ -94,11 +94,11 @@ def make_room(
 
 
 def put_part(model: nn.Module, part: ExpertPart, format: PackedFormat | None, content: Tensor) -> None:
-    """Write a part where ``make_room`` has made room.
+    """Write a part into the weight that ``make_room`` allocated.
 
     Args:
-        format: of ``content``, which then holds blocks, uint8 ``[experts × rows, bytes of a row]``, on the
-            device of the model; without one it holds numbers, in the shape of the part.
+        format: format of ``content``, which then holds blocks, uint8 ``[experts × rows, bytes of a row]``, on
+            the device of the model; with None it holds numbers in the shape of the part.
     """
     path, _, attribute = part.name.rpartition(".")
     module = model.get_submodule(path)

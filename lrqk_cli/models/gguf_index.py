@@ -1,6 +1,6 @@
-"""Where the tensors of a GGUF file are: read from its header once, and kept beside the tokenizer.
+"""The index of a GGUF file's tensors, read from its header once and saved beside the tokenizer.
 
-The header lists every token of the vocabulary, which takes seconds to read.
+The header lists every token of the vocabulary, so reading it takes seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lrqk_cli.config import WeightBytes
 
 _ARCHITECTURE = "general.architecture"
-# Which field of a configuration is the rows of a tensor; transformers does not read it in the header.
+# Configuration fields that equal the rows of a tensor; transformers does not read them from the header.
 _EXPERT_ROWS = {
     "ffn_gate_exps.weight": "moe_intermediate_size",
     "ffn_gate_shexp.weight": "shared_expert_intermediate_size",
@@ -26,8 +26,8 @@ class TensorEntry:
     """A tensor of a file.
 
     Attributes:
-        name: the file's; ``type``: ggml's name of it.
-        shape: rows first.
+        name, type: its name in the file, and ggml's name of its type.
+        shape: its shape, rows first.
         start, size: bytes in the file.
     """
 
@@ -43,7 +43,7 @@ class GgufIndex:
     """The tensors of a file, and the name of its architecture.
 
     Attributes:
-        weights: what they take on a device, packed; None where nobody has counted yet.
+        weights: packed bytes of the weights on a device; None until they are counted.
     """
 
     architecture: str
@@ -51,7 +51,7 @@ class GgufIndex:
     weights: WeightBytes | None = None
 
     def expert_sizes(self) -> dict[str, int]:
-        """Return the fields of a configuration that say how large experts are; none where there are none."""
+        """Return the configuration fields of the experts' sizes; empty without experts."""
         ends = {
             tensor.name.split(".", 2)[-1]: tensor.shape[-2] for tensor in self.tensors if tensor.shape[1:]
         }
@@ -63,14 +63,14 @@ class GgufIndex:
 
 
 class FileVersion(NamedTuple):
-    """What changes with a file's content."""
+    """Size and time of a file, which change with its content."""
 
     size: int
     mtime_ns: int
 
 
 def version_of(file: Path) -> FileVersion:
-    """Return the version of a file that is there now."""
+    """Return the current version of a file."""
     status = file.stat()
     return FileVersion(status.st_size, status.st_mtime_ns)
 
@@ -79,8 +79,8 @@ def read_index(file: Path) -> GgufIndex:
     """Read the header of a GGUF file, once for each version of it.
 
     Raises:
-        OSError: it is not there.
-        ValueError: it is none, names no architecture, or is for machines of the other byte order.
+        OSError: the file cannot be opened.
+        ValueError: the file is no GGUF, names no architecture, or has the other byte order.
     """
     return _read_index(file, version_of(file))
 
@@ -114,7 +114,7 @@ def load_index(path: Path) -> GgufIndex:
     """Read an index that ``save`` has written.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: the file is not there, or is not such an index.
+        OSError, ValueError, KeyError, TypeError: the file is missing, or is not such an index.
     """
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     tensors = ({**entry, "shape": tuple(entry["shape"])} for entry in stored["tensors"])

@@ -1,4 +1,4 @@
-"""The header of a GGUF file, parsed once for all who need it: ours, and transformers' own readers."""
+"""The header of a GGUF file, parsed once and shared with transformers' own readers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lrqk_cli.models.gguf_index import FileVersion, version_of
 class HeaderReader(gguf.GGUFReader):
     """gguf's reader on a plain array.
 
-    A vocabulary takes it a million slices, and those of a ``numpy.memmap`` take several times as long.
+    Reading a vocabulary takes a million slices, which are several times slower on a ``numpy.memmap``.
     """
 
-    @property  # type: ignore[override]  # gguf promises the map itself
+    @property  # type: ignore[override]  # gguf declares a ``memmap``
     def data(self) -> np.ndarray[Any, Any]:
         """Return the bytes of the file."""
         return self._bytes
@@ -29,15 +29,15 @@ class HeaderReader(gguf.GGUFReader):
         self._bytes = mapped.view(np.ndarray)
 
 
-# The newest one, which takes some 100 MB as long as somebody needs it.
+# The newest header only: it takes about 100 MB.
 _kept: dict[tuple[Path, FileVersion], HeaderReader] = {}
 
 
 def header_of(file: Path) -> HeaderReader:
-    """Return the header of a file, parsed where it is not the newest one.
+    """Return the header of a file; parse it unless it is the kept one.
 
     Raises:
-        OSError, ValueError, KeyError: the file is not there, or is none.
+        OSError, ValueError, KeyError: the file is missing, or is no GGUF.
     """
     key = file, version_of(file)
     if key not in _kept:
@@ -48,7 +48,7 @@ def header_of(file: Path) -> HeaderReader:
 
 @contextmanager
 def freed_header() -> Iterator[None]:
-    """Free the newest header after this context, which is the last that needs it."""
+    """Free the kept header at the end of this context."""
     try:
         yield
     finally:
@@ -57,9 +57,9 @@ def freed_header() -> Iterator[None]:
 
 @contextmanager
 def lent_header(file: Path) -> Iterator[None]:
-    """Let transformers have the header of a file, inside this context, where it would parse it again.
+    """Let transformers use the parsed header of a file inside this context, instead of parsing it again.
 
-    It asks gguf for a reader by name each time, and takes no other.
+    transformers imports the reader class from gguf at each use, so this replaces the class.
     """
     package: Any = gguf
     original = gguf.GGUFReader

@@ -1,7 +1,7 @@
-"""A model from the tensors of a GGUF file, whose blocks stay packed where a kernel multiplies them so.
+"""Builds a model from the tensors of a GGUF file; blocks stay packed if a kernel can multiply them.
 
-Names, and what converters of checkpoints have changed (rows of queries and keys that are interleaved, norms
-that count from one), are undone by transformers' own tables.
+transformers' own tables translate names, and undo the changes of checkpoint converters (interleaved rows of
+queries and keys, norm weights that count from one).
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a file holds for a model.
+    """The weights of a model in a file.
 
     Attributes:
-        weights: bytes on the device, packed, with all that is not packed in 16 bits.
-        lacking: the model's weights that it does not hold, under names that are known.
+        weights: bytes on the device with packed matrices, and all other weights in 16 bits.
+        lacking: the model's weights that the file does not hold under known names.
     """
 
     weights: WeightBytes
@@ -62,18 +62,18 @@ def load_weights(
     """Build the model of ``config`` on its devices.
 
     Args:
-        index: of the file.
+        index: the index of the file.
         places: the device of each module, by its path; "" for all others.
-        dtype: of activations, and of weights that are not packed.
-        packed: leave matrices packed where ``formats`` has their type; else unpack them.
+        dtype: dtype of activations and of weights that are not packed.
+        packed: keep matrices packed if ``formats`` has their type; else unpack them.
 
     Raises:
-        ValueError: the file lacks a weight, or has one of another shape.
+        ValueError: the file lacks a weight, or a weight has another shape.
     """
     model = _with_real_buffers(config, dtype)
     source = _Source(index, model, config)
     formats = source.formats(model)
-    # Copied on write, so that torch may share the memory of what is mapped.
+    # Copy on write, so that torch may share the mapped memory.
     mapped = np.memmap(file, mode="c")
     for one in {part.name: part for part in source.experts.values()}.values():
         format = formats.get(one.name) if packed else None
@@ -87,7 +87,7 @@ def load_weights(
         part = source.experts.get(tensor.name)
         is_matrix = name.endswith(".weight") or (part is not None and not part.is_bias)
         (weights if is_matrix else others).append(task)
-    # A packed matrix takes the place of its module, with the bias that this one has by then.
+    # A packed module takes over the bias of the module that it replaces, so biases are loaded first.
     run_solvers(others)
     if all(device.type == "cpu" for device in places.values()):
         run_solvers(weights)
@@ -96,20 +96,20 @@ def load_weights(
             task()
     _tie(model, config, source)
     missing = [name for name, weight in model.named_parameters() if weight.is_meta]
-    # Those of experts have room before they come.
+    # Weights of experts are allocated first, because a file has them in parts.
     held = {tensor.name for tensor in index.tensors}
     if missing := missing + [part.name for name, part in source.experts.items() if name not in held]:
         raise ValueError(f"it lacks {min(missing)}")
     model.eval()
     for path, module in model.named_modules():
-        # What a model computes itself, such as RoPE's frequencies.
+        # Buffers that the model computes, such as RoPE's frequencies.
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device_of(places, f"{path}.{name}")))
     return model
 
 
 def device_of(places: Places, name: str) -> torch.device:
-    """Return the device of a weight: that of the longest path in ``places`` that leads to it."""
+    """Return the device of a weight: that of the longest path in ``places`` that contains it."""
     path = name
     while path not in places and path:
         path = path.rpartition(".")[0]
@@ -117,7 +117,7 @@ def device_of(places: Places, name: str) -> torch.device:
 
 
 def survey(index: GgufIndex, config: PreTrainedConfig) -> Survey:
-    """Return what a file holds for the model of ``config``, from its index alone."""
+    """Return the survey of a file for the model of ``config``, from its index alone."""
     skeleton = meta_model(config)
     source = _Source(index, skeleton, config)
     formats = source.formats(skeleton)
@@ -141,7 +141,7 @@ def survey(index: GgufIndex, config: PreTrainedConfig) -> Survey:
 
 
 class _Source:
-    """The tensors of a file, and what they are called in a model."""
+    """The tensors of a file, and their names in a model."""
 
     def __init__(self, index: GgufIndex, model: PreTrainedModel, config: PreTrainedConfig) -> None:
         from transformers import modeling_gguf_pytorch_utils as reader
@@ -157,9 +157,9 @@ class _Source:
         self.has_output = any(tensor.name == _OUTPUT for tensor in index.tensors)
 
     def tensors(self) -> Iterator[tuple[TensorEntry, str]]:
-        """Yield the tensors that a model has, with its names for them.
+        """Yield the tensors that belong to the model, with the model's names.
 
-        A file may hold a tied matrix twice, the output's copy in the finer blocks: that one serves for both.
+        A file may hold a tied matrix twice; the output's copy has finer blocks and is used for both.
         """
         for tensor in self._tensors:
             if self._is_tied and self.has_output and tensor.name == _EMBEDDING:
@@ -168,9 +168,9 @@ class _Source:
                 yield tensor, name
 
     def formats(self, model: nn.Module) -> dict[str, PackedFormat]:
-        """Return the formats in which weights of the model can stay, by its names.
+        """Return the formats of weights that can stay packed, by the model's names.
 
-        Experts stay so only whole: gate and up in one type, and the last matrices in some.
+        Experts stay packed only if all their matrices can, with gate and up in the same type.
         """
         types: dict[str, set[str]] = {}
         for tensor, name in self.tensors():
@@ -185,26 +185,26 @@ class _Source:
         return {name: format for name, format in found.items() if name.rpartition(".")[0] not in unpacked}
 
     def share_read(self, name: str) -> float:
-        """Return which part of a weight of the model a step reads."""
+        """Return the share of a weight that a decode step reads."""
         if self._names.get(_EMBEDDING) == name and not self._is_tied:
-            return 0.0  # one row of it
+            return 0.0  # it reads one row
         experts = next((part.shape[0] for part in self.experts.values() if part.name == name), None)
         return 1.0 if experts is None else share_read(self._config, experts)
 
     def processed(self, name: str, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return the numbers of a tensor as the model has them."""
+        """Return the numbers of a tensor in the model's order and scale."""
         result: np.ndarray[Any, Any] = self._processor.process(weights=numbers, name=name).weights
         return result
 
     def order(self, tensor: TensorEntry) -> Tensor | None:
-        """Return which row of the file each row of a matrix is; None for the same."""
+        """Return the file's row number for each row of a matrix; None for the same order."""
         before = np.arange(tensor.shape[0])[:, None]
         after = self.processed(tensor.name, before)
         return None if np.array_equal(after, before) else torch.from_numpy(np.ascontiguousarray(after[:, 0]))
 
 
 def _names(architecture: str, model: PreTrainedModel) -> dict[str, str]:
-    """Return the model's name of each tensor of a file."""
+    """Return the model's names by the names of the file's tensors."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     known: Any = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
@@ -216,13 +216,13 @@ def _names(architecture: str, model: PreTrainedModel) -> dict[str, str]:
         base, _, kind = name.rpartition(".")
         if (found := theirs.get_name(base)) is not None:
             names[f"{found}.{kind}"] = name
-        elif (found := theirs.get_name(name)) is not None:  # a parameter without a module, such as sinks
+        elif (found := theirs.get_name(name)) is not None:  # a parameter of no linear layer, such as sinks
             names[f"{found}.weight"] = name
     return names
 
 
 def _with_real_buffers(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """Return the model without its weights, but with what it computes itself, such as RoPE's frequencies."""
+    """Return the model without weights, but with the buffers that it computes, such as RoPE's frequencies."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
@@ -243,7 +243,7 @@ def _put(
     *,
     packed: bool,
 ) -> None:
-    """Give a weight of the model its numbers, or put a packed module in the place of its own."""
+    """Set a weight of the model, or replace its module by a packed one."""
     device, dtype = where
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
@@ -280,7 +280,7 @@ def _unpacked(tensor: TensorEntry, content: np.ndarray[Any, Any], source: _Sourc
 def _ends(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
     """Return the input embeddings and the output head."""
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
-    assert isinstance(output, nn.Module)  # a causal language model has one
+    assert isinstance(output, nn.Module)  # every causal language model has a head
     return embedding, output
 
 
@@ -290,7 +290,7 @@ def _paths(model: PreTrainedModel, *modules: nn.Module) -> list[str]:
 
 
 def _tie(model: PreTrainedModel, config: PreTrainedConfig, source: _Source) -> None:
-    """Let input and output share one matrix, where the model's do."""
+    """Let input and output share one matrix if the model ties them."""
     if not config.tie_word_embeddings:
         return
     given, other = _ends(model)[:: -1 if source.has_output else 1]

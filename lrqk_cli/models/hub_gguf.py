@@ -1,4 +1,4 @@
-"""One GGUF file of a Hugging Face repository: which one is meant, whether it is here, and how it comes."""
+"""GGUF files of Hugging Face repositories: finds the file for a tag, in the cache or on the hub."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _CHUNK = 1 << 20
-# A file of several parts, which llama.cpp joins, and the picture encoder of a multimodal model.
+# Marks files in several parts, which llama.cpp joins, and picture encoders of multimodal models.
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 _ENCODER = "mmproj"
 
@@ -29,7 +29,7 @@ class HubFile:
     """A file of a repository.
 
     Attributes:
-        tag: its quantisation, such as ``Q4_K_M``, as a part of its name.
+        tag: its quantisation as a part of its name, such as ``Q4_K_M``.
     """
 
     repository: str
@@ -40,26 +40,26 @@ class HubFile:
 
 
 def cached(wanted: HubFile) -> Path | None:
-    """Return the file in the hub's own cache, without asking the hub; None where it is not there."""
+    """Return the file in the hub's own cache, without asking the hub; None if it is not cached."""
     folder = cached_snapshot(wanted.repository)
     if folder is None:
         return None
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.gguf"))]
-    # Others of the repository may fit the tag better, so here it must be the whole end of the name.
+    # The repository may have a file that fits the tag better, so here the name must end with the whole tag.
     end = re.compile(rf"(?<!UD-)(?<![A-Za-z0-9]){re.escape(wanted.tag)}$", re.IGNORECASE)
     found = [name for name in _matching(names, wanted.tag) if end.search(Path(name).stem)]
     return folder / found[0] if found and not _PART.search(Path(found[0]).stem) else None
 
 
 def fetch_tagged(wanted: HubFile, on_progress: OnProgress, room: int | None = None) -> Path:
-    """Fetch the file into the hub's own cache, which also keeps what an interrupted run has got so far.
+    """Fetch the file into the hub's own cache; an interrupted download continues there.
 
     Args:
-        room: bytes that its weights may take; None for any number.
+        room: the most bytes that its weights may take; None for no limit.
 
     Raises:
-        ModelError: the repository has no such file, or it cannot be had.
-        OutOfMemoryError: it is larger than ``room``; nothing has been fetched.
+        ModelError: the repository has no such file, or it cannot be fetched.
+        OutOfMemoryError: the file is larger than ``room``; nothing has been fetched.
     """
     import huggingface_hub
 
@@ -86,10 +86,10 @@ def fetch_file(
     local_folder: Path | None = None,
     total: int = 0,
 ) -> Path:
-    """Fetch one file of a repository into the hub's own cache, or into ``local_folder``; goes on with a part.
+    """Fetch one file into the hub's own cache, or into ``local_folder``; continue a partial download.
 
     Raises:
-        ModelError: it does not exist, is gated, or the hub cannot be reached.
+        ModelError: the file does not exist or is gated, or the hub cannot be reached.
     """
     import huggingface_hub
 
@@ -106,7 +106,7 @@ def fetch_file(
 
 
 def sha256_of(file: Path, on_progress: OnProgress) -> str:
-    """Return the hash of a file."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest, done, total = hashlib.sha256(), 0, file.stat().st_size
     with file.open("rb") as source:
         while chunk := source.read(_CHUNK):
@@ -117,7 +117,7 @@ def sha256_of(file: Path, on_progress: OnProgress) -> str:
 
 
 def _matching(names: Iterable[str], tag: str) -> list[str]:
-    """Return the files that a tag names, the shortest name first."""
+    """Return the names that match a tag, the shortest first."""
     pattern = re.compile(rf"(?<![A-Za-z0-9]){re.escape(tag)}(?![A-Za-z0-9_])", re.IGNORECASE)
     stems = {name: Path(name).stem for name in names if _ENCODER not in Path(name).name}
     found = [name for name, stem in stems.items() if pattern.search(_PART.sub("", stem))]

@@ -1,4 +1,4 @@
-"""From where a model is to the model, its tokenizer and their shape."""
+"""Loads a model, its tokenizer and its spec from a source."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
     "resolve",
 ]
 
-# Where a multimodal checkpoint keeps its language model, and what that is called when it stands alone.
+# Prefixes of the language model in a multimodal checkpoint, and in a checkpoint of its own.
 _TEXT_PART = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
 
 
@@ -44,9 +44,9 @@ class LoadedModel:
     """A model ready to run.
 
     Attributes:
-        config: of the language model; a multimodal model's text part.
+        config: configuration of the language model; the text part of a multimodal model.
         stop_ids: tokens that end an answer.
-        device: where its first layer is.
+        device: device of its first layer.
     """
 
     model: PreTrainedModel
@@ -59,11 +59,11 @@ class LoadedModel:
 
 
 def load_spec(source: ModelSource) -> tuple[PreTrainedConfig, ModelSpec]:
-    """The configuration and the shape of a model, without its weights and without pulling it.
+    """The configuration and the spec of a model, without pulling or loading its weights.
 
     Raises:
         UnsupportedModelError: the engine does not honour a feature of the model.
-        ModelError: the configuration cannot be had or read.
+        ModelError: the configuration cannot be fetched or read.
     """
     config = text_config(read_config(source))
     return config, spec_from_config(config, source.name)
@@ -80,21 +80,21 @@ def load(
     tokenizer: PreTrainedTokenizerBase | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> LoadedModel:
-    """Load weights straight onto the device, pulling and unpacking them first where they are not here.
+    """Load weights directly onto the device; pull and prepare the model first if necessary.
 
     Args:
-        device, dtype: None chooses.
-        offload_weights: spread over CPU memory the weights that do not fit on the device.
-        form: of the weights, one of the spec's ``forms``; None for plain numbers. It needs a GPU to gain by
-            it, and excludes ``offload_weights``.
-        max_device_bytes: the most that the weights may take on the device; None for what is free.
-        tokenizer: the model's, where it has been loaded already.
+        device, dtype: None chooses the best.
+        offload_weights: keep weights that do not fit on the device in CPU memory.
+        form: the form of the weights, one of the spec's ``forms``; None for plain numbers. Packed forms are
+            faster on a GPU only, and exclude ``offload_weights``.
+        max_device_bytes: the most bytes of weights on the device; None for all free memory.
+        tokenizer: the model's tokenizer, if it is loaded already.
 
     Raises:
         UnsupportedModelError: the engine does not honour a feature of the model.
         OutOfMemoryError: the weights do not fit and ``offload_weights`` is not set.
         UsageError: ``form`` and ``offload_weights`` are both set.
-        ModelError: the model cannot be had, is incomplete or damaged, or has no tokenizer.
+        ModelError: the model cannot be fetched, is incomplete or damaged, or has no tokenizer.
     """
     import torch
 
@@ -109,7 +109,7 @@ def load(
     )
     room = _room(device, max_device_bytes)
     folder = None
-    if form == "gguf":  # what it takes is known exactly once it is here
+    if form == "gguf":  # the exact bytes are known once the file is prepared
         folder = folder_of(source, on_progress)
         spec = replace(spec, forms=stored_form(folder))
     spec = with_form(spec, form)
@@ -142,10 +142,10 @@ def load(
 
 
 def load_tokenizer(source: ModelSource, on_progress: OnProgress = ignore_progress) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer alone, pulling and unpacking the model first where it is not here.
+    """Load a model's tokenizer alone; pull and prepare the model first if necessary.
 
     Raises:
-        ModelError: the model cannot be had, or it has no tokenizer that can be read.
+        ModelError: the model cannot be fetched, or has no readable tokenizer.
     """
     return _load_tokenizer(source, folder_of(source, on_progress))
 
@@ -158,7 +158,7 @@ def _room(device: torch.device, max_device_bytes: int | None) -> int:
 
 
 def _placement(device: torch.device, room: int, offload_weights: bool) -> dict[str, Any]:
-    """Where accelerate puts the weights."""
+    """The ``from_pretrained`` options that place the weights."""
     from lrqk_cli.memory import probe
 
     if not offload_weights or device.type == "cpu":
@@ -203,7 +203,7 @@ def _load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBas
             )
         if tokenizer.encode("a", add_special_tokens=False):
             return tokenizer
-    except Exception:  # the tokenizers' own parser raises nothing narrower
+    except Exception:  # the tokenizers library raises plain Exception
         pass
     raise ModelError(
         f"The model '{source.name}' has no tokenizer that can be read.",

@@ -1,4 +1,4 @@
-"""The matrices of a built model that can be packed, and what stands in for them."""
+"""The matrices of a built model that can be packed, and their formats."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lrqk_cli.config import WeightForm
 from lrqk_cli.formats import UNIT, PackedFormat
 from lrqk_cli.models.mixes import Matrix, format_of, share_read
 
-# The weights of the experts of a layer in transformers, all experts in one; biases are called after them.
+# Names of the experts' weights of a layer in transformers; one tensor holds all experts.
 EXPERT_WEIGHTS = ("gate_up_proj", "down_proj")
 _EXPERT_PARAMETERS = frozenset({*EXPERT_WEIGHTS, *(f"{name}_bias" for name in EXPERT_WEIGHTS)})
 
 
 def is_packable(module: nn.Module) -> bool:
-    """Tell whether a packed module can stand in for this one: a plain linear layer or plain embeddings."""
+    """Return whether a packed module can replace this one: a plain linear layer or plain embeddings."""
     is_embedding = isinstance(module, nn.Embedding) and (
         type(module) is nn.Embedding or hasattr(module, "embed_scale")
     )
@@ -25,9 +25,9 @@ def is_packable(module: nn.Module) -> bool:
 
 
 def is_packable_experts(module: nn.Module) -> bool:
-    """Tell whether packed experts can stand in for these.
+    """Return whether packed experts can replace this module.
 
-    They are gated ones, as transformers' interface has them, both of whose weights can be packed.
+    It must hold gated experts with transformers' interface, and both weights must be packable.
     """
     names = {name for name, _ in module.named_parameters(recurse=False)}
     if not (set(EXPERT_WEIGHTS) <= names <= _EXPERT_PARAMETERS and hasattr(module, "is_transposed")):
@@ -37,13 +37,13 @@ def is_packable_experts(module: nn.Module) -> bool:
 
 
 def expert_shape(module: nn.Module, name: str) -> tuple[int, int, int]:
-    """Return the experts, and the rows and the width of the matrix of each, of one of ``EXPERT_WEIGHTS``."""
+    """Return number of experts, rows and width of each expert's matrix in one of ``EXPERT_WEIGHTS``."""
     experts, rows, width = getattr(module, name).shape
     return (experts, width, rows) if module.is_transposed else (experts, rows, width)
 
 
 def matrices_of(model: PreTrainedModel) -> Iterator[Matrix]:
-    """Yield the matrices of a model that can be packed, each once; those of the experts of a layer as one."""
+    """Yield the packable matrices of a model, each once; all experts of a layer count as one matrix."""
     seen = set[nn.Parameter]()
     for path, module in model.named_modules():
         if is_packable_experts(module):
@@ -59,7 +59,7 @@ def matrices_of(model: PreTrainedModel) -> Iterator[Matrix]:
 
 
 def formats_of(model: PreTrainedModel, form: WeightForm, *, is_tied: bool) -> dict[str, PackedFormat]:
-    """Return the formats of a model's matrices in a form, by the paths of their modules or expert weights."""
+    """Return the formats of a model's matrices in a form, by the path of the module or experts' weight."""
     layers = model.config.num_hidden_layers
     found = {matrix.path: format_of(form, matrix, layers, is_tied=is_tied) for matrix in matrices_of(model)}
     return {path: format for path, format in found.items() if format is not None}

@@ -1,4 +1,4 @@
-"""Which matrix of a model gets which packed format: mixes that people know by name. Imports no torch."""
+"""Assigns packed formats to the matrices of a model, by known mixes such as Q4_K_M. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from lrqk_cli.config import WeightBytes, WeightForm
 from lrqk_cli.formats import FORMATS, UNIT, PackedFormat, size_bytes
 
-# What is not packed, such as norms and biases, has 16 bits on a GPU.
+# Bytes of an unpacked number, such as in norms and biases, on a GPU.
 _PLAIN_BYTES = 2
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
-# Where rows are no multiple of a block of 256, as in llama.cpp.
+# Formats for rows that are no multiple of a block of 256, as in llama.cpp.
 _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
-# The forms that a model's weights can be given on loading, the finest first.
+# The forms into which loading can pack weights, the finest first.
 ON_LOAD: tuple[WeightForm, ...] = ("q8", "q4")
 
 
@@ -22,8 +22,8 @@ class Matrix(NamedTuple):
     """The weight of a linear layer, of all experts of a layer, or of the input embeddings.
 
     Attributes:
-        path: of its module, or of the experts' weight.
-        share_read: the part of it that a step reads.
+        path: path of its module, or of the experts' weight.
+        share_read: the share of it that a decode step reads.
     """
 
     path: str
@@ -34,22 +34,22 @@ class Matrix(NamedTuple):
 
 
 def share_read(text: Any, experts: int) -> float:
-    """Return which part of so many experts a step reads; all, where the configuration does not say."""
+    """Return the share of the experts that a decode step reads; 1 if the configuration does not say."""
     return min(1.0, int(getattr(text, "num_experts_per_tok", None) or experts) / experts)
 
 
 def format_of(form: WeightForm, matrix: Matrix, layers: int, *, is_tied: bool) -> PackedFormat | None:
-    """Return the format of a matrix in a form: Q8_0 for all, or what llama.cpp's Q4_K_M gives it.
+    """Return the format of a matrix in a form: Q8_0 in ``q8``, the type of llama.cpp's Q4_K_M in ``q4``.
 
-    There the output head, and of some layers the values and the MLP's last matrix, get Q6_K, fused queries,
-    keys and values Q5_K, and all others Q4_K (``llama_tensor_get_type`` of llama.cpp).
+    Q4_K_M has Q6_K for the output head and, in some layers, for the values and the MLP's last matrix; Q5_K
+    for fused queries, keys and values; Q4_K for the others (``llama_tensor_get_type`` of llama.cpp).
 
     Args:
-        layers: of the model.
-        is_tied: one matrix serves as input embeddings and output head, and is as fine as that.
+        layers: number of layers of the model.
+        is_tied: one matrix is both input embeddings and output head, and has the head's format.
 
     Returns:
-        None where rows are no multiple of 32: such a matrix is not packed.
+        None if the row length is no multiple of 32: such a matrix is not packed.
     """
     if matrix.width % UNIT:
         return None
@@ -62,11 +62,11 @@ def format_of(form: WeightForm, matrix: Matrix, layers: int, *, is_tied: bool) -
 def weight_bytes(
     form: WeightForm, matrices: Iterable[Matrix], layers: int, parameters: int, *, is_tied: bool
 ) -> WeightBytes:
-    """Return what the weights of a model would take.
+    """Return the bytes of a model's weights in a form.
 
     Args:
-        matrices: those that can be packed.
-        parameters: of the model, tied embeddings once.
+        matrices: the packable matrices.
+        parameters: number of parameters of the model, tied embeddings once.
     """
     packed = unread = 0
     plain = parameters
@@ -78,7 +78,7 @@ def weight_bytes(
             size = size_bytes(format, matrix.rows, matrix.width)
             packed += size
             plain -= count
-        # Of embeddings a step takes one row, unless they are the output head too.
+        # A step reads one row of the embeddings, unless they are the output head too.
         share = 0.0 if matrix.is_embedding and not is_tied else matrix.share_read
         unread += round(size * (1 - share))
     total = packed + plain * _PLAIN_BYTES

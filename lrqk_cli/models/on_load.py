@@ -1,7 +1,7 @@
-"""Checkpoints of plain numbers, packed while they are loaded.
+"""Packs checkpoints of plain numbers while loading them.
 
-transformers reads a checkpoint tensor by tensor, renames, and offers each one for quantisation
-(``HfQuantizer``): what leaves it here is a packed module in the place of the model's own. So neither the host
+transformers reads a checkpoint tensor by tensor, renames each one and offers it for quantisation
+(``HfQuantizer``). The quantiser here replaces the module of the tensor by a packed one, so neither the host
 nor the device ever holds the plain model.
 """
 
@@ -30,37 +30,37 @@ _TIES = "all_tied_weights_keys"
 
 
 class Packer(QuantizationConfigMixin):
-    """What ``from_pretrained`` is told.
+    """The quantisation config for ``from_pretrained``.
 
     Attributes:
-        quantizer: that transformers has made of it.
+        quantizer: the quantiser that transformers made from this config.
     """
 
     def __init__(self, form: WeightForm, **_: Any) -> None:
-        # The registry takes names that are not in transformers' own list.
+        # The registry accepts names outside transformers' own enumeration.
         self.quant_method = _METHOD  # type: ignore[assignment]
         self.form = form
         self.quantizer: _Quantizer | None = None
 
     @property
     def failure(self) -> Exception | None:
-        """What has failed while packing; transformers does not say."""
+        """The exception that packing raised, which transformers swallows."""
         return self.quantizer.failure if self.quantizer is not None else None
 
 
 def quantisation(form: WeightForm) -> Packer:
-    """Return what makes ``from_pretrained`` pack a checkpoint; afterwards see ``finish``."""
+    """Return the config that makes ``from_pretrained`` pack a checkpoint; call ``finish`` afterwards."""
     _register()
     return Packer(form)
 
 
 class Packing(NamedTuple):
-    """What packing found, as names of weights.
+    """Names of weights that packing reports.
 
     Attributes:
-        mismatched: without the shape of the model's.
-        damaged: with values that are not finite numbers.
-        tied: that share the matrix of the model's other end.
+        mismatched: weights with another shape than the model's.
+        damaged: weights with values that are not finite.
+        tied: weights that share the matrix of the model's other end.
     """
 
     mismatched: set[str]
@@ -69,7 +69,7 @@ class Packing(NamedTuple):
 
 
 def finish(model: PreTrainedModel) -> Packing:
-    """Let a model count as an ordinary one again: it refuses what transformers cannot do with packed ones."""
+    """Remove transformers' marks of quantisation from a packed model, tie its ends, and return the report."""
     quantizer = model.hf_quantizer
     assert isinstance(quantizer, _Quantizer)
     for owner, name in (
@@ -85,7 +85,7 @@ def finish(model: PreTrainedModel) -> Packing:
 
 
 class _Quantizer(HfQuantizer):
-    """Packs every matrix that has a format, as it comes."""
+    """Packs each matrix that has a format as soon as transformers has read it."""
 
     requires_calibration = False
 
@@ -102,13 +102,13 @@ class _Quantizer(HfQuantizer):
         self.dtype = torch.bfloat16
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Take note of the type of what is not packed."""
+        """Remember the dtype of unpacked weights."""
         self.dtype = dtype
         return dtype
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         is_tied = bool(model.config.tie_word_embeddings)
-        # Before the formats, so that a tied matrix is found once.
+        # Tie the ends before finding formats, so that a tied matrix is found once.
         if is_tied:
             model.tie_weights()
         self.formats = formats_of(model, self._form, is_tied=is_tied)
@@ -117,37 +117,37 @@ class _Quantizer(HfQuantizer):
         output = model.get_output_embeddings()
         embedding = paths[model.get_input_embeddings()]
         if is_tied and isinstance(output, nn.Module) and embedding in self.formats:
-            # Packed ends are tied in ``finish``; transformers looks for plain weights to tie.
+            # ``finish`` ties packed ends, because transformers can tie plain weights only.
             self.ends = embedding, paths[output]
             self.formats[paths[output]] = self.formats[embedding]
             setattr(model, _TIES, {})
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:  # noqa: ARG002
-        """Tell whether a tensor is the weight of a matrix that has a format."""
+        """Return whether a tensor is the weight of a matrix with a format."""
         return _path(param_name) in self.formats
 
     def param_element_size(self, model: PreTrainedModel, param_name: str, param: Tensor) -> float:
-        """Return the bytes of a weight, of which transformers asks the device for as many beforehand."""
+        """Return the bytes of one number of a tensor, by which transformers reserves device memory."""
         if (format := self.formats.get(_path(param_name))) is not None:
             return format.block_bytes / format.block
         return float(super().param_element_size(model, param_name, param))
 
     def get_quantize_ops(self) -> ConversionOps:
-        """Return what packs."""
+        """Return the operation that packs a weight."""
         return _Pack(self)
 
     def is_serializable(self) -> bool:
-        """Tell whether transformers could save the model: not so packed."""
+        """Return False: transformers cannot save the packed model."""
         return False
 
     @property
     def is_trainable(self) -> bool:
-        """Return whether it could be trained: no."""
+        """Return False: the packed model cannot be trained."""
         return False
 
 
 class _Pack(ConversionOps):
-    """Puts a packed module in the place of the one whose weight has come, or of both that share it."""
+    """Replaces the module of a weight, or both modules that share the weight, by a packed one."""
 
     def __init__(self, quantizer: _Quantizer) -> None:
         self._quantizer = quantizer
@@ -159,11 +159,11 @@ class _Pack(ConversionOps):
         target_patterns: list[str],  # noqa: ARG002
         **kwargs: Any,
     ) -> dict[str, list[Tensor]]:
-        """Pack one weight; nothing is left for transformers to set."""
+        """Pack one weight; return nothing, so that transformers sets no parameter."""
         try:
             self._pack(input_dict, **kwargs)
         except Exception as error:
-            # transformers goes on with the other tensors, and tells no more than that something failed.
+            # transformers continues with the other tensors and hides the exception, so keep the first one.
             self._quantizer.failure = self._quantizer.failure or error
             raise
         return {}
@@ -184,7 +184,7 @@ class _Pack(ConversionOps):
         if weight.shape != quantizer.shapes[full_layer_name]:
             quantizer.mismatched.add(full_layer_name)
             return
-        # A quantiser would make zeros of what is no number.
+        # Quantising would turn NaN into zeros, so check first.
         if not bool(torch.stack(torch.aminmax(weight)).isfinite().all()):
             quantizer.damaged.add(full_layer_name)
         if weight.dim() > 2:
@@ -197,29 +197,29 @@ class _Pack(ConversionOps):
 
 
 def _path(parameter: str) -> str:
-    """Return what the formats call a weight: the path of its module, or the weight of experts itself."""
+    """Return the key of a weight in the formats: its module's path, or the experts' weight itself."""
     return parameter.removesuffix(".weight")
 
 
 def _spare(module: nn.Module) -> None:
-    """Keep transformers from initialising a module that has nothing of its own: some look at their parts."""
+    """Keep transformers from initialising a module without own weights: some initialisers read its parts."""
     if not any(True for _ in module.parameters(recurse=False)):
         module._is_hf_initialized = True  # type: ignore[assignment]
 
 
 def _tie(model: PreTrainedModel, input_path: str, output_path: str, dtype: torch.dtype) -> set[str]:
-    """Let the ends of a model share one packed matrix, as far as its checkpoint has one.
+    """Let both ends of a model share one packed matrix, unless its checkpoint holds two different ones.
 
-    One that holds two different matrices has them apart, whatever its configuration says.
+    Two different matrices stay separate, whatever the configuration says.
 
     Returns:
-        The weights that came by it.
+        Names of the weights that tying has set.
     """
     ends = {path: model.get_submodule(path) for path in (input_path, output_path)}
     packed = {path: module for path, module in ends.items() if isinstance(module, PackedModule)}
     if len(packed) == len(ends):
         first, second = packed.values()
-        # Part by part: what fills up between them may be anything.
+        # Compare part by part, because padding between the parts is undefined.
         if all(map(torch.equal, first.matrix.parts, second.matrix.parts)):
             second.packed = first.packed
         return set()
@@ -233,6 +233,6 @@ def _tie(model: PreTrainedModel, input_path: str, output_path: str, dtype: torch
 
 @cache
 def _register() -> None:
-    """Make the method known to transformers, once."""
+    """Register the quantisation method with transformers, once."""
     register_quantization_config(_METHOD)(Packer)
     register_quantizer(_METHOD)(_Quantizer)

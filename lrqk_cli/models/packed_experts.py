@@ -1,4 +1,4 @@
-"""The experts of a mixture whose weights stay packed; they stand in for transformers' own in a model."""
+"""Experts of a mixture with packed weights, which replace transformers' own modules."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.models.matrices import EXPERT_WEIGHTS, expert_shape, is_packable_experts
 from lrqk_cli.models.packed_layers import PackedModule, multiply_unpacked, packed_module, reads_packed
 
-# Tokens that go through an expert at a time: a part of all, and no fewer than are worth unpacking it.
+# An expert computes 1 / ``_PARTS`` of all tokens at a time, but no fewer than are worth unpacking it.
 _PARTS, _LEAST_PART = 4, 256
 
 
 class PackedExperts(nn.Module):
-    """The experts of a layer, ``down(gate(gate_up(x)))`` each, of packed weights.
+    """The experts of a layer with packed weights; each computes ``down(gate(gate_up(x)))``.
 
-    Few tokens read the matrices of their experts by their numbers on the device, so that nothing waits for
-    these. More of them are sorted by expert, whose matrices are unpacked one after the other.
+    For a few tokens the kernels read the expert numbers on the device, so the host does not wait for them.
+    More tokens are sorted by expert, and the experts' matrices are unpacked one after the other.
 
     Args:
-        original: what it stands in for; its biases are taken over, its weights are not.
-        dtype: of activations.
+        original: the module to replace; its biases are kept, its weights are not.
+        dtype: dtype of activations.
 
     Attributes:
-        is_transposed: the weights of the original are ``[experts, width, rows]``.
-        gate_up_proj, down_proj: the matrices of all experts, one after the other, once ``put`` has set them:
-            ``[experts × rows, width]``.
+        is_transposed: the original's weights are ``[experts, width, rows]``.
+        gate_up_proj, down_proj: the matrices of all experts ``[experts × rows, width]``, one expert after the
+            other; ``put`` sets them.
     """
 
     gate_up_proj: PackedModule
@@ -45,8 +45,8 @@ class PackedExperts(nn.Module):
         self.is_transposed: bool = original.is_transposed
         shapes = {name: expert_shape(original, name) for name in EXPERT_WEIGHTS}
         self._experts, self._inner, self._width = shapes["gate_up_proj"]
-        # Most models' is silu(gate) ⊙ up, some clamp; all know how gate and up share rows. It keeps the
-        # original alive, whose weights go.
+        # Most models compute silu(gate) ⊙ up, some clamp, and the order of gate and up rows differs. The
+        # bound method keeps the original alive; its weights are freed.
         self._gate: Callable[[Tensor], Tensor] = original._apply_gate
         for name in EXPERT_WEIGHTS:
             self.register_parameter(f"{name}_bias", getattr(original, f"{name}_bias", None))
@@ -57,13 +57,13 @@ class PackedExperts(nn.Module):
         setattr(self, name, PackedModule(matrix, self.dtype))
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Apply to tokens ``[n, width]`` their experts ``[n, k]``, whose results are weighted and summed."""
+        """Apply the experts ``[n, k]`` to their tokens ``[n, width]``; return the weighted sums."""
         if reads_packed(hidden_states):
             return self.apply_to_few(hidden_states, top_k_index, top_k_weights)
         return self.apply_by_expert(hidden_states, top_k_index, top_k_weights)
 
     def apply_to_few(self, tokens: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        """Apply to a few tokens their experts, each of which is read for each of its tokens."""
+        """Apply experts to a few tokens; reads an expert once for each of its tokens."""
         chosen = experts.flatten()
         given = empty_fixed(self._width, tokens.dtype, tokens.device, tokens.shape[0])
         kernels.fixed_point(given, tokens.contiguous())
@@ -83,13 +83,13 @@ class PackedExperts(nn.Module):
         return torch.bmm(weights.float().unsqueeze(1), results).squeeze(1).to(tokens.dtype)
 
     def apply_by_expert(self, tokens: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        """Apply to tokens their experts, one expert after the other."""
+        """Apply experts to many tokens, one expert after the other."""
         out = torch.zeros_like(tokens)
         flat = experts.flatten()
         order = flat.argsort(stable=True)
-        # The only time that the host waits for the device; beyond the experts there may be a mark for none.
+        # The host waits for the device only here. A number beyond the experts may stand for no expert.
         counts = torch.bincount(flat, minlength=self._experts).tolist()[: self._experts]
-        # However unevenly tokens go to experts, what exists at a time is that of a part of them.
+        # Bounds the memory, however unevenly tokens are spread over the experts.
         most = max(_LEAST_PART, tokens.shape[0] // _PARTS)
         for expert, places in enumerate(order[: sum(counts)].split(counts)):
             for part in places.split(most) if len(places) else ():
@@ -113,10 +113,10 @@ class PackedExperts(nn.Module):
 
 
 def put_packed(model: nn.Module, path: str, matrix: PackedMatrix, dtype: torch.dtype) -> None:
-    """Put a packed matrix where a model has a linear layer, embeddings, or the weight of experts.
+    """Replace a model's linear layer, embeddings or experts' weight by a packed matrix.
 
     Args:
-        path: of the module, or of the experts' weight.
+        path: path of the module, or of the experts' weight.
     """
     parent_path, _, name = path.rpartition(".")
     parent = model.get_submodule(parent_path)

@@ -1,4 +1,4 @@
-"""Linear layers and embeddings whose weights stay packed; they stand in for torch's own in a model."""
+"""Linear layers and embeddings with packed weights, which replace torch's own modules."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lrqk_cli.kernels.fixed_point import empty_fixed
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.memory.activations import UNPACKED_AT_ONCE
 
-# Up to so many tokens a product with packed rows is faster than unpacking them.
+# The most tokens for which a product with packed rows is faster than unpacking them.
 FEW_TOKENS = 8
-# Rows that tiles of a matrix product divide.
+# A multiple of the tile sizes of matrix products.
 _WHOLE_TILES = 256
 
 
 class PackedModule(nn.Module):
-    """A module that holds a packed matrix, as a buffer, so that it moves with the model and counts as memory.
+    """A module with a packed matrix as a buffer, which moves with the model and counts as its memory.
 
     Attributes:
-        dtype: of what it returns, which is rounded from float32.
+        dtype: dtype of the results, which are rounded from float32.
     """
 
     packed: Tensor
@@ -35,14 +35,14 @@ class PackedModule(nn.Module):
 
     @property
     def matrix(self) -> PackedMatrix:
-        """Return the matrix where it is now."""
+        """Return the matrix on its current device."""
         return PackedMatrix(self.packed, self._format, *self._shape)
 
 
 class PackedLinear(PackedModule):
     """``nn.Linear`` of a packed matrix ``[out_features, in_features]``.
 
-    Few tokens are multiplied by the packed rows on a GPU. More of them take some rows at a time, unpacked.
+    On a GPU a few tokens are multiplied by the packed rows. More tokens use unpacked rows, some at a time.
     """
 
     bias: nn.Parameter | None
@@ -64,16 +64,16 @@ class PackedLinear(PackedModule):
 
 
 def reads_packed(tokens: Tensor) -> bool:
-    """Tell whether a product of tokens ``[n, width]`` reads packed rows as they are: few, on a GPU."""
+    """Return whether a product of tokens ``[n, width]`` reads packed rows: few tokens, on a GPU."""
     return tokens.is_cuda and tokens.shape[0] <= FEW_TOKENS and kernels.has_triton()
 
 
 def multiply_packed(tokens: Tensor, matrix: PackedMatrix, out: Tensor, bias: Tensor | None) -> None:
-    """Multiply a few tokens ``[n, width]`` by a packed matrix: ``[n, rows]``."""
+    """Multiply a few tokens ``[n, width]`` by a packed matrix into ``out`` ``[n, rows]``."""
     count, width = tokens.shape
     vectors = empty_fixed(width, tokens.dtype, tokens.device, count)
     kernels.fixed_point(vectors, tokens.contiguous())
-    # One launch for all: as if it were the only expert of a mixture.
+    # One launch for all tokens: treat the matrix as the only expert of a mixture.
     chosen = torch.zeros(count, dtype=torch.int64, device=tokens.device)
     kernels.packed_experts_gemv(matrix, chosen, vectors, out, bias=None if bias is None else bias[None])
 
@@ -81,16 +81,16 @@ def multiply_packed(tokens: Tensor, matrix: PackedMatrix, out: Tensor, bias: Ten
 def multiply_unpacked(
     tokens: Tensor, matrix: PackedMatrix, rows: range, out: Tensor, bias: Tensor | None
 ) -> None:
-    """Multiply tokens by rows of a packed matrix, of which some at a time are unpacked.
+    """Multiply tokens by a range of rows of a packed matrix; unpack some rows at a time.
 
     Args:
         tokens: ``[n, width]``.
-        rows: those that are meant, without gaps.
-        out: ``[n, rows]``; what a product writes is a view into it, so that nothing is copied afterwards.
+        rows: the range of rows, without gaps.
+        out: ``[n, rows]``; products write into views of it, so nothing is copied afterwards.
         bias: ``[rows]``, or None.
     """
     step = max(1, UNPACKED_AT_ONCE // matrix.width)
-    # The library's products are slower where a part of the result begins at an odd place.
+    # Library products are slower if a part of the result begins at an unaligned address.
     step -= step % _WHOLE_TILES if step > _WHOLE_TILES else 0
     scratch = tokens.new_empty(min(step, len(rows)), matrix.width)
     for start in range(0, len(rows), step):
@@ -105,19 +105,19 @@ def multiply_unpacked(
 
 
 class PackedEmbedding(PackedModule):
-    """``nn.Embedding`` of a packed matrix ``[tokens, width]``; scaled where the model's own is.
+    """``nn.Embedding`` of a packed matrix ``[tokens, width]``, scaled as the model's own.
 
     Args:
-        scale: what every number is multiplied with.
+        scale: the factor of every number.
     """
 
     def __init__(self, matrix: PackedMatrix, dtype: torch.dtype, scale: float = 1.0) -> None:
         super().__init__(matrix, dtype)
-        # As the model rounds it.
+        # Rounded as in the model.
         self._scale = float(torch.tensor(scale, dtype=dtype))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Look up token numbers ``[...]``: ``[..., width]``."""
+        """Look up token ids ``[...]``; return ``[..., width]``."""
         rows = input.reshape(-1)
         out = torch.empty(rows.shape[0], self._shape[1], dtype=self.dtype, device=input.device)
         kernels.unpack_rows(out, self.matrix, rows)
@@ -127,9 +127,9 @@ class PackedEmbedding(PackedModule):
 
 
 def packed_module(module: nn.Module, matrix: PackedMatrix, dtype: torch.dtype) -> PackedModule:
-    """Return what stands in for a linear layer or an embedding of torch's, with its bias or its scale."""
+    """Return the packed replacement of a linear layer or an embedding, with its bias or scale."""
     if isinstance(module, nn.Linear):
         return PackedLinear(matrix, dtype, module.bias)
-    # On the meta device the scale as a buffer has no value.
+    # The scale as a buffer has no value on the meta device, so prefer the plain attribute.
     scale = getattr(module, "scalar_embed_scale", getattr(module, "embed_scale", 1.0))
     return PackedEmbedding(matrix, dtype, float(scale))

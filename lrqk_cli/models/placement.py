@@ -1,4 +1,4 @@
-"""Where a model is to run and what memory there is for it, before its weights are here."""
+"""The device and the memory budget of a model, before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A model's place.
+    """The device, dtype and memory budget of a model.
 
     Attributes:
-        budget: bytes that are free there; for all but the weights where ``weight_share`` is set.
-        weight_share: bytes of the device that weights may take where they are spread over CPU memory too.
+        budget: free bytes of the device and the host; without those for weights if ``weight_share`` is set.
+        weight_share: device bytes for weights that are also spread over CPU memory; None otherwise.
     """
 
     spec: ModelSpec
@@ -36,7 +36,7 @@ class Placement:
 
     @property
     def dtype_name(self) -> str:
-        """As in ``torch.dtype`` without its prefix."""
+        """The dtype's name without the prefix ``torch.``."""
         return dtype_name(self.dtype)
 
     def plan(self, context: int, wanted: Mapping[str, Any]) -> Plan:
@@ -44,15 +44,15 @@ class Placement:
         return planner.plan(self.spec, self.dtype_name, context, *self.budget, wanted)
 
     def longest_context(self, most: int, wanted: Mapping[str, Any]) -> int:
-        """Return the most tokens, up to ``most``, for which something fits."""
+        """Return the largest context, up to ``most`` tokens, for which some settings fit."""
         return planner.longest_context(self.spec, self.dtype_name, *self.budget, most, wanted)
 
     def with_spread_weights(self) -> Placement:
-        """Return the place where weights take half of the device's memory, and some of the host's."""
+        """Return the placement with half the device's memory for weights, and the rest on the host."""
         if self.budget.vram is None:
             return self
         half = self.budget.vram // 2
-        # A layer that is elsewhere comes to the device while it computes, as plain numbers.
+        # An offloaded layer is copied to the device for its computation, as plain numbers.
         plain = replace(self.spec, packed=None)
         layer = weight_bytes(plain, self.dtype_name) // max(1, plain.num_layers)
         return replace(
@@ -72,15 +72,15 @@ def find_placement(
     *,
     weights: WeightChoice = "auto",
 ) -> Placement:
-    """Find a model's place.
+    """Find the placement of a model.
 
     Args:
-        device, dtype: None chooses.
-        weights: their form.
-        vram, ram: limit what of the memory counts as free.
+        device, dtype: None chooses the best.
+        weights: the form of the weights.
+        vram, ram: the most bytes that count as free.
 
     Raises:
-        UsageError: there is no such device or dtype, or the weights cannot have this form there.
+        UsageError: there is no such device or dtype, or the weights cannot have this form on the device.
     """
     chosen, number_format = resolve_device_dtype(device, dtype, described.dtype)
     spec = described.with_weights(weights, on_gpu=chosen.type == "cuda")
@@ -88,9 +88,9 @@ def find_placement(
 
 
 def limit_vram(device: torch.device, vram: int | None) -> AbstractContextManager[None]:
-    """Return a context in which torch keeps to ``vram`` bytes of a GPU, CUDA's own included.
+    """Return a context that limits torch to ``vram`` bytes of a GPU, CUDA's own memory included.
 
-    Without a limit, and on other devices, nothing is held to anything.
+    Without a limit, and on other devices, the context does nothing.
     """
     if vram is None or device.type != "cuda":
         return nullcontext()

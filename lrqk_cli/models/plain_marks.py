@@ -1,7 +1,7 @@
 """Marks of turns that a chat template writes as plain text, such as ``[INST]`` or ``### Instruction:``.
 
-To the model they are what control tokens are to others, but any text can contain them. They are taken from
-the template itself: the pieces that it puts around contents.
+They work like control tokens, but any text can contain them. They are found in the pieces that the template
+puts around contents.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Takes no room on a screen, and is a token of its own or part of another: what is left is no mark.
+# Invisible on a screen; inserted into a mark it changes the tokens, so the text is no mark any more.
 ZERO_WIDTH_SPACE = "\N{ZERO WIDTH SPACE}"
-# Shorter ones, and such without a letter, would be found all over ordinary text.
+# Shorter marks, and marks without a letter, would match ordinary text.
 _SHORTEST = 2
 
 
@@ -21,12 +21,12 @@ def plain_marks(
     """Return a pattern for the start of each mark in a text.
 
     Args:
-        turns: what the template writes between question and answer, and between answer and question.
-        around_system: what it writes before and after a system text.
+        turns: the template's text between question and answer, and between answer and question.
+        around_system: the template's text before and after a system text.
         control_words: the control tokens, which no text can imitate.
 
     Returns:
-        None where control tokens stand at each change of turns.
+        None if a control token marks each change of turns.
     """
     if control_words is not None and all(control_words.search(piece) for piece in turns):
         return None
@@ -35,7 +35,7 @@ def plain_marks(
         texts = control_words.split(piece) if control_words is not None else [piece]
         lines.update(line.strip() for text in texts for line in text.splitlines())
     marks: list[str] = []
-    # A line may hold several, one of which stands alone elsewhere.
+    # A line may hold several marks, one of which is a line of its own elsewhere.
     for line in sorted(lines, key=len):
         known = "|".join(map(re.escape, sorted(marks, key=len, reverse=True)))
         parts = re.split(known, line) if known else [line]
@@ -46,7 +46,7 @@ def plain_marks(
 
 
 def break_mark(start: re.Match[str]) -> str:
-    """Return the first character of a mark and an invisible one, so that the mark is none."""
+    """Return the first character of a mark with an invisible one after it, which breaks the mark."""
     return start[0] + ZERO_WIDTH_SPACE
 
 
@@ -55,7 +55,7 @@ def _is_mark(text: str) -> bool:
 
 
 def _start_of(mark: str) -> str:
-    """A pattern for the first character of a mark, whose blanks may be others in number and kind."""
+    """A pattern for the first character of a mark; the number and kind of blanks may differ."""
     rest = r"\s+".join(map(re.escape, mark[1:].split(" ")))
     begin = r"(?<!\w)" if mark[0].isalnum() else ""
     return f"{begin}{re.escape(mark[0])}(?={rest})"

@@ -1,4 +1,4 @@
-"""How far a pull has come, as data."""
+"""The progress of a pull, as data."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class PullProgress:
     """One report of a pull.
 
     Attributes:
-        stage: ``wait`` another lrqk is pulling the same model; ``fetch`` the download; ``join`` the parts
-            become one file, its hash is checked; ``prepare`` its header is read, and where weights cannot be
-            loaded from it, they are unpacked.
-        done, total: bytes; for ``prepare`` tensors; ``total`` is 0 where it is not known.
+        stage: ``wait`` another process pulls the same model; ``fetch`` downloads; ``join`` joins the parts to
+            one file and checks its hash; ``prepare`` reads its header and, if weights cannot be loaded from
+            the file, unpacks them.
+        done, total: bytes; tensors for ``prepare``; ``total`` is 0 if unknown.
     """
 
     stage: Stage
@@ -34,11 +34,11 @@ OnProgress = Callable[[PullProgress], None]
 
 
 def ignore_progress(progress: PullProgress) -> None:
-    """An ``on_progress`` for those who do not want to know."""
+    """An ``on_progress`` that does nothing."""
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files under ``folder``; files that vanish meanwhile count nothing."""
+    """Bytes of all files under ``folder``; files that vanish meanwhile count as 0."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -51,7 +51,7 @@ def folder_bytes(folder: Path) -> int:
 
 @contextmanager
 def watching(folder: Path, report: Callable[[int], None]) -> Iterator[None]:
-    """While the block runs, report from another thread how many bytes ``folder`` has gained."""
+    """While the block runs, call ``report`` from another thread with the bytes that ``folder`` has gained."""
     before, stop = folder_bytes(folder), threading.Event()
 
     def watch() -> None:

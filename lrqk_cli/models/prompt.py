@@ -1,4 +1,4 @@
-"""Chat templates as tokens, piece by piece, and tokens as text."""
+"""Splits chat templates into pieces of tokens, and decodes tokens to text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lrqk_cli.models.rendering import TemplateFailure, render
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-# For base models, whose tokenizer has no template: the plainest dialogue.
+# A plain dialogue for base models, whose tokenizers have no template.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'system' %}{{ message.content }}"
@@ -22,7 +22,7 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
 
-# Stand for the contents while the template is rendered: no template trims, escapes or contains them.
+# Placeholders for contents in the rendered template: no template trims, escapes or contains them.
 _SYSTEM, _USER, _ASSISTANT, _NEXT_USER = (
     f"lrqk{name}7f3a91" for name in ("system", "user", "answer", "next")
 )
@@ -37,8 +37,8 @@ class ChatPrompt:
     template gets ``PLAIN_TEMPLATE``.
 
     Args:
-        system: None leaves the choice to the template, which may have a default of its own. Where a template
-            knows no system role, the text is put before the first user content.
+        system: the system text; None for the template's own default. If a template has no system role, the
+            text is put before the first user content.
 
     Raises:
         ModelError: the template cannot be rendered.
@@ -82,17 +82,17 @@ class ChatPrompt:
         return list(self._between)
 
     def text(self, text: str) -> list[int]:
-        """Untrusted text: what looks like a control token in it is spelt out in ordinary tokens.
+        """Encode untrusted text; text that looks like a control token becomes ordinary tokens.
 
-        What looks like a mark of turns that the template writes in plain text gets an invisible character.
-        Half surrogates, which stand for undecodable bytes and which no tokenizer takes, become U+FFFD.
+        Text that looks like a plain-text turn mark of the template gets an invisible character. Lone
+        surrogates, which stand for undecodable bytes and which no tokenizer takes, become U+FFFD.
         """
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if self._marks is not None:
             text = self._marks.sub(break_mark, text)
         pieces, start = [], 0
         for word in self._control_words.finditer(text) if self._control_words else ():
-            # Cut inside the word: neither half is a control token.
+            # Encode the halves of the word separately: neither is a control token.
             pieces.append(text[start : word.start() + 1])
             start = word.start() + 1
         pieces.append(text[start:])
@@ -105,14 +105,14 @@ class ChatPrompt:
         ]
 
     def _around_system(self, rendered: str | TemplateFailure) -> tuple[str, str] | tuple[None, None]:
-        """Return what stands before a system text, and between it and the user content, if it has a place."""
+        """Return the template's text before and after a system text; None twice without a system role."""
         if isinstance(rendered, TemplateFailure) or rendered.count(_SYSTEM) != 1:
             return None, None
         start, rest = self._split(rendered, _SYSTEM)
         return start, self._split(rest, _USER)[0]
 
     def _bos(self) -> list[int]:
-        """A chat template writes the BOS token itself; the plain one leaves it to the tokenizer."""
+        """The BOS token for the plain template; a chat template writes its own."""
         bos = self._tokenizer.bos_token_id
         if self._tokenizer.chat_template or bos is None:
             return []
@@ -133,7 +133,7 @@ class ChatPrompt:
                 ("user", _NEXT_USER),
             )
         )
-        # Answers follow at once; models whose template can switch thinking off do not think first.
+        # Switch thinking off if the template can, so that the answer begins at once.
         thinking: dict[str, Any] = {"enable_thinking": False} if "enable_thinking" in self._template else {}
         variables = {**self._tokenizer.special_tokens_map, **thinking}
         return render(self._template, [[user], [user, answer, following], [system, user]], variables)
@@ -157,21 +157,21 @@ class ChatPrompt:
 
 
 class Detokenizer:
-    """Generated ids to text, as they come; special tokens are left out.
+    """Decodes generated ids to text one by one; leaves out special tokens.
 
-    Text is held back while its last character is incomplete: a character may take several tokens.
+    Holds text back while its last character is incomplete: a character may take several tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        # Tokens before _read are shown; those from _context on are decoded again with each new one, because a
-        # token's text may depend on its neighbours.
+        # Tokens before _read have been returned. Tokens from _context on are decoded again with each new one,
+        # because the text of a token may depend on its neighbours.
         self._context = 0
         self._read = 0
 
     def push(self, token: int) -> str:
-        """Add one token; return the text that is complete by now, often that token's, maybe none."""
+        """Add one token; return the newly complete text, which may be empty."""
         self._ids.append(token)
         fresh = self._fresh()
         if not fresh or fresh.endswith("\N{REPLACEMENT CHARACTER}"):
@@ -180,7 +180,7 @@ class Detokenizer:
         return fresh
 
     def flush(self) -> str:
-        """Return what is still held back, at the end of an answer."""
+        """Return the text still held back, at the end of an answer."""
         fresh = self._fresh()
         self._context = self._read = len(self._ids)
         return fresh
@@ -199,8 +199,8 @@ def stop_ids(
 ) -> frozenset[int]:
     """The tokens that end an answer.
 
-    They are the generation settings' EOS ids, the tokenizer's EOS, and the token with which the chat template
-    ends an assistant's turn, where it is a control token.
+    They are the EOS ids of the generation config, the tokenizer's EOS, and the token with which the chat
+    template ends an assistant's turn, if it is a control token.
     """
     ids: set[int] = set()
     eos = generation_config.eos_token_id if generation_config is not None else None
@@ -220,7 +220,7 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _control_words(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Pattern[str] | None:
-    """A pattern for the added tokens that control the model: special ones and those of the template."""
+    """A pattern for control tokens: special tokens, and added tokens that the template contains."""
     words = [
         token.content
         for token in tokenizer.added_tokens_decoder.values()

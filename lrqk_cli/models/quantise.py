@@ -1,8 +1,7 @@
-"""Weights in 4 to 8 bits, from the weights alone.
+"""Quantises weights to 4 to 8 bits, without calibration data.
 
-Scales are searched for, not calculated (``kernels.fit_scales``). That is what llama.cpp does where it has no
-importance matrix, but for the weights that it gives to large numbers where there is no minimum:
-docs/quality.md has both.
+Scales are found by search (``kernels.fit_scales``), as llama.cpp does without an importance matrix; unlike
+llama.cpp, formats without a minimum do not weight large numbers more. docs/quality.md compares the two.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from lrqk_cli.formats import UNIT, PackedFormat
 from lrqk_cli.kernels.fit_scales import nearest_codes
 from lrqk_cli.kernels.packed import PackedMatrix, empty_matrix, pack
 
-# Weights that are looked at once: what comes and goes takes some thirty bytes for each.
+# Weights packed at a time: temporary tensors take some thirty bytes per weight.
 _AT_ONCE = 1 << 22
-# The small integers of formats that have them: scales and minima of 6 bits, or signed scales of 8.
+# Largest integers of packed scales: 6-bit scales and minima, and signed 8-bit scales.
 _SIX_BITS, _EIGHT_BITS = 63, 127
 
 
 def quantise(format: PackedFormat, weights: Tensor) -> PackedMatrix:
-    """Pack a matrix ``[rows, width]``, on its device."""
+    """Pack a matrix ``[rows, width]`` on its device."""
     rows, width = weights.shape
     matrix = empty_matrix(format, rows, width, weights.device)
     step = max(1, _AT_ONCE // width)
@@ -40,7 +39,7 @@ def _packed(format: PackedFormat, weights: Tensor) -> PackedMatrix:
     kernels.fit_scales(scale.view(-1), grouped.flatten(0, 1), zero=format.zero)
     small = None
     if format.is_halved:
-        # Each block's largest scale gets the largest integer.
+        # The largest scale of each block gets the largest integer.
         scale = scale.unflatten(1, (-1, format.block // group))
         d = (scale.abs().amax(2) / _EIGHT_BITS).half()
         integers = nearest_codes(scale, d.float()[:, :, None], -_EIGHT_BITS - 1, _EIGHT_BITS)

@@ -1,4 +1,4 @@
-"""Keep the libraries' own bars and log lines off the screen, for one block at a time."""
+"""Hides the libraries' own bars and log lines during a block."""
 
 from __future__ import annotations
 

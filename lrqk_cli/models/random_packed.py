@@ -1,4 +1,4 @@
-"""Packed matrices of random weights, in the place of a model's own."""
+"""Packed matrices of random weights, which replace a model's own."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lrqk_cli.models.quantise import quantise
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Scales of units, where a format has them.
+# The integer scale of every unit, in formats that have such scales.
 _SCALE = 32
-# Embeddings that are drawn at once.
+# Embeddings drawn at a time.
 _ROWS = 1 << 13
 
 
 def replace_by_packed(model: PreTrainedModel, form: WeightForm, dtype: torch.dtype, *, is_tied: bool) -> None:
-    """Put packed modules without content in the place of those of a model on the meta device."""
+    """Replace the modules of a model on the meta device by packed modules without content."""
     shapes = {matrix.path: matrix for matrix in matrices_of(model)}
     for path, format in formats_of(model, form, is_tied=is_tied).items():
         matrix = empty_matrix(format, shapes[path].rows, shapes[path].width, torch.device("meta"))
@@ -35,7 +35,7 @@ def draw_packed(model: PreTrainedModel, deviation: float, common: float) -> None
 
     Args:
         deviation: the standard deviation of a weight.
-        common: that of a direction which all embeddings share, as a multiple of it.
+        common: the standard deviation of the direction that all embeddings share, in multiples of it.
     """
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
     for module in model.modules():
@@ -50,10 +50,10 @@ def draw_packed(model: PreTrainedModel, deviation: float, common: float) -> None
 
 
 def _draw(matrix: PackedMatrix, deviation: float) -> None:
-    """Draw codes, which are uniform around zero."""
+    """Draw codes uniformly around zero."""
     format = matrix.format
     matrix.words.random_(-(2**31), 2**31)
-    step = deviation * 12**0.5 / (1 << format.bits)  # of the weights from one code to the next
+    step = deviation * 12**0.5 / (1 << format.bits)  # difference of the weights of two neighbouring codes
     minimum = (((1 << format.bits) - 1) / 2 - format.zero) * step
     if not format.scales:
         matrix.floats[:, 0] = step
@@ -67,7 +67,7 @@ def _draw(matrix: PackedMatrix, deviation: float) -> None:
 
 
 def _draw_embeddings(matrix: PackedMatrix, deviation: float, common: float) -> None:
-    """Draw normal numbers around a direction that all rows share, and pack them as others are."""
+    """Draw normal numbers around a direction that all rows share, and quantise them."""
     shared = torch.randn(matrix.width, device=matrix.data.device) * (common * deviation)
     for start in range(0, matrix.rows, _ROWS):
         rows = min(_ROWS, matrix.rows - start)

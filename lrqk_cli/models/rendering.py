@@ -1,9 +1,9 @@
-"""Render a chat template in a process of its own, which is stopped where the template takes too much.
+"""Renders a chat template in a separate process, which is stopped if it takes too much time or memory.
 
-A template is a program that comes with a model. transformers' sandbox keeps it from harm to anything else,
-not from computing for days or from filling the memory: a power of large numbers does not return to Python
-before it is done. Only the operating system stops that. Rendering is needed once for a model, when its pieces
-are taken apart; they are kept as tokens.
+A template is a program that comes with a model. transformers' sandbox keeps it from accessing anything else,
+but not from computing for days or filling the memory: a power of large numbers does not return to Python
+before it is done, so only the operating system can stop it. A template is rendered once for each model, when
+it is split into pieces, which are kept as tokens.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from lrqk_cli.errors import ModelError
 
 Conversation = Sequence[Mapping[str, str]]
 
-# An ordinary template takes some milliseconds and makes some hundred characters.
+# An ordinary template takes some milliseconds and writes some hundred characters.
 _CPU_SECONDS = 5
 _MEMORY_BYTES = 2 << 30
 _CHARACTERS = 1 << 20
-# For systems that limit nothing; the process has to start within it too.
+# For systems without resource limits; includes the start of the process.
 _WALL_SECONDS = 60
 _EXIT_TOO_MUCH = 3
 _TOO_MUCH = f"it takes more than {_CPU_SECONDS} seconds, 2 GiB of memory or a million characters"
 
-# With the paths of this process: those of an isolated one lack PYTHONPATH, those of any other begin with the
-# current folder, which may hold anything.
+# The child gets the paths of this process: isolated mode would ignore PYTHONPATH, and any other mode would
+# search the current folder first, which may hold untrusted modules.
 _START = "import sys; sys.path[:] = {!r}; from lrqk_cli.models.rendering import main; main({})"
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateFailure:
-    """What a template said as it refused a conversation, or as it failed."""
+    """The error of a template that refused a conversation or failed."""
 
     reason: str
 
@@ -46,13 +46,13 @@ class TemplateFailure:
 def render(
     template: str, conversations: Sequence[Conversation], variables: Mapping[str, Any]
 ) -> list[str | TemplateFailure]:
-    """Render each conversation, up to where an answer begins.
+    """Render each conversation up to the start of an answer.
 
     Args:
-        variables: what the template is given beside the messages, such as the special tokens.
+        variables: the template's variables beside the messages, such as the special tokens.
 
     Raises:
-        ModelError: the template takes too much time or memory, or makes too much text.
+        ModelError: the template takes too much time or memory, or writes too much text.
     """
     request = json.dumps([template, list(conversations), dict(variables)])
     return [TemplateFailure(text) if failed else text for failed, text in _render(request)]
@@ -61,7 +61,7 @@ def render(
 @lru_cache(maxsize=16)
 def _render(request: str) -> list[tuple[bool, str]]:
     command = [sys.executable, "-I", "-c", _START.format(sys.path, _CPU_SECONDS)]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # whose threads reserve memory
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # more threads would reserve memory
     try:
         done = subprocess.run(
             command,
@@ -75,7 +75,7 @@ def _render(request: str) -> list[tuple[bool, str]]:
         code, output = done.returncode, done.stdout
     except subprocess.TimeoutExpired:
         code = _EXIT_TOO_MUCH
-    # A limit of the system ends a process by a signal.
+    # A resource limit of the system ends the process by a signal.
     if code == _EXIT_TOO_MUCH or code < 0:
         raise ModelError(
             f"The model's chat template was stopped: {_TOO_MUCH}.",
@@ -92,8 +92,8 @@ def _render(request: str) -> list[tuple[bool, str]]:
 
 
 def main(cpu_seconds: int) -> None:
-    """Render what stands on stdin, within limits; the process's own entry point."""
-    # Its environment is the one that templates are written for, and closes known ways out of the sandbox.
+    """Render the conversations from stdin within limits; the entry point of the child process."""
+    # Templates are written for transformers' environment, which closes known ways out of the sandbox.
     from transformers.utils.chat_template_utils import render_jinja_template
 
     template, conversations, variables = json.loads(sys.stdin.buffer.read())
@@ -115,7 +115,7 @@ def main(cpu_seconds: int) -> None:
 
 
 def _limit(cpu_seconds: int) -> None:
-    with contextlib.suppress(ImportError):  # Windows has none
+    with contextlib.suppress(ImportError):  # Windows has no such module
         import resource
 
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
@@ -124,6 +124,6 @@ def _limit(cpu_seconds: int) -> None:
             (resource.RLIMIT_AS, _MEMORY_BYTES),
             (resource.RLIMIT_CORE, 0),
         ):
-            # A system may have a lower limit in force, or not know this one.
+            # The system may have a lower limit, or not support this one.
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(kind, (limit, limit))

@@ -1,6 +1,6 @@
-"""The blocks of a GGUF file as planes on the device, bit for bit.
+"""Rearranges the blocks of a GGUF file into planes on the device, bit for bit.
 
-The layouts of blocks are those of ggml (``ggml-common.h``), and ``gguf.quants`` unpacks them the same way.
+The block layouts are those of ggml (``ggml-common.h``); ``gguf.quants`` unpacks them the same way.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from torch import Tensor
 from lrqk_cli.formats import FORMATS, PackedFormat
 from lrqk_cli.kernels.packed import PackedMatrix, empty_matrix, pack, weights_of
 
-# Weights that are re-laid at once: what comes and goes takes some ten bytes for each.
+# Weights repacked at a time: temporary tensors take some ten bytes per weight.
 _AT_ONCE = 1 << 24
-# Weights that are unpacked at once: they stay in a CPU's cache meanwhile.
+# Weights unpacked at a time: few enough to stay in a CPU's cache.
 _UNPACKED_AT_ONCE = 1 << 18
 
 # Of n blocks codes uint8 [n, width of a block], floats float16 or uint8 [n, F], scales [n, 2, units] or None.
@@ -23,12 +23,12 @@ _Content = tuple[Tensor, Tensor, Tensor | None]
 
 
 def repack(format: PackedFormat, blocks: Tensor, width: int, order: Tensor | None = None) -> PackedMatrix:
-    """Lay the blocks of a matrix out.
+    """Rearrange the blocks of a matrix into planes.
 
     Args:
-        blocks: uint8 ``[rows, bytes of a row]`` as in a file, on the device of the result.
-        width: weights of a row.
-        order: which row of the file each row is, ``[rows]``; None for the same.
+        blocks: uint8 ``[rows, bytes of a row]`` as in the file, on the device of the result.
+        width: weights per row.
+        order: the file's row number for each row, ``[rows]``; None for the same order.
     """
     rows = blocks.shape[0]
     whole = empty_matrix(format, rows, width, blocks.device)
@@ -38,7 +38,7 @@ def repack(format: PackedFormat, blocks: Tensor, width: int, order: Tensor | Non
 
 
 def unpack_blocks(format: PackedFormat, blocks: Tensor, out: Tensor, order: Tensor | None = None) -> None:
-    """Write what blocks stand for into ``out`` ``[rows, width]``, rounded once from float32.
+    """Unpack blocks into ``out`` ``[rows, width]``, rounded once from float32.
 
     Args:
         blocks, order: as in ``repack``.
@@ -47,12 +47,12 @@ def unpack_blocks(format: PackedFormat, blocks: Tensor, out: Tensor, order: Tens
     at_once = _AT_ONCE if out.is_cuda else _UNPACKED_AT_ONCE
     for part, taken in _parts(blocks, order, at_once // width):
         codes, floats, scales = _READERS[format.name](taken.reshape(-1, format.block_bytes))
-        # Each block as a row of its own.
+        # Treat each block as a row.
         out[part] = weights_of(format, codes, floats.unsqueeze(2), scales).view(-1, width)
 
 
 def _parts(blocks: Tensor, order: Tensor | None, step: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield where some rows belong, and their blocks, so many rows at a time."""
+    """Yield slices of ``step`` rows and their blocks."""
     step = max(1, step)
     for start in range(0, blocks.shape[0], step):
         part = slice(start, start + step)
@@ -101,7 +101,7 @@ def _q8_0(blocks: Tensor) -> _Content:
 
 
 def _k_scales(bytes_: Tensor) -> Tensor:
-    """Scales and minima of 6 bits from twelve bytes: ``[n, 2, 8]``."""
+    """Unpack 6-bit scales and minima from twelve bytes: ``[n, 2, 8]``."""
     first, second, third = bytes_[:, :4], bytes_[:, 4:8], bytes_[:, 8:]
     scale = torch.cat((first & 63, (third & 15) | (first >> 6) << 4), 1)
     minimum = torch.cat((second & 63, (third >> 4) | (second >> 6) << 4), 1)
@@ -118,12 +118,12 @@ def _q4_k(blocks: Tensor) -> _Content:
 
 
 def _q5_k(blocks: Tensor) -> _Content:
-    fifth = _bits(blocks[:, 16:48], 8).flatten(1)  # bit j is unit j's
+    fifth = _bits(blocks[:, 16:48], 8).flatten(1)  # bit j belongs to unit j
     return _k_nibbles(blocks[:, 48:]) | fifth << 4, _floats(blocks[:, :4]), _k_scales(blocks[:, 4:16])
 
 
 def _q6_k(blocks: Tensor) -> _Content:
-    # Either half of a block: 64 bytes of low nibbles, and 32 of the higher two bits of four units.
+    # Each half of a block has 64 bytes of low nibbles, and 32 bytes with the upper two bits of four units.
     low = _nibbles(blocks[:, :128].unflatten(1, (2, 64)))
     high = torch.stack([_bits(half, 4, 2).flatten(1) for half in blocks[:, 128:192].split(32, 1)], 1)
     codes = (low | high << 4).flatten(1)

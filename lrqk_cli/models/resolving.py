@@ -1,4 +1,4 @@
-"""From what the user calls a model to where it is."""
+"""Resolves the user's name of a model to its source."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _HUB_FILE = re.compile(r"(?:(?:hf\.co|huggingface\.co)/)?(" + _HUB_ID.pattern + 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model is.
+    """The source of a model.
 
     Attributes:
-        name: what the user called it.
+        name: the user's name of the model.
         kind: ``catalog`` (see ``entry``), ``hub`` (a repository called ``name``), ``hub-gguf`` (a file of a
-            repository, which is not here yet, see ``file``), ``folder`` or ``gguf`` (see ``path``).
+            repository, not yet fetched, see ``file``), ``folder`` or ``gguf`` (see ``path``).
     """
 
     name: str
@@ -35,17 +35,17 @@ class ModelSource:
 
     @property
     def is_gguf(self) -> bool:
-        """Whether the weights lie in a GGUF file."""
+        """Whether the weights are in a GGUF file."""
         return self.kind in ("gguf", "hub-gguf") or (self.entry is not None and self.entry.is_gguf)
 
 
 def resolve(model: str) -> ModelSource:
-    """Find out what the user means: an alias, a folder, a .gguf file or a Hugging Face id, in this order.
+    """Resolve an alias, a folder, a .gguf file or a Hugging Face id, in this order.
 
-    A Hugging Face id with a tag, ``owner/name:Q4_K_M``, is a GGUF file of that repository.
+    A Hugging Face id with a tag, ``owner/name:Q4_K_M``, names a GGUF file of that repository.
 
     Raises:
-        ModelError: it is none of them; the hint names the closest aliases.
+        ModelError: the name is none of these; the hint names the closest aliases.
     """
     if model in catalog.catalog():
         return ModelSource(model, "catalog", entry=catalog.find(model))

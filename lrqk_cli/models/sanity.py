@@ -1,6 +1,6 @@
-"""Whether a configuration can be that of a model, before anything is built from it.
+"""Checks that the sizes of a configuration are plausible, before anything is built from it.
 
-Libraries take it at its word: of 10^9 layers they make a list. Imports neither torch nor transformers.
+Libraries do not check: for 10^9 layers they make a long list. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from lrqk_cli.errors import ModelError
 
-# Far above any model's, and far below what takes noticeable time or memory to look at.
+# Limits far above any model's sizes, and far below sizes that take noticeable time or memory.
 _MOST = {
     "num_hidden_layers": 1 << 12,
     "num_attention_heads": 1 << 16,
@@ -25,9 +25,9 @@ _MOST = {
     "num_local_experts": 1 << 16,
     "num_experts_per_tok": 1 << 16,
 }
-# Characters of a value that are shown.
+# The most characters of a value in a message.
 _LONGEST = 40
-# Zero says that there is none.
+# Zero means that the model has none.
 _MAY_BE_ZERO = ("sliding_window", "num_experts", "num_local_experts", "num_experts_per_tok")
 _DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float", "float64", "double")
 
@@ -35,7 +35,7 @@ _DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float", "float64",
 def check_plausible(config: Mapping[str, Any]) -> None:
     """Refuse a configuration, or a part of one, with a size or a dtype that no model has.
 
-    A list of sizes, one a layer, is left to ``check_supported``.
+    Leaves a list of sizes, one per layer, to ``check_supported``.
 
     Raises:
         ModelError: the message names the field.
@@ -62,10 +62,10 @@ def check_plausible(config: Mapping[str, Any]) -> None:
 
 
 def check_context(tokens: int) -> int:
-    """Return a context, in tokens, that follows from a configuration.
+    """Return a context limit in tokens, computed from a configuration.
 
     Raises:
-        ModelError: no model has such a one.
+        ModelError: the limit is implausible.
     """
     check_plausible({"max_position_embeddings": tokens})
     return tokens

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _STANDARD_DEVIATION = 0.02
-# What all embeddings have in common, as a multiple of what each has of its own. Without it consecutive
-# queries would be independent, and a step would miss most of what it demands (docs/performance.md).
+# Size of the direction that all embeddings share, in multiples of an embedding's own part. Without it
+# consecutive queries would be independent, and a step would miss most rows it demands (docs/performance.md).
 _COMMON = 2.0
 
 _NULL = "null"
@@ -29,10 +29,10 @@ _NULL = "null"
 
 @dataclass(frozen=True, slots=True)
 class RandomModel:
-    """A model of random weights, ready to run; it has no tokenizer.
+    """A model with random weights, ready to run; it has no tokenizer.
 
     Attributes:
-        spec: named after the shape.
+        spec: the model's spec, with the shape's name.
     """
 
     model: PreTrainedModel
@@ -43,10 +43,10 @@ class RandomModel:
 
 @cache
 def shapes() -> Mapping[str, Mapping[str, Any]]:
-    """Every shape's configuration in transformers' words, by name."""
+    """Every shape's configuration with transformers' keys, by name."""
     text = resources.files(__package__).joinpath("shapes.toml").read_text(encoding="utf-8")
     parsed: dict[str, dict[str, Any]] = tomllib.loads(text)
-    # TOML has no null, which is not the same as a key that is left out.
+    # TOML has no null, and a missing key means something else.
     return {
         name: {key: None if value == _NULL else value for key, value in shape.items()}
         for name, shape in parsed.items()
@@ -54,10 +54,10 @@ def shapes() -> Mapping[str, Mapping[str, Any]]:
 
 
 def check_shape(name: str) -> None:
-    """Refuse a name that is no shape.
+    """Refuse a name that is not a shape's.
 
     Raises:
-        UsageError: the hint names the closest, or all of them.
+        UsageError: there is no such shape; the hint names the closest, or all of them.
     """
     if name in shapes():
         return
@@ -68,7 +68,7 @@ def shape_config(name: str, context: int | None = None) -> PreTrainedConfig:
     """The configuration of a shape.
 
     Args:
-        context: tokens that the positions must reach; random weights know no limit.
+        context: tokens that the positions must reach; random weights have no limit of their own.
 
     Raises:
         UsageError: there is no such shape.
@@ -88,13 +88,13 @@ def build(
     *,
     form: WeightForm | None = None,
 ) -> RandomModel:
-    """Make a model of a shape, its weights drawn on the device from a normal distribution.
+    """Make a model of a shape; draw its weights on the device from a normal distribution.
 
-    The embeddings of all tokens share a direction, as those of trained models do.
+    The embeddings of all tokens share a direction, as in trained models.
 
     Args:
         context: tokens that its positions must reach.
-        form: of the weights, whose codes are drawn uniformly; None for plain numbers.
+        form: the form of the weights, whose codes are then drawn uniformly; None for plain numbers.
 
     Raises:
         UsageError: there is no such shape.
@@ -109,7 +109,7 @@ def build(
     config = shape_config(name, context)
     config.initializer_range = _STANDARD_DEVIATION
     is_tied = config.tie_word_embeddings
-    # Transformers ties plain weights alone.
+    # transformers can tie plain weights only.
     config.tie_word_embeddings = is_tied and form is None
     spec = with_form(spec_from_config(shape_config(name, context), name), form)
     room = probe.free_device_bytes(device)
@@ -122,7 +122,7 @@ def build(
         if form is not None:
             replace_by_packed(model, form, dtype, is_tied=is_tied)
         model.to_empty(device=device)
-        # Before they are drawn, so that tied ones are drawn once; this also computes the buffers, such as
+        # Tie before drawing, so that tied weights are drawn once; this also computes the buffers, such as
         # RoPE's frequencies.
         model.tie_weights()
         model.init_weights()

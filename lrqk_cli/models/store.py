@@ -1,10 +1,10 @@
 """The cache folder of pulled models: one folder an alias, written atomically and under a lock.
 
-Layout below ``cache_root()``: ``models/<alias>`` is a finished model: a folder that ``from_pretrained``
-reads, or a GGUF file with what belongs to it (``gguf.prepare``); ``models/<alias>.partial`` holds what
-an unfinished pull has so far; ``gguf/<name>-<hash>`` is what belongs to a user's own .gguf file, which
-stays where it is; ``locks/`` has one lock file for each of them; ``pins/<alias>`` is the SHA-256 of a file
-that the catalog has none of, as first pulled.
+Layout below ``cache_root()``: ``models/<alias>`` is a finished model, either a folder for ``from_pretrained``
+or a GGUF file with its prepared files (``gguf.prepare``); ``models/<alias>.partial`` holds an unfinished
+pull; ``gguf/<name>-<hash>`` holds the prepared files of a user's own .gguf file, which is not copied;
+``locks/`` has one lock file for each of them; ``pins/<alias>`` is the SHA-256 of a file as first pulled, if
+the catalog has no hash.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from lrqk_cli.models.hub_gguf import fetch_file, sha256_of
 from lrqk_cli.models.progress import OnProgress, PullProgress, folder_bytes, ignore_progress
 
 _MARKER = "lrqk.json"
-# Raised when what is kept changes, so that what an older version has made is made anew.
+# Increased when the stored files change, so that models stored by an older version are pulled again.
 _FORMAT = 1
-# The same of what is prepared beside a file that stays where it is, which needs no new pull.
+# The same for prepared files of a user's own .gguf file, which need no new pull.
 _PREPARED_FORMAT = 2
 _GGUF = "model.gguf"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A catalog entry and its state here.
+    """A catalog entry and its state on disk.
 
     Attributes:
-        path: the finished model's folder; None where it is not pulled.
-        size_bytes: bytes on disk, those of an unfinished pull included.
+        path: the finished model's folder; None if it is not pulled.
+        size_bytes: bytes on disk, including those of an unfinished pull.
     """
 
     entry: CatalogEntry
@@ -50,7 +50,7 @@ class StoredModel:
 
     @property
     def pulled(self) -> bool:
-        """Whether the model is here and whole."""
+        """Whether the model is on disk and complete."""
         return self.path is not None
 
 
@@ -63,7 +63,7 @@ def cache_root() -> Path:
 
 
 def path(alias: str) -> Path | None:
-    """The folder of a pulled model; None where it is not pulled.
+    """The folder of a pulled model; None if it is not pulled.
 
     Raises:
         ModelError: the catalog has no such alias.
@@ -74,7 +74,7 @@ def path(alias: str) -> Path | None:
 
 
 def list_models() -> list[StoredModel]:
-    """Every catalog entry with its state here."""
+    """Every catalog entry with its state on disk."""
     return [
         StoredModel(entry, path(entry.alias), folder_bytes(_folder(entry)) + folder_bytes(_partial(entry)))
         for entry in catalog_module.catalog().values()
@@ -82,10 +82,10 @@ def list_models() -> list[StoredModel]:
 
 
 def remove(alias: str) -> int:
-    """Delete a pulled model and what an unfinished pull left; return the bytes set free.
+    """Delete a pulled model and the remains of an unfinished pull; return the freed bytes.
 
     Raises:
-        ModelError: the catalog has no such alias, nothing of it is here, or it cannot be deleted.
+        ModelError: the catalog has no such alias, nothing of it is on disk, or it cannot be deleted.
     """
     entry = catalog_module.find(alias)
     folders = [folder for folder in (_folder(entry), _partial(entry)) if folder.exists()]
@@ -99,12 +99,12 @@ def remove(alias: str) -> int:
 
 
 def pull(entry: CatalogEntry, on_progress: OnProgress = ignore_progress) -> Path:
-    """Make ``entry`` ready to load and return its folder; at once where it is ready already.
+    """Make ``entry`` ready to load and return its folder; returns at once if it is ready.
 
-    ``on_progress`` is called from this thread and, during a download, from another.
+    Calls ``on_progress`` from this thread and, during a download, from another.
 
     Raises:
-        ModelError: it cannot be fetched, is not what the catalog promises, or does not fit on the disk.
+        ModelError: the model cannot be fetched, has another hash than the catalog's, or the disk is full.
     """
     folder = _folder(entry)
     if _marker(folder) == _identity(entry):
@@ -127,10 +127,10 @@ def pull(entry: CatalogEntry, on_progress: OnProgress = ignore_progress) -> Path
 
 
 def prepare_gguf(file: Path, on_progress: OnProgress = ignore_progress) -> Path:
-    """Make what belongs to a user's own GGUF file, once, and return its folder.
+    """Prepare a user's own GGUF file, once, and return the folder of the prepared files.
 
-    It belongs to the file's path, and is made anew when the file's size or modification time changes: hashing
-    gigabytes at every start would cost more than it is worth.
+    The folder belongs to the file's path, and is made again when the file's size or modification time
+    changes; hashing gigabytes at every start would take too long.
 
     Raises:
         ModelError: the file is not a GGUF that transformers can read, or the disk is full.
@@ -148,19 +148,19 @@ def prepare_gguf(file: Path, on_progress: OnProgress = ignore_progress) -> Path:
 
 
 def prepared_folder(file: Path) -> Path | None:
-    """Return the folder of a user's own GGUF file; None where ``prepare_gguf`` has not made it."""
+    """Return the prepared folder of a user's own GGUF file; None if ``prepare_gguf`` has not made it."""
     file = _absolute(file)
     folder = _gguf_folder(file)
     return folder if _marker(folder) == _gguf_identity(file) else None
 
 
 def gguf_file(folder: Path, own: Path | None = None) -> Path | None:
-    """Return the GGUF file that the weights of a finished model are to be loaded from.
+    """Return the GGUF file from which to load the weights of a finished model.
 
-    None where they lie in the folder as safetensors.
+    None if the folder holds them as safetensors.
 
     Args:
-        own: the user's, which stays where it is; None where the folder has the file.
+        own: the user's own file; None if the folder holds the file.
     """
     from lrqk_cli.models.gguf import INDEX
 
@@ -168,7 +168,7 @@ def gguf_file(folder: Path, own: Path | None = None) -> Path | None:
 
 
 def _absolute(file: Path) -> Path:
-    """Return a path that holds in any folder, links as they are: the hub's cache names its files by links."""
+    """Return an absolute path without resolving links, because the hub's cache names its files by links."""
     return Path(os.path.abspath(file))  # noqa: PTH100 - Path.absolute keeps ".."
 
 
@@ -179,7 +179,7 @@ def _gguf_identity(file: Path) -> dict[str, Any]:
 
 
 def _gguf(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
-    """Return the one GGUF file of an entry, which is what the catalog or the first pull says."""
+    """Fetch the GGUF file of an entry and check its hash against the catalog or the first pull."""
     if entry.huggingface is None or entry.huggingface.file is None:
         return _joined(entry, partial, on_progress)
     name = entry.huggingface.file
@@ -203,7 +203,7 @@ def _gguf(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
 def _joined(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
     target = partial / _GGUF
     moved = partial / "ready" / _GGUF
-    if moved.exists() and not target.exists():  # a pull ended just before it was published
+    if moved.exists() and not target.exists():  # an earlier pull stopped just before publishing
         moved.rename(target)
     if not target.exists():
         join_parts(entry, fetch_wheels(entry, partial, on_progress), target, on_progress)
@@ -222,7 +222,7 @@ def _prepared(file: Path, partial: Path, config: Any, on_progress: OnProgress) -
 
 
 def _publish(ready: Path, folder: Path, identity: dict[str, Any]) -> None:
-    """Rename a finished folder into place; an outdated one steps aside first."""
+    """Rename a finished folder into place; move an outdated one aside first."""
     (ready / _MARKER).write_text(json.dumps(identity, indent=2), encoding="utf-8")
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
@@ -267,7 +267,7 @@ def _gguf_folder(file: Path) -> Path:
 
 @contextmanager
 def _locked(name: str, on_progress: OnProgress) -> Iterator[None]:
-    """Hold the lock of ``name``; while another process holds it, say so and wait."""
+    """Hold the lock of ``name``; report and wait while another process holds it."""
     from filelock import FileLock, Timeout
 
     folder = cache_root() / "locks"

@@ -1,8 +1,8 @@
-"""From a configuration to a ModelSpec, and what configuration says that the engine does not honour.
+"""Makes a ModelSpec from a configuration, and refuses features that the engine does not implement.
 
-Nothing here looks at a model's name: a configuration is read for its features. A model whose layout is not
-known (``families``) is built on torch's meta device, where it costs no memory, to count its parameters and to
-look at its attention layers.
+The checks read the features of a configuration, never a model's name. A model with an unknown layout
+(``families``) is built on torch's meta device, where it takes no memory, to count its parameters and check
+its attention layers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _LAYER_KINDS: Mapping[str, LayerKind] = {"full_attention": "full", "sliding_attention": "sliding"}
 
-# A key that is set to anything but these values is a feature of its own.
+# Values of a key that mean that the feature is off.
 _OFF = (None, False, 0)
 _FEATURES = {
     "is_encoder_decoder": "an encoder beside the decoder",
@@ -43,13 +43,13 @@ _FEATURES = {
 
 
 def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) -> ModelSpec:
-    """The shape of the model that ``config`` describes; of its text part where it has several.
+    """The spec of the model that ``config`` describes, or of its text part if it has several parts.
 
-    ``max_context`` follows the kind of RoPE scaling, see ``_context_limit``; ``trained_context`` is what the
-    model's authors vouch for, ``max_position_embeddings``.
+    ``max_context`` depends on the kind of RoPE scaling, see ``_context_limit``; ``trained_context`` is
+    ``max_position_embeddings``.
 
     Raises:
-        UnsupportedModelError: the config asks for a feature that the engine does not honour.
+        UnsupportedModelError: the config needs a feature that the engine does not implement.
         ModelError: the config lacks a field or contradicts itself.
     """
     with config_errors():
@@ -57,10 +57,10 @@ def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) ->
 
 
 def with_form(spec: ModelSpec, form: WeightForm | None) -> ModelSpec:
-    """Return what the model is with its weights in one of ``spec.forms``, or as plain numbers for None.
+    """Return the spec with the weights in one of ``spec.forms``, or as plain numbers for None.
 
     Raises:
-        ValueError: it cannot have this form.
+        ValueError: the weights cannot have this form.
     """
     packed = next((bytes_ for bytes_ in spec.forms if bytes_.form == form), None)
     if packed is None and form is not None:
@@ -103,7 +103,7 @@ def _spec(text: Any, name: str) -> ModelSpec:
 def _matrices(
     text: Any, family: families.Family | None, head_dim: int, skeleton: PreTrainedModel | None
 ) -> list[Matrix]:
-    """Return the matrices of a model that can be packed."""
+    """Return the packable matrices of a model."""
     if family is not None:
         return list(families.matrices(text, family, head_dim))
     from lrqk_cli.models.matrices import matrices_of
@@ -112,7 +112,7 @@ def _matrices(
 
 
 def _mixture(text: Any, family: families.Family | None, skeleton: PreTrainedModel | None) -> Mixture | None:
-    """Return the experts of layers that have some."""
+    """Return the mixture of experts of a model; None without experts."""
     per_token: int | None = getattr(text, "num_experts_per_tok", None)
     if not per_token:
         return None
@@ -129,9 +129,9 @@ def _mixture(text: Any, family: families.Family | None, skeleton: PreTrainedMode
 
 
 def _forms(text: Any, parameters: int, matrices: list[Matrix]) -> tuple[WeightBytes, ...]:
-    """Return what the weights would take in the forms that loading can give them."""
+    """Return the bytes of the weights in each form into which loading can pack them."""
     whole = sum(matrix.rows * matrix.width for matrix in matrices)
-    # What is packed already cannot be packed again, and a model needs one weight that says where it is.
+    # Packed weights cannot be packed again, and a model needs one plain weight, whose device is the model's.
     if getattr(text, "quantization_config", None) or whole == parameters:
         return ()
     layers, is_tied = text.num_hidden_layers, families.is_tied(text)
@@ -139,9 +139,9 @@ def _forms(text: Any, parameters: int, matrices: list[Matrix]) -> tuple[WeightBy
 
 
 def plain_config(config: Any) -> Any:
-    """What ``config`` says, as attributes: of its text part where it has several.
+    """The fields of ``config``, or of its text part if it has several parts, as attributes.
 
-    A mapping that states all that matters is read without importing transformers.
+    A mapping that states all fields of the shape is read without importing transformers.
 
     Raises:
         ModelError: see ``text_config``.
@@ -157,7 +157,7 @@ def _built_parameters(skeleton: PreTrainedModel | None) -> int:
 
 
 def _parameters_read(text: Any, parameters: int, matrices: list[Matrix]) -> int | None:
-    """The parameters that a decode step reads; None for a mixture whose experts cannot be told apart."""
+    """The parameters that a decode step reads; None for a mixture of unknown layout."""
     unread = sum(round(matrix.rows * matrix.width * (1 - matrix.share_read)) for matrix in matrices)
     if getattr(text, "num_experts_per_tok", None) and not any(".experts." in each.path for each in matrices):
         return None
@@ -178,16 +178,16 @@ def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfi
             with quiet_transformers():
                 config = AutoConfig.for_model(**config)
         text: PreTrainedConfig = config.get_text_config(decoder=True)
-        # Of a model with several parts this stands outside.
+        # A model with several parts has this key outside the text part.
         if (packed := getattr(config, "quantization_config", None)) is not None:
             text.quantization_config = packed
     return text
 
 
 def check_supported(config: PreTrainedConfig | Mapping[str, Any] | SimpleNamespace) -> None:
-    """Refuse a model whose config asks for what the engine does not honour.
+    """Refuse a model whose config needs a feature that the engine does not implement.
 
-    ``spec_from_config`` also looks at the layers that the config leads to.
+    ``spec_from_config`` also checks the layers built from the config.
 
     Raises:
         UnsupportedModelError: the message names the feature and the config's key.
@@ -212,7 +212,7 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any] | SimpleNamespa
 
 
 def _check_shape_fields(text: Any) -> None:
-    """Every supported model has one number for each of its dimensions."""
+    """Refuse a config that lacks a dimension, or lists several values for one."""
     for key in (
         "num_hidden_layers",
         "num_attention_heads",
@@ -234,7 +234,7 @@ def _check_shape_fields(text: Any) -> None:
 
 
 def _check_model_class(text: PreTrainedConfig) -> None:
-    """The class must generate text, and do all its attention through transformers' interface."""
+    """Refuse a class that does not generate text, or attends outside transformers' interface."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     try:
@@ -252,7 +252,7 @@ def _check_model_class(text: PreTrainedConfig) -> None:
 
 
 def meta_model(text: PreTrainedConfig) -> PreTrainedModel:
-    """The model of a text configuration on the meta device: every shape, no memory."""
+    """The model of a text configuration on the meta device, which takes no memory."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -263,7 +263,7 @@ def meta_model(text: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _check_layers(skeleton: nn.Module, spec: ModelSpec) -> None:
-    """Compare the attention layers, as built, with the spec."""
+    """Compare the built attention layers with the spec."""
     key_width = spec.num_kv_heads * spec.head_dim
     for layer in attention_layers(skeleton):
         if getattr(layer, "is_causal", True) is False:
@@ -279,19 +279,19 @@ def attention_layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _layer_kinds(text: Any) -> tuple[tuple[LayerKind, ...], int | None]:
-    """The kind of every layer and the width of the window, None where no layer has one."""
+    """The kind of every layer, and the width of the window; None without sliding layers."""
     window = _declared(text, "sliding_window")
     named = _declared(text, "layer_types")
     if named:
         kinds = tuple(_LAYER_KINDS[kind] for kind in named)
     else:
-        # Without layer_types a window, where there is one, holds for every layer.
+        # Without layer_types, a window applies to every layer.
         kinds = ("sliding" if window else "full",) * text.num_hidden_layers
     return kinds, window if "sliding" in kinds else None
 
 
 def _declared(text: Any, key: str) -> Any:
-    """The value of a key that the config's class knows; transformers keeps unknown ones, unread."""
+    """The value of a key that the config's class defines; transformers keeps other keys but ignores them."""
     if isinstance(text, SimpleNamespace):
         return getattr(text, key, None)
     with quiet_transformers():
@@ -301,9 +301,9 @@ def _declared(text: Any, key: str) -> Any:
 def _context_limit(text: Any) -> int:
     """The tokens that the model's positions reach.
 
-    ``max_position_embeddings`` includes RoPE scaling that was trained in; YaRN can be switched on later and
-    leaves it. LongRoPE and dynamic NTK change all frequencies once a text grows beyond a length, which keys
-    that are already in a cache cannot follow: such a model is served up to that length.
+    ``max_position_embeddings`` includes RoPE scaling from training, but not YaRN that was switched on later.
+    LongRoPE and dynamic NTK change all frequencies once a text exceeds a length; keys in the cache cannot
+    follow, so such a model is served up to that length only.
     """
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, Mapping)]

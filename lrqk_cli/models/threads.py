@@ -1,4 +1,4 @@
-"""How many CPU threads torch computes with, and how they wait for each other."""
+"""Sets the number of CPU threads of torch, and how they wait for each other."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def wait_asleep() -> None:
-    """Let threads that wait for others sleep; torch, which is still to be imported, reads this then.
+    """Let waiting threads sleep; call this before torch is imported, which reads the variables.
 
-    By default they spin, and take the cores from whatever else would run: two chats on one machine then
-    decode at less than a tenth of the speed. Variables that the user has set win.
+    By default waiting threads spin and block the cores: two chats on one machine then decode at less than a
+    tenth of the speed. Variables that the user has set win.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # GNU's library
     os.environ.setdefault("KMP_BLOCKTIME", "0")  # LLVM's and Intel's
 
 
 def use_threads(wanted: int | None) -> int:
-    """Let torch compute with so many threads, and return how many it uses.
+    """Set the number of torch's threads, and return it.
 
-    None takes what torch chooses, at most as many as the container's CPU quota pays for: more would only
-    wait for it.
+    None takes torch's default, limited by the container's CPU quota: more threads would only wait.
 
     Raises:
-        UsageError: fewer than one.
+        UsageError: ``wanted`` is less than 1.
     """
     import torch
 
@@ -41,10 +40,10 @@ def use_threads(wanted: int | None) -> int:
 
 
 def cpu_quota(root: Path = _CGROUP) -> int | None:
-    """Return the CPUs that the control group may use, rounded up; None where there is no limit.
+    """Return the CPUs that the control group may use, rounded up; None without a limit.
 
     Args:
-        root: where control groups are mounted, of either version.
+        root: mount point of the control groups, version 1 or 2.
     """
     try:
         if (root / "cpu.max").exists():

@@ -1,4 +1,4 @@
-"""Which weights are taken: safetensors in the model's own folder, which hold numbers only, and finite ones.
+"""Checks weights: accepts only safetensors in the model's own folder, with finite numbers.
 
 The other formats that transformers reads are pickles, which can hold code.
 """
@@ -25,8 +25,8 @@ def check_weight_files(name: str, folder: Path) -> None:
     """Refuse a folder whose weights are not safetensors, or whose index leads elsewhere.
 
     Args:
-        name: what the user called the model.
-        folder: holds what ``from_pretrained`` is to read.
+        name: the user's name of the model.
+        folder: the folder for ``from_pretrained``.
 
     Raises:
         ModelError: the message names the file.
@@ -50,10 +50,10 @@ def check_weight_files(name: str, folder: Path) -> None:
 
 
 def check_finite(name: str, model: PreTrainedModel) -> None:
-    """Refuse weights by which keys come to be NaN: attention may pass them over, and the answer is wrong.
+    """Refuse weights that make keys NaN: attention may ignore such keys, and the answer would be wrong.
 
-    NaN from elsewhere reaches the logits, which are looked at with every token. Weights that are on no device
-    yet are not looked at.
+    NaN from other weights reaches the logits, which every step checks. Weights without a device yet are not
+    checked.
 
     Raises:
         ModelError: the message names a tensor.
@@ -83,7 +83,7 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
 
 
 def damaged_weights(name: str, tensor: str) -> ModelError:
-    """Return the error of weights that are no numbers."""
+    """Return the error of weights that are not finite numbers."""
     return ModelError(
         f"The weights of '{name}' are damaged: {tensor} holds values that are not finite numbers.",
         "Fetch the model again; in float16, try --dtype float32 or bfloat16.",
@@ -98,7 +98,7 @@ def _check_index(name: str, index: Path) -> None:
             f"The index of the weights of '{name}', {index.name}, cannot be read.", "Fetch the model again."
         ) from None
     for file in files:
-        # A backslash leads elsewhere on Windows.
+        # A backslash separates folders on Windows.
         is_here = isinstance(file, str) and not {"/", "\\", ":"} & set(file)
         if not is_here or not file.endswith(".safetensors"):
             raise ModelError(

@@ -1,1 +1,1 @@
-"""Counters."""
+"""Counters of the decode steps."""

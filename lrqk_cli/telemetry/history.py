@@ -1,4 +1,4 @@
-"""How the decode steps of a conversation went, over time."""
+"""The counters of a conversation's decode steps over time."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 from lrqk_cli.telemetry.stats import DecodeTotals, StepStats
 
-# Readings that are kept: more than any chart has columns. Beyond this, neighbours are put together.
+# The most readings to keep, more than a chart has columns. Beyond this, neighbours are merged.
 _MOST_READINGS = 256
-# Readings that "the last steps" are; with some readings a second, about a second.
+# Readings that count as "the last steps": about a second of them.
 _RECENT_READINGS = 4
 
 
 class StepHistory:
-    """Readings of the counters, in the order of the steps; they get coarser, so that memory does not grow.
+    """Readings of the counters in step order; old ones are merged, so that memory does not grow.
 
     Attributes:
         totals: sums over all steps.
@@ -23,11 +23,11 @@ class StepHistory:
         self.totals = DecodeTotals()
         self._readings: list[DecodeTotals] = []
         self._recent: list[StepStats] = []
-        # Readings of this many steps at least are kept apart.
+        # Readings of at least this many steps stay separate.
         self._grain = 1
 
     def add(self, stats: StepStats) -> None:
-        """Take up a reading; one of no steps says nothing."""
+        """Add a reading; a reading of no steps is ignored."""
         if not stats.steps:
             return
         self.totals.add(stats)
@@ -47,7 +47,7 @@ class StepHistory:
 
     @property
     def readings(self) -> list[DecodeTotals]:
-        """Sums over spans of steps, oldest first."""
+        """Sums over consecutive spans of steps, oldest first."""
         return list(self._readings)
 
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What one decode step cost, or several that are read together.
+    """Counters of one decode step, or of several that are read together.
 
     Attributes:
-        rows_wanted: rows that the steps demanded to be resident, summed over layers and KV heads.
-        rows_fetched: how many of them were missing and came from the host.
+        rows_wanted: rows that the steps demanded, summed over layers and KV heads.
+        rows_fetched: demanded rows that were not resident and came from the host.
         bytes_fetched: bytes that came from the host for these steps.
-        row_sets: layers times KV heads that were served, the divisor for figures "per KV head"; summed over
-            the steps.
+        row_sets: layers times KV heads, summed over the steps: the divisor for figures "per KV head".
         seconds: wall time of the steps.
-        steps: how many they are; 0 where there is nothing to report.
+        steps: the number of steps; 0 if there is nothing to report.
     """
 
     rows_wanted: int = 0
@@ -32,7 +31,7 @@ NO_STEPS = StepStats(steps=0)
 
 @dataclass(slots=True)
 class DecodeTotals:
-    """Sums over decode steps; ``add`` what is reported of them."""
+    """Sums over decode steps; ``add`` takes further readings."""
 
     steps: int = 0
     rows_wanted: int = 0
@@ -42,7 +41,7 @@ class DecodeTotals:
     seconds: float = 0.0
 
     def add(self, stats: StepStats | DecodeTotals) -> None:
-        """Count further steps."""
+        """Add the counters of further steps."""
         self.steps += stats.steps
         self.rows_wanted += stats.rows_wanted
         self.rows_fetched += stats.rows_fetched

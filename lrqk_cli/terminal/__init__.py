@@ -1,1 +1,1 @@
-"""All that draws on a terminal or reads keys: views, the interactive chat and its commands."""
+"""The terminal: views, keyboard input, the interactive chat and its commands."""

@@ -1,4 +1,4 @@
-"""What /stats shows."""
+"""The statistics and charts of /stats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHART_COLUMNS = 60
 
 
 def sparkline(values: Sequence[float], levels: str) -> str:
-    """Draw values as one character each, from 0 to the largest of them."""
+    """Draw each value as one character, scaled from 0 to the largest value."""
     top = max(values, default=0.0)
     if not top:
         return levels[0] * len(values)
@@ -28,12 +28,12 @@ def sparkline(values: Sequence[float], levels: str) -> str:
 
 
 def levels_for(console: Console) -> str:
-    """Return the characters that a chart is drawn with on this terminal."""
+    """Return the characters with which this terminal can draw a chart."""
     return _ASCII if console.is_dumb_terminal or not console.encoding.startswith("utf") else _BLOCKS
 
 
 def miss_chart(history: StepHistory, columns: int, levels: str) -> str:
-    """Draw the miss rate over all steps, in so many columns at most."""
+    """Draw the miss rate over all steps, in at most ``columns`` columns."""
     readings = history.readings
     size = -(-len(readings) // columns) if readings else 1
     rates = []
@@ -46,7 +46,7 @@ def miss_chart(history: StepHistory, columns: int, levels: str) -> str:
 
 
 def statistics_view(ctx: CommandContext) -> RenderableType:
-    """Return all that is known: context, memory, and the decode steps so far."""
+    """Return the context, the memory and the counters of the decode steps so far."""
     status, history = ctx.session.status(), ctx.session.history
     levels = levels_for(ctx.view.console)
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -1,4 +1,4 @@
-"""What the commands of an interactive chat act on."""
+"""The state on which the commands of an interactive chat act."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class ChatExit:
     """How a chat ends.
 
     Attributes:
-        model: the model to go on with; None to leave.
-        archive: the conversation to go on with.
+        model: the model to continue with; None to leave.
+        archive: the conversation to continue.
     """
 
     model: str | None = None
@@ -39,11 +39,11 @@ class ChatExit:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What stands on the next line before the user has typed anything.
+    """The initial text of the next input line.
 
     Attributes:
-        text: a question that was asked before.
-        replaces: it is taken back when the line is entered.
+        text: an earlier question.
+        replaces: whether entering the line takes that question back.
     """
 
     text: str
@@ -52,25 +52,25 @@ class Draft:
 
 @dataclass
 class CommandContext:
-    """Everything that a command may need.
+    """The objects that a command may use.
 
     Attributes:
         session: the conversation.
-        model: what the user calls the model.
-        settings: of the attention, in force.
-        attention: the mode as it was asked for: ``auto``, or the one in ``settings``.
-        view: on stderr.
-        console: on stdout, a terminal.
-        show: shows what a session does, until it has done it or is interrupted.
+        model: the user's name of the model.
+        settings: the attention settings in force.
+        attention: the mode that the user set: ``auto``, or the one in ``settings``.
+        view: the view on stderr.
+        console: the terminal on stdout.
+        show: shows the events of a session, until they end or Ctrl-C stops them.
         read_documents: reads files, with a bar and warnings.
-        look_up: makes sure that a conversation can go on with another model, as far as can be told while
-            this session's is still there.
-        cancelled: tells whether Ctrl-C was pressed while something is shown.
-        pages: what /file reads of a document; None for all.
-        draft: for the next line.
+        look_up: checks that a conversation can continue with another model, as far as possible while this
+            session's model is loaded.
+        cancelled: returns whether Ctrl-C was pressed while events are shown.
+        pages: the pages that /file reads of a document; None for all.
+        draft: the initial text of the next line.
         chat_exit: set to end the chat.
-        own_files: those that this conversation was written to or came from.
-        threads: of the CPU that compute; None if it is not known.
+        own_files: the files that this conversation was saved to or loaded from.
+        threads: CPU threads that compute; None if unknown.
     """
 
     session: Session
@@ -90,7 +90,7 @@ class CommandContext:
     threads: int | None = None
 
     def checkpoint(self) -> Callable[[], None]:
-        """Note how things stand; return what brings them back."""
+        """Record conversation and settings; return a function that restores them."""
         session, settings = self.session, self.settings
         conversation, generation = session.conversation.copy(), session.generation
         notes_sources, pages, own_files = session.notes_sources, self.pages, self.own_files
@@ -108,11 +108,11 @@ class CommandContext:
         return restore
 
     def say(self, text: str | Text = "") -> None:
-        """Print a line that was asked for."""
+        """Print a line of a command's output."""
         self.view.console.print(text if isinstance(text, Text) else Text(text))
 
     def say_what_is_unread(self) -> None:
-        """Tell that all is read again with the next question, where the engine holds nothing of it."""
+        """If the engine is empty, say that the next question reads the conversation again."""
         unread = self.session.unread
         if self.session.engine.length == 0 and self.session.conversation.entries:
             self.say(f"The {unread:,} tokens of the conversation are read again with the next question.")

@@ -1,4 +1,4 @@
-"""What the Tab key offers: commands, and what each of them takes."""
+"""Completion with the Tab key: commands and their arguments."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ChatCompleter(Completer):
     """Completes commands by name, then paths, settings or models.
 
     Args:
-        commands: all that there are.
-        models: names of models, asked for when they are needed.
+        commands: all commands.
+        models: returns the names of models; called when they are needed.
     """
 
     def __init__(self, commands: Registry, models: Callable[[], Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Consoles on which nothing that is printed can steer the terminal, and plain messages."""
+"""Consoles whose output cannot control the terminal, and plain messages."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lrqk_cli.memory.exhaustion import out_of_memory
 
 _NAMES = {field.name for kind in (LrqkConfig, GenerationConfig) for field in fields(kind)}
 _NAMES |= {f"als.{field.name}" for field in fields(AlsConfig)}
-# Settings as ``LrqkError`` names them, in backticks, and their options. What libraries put in backticks is
-# something else.
+# Settings that an ``LrqkError`` names in backticks, and their options. Other words in backticks come from
+# libraries.
 _FLAGS = {
     "`context`": "--ctx",
     "`threads`": "--threads",
@@ -31,9 +31,9 @@ _SETTING = re.compile("|".join(map(re.escape, _FLAGS)))
 
 
 class CleanConsole(Console):
-    """Prints names and answers as they are: without markup, and cleaned by ``printable``.
+    """Prints text without interpreting markup, and cleans it with ``printable``.
 
-    Only what Rich itself adds, such as colours and movements of the cursor, reaches the terminal as such.
+    Control sequences come from Rich alone, for colours and cursor movements.
 
     Args:
         settings: see ``Console``.
@@ -43,17 +43,17 @@ class CleanConsole(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """See ``Console``; text is cleaned."""
+        """See ``Console``; cleans the text."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """See ``Console``; cleaned before it is measured, so that columns are as wide as what they hold."""
+        """See ``Console``; cleans the text before measuring it, so that column widths are right."""
         return super().render_str(printable(text), **settings)
 
 
 def stderr_console() -> Console:
-    """A console on stderr; without colour where there is no terminal, or NO_COLOR is set."""
+    """A console on stderr; without colour if stderr is no terminal or NO_COLOR is set."""
     return CleanConsole(stderr=True)
 
 
@@ -63,30 +63,30 @@ def stdout_console() -> Console:
 
 
 def print_message(console: Console, label: str, style: str, message: str) -> None:
-    """Print ``label: message``; lines are broken at a terminal's width only, never in a file or a pipe."""
+    """Print ``label: message``; wrap lines on a terminal only, never in a file or a pipe."""
     text = Text.assemble((f"{label}: ", style), printable(message))
     console.print(text, soft_wrap=not console.is_terminal)
 
 
 def with_flags(text: str) -> str:
-    """Return a message with options for the settings that it names in backticks, such as ``--top-k``."""
+    """Return a message with settings in backticks replaced by their options, such as ``--top-k``."""
     return _SETTING.sub(lambda match: _FLAGS[match[0]], text)
 
 
 def print_failure(console: Console, message: str, hint: str) -> None:
-    """Print ``Error: message`` and, if there is one, ``Hint: hint``, with options for settings."""
+    """Print ``Error: message`` and, if ``hint`` is not empty, ``Hint: hint``; see ``with_flags``."""
     print_message(console, "Error", "bold red", with_flags(message))
     if hint:
         print_message(console, "Hint", "bold cyan", with_flags(hint))
 
 
 def print_traceback(console: Console, error: BaseException) -> None:
-    """Print where an exception came from, for --debug."""
+    """Print the traceback of an exception, for --debug."""
     console.print(Text("".join(traceback.format_exception(error))), soft_wrap=True, end="")
 
 
 def print_unexpected(console: Console, error: BaseException, hint: str) -> None:
-    """Print a failure that nobody foresaw as one sentence, and the hint; missing memory has its own."""
+    """Print an unexpected failure as one sentence and a hint; missing memory has its own message."""
     if (exhausted := out_of_memory(error)) is not None:
         print_failure(console, exhausted.message, exhausted.hint)
         return

@@ -1,4 +1,4 @@
-"""What is typed while something is shown is kept for the next line, and not echoed in the middle of it."""
+"""Hides typing while output is shown; the terminal keeps it for the next input line."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if sys.platform != "win32":
 
 @contextmanager
 def hidden_typing() -> Iterator[None]:
-    """Let the terminal not echo, inside this context; keys such as Ctrl-C work as always.
+    """Switch off the terminal's echo inside this context; keys such as Ctrl-C still work.
 
-    While Ctrl-Z has stopped the process, the terminal is as it was before.
+    While Ctrl-Z has stopped the process, the terminal has its original modes.
     """
     if sys.platform == "win32" or not sys.stdin.isatty():
         yield
@@ -34,11 +34,11 @@ def hidden_typing() -> Iterator[None]:
         stderr_console().show_cursor(True)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-        # Here it goes on, with fg.
+        # Execution continues here after fg.
         signal.signal(number, stop)
         _set_modes(hidden)
 
-    # An outer context, or whoever started this, has its own.
+    # An outer context, or the parent process, may have its own handler.
     stops = in_main_thread() and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL
     _set_modes(hidden)
     if stops:
@@ -52,9 +52,9 @@ def hidden_typing() -> Iterator[None]:
 
 
 def _set_modes(modes: list[Any]) -> None:
-    """Set the terminal's modes, unless in the background, where that would stop the process."""
+    """Set the terminal's modes, but not in the background, where that would stop the process."""
     terminal = sys.stdin.fileno()
-    with suppress(OSError):  # where it is not the terminal that controls this process
+    with suppress(OSError):  # stdin is not the controlling terminal
         if os.tcgetpgrp(terminal) != os.getpgrp():
             return
     termios.tcsetattr(terminal, termios.TCSANOW, modes)

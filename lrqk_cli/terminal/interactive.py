@@ -1,4 +1,4 @@
-"""A chat on the terminal, from the first model to the last."""
+"""A chat on the terminal, across changes of the model."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ def converse(
     sources: bool = False,
     debug: bool = False,
 ) -> None:
-    """Hold a conversation until the user leaves, also over a change of the model.
+    """Hold a conversation until the user leaves, also across changes of the model.
 
     Args:
         request: the first model.
-        documents: they stand before the first question.
+        documents: placed before the first question.
         system: the system text.
-        generation: how answers are drawn.
-        view: on stderr.
-        read_documents: for /file.
-        history: where questions are remembered; None for nowhere.
-        sources: note what answers rest on.
-        debug: show the traceback of a failure that nobody foresaw.
+        generation: sampling settings of the answers.
+        view: the view on stderr.
+        read_documents: reads files for /file.
+        history: the file of the question history; None for no file.
+        sources: find the sources of answers.
+        debug: show the traceback of an unexpected failure.
 
     Raises:
-        LrqkError: the first model cannot be had, or the documents do not fit.
-        KeyboardInterrupt: Ctrl-C was pressed twice while something was under way.
+        LrqkError: the first model cannot be opened, or the documents do not fit.
+        KeyboardInterrupt: Ctrl-C was pressed twice during one operation.
     """
     console = stdout_console()
     remembered = open_history(history)
@@ -106,7 +106,7 @@ def _make_context(
     read_documents: ReadDocuments,
     before: CommandContext | None,
 ) -> CommandContext:
-    """Return a context, on which stays what does not depend on the model."""
+    """Return a context for a model; keep from ``before`` the state that does not depend on the model."""
 
     def check(model: str, saved: Archive, session: Session) -> None:
         asked, texts = replace(request, name=model), [*texts_of(saved.documents), *saved.said]
@@ -141,7 +141,7 @@ def _tell(error: BaseException, view: View) -> None:
 
 
 def _rescue(saved: Archive, view: View) -> None:
-    """Keep a conversation that can go on with no model now."""
+    """Save a conversation that no loaded model can continue."""
     name = time.strftime("unfinished-%Y-%m-%d-%H%M%S")
     archive.save(saved, archive.saved_path(name))
     view.warn(f"The conversation was saved: start again, and type /load {name}.")

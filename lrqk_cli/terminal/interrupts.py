@@ -1,4 +1,4 @@
-"""Ctrl-C as a flag that is looked at between two items, so that state stays consistent."""
+"""Ctrl-C as a flag that is checked between two items, so that state stays consistent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 
 
 class LeaveAtOnce(KeyboardInterrupt):
-    """Ctrl-C was pressed again while the first one was being obeyed."""
+    """Ctrl-C was pressed again before the first one took effect."""
 
 
 def in_main_thread() -> bool:
@@ -20,11 +20,11 @@ def in_main_thread() -> bool:
 class Interrupts:
     """Within this context, the first SIGINT sets a flag and the second raises ``LeaveAtOnce``.
 
-    Calling the object tells whether the flag is set. Off the main thread, where Python delivers no
-    signals, the context does nothing.
+    Calling the object returns whether the flag is set. Python delivers signals to the main thread only; in
+    other threads the context does nothing.
 
     Args:
-        on_first: called, from the signal handler, when the flag is set.
+        on_first: the signal handler calls it when it sets the flag.
     """
 
     def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:

@@ -1,4 +1,4 @@
-"""The line on which the user types."""
+"""Reads input lines from the terminal, with history and completion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 
 
 class _History(FileHistory):
-    """A question that cannot be remembered, because the disk is full, is asked all the same."""
+    """A history that ignores write errors, such as a full disk, so that the question is still asked."""
 
     def store_string(self, string: str) -> None:
         """See ``FileHistory``."""
@@ -30,14 +30,14 @@ class _History(FileHistory):
 
 
 def history_path() -> Path:
-    """Return where questions are remembered."""
+    """Return the path of the question history."""
     import platformdirs
 
     return platformdirs.user_state_path("lrqk") / "history"
 
 
 def open_history(path: Path | None) -> History:
-    """Return a history in a file that only its owner can read, or in memory only; no link is followed.
+    """Return a history in a file that only its owner can read, or in memory; follow no link.
 
     Raises:
         UsageError: the file cannot be written.
@@ -56,7 +56,7 @@ def open_history(path: Path | None) -> History:
 
 
 def is_open_quote(text: str) -> bool:
-    """Whether a text begins with triple quotes that are not closed."""
+    """Whether a text begins with triple quotes and does not close them."""
     text = text.lstrip()
     return text.startswith(_QUOTES) and _QUOTES not in text[len(_QUOTES) :]
 
@@ -73,9 +73,9 @@ class LineReader:
     """Reads questions and commands from the terminal.
 
     Args:
-        history: what was typed before.
-        completer: for the Tab key.
-        toolbar: gives the text of the bottom line; None for none.
+        history: earlier questions.
+        completer: completes with the Tab key.
+        toolbar: returns the text of the bottom line; None for no such line.
     """
 
     def __init__(self, history: History, completer: Completer, toolbar: Callable[[], str] | None) -> None:
@@ -93,7 +93,7 @@ class LineReader:
         )
 
     def read(self, default: str = "") -> str | None:
-        """Return what the user entered, None at the end of input.
+        """Return the entered text; None at the end of input.
 
         Raises:
             KeyboardInterrupt: Ctrl-C cleared the line.

@@ -1,4 +1,4 @@
-"""What is redrawn in place at the bottom of the screen."""
+"""Content that is redrawn in place at the bottom of the screen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrqk_cli.terminal.echo import hidden_typing
 
 
 class _Measured:
-    """Something to draw, and the widths of its lines as they were drawn last."""
+    """A renderable, with the line widths of its last drawing."""
 
     def __init__(self) -> None:
         self.content: RenderableType = ""
@@ -27,17 +27,17 @@ class _Measured:
             yield Segment.line()
 
     def rows_gained(self, columns: int) -> int:
-        """Return the rows that a narrower terminal has broken the lines into, beyond one each."""
+        """Return the extra rows into which a narrower terminal has wrapped the drawn lines."""
         return sum(max(0, width - 1) // columns for width in self.widths)
 
 
 class SteadyLive(Live):
-    """A transient ``Live`` that leaves nothing behind when the terminal narrows, and hides what is typed.
+    """A transient ``Live`` that leaves no remains when the terminal narrows, and hides typing.
 
     Args:
-        content: what is drawn.
-        console: on the terminal.
-        refresh_per_second: how often it is drawn anew by itself.
+        content: the renderable to draw.
+        console: the terminal's console.
+        refresh_per_second: automatic redraws per second.
     """
 
     def __init__(self, content: RenderableType, console: Console, refresh_per_second: float = 4) -> None:
@@ -64,7 +64,7 @@ class SteadyLive(Live):
         return self._measured
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """See ``Live``, which takes one row a line away before it draws."""
+        """See ``Live``, which erases one row per line before it draws; erases the extra rows too."""
         gained = self._measured.rows_gained(self.console.width)
         upwards = Control(*((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)) * gained)
         first, *rest = super().process_renderables(renderables)

@@ -1,4 +1,4 @@
-"""Answers as Markdown while they come: finished blocks are printed once, only the open one is redrawn."""
+"""Streams answers as Markdown: prints finished blocks once and redraws only the open one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.segment import Segment
 from lrqk_cli.chat.printable import printable
 from lrqk_cli.terminal.streaming import SECONDS_BETWEEN_FRAMES, LiveStream
 
-# Drawing takes at most this share of the time.
+# The largest share of the time that drawing may take.
 _DRAWING_SHARE = 0.02
-# Tags are shown as they are; else an answer of HTML would look empty.
+# HTML tags are shown as text; else an answer in HTML would look empty.
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 
 
 def split_finished(text: str) -> tuple[list[str], str]:
-    """Return the blocks that nothing to come can change, and the rest.
+    """Return the finished blocks, which further text cannot change, and the rest.
 
-    A block is finished when a line after it, complete itself, begins another.
+    A block is finished when a complete line after it begins another block.
     """
     complete = text[: text.rfind("\n") + 1]
     starts = [
@@ -37,19 +37,19 @@ def split_finished(text: str) -> tuple[list[str], str]:
 
 
 def parsed(text: str) -> Markdown:
-    """Return Markdown as answers are shown; terminals without links would show nothing of an address."""
+    """Return parsed Markdown; links show their addresses, because some terminals show no links."""
     markdown = Markdown(text, code_theme="ansi_dark", hyperlinks=False)
     markdown.parsed = _PARSER.parse(text)
     return markdown
 
 
 class _Block:
-    """A block without the blank lines around it; rendered once for a width.
+    """A block without surrounding blank lines; rendered once for each width.
 
     Args:
         text: its Markdown.
-        follows: a blank line stands before it.
-        most: its last lines to show; None for all.
+        follows: put a blank line before it.
+        most: show only so many of its last lines; None for all.
     """
 
     def __init__(self, text: str, *, follows: bool, most: int | None = None) -> None:
@@ -77,7 +77,7 @@ class _Block:
 
 
 class MarkdownStream(LiveStream):
-    """Shows an answer as Markdown; blocks that nothing to come can change are what is complete."""
+    """Shows an answer as Markdown; prints each finished block for good."""
 
     def __init__(self, console: Console, status: Callable[[int], str]) -> None:
         super().__init__(console, status)

@@ -18,9 +18,9 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
 
     Args:
         session: the conversation.
-        question: what to ask.
-        view: where progress and warnings go.
-        streams: write the answer to stdout as it comes.
+        question: the question.
+        view: shows progress and warnings.
+        streams: write the answer to stdout while it is generated.
 
     Returns:
         The answer; ``interrupted`` if Ctrl-C stopped it.
@@ -32,8 +32,8 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
     add = None
 
     def leave() -> None:
-        # Nothing is lost by leaving at once before the answer begins; from there on it counts. Where a
-        # library's callback swallows the exception, the flag stops the session after the segment.
+        # Before the answer begins, Ctrl-C leaves at once; after that it only sets the flag. If a library's
+        # callback swallows the exception, the flag stops the session after the segment.
         if add is None:
             raise KeyboardInterrupt
 
@@ -62,4 +62,4 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
 
 
 def _discard(text: str) -> None:
-    """Show nothing: the whole answer is printed at the end."""
+    """Show nothing: the caller prints the whole answer at the end."""

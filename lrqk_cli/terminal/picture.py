@@ -1,4 +1,4 @@
-"""A conversation as a picture: questions, answers and their sources, as a terminal shows them."""
+"""Draws a conversation as a picture of a terminal: questions, answers and their sources."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lrqk_cli.terminal.markdown import parsed
 from lrqk_cli.terminal.sources_view import sources_view
 
 _COLUMNS = 100
-# By these, Rich would have whoever looks at the picture fetch a font from the network.
+# Rich adds these rules, which make a viewer of the picture fetch a font from the network.
 _REMOTE_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
 def to_svg(conversation: Conversation, model: str) -> str:
-    """Return an SVG that needs nothing from elsewhere; see ``export`` for the other formats."""
+    """Return a self-contained SVG; see ``export`` for the other formats."""
     console = CleanConsole(
         file=io.StringIO(), record=True, width=_COLUMNS, force_terminal=True, color_system="truecolor",
         no_color=False, legacy_windows=False,

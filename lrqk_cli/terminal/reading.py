@@ -1,4 +1,4 @@
-"""What is said about a long read: how long it takes and, without a bar, how far it is."""
+"""Announces long reads: their duration and, without a bar, their progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lrqk_cli.engine.events import PrefillProgress
 
-# Work that takes longer is announced before, and followed by a bell.
+# Seconds of work above which it is announced, and its end rings the bell.
 LONG_S = 30.0
 # The first layers of the first segment say little about the speed.
 _SECONDS_TO_ESTIMATE = 3.0
@@ -16,7 +16,7 @@ _SHARE_BETWEEN_LINES = 0.1
 
 
 def roughly(seconds: float) -> str:
-    """Say a time as people do: ``40 seconds``, ``3 minutes``, ``1.5 hours``."""
+    """Return a rounded time: ``40 seconds``, ``3 minutes``, ``1.5 hours``."""
     if seconds < 90:
         return f"{max(5, round(seconds / 5) * 5)} seconds"
     if seconds < 90 * 60:
@@ -25,11 +25,11 @@ def roughly(seconds: float) -> str:
 
 
 class ReadingAnnouncer:
-    """Writes lines about one read, as soon as its speed can be told.
+    """Writes lines about one read, as soon as its speed is known.
 
     Args:
         write: prints a line.
-        goes_on: also tell, now and then, how far it is; for where there is no bar.
+        goes_on: also write the progress from time to time; for output without a bar.
     """
 
     def __init__(self, write: Callable[[str], None], *, goes_on: bool) -> None:
@@ -38,7 +38,7 @@ class ReadingAnnouncer:
         self._last: PrefillProgress | None = None
 
     def tell(self, item: PrefillProgress) -> None:
-        """Write a line about what is done if it is time for one."""
+        """Write a line about the progress if one is due."""
         left = item.seconds_left
         if left is None or item.done >= item.total or item.seconds < _SECONDS_TO_ESTIMATE:
             return

@@ -1,4 +1,4 @@
-"""The interactive loop."""
+"""The interactive loop of questions, commands and answers."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Repl:
     """Questions and answers until the user leaves.
 
     Args:
-        ctx: what commands act on; its ``show`` and ``cancelled`` are set to this loop's.
-        reader: where lines come from.
-        debug: show the traceback of a failure that nobody foresaw.
+        ctx: the state of the commands; the loop sets its ``show`` and ``cancelled``.
+        reader: reads the input lines.
+        debug: show the traceback of an unexpected failure.
     """
 
     def __init__(self, ctx: CommandContext, reader: LineReader, debug: bool = False) -> None:
@@ -50,16 +50,16 @@ class Repl:
         ctx.cancelled = self._interrupts
 
     def run(self, continues: bool = False) -> ChatExit:
-        """Read what there is, then answer until /quit or Ctrl-D; return how it ended.
+        """Read the documents, then answer until /quit or Ctrl-D; return how the chat ended.
 
-        Nothing that fails after the reading ends it.
+        A failure after the reading does not end the loop.
 
         Args:
-            continues: a conversation goes on, so that nothing ends it that fails while it is read, either.
+            continues: the conversation began earlier, so a failed reading does not end the loop either.
 
         Raises:
-            Exception: of the reading; a ContextLengthError where the documents do not fit.
-            LeaveAtOnce: Ctrl-C was pressed twice while something was under way.
+            Exception: the reading failed; a ContextLengthError if the documents do not fit.
+            LeaveAtOnce: Ctrl-C was pressed twice during one operation.
         """
         ctx, view = self._desk, self._desk.view
         if continues:
@@ -82,7 +82,7 @@ class Repl:
         return ctx.chat_exit
 
     def show(self, events: Generator[ChatEvent, None, None]) -> None:
-        """Show what a session does, until it has done it; Ctrl-C stops it and keeps what is there."""
+        """Show the events of a session until they end; Ctrl-C stops them and keeps the answer so far."""
         began = time.monotonic()
         with closing(events), self._interrupts, hidden_typing(), ExitStack() as bar, ExitStack() as stream:
             update = None
@@ -120,7 +120,7 @@ class Repl:
         self.show(self._desk.session.read(self._interrupts))
 
     def _act(self, line: str, *, replaces: bool) -> None:
-        """Do what a line says; if that fails, all is as it was before."""
+        """Run a line as a command or question; if it fails, restore conversation and settings."""
         ctx = self._desk
 
         def do() -> None:
@@ -136,7 +136,7 @@ class Repl:
             self._succeeds(restore)
 
     def _succeeds(self, do: Callable[[], None]) -> bool:
-        """Do something, and tell if it fails or is interrupted."""
+        """Call ``do``; print its failure or interrupt, and return whether it succeeded."""
         console = self._desk.view.console
         try:
             do()
@@ -162,6 +162,6 @@ class Repl:
         return stream(console, self.status)
 
     def _tell_stopping(self) -> None:
-        # Elsewhere the status line says so; a note would come between its frames.
+        # On other terminals the status line says so, and a note would break its frames.
         if self._desk.console.is_dumb_terminal:
             self._desk.view.note(_STOPPING)

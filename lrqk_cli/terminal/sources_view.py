@@ -1,4 +1,4 @@
-"""What /sources and --sources show."""
+"""The output of /sources and --sources."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sources_view(sources: AnswerSources, console: Console) -> RenderableType:
 
 
 def sources_line(sources: AnswerSources) -> str:
-    """Name the best pages in one line, by document; empty where there are none."""
+    """Return the best pages in one line, by document; empty without sources."""
     places = dict[DocumentUse, list[str]]()
     for source in sources.pages[:_MOST_NAMED]:
         places.setdefault(source.document, []).append(f"{_page(source)} ({source.share:.0%})")
@@ -42,5 +42,5 @@ def sources_line(sources: AnswerSources) -> str:
 
 
 def _page(source: SourcePage) -> str:
-    """What follows a document's title."""
+    """Return the page label after a document's title."""
     return "" if source.page is None else f", page {source.page}"

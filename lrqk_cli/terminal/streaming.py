@@ -1,4 +1,4 @@
-"""How an answer appears while it is made."""
+"""Shows an answer while it is generated."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lrqk_cli.terminal.live import SteadyLive
 from lrqk_cli.terminal.view import StatusLine
 
 SECONDS_BETWEEN_FRAMES = 0.1
-# A step may take long: the line below goes on by itself. More often, drawing would hold up quick steps.
+# Automatic redraws of the status line per second, for slow steps. More would hold up quick steps.
 _STATUS_RATE = 1
 
 
 class PlainStream:
-    """Writes an answer to stdout as it comes, cleaned by ``printable``.
+    """Writes an answer to stdout while it is generated, cleaned by ``printable``.
 
-    So it does into a file or a pipe, whose text sooner or later is on a terminal; ``--json`` has every
-    character, as an escape.
+    Cleans it in a file or a pipe too, because its text may be shown on a terminal later; ``--json`` keeps
+    every character, as an escape.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class PlainStream:
         return self
 
     def add(self, text: str) -> None:
-        """Show more of the answer at once."""
+        """Write more of the answer at once."""
         if not text:
             return
         sys.stdout.write(printable(text))
@@ -51,12 +51,12 @@ class PlainStream:
 class LiveStream(ABC):
     """Shows an answer on a terminal, with a live status line below it.
 
-    What is complete is printed for good; only the open end and the status line are redrawn, and both are
-    taken away in the end, so an answer may be longer than the screen.
+    Prints complete parts for good, and redraws only the open end and the status line, which it erases at the
+    end; so an answer may be longer than the screen.
 
     Args:
-        console: on the terminal.
-        status: gives the status line for a width in columns.
+        console: the terminal's console.
+        status: returns the status line for a width in columns.
     """
 
     def __init__(self, console: Console, status: Callable[[int], str]) -> None:
@@ -81,15 +81,15 @@ class LiveStream(ABC):
 
     @abstractmethod
     def _draw(self) -> None:
-        """Print what is complete by now, and draw the rest."""
+        """Print the complete parts, and draw the rest."""
 
     @abstractmethod
     def _print_rest(self) -> None:
-        """Print what had been open."""
+        """Print the open end."""
 
 
 class StatusStream(LiveStream):
-    """Shows an answer as plain text; rows are what is complete."""
+    """Shows an answer as plain text; prints each complete row for good."""
 
     def __init__(self, console: Console, status: Callable[[int], str]) -> None:
         super().__init__(console, status)

@@ -1,4 +1,4 @@
-"""The line at the bottom of the screen: where the conversation stands and how its steps go."""
+"""The status line at the bottom of the screen: context, memory, misses and speed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _SEPARATOR = " · "
 
 
 def status_line(status: Status, width: int, model: str = "") -> str:
-    """Return what ``width`` columns hold of model, context, memory, misses and speed.
+    """Return as many parts as fit in ``width`` columns: model, context, memory, misses and speed.
 
-    What is wanted most stays longest: context, misses and speed, then memory, then the rest.
+    Context, misses and speed have priority, then memory, then the rest.
     """
     memory, steps = status.memory, status.recent if status.recent.steps else status.cache
     held = {"weights": memory.weight_bytes, "index": memory.index_bytes, "hot": memory.hot_bytes}
     details = ", ".join(f"{name} {format_bytes(size)}" for name, size in held.items() if size)
-    # Importance, the least first to go; text.
+    # (importance, text); the least important part is dropped first.
     parts = [
         (2, model),
         (9, f"{status.used:,}/{status.context:,} tokens"),
@@ -34,13 +34,13 @@ def status_line(status: Status, width: int, model: str = "") -> str:
 
 
 def device_memory(memory: MemoryUse) -> str:
-    """Return what is in use of the device's memory, and of how much where that is known."""
+    """Return the device memory in use, and the budget if it is known."""
     used = format_bytes(memory.device_bytes)
     return f"{used} of {format_bytes(memory.budget_bytes)}" if memory.budget_bytes else used
 
 
 def _fit(parts: Sequence[tuple[int, str]], width: int) -> str:
-    """Join the parts, less the least important that do not fit."""
+    """Join the parts; drop the least important ones that do not fit."""
     kept = list(parts)
     while kept:
         line = _SEPARATOR.join(text for _, text in kept)

@@ -1,4 +1,4 @@
-"""Every Rich view: progress bars, statistics, warnings. All of it on stderr."""
+"""Progress bars, statistics and warnings, all on stderr."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _ENDINGS = {
 
 
 class StatusLine:
-    """A line in reverse that is made anew whenever it is drawn.
+    """A line in reverse video whose text is computed at every drawing.
 
     Args:
-        text: gives it for a width in columns.
+        text: returns the line for a width in columns.
     """
 
     def __init__(self, text: Callable[[int], str]) -> None:
@@ -59,7 +59,7 @@ class StatusLine:
 
 
 class _TokenSpeed(ProgressColumn):
-    """Tokens a second, as the engine reports them."""
+    """Tokens per second, as the engine reports them."""
 
     def render(self, task: Task) -> Text:
         speed = task.fields.get("speed", 0.0)
@@ -67,7 +67,7 @@ class _TokenSpeed(ProgressColumn):
 
 
 class _TimeLeft(ProgressColumn):
-    """Time left at the speed that the engine reports, counted down between its reports."""
+    """Time left at the engine's reported speed, counted down between two reports."""
 
     def render(self, task: Task) -> Text:
         ends_at = task.fields.get("ends_at")
@@ -78,7 +78,7 @@ class _TimeLeft(ProgressColumn):
 
 
 class _Amount(ProgressColumn):
-    """What is done of what: in bytes if the task says so."""
+    """Amount done and total; in bytes if the task says so."""
 
     def render(self, task: Task) -> Text:
         write = format_bytes if task.fields.get("as_bytes") else "{:,.0f}".format
@@ -86,15 +86,15 @@ class _Amount(ProgressColumn):
 
 
 class View:
-    """What a run shows beside its answers.
+    """The output of a run beside its answers.
 
     Args:
-        console: on stderr.
-        quiet: warnings only.
+        console: the console on stderr.
+        quiet: show warnings only.
         bell: ring at the end of long work.
 
     Attributes:
-        attention: what the statistics say of the settings; empty while they are not known.
+        attention: label of the settings in the statistics; empty until they are known.
     """
 
     def __init__(self, console: Console, quiet: bool = False, bell: bool = True) -> None:
@@ -106,11 +106,11 @@ class View:
 
     @property
     def is_live(self) -> bool:
-        """Whether bars are drawn: on a terminal that can redraw a line, unless quiet."""
+        """Whether to draw bars: on a terminal that can redraw a line, unless quiet."""
         return self.console.is_terminal and not self.console.is_dumb_terminal and not self.quiet
 
     def ring(self, seconds: float) -> None:
-        """Ring the terminal's bell after work that took so long that nobody is watching any more."""
+        """Ring the terminal's bell if work took longer than ``LONG_S``."""
         if self._bell and not self.quiet and seconds >= LONG_S:
             self.console.bell()
 
@@ -119,12 +119,12 @@ class View:
         print_message(self.console, "Warning", "yellow", message)
 
     def note(self, message: str) -> None:
-        """Print a line of lesser weight; not when quiet."""
+        """Print a less important message; not when quiet."""
         if not self.quiet:
             self.console.print(Text(message, style="dim"), soft_wrap=not self.console.is_terminal)
 
     def planned(self, plan: Plan) -> None:
-        """Tell of a plan, whose settings the statistics name from now on."""
+        """Print a plan; the statistics name its settings from now on."""
         self.attention = settings_label(plan.settings)
         self.note(plan_line(plan))
 
@@ -159,9 +159,9 @@ class View:
 
     @contextmanager
     def pulling(self, name: str, otherwise: str = _LOOKING_UP) -> Iterator[OnProgress]:
-        """A bar for every stage of getting a model; without bars, one line a stage.
+        """A bar for every stage of fetching a model; without bars, one line a stage.
 
-        ``otherwise`` says what goes on outside the stages. The context's value may be called from any thread.
+        ``otherwise`` labels the work outside the stages. Any thread may call the context's value.
         """
         tasks: dict[str, TaskID] = {}
 
@@ -188,9 +188,9 @@ class View:
     def prefilling(
         self, label: str, status: Callable[[int], str] | None = None
     ) -> Iterator[Callable[[PrefillProgress], None]]:
-        """A bar of tokens with speed and time left, above a status line if one is given; else lines.
+        """A bar of tokens with speed and time left, above an optional status line; without bars, lines.
 
-        ``status`` gives the line for a width in columns; it is asked a few times a second.
+        ``status`` returns the status line for a width in columns; it is called a few times a second.
         """
         progress = self._bar(_Amount(), _TokenSpeed(), _TimeLeft())
         task = progress.add_task(label, total=None)
@@ -209,7 +209,7 @@ class View:
             yield update
 
     def statistics(self, answer: Answer) -> None:
-        """The last line: what the answer cost; before it, why it stopped early."""
+        """Print why the answer stopped early, if it did, and then its statistics."""
         if message := _ENDINGS.get(answer.finish_reason):
             self.note(message)
         self.note(statistics_line(answer, self.attention))

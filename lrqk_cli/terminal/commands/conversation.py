@@ -1,4 +1,4 @@
-"""Commands that change what was said."""
+"""Commands that change the conversation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.command_context import CommandContext, Draft
 from lrqk_cli.terminal.commands.registry import Command
 
-# Another answer to the same question has to be drawn; at 0 it would be the same.
+# At temperature 0 the same question would get the same answer.
 _RETRY_TEMPERATURE = 0.7
 
 
@@ -34,7 +34,7 @@ def _retry(ctx: CommandContext, _: str) -> None:
     if generation.temperature == 0.0:
         ctx.say(f"At temperature 0 the answer would be the same; this one is drawn at {_RETRY_TEMPERATURE}.")
         generation = replace(generation, temperature=_RETRY_TEMPERATURE)
-    # A seed would repeat the answer too.
+    # With the same seed the answer would repeat too.
     generation = replace(generation, seed=None)
     ctx.show(ctx.session.ask(question, ctx.cancelled, generation))
 
@@ -68,7 +68,7 @@ def _clear(ctx: CommandContext, argument: str) -> None:
     if argument not in ("", "all"):
         raise UsageError(f"/clear does not know '{argument}'.", "Type /clear, or /clear all.")
     ctx.session.clear(documents=argument == "all")
-    # What comes now is another conversation, and not to replace the one that was saved.
+    # A new conversation begins, which must not replace the saved file.
     ctx.own_files = frozenset()
     kept = len(ctx.session.documents)
     noun = "document stays" if kept == 1 else "documents stay"

@@ -15,10 +15,10 @@ from lrqk_cli.terminal.commands.registry import Command
 
 
 def split_paths(text: str) -> list[Path]:
-    """Read paths as a shell does: quotes and backslashes keep blanks.
+    """Split a line into paths as a shell does: quotes and backslashes keep blanks.
 
     Raises:
-        UsageError: a quote is not closed, or one of them can be no path.
+        UsageError: a quote is not closed, or a word is not a possible path.
     """
     try:
         words = shlex.split(text)
@@ -28,10 +28,10 @@ def split_paths(text: str) -> list[Path]:
 
 
 def one_path(text: str) -> Path:
-    """Read one path, which may have blanks; quotes and backslashes are read as a shell does, if all fits.
+    """Read one path, which may have blanks; handle quotes and backslashes as a shell does, if it can.
 
     Raises:
-        UsageError: it can be no path.
+        UsageError: the text is not a possible path.
     """
     try:
         words = shlex.split(text)
@@ -98,7 +98,7 @@ def _pages(ctx: CommandContext, argument: str) -> None:
 
 
 def make_table(*headings: str) -> Table:
-    """Return a table in the style of the chat; all but names and pages stand to the right."""
+    """Return a table in the style of the chat; columns except names and pages are right-aligned."""
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="left" if number == 0 or heading == "Pages" else "right")

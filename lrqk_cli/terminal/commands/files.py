@@ -1,4 +1,4 @@
-"""Commands that bring a conversation out of the chat, and in."""
+"""Commands that save, load, export and copy a conversation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lrqk_cli.terminal.commands.documents import make_table, one_path
 from lrqk_cli.terminal.commands.registry import Command
 from lrqk_cli.terminal.picture import to_svg
 
-# Terminals that know OSC 52 take about so many bytes.
+# The most bytes that common terminals take by OSC 52.
 _CLIPBOARD_LIMIT = 74_994
 _WRITERS = {".md": to_markdown, ".json": to_json, ".svg": to_svg}
 
@@ -29,7 +29,7 @@ def archive_path(text: str) -> Path:
     A path gets the suffix .json where it has none.
 
     Raises:
-        UsageError: it can be no file.
+        UsageError: the text is not a possible file name.
     """
     path = one_path(text)
     if path.name in ("", "..") or text.endswith(("/", os.sep)):
@@ -94,7 +94,7 @@ def _export(ctx: CommandContext, argument: str, replaces: bool = False) -> None:
 
 
 def _spare_others_files(ctx: CommandContext, path: Path, command: str, replaces: bool) -> None:
-    """Refuse to replace a file that is not this conversation's own, unless that is what was asked for."""
+    """Refuse to replace a file that is not this conversation's own, unless ``replaces``."""
     if not replaces and os.path.lexists(path) and _place(path) not in ctx.own_files:
         raise UsageError(f"{path} is there already.", f"To replace it, type {command}")
 
@@ -104,7 +104,7 @@ def _own(ctx: CommandContext, path: Path) -> None:
 
 
 def _place(path: Path) -> Path:
-    """The same for all ways to write a path; a link at its end is not the file that it points to."""
+    """Normalise a path for comparison; do not resolve a link at its end."""
     return path.parent.resolve() / path.name
 
 

@@ -1,4 +1,4 @@
-"""Commands that tell something, and the one that ends."""
+"""Commands that show information, and /quit."""
 
 from __future__ import annotations
 

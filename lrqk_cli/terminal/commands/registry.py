@@ -1,4 +1,4 @@
-"""What a command is, and how a line finds its own."""
+"""Commands of the chat, and the dispatch of input lines to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrqk_cli.terminal.command_context import CommandContext
 Argument = Literal["none", "text", "path", "saved", "setting", "model", "pages"]
 
 _COMMAND = re.compile(r"(?P<name>/[a-zA-Z-]*!?)(?:\s+(?P<argument>.*))?", re.DOTALL)
-# Understood without a slash too, where nothing else stands on the line.
+# Commands that also work without a slash, alone on a line.
 _PLAIN_WORDS = frozenset({"help", "quit", "exit", "bye"})
 
 
@@ -22,11 +22,11 @@ class Command:
     """One command.
 
     Attributes:
-        name: what is typed, with its slash.
+        name: the name with its slash.
         summary: one line for /help.
-        run: does it; takes what stands after the name, without blanks around it.
-        usage: how /help calls what stands after the name; in brackets if it can be left out.
-        argument: what kind of thing that is, for completion.
+        run: runs the command with its argument, the stripped text after the name.
+        usage: name of the argument in /help; in brackets if optional.
+        argument: kind of the argument, for completion.
         aliases: other names, with their slashes.
     """
 
@@ -56,11 +56,11 @@ class Registry:
         """Run the command that a line names.
 
         Args:
-            line: for which ``is_command`` holds.
-            ctx: what commands act on.
+            line: a line for which ``is_command`` holds.
+            ctx: the state that the command acts on.
 
         Raises:
-            LrqkError: there is no such command, it takes something else, or it cannot be done.
+            LrqkError: there is no such command, its argument is wrong, or it failed.
         """
         name, argument = _parts(line) or ("", "")
         command = self._by_name.get(name)
@@ -74,15 +74,15 @@ class Registry:
 
 
 def is_command(line: str) -> bool:
-    """Whether a line is meant as a command: a slash and a word (a path such as /etc/hosts is not).
+    """Whether a line is a command: a slash and a word (a path such as /etc/hosts is not).
 
-    A few words, such as ``quit``, are commands without a slash where they stand alone.
+    A few words, such as ``quit``, are commands without a slash if they are alone on the line.
     """
     return _parts(line) is not None
 
 
 def _parts(line: str) -> tuple[str, str] | None:
-    """Return the name, in lower case, and what stands after it; None for a question."""
+    """Return the name in lower case and the text after it; None for a question."""
     line = line.strip()
     if line.lower() in _PLAIN_WORDS:
         return f"/{line.lower()}", ""

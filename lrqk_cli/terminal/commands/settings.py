@@ -1,4 +1,4 @@
-"""Commands that change how answers come about."""
+"""Commands that show or change settings and the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def parse_value(name: str, text: str) -> int | float | str | None:
     """Read the value of a setting.
 
     Raises:
-        UsageError: it is no number where one is needed.
+        UsageError: the setting needs a number and the text is none.
     """
     if name in _MAY_BE_NONE and text == "none":
         return None
