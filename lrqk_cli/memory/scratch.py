@@ -134,4 +134,3 @@ def _lrqk_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> list[T
         *attend_scratch(sets, queries, rows, spec.head_dim, tail_rank, fetching=hot).values(),
         *(own * spec.num_full_layers),
     ]
-
