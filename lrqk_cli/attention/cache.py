@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from lrqk_cli.attention.decode_step import DeviceState, FixedSpace, has_device_steps
+from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, FixedSpace, has_device_steps
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.params import AttentionParams
+from lrqk_cli.attention.position import Position
 from lrqk_cli.attention.rewind_points import CacheRewindPoint
 from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.attention.sources import AttentionTracker
@@ -36,6 +38,12 @@ class LrqkCache(Cache):
         dtype: element type of the rows, the model's own.
         device: where the model computes; ``fixed_space``: see ``DeviceState``.
 
+    Attributes:
+        position: how many tokens there are.
+        observers: by the number of a layer, what is called after each of its decode steps, with the queries
+            ``[KV, G, 1, d]``, what the model passed, and the output ``[KV, G, 1, d]``. Residents are then
+            still those of the step, and ``position`` stands before its token. A replayed graph calls nobody.
+
     Raises:
         OutOfMemoryError: the host memory is not there, or cannot be pinned.
     """
@@ -54,12 +62,16 @@ class LrqkCache(Cache):
         self.context = context
         self.dtype = dtype
         self.device = device
+        self.position = Position(device)
+        self.observers: dict[int, Callable[[Tensor, AttentionParams, Tensor], None]] = {}
         self._attention = [self._make_layer(kind) for kind in spec.layer_kinds]
+        self._lrqk = [layer for layer in self._attention if isinstance(layer, LrqkLayer)]
+        self._is_prefilling = self._ends_prefill = False
         self._state: DeviceState | None = None
+        self._steps: list[DeviceStep] = []
         if has_device_steps(spec, settings, device):
-            self._state = DeviceState(spec, device, fixed_space)
-            for number, layer in enumerate(self._attention):
-                layer.use_device_steps(self._state, number, is_last=layer is self._attention[-1])
+            self._state = DeviceState(spec, self.position, fixed_space)
+            self._make_steps()
         self._tracker: AttentionTracker | None = None
         self._rows = [(0, 0)] * spec.num_layers
         self._rewind_points: WeakSet[CacheRewindPoint] = WeakSet()
@@ -90,14 +102,57 @@ class LrqkCache(Cache):
         return self._attention[index]
 
     def _make_layer(self, kind: LayerKind) -> AttentionLayer:
+        spec, place = self.spec, (self.dtype, self.device, self.position)
         if kind == "sliding":
-            assert self.spec.sliding_window is not None  # ModelSpec checks it
-            return SlidingLayer(self.spec, self.spec.sliding_window, self.dtype, self.device)
+            assert spec.sliding_window is not None  # ModelSpec checks it
+            return SlidingLayer(spec, spec.sliding_window, *place)
         if self.settings.attention == "lrqk":
-            return LrqkLayer(self.spec, self.settings, self.context, self.dtype, self.device)
+            return LrqkLayer(spec, self.settings, self.context, *place)
         on_device = self.settings.attention == "dense"
-        store = RowStore(self.spec, self.context, self.dtype, self.device, on_device=on_device)
-        return FullLayer(self.spec, store)
+        store = RowStore(spec, self.context, self.dtype, self.device, on_device=on_device)
+        return FullLayer(spec, store, self.position)
+
+    def _make_steps(self) -> None:
+        if self._state is not None:
+            self._steps = [layer.make_step(self._state, n) for n, layer in enumerate(self._attention)]
+            self._refresh_steps()
+
+    def _refresh_steps(self) -> None:
+        for step in self._steps:
+            step.refresh()
+
+    def attend(
+        self, number: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
+    ) -> Tensor:
+        """Attend in a layer with the newest S tokens over all tokens so far, and store their K and V.
+
+        Several tokens are a segment, which is exact, as the first token of all is; a single one is a decode
+        step. Layers come in their order, and the last moves ``position`` on.
+
+        Args:
+            number: of the layer, from 0.
+            query: ``[KV, G, S, d]``.
+            key, value: ``[KV, S, d]``, what ``update`` was given.
+            params: see ``AttentionParams``.
+
+        Returns:
+            ``[KV, G, S, d]``, in float32 or in the query's element type.
+        """
+        layer, tokens = self._attention[number], key.shape[1]
+        if self._is_prefilling or tokens > 1 or self.position.length == 0:
+            output = layer.attend_segment(query, key, value, params)
+            if self._ends_prefill:
+                layer.prepare_ahead()
+        else:
+            if number == 0:
+                self.finish_prefill()
+            step = self._steps[number] if self._steps else layer.attend_token
+            output = step(query, key, value, params)
+            if number in self.observers:
+                self.observers[number](query, params, output)
+        if layer is self._attention[-1]:
+            self.position.advance(tokens)
+        return output
 
     @contextmanager
     def prefilling(self, *, ends: bool = False) -> Iterator[None]:
@@ -106,13 +161,11 @@ class LrqkCache(Cache):
         Args:
             ends: decode steps follow, so that each layer may prepare for them as soon as it has attended.
         """
-        for layer in self._attention:
-            layer.prefilling, layer.ends_prefill = True, ends
+        self._is_prefilling, self._ends_prefill = True, ends
         try:
             yield
         finally:
-            for layer in self._attention:
-                layer.prefilling = layer.ends_prefill = False
+            self._is_prefilling = self._ends_prefill = False
 
     @property
     def has_link(self) -> bool:
@@ -121,9 +174,8 @@ class LrqkCache(Cache):
 
     def begin_segment(self) -> None:
         """Note where the next segment begins, for ``solve_ahead`` after it."""
-        for layer in self._attention:
-            if isinstance(layer, LrqkLayer):
-                layer.begin_segment()
+        for layer in self._lrqk:
+            layer.begin_segment()
 
     def solve_ahead(self, growths: Sequence[Growth | None]) -> SolverPool[Callable[[], None]] | None:
         """Start fitting to the tokens so far and the expected rest of the prefill, in background threads.
@@ -145,22 +197,26 @@ class LrqkCache(Cache):
 
     def finish_prefill(self) -> None:
         """Prepare for decode steps now; else the first step does it."""
-        run_solvers([layer.solve for layer in self._attention if layer.is_unsolved])
-        for layer in self._attention:
+        unfinished = [layer for layer in self._lrqk if layer.prefill is not None]
+        if not unfinished:
+            return
+        run_solvers([layer.solve for layer in unfinished if layer.is_unsolved])
+        for layer in unfinished:
             layer.finish_prefill()
-        if self._state is not None:
-            self._state.begin(self.get_seq_length())
+        self._refresh_steps()
 
     def reset(self) -> None:
         """Forget all tokens, and what was fitted to them."""
         self._rewind_points.clear()
+        self.position.set(0)
         self._rows = [(0, 0)] * self.spec.num_layers
         for layer in self._attention:
             layer.reset()
 
     def rewind_point(self) -> CacheRewindPoint:
         """Note the point that has been reached, between two segments or steps."""
-        point = CacheRewindPoint(next(self._order), tuple(layer.rewind_point() for layer in self._attention))
+        layers = tuple(layer.rewind_point() for layer in self._attention)
+        point = CacheRewindPoint(next(self._order), self.position.length, layers)
         self._rewind_points.add(point)
         return point
 
@@ -180,8 +236,10 @@ class LrqkCache(Cache):
         for other in list(self._rewind_points):
             if other.number > point.number:
                 self._rewind_points.discard(other)
+        self.position.set(point.length)
         for layer, layer_point in zip(self._attention, point.layers, strict=True):
-            layer.rewind(layer_point)
+            layer.rewind(layer_point, point.length)
+        self._refresh_steps()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens, exactly, where ``is_croppable``; transformers' protocol.
@@ -193,17 +251,16 @@ class LrqkCache(Cache):
             UsageError: layers change in place, or there were never so many tokens.
         """
         self._check_croppable()
-        length = self.get_seq_length() + tokens_to_remove
+        length = self.position.length + tokens_to_remove
         if tokens_to_remove > 0 or length < 0:
             raise UsageError(
-                f"crop({tokens_to_remove}) was asked of a cache of {self.get_seq_length()} tokens.",
+                f"crop({tokens_to_remove}) was asked of a cache of {self.position.length} tokens.",
                 "Pass minus the number of tokens to take back.",
             )
         for point in list(self._rewind_points):
             if point.length > length:
                 self._rewind_points.discard(point)
-        for layer in self._attention:
-            layer.sync_host_length(length)
+        self.position.set(length)
 
     def activate_past_recording(self) -> None:
         """Refuse what ``crop`` would: transformers calls this before it decodes with drafts.
@@ -216,9 +273,8 @@ class LrqkCache(Cache):
     def _check_croppable(self) -> None:
         if self.is_croppable:
             return
-        is_indexed = any(isinstance(layer, LrqkLayer) for layer in self._attention)
         what = (
-            "index and hot set follow them" if is_indexed else "a sliding window overwrites its oldest rows"
+            "index and hot set follow them" if self._lrqk else "a sliding window overwrites its oldest rows"
         )
         raise UsageError(
             f"The cache cannot take back tokens, as prompt lookup and assisted decoding do: {what}.",
@@ -242,37 +298,26 @@ class LrqkCache(Cache):
         if self.settings.attention != "lrqk":
             return
         self.settings = settings
-        for layer in self._attention:
-            if isinstance(layer, LrqkLayer):
-                layer.adjust(settings)
+        for layer in self._lrqk:
+            layer.adjust(settings)
+        self._make_steps()
 
     def track_sources(self, wanted: bool) -> None:
         """Note from the next prompt on where steps look, or no more. A captured graph is void."""
         self._tracker = AttentionTracker(self.spec, self.context, self.device) if wanted else None
         for number, layer in enumerate(self._attention):
-            layer.track_attention(None if self._tracker is None else self._tracker.weights.get(number))
+            layer.token_attention = None if self._tracker is None else self._tracker.weights.get(number)
+        self._make_steps()
 
     @property
     def source_weights(self) -> list[float] | None:
         """The weight of each token since the newest prompt, see ``AttentionTracker``; None if not noted."""
-        return None if self._tracker is None else self._tracker.read(self.get_seq_length())
+        return None if self._tracker is None else self._tracker.read(self.position.length)
 
     @property
-    def position(self) -> Tensor | None:
-        """Position of the next decode step's token, int64 ``[1]``; None where the host alone knows it."""
-        return None if self._state is None else self._state.length
-
-    @property
-    def is_observed(self) -> bool:
-        """Whether something is told of every decode step of a layer."""
-        return any(layer.is_observed for layer in self._attention)
-
-    def sync_host_length(self, length: int) -> None:
-        """Note on the host that there are ``length`` tokens: a replayed graph counts on the device only."""
-        for layer in self._attention:
-            layer.sync_host_length(length)
-        if self._state is not None:
-            self._state.sync_host_length(length)
+    def has_device_steps(self) -> bool:
+        """Whether the lengths of decode steps are on the device, so that a graph may be captured."""
+        return bool(self._steps)
 
     def take_stats(self, seconds: float = 0.0, steps: int = 1) -> StepStats:
         """Return the counters of all layers since they were last taken, with the time and steps they took.
@@ -317,12 +362,12 @@ class LrqkCache(Cache):
     @property
     def index_bytes(self) -> int:
         """Bytes of the low-rank index."""
-        return sum(layer.index.nbytes for layer in self._attention if isinstance(layer, LrqkLayer))
+        return sum(layer.index.nbytes for layer in self._lrqk)
 
     @property
     def hot_bytes(self) -> int:
         """Bytes of hot rows and recent windows."""
-        return sum(layer.hot.rows.nbytes for layer in self._attention if isinstance(layer, LrqkLayer))
+        return sum(layer.hot.rows.nbytes for layer in self._lrqk)
 
     @property
     def sliding_bytes(self) -> int:

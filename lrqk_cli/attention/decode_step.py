@@ -18,7 +18,8 @@ from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.params import AttentionParams
-from lrqk_cli.attention.projection import JointProjector
+from lrqk_cli.attention.position import Position
+from lrqk_cli.attention.projection import Projector
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.formats import UNIT
@@ -57,18 +58,17 @@ class DeviceState:
         totals: rows demanded and rows fetched by all steps of each layer so far, int64 ``[layers, 2]``.
 
     Args:
+        position: of the cache.
         fixed_space: gives the space for an output in fixed point, which packed weights take; None where
             nobody wants it.
     """
 
-    def __init__(self, spec: ModelSpec, device: torch.device, fixed_space: FixedSpace | None = None) -> None:
-        self.length = torch.zeros(1, dtype=torch.int64, device=device)
-        self.totals = torch.zeros(spec.num_layers, 2, dtype=torch.int64, device=device)
+    def __init__(self, spec: ModelSpec, position: Position, fixed_space: FixedSpace | None = None) -> None:
+        self.length = position.tensor
+        self._device = self.length.device
+        self.totals = torch.zeros(spec.num_layers, 2, dtype=torch.int64, device=self._device)
         self._fixed_space = fixed_space
         self._spec = spec
-        self._device = device
-        # What ``length`` holds, as far as the host knows.
-        self._position = 0
         # Layers run one after the other, so those of one shape can share their scratch.
         self.attend_scratch = cache(self._attend_scratch)
         self.lrqk_scratch = cache(self._lrqk_scratch)
@@ -78,24 +78,6 @@ class DeviceState:
         if self._fixed_space is None or output.shape[-1] % UNIT:
             return None
         return self._fixed_space(output)
-
-    def begin(self, position: int) -> None:
-        """Prepare for a step whose token stands at ``position``; all its layers call this.
-
-        Within a graph's capture nothing may be left to do: the number would become part of the graph.
-        """
-        if self._position != position:
-            self.length.fill_(position)
-            self._position = position
-
-    def end(self) -> None:
-        """Count the step's token, after its last layer."""
-        self.length += 1
-        self._position += 1
-
-    def sync_host_length(self, position: int) -> None:
-        """Note that a graph has counted up to ``position``."""
-        self._position = position
 
     def take_totals(self) -> list[list[int]]:
         """Return the rows demanded and fetched in each layer since they were last taken."""
@@ -139,7 +121,7 @@ class DeviceStep(Protocol):
         """
 
     def refresh(self) -> None:
-        """Take over what the layer has fitted since."""
+        """Take over what the layer has fitted since, or before there was this step."""
 
 
 class DenseDeviceStep:
@@ -185,7 +167,7 @@ class LrqkStep:
         state: DeviceState,
         layer: int,
         store: RowStore,
-        projector: JointProjector,
+        projector: Projector,
         index: LowRankIndex,
         hot: HotSet,
         tail: ValueTail | None,
@@ -208,7 +190,7 @@ class LrqkStep:
         self._maps = IndexMaps(
             query=torch.empty_like(projector.query_map),
             key=projector.key_map,
-            mean=projector.key_mean,
+            mean=projector.key_centre(),
             scale=index.scale.squeeze(1),
         )
         self._tail = None

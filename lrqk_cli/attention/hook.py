@@ -90,18 +90,18 @@ def attention_forward(
             "The model was called with use_cache=False, which LRQK attention cannot do without.",
             "Leave use_cache out, or leave the attach() context.",
         )
-    layer = lrqk_cache.layer(cast(int, module.layer_idx))
+    number = cast(int, module.layer_idx)
     _refuse_unknown(attention_mask, dropout, others)
-    if (sliding_window is not None) != layer.is_sliding:
+    if (sliding_window is not None) != lrqk_cache.layer(number).is_sliding:
         raise UnsupportedModelError(
-            f"Layer {module.layer_idx} passes sliding_window={sliding_window}, "
+            f"Layer {number} passes sliding_window={sliding_window}, "
             "which is not what the model's config says."
         )
     heads, length, width = query.shape[1:]
     grouped = query[0].view(key.shape[1], heads // key.shape[1], length, width)
     params = AttentionParams(width**-0.5 if scaling is None else scaling, softcap, s_aux)
     with torch.no_grad():
-        attended = layer.attend(grouped, key[0], value[0], params)
+        attended = lrqk_cache.attend(number, grouped, key[0], value[0], params)
         output = attended.to(query.dtype).view(1, heads, length, width).transpose(1, 2)
     # Without this the rest of the model would still have gradients, wrong ones.
     is_recorded = torch.is_grad_enabled() and query.requires_grad

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from lrqk_cli import kernels
 from lrqk_cli.attention.host_store import RowStore
-from lrqk_cli.attention.rewind_points import HotSetRewindPoint
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels.buffers import FetchPlan, Residents
 from lrqk_cli.memory import accounting
@@ -66,7 +65,6 @@ class HotSet:
         slot_token: the token in each hot slot, ``[sets, C]``; -1 where empty.
         resident: bool ``[sets, context]``: the token is in a hot slot.
         residents: the same three for the kernels.
-        count: filled hot slots of each row set.
     """
 
     def __init__(
@@ -90,51 +88,50 @@ class HotSet:
         """Empty the hot slots; the recent window stays."""
         self.slot_token.fill_(-1)
         self.resident.zero_()
-        self.count = 0
 
     def candidates(self, length: int) -> int:
         """Return how many of ``length`` tokens have left the recent window and may be in hot slots."""
         return max(0, length - self.recent.size)
 
+    def filled(self, length: int) -> int:
+        """Return how many slots of a row set a decode step fills that has come to ``length`` tokens."""
+        return min(self.candidates(length), self.size)
+
     def append(self, length: int, key: Tensor, value: Tensor) -> None:
         """Take up one token's K and V ``[KV, 1, d]``; the one leaving the window takes a free hot slot."""
         leaving = length - self.recent.size
-        if leaving == self.count < self.size:
+        if 0 <= leaving < self.size:
             rows = self.recent.rows[:, length % self.recent.size].unsqueeze(1)
-            self.fill(rows[:, :, 0], rows[:, :, 1])
+            self.fill(leaving, rows[:, :, 0], rows[:, :, 1])
         self.recent.append(length, key, value)
 
-    def fill(self, key: Tensor, value: Tensor) -> None:
-        """Put K and V ``[KV, S, d]`` of the tokens from ``count`` on into the slots from ``count`` on.
+    def fill(self, first: int, key: Tensor, value: Tensor) -> None:
+        """Put K and V ``[KV, S, d]`` of the tokens from ``first`` on into the slots from ``first`` on.
 
         While all candidates fit, slot i holds token i.
         """
-        stop = self.count + key.shape[1]
-        rows = _rows(key, value, self.rows.shape[0])
-        self._hot[:, self.count : stop] = rows
-        self.slot_token[:, self.count : stop] = torch.arange(self.count, stop, device=self.rows.device)
-        self.resident[:, self.count : stop] = True
-        self.count = stop
+        stop = first + key.shape[1]
+        self._hot[:, first:stop] = _rows(key, value, self.rows.shape[0])
+        self.slot_token[:, first:stop] = torch.arange(first, stop, device=self.rows.device)
+        self.resident[:, first:stop] = True
 
     def replace(self, plan: FetchPlan, store: Tensor) -> None:
         """Put planned rows of ``store``, ``[KV, context, 2, d]``, into their slots; all slots are filled."""
         kernels.replace_rows(self.residents, plan, store)
 
-    def rewind_point(self) -> HotSetRewindPoint:
-        """Note which tokens are hot."""
-        return HotSetRewindPoint(self.slot_token.to("cpu", torch.int32, copy=True), self.count)
-
-    def rewind(self, point: HotSetRewindPoint, length: int, store: RowStore) -> None:
-        """Hold again what was held at ``point``, of ``length`` tokens; what has left comes from the store.
+    def rewind(self, slot_token: Tensor, filled: int, length: int, store: RowStore) -> None:
+        """Hold again what was held when there were ``length`` tokens; what has left comes from the store.
 
         A row that stayed in its slot is not copied.
+
+        Args:
+            slot_token: the tokens in the slots then, of which ``filled`` in each row set were in use.
         """
-        before, self.count = self.slot_token.clone(), point.count
-        self.slot_token.copy_(point.slot_token)
+        before = self.slot_token.clone()
+        self.slot_token.copy_(slot_token)
         self._refetch((self.slot_token != before) & (self.slot_token >= 0), store)
         self.resident.zero_()
-        used = self.slot_token[:, : self.count]
-        self.resident.scatter_(1, used, True)
+        self.resident.scatter_(1, self.slot_token[:, :filled], True)
         first = max(0, length - self.recent.size)
         for key, value in store.stream(first, length):
             self.recent.append(first, key, value)
@@ -155,10 +152,10 @@ class HotSet:
 
     def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
         """Return K and V ``[sets, n, d]`` of all residents: recent window and hot slots."""
-        used = min(length, self.recent.size) + self.count
+        used = min(length, self.recent.size) + self.filled(length)
         return self.rows[:, :used, 0], self.rows[:, :used, 1]
 
     def resident_tokens(self, length: int) -> Tensor:
         """Return the tokens ``[sets, n]`` of all residents, in the order of ``resident_rows``."""
         recent = self.recent.tokens(length).expand(self.rows.shape[0], -1)
-        return torch.cat((recent, self.slot_token[:, : self.count]), dim=1)
+        return torch.cat((recent, self.slot_token[:, : self.filled(length)]), dim=1)

@@ -24,14 +24,12 @@ class LowRankIndex:
     Attributes:
         codes: ``[sets, context, r]`` in int8 or bfloat16; of 4 bits packed in uint8 (``kernels.codes``).
         scale: ``[sets, 1, r]``; ones for bfloat16.
-        length: tokens that are indexed.
     """
 
     def __init__(self, spec: ModelSpec, settings: LrqkConfig, context: int, device: torch.device) -> None:
         self.codes = empty(accounting.index_codes(spec, settings, context), device)
         self.scale = empty(accounting.index_scale(spec, settings), device)
         self.scale.fill_(1.0)
-        self.length = 0
         # The largest entry of an integer index.
         self._top = largest_code(self.codes.dtype)
 
@@ -40,48 +38,47 @@ class LowRankIndex:
         """Bytes of codes and scales."""
         return self.codes.nbytes + self.scale.nbytes
 
-    def restart(self, deviations: Tensor) -> None:
-        """Forget all tokens, and choose the scale for codes that are to come.
+    def rescale(self, deviations: Tensor) -> None:
+        """Choose the scale for the codes of all tokens, which are to come.
 
         Args:
             deviations: the root mean square of each dimension of them all, ``[sets, 1, r]``.
         """
-        self.length = 0
         if self._top is not None:
             reach = _CLIP_DEVIATIONS[self.codes.dtype] * deviations
             self.scale.copy_(reach.clamp(min=torch.finfo(torch.float32).tiny) / self._top)
 
-    def append(self, codes: Tensor) -> None:
-        """Index further tokens, codes ``[sets, S, r]``, with the standing scale; outliers saturate."""
-        stop = self.length + codes.shape[1]
+    def write(self, first: int, codes: Tensor) -> None:
+        """Index the tokens from ``first`` on, codes ``[sets, S, r]``, with the standing scale.
+
+        Outliers saturate.
+        """
+        stop = first + codes.shape[1]
         codes = codes / self.scale
         if self._top is not None:
             codes = codes.round().clamp(-self._top, self._top)
         if self.codes.dtype == torch.uint8:
             codes = pack_codes(codes)
-        self.codes[:, self.length : stop] = codes.to(self.codes.dtype)
-        self.length = stop
-
-    def truncate(self, length: int) -> None:
-        """Forget the tokens from ``length`` on."""
-        self.length = min(self.length, length)
+        self.codes[:, first:stop] = codes.to(self.codes.dtype)
 
     def gather(self, token: Tensor) -> Tensor:
         """Return the codes ``[sets, n, r]`` of tokens ``[sets, n]``, in float32."""
         places = token.unsqueeze(2).expand(-1, -1, self.codes.shape[2])
         return unpack_codes(self.codes.gather(1, places)) * self.scale
 
-    def logits(self, query: QueryCodes, *, scaling: float, softcap: float | None) -> Tensor:
-        """Return the predicted logits ``[sets, N, length]``."""
-        return self._logits(query, slice(0, self.length), scaling, softcap)
+    def logits(self, query: QueryCodes, length: int, *, scaling: float, softcap: float | None) -> Tensor:
+        """Return the predicted logits ``[sets, N, length]`` of the first ``length`` tokens."""
+        return self._logits(query, slice(0, length), scaling, softcap)
 
-    def total_scores(self, query: QueryCodes, *, scaling: float, softcap: float | None) -> Tensor:
+    def total_scores(
+        self, query: QueryCodes, length: int, *, scaling: float, softcap: float | None
+    ) -> Tensor:
         """Return the sum over all queries of the softmax of their logits, ``[sets, length]``.
 
         The logits exist for some tokens at a time, so there may be many queries.
         """
-        starts = range(0, self.length, SCORE_CHUNK)
-        parts = [slice(start, min(start + SCORE_CHUNK, self.length)) for start in starts]
+        starts = range(0, length, SCORE_CHUNK)
+        parts = [slice(start, min(start + SCORE_CHUNK, length)) for start in starts]
         lse = torch.stack([self._logits(query, part, scaling, softcap).logsumexp(-1) for part in parts])
         lse = lse.logsumexp(0).unsqueeze(-1)
         scores = [torch.exp(self._logits(query, part, scaling, softcap) - lse).sum(1) for part in parts]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lrqk_cli.attention.factors import GramAccumulator
 from lrqk_cli.attention.index import LowRankIndex
-from lrqk_cli.attention.projection import JointProjector, Projector
+from lrqk_cli.attention.projection import Projector
 from lrqk_cli.attention.rewind_points import Fit
 from lrqk_cli.attention.rotation import Growth
 
@@ -50,15 +50,15 @@ class IndexFit:
         """
         return self.observed + coming - self.tokens > _MOST_GROWTH * self.tokens
 
-    def renew(self) -> None:
-        """Fit to all that was observed; the index is then empty."""
-        self._replace(self._projector.fit, self.observed)
+    def renew(self, indexed: int) -> None:
+        """Fit to all that was observed; the index, which had ``indexed`` tokens, is then empty."""
+        self._replace(self._projector.fit, self.observed, indexed)
 
     def begin_segment(self) -> None:
         """Note where the sums stand, so that ``solve_ahead`` can tell what the newest segment has added."""
         self._before = self._projector.grams.on_cpu(non_blocking=True)
 
-    def solve_ahead(self, growth: Growth) -> Callable[[], Callable[[], None]] | None:
+    def solve_ahead(self, growth: Growth) -> Callable[[], Callable[[int], None]] | None:
         """Return a task for the CPU: fit to the text as it will be, once what is to come has come.
 
         What the newest segment added to the sums is what the next ones will add, but for their positions:
@@ -69,11 +69,11 @@ class IndexFit:
             growth: what is to come.
 
         Returns:
-            The task, which changes nothing yet but returns what puts the fit in force; None where it was not
-            noted when the newest segment began, or that is not as long as ``growth`` takes it to be.
+            The task, which changes nothing yet but returns what puts the fit in force, given the number of
+            indexed tokens; None where it was not noted when the newest segment began, or that is not as long
+            as ``growth`` takes it to be.
         """
         projector, before = self._projector, self._before
-        assert isinstance(projector, JointProjector)  # no other is solved for on the CPU
         covered = self.observed + growth.tokens
         if before is None or self.observed - before.count != growth.segment:
             return None
@@ -81,11 +81,11 @@ class IndexFit:
         device = projector.key_map.device
         arrived = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
-        def solve() -> Callable[[], None]:
+        def solve() -> Callable[[int], None]:
             if arrived is not None:
                 arrived.synchronize()
             fit = projector.solve(grams.moments().grown(before.moments(), growth))
-            return lambda: self._replace(lambda: projector.adopt(fit), covered)
+            return lambda indexed: self._replace(fit, covered, indexed)
 
         return solve
 
@@ -102,11 +102,11 @@ class IndexFit:
         self.tokens = tokens
         self._before = None
 
-    def _replace(self, fit: Callable[[], Tensor], tokens: int) -> None:
+    def _replace(self, fit: Callable[[], Tensor], tokens: int, indexed: int) -> None:
         """Replace the fit by one made for ``tokens``, which returns the deviations of the codes."""
         index = self._index
         self._before = None
-        self._fit.keep((*self._projector.fitted(), index.scale, index.codes[:, : index.length]))
+        self._fit.keep((*self._projector.fitted(), index.scale, index.codes[:, :indexed]))
         self._fit = Fit()
-        index.restart(fit())
+        index.rescale(fit())
         self.tokens = tokens

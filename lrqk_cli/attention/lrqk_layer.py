@@ -15,11 +15,13 @@ from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.index_fit import IndexFit
 from lrqk_cli.attention.layers import FullLayer, weigh_sinks
 from lrqk_cli.attention.params import AttentionParams
-from lrqk_cli.attention.projection import ActiveRows, JointProjector, make_projector
-from lrqk_cli.attention.rewind_points import Copies, LayerRewindPoint, LrqkRewindPoint, to_device, to_host
+from lrqk_cli.attention.position import Position
+from lrqk_cli.attention.projection import ActiveRows, make_projector
+from lrqk_cli.attention.rewind_points import Copies, LayerRewindPoint, LrqkRewindPoint
 from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.attention.tail import ValueTail
+from lrqk_cli.attention.unfinished import UnfinishedPrefill
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import SEED_QUERIES
@@ -34,126 +36,88 @@ class LrqkLayer(FullLayer):
     decode step: it attends to the residents, and what all other rows would have added is predicted from their
     codes (``tail``).
 
-    Index and hot set are those of *row sets*: one a KV head, or one a query head, as ``settings.grouping``
+    Index and hot set are those of *row sets*: one a KV head, or one a query head, as ``config.grouping``
     says. The queries of a row set share its residents.
 
     Attributes:
-        observer: told of every decode step, where it is set: the queries ``[sets, N, 1, d]``, what the model
-            passes, and the output ``[sets, N, 1, d]``. The residents are still those of the step.
+        prefill: what segments have left to do before the next decode step; None between decode steps. All
+            tokens are then in the index, and the hot set has as many rows as they allow.
     """
 
     # Index and hot set follow the tokens, in place; ``rewind_point`` and ``rewind`` go back.
     is_croppable = False
 
     def __init__(
-        self, spec: ModelSpec, settings: LrqkConfig, context: int, dtype: torch.dtype, device: torch.device
+        self,
+        spec: ModelSpec,
+        config: LrqkConfig,
+        context: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        position: Position,
     ) -> None:
-        super().__init__(spec, RowStore(spec, context, dtype, device, on_device=False))
-        self.settings = settings
-        self.projector = make_projector(spec, settings, device)
-        self.index = LowRankIndex(spec, settings, context, device)
-        self.hot = HotSet(spec, settings, context, dtype, device)
-        self._sets = accounting.row_sets(spec, settings)
-        self._share = self._sets // spec.num_kv_heads
-        self.tail = ValueTail(spec, settings, device) if settings.tail != "none" else None
-        self._seed: tuple[Tensor, AttentionParams] | None = None
-        self._is_seeded = self._is_unsolved = False
+        super().__init__(spec, RowStore(spec, context, dtype, device, on_device=False), position)
+        self.config = config
+        self.projector = make_projector(spec, config, device)
+        self.index = LowRankIndex(spec, config, context, device)
+        self.hot = HotSet(spec, config, context, dtype, device)
+        self.tail = ValueTail(spec, config, device) if config.tail != "none" else None
+        self.prefill: UnfinishedPrefill | None = None
+        self._sets = accounting.row_sets(spec, config)
         self._fit = IndexFit(self.projector, self.index)
         self._wanted = self._fetched = 0
-        # Tokens whose keys the segment under way has seen, from the first on.
-        self._keys_seen = 0
-        self.observer: Callable[[Tensor, AttentionParams, Tensor], None] | None = None
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Attend approximately if this is a single token on a settled layer, else exactly."""
-        if self._is_segment(key):
-            return self._attend_segment(query, key, value, params)
-        self.finish_prefill()
-        return self._attend_token(query, key, value, params)
-
-    @property
-    def is_observed(self) -> bool:
+    def make_step(self, state: DeviceState, number: int) -> DeviceStep:
         """See ``AttentionLayer``."""
-        return self.observer is not None
-
-    def _show(self, query: Tensor, params: AttentionParams, output: Tensor) -> None:
-        if self.observer is not None:
-            self.observer(self._per_set(query), params, self._per_set(output))
-
-    def _make_step(self, state: DeviceState) -> DeviceStep:
-        assert isinstance(self.projector, JointProjector)  # ``has_device_steps`` checks it
         parts = self.store, self.projector, self.index, self.hot, self.tail
-        return LrqkStep(self.settings, state, self._number, *parts, self._token_attention)
-
-    def track_attention(self, weights: Tensor | None) -> None:
-        """See ``AttentionLayer``."""
-        super().track_attention(weights)
-        if self._fit.tokens:
-            self._prepare_steps()
-
-    def sync_host_length(self, length: int) -> None:
-        """See ``AttentionLayer``."""
-        super().sync_host_length(length)
-        self.index.length = self.stored
-        self.hot.count = min(self.hot.candidates(self.stored), self.hot.size)
+        return LrqkStep(self.config, state, number, *parts, self.token_attention)
 
     def reset(self) -> None:
         """Forget all tokens and what was fitted to them."""
         super().reset()
         self.projector.reset()
         self.hot.clear()
-        self.index.truncate(0)
         self._fit.reset()
-        self._seed, self._is_seeded, self._is_unsolved = None, False, False
+        self.prefill = None
         self._wanted = self._fetched = 0
 
     def rewind_point(self) -> LayerRewindPoint:
         """See ``AttentionLayer``."""
         return LrqkRewindPoint(
-            length=self.stored,
             fit=self._fit.rewind_point(),
             fitted=self._fit.tokens,
             learned=Copies(self.projector.learned()),
             observed=self.projector.grams.count,
-            indexed=self.index.length,
-            hot=self.hot.rewind_point(),
-            seed=to_host(self._seed),
+            slot_token=self.hot.slot_token.to("cpu", torch.int32, copy=True),
+            prefill=self.prefill and self.prefill.to(torch.device("cpu")),
         )
 
-    def rewind(self, point: LayerRewindPoint) -> None:
+    def rewind(self, point: LayerRewindPoint, length: int) -> None:
         """See ``AttentionLayer``."""
         assert isinstance(point, LrqkRewindPoint)
-        super().rewind(point)
         self._fit.rewind(point.fit, point.fitted)
         point.learned.put_back()
         self.projector.grams.count = point.observed
-        self.index.truncate(point.indexed)
-        self.hot.rewind(point.hot, point.length, self.store)
-        self._seed, self._is_seeded = to_device(point.seed, self.store.device), False
-        self._is_unsolved = self._seed is not None
-        if self._seed is None and self._fit.tokens:
-            self._prepare_steps()
+        self.prefill = point.prefill and point.prefill.to(self.store.device)
+        filled = self.hot.filled(length) if self.prefill is None else self.prefill.filled
+        self.hot.rewind(point.slot_token, filled, length, self.store)
+        self._fit_tail()
 
-    def adjust(self, settings: LrqkConfig) -> None:
-        """Let other settings be in force from the next step on; see ``LrqkCache.adjust``."""
-        is_other_tail = settings.tail != self.settings.tail
-        self.settings = settings
-        if is_other_tail:
-            tail = None if settings.tail == "none" else ValueTail(self.spec, settings, self.store.device)
-            self.tail = tail
-        if self._device is not None:
-            self.use_device_steps(self._device, self._number, is_last=self._is_last)
-        if self._fit.tokens:
-            self._prepare_steps()
+    def adjust(self, config: LrqkConfig) -> None:
+        """Let another configuration be in force from the next step on; see ``LrqkCache.adjust``."""
+        if config.tail != self.config.tail:
+            self.tail = ValueTail(self.spec, config, self.store.device) if config.tail != "none" else None
+        self.config = config
+        self._fit_tail()
 
     @property
     def is_unsolved(self) -> bool:
-        """See ``AttentionLayer``.
+        """Whether ``solve`` may run beside that of other layers, before ``finish_prefill`` does it.
 
         Only the joint solver is batched: it runs on the CPU, in parallel across layers. The alternating
         solver runs on the device, whose libraries must not be loaded by several threads.
         """
-        return self._is_unsolved and self.settings.solver == "joint"
+        return self.prefill is not None and not self.prefill.is_solved and self.config.solver == "joint"
 
     def begin_segment(self) -> None:
         """Note where the newest segment begins, for ``solve_ahead`` after it."""
@@ -167,43 +131,73 @@ class LrqkLayer(FullLayer):
         """
         if growth is None or not self._fit.is_outgrown(growth.tokens):
             return None
-        return self._fit.solve_ahead(growth)
+        solve = self._fit.solve_ahead(growth)
+        if solve is None:
+            return None
+
+        def solve_for_index() -> Callable[[], None]:
+            replace = solve()
+            return lambda: self._index_anew(replace)
+
+        return solve_for_index
 
     def solve(self) -> None:
-        """See ``AttentionLayer``; the projector is fitted anew where too much of the text is new to it."""
+        """Fit to the segments so far what decode steps need; many layers may do so side by side.
+
+        The projector is fitted anew where too much of the text is new to it.
+        """
+        prefill = self._open_prefill()
         if self._fit.is_outgrown():
-            self._fit.renew()
-        if self.tail is not None:
-            self.tail.fit(self.projector)
-        self._is_unsolved = False
+            self._index_anew(self._fit.renew)
+        self._fit_tail()
+        prefill.is_solved = True
 
     def finish_prefill(self) -> None:
         """Bring index and hot set up to date with the segments that went through since the last time."""
-        if self._seed is None:
+        prefill = self.prefill
+        if prefill is None:
             return
-        if self._is_unsolved:
+        if not prefill.is_solved:
             self.solve()
-        for key, _ in self.store.stream(self.index.length, self.stored):
-            self.index.append(self.projector.project_keys(key))
-        if not self._is_seeded:
-            self._seed_hot_set(*self._seed)
-        if self._token_attention is not None:
-            query, params = self._seed
-            self._token_attention.zero_()
-            self._add_weights(self._token_attention, self._per_set(query[:, :, -1:]), params)
-        self._seed = None
-        if self._step is not None:
-            self._step.refresh()
+        for key, _ in self.store.stream(prefill.indexed, self.position.length):
+            self._index_keys(prefill.indexed, key)
+        if not prefill.is_seeded:
+            self._seed_hot_set(prefill, self.position.length)
+        if self.token_attention is not None and prefill.newest is not None:
+            query, params = prefill.newest
+            self.token_attention.zero_()
+            self._add_weights(self.token_attention, self._per_set(query[:, :, -1:]), params, 0)
+        self.prefill = None
 
-    def _seed_hot_set(self, query: Tensor, params: AttentionParams) -> None:
+    def _open_prefill(self) -> UnfinishedPrefill:
+        """Return what is unfinished, after decode steps that left nothing so."""
+        if self.prefill is None:
+            length = self.position.length
+            self.prefill = UnfinishedPrefill(length, self.hot.filled(length))
+        return self.prefill
+
+    def _index_anew(self, replace: Callable[[int], None]) -> None:
+        """Replace the fit, by which all tokens have still to be indexed."""
+        prefill = self._open_prefill()
+        replace(prefill.indexed)
+        prefill.indexed = 0
+
+    def _fit_tail(self) -> None:
+        """Fit the tail to the standing maps, and to the sums of all segments."""
+        if self.tail is not None and self._fit.tokens:
+            self.tail.fit(self.projector)
+
+    def _seed_hot_set(self, prefill: UnfinishedPrefill, length: int) -> None:
         """Let the rows be resident that score best for the newest queries; nothing waits for the device."""
+        assert prefill.newest is not None  # a segment has left its queries
         self.store.await_writes()
-        candidates = self.hot.candidates(self.stored)
-        for key, value in self.store.stream(self.hot.count, min(candidates, self.hot.size)):
-            self.hot.fill(key, value)
+        candidates = self.hot.candidates(length)
+        for key, value in self.store.stream(prefill.filled, self.hot.filled(length)):
+            self.hot.fill(prefill.filled, key, value)
+            prefill.filled += key.shape[1]
         if candidates > self.hot.size:
-            self._fetch(self._seed_scores(query, params)[:, :candidates], self.hot.size)
-        self._is_seeded = True
+            self._fetch(self._seed_scores(*prefill.newest, length)[:, :candidates], self.hot.size)
+        prefill.is_seeded = True
 
     def take_stats(self) -> StepStats:
         """Return rows demanded and rows fetched by the decode steps since the counters were last taken."""
@@ -211,79 +205,79 @@ class LrqkLayer(FullLayer):
         self._wanted = self._fetched = 0
         return StepStats(wanted, fetched, fetched * self.store.row_bytes, self.spec.num_kv_heads)
 
-    def _prepare_steps(self) -> None:
-        """Derive what decode steps need from what was fitted, and from the sums of all segments."""
-        if self.tail is not None:
-            self.tail.fit(self.projector)
-        if self._step is not None:
-            self._step.refresh()
-
-    def _attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        earlier, self._keys_seen, self._is_seeded = self.stored, 0, False
+    def attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """See ``AttentionLayer``."""
+        earlier, prefill = self.position.length, self._open_prefill()
         output = self.attend_exactly(query, key, value, params)
-        self._index_earlier_keys(key)
+        self._index_keys(earlier, key)
         self.hot.recent.append(earlier, key, value)
         self.projector.observe(query, key, value)
         # A sticky hot set starts with the rows that matter to the newest queries: the question, in a chat.
         # One that holds the exact best, with those of the newest query.
-        count = SEED_QUERIES if self.settings.hot_policy == "sticky" else 1
+        count = SEED_QUERIES if self.config.hot_policy == "sticky" else 1
         newest = query[:, :, -count:]
-        if self._seed is not None:
-            newest = torch.cat((self._seed[0], newest), 2)[:, :, -count:]
-        self._seed = newest.clone(), params
-        self._is_unsolved = True
-        is_indexed = self.index.length == self.stored and not self._fit.is_outgrown()
-        if self.ends_prefill and is_indexed:
-            # A GPU does so between layers; after the last it would wait for the host to ask for each part.
-            self._seed_hot_set(*self._seed)
+        if prefill.newest is not None:
+            newest = torch.cat((prefill.newest[0], newest), 2)[:, :, -count:]
+        prefill.newest, prefill.is_solved, prefill.is_seeded = (newest.clone(), params), False, False
         return output
 
-    def _index_earlier_keys(self, keys: Tensor) -> None:
-        # Once the index has begun, it grows with every segment, and no row need come back for it.
-        if self._fit.tokens and self._keys_seen == self.index.length:
-            self.index.append(self.projector.project_keys(keys))
-        self._keys_seen += keys.shape[1]
+    def prepare_ahead(self) -> None:
+        """Seed the hot set, if this segment and all before it are indexed for good.
 
-    def _attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        queries = self._per_set(query)
+        A GPU does so between layers; after the last one it would wait for the host to ask for each part.
+        """
+        prefill = self._open_prefill()
+        if prefill.indexed > self.position.length and not self._fit.is_outgrown():
+            self._seed_hot_set(prefill, prefill.indexed)
+
+    def _index_keys(self, first: int, keys: Tensor) -> None:
+        # Once the index has begun, it grows with every segment, and no row need come back for it.
+        prefill = self._open_prefill()
+        if self._fit.tokens and first == prefill.indexed:
+            self.index.write(first, self.projector.project_keys(keys))
+            prefill.indexed += keys.shape[1]
+
+    def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """See ``AttentionLayer``: over the residents, with a prediction of what all other rows would add."""
+        length, queries = self.position.length, self._per_set(query)
         codes, key_code = self.projector.step(queries.squeeze(2), key, self._active_rows)
-        self.hot.append(self.stored, key, value)
-        self.write(key, value)
+        self.hot.append(length, key, value)
+        self.store.write(length, key, value)
         self.store.await_writes()
-        self.index.append(key_code)
-        candidates = self.hot.candidates(self.stored)
-        wanted = min(self.settings.top_k, candidates)
+        self.index.write(length, key_code)
+        candidates = self.hot.candidates(length + 1)
+        wanted = min(self.config.top_k, candidates)
         self._wanted += wanted * self._sets
-        if candidates <= self.hot.count:
+        if candidates <= self.hot.size:
             output, lse = self._attend_residents(queries, params)
         else:
-            logits = self.index.logits(codes, scaling=params.scaling, softcap=params.softcap)
+            logits = self.index.logits(codes, length + 1, scaling=params.scaling, softcap=params.softcap)
             self._fetched += int(self._fetch(self._scores(logits)[:, :candidates], wanted))
             output, lse = self._attend_residents(queries, params)
             if self.tail is not None:
                 tail_value, tail_lse = self._tail(self.tail, logits[:, :, :candidates])
                 output, lse = kernels.merge(output, lse, tail_value, tail_lse)
-        output = weigh_sinks(output, lse, params.sinks).reshape(query.shape)
-        self._show(query, params, output)
-        if self._token_attention is not None:
-            self._add_weights(self._token_attention, queries, params)
-        return output
+        if self.token_attention is not None:
+            self._add_weights(self.token_attention, queries, params, 1)
+        return weigh_sinks(output, lse, params.sinks).reshape(query.shape)
 
     def _per_set(self, query: Tensor) -> Tensor:
         """Return queries ``[KV, G, S, d]`` by row set, ``[sets, N, S, d]``."""
         return query.reshape(self._sets, -1, *query.shape[2:])
 
     def _active_rows(self) -> ActiveRows:
-        key, _ = self.hot.resident_rows(self.stored)
-        return ActiveRows(key, self.index.gather(self.hot.resident_tokens(self.stored)))
+        key, _ = self.hot.resident_rows(self.position.length)
+        return ActiveRows(key, self.index.gather(self.hot.resident_tokens(self.position.length)))
 
     def _attend_residents(self, query: Tensor, params: AttentionParams) -> tuple[Tensor, Tensor]:
-        key, value = self.hot.resident_rows(self.stored)
+        key, value = self.hot.resident_rows(self.position.length + 1)
         return kernels.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
 
-    def _add_weights(self, weights: Tensor, query: Tensor, params: AttentionParams) -> None:
-        key, _ = self.hot.resident_rows(self.stored)
-        add_weights(weights, query, [key], self.hot.resident_tokens(self.stored), params)
+    def _add_weights(self, weights: Tensor, query: Tensor, params: AttentionParams, new: int) -> None:
+        """Add up the weights of the residents; ``new`` tokens have come since ``position`` moved."""
+        length = self.position.length + new
+        key, _ = self.hot.resident_rows(length)
+        add_weights(weights, query, [key], self.hot.resident_tokens(length), params)
 
     def _tail(self, tail: ValueTail, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the predicted output ``[sets, N, 1, d]`` and log-mass ``[sets, N, 1]`` of the non-residents.
@@ -299,24 +293,25 @@ class LrqkLayer(FullLayer):
     def _fetch(self, scores: Tensor, wanted: int) -> Tensor:
         """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the rows fetched."""
         resident = self.hot.resident[:, : scores.shape[1]]
-        if self.settings.hot_policy == "refetch":
+        if self.config.hot_policy == "refetch":
             resident = torch.zeros_like(resident)
-        if sinks := self.settings.sink_tokens:
+        if sinks := self.config.sink_tokens:
             scores = scores.clone()
             scores[:, :sinks] = torch.finfo(scores.dtype).max
         plan = kernels.plan_fetches(scores, resident, self.hot.slot_token, wanted)
         self.hot.replace(plan, self.store.rows)
         return plan.counts.sum()
 
-    def _seed_scores(self, query: Tensor, params: AttentionParams) -> Tensor:
-        """Return each token's score ``[sets, T]`` for queries ``[KV, G, S, d]``."""
+    def _seed_scores(self, query: Tensor, params: AttentionParams, length: int) -> Tensor:
+        """Return each token's score ``[sets, length]`` for queries ``[KV, G, S, d]``."""
         codes = self.projector.project_queries(self._per_set(query).flatten(1, 2))
+        scaling, softcap = params.scaling, params.softcap
         if codes.codes.shape[1] == 1:
-            return self._scores(self.index.logits(codes, scaling=params.scaling, softcap=params.softcap))
-        return self.index.total_scores(codes, scaling=params.scaling, softcap=params.softcap)
+            return self._scores(self.index.logits(codes, length, scaling=scaling, softcap=softcap))
+        return self.index.total_scores(codes, length, scaling=scaling, softcap=softcap)
 
     def _scores(self, logits: Tensor) -> Tensor:
         """Return each token's score ``[sets, T]``; a single query ranks by its logits, free of underflow."""
         if logits.shape[1] == 1:
             return logits.squeeze(1)
-        return kernels.group_scores(logits, self.settings.aggregate)
+        return kernels.group_scores(logits, self.config.aggregate)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli import kernels
+from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.layers import weigh_sinks
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
@@ -34,18 +35,23 @@ class LayerObserver:
     replayed from a graph. Call ``detach`` in the end.
     """
 
-    def __init__(self, layer: LrqkLayer) -> None:
+    def __init__(self, cache: LrqkCache, number: int) -> None:
+        layer = cache.layer(number)
+        assert isinstance(layer, LrqkLayer)
+        self._cache = cache
+        self._number = number
         self._layer = layer
         self._mass: list[Tensor] = []
         self._error: list[Tensor] = []
-        layer.observer = self
+        cache.observers[number] = self
 
     def __call__(self, query: Tensor, params: AttentionParams, output: Tensor) -> None:
-        """Take up one step; see ``LrqkLayer.observer``."""
-        layer = self._layer
-        key, value = layer.hot.resident_rows(layer.stored)
-        _, resident_lse = kernels.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
-        exact, lse = self._exact(query, params)
+        """Take up one step; see ``LrqkCache.observers``."""
+        length = self._cache.position.length + 1
+        key, value = self._layer.hot.resident_rows(length)
+        per_set = query.reshape(key.shape[0], -1, *query.shape[2:])
+        _, resident_lse = kernels.attend(per_set, key, value, scaling=params.scaling, softcap=params.softcap)
+        exact, lse = self._exact(query, params, length)
         self._mass.append(torch.exp(resident_lse.flatten() - lse.flatten()).clamp(max=1.0))
         exact = weigh_sinks(exact, lse, params.sinks).flatten()
         self._error.append((output.flatten().float() - exact).norm() / exact.norm())
@@ -60,17 +66,13 @@ class LayerObserver:
 
     def detach(self) -> None:
         """Leave the layer alone; it and this would else keep each other, and the layer's rows, in memory."""
-        self._layer.observer = None
+        self._cache.observers.pop(self._number, None)
 
-    def _exact(self, query: Tensor, params: AttentionParams) -> tuple[Tensor, Tensor]:
-        """Return exact attention ``[KV, G, 1, d]`` and its log-sum-exp ``[KV, G, 1]``."""
-        store, stored = self._layer.store, self._layer.stored
-        grouped = query.reshape(self._layer.spec.num_kv_heads, -1, 1, query.shape[-1])
-        output = torch.zeros_like(grouped, dtype=torch.float32)
-        lse = output.new_full(grouped.shape[:3], float("-inf"))
-        for key, value in store.stream(0, stored):
-            part, part_lse = kernels.attend(
-                grouped, key, value, scaling=params.scaling, softcap=params.softcap
-            )
+    def _exact(self, query: Tensor, params: AttentionParams, length: int) -> tuple[Tensor, Tensor]:
+        """Return exact attention ``[KV, G, 1, d]`` over ``length`` rows, and its log-sum-exp."""
+        output = torch.zeros_like(query, dtype=torch.float32)
+        lse = output.new_full(query.shape[:3], float("-inf"))
+        for key, value in self._layer.store.stream(0, length):
+            part, part_lse = kernels.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
             output, lse = kernels.merge(output, lse, part, part_lse)
         return output, lse

@@ -43,28 +43,32 @@ class Projector(Protocol):
 
     Attributes:
         grams: what it has learned from.
-        key_map: of the last fit, ``[sets, d, r]``.
+        query_map, key_map: of the last fit, ``[sets, d, r]``; they never move.
     """
 
     grams: GramAccumulator
+    query_map: Tensor
     key_map: Tensor
 
     def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Take note of a segment: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
 
-    def fit(self) -> Tensor:
-        """Solve for the maps that suit everything observed so far.
+    def solve(self, moments: Moments) -> Callable[[], Tensor]:
+        """Solve for the maps that suit these queries and keys; nothing changes yet.
 
         Returns:
-            The root mean square ``[sets, 1, r]`` of the codes of all keys. It follows from their Gram matrix,
-            so that no key has to be seen again.
+            What puts the maps in force, and returns the root mean square ``[sets, 1, r]`` of the codes of all
+            keys. It follows from their Gram matrix, so that no key has to be seen again.
         """
+
+    def fit(self) -> Tensor:
+        """Put the maps in force that suit everything observed so far; return what ``solve`` says."""
 
     def project_keys(self, key: Tensor) -> Tensor:
         """Return the codes ``[sets, S, r]`` of keys ``[KV, S, d]``, by the maps of the last fit."""
 
     def key_centre(self) -> Tensor:
-        """Return what is taken off a key before it is mapped, ``[KV, d]``."""
+        """Return what is taken off a key before it is mapped, ``[KV, d]``; it never moves."""
 
     def project_queries(self, query: Tensor) -> QueryCodes:
         """Return the codes of queries ``[sets, N, d]``, by the maps of the last fit."""
@@ -95,21 +99,6 @@ def make_projector(spec: ModelSpec, settings: LrqkConfig, device: torch.device) 
     return (JointProjector if settings.solver == "joint" else AlsProjector)(spec, settings, device)
 
 
-class JointFit(NamedTuple):
-    """What ``JointProjector`` solves for, in float32 on the CPU; pinned where it is to go to a GPU.
-
-    Attributes:
-        query_map, key_map: W_Q and W_K, ``[sets, d, r]``.
-        key_mean: μ, ``[KV, d]``.
-        deviations: see ``Projector.fit``.
-    """
-
-    query_map: Tensor
-    key_map: Tensor
-    key_mean: Tensor
-    deviations: Tensor
-
-
 class JointProjector:
     """The closed form: ``q̂ = q W_Q``, ``k̂ = (k − μ) W_K``; decode steps change nothing."""
 
@@ -123,25 +112,26 @@ class JointProjector:
         """See ``Projector``."""
         self.grams.add(query, key, value)
 
-    def fit(self) -> Tensor:
-        """See ``Projector``."""
-        return self.adopt(self.solve(self.grams.on_cpu().moments()))
-
-    def solve(self, moments: Moments) -> JointFit:
-        """Solve on the CPU for the maps that suit these queries and keys; nothing changes."""
+    def solve(self, moments: Moments) -> Callable[[], Tensor]:
+        """See ``Projector``: on the CPU; nothing waits for the device."""
         key_gram = moments.centred_key
         sets, _, rank = self.key_map.shape
         query_map, key_map = solve_joint(moments.query, per_set(key_gram, sets), rank)
         deviations = _code_deviations(key_gram, moments.count, key_map.float())
-        fit = (part.float() for part in (query_map, key_map, moments.mean, deviations))
-        return JointFit(*(part.pin_memory() if self.key_map.is_cuda else part for part in fit))
+        # Pinned where they are to go to a GPU.
+        solved = [part.float() for part in (query_map, key_map, moments.mean, deviations)]
+        *maps, deviations = [part.pin_memory() for part in solved] if self.key_map.is_cuda else solved
 
-    def adopt(self, fit: JointFit) -> Tensor:
-        """Put a fit in force, and return its deviations; nothing waits for the device."""
-        self.query_map.copy_(fit.query_map, non_blocking=True)
-        self.key_map.copy_(fit.key_map, non_blocking=True)
-        self.key_mean.copy_(fit.key_mean, non_blocking=True)
-        return fit.deviations.to(self.key_map.device, non_blocking=True)
+        def adopt() -> Tensor:
+            for tensor, part in zip(self.fitted(), maps, strict=True):
+                tensor.copy_(part, non_blocking=True)
+            return deviations.to(self.key_map.device, non_blocking=True)
+
+        return adopt
+
+    def fit(self) -> Tensor:
+        """See ``Projector``."""
+        return self.solve(self.grams.on_cpu().moments())()
 
     def project_keys(self, key: Tensor) -> Tensor:
         """See ``Projector``."""
@@ -200,17 +190,24 @@ class AlsProjector:
         self.query_magnitude += query.float().abs().sum(2).reshape(sets, -1, query.shape[-1]).sum(1)
         self.key_magnitude += key.float().abs().sum(1)
 
+    def solve(self, moments: Moments) -> Callable[[], Tensor]:
+        """See ``Projector``."""
+        grams = moments.query, per_set(moments.key, self.query_map.shape[0])
+        counts = int(moments.count) * self._group, int(moments.count)
+        solved = als.solve_als(*grams, counts, self._start(grams, counts), self._settings)
+
+        def adopt() -> Tensor:
+            self.query_map.copy_(solved.query_map)
+            self.key_map.copy_(solved.key_map)
+            self.query_basis.copy_(solved.query_basis)
+            self.key_basis.copy_(solved.key_basis)
+            return _code_deviations(moments.key, moments.count, self.key_map)
+
+        return adopt
+
     def fit(self) -> Tensor:
         """See ``Projector``."""
-        moments = self.grams.moments()
-        grams = moments.query, per_set(moments.key, self.query_map.shape[0])
-        counts = self.grams.count * self._group, self.grams.count
-        solved = als.solve_als(*grams, counts, self._start(grams, counts), self._settings)
-        self.query_map.copy_(solved.query_map)
-        self.key_map.copy_(solved.key_map)
-        self.query_basis.copy_(solved.query_basis)
-        self.key_basis.copy_(solved.key_basis)
-        return _code_deviations(moments.key, self.grams.count, self.key_map)
+        return self.solve(self.grams.moments())()
 
     def _start(self, grams: tuple[Tensor, Tensor], counts: tuple[int, int]) -> tuple[als.Sketch, als.Sketch]:
         sets, _, rank = self.query_map.shape

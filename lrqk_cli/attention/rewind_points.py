@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from lrqk_cli.attention.params import AttentionParams
+from lrqk_cli.attention.unfinished import UnfinishedPrefill
 
 
 class Copies:
@@ -65,13 +64,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class LayerRewindPoint:
-    """A point of a layer whose rows are all in its store.
-
-    Attributes:
-        length: tokens.
-    """
-
-    length: int
+    """A point of a layer whose rows are all in its store: nothing was copied."""
 
     @property
     def nbytes(self) -> int:
@@ -96,43 +89,28 @@ class SlidingRewindPoint(LayerRewindPoint):
 
 
 @dataclass(frozen=True)
-class HotSetRewindPoint:
-    """Which tokens are hot; their rows are in the store.
-
-    Attributes:
-        slot_token: int32 ``[sets, C]`` in host memory.
-        count: filled slots of each row set.
-    """
-
-    slot_token: Tensor
-    count: int
-
-
-@dataclass(frozen=True)
 class LrqkRewindPoint(LayerRewindPoint):
     """A point of an LRQK layer.
 
     Attributes:
         fit: the one in force; fitted: the tokens that it was made for.
         learned: what segments and steps have added up or adapted; observed: keys in those sums.
-        indexed: tokens in the index.
-        hot: the hot set.
-        seed: the newest queries and what the model passes, where a prefill has not been settled.
+        slot_token: which tokens are hot, int32 ``[sets, C]`` in host memory; their rows are in the store.
+        prefill: what the prefill had left to do, in host memory; None between decode steps.
     """
 
     fit: Fit
     fitted: int
     learned: Copies
     observed: int
-    indexed: int
-    hot: HotSetRewindPoint
-    seed: tuple[Tensor, AttentionParams] | None
+    slot_token: Tensor
+    prefill: UnfinishedPrefill | None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the copies, and of its fit where that was replaced; other points may share these."""
-        seed = self.seed[0].nbytes if self.seed is not None else 0
-        return self.learned.nbytes + self.hot.slot_token.nbytes + seed + self.fit.nbytes
+        queries = 0 if self.prefill is None else self.prefill.nbytes
+        return self.learned.nbytes + self.slot_token.nbytes + queries + self.fit.nbytes
 
 
 # Compared by identity: two points may look alike, and only one be valid.
@@ -142,30 +120,15 @@ class CacheRewindPoint:
 
     Attributes:
         number: later points of a cache have higher numbers.
+        length: tokens in the cache.
         layers: one point a layer.
     """
 
     number: int
+    length: int
     layers: tuple[LayerRewindPoint, ...]
-
-    @property
-    def length(self) -> int:
-        """Tokens in the cache."""
-        return self.layers[0].length
 
     @property
     def nbytes(self) -> int:
         """Bytes of host memory that it takes."""
         return sum(layer.nbytes for layer in self.layers)
-
-
-def to_host(seed: tuple[Tensor, AttentionParams] | None) -> tuple[Tensor, AttentionParams] | None:
-    """Return a seed with its queries in host memory."""
-    return None if seed is None else (seed[0].to("cpu", copy=True), seed[1])
-
-
-def to_device(
-    seed: tuple[Tensor, AttentionParams] | None, device: torch.device
-) -> tuple[Tensor, AttentionParams] | None:
-    """Return a seed with its queries on the device."""
-    return None if seed is None else (seed[0].to(device), seed[1])

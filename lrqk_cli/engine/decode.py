@@ -48,19 +48,19 @@ class Decoder:
         if token != self._chosen:
             self._token.fill_(token)
         self._chosen = None
-        if self._cache.position is None:
+        if not self._cache.has_device_steps:
             return self._forward()
         self._cache.finish_prefill()
-        if self._cache.is_observed:
+        if self._cache.observers:
             return self._forward()
         self._steps += 1
         if self._graph is None and self._can_capture and self._steps > 1:
             self._capture()
         if self._graph is None or self._logits is None:
             return self._forward()
-        length = self._cache.get_seq_length() + 1
+        length = self._cache.position.length + 1
         self._graph.replay()
-        self._cache.sync_host_length(length)
+        self._cache.position.sync_host_length(length)
         return self._logits
 
     def likeliest(self, logits: Tensor) -> int | None:
@@ -76,7 +76,7 @@ class Decoder:
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
-        length = self._cache.get_seq_length()
+        length = self._cache.position.length
         try:
             with torch.cuda.graph(graph):
                 logits = self._forward()
@@ -87,10 +87,9 @@ class Decoder:
         except RuntimeError:
             self._can_capture = False
         # Capturing runs no kernel, so undo the length that the host has counted.
-        self._cache.sync_host_length(length)
+        self._cache.position.sync_host_length(length)
 
     def _forward(self) -> Tensor:
-        position = self._cache.position
-        return forward(
-            self._model, self._cache, self._token[0], None if position is None else position.unsqueeze(0)
-        )
+        cache = self._cache
+        positions = cache.position.tensor.unsqueeze(0) if cache.has_device_steps else None
+        return forward(self._model, cache, self._token[0], positions)

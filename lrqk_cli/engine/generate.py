@@ -305,7 +305,7 @@ class Engine:
 
     def _waiting(self) -> list[int]:
         """Return the tokens that the model has not read yet."""
-        return self._tokens[self.cache.get_seq_length() :]
+        return self._tokens[self.cache.position.length :]
 
     def _count_steps(self, steps: int, seconds: float) -> StepStats:
         stats = self.cache.take_stats(seconds, steps)

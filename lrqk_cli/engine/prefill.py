@@ -55,7 +55,7 @@ def run_segments(
             is_last = stop == total
             # Solve while the last segment but one computes or, if that is too early, before the last one.
             coming = total - start
-            pays = coming <= 2 * segment and cache.get_seq_length() >= _AHEAD * coming
+            pays = coming <= 2 * segment and cache.position.length >= _AHEAD * coming
             if rotation is not None and solving is None and pays:
                 layers = range(cache.spec.num_layers)
                 solving = cache.solve_ahead([growth(rotation, n, coming, segment) for n in layers])

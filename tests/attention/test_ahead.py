@@ -12,9 +12,9 @@ from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.factors import Moments
 from lrqk_cli.attention.hook import attached, attention_modules
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
-from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.attention.rotation import Growth, Rotation, growth
+from lrqk_cli.attention.unfinished import UnfinishedPrefill
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.prefill import forward, run_segments
@@ -35,6 +35,16 @@ def fit_now(layer: LrqkLayer) -> None:
     solve()()
 
 
+def check_index(layer: LrqkLayer) -> None:
+    """The index is that of all keys, by the maps and the scale in force."""
+    length = layer.position.length
+    built = layer.index.codes[:, :length].clone()
+    layer.index.codes.zero_()
+    for key, _ in layer.store.stream(0, length):
+        layer.index.write(0, layer.projector.project_keys(key))
+    assert torch.equal(layer.index.codes[:, :length], built)
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_the_last_segment_builds_the_index(family: str) -> None:
     model = tiny_model(family)
@@ -50,13 +60,9 @@ def test_the_last_segment_builds_the_index(family: str) -> None:
             with cache.prefilling():
                 forward(model, cache, segment)
         for layer in layers:
-            assert layer.index.length == sum(SEGMENTS)
+            assert layer.prefill.indexed == sum(SEGMENTS)
             layer.finish_prefill()
-            built = layer.index.codes[:, : layer.stored].clone()
-            layer.index.truncate(0)
-            for key, _ in layer.store.stream(0, layer.stored):
-                layer.index.append(layer.projector.project_keys(key))
-            assert torch.equal(layer.index.codes[:, : layer.stored], built)
+            check_index(layer)
 
 
 def test_a_text_that_grows_far_beyond_is_fitted_anew() -> None:
@@ -72,11 +78,11 @@ def test_a_text_that_grows_far_beyond_is_fitted_anew() -> None:
         for segment in tokens.split((20, 130)):
             with cache.prefilling():
                 forward(model, cache, segment)
-            if layer.stored == 20:
+            if layer.position.length == 20:
                 fit_now(layer)
                 before = layer.projector.key_map.clone()
         cache.finish_prefill()
-        assert layer.index.length == 150
+        check_index(layer)
         assert not torch.equal(layer.projector.key_map, before)
 
 
@@ -102,7 +108,8 @@ def test_a_fit_serves_an_eighth_more_than_it_was_made_for(
         before = layer.projector.key_map.clone()
         assert layer._fit.tokens == first
         list(run_segments(model, cache, tokens[first:], 10))
-    assert layer.index.length == first + then
+    assert layer.position.length == first + then
+    check_index(layer)
     assert (not torch.equal(layer.projector.key_map, before)) is is_anew
     assert layer._fit.tokens == (first + then if is_anew else first)
 
@@ -150,7 +157,8 @@ def test_answers_are_not_observed_and_do_not_outgrow_a_fit() -> None:
         assert torch.equal(layer.projector.key_map, before)
         list(engine.prefill(random_tokens(10, seed=3).tolist()))
         assert layer._fit.tokens == 120
-        assert layer.index.length == layer.stored == 150
+        assert layer.position.length == 150
+        check_index(layer)
         assert not torch.equal(layer.projector.key_map, before)
 
 
@@ -182,23 +190,20 @@ def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
     layer = prefilled(segments)
     assert torch.get_num_threads() == threads
     assert layer._fit.tokens == 10 * segments
-    assert layer.index.length == 10 * segments
+    assert layer.position.length == 10 * segments
     # They are those of the text as it was to be expected, and the index is made by them.
     moments = alone.projector.grams.moments()
-    if before is not None and fitted < layer.stored:
+    if before is not None and fitted < layer.position.length:
         model = tiny_model("llama")
         rotation = Rotation(model, alone.spec, attention_modules(model), (10, 20))
-        foreseen = growth(rotation, 0, layer.stored - fitted, 10)
+        foreseen = growth(rotation, 0, layer.position.length - fitted, 10)
         assert foreseen is not None
         moments = moments.grown(before.projector.grams.moments(), foreseen)
-    expected = layer.projector.solve(moments)
-    torch.testing.assert_close(layer.projector.key_map, expected.key_map)
-    torch.testing.assert_close(layer.index.scale, 3.0 * expected.deviations / 7)
-    built = layer.index.codes[:, : layer.stored].clone()
-    layer.index.truncate(0)
-    for key, _ in layer.store.stream(0, layer.stored):
-        layer.index.append(layer.projector.project_keys(key))
-    assert torch.equal(layer.index.codes[:, : layer.stored], built)
+    check_index(layer)
+    key_map = layer.projector.key_map.clone()
+    deviations = layer.projector.solve(moments)()
+    torch.testing.assert_close(key_map, layer.projector.key_map)
+    torch.testing.assert_close(layer.index.scale, 3.0 * deviations / 7)
 
 
 def test_hot_sets_seeded_within_the_last_segment_are_those_of_settling(
@@ -208,9 +213,9 @@ def test_hot_sets_seeded_within_the_last_segment_are_those_of_settling(
     within: list[bool] = []
     seed, prefilling = LrqkLayer._seed_hot_set, LrqkCache.prefilling
 
-    def note(layer: LrqkLayer, query: torch.Tensor, params: AttentionParams) -> None:
-        within.append(layer.ends_prefill)
-        seed(layer, query, params)
+    def note(layer: LrqkLayer, prefill: UnfinishedPrefill, length: int) -> None:
+        within.append(length > layer.position.length)
+        seed(layer, prefill, length)
 
     monkeypatch.setattr(LrqkLayer, "_seed_hot_set", note)
     early = prefilled(9)
@@ -229,6 +234,8 @@ def test_a_prefill_that_is_stopped_meanwhile_leaves_the_fit_as_it_was(
     threads = torch.get_num_threads()
     layer = prefilled(9, stop=8)
     assert torch.get_num_threads() == threads
-    assert (layer.stored, layer._fit.tokens, layer.index.length) == (80, 0, 0)
+    assert (layer.position.length, layer._fit.tokens, layer.prefill.indexed) == (80, 0, 0)
     layer.finish_prefill()
-    assert (layer._fit.tokens, layer.index.length) == (80, 80)
+    assert layer._fit.tokens == 80
+    assert layer.prefill is None
+    check_index(layer)

@@ -46,9 +46,9 @@ def check(hot: HotSet, length: int) -> None:
     candidates = hot.candidates(length)
     key, _ = hot.resident_rows(length)
     recent = min(length, hot.recent.size)
-    assert key.shape[1] == recent + hot.count
+    assert key.shape[1] == recent + hot.filled(length)
     for head in range(HEADS):
-        slots = hot.slot_token[head, : hot.count]
+        slots = hot.slot_token[head, : hot.filled(length)]
         assert hot.resident[head].nonzero().flatten().tolist() == sorted(slots.tolist())
         assert slots.numel() == 0 or int(slots.max()) < candidates
         tokens = torch.cat((slots, torch.arange(length - recent, length)))
@@ -76,12 +76,12 @@ def test_tables_and_rows_agree_after_any_run(
         hot.replace(plan, torch.stack(rows_of(torch.arange(CONTEXT)), 2))
 
     hot.recent.append(0, *rows_of(torch.arange(prompt)))
-    hot.fill(*rows_of(torch.arange(min(hot.candidates(prompt), hot.size))))
+    hot.fill(0, *rows_of(torch.arange(min(hot.candidates(prompt), hot.size))))
     if hot.candidates(prompt) > hot.size:
         fetch(prompt, hot.size)
     check(hot, prompt)
     for length in range(prompt, min(prompt + steps, CONTEXT)):
         hot.append(length, *rows_of(torch.tensor([length])))
-        if hot.candidates(length + 1) > hot.count:
+        if hot.candidates(length + 1) > hot.size:
             fetch(length + 1, max(1, hot.size // 2))
         check(hot, length + 1)

@@ -18,9 +18,9 @@ def spec() -> ModelSpec:
 
 
 def rebuild(index: LowRankIndex, codes: torch.Tensor, parts: int = 20) -> None:
-    index.restart(codes.square().mean(1, keepdim=True).sqrt())
-    for part in codes.split(parts, dim=1):
-        index.append(part)
+    index.rescale(codes.square().mean(1, keepdim=True).sqrt())
+    for first in range(0, codes.shape[1], parts):
+        index.write(first, codes[:, first : first + parts])
 
 
 def codes_of(query: torch.Tensor) -> QueryCodes:
@@ -35,10 +35,9 @@ def test_full_rank_logits_are_the_exact_ones(bits: int, tolerance: float) -> Non
     query = torch.randn(HEADS, 3, WIDTH, generator=random)
     index = LowRankIndex(spec(), LrqkConfig(rank=WIDTH, index_bits=bits), 128, CPU)
     rebuild(index, key[:, :50] - 5.0)
-    index.append(key[:, 50:] - 5.0)
-    assert index.length == TOKENS
+    index.write(50, key[:, 50:] - 5.0)
     exact = (query @ key.mT) * 0.4
-    logits = index.logits(codes_of(query), scaling=0.4, softcap=None)
+    logits = index.logits(codes_of(query), TOKENS, scaling=0.4, softcap=None)
     assert (logits - exact).norm() < tolerance * (exact - exact.mean(-1, keepdim=True)).norm()
 
 
@@ -56,8 +55,8 @@ def test_single_codes_can_be_looked_up(bits: int, tolerance: float) -> None:
 def test_an_outlier_that_is_appended_saturates_and_does_not_wrap(bits: int, reach: float) -> None:
     index = LowRankIndex(spec(), LrqkConfig(rank=WIDTH, index_bits=bits), 128, CPU)
     rebuild(index, torch.ones(HEADS, 4, WIDTH))
-    index.append(torch.full((HEADS, 1, WIDTH), 900.0))
-    index.append(torch.full((HEADS, 1, WIDTH), -900.0))
+    index.write(4, torch.full((HEADS, 1, WIDTH), 900.0))
+    index.write(5, torch.full((HEADS, 1, WIDTH), -900.0))
     token = torch.tensor([[4, 5]] * HEADS)
     outliers = index.gather(token)
     torch.testing.assert_close(outliers[:, 0], torch.full((HEADS, WIDTH), reach))
@@ -84,12 +83,12 @@ def test_weighted_sums_are_those_of_the_codes(bits: int) -> None:
     torch.testing.assert_close(index.weighted_sum(weights), weights @ codes)
 
 
-def test_truncated_tokens_are_not_scored() -> None:
+def test_tokens_beyond_the_length_are_not_scored() -> None:
     index = LowRankIndex(spec(), LrqkConfig(), 128, CPU)
     rebuild(index, torch.randn(HEADS, 9, WIDTH))
-    index.truncate(4)
     query = codes_of(torch.randn(HEADS, 2, WIDTH))
-    assert index.logits(query, scaling=1.0, softcap=None).shape == (HEADS, 2, 4)
+    logits = index.logits(query, 9, scaling=1.0, softcap=None)
+    assert torch.equal(index.logits(query, 4, scaling=1.0, softcap=None), logits[:, :, :4])
 
 
 @pytest.mark.parametrize(("bits", "row"), [(4, 2), (8, 4), (16, 8)])
@@ -106,8 +105,8 @@ def test_total_scores_are_sums_of_softmaxes(softcap: float | None, monkeypatch: 
     index = LowRankIndex(spec(), LrqkConfig(rank=WIDTH), 128, CPU)
     rebuild(index, torch.randn(HEADS, TOKENS, WIDTH, generator=random))
     query = codes_of(torch.randn(HEADS, 9, WIDTH, generator=random))
-    expected = index.logits(query, scaling=0.7, softcap=softcap).softmax(-1).sum(1)
-    torch.testing.assert_close(index.total_scores(query, scaling=0.7, softcap=softcap), expected)
+    expected = index.logits(query, TOKENS, scaling=0.7, softcap=softcap).softmax(-1).sum(1)
+    torch.testing.assert_close(index.total_scores(query, TOKENS, scaling=0.7, softcap=softcap), expected)
 
 
 @pytest.mark.parametrize("grouping", ["kv", "head"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.config import AlsConfig, AlsPenalties, LrqkConfig, ModelSpec
 from lrqk_cli.telemetry.stats import StepStats
@@ -32,15 +32,16 @@ def play(data: tuple[Tensor, Tensor, Tensor], **settings: Any) -> tuple[list[Ten
     """Feed a prompt and then tokens; return the outputs, the counters and the hot tokens of every step."""
     defaults = {"rank": 8, "top_k": TOP_K, "recent": RECENT, "hot": 40, "index_bits": 16}
     config = LrqkConfig(**{**defaults, **settings})
-    layer = LrqkLayer(SPEC, config, 200, torch.float32, torch.device("cpu"))
+    cache = LrqkCache(SPEC, config, 200, torch.float32, torch.device("cpu"))
+    layer = cache.layer(0)
     query, key, value = data
 
     def feed(start: int, stop: int) -> Tensor:
-        layer.update(key[None, :, start:stop], value[None, :, start:stop])
-        return layer.attend(query[:, :, start:stop], key[:, start:stop], value[:, start:stop], PARAMS)
+        cache.update(key[None, :, start:stop], value[None, :, start:stop], 0)
+        return cache.attend(0, query[:, :, start:stop], key[:, start:stop], value[:, start:stop], PARAMS)
 
     feed(0, PROMPT)
-    layer.finish_prefill()
+    cache.finish_prefill()
     outputs, stats, hot = [], [], [[set(held.tolist()) for held in layer.hot.slot_token]]
     for token in range(PROMPT, PROMPT + STEPS):
         outputs.append(feed(token, token + 1))
@@ -94,13 +95,14 @@ def test_query_heads_of_a_head_are_served_as_if_each_were_alone() -> None:
     query, key, value = rows()
     alone = ModelSpec("t", "t", ("full",), HEADS * GROUP, HEADS * GROUP, WIDTH, 8, 8, 97, 200, 200, 1)
     settings = LrqkConfig(rank=8, top_k=TOP_K, recent=RECENT, hot=40, grouping="head")
-    layers = [LrqkLayer(s, settings, 200, torch.float32, torch.device("cpu")) for s in (SPEC, alone)]
+    caches = [LrqkCache(s, settings, 200, torch.float32, torch.device("cpu")) for s in (SPEC, alone)]
     repeated = query.reshape(-1, 1, *query.shape[2:]), *(x.repeat_interleave(GROUP, 0) for x in (key, value))
     for start, stop in [(0, PROMPT), *((t, t + 1) for t in range(PROMPT, PROMPT + STEPS))]:
         outputs = []
-        for layer, (q, k, v) in zip(layers, [(query, key, value), repeated], strict=True):
-            layer.update(k[None, :, start:stop], v[None, :, start:stop])
-            outputs.append(layer.attend(q[:, :, start:stop], k[:, start:stop], v[:, start:stop], PARAMS))
+        for cache, (q, k, v) in zip(caches, [(query, key, value), repeated], strict=True):
+            cache.update(k[None, :, start:stop], v[None, :, start:stop], 0)
+            rows_of = q[:, :, start:stop], k[:, start:stop], v[:, start:stop]
+            outputs.append(cache.attend(0, *rows_of, PARAMS))
         torch.testing.assert_close(outputs[0].reshape(outputs[1].shape), outputs[1], atol=1e-4, rtol=1e-4)
 
 

@@ -23,8 +23,8 @@ def observe(family: str, settings: LrqkConfig, device: str = "cpu") -> list[Obse
     tokens = random_tokens(200 + STEPS).to(device)
     with attach(model, settings, context=256) as cache:
         model(tokens[:200].unsqueeze(0), **{cache_argument(): cache})
-        layers = [cache.layer(number) for number in range(cache.spec.num_layers)]
-        observers = [LayerObserver(layer) for layer in layers if isinstance(layer, LrqkLayer)]
+        numbers = [n for n in range(cache.spec.num_layers) if isinstance(cache.layer(n), LrqkLayer)]
+        observers = [LayerObserver(cache, number) for number in numbers]
         for token in tokens[200:]:
             model(token.view(1, 1), **{cache_argument(): cache})
         return [observer.take() for observer in observers]
@@ -62,8 +62,8 @@ def test_the_mass_is_the_sum_of_the_exact_weights_of_the_residents():
         layer = cache.layer(0)
         assert isinstance(layer, LrqkLayer)
         asked = []
-        observer = LayerObserver(layer)
-        layer.observer = lambda *step: (asked.append(step), observer(*step))
+        observer = LayerObserver(cache, 0)
+        cache.observers[0] = lambda *step: (asked.append(step), observer(*step))
         model(tokens[200].view(1, 1), **{cache_argument(): cache})
         (query, params, _), keys = asked[0], layer.store.rows[:, :201, 0]
         logits = query.squeeze(2) @ keys.mT * params.scaling
@@ -96,9 +96,7 @@ def test_a_gpu_finds_what_a_cpu_finds(grouping):
 
 def test_a_layer_that_is_left_alone_is_not_kept_in_memory():
     with attach(tiny_model("llama"), LrqkConfig(hot=64, top_k=16), context=64) as cache:
-        layer = cache.layer(0)
-        assert isinstance(layer, LrqkLayer)
-        observer = LayerObserver(layer)
-        assert layer.observer is observer
+        observer = LayerObserver(cache, 0)
+        assert cache.observers == {0: observer}
         observer.detach()
-        assert layer.observer is None
+        assert cache.observers == {}

@@ -13,7 +13,7 @@ from paper import Matrix, PaperHead, Step, Weights, columns
 from torch import Tensor
 
 from lrqk_cli.attention import als
-from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import AlsProjector
 from lrqk_cli.config import AlsConfig, AlsPenalties, LrqkConfig, ModelSpec
@@ -59,17 +59,18 @@ class Player:
     def __init__(self, rows: Rows, prompt: int, settings: LrqkConfig, scaling: float) -> None:
         self.rows, self.params = rows, AttentionParams(scaling)
         context = rows.key.shape[1]
-        self.layer = LrqkLayer(spec_of(rows, context), settings, context, torch.float64, torch.device("cpu"))
-        self.layer.prefilling = True
-        for start in range(0, prompt, 90):
-            self.feed(start, min(prompt, start + 90))
-        self.layer.prefilling = False
-        self.layer.finish_prefill()
+        cpu = torch.device("cpu")
+        self.cache = LrqkCache(spec_of(rows, context), settings, context, torch.float64, cpu)
+        self.layer = self.cache.layer(0)
+        with self.cache.prefilling():
+            for start in range(0, prompt, 90):
+                self.feed(start, min(prompt, start + 90))
+        self.cache.finish_prefill()
 
     def feed(self, start: int, stop: int) -> Tensor:
         key, value = self.rows.key[:, start:stop], self.rows.value[:, start:stop]
-        self.layer.update(key[None], value[None])
-        return self.layer.attend(self.rows.query[:, :, start:stop], key, value, self.params)
+        self.cache.update(key[None], value[None], 0)
+        return self.cache.attend(0, self.rows.query[:, :, start:stop], key, value, self.params)
 
 
 def oracles(rows: Rows, prompt: int, settings: LrqkConfig, scaling: float, starts: list) -> list[PaperHead]:
@@ -279,8 +280,8 @@ def captured(name: str, number: int, count: int, text: Path) -> tuple[Rows, floa
     seen: list = []
     with torch.no_grad(), attach(loaded.model, context=count) as cache, cache.prefilling():
         layer = cache.layer(number)
-        real = layer.attend
-        layer.attend = lambda *a: seen.append(a) or real(*a)
+        real = layer.attend_segment
+        layer.attend_segment = lambda *a: seen.append(a) or real(*a)
         loaded.model(tokens.unsqueeze(0), **{cache_argument(): cache})
     query, key, value, params = seen[0]
     return Rows(query.double(), key.double(), value.double()), params.scaling

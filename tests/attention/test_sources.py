@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from tiny import random_tokens, tiny_model
 from torch import Tensor, nn
 
 from lrqk_cli import attach
-from lrqk_cli.attention.cache import LrqkCache
-from lrqk_cli.attention.decode_step import DeviceState
 from lrqk_cli.attention.sources import retrieving_layers
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.models.support import spec_from_config
@@ -25,9 +25,11 @@ def run(model: nn.Module, settings: LrqkConfig, *, on_device: bool = False) -> t
     ``on_device`` takes the steps whose lengths live on the device, by the kernels' references.
     """
     tokens = random_tokens(PROMPT + STEPS)
-    with torch.no_grad(), attach(model, settings, context=256) as cache:
-        if on_device:
-            use_device_steps(cache)
+    with (
+        patch("lrqk_cli.attention.cache.has_device_steps", lambda *_: on_device),
+        torch.no_grad(),
+        attach(model, settings, context=256) as cache,
+    ):
         cache.track_sources(True)
         model(tokens[:150].unsqueeze(0), **{cache_argument(): cache})
         model(tokens[150:PROMPT].unsqueeze(0), **{cache_argument(): cache})
@@ -36,13 +38,6 @@ def run(model: nn.Module, settings: LrqkConfig, *, on_device: bool = False) -> t
         weights = cache.source_weights
         assert weights is not None
         return weights, retrieving_layers(cache.spec)
-
-
-def use_device_steps(cache: LrqkCache) -> None:
-    state = DeviceState(cache.spec, cache.device)
-    last = cache.spec.num_layers - 1
-    for number in range(cache.spec.num_layers):
-        cache.layer(number).use_device_steps(state, number, is_last=number == last)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.attention.tail import ValueTail
@@ -38,15 +38,15 @@ def error(data: tuple[Tensor, Tensor, Tensor], **changes: object) -> float:
     """Return the relative error of the decode steps' outputs against exact attention."""
     sizes = {"hot": 16, "top_k": 8, "recent": 8, "rank": WIDTH, "index_bits": 16}
     settings = LrqkConfig(**{**sizes, **changes})  # type: ignore[arg-type]
-    layer = LrqkLayer(SPEC, settings, 400, torch.float32, torch.device("cpu"))
+    cache = LrqkCache(SPEC, settings, 400, torch.float32, torch.device("cpu"))
     query, key, value = data
 
     def feed(start: int, stop: int) -> Tensor:
-        layer.update(key[None, :, start:stop], value[None, :, start:stop])
-        return layer.attend(query[:, :, start:stop], key[:, start:stop], value[:, start:stop], PARAMS)
+        cache.update(key[None, :, start:stop], value[None, :, start:stop], 0)
+        return cache.attend(0, query[:, :, start:stop], key[:, start:stop], value[:, start:stop], PARAMS)
 
     feed(0, PROMPT)
-    layer.finish_prefill()
+    cache.finish_prefill()
     lost = total = 0.0
     for token in range(PROMPT, PROMPT + STEPS):
         ours = feed(token, token + 1).double().reshape(HEADS, GROUP, 1, WIDTH)

@@ -63,7 +63,7 @@ def divergence(
         schedules.in_force(schedules.SCHEDULES[schedule]),
         Engine(loaded.model, loaded.spec, SMALL, CONTEXT) as engine,
     ):
-        assert engine.cache.position is not None
+        assert engine.cache.has_device_steps
         for task, case in cases.items():
             (comparison,) = compare(engine, loaded, case, references[task], observe=False)
             found[task] = float(comparison.divergence.mean())

@@ -50,8 +50,9 @@ def prefilled(family: str, settings: LrqkConfig, *, finishes: bool = True) -> It
 
 
 def observers(engine: Engine) -> list[LayerObserver]:
-    layers = map(engine.cache.layer, range(engine.spec.num_layers))
-    return [LayerObserver(layer) for layer in layers if isinstance(layer, LrqkLayer)]
+    numbers = range(engine.spec.num_layers)
+    cache = engine.cache
+    return [LayerObserver(cache, number) for number in numbers if isinstance(cache.layer(number), LrqkLayer)]
 
 
 def logits(engine: Engine, tokens: list[int]) -> Tensor:
@@ -67,14 +68,14 @@ def expected(family: str, settings: LrqkConfig) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "has_device_steps", lambda *_: False)
         with prefilled(family, settings) as engine:
-            assert engine.cache.position is None
+            assert not engine.cache.has_device_steps
             return logits(engine, ANSWER)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_observed_steps_are_on_the_device_and_are_not_captured(family: str, captures: list[int]) -> None:
     with prefilled(family, FEW_ROWS) as engine:
-        assert engine.cache.position is not None
+        assert engine.cache.has_device_steps
         seen = observers(engine)
         found = logits(engine, ANSWER)
     assert captures == []
@@ -109,8 +110,8 @@ def test_the_device_goes_on_where_observers_leave(family: str, before: int, capt
         for observer in seen:
             observer.detach()
         found.append(logits(engine, ANSWER[5:]))
-        assert engine.cache.position is not None
-        assert int(engine.cache.position) == engine.cache.get_seq_length()
+        assert engine.cache.has_device_steps
+        assert int(engine.cache.position.tensor) == engine.cache.get_seq_length()
     # The second step on the device is the one to be captured.
     assert captures == [len(PROMPT) + (1 if before else 6)]
     torch.testing.assert_close(torch.cat(found), expected(family, ALL_ROWS), atol=1e-4, rtol=0)

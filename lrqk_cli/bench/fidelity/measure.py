@@ -121,8 +121,9 @@ def _turn(
 
 
 def _observers(engine: Engine) -> dict[int, LayerObserver]:
-    layers = (engine.cache.layer(number) for number in range(engine.spec.num_layers))
-    return {n: LayerObserver(layer) for n, layer in enumerate(layers) if isinstance(layer, LrqkLayer)}
+    layers = range(engine.spec.num_layers)
+    observed = [n for n in layers if isinstance(engine.cache.layer(n), LrqkLayer)]
+    return {number: LayerObserver(engine.cache, number) for number in observed}
 
 
 def _prefill(engine: Engine, tokens: Sequence[int]) -> None:

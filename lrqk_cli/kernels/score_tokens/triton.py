@@ -34,8 +34,8 @@ from lrqk_cli.kernels.primitives import (
 
 # Logits of a tile, and bytes of its codes as they are multiplied; with more, registers spill.
 _TILE_LOGITS, _TILE_BYTES = 512, 8192
-# By itself Triton takes 216 registers a thread, so eight programs a multiprocessor. With this limit twelve run
-# at once, and nothing spills: 3% of a step at 256K tokens on an H100.
+# By itself Triton takes 216 registers a thread, and eight programs fit a multiprocessor. With this limit
+# twelve do, and nothing spills: 3% of a step at 256K tokens on an H100.
 _REGISTERS = 168
 
 
