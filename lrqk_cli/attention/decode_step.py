@@ -6,9 +6,10 @@ has a step object of its own, which works on the tensors of its layer.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -105,11 +106,27 @@ class DeviceState:
         )
 
 
-class DeviceStep(Protocol):
-    """One layer's part of a decode step."""
+class DeviceStep(ABC):
+    """One layer's part of a decode step: store the token at ``state.length``, and attend to the residents.
+
+    Args:
+        state: shared by all layers.
+        residents: the rows that are attended exactly.
+        scratch: for them, with room for those that are fetched.
+        weights: where the weights of tokens are added up, ``[context]``; None for nowhere.
+    """
+
+    def __init__(
+        self, state: DeviceState, residents: Residents, scratch: AttendScratch, weights: Tensor | None
+    ) -> None:
+        self._state = state
+        self._residents = residents
+        self._scratch = scratch
+        self._token_attention = weights
+        self._tail: Tail | None = None
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Store the token at ``state.length`` and attend with it.
+        """Store the token, and attend with it.
 
         Args:
             query: ``[KV, G, 1, d]``.
@@ -119,51 +136,79 @@ class DeviceStep(Protocol):
         Returns:
             ``[KV, G, 1, d]`` in the query's element type.
         """
+        state, residents = self._state, self._residents
+        queries = query.reshape(residents.rows.shape[0], -1, query.shape[-1]).contiguous()
+        fetch = self._store_token(queries, key, value, params)
+        output = torch.empty_like(queries)
+        lse = torch.empty(queries.shape[:2], dtype=torch.float32, device=query.device)
+        kernels.attend_residents(
+            queries,
+            residents,
+            state.length,
+            self._scratch,
+            output,
+            lse,
+            scaling=params.scaling,
+            softcap=params.softcap,
+            fetch=fetch,
+            tail=self._tail,
+            sinks=None if params.sinks is None else params.sinks.view(lse.shape),
+            fixed=state.space_for(output),
+        )
+        if self._token_attention is not None:
+            kernels.weigh_tokens(
+                queries,
+                residents,
+                lse,
+                state.length,
+                self._token_attention,
+                scaling=params.scaling,
+                softcap=params.softcap,
+            )
+        return output.view(query.shape)
 
+    @abstractmethod
+    def _store_token(
+        self, queries: Tensor, key: Tensor, value: Tensor, params: AttentionParams
+    ) -> Fetch | None:
+        """Store K and V; return which rows the queries ``[sets, N, d]`` demand that are not resident."""
+
+    @abstractmethod
     def refresh(self) -> None:
         """Take over what the layer has fitted since, or before there was this step."""
 
 
-class DenseDeviceStep:
+class DenseDeviceStep(DeviceStep):
     """Exact attention over rows that are all on the device: the row of token t stands at ``t % size``.
 
     Args:
         rows: ``[KV, size, 2, d]``.
-        weights: where those of the tokens are added up, ``[context]``; None for nowhere.
+        state, weights: see ``DeviceStep``.
     """
 
     def __init__(self, rows: Tensor, state: DeviceState, weights: Tensor | None = None) -> None:
         heads, size = rows.shape[:2]
-        self._state = state
-        self._residents = Residents(
-            rows,
-            torch.empty(heads, 0, dtype=torch.int64, device=rows.device),
-            torch.empty(heads, 0, dtype=torch.bool, device=rows.device),
-        )
-        self._scratch = state.attend_scratch(heads, size)
-        self._token_attention = weights
+        slot_token = torch.empty(heads, 0, dtype=torch.int64, device=rows.device)
+        residents = Residents(rows, slot_token, torch.empty(heads, 0, dtype=torch.bool, device=rows.device))
+        super().__init__(state, residents, state.attend_scratch(heads, size), weights)
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """See ``DeviceStep``."""
+    def _store_token(self, _: Tensor, key: Tensor, value: Tensor, __: AttentionParams) -> None:
         rows = self._residents.rows
         rows.index_copy_(1, self._state.length % rows.shape[1], torch.stack((key, value), dim=2))
-        return _attend(
-            query, self._residents, self._scratch, params, self._state, weights=self._token_attention
-        )
 
     def refresh(self) -> None:
         """See ``DeviceStep``; nothing is fitted."""
 
 
-class LrqkStep:
+class LrqkStep(DeviceStep):
     """LRQK for one layer; the arguments after its number are the layer's parts, which stay its own.
 
-    The last one is as in ``DenseDeviceStep``.
+    The last one is as in ``DeviceStep``.
     """
 
     def __init__(
         self,
-        settings: LrqkConfig,
+        config: LrqkConfig,
         state: DeviceState,
         layer: int,
         store: RowStore,
@@ -174,26 +219,23 @@ class LrqkStep:
         weights: Tensor | None = None,
     ) -> None:
         sets, _, rank = projector.key_map.shape
-        self._settings = settings
-        self._state = state
+        tail_rank = rank if tail is not None else None
+        attend_scratch = state.attend_scratch(sets, hot.rows.shape[1], tail_rank, hot.size)
+        super().__init__(state, hot.residents, attend_scratch, weights)
+        self._config = config
         self._store = store
         self._projector = projector
         self._index = index
         self._value_tail = tail
-        self._token_attention = weights
-        self._residents = hot.residents
-        tail_rank = rank if tail is not None else None
         scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity, tail_rank)
         self._projected, self._scores, self._select, plan = scratch
         self._plan = plan._replace(totals=state.totals[layer])
-        self._attend_scratch = state.attend_scratch(sets, hot.rows.shape[1], tail_rank, hot.size)
         self._maps = IndexMaps(
             query=torch.empty_like(projector.query_map),
             key=projector.key_map,
             mean=projector.key_centre(),
             scale=index.scale.squeeze(1),
         )
-        self._tail = None
         if tail is not None:
             self._tail = Tail(self._scores, index.codes, torch.empty_like(tail.slope), tail.intercept)
 
@@ -204,11 +246,8 @@ class LrqkStep:
         if self._tail is not None and self._value_tail is not None:
             self._tail.slope.copy_(self._value_tail.slope * scale.mT)
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """See ``DeviceStep``."""
+    def _store_token(self, queries: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Fetch:
         residents, length = self._residents, self._state.length
-        sets = residents.rows.shape[0]
-        queries = query.reshape(sets, -1, query.shape[-1])
         kernels.append_token(
             queries,
             key.squeeze(1).contiguous(),
@@ -236,59 +275,8 @@ class LrqkStep:
             length,
             self._select,
             self._plan,
-            top_k=self._settings.top_k,
-            aggregate=self._settings.aggregate,
-            sink_tokens=self._settings.sink_tokens,
+            top_k=self._config.top_k,
+            aggregate=self._config.aggregate,
+            sink_tokens=self._config.sink_tokens,
         )
-        fetch = Fetch(self._plan, self._store.rows)
-        return _attend(
-            query,
-            residents,
-            self._attend_scratch,
-            params,
-            self._state,
-            fetch,
-            self._tail,
-            self._token_attention,
-        )
-
-
-def _attend(
-    query: Tensor,
-    residents: Residents,
-    scratch: AttendScratch,
-    params: AttentionParams,
-    state: DeviceState,
-    fetch: Fetch | None = None,
-    tail: Tail | None = None,
-    weights: Tensor | None = None,
-) -> Tensor:
-    sets = residents.rows.shape[0]
-    queries = query.reshape(sets, -1, query.shape[-1]).contiguous()
-    output = torch.empty_like(queries)
-    lse = torch.empty(queries.shape[:2], dtype=torch.float32, device=query.device)
-    kernels.attend_residents(
-        queries,
-        residents,
-        state.length,
-        scratch,
-        output,
-        lse,
-        scaling=params.scaling,
-        softcap=params.softcap,
-        fetch=fetch,
-        tail=tail,
-        sinks=None if params.sinks is None else params.sinks.view(lse.shape),
-        fixed=state.space_for(output),
-    )
-    if weights is not None:
-        kernels.weigh_tokens(
-            queries,
-            residents,
-            lse,
-            state.length,
-            weights,
-            scaling=params.scaling,
-            softcap=params.softcap,
-        )
-    return output.view(query.shape)
+        return Fetch(self._plan, self._store.rows)

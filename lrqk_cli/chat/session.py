@@ -158,35 +158,26 @@ class Session:
         self._cache = DecodeTotals()
         exchange = self.conversation.add_question(question)
         try:
-            yield from self._answered(exchange, started, cancelled, generation or self.generation)
+            before = self.engine.length
+            yield from self._synchroniser.catch_up(self.conversation, cancelled)
+            timing = Timing(self.engine.length - before, time.perf_counter() - started, None)
+            if self.engine.length <= exchange.start:
+                self.conversation.cut(exchange)
+                yield self._answer("", "interrupted", 0, timing)
+            elif cancelled() or self.unread:
+                exchange.answer = Reply("", "interrupted", 0)
+                yield self._answer("", "interrupted", 0, timing)
+            else:
+                for event in self._generate(started, timing, cancelled, generation or self.generation):
+                    if isinstance(event, Answer):
+                        exchange.answer = Reply(event.text, event.finish_reason, event.new_tokens)
+                        exchange.sources = event.sources
+                    yield event
         except Exception:
             if exchange in self.conversation.entries:
                 self.conversation.cut(exchange)
             self._synchroniser.start_again(self.conversation)
             raise
-
-    def _answered(
-        self,
-        exchange: Exchange,
-        started: float,
-        cancelled: Callable[[], bool],
-        generation: GenerationConfig,
-    ) -> Iterator[PrefillProgress | TextDelta | Answer]:
-        before = self.engine.length
-        yield from self._synchroniser.catch_up(self.conversation, cancelled)
-        timing = Timing(self.engine.length - before, time.perf_counter() - started, None)
-        if self.engine.length <= exchange.start:
-            self.conversation.cut(exchange)
-            yield self._answer("", "interrupted", 0, timing)
-        elif cancelled() or self.unread:
-            exchange.answer = Reply("", "interrupted", 0)
-            yield self._answer("", "interrupted", 0, timing)
-        else:
-            for event in self._generate(started, timing, cancelled, generation):
-                if isinstance(event, Answer):
-                    exchange.answer = Reply(event.text, event.finish_reason, event.new_tokens)
-                    exchange.sources = event.sources
-                yield event
 
     def add(self, document: DocumentLike) -> DocumentEntry:
         """Append a document to the conversation; ``read`` or the next question reads it.

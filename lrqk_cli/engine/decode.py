@@ -1,4 +1,4 @@
-"""One decode step of a model: eager, or captured once in a CUDA graph and replayed."""
+"""A model's forward pass, and one decode step: eager, or captured once in a CUDA graph and replayed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
-from lrqk_cli.engine.prefill import forward
 from lrqk_cli.engine.sampling import likeliest
+from lrqk_cli.upstream import cache_argument
 
 
 class Decoder:
@@ -26,7 +26,9 @@ class Decoder:
     def __init__(self, model: PreTrainedModel, cache: LrqkCache) -> None:
         self._model = model
         self._cache = cache
-        self._token = torch.zeros((1, 1), dtype=torch.int64, device=cache.device)
+        self._token = torch.zeros(1, dtype=torch.int64, device=cache.device)
+        # On the device, so that a replay reads them; the host knows those of plain steps.
+        self._positions = cache.position.tensor.unsqueeze(0) if cache.has_device_steps else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
         self._likeliest = torch.zeros((), dtype=torch.int64, pin_memory=cache.device.type == "cuda")
@@ -48,20 +50,18 @@ class Decoder:
         if token != self._chosen:
             self._token.fill_(token)
         self._chosen = None
-        if not self._cache.has_device_steps:
-            return self._forward()
-        self._cache.finish_prefill()
-        if self._cache.observers:
-            return self._forward()
-        self._steps += 1
-        if self._graph is None and self._can_capture and self._steps > 1:
-            self._capture()
-        if self._graph is None or self._logits is None:
-            return self._forward()
-        length = self._cache.position.length + 1
-        self._graph.replay()
-        self._cache.position.sync_host_length(length)
-        return self._logits
+        cache = self._cache
+        if cache.has_device_steps and not cache.observers:
+            cache.finish_prefill()
+            self._steps += 1
+            if self._graph is None and self._can_capture and self._steps > 1:
+                self._capture()
+            if self._graph is not None and self._logits is not None:
+                length = cache.position.length + 1
+                self._graph.replay()
+                cache.position.sync_host_length(length)
+                return self._logits
+        return forward(self._model, cache, self._token, self._positions)
 
     def likeliest(self, logits: Tensor) -> int | None:
         """Return the likeliest token of ``logits``, or -1, as ``sampling.likeliest`` does.
@@ -79,7 +79,7 @@ class Decoder:
         length = self._cache.position.length
         try:
             with torch.cuda.graph(graph):
-                logits = self._forward()
+                logits = forward(self._model, self._cache, self._token, self._positions)
                 chosen = likeliest(logits)
                 self._token.copy_(chosen)
                 self._likeliest.copy_(chosen, non_blocking=True)
@@ -89,7 +89,22 @@ class Decoder:
         # Capturing runs no kernel, so undo the length that the host has counted.
         self._cache.position.sync_host_length(length)
 
-    def _forward(self) -> Tensor:
-        cache = self._cache
-        positions = cache.position.tensor.unsqueeze(0) if cache.has_device_steps else None
-        return forward(self._model, cache, self._token[0], positions)
+
+@torch.inference_mode()
+def forward(
+    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, positions: Tensor | None = None
+) -> Tensor:
+    """Run ``tokens`` ``[n]`` through the model; return the logits ``[vocab]`` after the newest.
+
+    Args:
+        positions: ``[1, n]`` on the device; None lets transformers count them.
+    """
+    output = model(
+        input_ids=tokens.unsqueeze(0),
+        position_ids=positions,
+        use_cache=True,
+        logits_to_keep=1,
+        **{cache_argument(): cache},
+    )
+    logits: Tensor = output.logits[0, -1]
+    return logits

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
-from lrqk_cli.engine.decode import Decoder
+from lrqk_cli.engine.decode import Decoder, forward
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
 from lrqk_cli.engine.failures import compute_errors
 from lrqk_cli.engine.fusion import fused
-from lrqk_cli.engine.prefill import default_segment, forward, run_segments
+from lrqk_cli.engine.prefill import default_segment, run_segments
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
 from lrqk_cli.engine.sampling import Sampler, checked
 from lrqk_cli.errors import ContextLengthError, ModelError, UsageError
@@ -206,8 +206,34 @@ class Engine:
                 f"The context of {self.context:,} tokens is full, so there is no room for an answer.",
                 "Raise `context`, or ask about fewer pages.",
             )
+        sampler = Sampler(generation, self.device)
+        limit = generation.max_new_tokens or self.context
+        steps, seconds = 0, 0.0
         with self._computing():
-            yield from self._generate(generation, stop_ids)
+            self.cache.take_stats()
+            is_step, start = bool(self._waiting()), time.perf_counter()
+            logits = self.next_logits()
+            for count in range(1, limit + 1):
+                token = self._choose(sampler, logits)
+                if is_step:
+                    steps, seconds = steps + 1, seconds + time.perf_counter() - start
+                finish = self._keep(token, stop_ids, is_last=count == limit)
+                stats = NO_STEPS
+                if steps and (finish is not None or seconds >= _SECONDS_BETWEEN_READINGS):
+                    stats = self._count_steps(steps, seconds)
+                    steps, seconds = 0, 0.0
+                if finish is not None:
+                    yield Step(token, finish, stats)
+                    return
+                # A captured step is launched first, and runs while the caller shows the token. The token
+                # belongs to the conversation whatever the caller does next, so nothing has to be undone.
+                is_captured = self._decoder.is_captured
+                if not is_captured:
+                    yield Step(token, None, stats)
+                is_step, start = True, time.perf_counter()
+                logits = self._logits = self._decoder.step(token)
+                if is_captured:
+                    yield Step(token, None, stats)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -219,30 +245,7 @@ class Engine:
             self.reset()
             raise
 
-    def _generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
-        sampler = Sampler(generation, self.device)
-        self.cache.take_stats()
-        limit = generation.max_new_tokens or self.context
-        steps, seconds = 0, 0.0
-        launched: float | None = None
-        for count in range(1, limit + 1):
-            is_step = launched is not None or bool(self._waiting())
-            start = launched or time.perf_counter()
-            token = self._choose(sampler)
-            if is_step:
-                steps, seconds = steps + 1, seconds + time.perf_counter() - start
-            finish = self._keep(token, stop_ids, is_last=count == limit)
-            stats = NO_STEPS
-            if steps and (finish is not None or seconds >= _SECONDS_BETWEEN_READINGS):
-                stats = self._count_steps(steps, seconds)
-                steps, seconds = 0, 0.0
-            launched = self._launch() if finish is None else None
-            yield Step(token, finish, stats)
-            if finish is not None:
-                return
-
-    def _choose(self, sampler: Sampler) -> int:
-        logits = self.next_logits()
+    def _choose(self, sampler: Sampler, logits: Tensor) -> int:
         likeliest = self._decoder.likeliest(logits) if sampler.takes_likeliest else None
         return sampler.choose(logits, self._tokens) if likeliest is None else checked(likeliest)
 
@@ -254,18 +257,6 @@ class Engine:
         if is_last:
             return "length"
         return "context" if self.length == self.context else None
-
-    def _launch(self) -> float | None:
-        """Launch the next step if it is captured, and return the time of the launch.
-
-        The step runs while the caller shows the newest token. That token belongs to the conversation whatever
-        the caller does next, so the step never has to be undone.
-        """
-        if not self._decoder.is_captured:
-            return None
-        start = time.perf_counter()
-        self.next_logits()
-        return start
 
     def next_logits(self) -> Tensor:
         """Return the logits ``[vocab]`` of the next token, after feeding the model all waiting tokens.

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attention_modules
 from lrqk_cli.attention.rotation import Rotation, growth
+from lrqk_cli.engine.decode import forward
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 from lrqk_cli.solver_pool import SolverPool
-from lrqk_cli.upstream import cache_argument
 
 # Factors are fitted ahead only if the text so far is this many times as long as the tokens to come.
 _AHEAD = 3
@@ -99,23 +99,3 @@ def telling(
     finally:
         for handle in handles:
             handle.remove()
-
-
-@torch.inference_mode()
-def forward(
-    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, positions: Tensor | None = None
-) -> Tensor:
-    """Run ``tokens`` ``[n]`` through the model; return the logits ``[vocab]`` after the newest.
-
-    Args:
-        positions: ``[1, n]`` on the device; None lets transformers count them.
-    """
-    output = model(
-        input_ids=tokens.unsqueeze(0),
-        position_ids=positions,
-        use_cache=True,
-        logits_to_keep=1,
-        **{cache_argument(): cache},
-    )
-    logits: Tensor = output.logits[0, -1]
-    return logits

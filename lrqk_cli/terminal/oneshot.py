@@ -1,16 +1,139 @@
-"""One question, one answer."""
+"""Questions without a chat: each is asked once, and its answer printed."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Protocol
 
+import typer
+
+from lrqk_cli.chat.batch import AnswersFile, BatchQuestion
 from lrqk_cli.chat.events import Answer, Notice, TextDelta
+from lrqk_cli.chat.opening import OpenSession
+from lrqk_cli.chat.report import ChatReport, build_report, to_json, to_json_line
 from lrqk_cli.chat.session import Session
 from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.errors import ContextLengthError
 from lrqk_cli.terminal.interrupts import Interrupts
+from lrqk_cli.terminal.sources_view import sources_view
 from lrqk_cli.terminal.streaming import PlainStream
 from lrqk_cli.terminal.view import View
+
+
+class QuestionSet(Protocol):
+    """What is to be asked.
+
+    Attributes:
+        is_answered: nothing is left to ask.
+    """
+
+    is_answered: bool
+
+    def to_reserve(self) -> list[str]:
+        """Questions that stand in the context together, for which there must be room."""
+
+    def answer(self, opened: OpenSession, view: View) -> None:
+        """Ask, and print the answers.
+
+        Raises:
+            ContextLengthError: there was no room for a question.
+            KeyboardInterrupt: Ctrl-C.
+        """
+
+
+class FollowUpQuestions:
+    """Questions of one conversation; each sees those before it and their answers.
+
+    The answers go to stdout as they come; with ``as_json`` as one object, or as one a line if there are
+    several.
+    """
+
+    def __init__(self, prompts: Sequence[str], as_json: bool) -> None:
+        self.is_answered = False
+        self._prompts = prompts
+        self._as_json = as_json
+
+    def to_reserve(self) -> list[str]:
+        """See ``QuestionSet``."""
+        return list(self._prompts)
+
+    def answer(self, opened: OpenSession, view: View) -> None:
+        """See ``QuestionSet``."""
+        opened.session.forgo_marks()
+        for number, prompt in enumerate(self._prompts):
+            if number and not self._as_json:
+                typer.echo()
+            answer = answer_once(opened.session, prompt, view, streams=not self._as_json)
+            if self._as_json:
+                write = to_json if len(self._prompts) == 1 else to_json_line
+                typer.echo(write(_report(opened, prompt, answer)))
+            view.statistics(answer)
+            if answer.sources is not None and not self._as_json and not view.quiet:
+                view.console.print(sources_view(answer.sources, view.console))
+            if answer.finish_reason == "interrupted":
+                raise KeyboardInterrupt
+
+
+class IndependentQuestions:
+    """Questions of a file, each asked after the documents alone; answers are JSON lines.
+
+    Args:
+        questions: those without an answer.
+        answers: where answers go; None for stdout.
+        total: how many questions the file has.
+    """
+
+    def __init__(self, questions: Sequence[BatchQuestion], answers: AnswersFile | None, total: int) -> None:
+        self.is_answered = not questions
+        self._questions = questions
+        self._answers = answers
+        self._total = total
+
+    def to_reserve(self) -> list[str]:
+        """See ``QuestionSet``."""
+        return sorted((question.prompt for question in self._questions), key=len)[-1:]
+
+    def answer(self, opened: OpenSession, view: View) -> None:
+        """See ``QuestionSet``; a question that does not fit gets a line that says so, and the rest follow."""
+        done = self._total - len(self._questions)
+        refusal: ContextLengthError | None = None
+        for number, question in enumerate(self._questions, done + 1):
+            view.note(f"Question {number:,} of {self._total:,}: {question.id}")
+            try:
+                answer = answer_once(opened.session, question.prompt, view, streams=False)
+            except ContextLengthError as error:
+                refusal = refusal or error
+                self._write({**question.fields, "error": error.message})
+                continue
+            view.statistics(answer)
+            if answer.finish_reason == "interrupted":
+                raise KeyboardInterrupt
+            report = _report(opened, question.fields["prompt"], answer)
+            self._write({**question.fields, **report})
+            opened.session.undo()
+        if refusal is not None:
+            raise refusal
+
+    def _write(self, fields: dict[str, object]) -> None:
+        line = to_json_line(fields)
+        if self._answers is None:
+            typer.echo(line)
+        else:
+            self._answers.add(line)
+
+
+def _report(opened: OpenSession, prompt: str, answer: Answer) -> ChatReport:
+    return build_report(
+        prompt,
+        answer,
+        model=opened.model,
+        settings=opened.settings,
+        plan=opened.plan,
+        documents=opened.session.documents,
+        load_s=opened.load_s,
+    )
 
 
 def answer_once(session: Session, question: str, view: View, *, streams: bool) -> Answer:

@@ -16,8 +16,9 @@ from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.attention.rotation import Growth, Rotation, growth
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.decode import forward
 from lrqk_cli.engine.generate import Engine
-from lrqk_cli.engine.prefill import forward, run_segments
+from lrqk_cli.engine.prefill import run_segments
 from lrqk_cli.models.support import spec_from_config
 
 SEGMENTS = (40, 40, 40, 30)
