@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from lrqk_cli.engine.generate import Engine
 
 # A prefill stops for a rewind point at most once in so many tokens, and before its last entry.
-_MARK_DISTANCE = 4096
+_REWIND_DISTANCE = 4096
 # Host memory for rewind points. Rewinding past a dropped point means reading the tokens again.
-_MARK_BYTES = 1 << 30
+_REWIND_BYTES = 1 << 30
 
 
 def never() -> bool:
@@ -35,12 +35,12 @@ class ContextSync:
         engine: must be empty.
 
     Attributes:
-        keeps_marks: whether to keep rewind points; false if nothing will be removed.
+        keeps_rewind_points: whether to keep rewind points; false if nothing will be removed.
         on_layer: called within a segment with the progress of the whole prefill, where the engine reports it.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.keeps_marks = True
+        self.keeps_rewind_points = True
         self.on_layer: Callable[[PrefillProgress], None] | None = None
         self._engine = engine
 
@@ -75,7 +75,7 @@ class ContextSync:
                 self.on_layer(progress(start + done))
 
         yield PrefillProgress(0, len(tokens) - origin, 0.0)
-        for entry in [*self._entries_to_mark(conversation), None]:
+        for entry in [*self._entries_with_rewind_points(conversation), None]:
             stop = len(tokens) if entry is None else entry.start
             start = engine.length
             if stop > start:
@@ -85,7 +85,7 @@ class ContextSync:
                         return
             if entry is not None:
                 entry.rewind_point = engine.rewind_point()
-                _limit_marks(conversation)
+                _limit_rewind_points(conversation)
 
     def forget(self, conversation: Conversation, entry: Entry) -> None:
         """Remove an entry and all later entries from the conversation and the engine."""
@@ -130,9 +130,9 @@ class ContextSync:
         else:
             self.start_again(new)
 
-    def _entries_to_mark(self, conversation: Conversation) -> list[Entry]:
+    def _entries_with_rewind_points(self, conversation: Conversation) -> list[Entry]:
         """Return the unread entries before which to keep a rewind point."""
-        if not self.keeps_marks:
+        if not self.keeps_rewind_points:
             return []
         position = self._engine.length
         # Only the opening comes before the first entry, so a reset serves as its rewind point.
@@ -141,17 +141,17 @@ class ContextSync:
         chosen = list[Entry]()
         for entry in unread:
             is_free = entry.start == self._engine.length or entry is unread[-1]
-            if is_free or entry.start - position >= _MARK_DISTANCE:
+            if is_free or entry.start - position >= _REWIND_DISTANCE:
                 chosen.append(entry)
                 position = entry.start
         return chosen
 
 
-def _limit_marks(conversation: Conversation) -> None:
-    """Drop the oldest rewind points, but never the last, while they exceed ``_MARK_BYTES``."""
-    marked = [entry for entry in conversation.entries if entry.rewind_point is not None]
+def _limit_rewind_points(conversation: Conversation) -> None:
+    """Drop the oldest rewind points, but never the last, while they exceed ``_REWIND_BYTES``."""
+    kept = [entry for entry in conversation.entries if entry.rewind_point is not None]
     used = 0
-    for entry in reversed(marked):
+    for entry in reversed(kept):
         used += entry.rewind_point.nbytes if entry.rewind_point is not None else 0
-        if used > _MARK_BYTES and entry is not marked[-1]:
+        if used > _REWIND_BYTES and entry is not kept[-1]:
             entry.rewind_point = None

@@ -74,7 +74,7 @@ class Session:
         self.generation = generation
         self.conversation = Conversation(prompt)
         self.history = StepHistory()
-        self._synchroniser = ContextSync(engine)
+        self._context_sync = ContextSync(engine)
         self._stop_ids = stop_ids
         self._trained_context = trained_context
         self._max_context = max_context
@@ -113,11 +113,11 @@ class Session:
 
     def watch_reading(self, report: Callable[[PrefillProgress], None]) -> None:
         """Call ``report`` with the progress of reading, also between the events of ``read`` and ``ask``."""
-        self._synchroniser.on_layer = report
+        self._context_sync.on_layer = report
 
-    def forgo_marks(self) -> None:
+    def keep_no_rewind_points(self) -> None:
         """Keep no rewind points, which saves time and memory: after a removal the rest is read again."""
-        self._synchroniser.keeps_marks = False
+        self._context_sync.keeps_rewind_points = False
 
     @property
     def unread(self) -> int:
@@ -131,7 +131,7 @@ class Session:
             ContextLengthError: the tokens leave no room for an answer; none has been read.
         """
         yield from self._check(len(self.transcript) + len(self.conversation.turn("")))
-        yield from self._synchroniser.catch_up(self.conversation, cancelled)
+        yield from self._context_sync.catch_up(self.conversation, cancelled)
 
     def ask(
         self,
@@ -159,7 +159,7 @@ class Session:
         exchange = self.conversation.add_question(question)
         try:
             before = self.engine.length
-            yield from self._synchroniser.catch_up(self.conversation, cancelled)
+            yield from self._context_sync.catch_up(self.conversation, cancelled)
             timing = Timing(self.engine.length - before, time.perf_counter() - started, None)
             if self.engine.length <= exchange.start:
                 self.conversation.cut(exchange)
@@ -176,7 +176,7 @@ class Session:
         except Exception:
             if exchange in self.conversation.entries:
                 self.conversation.cut(exchange)
-            self._synchroniser.start_again(self.conversation)
+            self._context_sync.start_again(self.conversation)
             raise
 
     def add(self, document: DocumentLike) -> DocumentEntry:
@@ -202,7 +202,7 @@ class Session:
         if not self.conversation.entries:
             raise UsageError("There is nothing to forget.", "The conversation has not begun.")
         entry = self.conversation.entries[-1]
-        self._synchroniser.forget(self.conversation, entry)
+        self._context_sync.forget(self.conversation, entry)
         return entry
 
     def undo(self) -> Exchange:
@@ -213,7 +213,7 @@ class Session:
         """
         last = self.conversation.entries[-1] if self.conversation.entries else None
         if isinstance(last, Exchange):
-            self._synchroniser.forget(self.conversation, last)
+            self._context_sync.forget(self.conversation, last)
             return last
         if self.conversation.exchanges:
             raise UsageError("A document came after the last question.", "Forget it first, with /drop.")
@@ -226,7 +226,7 @@ class Session:
         if forgotten:
             later = entries[entries.index(forgotten[0]) :]
             kept = [entry.document for entry in later if isinstance(entry, DocumentEntry)]
-            self._synchroniser.forget(self.conversation, forgotten[0])
+            self._context_sync.forget(self.conversation, forgotten[0])
             for document in () if documents else kept:
                 self.conversation.add_document(document)
         self.history = StepHistory()
@@ -250,12 +250,12 @@ class Session:
         needed = len(conversation.tokens) + len(conversation.turn(""))
         self._check_fit(needed, [], [], generation)
         self.conversation, self.generation = conversation, generation
-        self._synchroniser.start_again(conversation)
+        self._context_sync.start_again(conversation)
 
     def restore(self, conversation: Conversation) -> None:
         """Go back to an earlier copy of the conversation, see ``Conversation.copy``."""
         standing, self.conversation = self.conversation, conversation
-        self._synchroniser.change(standing, conversation)
+        self._context_sync.change(standing, conversation)
 
     def status(self) -> Status:
         """The context, memory and counters of the conversation now."""

@@ -61,7 +61,7 @@ class FollowUpQuestions:
 
     def answer(self, opened: OpenSession, view: View) -> None:
         """See ``QuestionSet``."""
-        opened.session.forgo_marks()
+        opened.session.keep_no_rewind_points()
         for number, prompt in enumerate(self._prompts):
             if number and not self._as_json:
                 typer.echo()

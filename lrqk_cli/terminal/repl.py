@@ -42,7 +42,7 @@ class Repl:
     """
 
     def __init__(self, ctx: CommandContext, reader: LineReader, debug: bool = False) -> None:
-        self._desk = ctx
+        self._ctx = ctx
         self._reader = reader
         self._debug = debug
         self._interrupts = Interrupts(self._tell_stopping)
@@ -61,7 +61,7 @@ class Repl:
             Exception: the reading failed; a ContextLengthError if the documents do not fit.
             LeaveAtOnce: Ctrl-C was pressed twice during one operation.
         """
-        ctx, view = self._desk, self._desk.view
+        ctx, view = self._ctx, self._ctx.view
         if continues:
             self._succeeds(self._read)
         else:
@@ -90,38 +90,38 @@ class Repl:
             for event in events:
                 if isinstance(event, PrefillProgress):
                     if update is None:
-                        update = bar.enter_context(self._desk.view.prefilling("Reading", self.status))
-                        self._desk.session.watch_reading(update)
+                        update = bar.enter_context(self._ctx.view.prefilling("Reading", self.status))
+                        self._ctx.session.watch_reading(update)
                     update(event)
                 elif isinstance(event, TextDelta):
                     bar.close()
                     add = add or stream.enter_context(self._new_stream()).add
                     add(event.text)
                 elif isinstance(event, Notice):
-                    self._desk.view.warn(event.message)
+                    self._ctx.view.warn(event.message)
                 else:
                     bar.close()
                     stream.close()
                     if event.finish_reason == "interrupted":
-                        self._desk.view.note(_STOPPED if event.new_tokens else _STOPPED_BEFORE)
-                    self._desk.view.statistics(event)
+                        self._ctx.view.note(_STOPPED if event.new_tokens else _STOPPED_BEFORE)
+                    self._ctx.view.statistics(event)
                     if event.sources is not None and (line := sources_line(event.sources)):
-                        self._desk.view.note(line)
+                        self._ctx.view.note(line)
         if not self._interrupts():
-            self._desk.view.ring(time.monotonic() - began)
+            self._ctx.view.ring(time.monotonic() - began)
 
     def status(self, width: int) -> str:
         """Return the status line for a width in columns."""
         if self._interrupts():
             return _STOPPING[:width]
-        return status_line(self._desk.session.status(), width, self._desk.model)
+        return status_line(self._ctx.session.status(), width, self._ctx.model)
 
     def _read(self) -> None:
-        self.show(self._desk.session.read(self._interrupts))
+        self.show(self._ctx.session.read(self._interrupts))
 
     def _act(self, line: str, *, replaces: bool) -> None:
         """Run a line as a command or question; if it fails, restore conversation and settings."""
-        ctx = self._desk
+        ctx = self._ctx
 
         def do() -> None:
             if is_command(line):
@@ -137,13 +137,13 @@ class Repl:
 
     def _succeeds(self, do: Callable[[], None]) -> bool:
         """Call ``do``; print its failure or interrupt, and return whether it succeeded."""
-        console = self._desk.view.console
+        console = self._ctx.view.console
         try:
             do()
         except LeaveAtOnce:
             raise
         except KeyboardInterrupt:
-            self._desk.view.note("Interrupted. The conversation is as it was before.")
+            self._ctx.view.note("Interrupted. The conversation is as it was before.")
         except LrqkError as error:
             print_failure(console, error.message, error.hint)
         except Exception as error:
@@ -155,7 +155,7 @@ class Repl:
         return False
 
     def _new_stream(self) -> AbstractContextManager[_Stream]:
-        console = self._desk.console
+        console = self._ctx.console
         if console.is_dumb_terminal:
             return PlainStream()
         stream = StatusStream if console.no_color else MarkdownStream
@@ -163,5 +163,5 @@ class Repl:
 
     def _tell_stopping(self) -> None:
         # On other terminals the status line says so, and a note would break its frames.
-        if self._desk.console.is_dumb_terminal:
-            self._desk.view.note(_STOPPING)
+        if self._ctx.console.is_dumb_terminal:
+            self._ctx.view.note(_STOPPING)

@@ -113,7 +113,7 @@ def test_many_small_documents_are_read_in_few_pieces(fake_engine, fake_document,
 def test_the_oldest_marks_go_first_and_what_follows_is_read_again(
     fake_engine, fake_document, new_session, monkeypatch
 ):
-    monkeypatch.setattr(context_sync, "_MARK_BYTES", 250)
+    monkeypatch.setattr(context_sync, "_REWIND_BYTES", 250)
     engine = fake_engine()
     session = new_session(engine, [fake_document("a.pdf", ["one"])])
     for question in "ABCD":
@@ -133,7 +133,7 @@ def test_the_oldest_marks_go_first_and_what_follows_is_read_again(
 def test_without_marks_everything_is_read_again(fake_engine, new_session):
     engine = fake_engine()
     session = new_session(engine)
-    session.forgo_marks()
+    session.keep_no_rewind_points()
     play(session.ask("A?"))
     play(session.ask("B?"))
     session.undo()

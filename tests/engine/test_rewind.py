@@ -1,4 +1,4 @@
-"""Marks: what came after one leaves no trace."""
+"""Rewind points: what came after one leaves no trace."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_the_state_itself_is_the_same_bit_for_bit() -> None:
             assert torch.equal(old, new)
 
 
-def test_the_next_token_follows_a_mark_without_another_prefill() -> None:
+def test_the_next_token_follows_a_rewind_point_without_another_prefill() -> None:
     with new_engine("llama", "lrqk") as engine:
         take(engine, Turn(1, 50, 0))
         point, expected = engine.rewind_point(), engine.next_logits().clone()
@@ -191,7 +191,7 @@ def test_the_next_token_follows_a_mark_without_another_prefill() -> None:
         assert engine.length == 50
 
 
-def test_a_mark_that_was_left_behind_is_refused() -> None:
+def test_a_rewind_point_that_was_left_behind_is_refused() -> None:
     with new_engine("llama", "lrqk") as engine, new_engine("llama", "lrqk") as other:
         take(engine, Turn(1, 30, 2))
         early = engine.rewind_point()
@@ -207,7 +207,7 @@ def test_a_mark_that_was_left_behind_is_refused() -> None:
             engine.rewind(early)
 
 
-def test_marks_are_small_beside_the_cache() -> None:
+def test_rewind_points_are_small_beside_the_cache() -> None:
     with new_engine("llama", "lrqk") as engine:
         take(engine, Turn(1, 500, 0))
         point = engine.rewind_point()
