@@ -100,7 +100,7 @@ def solve_als(
     key_gram: Tensor,
     counts: tuple[int, int],
     start: tuple[Sketch, Sketch],
-    settings: AlsConfig,
+    config: AlsConfig,
 ) -> AlsFactors:
     """Alternate from ``start``, each head until its factors stand still.
 
@@ -108,13 +108,13 @@ def solve_als(
         query_gram, key_gram: QᵀQ and KᵀK, ``[…, d, d]`` in float64.
         counts: rows of Q and of K.
         start: sketches of the first A_Q and A_K.
-        settings: iterations, tolerance (on the mean squared move of an entry of A) and penalties.
+        config: iterations, tolerance (on the mean squared move of an entry of A) and penalties.
     """
-    weight_q, weight_k = settings.penalties.query, settings.penalties.key
+    weight_q, weight_k = config.penalties.query, config.penalties.key
     query, key = start
     query_map, key_map = torch.zeros_like(query.cross.mT), torch.zeros_like(key.cross.mT)
     moving = torch.ones_like(query.gram[..., :1, :1], dtype=torch.bool)
-    for _ in range(settings.iterations):
+    for _ in range(config.iterations):
         query_basis, key_basis = _basis(query), _basis(key)
         new_query_map = _right_solve(
             key.cross.mT + weight_q * query_basis.mT,
@@ -134,7 +134,7 @@ def solve_als(
         key_map = torch.where(moving, new_key_map, key_map)
         query = Sketch(*(torch.where(moving, new, old) for new, old in zip(new_query, query, strict=True)))
         key = Sketch(*(torch.where(moving, new, old) for new, old in zip(new_key, key, strict=True)))
-        moving = moving & (moved / query_map.shape[-1] >= settings.tolerance)
+        moving = moving & (moved / query_map.shape[-1] >= config.tolerance)
     return AlsFactors(query_map, key_map, _basis(query), _basis(key))
 
 
@@ -171,7 +171,7 @@ def solve_step(
     key: Tensor,
     bases: tuple[Tensor, Tensor],
     active: tuple[Tensor, Tensor],
-    settings: AlsConfig,
+    config: AlsConfig,
 ) -> DecodeStep:
     """Solve for the codes of a new token, and move the bases towards it.
 
@@ -186,9 +186,9 @@ def solve_step(
         key: k, ``[…, 1, d]``.
         bases: B_Q and B_K, ``[…, r, d]``.
         active: K_Ω ``[…, n, d]`` and A_{K,Ω} ``[…, n, r]``.
-        settings: iterations, tolerance (on the mean squared move of an entry of k̂) and penalties.
+        config: iterations, tolerance (on the mean squared move of an entry of k̂) and penalties.
     """
-    weight_new, weight_active = settings.penalties.new, settings.penalties.active
+    weight_new, weight_active = config.penalties.new, config.penalties.active
     # Over the n rows of Ω, float32 will do (unless the model has more); the systems of r are float64.
     precision = torch.promote_types(query.dtype, torch.float32)
     active_keys, active_codes = (rows.to(precision) for rows in active)
@@ -203,7 +203,7 @@ def solve_step(
     key_code = _right_solve(key_target, key_gram)
     query_code = torch.zeros_like(query_target)
     moving = torch.ones_like(logit[..., :1, :1], dtype=torch.bool)
-    for _ in range(settings.iterations):
+    for _ in range(config.iterations):
         new_query_code = _right_solve(
             query_target + logit @ key_code, query_gram + weight_new * key_code.mT @ key_code
         )
@@ -214,7 +214,7 @@ def solve_step(
         moved = (new_key_code - key_code).square().mean((-2, -1), keepdim=True)
         query_code = torch.where(moving, new_query_code, query_code)
         key_code = torch.where(moving, new_key_code, key_code)
-        moving = moving & (moved >= settings.tolerance)
+        moving = moving & (moved >= config.tolerance)
     return DecodeStep(
         query_code, key_code, _descend(query_basis, query_code, query), _descend(key_basis, key_code, key)
     )

@@ -33,7 +33,7 @@ class LrqkCache(Cache):
 
     Args:
         spec: shape of the model.
-        settings: ``settings.attention`` decides what full-attention layers do.
+        config: ``config.attention`` decides what full-attention layers do.
         context: tokens to reserve room for.
         dtype: element type of the rows, the model's own.
         device: where the model computes; ``fixed_space``: see ``DeviceState``.
@@ -51,14 +51,14 @@ class LrqkCache(Cache):
     def __init__(
         self,
         spec: ModelSpec,
-        settings: LrqkConfig,
+        config: LrqkConfig,
         context: int,
         dtype: torch.dtype,
         device: torch.device,
         fixed_space: FixedSpace | None = None,
     ) -> None:
         self.spec = spec
-        self.settings = settings
+        self.config = config
         self.context = context
         self.dtype = dtype
         self.device = device
@@ -69,7 +69,7 @@ class LrqkCache(Cache):
         self._is_prefilling = self._ends_prefill = False
         self._state: DeviceState | None = None
         self._steps: list[DeviceStep] = []
-        if has_device_steps(spec, settings, device):
+        if has_device_steps(spec, config, device):
             self._state = DeviceState(spec, self.position, fixed_space)
             self._make_steps()
         self._tracker: AttentionTracker | None = None
@@ -106,9 +106,9 @@ class LrqkCache(Cache):
         if kind == "sliding":
             assert spec.sliding_window is not None  # ModelSpec checks it
             return SlidingLayer(spec, spec.sliding_window, *place)
-        if self.settings.attention == "lrqk":
-            return LrqkLayer(spec, self.settings, self.context, *place)
-        on_device = self.settings.attention == "dense"
+        if self.config.attention == "lrqk":
+            return LrqkLayer(spec, self.config, self.context, *place)
+        on_device = self.config.attention == "dense"
         store = RowStore(spec, self.context, self.dtype, self.device, on_device=on_device)
         return FullLayer(spec, store, self.position)
 
@@ -281,25 +281,25 @@ class LrqkCache(Cache):
             "Generate without them; for a point of your own there are rewind_point() and rewind().",
         )
 
-    def adjust(self, settings: LrqkConfig) -> None:
+    def adjust(self, config: LrqkConfig) -> None:
         """Let another ``top_k`` or ``tail`` be in force from the next step on. A captured graph is void.
 
         Raises:
             UsageError: something else would change, which needs a new cache; it is named.
         """
-        free = {"tail"} if self.settings.hot_policy != "sticky" else {"tail", "top_k"}
+        free = {"tail"} if self.config.hot_policy != "sticky" else {"tail", "top_k"}
         for field in fields(LrqkConfig):
             name = field.name
-            if name not in free and getattr(settings, name) != getattr(self.settings, name):
+            if name not in free and getattr(config, name) != getattr(self.config, name):
                 raise UsageError(
                     f"`{name}` cannot change while the conversation goes on: the cache was made for it.",
                     f"Start again with another `{name}`.",
                 )
-        if self.settings.attention != "lrqk":
+        if self.config.attention != "lrqk":
             return
-        self.settings = settings
+        self.config = config
         for layer in self._lrqk:
-            layer.adjust(settings)
+            layer.adjust(config)
         self._make_steps()
 
     def track_sources(self, wanted: bool) -> None:

@@ -42,13 +42,13 @@ FixedSpace: TypeAlias = Callable[[Tensor], Tensor]
 _MOST_QUERIES = 16
 
 
-def has_device_steps(spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> bool:
-    """Tell whether all layers of a cache with these settings can have steps on the device."""
+def has_device_steps(spec: ModelSpec, config: LrqkConfig, device: torch.device) -> bool:
+    """Tell whether all layers of a cache with this configuration can have steps on the device."""
     if device.type != "cuda" or not kernels.has_triton() or spec.group_size > _MOST_QUERIES:
         return False
-    if settings.attention == "lrqk":
-        return settings.solver == "joint" and settings.hot_policy != "refetch"
-    return settings.attention == "dense"
+    if config.attention == "lrqk":
+        return config.solver == "joint" and config.hot_policy != "refetch"
+    return config.attention == "dense"
 
 
 class DeviceState:

@@ -102,8 +102,8 @@ class GramAccumulator:
         count: keys that were added.
     """
 
-    def __init__(self, spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> None:
-        self.query_gram = empty(accounting.query_gram(spec, settings), device)
+    def __init__(self, spec: ModelSpec, config: LrqkConfig, device: torch.device) -> None:
+        self.query_gram = empty(accounting.query_gram(spec, config), device)
         self.key_gram = empty(accounting.key_gram(spec), device)
         self.key_sum = empty(accounting.head_vector(spec), device)
         self.value_gram = empty(accounting.key_gram(spec), device)

@@ -68,15 +68,15 @@ class HotSet:
     """
 
     def __init__(
-        self, spec: ModelSpec, settings: LrqkConfig, context: int, dtype: torch.dtype, device: torch.device
+        self, spec: ModelSpec, config: LrqkConfig, context: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         name = accounting.dtype_name(dtype)
-        self.rows = empty(accounting.hot_rows(spec, settings, context, name), device)
-        self.slot_token = empty(accounting.slot_tokens(spec, settings, context), device)
-        self.resident = empty(accounting.resident_mask(spec, settings, context), device)
-        self.recent = Ring(self.rows[:, : settings.recent])
+        self.rows = empty(accounting.hot_rows(spec, config, context, name), device)
+        self.slot_token = empty(accounting.slot_tokens(spec, config, context), device)
+        self.resident = empty(accounting.resident_mask(spec, config, context), device)
+        self.recent = Ring(self.rows[:, : config.recent])
         self.residents = Residents(self.rows, self.slot_token, self.resident)
-        self._hot = self.rows[:, settings.recent :]
+        self._hot = self.rows[:, config.recent :]
         self.clear()
 
     @property

@@ -26,9 +26,9 @@ class LowRankIndex:
         scale: ``[sets, 1, r]``; ones for bfloat16.
     """
 
-    def __init__(self, spec: ModelSpec, settings: LrqkConfig, context: int, device: torch.device) -> None:
-        self.codes = empty(accounting.index_codes(spec, settings, context), device)
-        self.scale = empty(accounting.index_scale(spec, settings), device)
+    def __init__(self, spec: ModelSpec, config: LrqkConfig, context: int, device: torch.device) -> None:
+        self.codes = empty(accounting.index_codes(spec, config, context), device)
+        self.scale = empty(accounting.index_scale(spec, config), device)
         self.scale.fill_(1.0)
         # The largest entry of an integer index.
         self._top = largest_code(self.codes.dtype)

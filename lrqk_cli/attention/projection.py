@@ -94,18 +94,18 @@ class Projector(Protocol):
         """Return all that ``fit`` alone changes in place."""
 
 
-def make_projector(spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> Projector:
-    """Return the projector of ``settings.solver``."""
-    return (JointProjector if settings.solver == "joint" else AlsProjector)(spec, settings, device)
+def make_projector(spec: ModelSpec, config: LrqkConfig, device: torch.device) -> Projector:
+    """Return the projector of ``config.solver``."""
+    return (JointProjector if config.solver == "joint" else AlsProjector)(spec, config, device)
 
 
 class JointProjector:
     """The closed form: ``q̂ = q W_Q``, ``k̂ = (k − μ) W_K``; decode steps change nothing."""
 
-    def __init__(self, spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> None:
-        self.grams = GramAccumulator(spec, settings, device)
-        self.query_map = empty(accounting.factor(spec, settings), device)
-        self.key_map = empty(accounting.factor(spec, settings), device)
+    def __init__(self, spec: ModelSpec, config: LrqkConfig, device: torch.device) -> None:
+        self.grams = GramAccumulator(spec, config, device)
+        self.query_map = empty(accounting.factor(spec, config), device)
+        self.key_map = empty(accounting.factor(spec, config), device)
         self.key_mean = empty(accounting.head_vector(spec), device)
 
     def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -172,15 +172,15 @@ class AlsProjector:
         query_basis, key_basis: B_Q and B_K as the decode steps have left them, ``[sets, r, d]``.
     """
 
-    def __init__(self, spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> None:
-        self.grams = GramAccumulator(spec, settings, device)
-        self.query_map = empty(accounting.factor(spec, settings), device)
-        self.key_map = empty(accounting.factor(spec, settings), device)
-        self.query_basis = empty(accounting.basis(spec, settings), device)
-        self.key_basis = empty(accounting.basis(spec, settings), device)
-        self.query_magnitude = empty(accounting.set_vector(spec, settings), device).zero_()
+    def __init__(self, spec: ModelSpec, config: LrqkConfig, device: torch.device) -> None:
+        self.grams = GramAccumulator(spec, config, device)
+        self.query_map = empty(accounting.factor(spec, config), device)
+        self.key_map = empty(accounting.factor(spec, config), device)
+        self.query_basis = empty(accounting.basis(spec, config), device)
+        self.key_basis = empty(accounting.basis(spec, config), device)
+        self.query_magnitude = empty(accounting.set_vector(spec, config), device).zero_()
         self.key_magnitude = empty(accounting.head_vector(spec), device).zero_()
-        self._settings = settings.als
+        self._config = config.als
         self._group = spec.num_heads // self.query_map.shape[0]
 
     def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -194,7 +194,7 @@ class AlsProjector:
         """See ``Projector``."""
         grams = moments.query, per_set(moments.key, self.query_map.shape[0])
         counts = int(moments.count) * self._group, int(moments.count)
-        solved = als.solve_als(*grams, counts, self._start(grams, counts), self._settings)
+        solved = als.solve_als(*grams, counts, self._start(grams, counts), self._config)
 
         def adopt() -> Tensor:
             self.query_map.copy_(solved.query_map)
@@ -211,7 +211,7 @@ class AlsProjector:
 
     def _start(self, grams: tuple[Tensor, Tensor], counts: tuple[int, int]) -> tuple[als.Sketch, als.Sketch]:
         sets, _, rank = self.query_map.shape
-        if self._settings.init == "randn":
+        if self._config.init == "randn":
             random = np.random.default_rng(_SEED)
             return (
                 als.random_sketch(grams[0], counts[0], rank, random),
@@ -220,7 +220,7 @@ class AlsProjector:
         # Means, so that the queries of a group do not outweigh the keys that they share.
         query = self.query_magnitude.double() / counts[0]
         key = per_set(self.key_magnitude.double() / counts[1], sets)
-        if self._settings.init == "topcol":
+        if self._config.init == "topcol":
             query = key = query + key
         return (
             als.column_sketch(grams[0], query.topk(rank).indices),
@@ -242,7 +242,7 @@ class AlsProjector:
     def step(self, query: Tensor, key: Tensor, active: Callable[[], ActiveRows]) -> tuple[QueryCodes, Tensor]:
         """See ``Projector``; both bases adapt."""
         bases = self.query_basis, self.key_basis
-        solved = als.solve_step(query, per_set(key, query.shape[0]), bases, active(), self._settings)
+        solved = als.solve_step(query, per_set(key, query.shape[0]), bases, active(), self._config)
         self.query_basis.copy_(solved.query_basis)
         self.key_basis.copy_(solved.key_basis)
         return _without_offset(solved.query_code.float()), solved.key_code.float()

@@ -28,10 +28,10 @@ class ValueTail:
         intercept: b, ``[sets, d]``.
     """
 
-    def __init__(self, spec: ModelSpec, settings: LrqkConfig, device: torch.device) -> None:
-        self.slope = empty(accounting.value_slope(spec, settings), device)
-        self.intercept = empty(accounting.set_vector(spec, settings), device)
-        self._is_linear = settings.tail == "linear"
+    def __init__(self, spec: ModelSpec, config: LrqkConfig, device: torch.device) -> None:
+        self.slope = empty(accounting.value_slope(spec, config), device)
+        self.intercept = empty(accounting.set_vector(spec, config), device)
+        self._is_linear = config.tail == "linear"
         self.slope.zero_()
         self.intercept.zero_()
 
