@@ -8,18 +8,18 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import lrqk_cli
+from lrqk_cli.bench.report import Facts
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.upstream import installed_version
 
 _SECONDS = 10  # for a program to answer
 
 
-def environment(device: torch.device, dtype: torch.dtype, model: str) -> dict[str, Any]:
+def environment(device: torch.device, dtype: torch.dtype, model: str) -> Facts:
     """Return the facts by name; None for what is not there, such as the driver of a CPU."""
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from lrqk_cli.cli.options import MODEL, OUTPUT, option
-from lrqk_cli.cli.planning import on_command_line
+from lrqk_cli.bench.fidelity.suite import FidelitySuite
+from lrqk_cli.bench.ruler.suite import RulerSuite
+from lrqk_cli.bench.speed.suite import SpeedSuite
+from lrqk_cli.bench.suite import Suite
+from lrqk_cli.cli.options import MODEL, OUTPUT, flag, option
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_tokens
 from lrqk_cli.errors import UsageError
 
 Output = Literal["table", "md", "json", "csv"]
-Suite = Literal["speed", "ruler", "fidelity"]
+SuiteName = Literal["speed", "fidelity", "ruler"]
 
-_RULER_ONLY = frozenset({"haystack", "qa_data", "seed"})
-# Options that only some suites have, by the names of their parameters.
-_SUITE_OPTIONS: dict[Suite, frozenset[str]] = {
-    "speed": frozenset({"new_tokens", "repeat", "text", "shape", "memory_cap", "plot"}),
-    "fidelity": frozenset({"new_tokens", "text", "tasks", "samples", "turns", "vary", "layers", "plot"})
-    | _RULER_ONLY,
-    "ruler": frozenset({"tasks", "samples", "vary", "plot"}) | _RULER_ONLY,
-}
+SUITES: dict[SuiteName, type[Suite]] = {"speed": SpeedSuite, "fidelity": FidelitySuite, "ruler": RulerSuite}
 _MEASURE = "Measurement"
 
-SuiteName = Annotated[
-    Suite,
+SuiteOption = Annotated[
+    SuiteName,
     option(
         "--suite",
         help="speed; fidelity: distance from full attention; ruler: the 13 tasks of RULER, scored.",
@@ -189,53 +184,38 @@ Format = Annotated[
 ]
 
 
-def refuse_idle(context: typer.Context, suite: Suite, tasks: str | None) -> None:
-    """Refuse options on the command line that would not act.
+def refuse_idle(given: Collection[str], suite: SuiteName) -> None:
+    """Refuse options that the suite has not.
 
     Args:
-        tasks: as they were asked for.
+        given: parameters that stand on the command line.
 
     Raises:
         UsageError: there is one.
     """
-    for name in on_command_line(context, frozenset().union(*_SUITE_OPTIONS.values()) - _SUITE_OPTIONS[suite]):
-        owners = " or ".join(other for other, names in _SUITE_OPTIONS.items() if name in names)
-        raise UsageError(
-            f"{_flag(name)} has no meaning for --suite {suite}.",
-            f"Leave it out, or choose --suite {owners}.",
-        )
-    if suite == "fidelity":
-        _refuse_other_tasks(context, {name.strip() for name in (tasks or "text").split(",")})
+    for name in sorted(given):
+        owners = [other for other, kind in SUITES.items() if name in kind.options]
+        if owners and suite not in owners:
+            raise UsageError(
+                f"{flag(name)} has no meaning for --suite {suite}.",
+                f"Leave it out, or choose --suite {' or '.join(owners)}.",
+            )
 
 
-def chosen_shape(context: typer.Context, suite: Suite, shape: str | None) -> str | None:
+def chosen_shape(given: Collection[str], suite: SuiteName, shape: str | None) -> str | None:
     """Return the shape to measure; None where it is a model.
 
+    Args:
+        given: parameters that stand on the command line.
+
     Raises:
-        UsageError: both are on the command line, or a text for a shape, which has no tokenizer.
+        UsageError: both are there, or a text for a shape, which has no tokenizer.
     """
-    if shape is None or suite != "speed":
+    if shape is None or "shape" not in SUITES[suite].options:
         return None
-    given = on_command_line(context, {"shape", "model", "text"})
+    others = [name for name in ("model", "text") if name in given]
     if "shape" not in given:  # it comes from a variable or the config file, which a flag overrules
-        return None if given else shape
-    for name in given:
-        if name != "shape":
-            raise UsageError(f"--shape and {_flag(name)} exclude each other.", "Leave one of them out.")
+        return None if others else shape
+    for name in others:
+        raise UsageError(f"--shape and {flag(name)} exclude each other.", "Leave one of them out.")
     return shape
-
-
-def _refuse_other_tasks(context: typer.Context, tasks: set[str]) -> None:
-    idle, missing = frozenset[str](), "a task of RULER"
-    if tasks == {"text"}:
-        idle = _RULER_ONLY
-    elif not tasks & {"text", "all"}:
-        idle, missing = frozenset({"text"}), "the task text"
-    for name in on_command_line(context, idle):
-        raise UsageError(
-            f"{_flag(name)} has no meaning without {missing}.", "Leave it out, or name one in --tasks."
-        )
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

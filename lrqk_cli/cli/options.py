@@ -5,21 +5,20 @@ Each option is read from its flag, else from the variable ``LRQK_<OPTION>``, els
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal
 
 import typer
 
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_tokens
-from lrqk_cli.config import AttentionMode, LrqkConfig, TailMode, WeightChoice
+from lrqk_cli.config import WeightChoice
 from lrqk_cli.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-AttentionChoice = Literal["auto", AttentionMode]
 
 DOCUMENTS = "Documents"
 MODEL = "Model"
-ATTENTION = "Attention"
+_MEMORY = "Memory"
 OUTPUT = "Output"
 
 
@@ -179,83 +178,34 @@ Weights = Annotated[
         metavar="FORM",
     ),
 ]
-Attention = Annotated[
-    AttentionChoice,
-    option(
-        "--attention",
-        help="auto: dense if it fits on the GPU and is not slow, else lrqk; on a CPU lrqk. dense: full "
-        "attention, KV cache on the GPU. offload: full attention, KV cache streamed from CPU memory.",
-        panel=ATTENTION,
-        metavar="MODE",
-    ),
-]
-Rank = Annotated[
-    int,
-    option("--rank", help="Rank of the index of keys.", panel=ATTENTION, parse=parse_integer, metavar="N"),
-]
-IndexBits = Annotated[
-    Literal[4, 8, 16],
-    option(
-        "--index-bits",
-        help="Bits of each number in the index.",
-        panel=ATTENTION,
-        parse=parse_integer,
-        metavar="4|8|16",
-    ),
-]
-Hot = Annotated[
-    int,
-    option(
-        "--hot",
-        help="Size of the hot set: KV rows kept on the GPU for each KV head. Fewer if memory is short.",
-        panel=ATTENTION,
-        parse=parse_tokens,
-        metavar="ROWS",
-    ),
-]
-TopK = Annotated[
+
+
+def memory_size(flag: str, text: str) -> Any:
+    """An option for an amount of memory, with its help."""
+    return option(flag, help=text, panel=_MEMORY, parse=parse_bytes, metavar="SIZE")
+
+
+Vram = Annotated[
     int | None,
-    option(
-        "--top-k",
-        help="Highest-scoring rows that each step needs in the hot set; missing ones are fetched. "
-        "(default: a quarter of --hot)",
-        panel=ATTENTION,
-        parse=parse_tokens,
-        metavar="ROWS",
+    memory_size(
+        "--vram",
+        "GPU memory to use at most, such as 12GiB; settings are chosen to fit. (default: what is free)",
     ),
 ]
-Recent = Annotated[
-    int,
-    option(
-        "--recent",
-        help="Most recent rows, always kept on the GPU as well.",
-        panel=ATTENTION,
-        parse=parse_tokens,
-        metavar="ROWS",
-    ),
-]
-Tail = Annotated[
-    TailMode,
-    option(
-        "--tail",
-        help="Rows outside the hot set: linear adds a prediction of what they contribute, mean adds the mean "
-        "value, none leaves them out.",
-        panel=ATTENTION,
-        metavar="MODE",
-    ),
-]
-Segment = Annotated[
+Ram = Annotated[
     int | None,
-    option(
-        "--segment",
-        help="Tokens in each step of prefill. (default: 8192, or fewer to fit; 512 on a CPU)",
-        panel=ATTENTION,
-        parse=parse_tokens,
-        metavar="TOKENS",
+    memory_size(
+        "--ram", "CPU memory to use at most, such as 32GiB. (default: seven eighths of what is free)"
     ),
 ]
 
 
-def default_mode(attention: AttentionChoice) -> AttentionMode:
-    """Return the mode that settings begin with; where it is ``auto``, the plan has the last word."""
-    return LrqkConfig().attention if attention == "auto" else attention
+def on_command_line(context: typer.Context, names: Collection[str]) -> list[str]:
+    """Return which parameters are on the command line; a variable may be meant for other commands."""
+    sources = {name: context.get_parameter_source(name) for name in sorted(names)}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def flag(name: str) -> str:
+    """Return the flag of a parameter."""
+    return f"--{name.replace('_', '-')}"
