@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import LrqkConfig
@@ -24,6 +24,7 @@ class BenchPlan:
         refused: why longer ones do not fit.
         vram: bytes of a GPU to keep to, where they were limited.
         free_before: bytes of the GPU that were free before CUDA started; None where it is not known.
+        varied: further settings by name, for suites of quality.
     """
 
     mode: str
@@ -31,6 +32,7 @@ class BenchPlan:
     refused: Mapping[int, OutOfMemoryError]
     vram: int | None = None
     free_before: int | None = None
+    varied: Mapping[str, LrqkConfig] = field(default_factory=dict)
 
     @property
     def config(self) -> LrqkConfig:

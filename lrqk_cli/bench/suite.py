@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lrqk_cli.bench.modes import named_modes
 from lrqk_cli.config import LrqkConfig, ReadLimits
 from lrqk_cli.errors import UsageError
 
@@ -23,40 +24,37 @@ class SuiteOptions:
     """What was asked for; a suite reads the options that it has.
 
     Attributes:
-        given: the parameters that stand on the command line.
         contexts: tokens.
-        modes: names, separated by commas; None for those that the suite compares by default.
+        modes, tasks: names; none for those that the suite has by default.
         device: where to measure; None chooses.
         new_tokens: decode steps after each prefill.
         repeat: runs to average.
         memory_cap: bytes of the GPU that the mode ``lrqk`` may allocate.
         text: to measure on; None for made-up sentences.
-        tasks: names, separated by commas; None for those that the suite has by default.
         samples: prompts a task.
         turns: of a conversation.
-        vary: gives further settings by name, of those that are measured.
         layers: look into every layer too.
         haystack, qa_data, seed: for the tasks of RULER.
         limits: what reading the text or the haystack may take.
+        given: the options that stand on the command line, by the names of their parameters.
     """
 
-    given: frozenset[str]
     contexts: tuple[int, ...]
-    modes: str | None
-    device: str | None
-    new_tokens: int
-    repeat: int
-    memory_cap: int | None
-    text: Path | None
-    tasks: str | None
-    samples: int
-    turns: int
-    vary: Callable[[LrqkConfig], Mapping[str, LrqkConfig]]
-    layers: bool
-    haystack: Path | None
-    qa_data: tuple[Path, ...]
-    seed: int
-    limits: ReadLimits
+    modes: tuple[str, ...] = ()
+    device: str | None = None
+    new_tokens: int = 128
+    repeat: int = 3
+    memory_cap: int | None = None
+    text: Path | None = None
+    tasks: tuple[str, ...] = ()
+    samples: int = 10
+    turns: int = 1
+    layers: bool = False
+    haystack: Path | None = None
+    qa_data: tuple[Path, ...] = ()
+    seed: int = 0
+    limits: ReadLimits = field(default_factory=ReadLimits)
+    given: frozenset[str] = frozenset()
 
 
 class Suite(ABC):
@@ -66,7 +64,7 @@ class Suite(ABC):
         known_modes: all that it can compare; ``default_modes`` are those that it does by default.
         options: those of ``SuiteOptions``, and of the output, that it has and another suite has not.
         answer_tokens: tokens to reserve beside each context.
-        modes: names of those that it compares.
+        asked: the same with the names of all modes and tasks.
 
     Raises:
         UsageError: there is nothing to measure with these options.
@@ -80,13 +78,11 @@ class Suite(ABC):
     answer_tokens = 0
 
     def __init__(self, asked: SuiteOptions) -> None:
-        self.asked = asked
-        names = asked.modes.split(",") if asked.modes else self.default_modes
-        self.modes = tuple(dict.fromkeys(name.strip() for name in names))
-        for name in self.modes:
-            if name not in self.known_modes:
+        self.asked = replace(asked, modes=asked.modes or self.default_modes)
+        for mode in self.asked.modes:
+            if mode not in self.known_modes:
                 known = ", ".join(self.known_modes)
-                raise UsageError(f"--suite {self.name} has no mode '{name}'.", f"Choose from {known}.")
+                raise UsageError(f"--suite {self.name} has no mode '{mode}'.", f"Choose from {known}.")
 
     @abstractmethod
     def measure(self, loaded: Any, planned: BenchPlan, on_progress: OnProgress) -> Report:
@@ -99,8 +95,12 @@ class Suite(ABC):
             UsageError: a text is too short, or the model has no room.
         """
 
-    def configs(self, config: LrqkConfig) -> dict[str, LrqkConfig]:
-        """Return those of all modes of a quality suite by name; ``config`` is that of ``lrqk``."""
-        from lrqk_cli.bench.modes import named_modes
+    def configs(self, planned: BenchPlan) -> dict[str, LrqkConfig]:
+        """Return the settings that a quality suite compares, by name."""
+        longest = max(self.asked.contexts)
+        return {**named_modes(self.asked.modes, planned.config, longest), **planned.varied}
 
-        return {**named_modes(self.modes, config, max(self.asked.contexts)), **self.asked.vary(config)}
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            if getattr(self.asked, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")

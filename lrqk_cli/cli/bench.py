@@ -16,7 +16,7 @@ from lrqk_cli.bench.suite import Suite, SuiteOptions
 from lrqk_cli.cli import bench_options, options
 from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_options
 from lrqk_cli.cli.failures import warn_of_transformers
-from lrqk_cli.cli.values import parse_tokens
+from lrqk_cli.cli.values import parse_names, parse_tokens
 from lrqk_cli.cli.variations import parse_variations
 from lrqk_cli.config import LrqkConfig, ReadLimits, WeightChoice
 from lrqk_cli.models.catalog import DEFAULT_MODEL
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lrqk_cli.models.shapes import RandomModel
     from lrqk_cli.terminal.view import View
 
-_LIMITS = ReadLimits()
+_ASKED = SuiteOptions(contexts=())
 _ANY_WIDTH = 10_000
 
 
@@ -43,22 +43,22 @@ def bench(
     suite: bench_options.SuiteOption = "speed",
     ctx: bench_options.Contexts = "4k",
     modes: bench_options.Modes = None,
-    new_tokens: bench_options.NewTokens = 128,
-    repeat: bench_options.Repeat = 3,
+    new_tokens: bench_options.NewTokens = _ASKED.new_tokens,
+    repeat: bench_options.Repeat = _ASKED.repeat,
     memory_cap: bench_options.MemoryCap = None,
     vram: options.Vram = None,
     ram: options.Ram = None,
     text: bench_options.Text = None,
     tasks: bench_options.Tasks = None,
-    samples: bench_options.Samples = 10,
-    turns: bench_options.Turns = 1,
+    samples: bench_options.Samples = _ASKED.samples,
+    turns: bench_options.Turns = _ASKED.turns,
     vary: bench_options.Vary = [],  # noqa: B006 - click copies it
     layers: bench_options.Layers = False,
     haystack: bench_options.Haystack = None,
     qa_data: bench_options.QaData = [],  # noqa: B006 - click copies it
-    seed: bench_options.Seed = 0,
-    read_timeout: options.ReadTimeout = _LIMITS.timeout,
-    read_memory: options.ReadMemory = _LIMITS.memory,
+    seed: bench_options.Seed = _ASKED.seed,
+    read_timeout: options.ReadTimeout = _ASKED.limits.timeout,
+    read_memory: options.ReadMemory = _ASKED.limits.memory,
     model: options.Model = DEFAULT_MODEL,
     shape: bench_options.Shape = None,
     attention: AttentionChoices,
@@ -77,23 +77,22 @@ def bench(
     varied = partial(parse_variations, vary, top_k_follows="top_k" not in attention.said)
     varied(attention.config)  # so that a wrong one is told at once
     asked = SuiteOptions(
-        given=given,
         contexts=tuple(parse_tokens(part) for part in ctx.split(",")),
-        modes=modes,
+        modes=parse_names(modes),
         device=device,
         new_tokens=new_tokens,
         repeat=repeat,
         memory_cap=memory_cap,
         text=text,
-        tasks=tasks,
+        tasks=parse_names(tasks),
         samples=samples,
         turns=turns,
-        vary=varied,
         layers=layers,
         haystack=haystack,
         qa_data=tuple(qa_data),
         seed=seed,
         limits=ReadLimits(read_timeout, read_memory),
+        given=given,
     )
     chosen = bench_options.SUITES[suite](asked)
     if plot is not None:
@@ -102,6 +101,7 @@ def bench(
     target = _Target(model, shape, device, None if dtype == "auto" else dtype, weights, vram, ram)
     view = _view(quiet)
     loaded, planned = _plan_and_load(target, chosen, attention.said, view)
+    planned = replace(planned, varied=varied(planned.config))
     with _progress(view) as on_progress:
         measured = chosen.measure(loaded, planned, on_progress)
     name = model if shape is None else f"{shape} (random weights)"
@@ -181,7 +181,7 @@ def _plan(
     else:  # random weights know no limit
         limit = max(suite.asked.contexts) + suite.answer_tokens
     rooms = {context: min(context + suite.answer_tokens, limit) for context in suite.asked.contexts}
-    planned = plan_bench(placement, rooms, suite.modes, wanted)
+    planned = plan_bench(placement, rooms, suite.asked.modes, wanted)
     if placement.device.type != "cuda":
         return planned, placement
     capped = placement.budget.vram if target.vram is not None else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lrqk_cli.bench.collect import collect
+from lrqk_cli.bench.fidelity.cases import ALL_TASKS, TEXT, PromptInputs
 from lrqk_cli.bench.report import Report
 from lrqk_cli.bench.ruler.suite import PROMPT_OPTIONS, prompt_facts, task_inputs
-from lrqk_cli.bench.ruler.tasks import parse_tasks
+from lrqk_cli.bench.ruler.tasks import check_tasks
 from lrqk_cli.bench.suite import OnProgress, Suite, SuiteOptions
 from lrqk_cli.bench.text import file_name, text_tokens
 from lrqk_cli.errors import UsageError
@@ -36,38 +38,28 @@ class FidelitySuite(Suite):
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)
-        tasks = asked.tasks or "text"
-        _refuse_idle(asked.given, {name.strip() for name in tasks.split(",")})
-        from lrqk_cli.bench.fidelity import cases, run
-
-        self._tasks = parse_tasks(tasks, cases.ALL_TASKS)
-        self._plan = run.FidelityPlan(
-            asked.contexts,
-            self._tasks,
-            asked.samples,
-            asked.new_tokens,
-            asked.turns,
-            asked.seed,
-            asked.layers,
-        )
+        tasks = check_tasks(asked.tasks or (TEXT,), ALL_TASKS)
+        _refuse_idle(asked.given, tasks)
+        self.asked = replace(self.asked, tasks=tasks)
+        self._require_positive("new_tokens", "samples", "turns")
         self._sources = task_inputs(asked)
 
     def measure(self, loaded: LoadedModel, planned: BenchPlan, on_progress: OnProgress) -> Report:
         """See ``Suite``."""
-        from lrqk_cli.bench.fidelity import cases, results, run, table
+        from lrqk_cli.bench.fidelity import results, run, table
         from lrqk_cli.models.prompt import ChatPrompt
 
         asked = self.asked
-        configs = self.configs(planned.config)
-        most = max(asked.contexts) * asked.samples if cases.TEXT in self._tasks else 0
+        configs = self.configs(planned)
+        most = max(asked.contexts) * asked.samples if TEXT in asked.tasks else 0
         text = text_tokens(asked.text, loaded.tokenizer, most, asked.limits)
-        material = cases.PromptInputs(ChatPrompt(loaded.tokenizer), text, self._sources)
-        found, ended_by = collect(run.run_fidelity(loaded, configs, self._plan, material, on_progress))
+        material = PromptInputs(ChatPrompt(loaded.tokenizer), text, self._sources)
+        found, ended_by = collect(run.run_fidelity(loaded, configs, asked, material, on_progress))
         together = results.overall(found)
         return Report(
             {
                 "name": self.name,
-                "tasks": self._tasks,
+                "tasks": asked.tasks,
                 "samples": asked.samples,
                 "new_tokens": asked.new_tokens,
                 "turns": asked.turns,
@@ -84,12 +76,12 @@ class FidelitySuite(Suite):
         )
 
 
-def _refuse_idle(given: frozenset[str], tasks: set[str]) -> None:
+def _refuse_idle(given: frozenset[str], tasks: tuple[str, ...]) -> None:
     """Refuse options that would not act on any of the tasks."""
     idle, missing = frozenset[str](), ""
-    if tasks == {"text"}:
+    if tasks == (TEXT,):
         idle, missing = PROMPT_OPTIONS, "a task of RULER"
-    elif not tasks & {"text", "all"}:
+    elif TEXT not in tasks:
         idle, missing = frozenset({"text"}), "the task text"
     for name in sorted(given & idle):
         raise UsageError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lrqk_cli.bench.collect import collect
 from lrqk_cli.bench.report import Facts, Report
 from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, read_qa
-from lrqk_cli.bench.ruler.tasks import TaskInputs, parse_tasks
+from lrqk_cli.bench.ruler.tasks import TaskInputs, check_tasks
 from lrqk_cli.bench.suite import OnProgress, Suite, SuiteOptions
 from lrqk_cli.bench.text import file_name, read_texts
 from lrqk_cli.errors import UsageError
@@ -31,17 +32,16 @@ class RulerSuite(Suite):
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)
-        from lrqk_cli.bench.ruler.run import RulerPlan
-
-        self._plan = RulerPlan(asked.contexts, parse_tasks(asked.tasks or "all"), asked.samples, asked.seed)
+        self.asked = replace(self.asked, tasks=check_tasks(asked.tasks or ("all",)))
+        self._require_positive("samples")
         self._sources = task_inputs(asked)
 
     def measure(self, loaded: LoadedModel, planned: BenchPlan, on_progress: OnProgress) -> Report:
         """See ``Suite``."""
         from lrqk_cli.bench.ruler import run, summary
 
-        configs = self.configs(planned.config)
-        results, ended_by = collect(run.run_ruler(loaded, configs, self._plan, self._sources, on_progress))
+        configs = self.configs(planned)
+        results, ended_by = collect(run.run_ruler(loaded, configs, self.asked, self._sources, on_progress))
         together = summary.averages(results)
         return Report(
             {"name": self.name, "samples": self.asked.samples, **prompt_facts(self.asked)},

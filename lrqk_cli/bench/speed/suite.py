@@ -29,7 +29,9 @@ class SpeedSuite(Suite):
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)
-        self._plan = SpeedPlan(self.modes, asked.contexts, asked.new_tokens, asked.repeat, asked.memory_cap)
+        self._plan = SpeedPlan(
+            self.asked.modes, asked.contexts, asked.new_tokens, asked.repeat, asked.memory_cap
+        )
         self.answer_tokens = self._plan.answer_tokens
         if asked.memory_cap is not None:
             from lrqk_cli.memory.cap import check_memory_cap
