@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from functools import wraps
+from functools import partial, wraps
 from inspect import Signature, signature
 from typing import Annotated, Any, Literal
 
@@ -25,8 +25,8 @@ from lrqk_cli.config import (
     default_top_k,
 )
 
-_ATTENTION = "Attention"
-_PAPER = "The method of the LRQK paper, for comparison"
+_option = partial(option, panel="Attention")
+_paper_option = partial(option, panel="The method of the LRQK paper, for comparison")
 _DEFAULT = LrqkConfig()
 
 Command = Callable[..., None]
@@ -36,145 +36,123 @@ def _config(
     *,
     attention: Annotated[
         Literal["auto", AttentionMode],
-        option(
+        _option(
             "--attention",
             help="auto: dense if it fits on the GPU and is not slow, else lrqk; on a CPU lrqk. dense: full "
             "attention, KV cache on the GPU. offload: full attention, KV cache streamed from CPU memory.",
-            panel=_ATTENTION,
             metavar="MODE",
         ),
     ] = "auto",
     rank: Annotated[
         int,
-        option(
-            "--rank", help="Rank of the index of keys.", panel=_ATTENTION, parse=parse_integer, metavar="N"
-        ),
+        _option("--rank", help="Rank of the index of keys.", parse=parse_integer, metavar="N"),
     ] = _DEFAULT.rank,
     index_bits: Annotated[
         Literal[4, 8, 16],
-        option(
-            "--index-bits",
-            help="Bits of each number in the index.",
-            panel=_ATTENTION,
-            parse=parse_integer,
-            metavar="4|8|16",
+        _option(
+            "--index-bits", help="Bits of each number in the index.", parse=parse_integer, metavar="4|8|16"
         ),
     ] = _DEFAULT.index_bits,
     hot: Annotated[
         int,
-        option(
+        _option(
             "--hot",
             help="Size of the hot set: KV rows kept on the GPU for each KV head. Fewer if memory is short.",
-            panel=_ATTENTION,
             parse=parse_tokens,
             metavar="ROWS",
         ),
     ] = _DEFAULT.hot,
     top_k: Annotated[
         int | None,
-        option(
+        _option(
             "--top-k",
             help="Highest-scoring rows that each step needs in the hot set; missing ones are fetched. "
             "(default: a quarter of --hot)",
-            panel=_ATTENTION,
             parse=parse_tokens,
             metavar="ROWS",
         ),
     ] = None,
     recent: Annotated[
         int,
-        option(
+        _option(
             "--recent",
             help="Most recent rows, always kept on the GPU as well.",
-            panel=_ATTENTION,
             parse=parse_tokens,
             metavar="ROWS",
         ),
     ] = _DEFAULT.recent,
     tail: Annotated[
         TailMode,
-        option(
+        _option(
             "--tail",
             help="Rows outside the hot set: linear adds a prediction of what they contribute, mean adds the "
             "mean value, none leaves them out.",
-            panel=_ATTENTION,
             metavar="MODE",
         ),
     ] = _DEFAULT.tail,
     segment: Annotated[
         int | None,
-        option(
+        _option(
             "--segment",
             help="Tokens in each step of prefill. (default: 8192, or fewer to fit; 512 on a CPU)",
-            panel=_ATTENTION,
             parse=parse_tokens,
             metavar="TOKENS",
         ),
     ] = _DEFAULT.segment,
     solver: Annotated[
         SolverName,
-        option(
+        _paper_option(
             "--solver",
             help="How the index is computed. joint: in closed form. als: by the paper's alternating least "
             "squares, updated at every step.",
-            panel=_PAPER,
             metavar="NAME",
         ),
     ] = _DEFAULT.solver,
     grouping: Annotated[
         GroupingMode,
-        option(
+        _paper_option(
             "--grouping",
             help="kv: one index and hot set for each KV head. head: one for each query head.",
-            panel=_PAPER,
             metavar="MODE",
         ),
     ] = _DEFAULT.grouping,
     hot_policy: Annotated[
         HotPolicy,
-        option(
+        _paper_option(
             "--hot-policy",
             help="sticky: keep --hot rows and replace the lowest-scoring. exact: keep the best --top-k only. "
             "refetch: as exact, but fetch all of them at every step.",
-            panel=_PAPER,
             metavar="MODE",
         ),
     ] = _DEFAULT.hot_policy,
     als_init: Annotated[
         AlsInit,
-        option(
+        _paper_option(
             "--als-init",
             help="Initial factors of als: randn at random; top or topcol from columns of Q and K.",
-            panel=_PAPER,
             metavar="NAME",
         ),
     ] = _DEFAULT.als.init,
     als_iterations: Annotated[
         int,
-        option(
-            "--als-iterations",
-            help="Maximum number of als iterations.",
-            panel=_PAPER,
-            parse=parse_integer,
-            metavar="N",
+        _paper_option(
+            "--als-iterations", help="Maximum number of als iterations.", parse=parse_integer, metavar="N"
         ),
     ] = _DEFAULT.als.iterations,
     als_tolerance: Annotated[
         float,
-        option(
+        _paper_option(
             "--als-tolerance",
             help="als stops once the mean squared change of its factors is below this.",
-            panel=_PAPER,
             parse=parse_number,
             metavar="X",
         ),
     ] = _DEFAULT.als.tolerance,
     als_penalties: Annotated[
         AlsPenalties,
-        option(
+        _paper_option(
             "--als-penalties",
             help="Penalty weights of als for Q, K, the new token and the tokens on the GPU.",
-            panel=_PAPER,
             parse=parse_penalties,
             metavar="W,W,W,W",
             show_default="1,1,1,1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ from lrqk_cli.bench.fidelity.suite import FidelitySuite
 from lrqk_cli.bench.ruler.suite import RulerSuite
 from lrqk_cli.bench.speed.suite import SpeedSuite
 from lrqk_cli.bench.suite import Suite
-from lrqk_cli.cli.options import MODEL, OUTPUT, flag, option
+from lrqk_cli.cli.options import flag, model_option, option, output_option
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_tokens
 from lrqk_cli.errors import UsageError
 
@@ -18,169 +19,141 @@ Output = Literal["table", "md", "json", "csv"]
 SuiteName = Literal["speed", "fidelity", "ruler"]
 
 SUITES: dict[SuiteName, type[Suite]] = {"speed": SpeedSuite, "fidelity": FidelitySuite, "ruler": RulerSuite}
-_MEASURE = "Measurement"
+_option = partial(option, panel="Measurement")
 
 SuiteOption = Annotated[
     SuiteName,
-    option(
+    _option(
         "--suite",
         help="speed; fidelity: distance from full attention; ruler: the 13 tasks of RULER, scored.",
-        panel=_MEASURE,
         metavar="SUITE",
     ),
 ]
 Contexts = Annotated[
     str,
-    option(
+    _option(
         "--ctx",
         help="Context lengths in tokens, such as 4k,16k; in speed, lengths of the prompts.",
-        panel=_MEASURE,
         metavar="TOKENS,…",
     ),
 ]
 Modes = Annotated[
     str | None,
-    option(
+    _option(
         "--modes",
         help="speed: lrqk, dense, dense-eager, offload, paper, paper-no-hit-miss. "
         "fidelity: lrqk, resident (lrqk with all rows on the GPU), paper. "
         "ruler: lrqk, resident, paper, dense, offload.",
-        panel=_MEASURE,
         metavar="MODE,…",
     ),
 ]
 NewTokens = Annotated[
     int,
-    option(
+    _option(
         "--new-tokens",
         help="speed, fidelity: tokens to decode after each prefill.",
-        panel=_MEASURE,
         parse=parse_tokens,
         metavar="N",
     ),
 ]
 Repeat = Annotated[
     int,
-    option(
-        "--repeat", help="speed: number of runs to average.", panel=_MEASURE, parse=parse_integer, metavar="N"
-    ),
+    _option("--repeat", help="speed: number of runs to average.", parse=parse_integer, metavar="N"),
 ]
 Shape = Annotated[
     str | None,
-    option(
+    model_option(
         "--shape",
         help="speed: measure a published model's shape with random weights, such as llama-3.1-8b.",
-        panel=MODEL,
         metavar="NAME",
     ),
 ]
 MemoryCap = Annotated[
     int | None,
-    option(
+    _option(
         "--memory-cap",
         help="speed: limit of the GPU memory that mode lrqk may allocate, such as 24GiB; others have none.",
-        panel=_MEASURE,
         parse=parse_bytes,
         metavar="BYTES",
     ),
 ]
 Text = Annotated[
     Path | None,
-    option(
+    _option(
         "--text",
         help="speed, fidelity: text file to measure on. (default: generated sentences, easier than prose)",
-        panel=_MEASURE,
         metavar="PATH",
     ),
 ]
 Tasks = Annotated[
     str | None,
-    option(
+    _option(
         "--tasks",
         help="ruler: its tasks, such as niah_single_1,vt (default: all). fidelity: text (default) and these.",
-        panel=_MEASURE,
         metavar="TASK,…",
     ),
 ]
 Samples = Annotated[
     int,
-    option(
-        "--samples",
-        help="fidelity, ruler: prompts per task.",
-        panel=_MEASURE,
-        parse=parse_integer,
-        metavar="N",
-    ),
+    _option("--samples", help="fidelity, ruler: prompts per task.", parse=parse_integer, metavar="N"),
 ]
 Turns = Annotated[
     int,
-    option(
+    _option(
         "--turns",
         help="fidelity: turns of a conversation, each measured separately.",
-        panel=_MEASURE,
         parse=parse_integer,
         metavar="N",
     ),
 ]
 Vary = Annotated[
     list[str],
-    option(
+    _option(
         "--vary",
         help="fidelity, ruler: also measure with one setting changed, such as top-k=512,1024. Repeat for "
         "more.",
-        panel=_MEASURE,
         metavar="NAME=V,…",
     ),
 ]
 Layers = Annotated[
     bool,
-    option(
+    _option(
         "--layers",
         help="fidelity: also measure the attention mass and the output error of each layer. Slow.",
-        panel=_MEASURE,
         metavar="",
     ),
 ]
 Haystack = Annotated[
     Path | None,
-    option(
+    _option(
         "--haystack",
         help="RULER tasks: text to hide the needles in. (default: generated sentences)",
-        panel=_MEASURE,
         metavar="PATH",
     ),
 ]
 QaData = Annotated[
     list[Path],
-    option(
+    _option(
         "--qa-data",
         help="RULER tasks: questions in SQuAD format (qa_1) or HotpotQA format (qa_2). Repeat for both.",
-        panel=_MEASURE,
         metavar="PATH",
     ),
 ]
 Seed = Annotated[
     int,
-    option(
-        "--seed",
-        help="RULER tasks: random seed of the prompts.",
-        panel=_MEASURE,
-        parse=parse_integer,
-        metavar="N",
-    ),
+    _option("--seed", help="RULER tasks: random seed of the prompts.", parse=parse_integer, metavar="N"),
 ]
 Plot = Annotated[
     Path | None,
-    option(
+    output_option(
         "--plot",
         help="Also draw a chart as .svg or .png: decode speed over context, or quality over GPU memory.",
-        panel=OUTPUT,
         metavar="PATH",
     ),
 ]
 Format = Annotated[
     Output,
-    option("--output", help="Output format: table, md, json or csv.", panel=OUTPUT, metavar="FORMAT"),
+    output_option("--output", help="Output format: table, md, json or csv.", metavar="FORMAT"),
 ]
 
 

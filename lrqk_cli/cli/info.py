@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     str | None,
-    options.option(
+    options.model_option(
         "--model",
         help="Model to describe: as for chat, or the name of a published one, such as llama-3.1-8b.",
-        panel=options.MODEL,
         metavar="MODEL",
     ),
 ]

@@ -6,6 +6,7 @@ Each option is read from its flag, else from the variable ``LRQK_<OPTION>``, els
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
@@ -18,7 +19,6 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 DOCUMENTS = "Documents"
 MODEL = "Model"
-_MEMORY = "Memory"
 OUTPUT = "Output"
 
 
@@ -64,6 +64,12 @@ def _named(parse: Callable[[Any], object]) -> Callable[[Any], object]:
     return parse_or_name
 
 
+document_option = partial(option, panel="Documents")
+model_option = partial(option, panel="Model")
+output_option = partial(option, panel="Output")
+_memory_option = partial(option, panel="Memory")
+
+
 def _set_debug(context: typer.Context, debug: bool) -> bool:
     context.ensure_object(Invocation).debug |= debug
     return debug
@@ -87,29 +93,25 @@ Debug = Annotated[
         show_envvar=False,
     ),
 ]
-Json = Annotated[bool, option("--json", help="Print JSON instead of text.", panel=OUTPUT, metavar="")]
+Json = Annotated[bool, output_option("--json", help="Print JSON instead of text.", metavar="")]
 Quiet = Annotated[
     bool,
-    option(
-        "--quiet", help="Show warnings and errors only, no progress or statistics.", panel=OUTPUT, metavar=""
-    ),
+    output_option("--quiet", help="Show warnings and errors only, no progress or statistics.", metavar=""),
 ]
 ReadTimeout = Annotated[
     float,
-    option(
+    document_option(
         "--read-timeout",
         help="Seconds that reading a file or a folder may take, and one more for each page read.",
-        panel=DOCUMENTS,
         parse=parse_number,
         metavar="SECONDS",
     ),
 ]
 ReadMemory = Annotated[
     int,
-    option(
+    document_option(
         "--read-memory",
         help="Memory that reading a file or a folder may take, such as 4GiB. (default: 2GiB)",
-        panel=DOCUMENTS,
         parse=parse_bytes,
         metavar="SIZE",
         show_default=False,
@@ -117,10 +119,9 @@ ReadMemory = Annotated[
 ]
 Model = Annotated[
     str,
-    option(
+    model_option(
         "--model",
         help="An alias of 'lrqk models', a Hugging Face id, a folder or a .gguf file.",
-        panel=MODEL,
         metavar="MODEL",
     ),
 ]
@@ -128,10 +129,9 @@ Model = Annotated[
 
 def context_length(default: str) -> Any:
     """The option ``--ctx``, with its default in words."""
-    return option(
+    return model_option(
         "--ctx",
         help=f"Context length in tokens, such as 64k. (default: {default})",
-        panel=MODEL,
         parse=parse_tokens,
         metavar="TOKENS",
     )
@@ -139,10 +139,9 @@ def context_length(default: str) -> Any:
 
 def data_type(automatic: str) -> Any:
     """The option ``--dtype``, with what ``auto`` means in words."""
-    return option(
+    return model_option(
         "--dtype",
         help=f"Data type of weights and KV cache: float32, bfloat16, float16, or auto, {automatic}.",
-        panel=MODEL,
         metavar="DTYPE",
     )
 
@@ -150,19 +149,17 @@ def data_type(automatic: str) -> Any:
 Context = Annotated[int | None, context_length("what the text needs")]
 Device = Annotated[
     str | None,
-    option(
+    model_option(
         "--device",
         help="Where to run: cuda, cuda:1, mps or cpu. (default: a GPU if there is one)",
-        panel=MODEL,
         metavar="DEVICE",
     ),
 ]
 Threads = Annotated[
     int | None,
-    option(
+    model_option(
         "--threads",
         help="CPU threads to compute with. (default: one a core, or what the container may use)",
-        panel=MODEL,
         parse=parse_integer,
         metavar="N",
     ),
@@ -170,11 +167,10 @@ Threads = Annotated[
 Dtype = Annotated[DType, data_type("which suits the device")]
 Weights = Annotated[
     WeightChoice,
-    option(
+    model_option(
         "--weights",
         help="Weights on a GPU. auto: those of a GGUF file as they are, others as finely as leaves room for "
         "the text. bf16: plain numbers, in --dtype. q8, q4: packed in 8 or 4 bits while loading.",
-        panel=MODEL,
         metavar="FORM",
     ),
 ]
@@ -182,7 +178,7 @@ Weights = Annotated[
 
 def memory_size(flag: str, text: str) -> Any:
     """An option for an amount of memory, with its help."""
-    return option(flag, help=text, panel=_MEMORY, parse=parse_bytes, metavar="SIZE")
+    return _memory_option(flag, help=text, parse=parse_bytes, metavar="SIZE")
 
 
 Vram = Annotated[
