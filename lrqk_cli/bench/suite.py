@@ -95,8 +95,8 @@ class Suite(ABC):
             UsageError: a text is too short, or the model has no room.
         """
 
-    def configs(self, planned: BenchPlan) -> dict[str, LrqkConfig]:
-        """Return the settings that a quality suite compares, by name."""
+    def _modes(self, planned: BenchPlan) -> dict[str, LrqkConfig]:
+        """Return what a quality suite compares: settings by name."""
         longest = max(self.asked.contexts)
         return {**named_modes(self.asked.modes, planned.config, longest), **planned.varied}
 

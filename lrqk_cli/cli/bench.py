@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lrqk_cli.bench.plot import check_plot
 from lrqk_cli.bench.suite import Suite, SuiteOptions
 from lrqk_cli.cli import bench_options, options
 from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_options
@@ -72,8 +71,6 @@ def bench(
 ) -> None:
     """Measure speed and memory, or the quality of answers, in comparison with full attention."""
     warn_of_transformers()
-    given = frozenset(options.on_command_line(context, context.params))
-    bench_options.refuse_idle(given, suite)
     varied = partial(parse_variations, vary, top_k_follows="top_k" not in attention.said)
     varied(attention.config)  # so that a wrong one is told at once
     asked = SuiteOptions(
@@ -92,27 +89,26 @@ def bench(
         qa_data=tuple(qa_data),
         seed=seed,
         limits=ReadLimits(read_timeout, read_memory),
-        given=given,
+        given=frozenset(options.on_command_line(context, context.params)),
     )
-    chosen = bench_options.SUITES[suite](asked)
+
+    from lrqk_cli.bench.plot import check_plot
+    from lrqk_cli.bench.suites import make_suite
+    from lrqk_cli.terminal.console import stderr_console
+    from lrqk_cli.terminal.view import View
+
+    chosen = make_suite(suite, asked)
     if plot is not None:
         check_plot(plot)
-    shape = bench_options.chosen_shape(given, suite, shape)
+    shape = bench_options.chosen_shape(chosen, shape)
     target = _Target(model, shape, device, None if dtype == "auto" else dtype, weights, vram, ram)
-    view = _view(quiet)
+    view = View(stderr_console(), quiet)
     loaded, planned = _plan_and_load(target, chosen, attention.said, view)
     planned = replace(planned, varied=varied(planned.config))
     with _progress(view) as on_progress:
         measured = chosen.measure(loaded, planned, on_progress)
     name = model if shape is None else f"{shape} (random weights)"
     _show(measured, planned.config, loaded, name, output, plot)
-
-
-def _view(quiet: bool) -> View:
-    from lrqk_cli.terminal.console import stderr_console
-    from lrqk_cli.terminal.view import View
-
-    return View(stderr_console(), quiet)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,19 @@
-"""The options that say what ``lrqk bench`` measures, and which of them a suite has."""
+"""The options that say what ``lrqk bench`` measures, and how it is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from lrqk_cli.bench.fidelity.suite import FidelitySuite
-from lrqk_cli.bench.ruler.suite import RulerSuite
-from lrqk_cli.bench.speed.suite import SpeedSuite
 from lrqk_cli.bench.suite import Suite
 from lrqk_cli.cli.options import flag, model_option, option, output_option
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_tokens
 from lrqk_cli.errors import UsageError
 
 Output = Literal["table", "md", "json", "csv"]
-SuiteName = Literal["speed", "fidelity", "ruler"]
+SuiteName = Literal["speed", "ruler", "fidelity"]
 
-SUITES: dict[SuiteName, type[Suite]] = {"speed": SpeedSuite, "fidelity": FidelitySuite, "ruler": RulerSuite}
 _option = partial(option, panel="Measurement")
 
 SuiteOption = Annotated[
@@ -157,37 +152,16 @@ Format = Annotated[
 ]
 
 
-def refuse_idle(given: Collection[str], suite: SuiteName) -> None:
-    """Refuse options that the suite has not.
-
-    Args:
-        given: parameters that stand on the command line.
-
-    Raises:
-        UsageError: there is one.
-    """
-    for name in sorted(given):
-        owners = [other for other, kind in SUITES.items() if name in kind.options]
-        if owners and suite not in owners:
-            raise UsageError(
-                f"{flag(name)} has no meaning for --suite {suite}.",
-                f"Leave it out, or choose --suite {' or '.join(owners)}.",
-            )
-
-
-def chosen_shape(given: Collection[str], suite: SuiteName, shape: str | None) -> str | None:
+def chosen_shape(suite: Suite, shape: str | None) -> str | None:
     """Return the shape to measure; None where it is a model.
 
-    Args:
-        given: parameters that stand on the command line.
-
     Raises:
-        UsageError: both are there, or a text for a shape, which has no tokenizer.
+        UsageError: both are on the command line, or a text for a shape, which has no tokenizer.
     """
-    if shape is None or "shape" not in SUITES[suite].options:
+    if shape is None or "shape" not in suite.options:
         return None
-    others = [name for name in ("model", "text") if name in given]
-    if "shape" not in given:  # it comes from a variable or the config file, which a flag overrules
+    others = sorted(suite.asked.given & {"model", "text"})
+    if "shape" not in suite.asked.given:  # a variable or the config file has it, which a flag overrules
         return None if others else shape
     for name in others:
         raise UsageError(f"--shape and {flag(name)} exclude each other.", "Leave one of them out.")

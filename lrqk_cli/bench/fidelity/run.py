@@ -31,9 +31,9 @@ class _AtContext:
     def remaining(self) -> dict[LrqkConfig, str]:
         """Return the settings that have not run out of memory, each with the first name that it has."""
         names: dict[LrqkConfig, str] = {}
-        for name, settings in self.modes.items():
-            if settings not in self.failed:
-                names.setdefault(settings, name)
+        for name, config in self.modes.items():
+            if config not in self.failed:
+                names.setdefault(config, name)
         return names
 
 
@@ -104,15 +104,15 @@ def _run_task(
 
     try:
         references = _references(loaded, here, asked, cases, tell)
-        for settings, name in here.remaining().items():
+        for config, name in here.remaining().items():
             try:
-                with Engine(loaded.model, loaded.spec, settings, here.context) as engine:
+                with Engine(loaded.model, loaded.spec, config, here.context) as engine:
                     for case, reference in zip(cases, references, strict=True):
-                        own = compared.setdefault(settings, [])
+                        own = compared.setdefault(config, [])
                         tell(name, len(own) + 1)
                         own.append(compare(engine, loaded, case, reference, observe=asked.layers))
             except (OutOfMemoryError, torch.OutOfMemoryError) as error:
-                here.failed[settings] = f"does not fit: {_first_line(error)}"
+                here.failed[config] = f"does not fit: {_first_line(error)}"
     except (Exception, KeyboardInterrupt):
         yield from _results(loaded, here, asked, task, compared)
         raise
@@ -151,21 +151,21 @@ def _results(
     def decode(token: int) -> str:
         return str(loaded.tokenizer.decode([token]))
 
-    for name, settings in here.modes.items():
-        if settings in here.failed:
-            yield FidelityResult(task, name, 1, here.context, skipped=here.failed[settings])
-        elif compared.get(settings):
-            size = size_of(loaded, settings, here.context)
+    for name, config in here.modes.items():
+        if config in here.failed:
+            yield FidelityResult(task, name, 1, here.context, skipped=here.failed[config])
+        elif compared.get(config):
+            size = size_of(loaded, config, here.context)
             for turn in range(asked.turns):
-                of_turn = [of_case[turn] for of_case in compared[settings]]
+                of_turn = [of_case[turn] for of_case in compared[config]]
                 yield result(task, name, turn + 1, here.context, size, of_turn, decode)
 
 
-def size_of(loaded: LoadedModel, settings: LrqkConfig, context: int) -> Size:
+def size_of(loaded: LoadedModel, config: LrqkConfig, context: int) -> Size:
     """Return what a mode with these settings keeps on the device."""
     dtype = accounting.dtype_name(loaded.dtype)
-    size = accounting.kv_bytes(loaded.spec, settings, context, dtype)
-    return Size(size.index, size.hot, device_share(loaded.spec, settings, context, dtype))
+    size = accounting.kv_bytes(loaded.spec, config, context, dtype)
+    return Size(size.index, size.hot, device_share(loaded.spec, config, context, dtype))
 
 
 def _first_line(error: Exception) -> str:

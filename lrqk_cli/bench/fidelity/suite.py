@@ -50,11 +50,11 @@ class FidelitySuite(Suite):
         from lrqk_cli.models.prompt import ChatPrompt
 
         asked = self.asked
-        configs = self.configs(planned)
+        modes = self._modes(planned)
         most = max(asked.contexts) * asked.samples if TEXT in asked.tasks else 0
         text = text_tokens(asked.text, loaded.tokenizer, most, asked.limits)
         material = PromptInputs(ChatPrompt(loaded.tokenizer), text, self._sources)
-        found, ended_by = collect(run.run_fidelity(loaded, configs, asked, material, on_progress))
+        found, ended_by = collect(run.run_fidelity(loaded, modes, asked, material, on_progress))
         together = results.overall(found)
         return Report(
             {
@@ -70,7 +70,7 @@ class FidelitySuite(Suite):
             table.table(found, together),
             together,
             table.notes(found, together),
-            configs,
+            modes,
             table.chart(together),
             ended_by,
         )

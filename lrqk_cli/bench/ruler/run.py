@@ -93,11 +93,11 @@ def run_ruler(
         for task in asked.tasks:
             on_progress(f"{task} at {context:,} tokens: writing the prompts")
             samples, reason = _samples(task, context, asked, sources, prompt)
-            for mode, settings in modes.items():
+            for mode, config in modes.items():
                 if reason is not None:
                     yield TaskResult(task, mode, context, 0, skipped=reason)
                 else:
-                    yield _run_task(loaded, mode, settings, context, prompt, samples, on_progress)
+                    yield _run_task(loaded, mode, config, context, prompt, samples, on_progress)
 
 
 def _samples(
@@ -120,7 +120,7 @@ def _samples(
 def _run_task(
     loaded: LoadedModel,
     mode: str,
-    settings: LrqkConfig,
+    config: LrqkConfig,
     context: int,
     prompt: ChatPrompt,
     samples: Sequence[Sample],
@@ -130,7 +130,7 @@ def _run_task(
     answers: list[ScoredAnswer] = []
     totals = DecodeTotals()
     try:
-        with Engine(loaded.model, loaded.spec, settings, context) as engine:
+        with Engine(loaded.model, loaded.spec, config, context) as engine:
             for number, sample in enumerate(samples, 1):
                 on_progress(f"{task} at {context:,} tokens, {mode}: sample {number} of {len(samples)}")
                 answers.append(_answer(engine, loaded, prompt, sample, totals))
@@ -138,7 +138,7 @@ def _run_task(
     except (OutOfMemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).splitlines()[0]
         return TaskResult(task, mode, context, 0, skipped=f"does not fit: {reason}")
-    share = device_share(loaded.spec, settings, context, dtype_name(loaded.dtype))
+    share = device_share(loaded.spec, config, context, dtype_name(loaded.dtype))
     return _result(TaskResult(task, mode, context, len(answers), device_share=share), answers, totals, memory)
 
 

@@ -40,8 +40,8 @@ class RulerSuite(Suite):
         """See ``Suite``."""
         from lrqk_cli.bench.ruler import run, summary
 
-        configs = self.configs(planned)
-        results, ended_by = collect(run.run_ruler(loaded, configs, self.asked, self._sources, on_progress))
+        modes = self._modes(planned)
+        results, ended_by = collect(run.run_ruler(loaded, modes, self.asked, self._sources, on_progress))
         together = summary.averages(results)
         return Report(
             {"name": self.name, "samples": self.asked.samples, **prompt_facts(self.asked)},
@@ -49,7 +49,7 @@ class RulerSuite(Suite):
             run.table(results),
             together,
             [summary.sentence(average) for average in together],
-            configs,
+            modes,
             summary.chart(results),
             ended_by,
         )
