@@ -6,19 +6,17 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 import lrqk_cli
+from lrqk_cli.bench.report import Facts
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.machine import driver_version
 from lrqk_cli.upstream import installed_version
 
 _SECONDS = 10  # for git to answer
-
-Facts = Mapping[str, str | int | None]
 
 
 def environment(device: torch.device, dtype: torch.dtype, model: str) -> Facts:

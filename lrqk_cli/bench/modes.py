@@ -9,34 +9,34 @@ from lrqk_cli.config import LrqkConfig, ModelSpec, paper_settings
 from lrqk_cli.memory import accounting
 
 
-def named_modes(names: Iterable[str], settings: LrqkConfig, context: int) -> dict[str, LrqkConfig]:
+def named_modes(names: Iterable[str], config: LrqkConfig, context: int) -> dict[str, LrqkConfig]:
     """Return the settings of modes by name.
 
     ``resident`` is ``lrqk`` with every row resident; ``paper-no-hit-miss`` is ``paper`` without a hot set:
     what a step demands travels in every step. ``dense-eager`` has the settings of ``dense``.
 
     Args:
-        settings: those of ``lrqk``, under measurement.
+        config: that of ``lrqk``, under measurement.
         context: tokens of the longest context.
     """
     known = {
-        "lrqk": settings,
-        "resident": everything_resident(settings, context),
-        "paper": paper_settings(settings),
-        "paper-no-hit-miss": replace(paper_settings(settings), hot_policy="refetch"),
-        "dense": replace(settings, attention="dense"),
-        "dense-eager": replace(settings, attention="dense"),
-        "offload": replace(settings, attention="offload"),
+        "lrqk": config,
+        "resident": everything_resident(config, context),
+        "paper": paper_settings(config),
+        "paper-no-hit-miss": replace(paper_settings(config), hot_policy="refetch"),
+        "dense": replace(config, attention="dense"),
+        "dense-eager": replace(config, attention="dense"),
+        "offload": replace(config, attention="offload"),
     }
     return {name: known[name] for name in names}
 
 
-def everything_resident(settings: LrqkConfig, context: int) -> LrqkConfig:
+def everything_resident(config: LrqkConfig, context: int) -> LrqkConfig:
     """Return settings under which nothing is approximated: what is left is the noise of another kernel."""
-    return replace(settings, attention="lrqk", hot_policy="sticky", hot=max(context, settings.top_k))
+    return replace(config, attention="lrqk", hot_policy="sticky", hot=max(context, config.top_k))
 
 
-def device_share(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> float:
+def device_share(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> float:
     """Return the bytes of index and hot rows, of the KV rows of ``context`` tokens; 1 for ``dense``."""
-    size = accounting.kv_bytes(spec, settings, context, dtype)
+    size = accounting.kv_bytes(spec, config, context, dtype)
     return (size.index + size.hot + size.device_kv) / (size.host_kv + size.device_kv)

@@ -15,7 +15,8 @@ from lrqk_cli.config import LrqkConfig
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from lrqk_cli.bench.environment import Facts
+# What a reader needs to know of a measurement, by name.
+Facts = Mapping[str, str | int | Sequence[str] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Report:
         ended_by: what ended the run early, after these results.
     """
 
-    suite: Mapping[str, object]
+    suite: Facts
     results: Sequence[DataclassInstance]
     table: Table
     summary: Sequence[DataclassInstance] = ()
@@ -56,11 +57,11 @@ class Report:
     ended_by: BaseException | None = None
 
 
-def to_json(where: Facts, settings: LrqkConfig, report: Report) -> str:
+def to_json(where: Facts, config: LrqkConfig, report: Report) -> str:
     """Return one object with ``environment``, ``settings``, ``suite``, ``results`` and more where it is."""
     whole = {
         "environment": where,
-        "settings": asdict(settings),
+        "settings": asdict(config),
         "suite": report.suite,
         "complete": report.ended_by is None,
         "results": [asdict(result) for result in report.results],
@@ -74,12 +75,12 @@ def to_json(where: Facts, settings: LrqkConfig, report: Report) -> str:
     return json.dumps(whole, indent=2)
 
 
-def to_csv(where: Facts, settings: LrqkConfig, report: Report) -> str:
+def to_csv(where: Facts, config: LrqkConfig, report: Report) -> str:
     """Return one line a result, which ends with the environment and the settings of its mode."""
     rows = []
     for result in report.results:
         line = flat(result)
-        of_mode = flat(report.modes.get(line["mode"], settings))
+        of_mode = flat(report.modes.get(line["mode"], config))
         del of_mode["attention"]
         figures = {name: value for name, value in line.items() if not isinstance(value, tuple)}
         rows.append({**figures, **where, **of_mode})
@@ -92,17 +93,17 @@ def to_csv(where: Facts, settings: LrqkConfig, report: Report) -> str:
     return buffer.getvalue().rstrip("\n")
 
 
-def to_markdown(where: Facts, settings: LrqkConfig, report: Report) -> str:
+def to_markdown(where: Facts, config: LrqkConfig, report: Report) -> str:
     """Return a table, and under it what was measured, where and with which settings."""
     columns = report.table.columns
     lines = [columns, tuple("---" for _ in columns), *report.table.lines]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    common = flat(settings)
+    common = flat(config)
     del common["attention"]
     known = {name: value for name, value in where.items() if value is not None}
     facts_by_name = (("Suite", report.suite), ("Environment", known), ("Settings", common))
     facts = [f"{name}: {_listed(facts)}" for name, facts in facts_by_name]
-    differing = ((name, _differences(of_mode, settings)) for name, of_mode in report.modes.items())
+    differing = ((name, _differences(of_mode, config)) for name, of_mode in report.modes.items())
     modes = [f"Mode {name}: {_listed(own)}" for name, own in differing if own]
     return "\n\n".join([table, *report.notes, *facts, *modes])
 
@@ -120,8 +121,8 @@ def _flattened(facts: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def _differences(settings: LrqkConfig, base: LrqkConfig) -> dict[str, Any]:
-    own, common = flat(settings), flat(base)
+def _differences(config: LrqkConfig, base: LrqkConfig) -> dict[str, Any]:
+    own, common = flat(config), flat(base)
     return {name: value for name, value in own.items() if value != common[name]}
 
 

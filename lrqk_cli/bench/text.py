@@ -1,9 +1,16 @@
-"""Text to measure with: made up, different in every sentence, and the same in every run."""
+"""Text to measure with: of a file, or made up, different in every sentence, and the same in every run."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrqk_cli.config import ReadLimits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _PEOPLE = ("The surveyor", "A merchant", "The harbour master", "Her cousin", "The clerk", "An old pilot")
 _ACTIONS = ("recorded", "disputed", "forgot", "repaid", "promised", "counted", "inherited", "refused")
@@ -46,3 +53,36 @@ def synthetic_tokens(encode: Callable[[str], list[int]], count: int, seed: int =
 def random_tokens(vocabulary: int, count: int, seed: int = 0) -> list[int]:
     """Return ``count`` token ids drawn evenly from a vocabulary, for a model without a tokenizer."""
     return random.Random(seed).choices(range(vocabulary), k=count)
+
+
+def text_tokens(
+    path: Path | None, tokenizer: PreTrainedTokenizerBase, count: int, limits: ReadLimits
+) -> list[int]:
+    """Return all tokens of a text, or ``count`` of made-up sentences where there is no ``path``.
+
+    Raises:
+        DocumentError: the text cannot be read within the limits.
+    """
+
+    def encode(part: str) -> list[int]:
+        return list(tokenizer.encode(part, add_special_tokens=False))
+
+    if path is None:
+        return synthetic_tokens(encode, count)
+    return [token for text in read_texts(path, limits) for token in encode(text)]
+
+
+def read_texts(path: Path, limits: ReadLimits) -> list[str]:
+    """Return the text of each document in a file or a folder.
+
+    Raises:
+        DocumentError: one cannot be read within the limits.
+    """
+    from lrqk_cli.documents import read_documents
+
+    return [document.text for document in read_documents([path], limits=limits)]
+
+
+def file_name(path: Path | None) -> str:
+    """Return what a report calls the text of a file; None is made-up text."""
+    return "made-up sentences" if path is None else path.name

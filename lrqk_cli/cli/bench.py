@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lrqk_cli.cli import bench_options, options, paper_options, planning, suites
+from lrqk_cli.bench.suite import Suite, SuiteOptions
+from lrqk_cli.cli import bench_options, options
+from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_options
 from lrqk_cli.cli.failures import warn_of_transformers
-from lrqk_cli.cli.values import parse_tokens
+from lrqk_cli.cli.values import parse_names, parse_tokens
 from lrqk_cli.cli.variations import parse_variations
-from lrqk_cli.config import AlsConfig, LrqkConfig, ReadLimits, WeightChoice, default_top_k
-from lrqk_cli.errors import UsageError
+from lrqk_cli.config import LrqkConfig, ReadLimits, WeightChoice
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lrqk_cli.bench.planning import BenchPlan
     from lrqk_cli.bench.report import Report
     from lrqk_cli.models.describe import Description
     from lrqk_cli.models.loading import LoadedModel
@@ -29,57 +31,36 @@ if TYPE_CHECKING:
     from lrqk_cli.models.shapes import RandomModel
     from lrqk_cli.terminal.view import View
 
-_SETTINGS = LrqkConfig()
-_LIMITS = ReadLimits()
-# All modes of a suite, and those that it compares by default.
-_MODES: dict[bench_options.Suite, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "speed": (
-        ("lrqk", "dense", "dense-eager", "offload", "paper", "paper-no-hit-miss"),
-        ("lrqk", "dense"),
-    ),
-    "fidelity": (("lrqk", "resident", "paper"), ("lrqk", "resident")),
-    "ruler": (("lrqk", "resident", "paper", "dense", "offload"), ("lrqk", "dense")),
-}
+_ASKED = SuiteOptions(contexts=())
 _ANY_WIDTH = 10_000
 
 
+@with_attention_options(without={"attention"})
 def bench(
     context: typer.Context,
-    suite: bench_options.SuiteName = "speed",
+    *,
+    suite: bench_options.SuiteOption = "speed",
     ctx: bench_options.Contexts = "4k",
     modes: bench_options.Modes = None,
-    new_tokens: bench_options.NewTokens = 128,
-    repeat: bench_options.Repeat = 3,
+    new_tokens: bench_options.NewTokens = _ASKED.new_tokens,
+    repeat: bench_options.Repeat = _ASKED.repeat,
     memory_cap: bench_options.MemoryCap = None,
-    vram: planning.Vram = None,
-    ram: planning.Ram = None,
+    vram: options.Vram = None,
+    ram: options.Ram = None,
     text: bench_options.Text = None,
     tasks: bench_options.Tasks = None,
-    samples: bench_options.Samples = 10,
-    turns: bench_options.Turns = 1,
+    samples: bench_options.Samples = _ASKED.samples,
+    turns: bench_options.Turns = _ASKED.turns,
     vary: bench_options.Vary = [],  # noqa: B006 - click copies it
     layers: bench_options.Layers = False,
     haystack: bench_options.Haystack = None,
     qa_data: bench_options.QaData = [],  # noqa: B006 - click copies it
-    seed: bench_options.Seed = 0,
-    read_timeout: options.ReadTimeout = _LIMITS.timeout,
-    read_memory: options.ReadMemory = _LIMITS.memory,
+    seed: bench_options.Seed = _ASKED.seed,
+    read_timeout: options.ReadTimeout = _ASKED.limits.timeout,
+    read_memory: options.ReadMemory = _ASKED.limits.memory,
     model: options.Model = DEFAULT_MODEL,
     shape: bench_options.Shape = None,
-    rank: options.Rank = _SETTINGS.rank,
-    index_bits: options.IndexBits = _SETTINGS.index_bits,
-    hot: options.Hot = _SETTINGS.hot,
-    top_k: options.TopK = None,
-    recent: options.Recent = _SETTINGS.recent,
-    tail: options.Tail = _SETTINGS.tail,
-    segment: options.Segment = _SETTINGS.segment,
-    solver: paper_options.Solver = _SETTINGS.solver,
-    grouping: paper_options.Grouping = _SETTINGS.grouping,
-    hot_policy: paper_options.Policy = _SETTINGS.hot_policy,
-    als_init: paper_options.Init = _SETTINGS.als.init,
-    als_iterations: paper_options.Iterations = _SETTINGS.als.iterations,
-    als_tolerance: paper_options.Tolerance = _SETTINGS.als.tolerance,
-    als_penalties: paper_options.Penalties = _SETTINGS.als.penalties,
+    attention: AttentionChoices,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     weights: options.Weights = "auto",
@@ -90,69 +71,44 @@ def bench(
 ) -> None:
     """Measure speed and memory, or the quality of answers, in comparison with full attention."""
     warn_of_transformers()
-    bench_options.refuse_idle(context, suite, tasks)
-    als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
-    demanded = top_k or default_top_k(hot)
-    settings = LrqkConfig(
-        "lrqk", rank, index_bits, hot, demanded, recent, tail, segment, solver, grouping, hot_policy, als
+    varied = partial(parse_variations, vary, top_k_follows="top_k" not in attention.said)
+    varied(attention.config)  # so that a wrong one is told at once
+    asked = SuiteOptions(
+        contexts=tuple(parse_tokens(part) for part in ctx.split(",")),
+        modes=parse_names(modes),
+        device=device,
+        new_tokens=new_tokens,
+        repeat=repeat,
+        memory_cap=memory_cap,
+        text=text,
+        tasks=parse_names(tasks),
+        samples=samples,
+        turns=turns,
+        layers=layers,
+        haystack=haystack,
+        qa_data=tuple(qa_data),
+        seed=seed,
+        limits=ReadLimits(read_timeout, read_memory),
+        given=frozenset(options.on_command_line(context, context.params)),
     )
-    variations = partial(parse_variations, vary, top_k_follows=top_k is None)
-    variations(settings)  # so that a wrong one is told at once
-    asked = suites.SuiteOptions(
-        tuple(parse_tokens(part) for part in ctx.split(",")), _modes(suite, modes), samples
-    )
-    limits = ReadLimits(read_timeout, read_memory)
-    prompts = suites.Prompts(text, haystack, tuple(qa_data), seed, limits)
-    if suite == "ruler":
-        measure = suites.ruler(asked, variations, tasks or "all", prompts)
-    elif suite == "fidelity":
-        measure = suites.fidelity(asked, variations, tasks or "text", prompts, new_tokens, turns, layers)
-    else:
-        measure = suites.speed(asked, new_tokens, repeat, memory_cap, prompts)
-    if plot is not None:
-        _check_plot(plot)
-    if memory_cap is not None and suite == "speed":
-        _check_memory_cap(device, memory_cap)
-    shape = bench_options.chosen_shape(context, suite, shape)
-    answer = 1 + new_tokens if suite == "speed" else 0
-    wanted = planning.said_settings(context, settings)
-    view = _view(quiet)
-    subject = _Target(model, shape, device, None if dtype == "auto" else dtype, weights, vram, ram)
-    loaded, planned = _plan_and_load(subject, asked, answer, wanted, view)
-    with _progress(view) as on_progress:
-        measured = measure(loaded, planned, on_progress)
-    name = model if shape is None else f"{shape} (random weights)"
-    _show(measured, planned.settings, loaded, name, output, plot)
 
-
-def _modes(suite: bench_options.Suite, names: str | None) -> tuple[str, ...]:
-    """The modes that were asked for, or those that the suite compares by default."""
-    known, default = _MODES[suite]
-    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(","))) if names else default
-    for name in chosen:
-        if name not in known:
-            raise UsageError(f"--suite {suite} has no mode '{name}'.", f"Choose from {', '.join(known)}.")
-    return chosen
-
-
-def _check_plot(path: Path) -> None:
     from lrqk_cli.bench.plot import check_plot
-
-    check_plot(path)
-
-
-def _check_memory_cap(device: str | None, size: int) -> None:
-    from lrqk_cli.memory.cap import check_memory_cap
-    from lrqk_cli.models.devices import choose_device
-
-    check_memory_cap(choose_device(device), size)
-
-
-def _view(quiet: bool) -> View:
+    from lrqk_cli.bench.suites import make_suite
     from lrqk_cli.terminal.console import stderr_console
     from lrqk_cli.terminal.view import View
 
-    return View(stderr_console(), quiet)
+    chosen = make_suite(suite, asked)
+    if plot is not None:
+        check_plot(plot)
+    shape = bench_options.chosen_shape(chosen, shape)
+    target = _Target(model, shape, device, None if dtype == "auto" else dtype, weights, vram, ram)
+    view = View(stderr_console(), quiet)
+    loaded, planned = _plan_and_load(target, chosen, attention.said, view)
+    planned = replace(planned, varied=varied(planned.config))
+    with _progress(view) as on_progress:
+        measured = chosen.measure(loaded, planned, on_progress)
+    name = model if shape is None else f"{shape} (random weights)"
+    _show(measured, planned.config, loaded, name, output, plot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +125,14 @@ class _Target:
 
 
 def _plan_and_load(
-    subject: _Target, asked: suites.SuiteOptions, answer_tokens: int, wanted: Mapping[str, Any], view: View
-) -> tuple[LoadedModel | RandomModel, planning.BenchPlan]:
+    target: _Target, suite: Suite, wanted: Mapping[str, Any], view: View
+) -> tuple[LoadedModel | RandomModel, BenchPlan]:
     """Choose settings, and only then load the model or draw its weights.
 
     Raises:
         OutOfMemoryError: nothing that was asked for fits.
     """
-    name = subject.shape or subject.model
+    name = target.shape or target.model
     with view.pulling(name) as report:
         # Within the bar, because importing torch takes seconds.
         from lrqk_cli.chat.summary import plan_line
@@ -185,12 +141,12 @@ def _plan_and_load(
         from lrqk_cli.models.threads import use_threads
 
         use_threads(None)
-        source = None if subject.shape else files.fetched(loading.resolve(subject.model), report)
+        source = None if target.shape else files.fetched(loading.resolve(target.model), report)
         described = describe_source(source) if source else describe_shape(name)
-        planned, placement = _plan(subject, described, asked, answer_tokens, wanted)
+        planned, placement = _plan(target, described, suite, wanted)
     view.note(plan_line(planned.plan))
     if source is None:
-        longest = max(asked.contexts) + answer_tokens
+        longest = max(suite.asked.contexts) + suite.answer_tokens
         with view.pulling(name, "Drawing the weights of"):
             place = placement.device, placement.dtype
             return shapes.build(name, longest, *place, form=planned.plan.form), planned
@@ -205,29 +161,26 @@ def _plan_and_load(
 
 
 def _plan(
-    subject: _Target,
-    described: Description,
-    asked: suites.SuiteOptions,
-    answer_tokens: int,
-    wanted: Mapping[str, Any],
-) -> tuple[planning.BenchPlan, Placement]:
+    target: _Target, described: Description, suite: Suite, wanted: Mapping[str, Any]
+) -> tuple[BenchPlan, Placement]:
+    from lrqk_cli.bench.planning import plan_bench
     from lrqk_cli.chat.opening import reserved_context
     from lrqk_cli.memory import machine
     from lrqk_cli.models.placement import find_placement
 
     seen = machine.detect_machine()  # before torch starts CUDA
-    limits = subject.vram, subject.ram
-    placement = find_placement(described, subject.device, subject.dtype, *limits, weights=subject.weights)
+    limits = target.vram, target.ram
+    placement = find_placement(described, target.device, target.dtype, *limits, weights=target.weights)
     limit = described.spec.max_context
-    if subject.shape is None:
-        reserved_context(max(asked.contexts), described.spec)
+    if target.shape is None:
+        reserved_context(max(suite.asked.contexts), described.spec)
     else:  # random weights know no limit
-        limit = max(asked.contexts) + answer_tokens
-    rooms = {context: min(context + answer_tokens, limit) for context in asked.contexts}
-    planned = planning.plan_bench(placement, rooms, asked.modes, wanted)
+        limit = max(suite.asked.contexts) + suite.answer_tokens
+    rooms = {context: min(context + suite.answer_tokens, limit) for context in suite.asked.contexts}
+    planned = plan_bench(placement, rooms, suite.asked.modes, wanted)
     if placement.device.type != "cuda":
         return planned, placement
-    capped = placement.budget.vram if subject.vram is not None else None
+    capped = placement.budget.vram if target.vram is not None else None
     return replace(planned, vram=capped, free_before=seen.free if seen else None), placement
 
 
@@ -243,7 +196,7 @@ def _progress(view: View) -> Iterator[Callable[[str], None]]:
 
 def _show(
     measured: Report,
-    settings: LrqkConfig,
+    config: LrqkConfig,
     loaded: LoadedModel | RandomModel,
     model: str,
     output: bench_options.Output,
@@ -259,7 +212,7 @@ def _show(
         _print_table(measured)
     else:
         write = {"json": report.to_json, "csv": report.to_csv, "md": report.to_markdown}[output]
-        typer.echo(write(environment(loaded.device, loaded.dtype, model), settings, measured))
+        typer.echo(write(environment(loaded.device, loaded.dtype, model), config, measured))
     if plot is not None and measured.chart is not None:
         if measured.chart.points:
             write_plot(measured.chart, plot)

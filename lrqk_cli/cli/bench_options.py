@@ -1,241 +1,168 @@
-"""The options that say what ``lrqk bench`` measures, and which of them a suite has."""
+"""The options that say what ``lrqk bench`` measures, and how it is shown."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from lrqk_cli.cli.options import MODEL, OUTPUT, option
-from lrqk_cli.cli.planning import on_command_line
+from lrqk_cli.bench.suite import Suite
+from lrqk_cli.cli.options import flag, model_option, option, output_option
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_tokens
 from lrqk_cli.errors import UsageError
 
 Output = Literal["table", "md", "json", "csv"]
-Suite = Literal["speed", "ruler", "fidelity"]
+SuiteName = Literal["speed", "ruler", "fidelity"]
 
-_RULER_ONLY = frozenset({"haystack", "qa_data", "seed"})
-# Options that only some suites have, by the names of their parameters.
-_SUITE_OPTIONS: dict[Suite, frozenset[str]] = {
-    "speed": frozenset({"new_tokens", "repeat", "text", "shape", "memory_cap", "plot"}),
-    "fidelity": frozenset({"new_tokens", "text", "tasks", "samples", "turns", "vary", "layers", "plot"})
-    | _RULER_ONLY,
-    "ruler": frozenset({"tasks", "samples", "vary", "plot"}) | _RULER_ONLY,
-}
-_MEASURE = "Measurement"
+_option = partial(option, panel="Measurement")
 
-SuiteName = Annotated[
-    Suite,
-    option(
+SuiteOption = Annotated[
+    SuiteName,
+    _option(
         "--suite",
         help="speed; fidelity: distance from full attention; ruler: the 13 tasks of RULER, scored.",
-        panel=_MEASURE,
         metavar="SUITE",
     ),
 ]
 Contexts = Annotated[
     str,
-    option(
+    _option(
         "--ctx",
         help="Context lengths in tokens, such as 4k,16k; in speed, lengths of the prompts.",
-        panel=_MEASURE,
         metavar="TOKENS,…",
     ),
 ]
 Modes = Annotated[
     str | None,
-    option(
+    _option(
         "--modes",
         help="speed: lrqk, dense, dense-eager, offload, paper, paper-no-hit-miss. "
         "fidelity: lrqk, resident (lrqk with all rows on the GPU), paper. "
         "ruler: lrqk, resident, paper, dense, offload.",
-        panel=_MEASURE,
         metavar="MODE,…",
     ),
 ]
 NewTokens = Annotated[
     int,
-    option(
+    _option(
         "--new-tokens",
         help="speed, fidelity: tokens to decode after each prefill.",
-        panel=_MEASURE,
         parse=parse_tokens,
         metavar="N",
     ),
 ]
 Repeat = Annotated[
     int,
-    option(
-        "--repeat", help="speed: number of runs to average.", panel=_MEASURE, parse=parse_integer, metavar="N"
-    ),
+    _option("--repeat", help="speed: number of runs to average.", parse=parse_integer, metavar="N"),
 ]
 Shape = Annotated[
     str | None,
-    option(
+    model_option(
         "--shape",
         help="speed: measure a published model's shape with random weights, such as llama-3.1-8b.",
-        panel=MODEL,
         metavar="NAME",
     ),
 ]
 MemoryCap = Annotated[
     int | None,
-    option(
+    _option(
         "--memory-cap",
         help="speed: limit of the GPU memory that mode lrqk may allocate, such as 24GiB; others have none.",
-        panel=_MEASURE,
         parse=parse_bytes,
         metavar="BYTES",
     ),
 ]
 Text = Annotated[
     Path | None,
-    option(
+    _option(
         "--text",
         help="speed, fidelity: text file to measure on. (default: generated sentences, easier than prose)",
-        panel=_MEASURE,
         metavar="PATH",
     ),
 ]
 Tasks = Annotated[
     str | None,
-    option(
+    _option(
         "--tasks",
         help="ruler: its tasks, such as niah_single_1,vt (default: all). fidelity: text (default) and these.",
-        panel=_MEASURE,
         metavar="TASK,…",
     ),
 ]
 Samples = Annotated[
     int,
-    option(
-        "--samples",
-        help="fidelity, ruler: prompts per task.",
-        panel=_MEASURE,
-        parse=parse_integer,
-        metavar="N",
-    ),
+    _option("--samples", help="fidelity, ruler: prompts per task.", parse=parse_integer, metavar="N"),
 ]
 Turns = Annotated[
     int,
-    option(
+    _option(
         "--turns",
         help="fidelity: turns of a conversation, each measured separately.",
-        panel=_MEASURE,
         parse=parse_integer,
         metavar="N",
     ),
 ]
 Vary = Annotated[
     list[str],
-    option(
+    _option(
         "--vary",
         help="fidelity, ruler: also measure with one setting changed, such as top-k=512,1024. Repeat for "
         "more.",
-        panel=_MEASURE,
         metavar="NAME=V,…",
     ),
 ]
 Layers = Annotated[
     bool,
-    option(
+    _option(
         "--layers",
         help="fidelity: also measure the attention mass and the output error of each layer. Slow.",
-        panel=_MEASURE,
         metavar="",
     ),
 ]
 Haystack = Annotated[
     Path | None,
-    option(
+    _option(
         "--haystack",
         help="RULER tasks: text to hide the needles in. (default: generated sentences)",
-        panel=_MEASURE,
         metavar="PATH",
     ),
 ]
 QaData = Annotated[
     list[Path],
-    option(
+    _option(
         "--qa-data",
         help="RULER tasks: questions in SQuAD format (qa_1) or HotpotQA format (qa_2). Repeat for both.",
-        panel=_MEASURE,
         metavar="PATH",
     ),
 ]
 Seed = Annotated[
     int,
-    option(
-        "--seed",
-        help="RULER tasks: random seed of the prompts.",
-        panel=_MEASURE,
-        parse=parse_integer,
-        metavar="N",
-    ),
+    _option("--seed", help="RULER tasks: random seed of the prompts.", parse=parse_integer, metavar="N"),
 ]
 Plot = Annotated[
     Path | None,
-    option(
+    output_option(
         "--plot",
         help="Also draw a chart as .svg or .png: decode speed over context, or quality over GPU memory.",
-        panel=OUTPUT,
         metavar="PATH",
     ),
 ]
 Format = Annotated[
     Output,
-    option("--output", help="Output format: table, md, json or csv.", panel=OUTPUT, metavar="FORMAT"),
+    output_option("--output", help="Output format: table, md, json or csv.", metavar="FORMAT"),
 ]
 
 
-def refuse_idle(context: typer.Context, suite: Suite, tasks: str | None) -> None:
-    """Refuse options on the command line that would not act.
-
-    Args:
-        tasks: as they were asked for.
-
-    Raises:
-        UsageError: there is one.
-    """
-    for name in on_command_line(context, frozenset().union(*_SUITE_OPTIONS.values()) - _SUITE_OPTIONS[suite]):
-        owners = " or ".join(other for other, names in _SUITE_OPTIONS.items() if name in names)
-        raise UsageError(
-            f"{_flag(name)} has no meaning for --suite {suite}.",
-            f"Leave it out, or choose --suite {owners}.",
-        )
-    if suite == "fidelity":
-        _refuse_other_tasks(context, {name.strip() for name in (tasks or "text").split(",")})
-
-
-def chosen_shape(context: typer.Context, suite: Suite, shape: str | None) -> str | None:
+def chosen_shape(suite: Suite, shape: str | None) -> str | None:
     """Return the shape to measure; None where it is a model.
 
     Raises:
         UsageError: both are on the command line, or a text for a shape, which has no tokenizer.
     """
-    if shape is None or suite != "speed":
+    if shape is None or "shape" not in suite.options:
         return None
-    given = on_command_line(context, {"shape", "model", "text"})
-    if "shape" not in given:  # it comes from a variable or the config file, which a flag overrules
-        return None if given else shape
-    for name in given:
-        if name != "shape":
-            raise UsageError(f"--shape and {_flag(name)} exclude each other.", "Leave one of them out.")
+    others = sorted(suite.asked.given & {"model", "text"})
+    if "shape" not in suite.asked.given:  # a variable or the config file has it, which a flag overrules
+        return None if others else shape
+    for name in others:
+        raise UsageError(f"--shape and {flag(name)} exclude each other.", "Leave one of them out.")
     return shape
-
-
-def _refuse_other_tasks(context: typer.Context, tasks: set[str]) -> None:
-    idle, missing = frozenset[str](), "a task of RULER"
-    if tasks == {"text"}:
-        idle = _RULER_ONLY
-    elif not tasks & {"text", "all"}:
-        idle, missing = frozenset({"text"}), "the task text"
-    for name in on_command_line(context, idle):
-        raise UsageError(
-            f"{_flag(name)} has no meaning without {missing}.", "Leave it out, or name one in --tasks."
-        )
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

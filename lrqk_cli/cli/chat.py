@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lrqk_cli.cli import chat_options, options, paper_options, planning, questions
+from lrqk_cli.cli import chat_options, options, questions
+from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_options
 from lrqk_cli.cli.failures import warn_of_transformers
-from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig, ReadLimits, default_top_k
+from lrqk_cli.config import GenerationConfig, ReadLimits
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from lrqk_cli.documents import Document, PageSelection
     from lrqk_cli.terminal.view import View
 
-_SETTINGS = LrqkConfig()
 _GENERATION = GenerationConfig()
 _LIMITS = ReadLimits()
 
 
+@with_attention_options()
 def chat(
     context: typer.Context,
+    *,
     files: chat_options.Files = [],  # noqa: B006 - typer only reads it
     model: options.Model = DEFAULT_MODEL,
     file: chat_options.File = [],  # noqa: B006
@@ -38,23 +40,9 @@ def chat(
     answers_file: chat_options.AnswersFile = None,
     system: chat_options.System = None,
     ctx: options.Context = None,
-    vram: planning.Vram = None,
-    ram: planning.Ram = None,
-    attention: options.Attention = "auto",
-    rank: options.Rank = _SETTINGS.rank,
-    index_bits: options.IndexBits = _SETTINGS.index_bits,
-    hot: options.Hot = _SETTINGS.hot,
-    top_k: options.TopK = None,
-    recent: options.Recent = _SETTINGS.recent,
-    tail: options.Tail = _SETTINGS.tail,
-    segment: options.Segment = _SETTINGS.segment,
-    solver: paper_options.Solver = _SETTINGS.solver,
-    grouping: paper_options.Grouping = _SETTINGS.grouping,
-    hot_policy: paper_options.Policy = _SETTINGS.hot_policy,
-    als_init: paper_options.Init = _SETTINGS.als.init,
-    als_iterations: paper_options.Iterations = _SETTINGS.als.iterations,
-    als_tolerance: paper_options.Tolerance = _SETTINGS.als.tolerance,
-    als_penalties: paper_options.Penalties = _SETTINGS.als.penalties,
+    vram: options.Vram = None,
+    ram: options.Ram = None,
+    attention: AttentionChoices,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
@@ -75,12 +63,7 @@ def chat(
 ) -> None:
     """Chat about documents; with --prompt or --prompts-file, print answers and exit."""
     warn_of_transformers()
-    als = AlsConfig(als_init, als_iterations, als_tolerance, als_penalties)
-    demanded = top_k or default_top_k(hot)
-    mode = options.default_mode(attention)
-    settings = LrqkConfig(
-        mode, rank, index_bits, hot, demanded, recent, tail, segment, solver, grouping, hot_policy, als
-    )
+    wanted = attention.said
     generation = GenerationConfig(max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed)
     limits = ReadLimits(read_timeout, read_memory)
     paths = _paths(context, file, files)
@@ -97,7 +80,6 @@ def chat(
         return
     read = partial(_read_documents, password=password, limits=limits, view=view)
     documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
-    wanted = planning.said_settings(context, settings)
     number_format = None if dtype == "auto" else dtype
     request = ModelRequest(
         model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, weights
@@ -117,7 +99,7 @@ def chat(
 
 def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path]) -> list[Path]:
     """Return what is to be read; the command line overrules a variable and the config file."""
-    is_flag = bool(planning.on_command_line(context, {"file"}))
+    is_flag = bool(options.on_command_line(context, {"file"}))
     return [*named, *files] if is_flag or not files else list(files)
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrqk_cli.cli import footprint, options, paper_options, planning
+from lrqk_cli.cli import footprint, options
+from lrqk_cli.cli.attention_options import ALS_OPTIONS, AttentionChoices, with_attention_options
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.footprint_view import print_card, print_footprint
-from lrqk_cli.config import LrqkConfig, default_top_k
 from lrqk_cli.errors import UsageError
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.footprint import FootprintRequest
@@ -21,14 +21,11 @@ from lrqk_cli.upstream import installed_version
 if TYPE_CHECKING:
     from rich.console import Console
 
-_SETTINGS = LrqkConfig()
-
 Model = Annotated[
     str | None,
-    options.option(
+    options.model_option(
         "--model",
         help="Model to describe: as for chat, or the name of a published one, such as llama-3.1-8b.",
-        panel=options.MODEL,
         metavar="MODEL",
     ),
 ]
@@ -38,14 +35,14 @@ Dtype = Annotated[
 ]
 Vram = Annotated[
     int | None,
-    planning.memory_size(
+    options.memory_size(
         "--vram",
         "Memory of the card to plan for, such as 24GiB. (default: what is free on this machine's GPU)",
     ),
 ]
 Ram = Annotated[
     int | None,
-    planning.memory_size(
+    options.memory_size(
         "--ram",
         "CPU memory to plan for. (default: no limit with --vram, else seven eighths of what is free)",
     ),
@@ -54,23 +51,15 @@ Ram = Annotated[
 _OF_THE_MACHINE = frozenset({"device", "as_json", "debug"})
 
 
+@with_attention_options(without=ALS_OPTIONS)
 def info(
     context: typer.Context,
+    *,
     model: Model = None,
     ctx: Context = None,
     vram: Vram = None,
     ram: Ram = None,
-    attention: options.Attention = "auto",
-    rank: options.Rank = _SETTINGS.rank,
-    index_bits: options.IndexBits = _SETTINGS.index_bits,
-    hot: options.Hot = _SETTINGS.hot,
-    top_k: options.TopK = None,
-    recent: options.Recent = _SETTINGS.recent,
-    tail: options.Tail = _SETTINGS.tail,
-    segment: options.Segment = None,
-    solver: paper_options.Solver = _SETTINGS.solver,
-    grouping: paper_options.Grouping = _SETTINGS.grouping,
-    hot_policy: paper_options.Policy = _SETTINGS.hot_policy,
+    attention: AttentionChoices,
     device: options.Device = None,
     dtype: Dtype = "auto",
     weights: options.Weights = "auto",
@@ -79,23 +68,10 @@ def info(
 ) -> None:
     """Show this machine, or what a model needs (--model), or which models fit a card (--vram)."""
     warn_of_transformers()
-    settings = LrqkConfig(
-        options.default_mode(attention),
-        rank,
-        index_bits,
-        hot,
-        top_k or default_top_k(hot),
-        recent,
-        tail,
-        segment,
-        solver=solver,
-        grouping=grouping,
-        hot_policy=hot_policy,
-    )
-    wanted = planning.said_settings(context, settings)
+    config, wanted = attention.config, attention.said
     number_format = None if dtype == "auto" else dtype
     if model is not None:
-        asked = FootprintRequest(model, ctx, settings, wanted, device, number_format, vram, ram, weights)
+        asked = FootprintRequest(model, ctx, config, wanted, device, number_format, vram, ram, weights)
         taken = footprint.of_model(asked)
         plain, show = asdict(taken), partial(print_footprint, taken)
     elif vram is not None:
@@ -122,10 +98,10 @@ def _refuse_idle(context: typer.Context, names: Collection[str], missing: str) -
     Raises:
         UsageError: there is one.
     """
-    for name in planning.on_command_line(context, names):
+    for name in options.on_command_line(context, names):
         raise UsageError(
-            f"--{name.replace('_', '-')} has no meaning without {missing}.",
-            f"Add {missing}, or leave --{name.replace('_', '-')} out.",
+            f"{options.flag(name)} has no meaning without {missing}.",
+            f"Add {missing}, or leave {options.flag(name)} out.",
         )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lrqk_cli.cli import options, planning
+from lrqk_cli.cli import options
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.errors import ModelError, UsageError
 
@@ -26,15 +26,15 @@ Name = Annotated[
 @app.callback(invoke_without_command=True)
 def models(
     context: typer.Context,
-    vram: planning.Vram = None,
-    ram: planning.Ram = None,
+    vram: options.Vram = None,
+    ram: options.Ram = None,
     as_json: options.Json = False,
 ) -> None:
     """Show models, which of them are here, and for how long a document each one fits; or fetch and remove."""
     if context.invoked_subcommand is None:
         list_models(vram, ram, as_json)
         return
-    for name in planning.on_command_line(context, {"vram", "ram", "as_json"}):
+    for name in options.on_command_line(context, {"vram", "ram", "as_json"}):
         flag = "--json" if name == "as_json" else f"--{name}"
         raise UsageError(
             f"{flag} before {context.invoked_subcommand} has no meaning.",
@@ -43,7 +43,7 @@ def models(
 
 
 @app.command("list")
-def list_models(vram: planning.Vram = None, ram: planning.Ram = None, as_json: options.Json = False) -> None:
+def list_models(vram: options.Vram = None, ram: options.Ram = None, as_json: options.Json = False) -> None:
     """Show models, which of them are here, and for how long a document each one fits this machine."""
     from lrqk_cli.cli.shelf import print_shelf, shelf
 

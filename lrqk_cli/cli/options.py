@@ -5,21 +5,20 @@ Each option is read from its flag, else from the variable ``LRQK_<OPTION>``, els
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
 
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_tokens
-from lrqk_cli.config import AttentionMode, LrqkConfig, TailMode, WeightChoice
+from lrqk_cli.config import WeightChoice
 from lrqk_cli.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-AttentionChoice = Literal["auto", AttentionMode]
 
 DOCUMENTS = "Documents"
 MODEL = "Model"
-ATTENTION = "Attention"
 OUTPUT = "Output"
 
 
@@ -65,6 +64,12 @@ def _named(parse: Callable[[Any], object]) -> Callable[[Any], object]:
     return parse_or_name
 
 
+document_option = partial(option, panel="Documents")
+model_option = partial(option, panel="Model")
+output_option = partial(option, panel="Output")
+_memory_option = partial(option, panel="Memory")
+
+
 def _set_debug(context: typer.Context, debug: bool) -> bool:
     context.ensure_object(Invocation).debug |= debug
     return debug
@@ -88,29 +93,25 @@ Debug = Annotated[
         show_envvar=False,
     ),
 ]
-Json = Annotated[bool, option("--json", help="Print JSON instead of text.", panel=OUTPUT, metavar="")]
+Json = Annotated[bool, output_option("--json", help="Print JSON instead of text.", metavar="")]
 Quiet = Annotated[
     bool,
-    option(
-        "--quiet", help="Show warnings and errors only, no progress or statistics.", panel=OUTPUT, metavar=""
-    ),
+    output_option("--quiet", help="Show warnings and errors only, no progress or statistics.", metavar=""),
 ]
 ReadTimeout = Annotated[
     float,
-    option(
+    document_option(
         "--read-timeout",
         help="Seconds that reading a file or a folder may take, and one more for each page read.",
-        panel=DOCUMENTS,
         parse=parse_number,
         metavar="SECONDS",
     ),
 ]
 ReadMemory = Annotated[
     int,
-    option(
+    document_option(
         "--read-memory",
         help="Memory that reading a file or a folder may take, such as 4GiB. (default: 2GiB)",
-        panel=DOCUMENTS,
         parse=parse_bytes,
         metavar="SIZE",
         show_default=False,
@@ -118,10 +119,9 @@ ReadMemory = Annotated[
 ]
 Model = Annotated[
     str,
-    option(
+    model_option(
         "--model",
         help="An alias of 'lrqk models', a Hugging Face id, a folder or a .gguf file.",
-        panel=MODEL,
         metavar="MODEL",
     ),
 ]
@@ -129,10 +129,9 @@ Model = Annotated[
 
 def context_length(default: str) -> Any:
     """The option ``--ctx``, with its default in words."""
-    return option(
+    return model_option(
         "--ctx",
         help=f"Context length in tokens, such as 64k. (default: {default})",
-        panel=MODEL,
         parse=parse_tokens,
         metavar="TOKENS",
     )
@@ -140,10 +139,9 @@ def context_length(default: str) -> Any:
 
 def data_type(automatic: str) -> Any:
     """The option ``--dtype``, with what ``auto`` means in words."""
-    return option(
+    return model_option(
         "--dtype",
         help=f"Data type of weights and KV cache: float32, bfloat16, float16, or auto, {automatic}.",
-        panel=MODEL,
         metavar="DTYPE",
     )
 
@@ -151,19 +149,17 @@ def data_type(automatic: str) -> Any:
 Context = Annotated[int | None, context_length("what the text needs")]
 Device = Annotated[
     str | None,
-    option(
+    model_option(
         "--device",
         help="Where to run: cuda, cuda:1, mps or cpu. (default: a GPU if there is one)",
-        panel=MODEL,
         metavar="DEVICE",
     ),
 ]
 Threads = Annotated[
     int | None,
-    option(
+    model_option(
         "--threads",
         help="CPU threads to compute with. (default: one a core, or what the container may use)",
-        panel=MODEL,
         parse=parse_integer,
         metavar="N",
     ),
@@ -171,91 +167,41 @@ Threads = Annotated[
 Dtype = Annotated[DType, data_type("which suits the device")]
 Weights = Annotated[
     WeightChoice,
-    option(
+    model_option(
         "--weights",
         help="Weights on a GPU. auto: those of a GGUF file as they are, others as finely as leaves room for "
         "the text. bf16: plain numbers, in --dtype. q8, q4: packed in 8 or 4 bits while loading.",
-        panel=MODEL,
         metavar="FORM",
     ),
 ]
-Attention = Annotated[
-    AttentionChoice,
-    option(
-        "--attention",
-        help="auto: dense if it fits on the GPU and is not slow, else lrqk; on a CPU lrqk. dense: full "
-        "attention, KV cache on the GPU. offload: full attention, KV cache streamed from CPU memory.",
-        panel=ATTENTION,
-        metavar="MODE",
-    ),
-]
-Rank = Annotated[
-    int,
-    option("--rank", help="Rank of the index of keys.", panel=ATTENTION, parse=parse_integer, metavar="N"),
-]
-IndexBits = Annotated[
-    Literal[4, 8, 16],
-    option(
-        "--index-bits",
-        help="Bits of each number in the index.",
-        panel=ATTENTION,
-        parse=parse_integer,
-        metavar="4|8|16",
-    ),
-]
-Hot = Annotated[
-    int,
-    option(
-        "--hot",
-        help="Size of the hot set: KV rows kept on the GPU for each KV head. Fewer if memory is short.",
-        panel=ATTENTION,
-        parse=parse_tokens,
-        metavar="ROWS",
-    ),
-]
-TopK = Annotated[
+
+
+def memory_size(flag: str, text: str) -> Any:
+    """An option for an amount of memory, with its help."""
+    return _memory_option(flag, help=text, parse=parse_bytes, metavar="SIZE")
+
+
+Vram = Annotated[
     int | None,
-    option(
-        "--top-k",
-        help="Highest-scoring rows that each step needs in the hot set; missing ones are fetched. "
-        "(default: a quarter of --hot)",
-        panel=ATTENTION,
-        parse=parse_tokens,
-        metavar="ROWS",
+    memory_size(
+        "--vram",
+        "GPU memory to use at most, such as 12GiB; settings are chosen to fit. (default: what is free)",
     ),
 ]
-Recent = Annotated[
-    int,
-    option(
-        "--recent",
-        help="Most recent rows, always kept on the GPU as well.",
-        panel=ATTENTION,
-        parse=parse_tokens,
-        metavar="ROWS",
-    ),
-]
-Tail = Annotated[
-    TailMode,
-    option(
-        "--tail",
-        help="Rows outside the hot set: linear adds a prediction of what they contribute, mean adds the mean "
-        "value, none leaves them out.",
-        panel=ATTENTION,
-        metavar="MODE",
-    ),
-]
-Segment = Annotated[
+Ram = Annotated[
     int | None,
-    option(
-        "--segment",
-        help="Tokens in each step of prefill. (default: 8192, or fewer to fit; 512 on a CPU)",
-        panel=ATTENTION,
-        parse=parse_tokens,
-        metavar="TOKENS",
+    memory_size(
+        "--ram", "CPU memory to use at most, such as 32GiB. (default: seven eighths of what is free)"
     ),
 ]
 
 
-def default_mode(attention: AttentionChoice) -> AttentionMode:
-    """Return the mode that settings begin with; where it is ``auto``, the plan has the last word."""
-    return LrqkConfig().attention if attention == "auto" else attention
+def on_command_line(context: typer.Context, names: Collection[str]) -> list[str]:
+    """Return which parameters are on the command line; a variable may be meant for other commands."""
+    sources = {name: context.get_parameter_source(name) for name in sorted(names)}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def flag(name: str) -> str:
+    """Return the flag of a parameter."""
+    return f"--{name.replace('_', '-')}"

@@ -76,6 +76,11 @@ def parse_penalties(text: str | AlsPenalties) -> AlsPenalties:
     return AlsPenalties(*weights)
 
 
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """Read names, separated by commas, each once; none where nothing was said."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else ()
+
+
 def parse_tokens(text: str | int) -> int:
     """Read a number of tokens: ``65536``, ``64k`` (65,536), ``1m`` (1,048,576).
 

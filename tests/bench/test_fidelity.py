@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +19,10 @@ from lrqk_cli.bench.collect import collect
 from lrqk_cli.bench.fidelity import measure, results, run
 from lrqk_cli.bench.fidelity.cases import Case
 from lrqk_cli.bench.fidelity.results import FidelityResult
-from lrqk_cli.bench.fidelity.run import FidelityPlan, run_fidelity
+from lrqk_cli.bench.fidelity.run import run_fidelity
+from lrqk_cli.bench.fidelity.suite import FidelitySuite
 from lrqk_cli.bench.modes import everything_resident
+from lrqk_cli.bench.suite import SuiteOptions
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import OutOfMemoryError, UsageError
@@ -30,6 +33,7 @@ from lrqk_cli.models.support import spec_from_config
 CONTEXT, NEW_TOKENS = 512, 24
 SMALL = LrqkConfig(hot=64, top_k=48, recent=16, rank=8, index_bits=8)
 RESIDENT = everything_resident(SMALL, CONTEXT)
+ASKED = SuiteOptions((CONTEXT,), tasks=("text",), samples=2, new_tokens=NEW_TOKENS)
 BOUND = 0.01
 
 
@@ -69,7 +73,7 @@ def measured(
     **plan: Any,
 ) -> list[FidelityResult]:
     """Run the suite on two conversations of random tokens."""
-    whole = FidelityPlan((CONTEXT,), samples=2, new_tokens=NEW_TOKENS, **plan)
+    whole = replace(ASKED, **plan)
     cases = [case(seed, whole.turns) for seed in range(2)]
     monkeypatch.setattr(run, "text_cases", lambda *_: cases)
     material: Any = None
@@ -238,10 +242,9 @@ def test_complete_samples_outlive_what_ends_a_run(monkeypatch, end):
 
     monkeypatch.setattr(run, "compare", stop_at_the_second)
     monkeypatch.setattr(run, "text_cases", lambda *_: [case(0), case(1)])
-    plan = FidelityPlan((CONTEXT,), samples=2, new_tokens=NEW_TOKENS)
     material: Any = None
     modes = {"lrqk": SMALL, "resident": RESIDENT}
-    found, ended_by = collect(run_fidelity(loaded(), modes, plan, material, lambda _: None))
+    found, ended_by = collect(run_fidelity(loaded(), modes, ASKED, material, lambda _: None))
     assert isinstance(ended_by, end)
     assert [(result.mode, result.samples) for result in found] == [("lrqk", 2), ("resident", 1)]
 
@@ -249,4 +252,4 @@ def test_complete_samples_outlive_what_ends_a_run(monkeypatch, end):
 @pytest.mark.parametrize("name", ["samples", "new_tokens", "turns"])
 def test_a_plan_without_work_is_refused(name):
     with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} must"):
-        FidelityPlan((CONTEXT,), **{name: 0})
+        FidelitySuite(replace(ASKED, **{name: 0}))

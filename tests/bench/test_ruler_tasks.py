@@ -16,7 +16,7 @@ from lrqk_cli.bench.ruler.essay import Essay, insert_between_sentences
 from lrqk_cli.bench.ruler.needles import NEEDLE_TASKS, NOISE
 from lrqk_cli.bench.ruler.questions import read_qa
 from lrqk_cli.bench.ruler.sample import Sample, fill
-from lrqk_cli.bench.ruler.tasks import TASKS, TaskInputs, make_sample, parse_tasks, reason_to_skip
+from lrqk_cli.bench.ruler.tasks import TASKS, TaskInputs, check_tasks, make_sample, reason_to_skip
 from lrqk_cli.errors import ContextLengthError, DocumentError, UsageError
 
 SHORT, LONG = 2048, 8192
@@ -301,10 +301,10 @@ def test_a_file_that_is_no_collection_of_questions_is_refused(content: str, tmp_
 
 
 def test_names_of_tasks() -> None:
-    assert len(parse_tasks("all")) == 13
-    assert parse_tasks("vt, cwe,vt") == ("vt", "cwe")
+    assert len(check_tasks(["all"])) == 13
+    assert check_tasks(["vt", "cwe"]) == ("vt", "cwe")
     with pytest.raises(UsageError) as failure:
-        parse_tasks("niah_single_4")
+        check_tasks(["niah_single_4"])
     assert "niah_single" in failure.value.hint
 
 

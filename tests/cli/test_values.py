@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_penalties, parse_tokens
+from lrqk_cli.cli.values import (
+    parse_bytes,
+    parse_integer,
+    parse_names,
+    parse_number,
+    parse_penalties,
+    parse_tokens,
+)
 from lrqk_cli.config import AlsPenalties
 from lrqk_cli.errors import UsageError
 
@@ -82,3 +89,8 @@ def test_penalties_are_four_weights_in_their_order():
 def test_what_is_not_four_weights_is_refused(text):
     with pytest.raises(UsageError):
         parse_penalties(text)
+
+
+def test_names_are_read_once_each_and_none_where_nothing_is_said():
+    assert parse_names("vt, cwe,vt") == ("vt", "cwe")
+    assert parse_names(None) == parse_names("") == ()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lrqk_cli.bench.ruler.run import encode
-from lrqk_cli.bench.ruler.sample import Sample
+from lrqk_cli.bench.ruler.sample import Sample, encode
 from lrqk_cli.bench.ruler.tasks import TASKS, TaskInputs, make_sample
 from lrqk_cli.errors import UsageError
-from lrqk_cli.models.prompt import ChatPrompt
+
+if TYPE_CHECKING:
+    from lrqk_cli.models.prompt import ChatPrompt
 
 TEXT = "text"
 ALL_TASKS = (TEXT, *TASKS)

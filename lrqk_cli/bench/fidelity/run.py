@@ -12,48 +12,12 @@ from lrqk_cli.bench.fidelity.measure import Comparison, Reference, compare, full
 from lrqk_cli.bench.fidelity.results import FidelityResult, Size, result
 from lrqk_cli.bench.modes import device_share
 from lrqk_cli.bench.ruler.tasks import reason_to_skip
+from lrqk_cli.bench.suite import OnProgress, SuiteOptions
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
-from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
+from lrqk_cli.errors import ContextLengthError, OutOfMemoryError
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.loading import LoadedModel
-
-OnProgress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class FidelityPlan:
-    """What to run.
-
-    Attributes:
-        contexts: tokens that all turns and answers of a conversation fill together.
-        tasks: ``text`` and tasks of RULER.
-        samples: conversations of each task at each context.
-        new_tokens: tokens of an answer at most.
-        turns: user turns of a conversation.
-        seed: another one gives other prompts of RULER.
-        layers: look into every layer too.
-
-    Raises:
-        UsageError: there is nothing to measure.
-    """
-
-    contexts: tuple[int, ...]
-    tasks: tuple[str, ...] = (TEXT,)
-    samples: int = 1
-    new_tokens: int = 128
-    turns: int = 1
-    seed: int = 0
-    layers: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("new_tokens", "samples", "turns"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
-
-    def shape(self, context: int) -> CaseSize:
-        """Return how large the cases at one of the contexts are."""
-        return CaseSize(context, self.new_tokens, self.turns, self.samples)
 
 
 @dataclass(slots=True)
@@ -67,16 +31,16 @@ class _AtContext:
     def remaining(self) -> dict[LrqkConfig, str]:
         """Return the settings that have not run out of memory, each with the first name that it has."""
         names: dict[LrqkConfig, str] = {}
-        for name, settings in self.modes.items():
-            if settings not in self.failed:
-                names.setdefault(settings, name)
+        for name, config in self.modes.items():
+            if config not in self.failed:
+                names.setdefault(config, name)
         return names
 
 
 def run_fidelity(
     loaded: LoadedModel,
     modes: Mapping[str, LrqkConfig],
-    plan: FidelityPlan,
+    asked: SuiteOptions,
     material: PromptInputs,
     on_progress: OnProgress,
 ) -> Iterator[FidelityResult]:
@@ -92,23 +56,23 @@ def run_fidelity(
     Raises:
         UsageError: the text is too short for a context.
     """
-    if TEXT in plan.tasks:
-        for context in plan.contexts:  # before anything else takes its time
-            text_cases(material, plan.shape(context))
-    for context in plan.contexts:
+    if TEXT in asked.tasks:
+        for context in asked.contexts:  # before anything else takes its time
+            text_cases(material, _size(asked, context))
+    for context in asked.contexts:
         here = _AtContext(context, modes)
-        for task in plan.tasks:
+        for task in asked.tasks:
             on_progress(f"{task} at {context:,} tokens: writing the prompts")
-            cases, reason = _cases(task, plan, material, plan.shape(context))
+            cases, reason = _cases(task, asked, material, _size(asked, context))
             if reason is None:
-                yield from _run_task(loaded, here, plan, cases, on_progress)
+                yield from _run_task(loaded, here, asked, cases, on_progress)
                 continue
             for mode in modes:
                 yield FidelityResult(task, mode, 1, context, skipped=reason)
 
 
 def _cases(
-    task: str, plan: FidelityPlan, material: PromptInputs, shape: CaseSize
+    task: str, asked: SuiteOptions, material: PromptInputs, shape: CaseSize
 ) -> tuple[list[Case], str | None]:
     """Return the cases of a task, or why there are none."""
     if task == TEXT:
@@ -116,15 +80,19 @@ def _cases(
     if reason := reason_to_skip(task, material.sources):
         return [], reason
     try:
-        return ruler_cases(task, plan.seed, material, shape), None
+        return ruler_cases(task, asked.seed, material, shape), None
     except ContextLengthError as error:
         return [], error.message.rstrip(".")
+
+
+def _size(asked: SuiteOptions, context: int) -> CaseSize:
+    return CaseSize(context, asked.new_tokens, asked.turns, asked.samples)
 
 
 def _run_task(
     loaded: LoadedModel,
     here: _AtContext,
-    plan: FidelityPlan,
+    asked: SuiteOptions,
     cases: Sequence[Case],
     on_progress: OnProgress,
 ) -> Iterator[FidelityResult]:
@@ -135,26 +103,26 @@ def _run_task(
         on_progress(f"{task} at {here.context:,} tokens, {number} of {len(cases)}: {what}")
 
     try:
-        references = _references(loaded, here, plan, cases, tell)
-        for settings, name in here.remaining().items():
+        references = _references(loaded, here, asked, cases, tell)
+        for config, name in here.remaining().items():
             try:
-                with Engine(loaded.model, loaded.spec, settings, here.context) as engine:
+                with Engine(loaded.model, loaded.spec, config, here.context) as engine:
                     for case, reference in zip(cases, references, strict=True):
-                        own = compared.setdefault(settings, [])
+                        own = compared.setdefault(config, [])
                         tell(name, len(own) + 1)
-                        own.append(compare(engine, loaded, case, reference, observe=plan.layers))
+                        own.append(compare(engine, loaded, case, reference, observe=asked.layers))
             except (OutOfMemoryError, torch.OutOfMemoryError) as error:
-                here.failed[settings] = f"does not fit: {_first_line(error)}"
+                here.failed[config] = f"does not fit: {_first_line(error)}"
     except (Exception, KeyboardInterrupt):
-        yield from _results(loaded, here, plan, task, compared)
+        yield from _results(loaded, here, asked, task, compared)
         raise
-    yield from _results(loaded, here, plan, task, compared)
+    yield from _results(loaded, here, asked, task, compared)
 
 
 def _references(
     loaded: LoadedModel,
     here: _AtContext,
-    plan: FidelityPlan,
+    asked: SuiteOptions,
     cases: Sequence[Case],
     on_progress: Callable[[str, int], None],
 ) -> list[list[Reference]]:
@@ -166,7 +134,7 @@ def _references(
         with Engine(loaded.model, loaded.spec, LrqkConfig(attention="dense"), here.context) as engine:
             for number, case in enumerate(cases, 1):
                 on_progress("full attention", number)
-                references.append(full_attention(engine, loaded, case, plan.new_tokens))
+                references.append(full_attention(engine, loaded, case, asked.new_tokens))
     except (OutOfMemoryError, torch.OutOfMemoryError) as error:
         reason = f"full attention does not fit: {_first_line(error)}"
         here.failed |= dict.fromkeys(here.remaining(), reason)
@@ -176,28 +144,28 @@ def _references(
 def _results(
     loaded: LoadedModel,
     here: _AtContext,
-    plan: FidelityPlan,
+    asked: SuiteOptions,
     task: str,
     compared: Mapping[LrqkConfig, Sequence[Sequence[Comparison]]],
 ) -> Iterator[FidelityResult]:
     def decode(token: int) -> str:
         return str(loaded.tokenizer.decode([token]))
 
-    for name, settings in here.modes.items():
-        if settings in here.failed:
-            yield FidelityResult(task, name, 1, here.context, skipped=here.failed[settings])
-        elif compared.get(settings):
-            size = size_of(loaded, settings, here.context)
-            for turn in range(plan.turns):
-                of_turn = [of_case[turn] for of_case in compared[settings]]
+    for name, config in here.modes.items():
+        if config in here.failed:
+            yield FidelityResult(task, name, 1, here.context, skipped=here.failed[config])
+        elif compared.get(config):
+            size = size_of(loaded, config, here.context)
+            for turn in range(asked.turns):
+                of_turn = [of_case[turn] for of_case in compared[config]]
                 yield result(task, name, turn + 1, here.context, size, of_turn, decode)
 
 
-def size_of(loaded: LoadedModel, settings: LrqkConfig, context: int) -> Size:
+def size_of(loaded: LoadedModel, config: LrqkConfig, context: int) -> Size:
     """Return what a mode with these settings keeps on the device."""
     dtype = accounting.dtype_name(loaded.dtype)
-    size = accounting.kv_bytes(loaded.spec, settings, context, dtype)
-    return Size(size.index, size.hot, device_share(loaded.spec, settings, context, dtype))
+    size = accounting.kv_bytes(loaded.spec, config, context, dtype)
+    return Size(size.index, size.hot, device_share(loaded.spec, config, context, dtype))
 
 
 def _first_line(error: Exception) -> str:

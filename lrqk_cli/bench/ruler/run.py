@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from lrqk_cli.bench.modes import device_share
 from lrqk_cli.bench.report import Table
-from lrqk_cli.bench.ruler.sample import Sample
+from lrqk_cli.bench.ruler.sample import Sample, encode
 from lrqk_cli.bench.ruler.scoring import recall, wilson_interval
 from lrqk_cli.bench.ruler.tasks import TaskInputs, make_sample, reason_to_skip
+from lrqk_cli.bench.suite import OnProgress, SuiteOptions
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.engine.generate import Engine
-from lrqk_cli.errors import ContextLengthError, OutOfMemoryError, UsageError
+from lrqk_cli.errors import ContextLengthError, OutOfMemoryError
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.models.loading import LoadedModel
 from lrqk_cli.models.prompt import ChatPrompt
 from lrqk_cli.telemetry.stats import DecodeTotals
 
 _COLUMNS = ("task", "mode", "ctx", "samples", "score", "95% interval", "miss rate", "rows/step", "share")
-
-
-@dataclass(frozen=True, slots=True)
-class RulerPlan:
-    """What to run.
-
-    Attributes:
-        tasks: their names.
-        contexts: tokens that prompt, answer prefix and answer fill together.
-        samples: prompts of each task at each context; every mode gets the same.
-        seed: another one gives other prompts.
-
-    Raises:
-        UsageError: there are no samples.
-    """
-
-    contexts: tuple[int, ...]
-    tasks: tuple[str, ...]
-    samples: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UsageError("--samples must be at least 1.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,40 +78,30 @@ class TaskResult:
 def run_ruler(
     loaded: LoadedModel,
     modes: Mapping[str, LrqkConfig],
-    plan: RulerPlan,
+    asked: SuiteOptions,
     sources: TaskInputs,
-    on_progress: Callable[[str], None],
+    on_progress: OnProgress,
 ) -> Iterator[TaskResult]:
-    """Yield one result for each context, task and mode of the plan, in this order.
+    """Yield one result for each context, task and mode, in this order.
 
     Args:
         modes: name and settings of what answers.
         on_progress: told what is being run.
     """
     prompt = ChatPrompt(loaded.tokenizer)
-    for context in plan.contexts:
-        for task in plan.tasks:
+    for context in asked.contexts:
+        for task in asked.tasks:
             on_progress(f"{task} at {context:,} tokens: writing the prompts")
-            samples, reason = _samples(task, context, plan, sources, prompt)
-            for mode, settings in modes.items():
+            samples, reason = _samples(task, context, asked, sources, prompt)
+            for mode, config in modes.items():
                 if reason is not None:
                     yield TaskResult(task, mode, context, 0, skipped=reason)
                 else:
-                    yield _run_task(loaded, mode, settings, context, prompt, samples, on_progress)
-
-
-def encode(prompt: ChatPrompt, sample: Sample) -> list[int]:
-    """Return the tokens of a sample: the user turn, the assistant's tag and the answer prefix."""
-    return [
-        *prompt.opening(),
-        *prompt.text(sample.prompt_text),
-        *prompt.closing(),
-        *prompt.text(sample.answer_prefix),
-    ]
+                    yield _run_task(loaded, mode, config, context, prompt, samples, on_progress)
 
 
 def _samples(
-    task: str, context: int, plan: RulerPlan, sources: TaskInputs, prompt: ChatPrompt
+    task: str, context: int, asked: SuiteOptions, sources: TaskInputs, prompt: ChatPrompt
 ) -> tuple[list[Sample], str | None]:
     """Return the samples of a task, or why there are none."""
     if reason := reason_to_skip(task, sources):
@@ -144,8 +111,8 @@ def _samples(
         return len(encode(prompt, sample)) + sample.max_new_tokens
 
     try:
-        numbers = range(plan.samples)
-        return [make_sample(task, number, context, plan.seed, sources, count) for number in numbers], None
+        numbers = range(asked.samples)
+        return [make_sample(task, number, context, asked.seed, sources, count) for number in numbers], None
     except ContextLengthError as error:
         return [], error.message.rstrip(".")
 
@@ -153,17 +120,17 @@ def _samples(
 def _run_task(
     loaded: LoadedModel,
     mode: str,
-    settings: LrqkConfig,
+    config: LrqkConfig,
     context: int,
     prompt: ChatPrompt,
     samples: Sequence[Sample],
-    on_progress: Callable[[str], None],
+    on_progress: OnProgress,
 ) -> TaskResult:
     task = samples[0].task
     answers: list[ScoredAnswer] = []
     totals = DecodeTotals()
     try:
-        with Engine(loaded.model, loaded.spec, settings, context) as engine:
+        with Engine(loaded.model, loaded.spec, config, context) as engine:
             for number, sample in enumerate(samples, 1):
                 on_progress(f"{task} at {context:,} tokens, {mode}: sample {number} of {len(samples)}")
                 answers.append(_answer(engine, loaded, prompt, sample, totals))
@@ -171,7 +138,7 @@ def _run_task(
     except (OutOfMemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).splitlines()[0]
         return TaskResult(task, mode, context, 0, skipped=f"does not fit: {reason}")
-    share = device_share(loaded.spec, settings, context, dtype_name(loaded.dtype))
+    share = device_share(loaded.spec, config, context, dtype_name(loaded.dtype))
     return _result(TaskResult(task, mode, context, len(answers), device_share=share), answers, totals, memory)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lrqk_cli.errors import ContextLengthError
+
+if TYPE_CHECKING:
+    from lrqk_cli.models.prompt import ChatPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +71,13 @@ def fill(build: Build, count: Count, context: int, fewest: int, most: int | None
         else:
             high = guess
         guess = low + int((context - used) / per_unit)
+
+
+def encode(prompt: ChatPrompt, sample: Sample) -> list[int]:
+    """Return the tokens of a sample: the user turn, the assistant's tag and the answer prefix."""
+    return [
+        *prompt.opening(),
+        *prompt.text(sample.prompt_text),
+        *prompt.closing(),
+        *prompt.text(sample.answer_prefix),
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lrqk_cli.bench.ruler.counting import common_words, frequent_words_builder
@@ -29,8 +29,8 @@ class TaskInputs:
     qa: Mapping[str, QaData] = field(default_factory=dict)
 
 
-def parse_tasks(text: str, known: tuple[str, ...] = TASKS) -> tuple[str, ...]:
-    """Read names of tasks, separated by commas, or ``all``.
+def check_tasks(names: Sequence[str], known: tuple[str, ...] = TASKS) -> tuple[str, ...]:
+    """Return the tasks that are named; ``all`` names every one.
 
     Args:
         known: all tasks that there are.
@@ -38,13 +38,12 @@ def parse_tasks(text: str, known: tuple[str, ...] = TASKS) -> tuple[str, ...]:
     Raises:
         UsageError: there is no such task.
     """
-    names = [name.strip() for name in text.split(",")]
-    if names == ["all"]:
+    if tuple(names) == ("all",):
         return known
     for name in names:
         if name not in known:
             raise UsageError(f"There is no task '{name}'.", did_you_mean(name, (*known, "all")))
-    return tuple(dict.fromkeys(names))
+    return tuple(names)
 
 
 def reason_to_skip(task: str, sources: TaskInputs) -> str | None:

@@ -91,23 +91,21 @@ def _measure_one(
     subject: SpeedSubject, plan: SpeedPlan, head: SpeedResult, on_progress: Callable[[str], None]
 ) -> SpeedResult:
     label = f"{head.mode} at {head.prompt_tokens:,} tokens"
-    prompt, settings = subject.prompt[: head.prompt_tokens], subject.modes[head.mode]
+    prompt, config = subject.prompt[: head.prompt_tokens], subject.modes[head.mode]
     on_progress(f"{label}: warming up")
     context = head.prompt_tokens + plan.answer_tokens
-    with open_runner(head.mode, subject.model, subject.spec, settings, context) as runner:
+    with open_runner(head.mode, subject.model, subject.spec, config, context) as runner:
         runner.run(prompt[: _WARM_UP_SEGMENTS * runner.segment], min(_WARM_UP_STEPS, plan.new_tokens))
         runs = []
         for number in range(1, plan.repeat + 1):
             on_progress(f"{label}: run {number} of {plan.repeat}")
             runs.append(runner.run(prompt, plan.new_tokens))
         result = replace(with_figures(head, runs, runner.memory()), note=runner.note)
-        result = _with_memory(result, subject, settings, context)
-    return _with_roofline(result, subject, settings, plan)
+        result = _with_memory(result, subject, config, context)
+    return _with_roofline(result, subject, config, plan)
 
 
-def _with_memory(
-    result: SpeedResult, subject: SpeedSubject, settings: LrqkConfig, context: int
-) -> SpeedResult:
+def _with_memory(result: SpeedResult, subject: SpeedSubject, config: LrqkConfig, context: int) -> SpeedResult:
     """Add what a GPU holds beside torch's own count, and what was predicted."""
     device = torch.device(subject.model.device)
     if device.type != "cuda":
@@ -117,15 +115,15 @@ def _with_memory(
         result = replace(result, driver_bytes=probe.driver_bytes(device, subject.free_before))
     if result.mode == EAGER:
         return result
-    predicted = estimate(subject.spec, settings, context, subject.dtype)
+    predicted = estimate(subject.spec, config, context, subject.dtype)
     return replace(result, predicted_device_bytes=predicted.allocated, predicted_total_bytes=predicted.total)
 
 
 def _with_roofline(
-    result: SpeedResult, subject: SpeedSubject, settings: LrqkConfig, plan: SpeedPlan
+    result: SpeedResult, subject: SpeedSubject, config: LrqkConfig, plan: SpeedPlan
 ) -> SpeedResult:
     depth = result.prompt_tokens + plan.new_tokens // 2
-    needed = step_bytes(subject.spec, settings, depth, subject.dtype)
+    needed = step_bytes(subject.spec, config, depth, subject.dtype)
     if needed is None or result.decode_tokens_per_s is None:
         return result
     share = result.decode_tokens_per_s / needed.tokens_per_second(subject.bandwidth)

@@ -49,7 +49,7 @@ class Runner(Protocol):
 
 @contextmanager
 def open_runner(
-    mode: str, model: PreTrainedModel, spec: ModelSpec, settings: LrqkConfig, context: int
+    mode: str, model: PreTrainedModel, spec: ModelSpec, config: LrqkConfig, context: int
 ) -> Iterator[Runner]:
     """Yield what runs a mode, for prompt and answer of ``context`` tokens together.
 
@@ -59,7 +59,7 @@ def open_runner(
     if mode == EAGER:
         yield EagerRunner(model)
         return
-    with Engine(model, spec, settings, context) as engine:
+    with Engine(model, spec, config, context) as engine:
         yield EngineRunner(engine)
 
 

@@ -1,0 +1,90 @@
+"""The fidelity suite: distributions beside full attention's, along full attention's own answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lrqk_cli.bench.collect import collect
+from lrqk_cli.bench.fidelity.cases import ALL_TASKS, TEXT, PromptInputs
+from lrqk_cli.bench.report import Report
+from lrqk_cli.bench.ruler.suite import PROMPT_OPTIONS, prompt_facts, task_inputs
+from lrqk_cli.bench.ruler.tasks import check_tasks
+from lrqk_cli.bench.suite import OnProgress, Suite, SuiteOptions
+from lrqk_cli.bench.text import file_name, text_tokens
+from lrqk_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from lrqk_cli.bench.planning import BenchPlan
+    from lrqk_cli.models.loading import LoadedModel
+
+
+class FidelitySuite(Suite):
+    """See ``Suite``."""
+
+    name = "fidelity"
+    known_modes = ("lrqk", "resident", "paper")
+    default_modes = ("lrqk", "resident")
+    options = PROMPT_OPTIONS | {
+        "new_tokens",
+        "text",
+        "tasks",
+        "samples",
+        "turns",
+        "vary",
+        "layers",
+        "plot",
+    }
+
+    def __init__(self, asked: SuiteOptions) -> None:
+        super().__init__(asked)
+        tasks = check_tasks(asked.tasks or (TEXT,), ALL_TASKS)
+        _refuse_idle(asked.given, tasks)
+        self.asked = replace(self.asked, tasks=tasks)
+        self._require_positive("new_tokens", "samples", "turns")
+        self._sources = task_inputs(asked)
+
+    def measure(self, loaded: LoadedModel, planned: BenchPlan, on_progress: OnProgress) -> Report:
+        """See ``Suite``."""
+        from lrqk_cli.bench.fidelity import results, run, table
+        from lrqk_cli.models.prompt import ChatPrompt
+
+        asked = self.asked
+        modes = self._modes(planned)
+        most = max(asked.contexts) * asked.samples if TEXT in asked.tasks else 0
+        text = text_tokens(asked.text, loaded.tokenizer, most, asked.limits)
+        material = PromptInputs(ChatPrompt(loaded.tokenizer), text, self._sources)
+        found, ended_by = collect(run.run_fidelity(loaded, modes, asked, material, on_progress))
+        together = results.overall(found)
+        return Report(
+            {
+                "name": self.name,
+                "tasks": asked.tasks,
+                "samples": asked.samples,
+                "new_tokens": asked.new_tokens,
+                "turns": asked.turns,
+                "text": file_name(asked.text),
+                **prompt_facts(asked),
+            },
+            found,
+            table.table(found, together),
+            together,
+            table.notes(found, together),
+            modes,
+            table.chart(together),
+            ended_by,
+        )
+
+
+def _refuse_idle(given: frozenset[str], tasks: tuple[str, ...]) -> None:
+    """Refuse options that would not act on any of the tasks."""
+    idle, missing = frozenset[str](), ""
+    if tasks == (TEXT,):
+        idle, missing = PROMPT_OPTIONS, "a task of RULER"
+    elif TEXT not in tasks:
+        idle, missing = frozenset({"text"}), "the task text"
+    for name in sorted(given & idle):
+        raise UsageError(
+            f"--{name.replace('_', '-')} has no meaning without {missing}.",
+            "Leave it out, or name one in --tasks.",
+        )

@@ -1,0 +1,106 @@
+"""What the suites have in common: what each is asked, and that it checks this before a model is loaded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lrqk_cli.bench.modes import named_modes
+from lrqk_cli.config import LrqkConfig, ReadLimits
+from lrqk_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from lrqk_cli.bench.planning import BenchPlan
+    from lrqk_cli.bench.report import Report
+
+OnProgress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteOptions:
+    """What was asked for; a suite reads the options that it has.
+
+    Attributes:
+        contexts: tokens.
+        modes, tasks: names; none for those that the suite has by default.
+        device: where to measure; None chooses.
+        new_tokens: decode steps after each prefill.
+        repeat: runs to average.
+        memory_cap: bytes of the GPU that the mode ``lrqk`` may allocate.
+        text: to measure on; None for made-up sentences.
+        samples: prompts a task.
+        turns: of a conversation.
+        layers: look into every layer too.
+        haystack, qa_data, seed: for the tasks of RULER.
+        limits: what reading the text or the haystack may take.
+        given: the options that stand on the command line, by the names of their parameters.
+    """
+
+    contexts: tuple[int, ...]
+    modes: tuple[str, ...] = ()
+    device: str | None = None
+    new_tokens: int = 128
+    repeat: int = 3
+    memory_cap: int | None = None
+    text: Path | None = None
+    tasks: tuple[str, ...] = ()
+    samples: int = 10
+    turns: int = 1
+    layers: bool = False
+    haystack: Path | None = None
+    qa_data: tuple[Path, ...] = ()
+    seed: int = 0
+    limits: ReadLimits = field(default_factory=ReadLimits)
+    given: frozenset[str] = frozenset()
+
+
+class Suite(ABC):
+    """A suite, with what it was asked to measure.
+
+    Attributes:
+        known_modes: all that it can compare; ``default_modes`` are those that it does by default.
+        options: those of ``SuiteOptions``, and of the output, that it has and another suite has not.
+        answer_tokens: tokens to reserve beside each context.
+        asked: the same with the names of all modes and tasks.
+
+    Raises:
+        UsageError: there is nothing to measure with these options.
+        DocumentError: what prompts are made from cannot be read.
+    """
+
+    name: ClassVar[str]
+    known_modes: ClassVar[tuple[str, ...]]
+    default_modes: ClassVar[tuple[str, ...]]
+    options: ClassVar[frozenset[str]]
+    answer_tokens = 0
+
+    def __init__(self, asked: SuiteOptions) -> None:
+        self.asked = replace(asked, modes=asked.modes or self.default_modes)
+        for mode in self.asked.modes:
+            if mode not in self.known_modes:
+                known = ", ".join(self.known_modes)
+                raise UsageError(f"--suite {self.name} has no mode '{mode}'.", f"Choose from {known}.")
+
+    @abstractmethod
+    def measure(self, loaded: Any, planned: BenchPlan, on_progress: OnProgress) -> Report:
+        """Measure a ``LoadedModel``; the speed suite also takes a ``RandomModel``.
+
+        Args:
+            on_progress: told what is being measured.
+
+        Raises:
+            UsageError: a text is too short, or the model has no room.
+        """
+
+    def _modes(self, planned: BenchPlan) -> dict[str, LrqkConfig]:
+        """Return what a quality suite compares: settings by name."""
+        longest = max(self.asked.contexts)
+        return {**named_modes(self.asked.modes, planned.config, longest), **planned.varied}
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            if getattr(self.asked, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")

@@ -1,0 +1,234 @@
+"""The options of the attention: listed here once, for every command that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
+from functools import partial, wraps
+from inspect import Signature, signature
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lrqk_cli.cli.options import option
+from lrqk_cli.cli.values import parse_integer, parse_number, parse_penalties, parse_tokens
+from lrqk_cli.config import (
+    AlsConfig,
+    AlsInit,
+    AlsPenalties,
+    AttentionMode,
+    GroupingMode,
+    HotPolicy,
+    LrqkConfig,
+    SolverName,
+    TailMode,
+    default_top_k,
+)
+
+_option = partial(option, panel="Attention")
+_paper_option = partial(option, panel="The method of the LRQK paper, for comparison")
+_DEFAULT = LrqkConfig()
+
+Command = Callable[..., None]
+
+
+def _config(
+    *,
+    attention: Annotated[
+        Literal["auto", AttentionMode],
+        _option(
+            "--attention",
+            help="auto: dense if it fits on the GPU and is not slow, else lrqk; on a CPU lrqk. dense: full "
+            "attention, KV cache on the GPU. offload: full attention, KV cache streamed from CPU memory.",
+            metavar="MODE",
+        ),
+    ] = "auto",
+    rank: Annotated[
+        int,
+        _option("--rank", help="Rank of the index of keys.", parse=parse_integer, metavar="N"),
+    ] = _DEFAULT.rank,
+    index_bits: Annotated[
+        Literal[4, 8, 16],
+        _option(
+            "--index-bits", help="Bits of each number in the index.", parse=parse_integer, metavar="4|8|16"
+        ),
+    ] = _DEFAULT.index_bits,
+    hot: Annotated[
+        int,
+        _option(
+            "--hot",
+            help="Size of the hot set: KV rows kept on the GPU for each KV head. Fewer if memory is short.",
+            parse=parse_tokens,
+            metavar="ROWS",
+        ),
+    ] = _DEFAULT.hot,
+    top_k: Annotated[
+        int | None,
+        _option(
+            "--top-k",
+            help="Highest-scoring rows that each step needs in the hot set; missing ones are fetched. "
+            "(default: a quarter of --hot)",
+            parse=parse_tokens,
+            metavar="ROWS",
+        ),
+    ] = None,
+    recent: Annotated[
+        int,
+        _option(
+            "--recent",
+            help="Most recent rows, always kept on the GPU as well.",
+            parse=parse_tokens,
+            metavar="ROWS",
+        ),
+    ] = _DEFAULT.recent,
+    tail: Annotated[
+        TailMode,
+        _option(
+            "--tail",
+            help="Rows outside the hot set: linear adds a prediction of what they contribute, mean adds the "
+            "mean value, none leaves them out.",
+            metavar="MODE",
+        ),
+    ] = _DEFAULT.tail,
+    segment: Annotated[
+        int | None,
+        _option(
+            "--segment",
+            help="Tokens in each step of prefill. (default: 8192, or fewer to fit; 512 on a CPU)",
+            parse=parse_tokens,
+            metavar="TOKENS",
+        ),
+    ] = _DEFAULT.segment,
+    solver: Annotated[
+        SolverName,
+        _paper_option(
+            "--solver",
+            help="How the index is computed. joint: in closed form. als: by the paper's alternating least "
+            "squares, updated at every step.",
+            metavar="NAME",
+        ),
+    ] = _DEFAULT.solver,
+    grouping: Annotated[
+        GroupingMode,
+        _paper_option(
+            "--grouping",
+            help="kv: one index and hot set for each KV head. head: one for each query head.",
+            metavar="MODE",
+        ),
+    ] = _DEFAULT.grouping,
+    hot_policy: Annotated[
+        HotPolicy,
+        _paper_option(
+            "--hot-policy",
+            help="sticky: keep --hot rows and replace the lowest-scoring. exact: keep the best --top-k only. "
+            "refetch: as exact, but fetch all of them at every step.",
+            metavar="MODE",
+        ),
+    ] = _DEFAULT.hot_policy,
+    als_init: Annotated[
+        AlsInit,
+        _paper_option(
+            "--als-init",
+            help="Initial factors of als: randn at random; top or topcol from columns of Q and K.",
+            metavar="NAME",
+        ),
+    ] = _DEFAULT.als.init,
+    als_iterations: Annotated[
+        int,
+        _paper_option(
+            "--als-iterations", help="Maximum number of als iterations.", parse=parse_integer, metavar="N"
+        ),
+    ] = _DEFAULT.als.iterations,
+    als_tolerance: Annotated[
+        float,
+        _paper_option(
+            "--als-tolerance",
+            help="als stops once the mean squared change of its factors is below this.",
+            parse=parse_number,
+            metavar="X",
+        ),
+    ] = _DEFAULT.als.tolerance,
+    als_penalties: Annotated[
+        AlsPenalties,
+        _paper_option(
+            "--als-penalties",
+            help="Penalty weights of als for Q, K, the new token and the tokens on the GPU.",
+            parse=parse_penalties,
+            metavar="W,W,W,W",
+            show_default="1,1,1,1",
+        ),
+    ] = _DEFAULT.als.penalties,
+) -> LrqkConfig:
+    return LrqkConfig(
+        _DEFAULT.attention if attention == "auto" else attention,
+        rank,
+        index_bits,
+        hot,
+        top_k or default_top_k(hot),
+        recent,
+        tail,
+        segment,
+        solver,
+        grouping,
+        hot_policy,
+        AlsConfig(als_init, als_iterations, als_tolerance, als_penalties),
+    )
+
+
+_OPTIONS = signature(_config, eval_str=True).parameters
+ALS_OPTIONS = frozenset(name for name in _OPTIONS if name.startswith("als_"))
+
+
+class AttentionChoices:
+    """What a command was told about the attention."""
+
+    def __init__(self, context: typer.Context, values: Mapping[str, Any]) -> None:
+        self._context = context
+        self._values = values
+
+    @property
+    def config(self) -> LrqkConfig:
+        """As options and defaults say; under ``--attention auto`` the plan has the last word on the mode.
+
+        Raises:
+            UsageError: they contradict each other.
+        """
+        return _config(**self._values)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The fields of ``config`` that were said: by a flag, a variable or the config file.
+
+        ``--attention auto`` says nothing.
+        """
+        config = self.config
+        said = {"als" if name in ALS_OPTIONS else name for name in self._values if self._is_said(name)}
+        return {field.name: getattr(config, field.name) for field in fields(config) if field.name in said}
+
+    def _is_said(self, name: str) -> bool:
+        source = self._context.get_parameter_source(name)
+        return source is not None and source.name != "DEFAULT" and self._values[name] != "auto"
+
+
+def with_attention_options(without: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Give a command these options, in the place of its parameter of the type ``AttentionChoices``.
+
+    Args:
+        without: parameters of options that it does not have.
+    """
+    added = [parameter for name, parameter in _OPTIONS.items() if name not in without]
+
+    def decorate(command: Command) -> Command:
+        own = list(signature(command, eval_str=True).parameters.values())
+        (at,) = (number for number, parameter in enumerate(own) if parameter.annotation is AttentionChoices)
+
+        @wraps(command)
+        def run(context: typer.Context, **values: Any) -> None:
+            chosen = {parameter.name: values.pop(parameter.name) for parameter in added}
+            command(context, **values, **{own[at].name: AttentionChoices(context, chosen)})
+
+        # This is what typer reads.
+        run.__signature__ = Signature([*own[:at], *added, *own[at + 1 :]])  # type: ignore[attr-defined]
+        return run
+
+    return decorate

@@ -1,0 +1,43 @@
+"""What every suite says of itself, and what it refuses before a model is loaded."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import get_args
+
+import pytest
+
+from lrqk_cli.bench.modes import named_modes
+from lrqk_cli.bench.suite import SuiteOptions
+from lrqk_cli.bench.suites import SUITES, make_suite
+from lrqk_cli.cli.bench import bench
+from lrqk_cli.cli.bench_options import SuiteName
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.errors import UsageError
+
+
+def test_the_command_line_knows_every_suite() -> None:
+    assert set(get_args(SuiteName)) == set(SUITES)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_modes_have_settings_and_options_are_those_of_the_command(name: str) -> None:
+    suite = SUITES[name]
+    assert set(suite.default_modes) <= set(suite.known_modes)
+    assert set(named_modes(suite.known_modes, LrqkConfig(), 100)) == set(suite.known_modes)
+    assert suite.options <= set(signature(bench).parameters)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_modes_and_tasks_have_defaults(name: str) -> None:
+    asked = make_suite(name, SuiteOptions(contexts=(100,))).asked
+    assert asked.modes == SUITES[name].default_modes
+    assert len(asked.tasks) == {"speed": 0, "fidelity": 1, "ruler": 13}[name]
+
+
+def test_an_option_of_other_suites_is_refused_with_their_names() -> None:
+    asked = SuiteOptions(contexts=(100,), given=frozenset({"ctx", "samples", "plot"}))
+    with pytest.raises(UsageError, match="--samples has no meaning for --suite speed") as refusal:
+        make_suite("speed", asked)
+    assert "--suite fidelity or ruler" in refusal.value.hint
+    make_suite("ruler", asked)
