@@ -46,7 +46,7 @@ class FakeEngine:
     def adjust(self, settings: LrqkConfig) -> None:
         if settings.hot != LrqkConfig().hot:
             raise UsageError("--hot cannot change.", "Start again.")
-        self.settings = settings
+        self.config = settings
 
     def track_sources(self, wanted: bool) -> None:
         self.tracks = wanted

@@ -95,7 +95,7 @@ def main() -> int:
     ctx = CommandContext(
         session=session,
         model="tiny",
-        settings=LrqkConfig(),
+        config=LrqkConfig(),
         view=View(stderr_console()),
         console=console,
         read_documents=read_documents,

@@ -49,7 +49,7 @@ class Talk:
         self.ctx = CommandContext(
             session=new_session(self.engine, [FakeDocument("a.pdf", ["one", "two"])]),
             model="tiny",
-            settings=LrqkConfig(),
+            config=LrqkConfig(),
             view=View(CleanConsole(file=self.err, width=200, force_terminal=terminal)),
             console=CleanConsole(file=self.out, width=80, force_terminal=True),
             read_documents=_read,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from lrqk_cli.attention.counters import RowCounters
 from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, FixedSpace, has_device_steps
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
@@ -73,7 +74,8 @@ class LrqkCache(Cache):
             self._state = DeviceState(spec, self.position, fixed_space)
             self._make_steps()
         self._tracker: AttentionTracker | None = None
-        self._rows = [(0, 0)] * spec.num_layers
+        row_bytes = 2 * spec.head_dim * dtype.itemsize
+        self._counters = RowCounters(self._attention, self._state, row_bytes)
         self._rewind_points: WeakSet[CacheRewindPoint] = WeakSet()
         self._order = count()
         self._is_detached = False
@@ -209,7 +211,7 @@ class LrqkCache(Cache):
         """Forget all tokens, and what was fitted to them."""
         self._rewind_points.clear()
         self.position.set(0)
-        self._rows = [(0, 0)] * self.spec.num_layers
+        self._counters.reset()
         for layer in self._attention:
             layer.reset()
 
@@ -320,44 +322,18 @@ class LrqkCache(Cache):
         return bool(self._steps)
 
     def take_stats(self, seconds: float = 0.0, steps: int = 1) -> StepStats:
-        """Return the counters of all layers since they were last taken, with the time and steps they took.
-
-        Waits for the device where it keeps them.
-        """
-        taken = [layer.take_stats() for layer in self._attention]
-        totals = self._state.take_totals() if self._state is not None else []
-        wanted, fetched = (sum(column) for column in zip(*totals, strict=True)) if totals else (0, 0)
-        for number, stats in enumerate(taken):
-            before, on_device = self._rows[number], totals[number] if totals else (0, 0)
-            self._rows[number] = (
-                before[0] + on_device[0] + stats.rows_wanted,
-                before[1] + on_device[1] + stats.rows_fetched,
-            )
-        row_bytes = 2 * self.spec.head_dim * self.dtype.itemsize
-        return StepStats(
-            rows_wanted=wanted + sum(stats.rows_wanted for stats in taken),
-            rows_fetched=fetched + sum(stats.rows_fetched for stats in taken),
-            bytes_fetched=fetched * row_bytes + sum(stats.bytes_fetched for stats in taken),
-            row_sets=sum(stats.row_sets for stats in taken) * steps,
-            seconds=seconds,
-            steps=steps,
-        )
+        """Return the counters of all layers since they were last taken, see ``RowCounters.take``."""
+        return self._counters.take(seconds, steps)
 
     def layer_misses(self) -> list[float]:
         """Return the share of demanded rows that were missing, for each layer that has demanded any."""
-        return [fetched / wanted for wanted, fetched in self._rows if wanted]
+        return self._counters.layer_misses()
 
     @property
     def host_kv_bytes(self) -> int:
         """Bytes of the rows kept outside the device's own memory."""
         stores = [layer.store for layer in self._attention if isinstance(layer, FullLayer)]
         return sum(store.rows.nbytes for store in stores if not store.on_device)
-
-    @property
-    def device_kv_bytes(self) -> int:
-        """Bytes of the rows of all tokens kept on the device."""
-        stores = [layer.store for layer in self._attention if isinstance(layer, FullLayer)]
-        return sum(store.rows.nbytes for store in stores if store.on_device)
 
     @property
     def index_bytes(self) -> int:
@@ -368,8 +344,3 @@ class LrqkCache(Cache):
     def hot_bytes(self) -> int:
         """Bytes of hot rows and recent windows."""
         return sum(layer.hot.rows.nbytes for layer in self._lrqk)
-
-    @property
-    def sliding_bytes(self) -> int:
-        """Bytes of the windows of sliding-window layers."""
-        return sum(layer.ring.rows.nbytes for layer in self._attention if isinstance(layer, SlidingLayer))

@@ -37,7 +37,7 @@ class BenchPlan:
     @property
     def config(self) -> LrqkConfig:
         """Settings of the mode ``lrqk``, from which those of the others follow."""
-        return self.plan.settings
+        return self.plan.config
 
 
 def plan_bench(

@@ -100,7 +100,7 @@ class Archive:
 
 
 def make_archive(
-    conversation: Conversation, model: str, generation: GenerationConfig, settings: LrqkConfig
+    conversation: Conversation, model: str, generation: GenerationConfig, config: LrqkConfig
 ) -> Archive:
     """Return a conversation in the form in which it is saved."""
     entries = list[SavedDocument | SavedExchange]()
@@ -110,7 +110,7 @@ def make_archive(
             entries.append(SavedDocument(entry.use.title, entry.use.path, parts))
         elif isinstance(entry, Exchange):
             entries.append(SavedExchange(entry.question, entry.answer))
-    return Archive(model, conversation.prompt.system, generation, asdict(settings), tuple(entries))
+    return Archive(model, conversation.prompt.system, generation, asdict(config), tuple(entries))
 
 
 def saved_path(name: str) -> Path:

@@ -66,7 +66,7 @@ class OpenSession:
 
     Attributes:
         model: what the user called the model.
-        settings: the settings in force.
+        config: the settings in force.
         plan: the plan that chose them.
         load_s: seconds to fetch and load the model.
         threads: CPU threads that compute.
@@ -74,7 +74,7 @@ class OpenSession:
 
     session: Session
     model: str
-    settings: LrqkConfig
+    config: LrqkConfig
     plan: Plan
     load_s: float
     threads: int
@@ -177,7 +177,7 @@ def open_session(
                 tokenizer=tokenizer,
                 on_progress=report,
             )
-            engine = stack.enter_context(Engine(loaded.model, loaded.spec, plan.settings, plan.context))
+            engine = stack.enter_context(Engine(loaded.model, loaded.spec, plan.config, plan.context))
         session = Session(
             engine,
             found.prompt,
@@ -188,7 +188,7 @@ def open_session(
             max_context=loaded.spec.max_context,
             new_stream=lambda: Detokenizer(tokenizer),
         )
-        yield OpenSession(session, request.name, engine.settings, plan, time.perf_counter() - began, threads)
+        yield OpenSession(session, request.name, engine.config, plan, time.perf_counter() - began, threads)
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:

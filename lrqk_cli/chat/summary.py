@@ -8,14 +8,14 @@ from lrqk_cli.memory.planner import Plan
 from lrqk_cli.memory.units import format_bytes
 
 
-def settings_label(settings: LrqkConfig) -> str:
+def settings_label(config: LrqkConfig) -> str:
     """Return the settings that determine the error of attention, in a few words."""
-    if settings.attention == "dense":
+    if config.attention == "dense":
         return "full attention"
-    if settings.attention == "offload":
+    if config.attention == "offload":
         return "full attention, streamed"
-    rows = settings.hot if settings.hot_policy == "sticky" else settings.top_k
-    return f"LRQK, {rows:,} hot rows, rank {settings.rank} in {settings.index_bits} bits"
+    rows = config.hot if config.hot_policy == "sticky" else config.top_k
+    return f"LRQK, {rows:,} hot rows, rank {config.rank} in {config.index_bits} bits"
 
 
 def plan_line(plan: Plan) -> str:
@@ -27,7 +27,7 @@ def plan_line(plan: Plan) -> str:
         memory = f"{format_bytes(needed.total)} of {format_bytes(budget.vram)} device memory"
         if needed.host_kv:
             memory += f", {format_bytes(needed.host_kv)} of {format_bytes(budget.ram)} host memory"
-    label = settings_label(plan.settings) + (f" · weights {plan.form}" if plan.form else "")
+    label = settings_label(plan.config) + (f" · weights {plan.form}" if plan.form else "")
     return f"Planned: {label} · {plan.context:,} tokens · {memory}. {plan.why}"
 
 

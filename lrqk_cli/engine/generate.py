@@ -40,11 +40,11 @@ class Engine:
     Args:
         model: a causal language model on one device.
         spec: the model's shape.
-        settings: settings of the attention.
+        config: settings of the attention.
         context: tokens to reserve.
 
     Attributes:
-        settings: the settings in force, with the segment length filled in.
+        config: the settings in force, with the segment length filled in.
         totals: counters of all decode steps so far.
 
     Raises:
@@ -52,13 +52,13 @@ class Engine:
         OutOfMemoryError: the KV rows do not fit in memory.
     """
 
-    def __init__(self, model: PreTrainedModel, spec: ModelSpec, settings: LrqkConfig, context: int) -> None:
+    def __init__(self, model: PreTrainedModel, spec: ModelSpec, config: LrqkConfig, context: int) -> None:
         self.model = model
         self.spec = spec
         self.context = context
         self.device = torch.device(model.device)
-        self._segment = settings.segment or default_segment(self.device)
-        self.settings = settings = replace(settings, segment=self._segment)
+        self._segment = config.segment or default_segment(self.device)
+        self.config = config = replace(config, segment=self._segment)
         self.totals = DecodeTotals()
         with ExitStack() as stack, memory_errors():
             stack.enter_context(attached(model))
@@ -66,7 +66,7 @@ class Engine:
             if self.device.type == "cuda" and has_triton():
                 vectors = stack.enter_context(fused(model)).vectors
             space = None if vectors is None else vectors.space_for
-            self.cache = LrqkCache(spec, settings, context, model.dtype, self.device, space)
+            self.cache = LrqkCache(spec, config, context, model.dtype, self.device, space)
             # Kept from here on; a cache that does not fit raises above, and the block restores the model.
             self._stack = stack.pop_all()
         self._decoder = Decoder(model, self.cache)
@@ -106,15 +106,15 @@ class Engine:
         """The tokens of the conversation so far."""
         return tuple(self._tokens)
 
-    def adjust(self, settings: LrqkConfig) -> None:
+    def adjust(self, config: LrqkConfig) -> None:
         """Put another ``top_k`` or ``tail`` in force from the next step on.
 
         Raises:
             UsageError: another setting would change, which needs a new cache; the message names it.
         """
-        settings = replace(settings, segment=self._segment)
-        self.cache.adjust(settings)
-        self.settings = settings
+        config = replace(config, segment=self._segment)
+        self.cache.adjust(config)
+        self.config = config
         self._decoder = Decoder(self.model, self.cache)
 
     def track_sources(self, wanted: bool) -> None:

@@ -57,54 +57,54 @@ def ring(spec: ModelSpec, size: int, dtype: str) -> TensorShape:
     return TensorShape((spec.num_kv_heads, size, 2, spec.head_dim), dtype)
 
 
-def row_sets(spec: ModelSpec, settings: LrqkConfig) -> int:
+def row_sets(spec: ModelSpec, config: LrqkConfig) -> int:
     """Return how many indexes and hot sets a layer has: one a KV head, or one a query head."""
-    return spec.num_kv_heads if settings.grouping == "kv" else spec.num_heads
+    return spec.num_kv_heads if config.grouping == "kv" else spec.num_heads
 
 
-def hot_slots(settings: LrqkConfig, context: int) -> int:
+def hot_slots(config: LrqkConfig, context: int) -> int:
     """Return C, the hot rows of a row set: never more than the context has beside the recent window."""
-    rows = settings.hot if settings.hot_policy == "sticky" else settings.top_k
-    return min(rows, max(1, context - settings.recent))
+    rows = config.hot if config.hot_policy == "sticky" else config.top_k
+    return min(rows, max(1, context - config.recent))
 
 
-def hot_rows(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> TensorShape:
+def hot_rows(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> TensorShape:
     """Return recent window and hot set of one layer, in one buffer: ``[sets, recent + C, 2, d]``."""
-    rows = settings.recent + hot_slots(settings, context)
-    return TensorShape((row_sets(spec, settings), rows, 2, spec.head_dim), dtype)
+    rows = config.recent + hot_slots(config, context)
+    return TensorShape((row_sets(spec, config), rows, 2, spec.head_dim), dtype)
 
 
-def slot_tokens(spec: ModelSpec, settings: LrqkConfig, context: int) -> TensorShape:
+def slot_tokens(spec: ModelSpec, config: LrqkConfig, context: int) -> TensorShape:
     """Return which token each hot slot holds: ``[sets, C]``."""
-    return TensorShape((row_sets(spec, settings), hot_slots(settings, context)), "int64")
+    return TensorShape((row_sets(spec, config), hot_slots(config, context)), "int64")
 
 
-def resident_mask(spec: ModelSpec, settings: LrqkConfig, context: int) -> TensorShape:
+def resident_mask(spec: ModelSpec, config: LrqkConfig, context: int) -> TensorShape:
     """Return which tokens are in the hot set: ``[sets, context]``."""
-    return TensorShape((row_sets(spec, settings), context), "bool")
+    return TensorShape((row_sets(spec, config), context), "bool")
 
 
-def index_rank(spec: ModelSpec, settings: LrqkConfig) -> int:
+def index_rank(spec: ModelSpec, config: LrqkConfig) -> int:
     """Return r: no more than the head size, where the index would be the keys themselves."""
-    return min(settings.rank, spec.head_dim)
+    return min(config.rank, spec.head_dim)
 
 
-def index_codes(spec: ModelSpec, settings: LrqkConfig, context: int) -> TensorShape:
+def index_codes(spec: ModelSpec, config: LrqkConfig, context: int) -> TensorShape:
     """Return the low-rank index of one layer: ``[sets, context, r]``, or packed ``[sets, context, r/2]``."""
-    sets, rank = row_sets(spec, settings), index_rank(spec, settings)
-    if settings.index_bits == 4:
+    sets, rank = row_sets(spec, config), index_rank(spec, config)
+    if config.index_bits == 4:
         return TensorShape((sets, context, rank // 2), "uint8")
-    return TensorShape((sets, context, rank), "int8" if settings.index_bits == 8 else "bfloat16")
+    return TensorShape((sets, context, rank), "int8" if config.index_bits == 8 else "bfloat16")
 
 
-def index_scale(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
+def index_scale(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
     """Return the scale of each index dimension of one layer: ``[sets, 1, r]``."""
-    return TensorShape((row_sets(spec, settings), 1, index_rank(spec, settings)), "float32")
+    return TensorShape((row_sets(spec, config), 1, index_rank(spec, config)), "float32")
 
 
-def query_gram(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
+def query_gram(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
     """Return the Gram matrix of the queries of one layer: ``[sets, d, d]``."""
-    return TensorShape((row_sets(spec, settings), spec.head_dim, spec.head_dim), "float32")
+    return TensorShape((row_sets(spec, config), spec.head_dim, spec.head_dim), "float32")
 
 
 def key_gram(spec: ModelSpec) -> TensorShape:
@@ -117,26 +117,26 @@ def head_vector(spec: ModelSpec) -> TensorShape:
     return TensorShape((spec.num_kv_heads, spec.head_dim), "float32")
 
 
-def set_vector(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
+def set_vector(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
     """Return one vector a row set, such as a sum over its residents: ``[sets, d]``."""
-    return TensorShape((row_sets(spec, settings), spec.head_dim), "float32")
+    return TensorShape((row_sets(spec, config), spec.head_dim), "float32")
 
 
-def factor(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
+def factor(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
     """Return one map to the low-rank space of one layer, of queries or keys: ``[sets, d, r]``."""
-    shape = (row_sets(spec, settings), spec.head_dim, index_rank(spec, settings))
+    shape = (row_sets(spec, config), spec.head_dim, index_rank(spec, config))
     return TensorShape(shape, "float32")
 
 
-def basis(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
+def basis(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
     """Return one basis of the paper's method (B_Q or B_K) of one layer: ``[sets, r, d]``."""
-    shape = (row_sets(spec, settings), index_rank(spec, settings), spec.head_dim)
+    shape = (row_sets(spec, config), index_rank(spec, config), spec.head_dim)
     return TensorShape(shape, "float32")
 
 
-def value_slope(spec: ModelSpec, settings: LrqkConfig) -> TensorShape:
+def value_slope(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
     """Return the map from codes to values of one layer: ``[sets, r, d]``."""
-    return basis(spec, settings)
+    return basis(spec, config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,42 +172,42 @@ class KvBytes:
         return self.device_kv + self.index + self.hot + self.sliding
 
 
-def kv_bytes(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> KvBytes:
+def kv_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> KvBytes:
     """Return the bytes of the cache for ``context`` tokens with rows of element type ``dtype``."""
     full = spec.num_full_layers
     rows = full * row_store(spec, context, dtype).nbytes
     sliding = 0
     if spec.sliding_window:
         sliding = (spec.num_layers - full) * ring(spec, spec.sliding_window, dtype).nbytes
-    lrqk = settings.attention == "lrqk"
-    index = index_codes(spec, settings, context).nbytes + index_scale(spec, settings).nbytes
-    bookkeeping = sum(shape.nbytes for shape in _bookkeeping(spec, settings, context))
+    lrqk = config.attention == "lrqk"
+    index = index_codes(spec, config, context).nbytes + index_scale(spec, config).nbytes
+    bookkeeping = sum(shape.nbytes for shape in _bookkeeping(spec, config, context))
     return KvBytes(
-        host_kv=0 if settings.attention == "dense" else rows,
-        device_kv=rows if settings.attention == "dense" else 0,
+        host_kv=0 if config.attention == "dense" else rows,
+        device_kv=rows if config.attention == "dense" else 0,
         index=full * index if lrqk else 0,
-        hot=full * hot_rows(spec, settings, context, dtype).nbytes if lrqk else 0,
+        hot=full * hot_rows(spec, config, context, dtype).nbytes if lrqk else 0,
         bookkeeping=full * bookkeeping if lrqk else 0,
         sliding=sliding,
         full_attention=rows + sliding,
     )
 
 
-def _bookkeeping(spec: ModelSpec, settings: LrqkConfig, context: int) -> Iterator[TensorShape]:
-    yield slot_tokens(spec, settings, context)
-    yield resident_mask(spec, settings, context)
-    yield from (query_gram(spec, settings), key_gram(spec), key_gram(spec))
-    yield from (factor(spec, settings), factor(spec, settings))
+def _bookkeeping(spec: ModelSpec, config: LrqkConfig, context: int) -> Iterator[TensorShape]:
+    yield slot_tokens(spec, config, context)
+    yield resident_mask(spec, config, context)
+    yield from (query_gram(spec, config), key_gram(spec), key_gram(spec))
+    yield from (factor(spec, config), factor(spec, config))
     # The sums of keys and of values, and the shift of the keys.
     yield from (head_vector(spec), head_vector(spec), head_vector(spec))
-    if settings.tail != "none":
-        yield from (value_slope(spec, settings), set_vector(spec, settings))
-    if settings.solver == "joint":
+    if config.tail != "none":
+        yield from (value_slope(spec, config), set_vector(spec, config))
+    if config.solver == "joint":
         yield head_vector(spec)  # the mean key
     else:
-        yield from (basis(spec, settings), basis(spec, settings))
+        yield from (basis(spec, config), basis(spec, config))
         # The sums of the magnitudes of queries and keys.
-        yield from (set_vector(spec, settings), head_vector(spec))
+        yield from (set_vector(spec, config), head_vector(spec))
 
 
 def weight_bytes(spec: ModelSpec, dtype: str) -> int:

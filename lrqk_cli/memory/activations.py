@@ -35,9 +35,9 @@ def stream_buffers(spec: ModelSpec, rows: int, dtype: str) -> tuple[TensorShape,
     return (TensorShape(shape, dtype),) * min(2, -(-rows // STREAM_ROWS))
 
 
-def stream_bytes(spec: ModelSpec, settings: LrqkConfig, rows: int, dtype: str) -> int:
+def stream_bytes(spec: ModelSpec, config: LrqkConfig, rows: int, dtype: str) -> int:
     """Return the bytes of ``stream_buffers``; 0 for ``dense``, whose rows need not travel."""
-    if settings.attention == "dense" or not spec.num_full_layers:
+    if config.attention == "dense" or not spec.num_full_layers:
         return 0
     return sum(shape.nbytes for shape in stream_buffers(spec, rows, dtype))
 
@@ -48,7 +48,7 @@ def segment_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
     return tables + _ID_VECTORS * segment * ITEM_BYTES["int64"]
 
 
-def attention_bytes(spec: ModelSpec, settings: LrqkConfig, segment: int, earlier: int, dtype: str) -> int:
+def attention_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: int, dtype: str) -> int:
     """Return the bytes of one layer's attention for a segment, without streamed rows.
 
     Args:
@@ -66,8 +66,8 @@ def attention_bytes(spec: ModelSpec, settings: LrqkConfig, segment: int, earlier
         # The output so far, that of a chunk, and the merged one.
         phases.append(3 * queries * _FLOAT + queries * item)
         # The output so far, while a chunk of the earlier keys is indexed.
-        phases.append(queries * _FLOAT + _indexing_bytes(spec, settings, earlier))
-    if settings.attention == "lrqk":
+        phases.append(queries * _FLOAT + _indexing_bytes(spec, config, earlier))
+    if config.attention == "lrqk":
         # Gram matrices are summed over queries, keys and values in float32, beside the output.
         phases.append(2 * queries * _FLOAT + 3 * keys * _FLOAT)
     if "sliding" in spec.layer_kinds:
@@ -119,32 +119,32 @@ def logits_bytes(spec: ModelSpec, dtype: str) -> int:
     return spec.vocab_size * (ITEM_BYTES[dtype] + _FLOAT)
 
 
-def settling_bytes(spec: ModelSpec, settings: LrqkConfig, context: int) -> int:
+def settling_bytes(spec: ModelSpec, config: LrqkConfig, context: int) -> int:
     """Return the bytes of settling one layer at the end of ``context`` tokens, without streamed rows."""
-    if settings.attention != "lrqk" or not spec.num_full_layers:
+    if config.attention != "lrqk" or not spec.num_full_layers:
         return 0
-    sets, rank = accounting.row_sets(spec, settings), accounting.index_rank(spec, settings)
-    queries = SEED_QUERIES * spec.num_heads if settings.hot_policy == "sticky" else spec.num_heads
+    sets, rank = accounting.row_sets(spec, config), accounting.index_rank(spec, config)
+    queries = SEED_QUERIES * spec.num_heads if config.hot_policy == "sticky" else spec.num_heads
     # Logits of a chunk, twice; its codes in float32; scores of all tokens with what sorts them.
     tokens = min(SCORE_CHUNK, context)
     seeding = 3 * queries * tokens * _FLOAT + 2 * sets * tokens * rank * _FLOAT
     seeding += sets * context * (3 * _FLOAT + 2 * ITEM_BYTES["int64"])
-    return max(_indexing_bytes(spec, settings, context), seeding)
+    return max(_indexing_bytes(spec, config, context), seeding)
 
 
-def _indexing_bytes(spec: ModelSpec, settings: LrqkConfig, rows: int) -> int:
+def _indexing_bytes(spec: ModelSpec, config: LrqkConfig, rows: int) -> int:
     """Return the bytes of adding a chunk of ``rows`` rows to a layer's index."""
-    if settings.attention != "lrqk":
+    if config.attention != "lrqk":
         return 0
     chunk = min(STREAM_ROWS, rows)
-    codes = accounting.row_sets(spec, settings) * accounting.index_rank(spec, settings) * chunk
+    codes = accounting.row_sets(spec, config) * accounting.index_rank(spec, config) * chunk
     # The keys in float32, as they are and centred.
     keys = 2 * chunk * spec.num_kv_heads * spec.head_dim
     return (keys + _INDEXING_COPIES * codes) * _FLOAT
 
 
-def seed_bytes(spec: ModelSpec, settings: LrqkConfig, dtype: str) -> int:
+def seed_bytes(spec: ModelSpec, config: LrqkConfig, dtype: str) -> int:
     """Return the bytes of the newest queries that the layers keep until their prefill is finished."""
-    if settings.attention != "lrqk":
+    if config.attention != "lrqk":
         return 0
     return spec.num_full_layers * SEED_QUERIES * spec.num_heads * spec.head_dim * ITEM_BYTES[dtype]

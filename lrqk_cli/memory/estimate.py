@@ -48,15 +48,15 @@ class DeviceEstimate:
         return self.allocated - self.items["cublas"] + self.host_kv
 
 
-def estimate(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> DeviceEstimate:
+def estimate(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> DeviceEstimate:
     """Estimate what reading and answering take with a text that fills the context.
 
     Args:
         context: tokens reserved.
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
     """
-    kv = accounting.kv_bytes(spec, settings, context, dtype)
-    moments = transient_bytes(spec, settings, context, dtype)
+    kv = accounting.kv_bytes(spec, config, context, dtype)
+    moments = transient_bytes(spec, config, context, dtype)
     moment = max(moments, key=lambda name: moments[name])
     transient = moments[moment]
     items = {
@@ -65,8 +65,8 @@ def estimate(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) ->
         "index": kv.index,
         "hot_rows": kv.hot,
         "sliding_windows": kv.sliding,
-        "bookkeeping": kv.bookkeeping + activations.seed_bytes(spec, settings, dtype),
-        "decode_scratch": sum(shape.nbytes for shape in decode_scratch(spec, settings, context)),
+        "bookkeeping": kv.bookkeeping + activations.seed_bytes(spec, config, dtype),
+        "decode_scratch": sum(shape.nbytes for shape in decode_scratch(spec, config, context)),
         "logits": activations.logits_bytes(spec, dtype),
         moment: transient,
         "cublas": CUBLAS_BYTES,
@@ -81,20 +81,20 @@ def allocatable(vram: int) -> int:
     return max(0, vram - CUDA_CONTEXT_BYTES)
 
 
-def transient_bytes(spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str) -> dict[str, int]:
+def transient_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> dict[str, int]:
     """Return the bytes that come and go, by the moments in which most of them exist; see ``estimate``."""
-    segment = min(settings.segment or DEFAULT_SEGMENT, context)
+    segment = min(config.segment or DEFAULT_SEGMENT, context)
     earlier = context - segment
-    streamed = activations.stream_bytes(spec, settings, earlier, dtype)
-    attention = activations.attention_bytes(spec, settings, segment, earlier, dtype) + streamed
+    streamed = activations.stream_bytes(spec, config, earlier, dtype)
+    attention = activations.attention_bytes(spec, config, segment, earlier, dtype) + streamed
     dense_part = max(
         activations.mlp_bytes(spec, segment, dtype), activations.norm_bytes(spec, segment, dtype)
     )
     standing = activations.segment_bytes(spec, segment, dtype)
-    settling = activations.settling_bytes(spec, settings, context)
+    settling = activations.settling_bytes(spec, config, context)
     if settling:
         # The last segment may still be in the layer.
-        settling += activations.stream_bytes(spec, settings, context, dtype)
+        settling += activations.stream_bytes(spec, config, context, dtype)
         settling += standing + activations.layer_bytes(spec, segment, dtype)
     return {
         "prefill_attention": standing + attention,

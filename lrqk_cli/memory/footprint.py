@@ -33,7 +33,7 @@ class FootprintRequest:
     """What was asked for.
 
     Attributes:
-        settings: as the flags and their defaults say.
+        config: as the flags and their defaults say.
         wanted: the fields of them that were said.
         weights: their form; that on a GPU where ``vram`` stands for a card.
         vram, ram: bytes; None where nothing is said. ``vram`` stands for a card, whatever is in this machine;
@@ -42,7 +42,7 @@ class FootprintRequest:
 
     model: str
     context: int | None
-    settings: LrqkConfig
+    config: LrqkConfig
     wanted: Mapping[str, Any]
     device: str | None
     dtype: str | None
@@ -181,16 +181,16 @@ def footprint(
     """
     budget = question.vram or (machine.free if machine else None)
     ram = question.ram or (AMPLE if question.vram else host_budget())
-    settings, why, longest = question.settings, None, None
+    config, why, longest = question.config, None, None
     if budget is not None:
         choose = planner.plan if question.vram else planner.find
         chosen = choose(spec, dtype, context, budget, ram, question.wanted)
         # Of this machine's own memory nothing was promised: what does not fit is shown as it is.
         if chosen is not None:
-            spec, settings, why = chosen.spec, chosen.settings, chosen.why
+            spec, config, why = chosen.spec, chosen.config, chosen.why
         longest = planner.longest_context(spec, dtype, budget, ram, spec.max_context, question.wanted)
-    needed = estimate(spec, settings, context, dtype)
-    dense = estimate(spec, replace(settings, attention="dense"), context, dtype)
+    needed = estimate(spec, config, context, dtype)
+    dense = estimate(spec, replace(config, attention="dense"), context, dtype)
     return Footprint(
         model=question.model,
         architecture=spec.architecture,
@@ -199,7 +199,7 @@ def footprint(
         ctx=context,
         dtype=dtype,
         weights=_form(spec),
-        attention=settings,
+        attention=config,
         why=why,
         device_memory={**needed.items, "total": needed.total},
         host_memory=HostMemory(needed.host_kv, host_budget(question.ram)),
@@ -208,7 +208,7 @@ def footprint(
         longest_context=longest,
         cards_dtype=question.dtype or CARD_DTYPE,
         cards=_cards(question, on_card),
-        predicted=_predicted(machine, spec, settings, context, dtype),
+        predicted=_predicted(machine, spec, config, context, dtype),
     )
 
 
@@ -269,16 +269,16 @@ def _cards(question: FootprintRequest, spec: ModelSpec) -> tuple[CardCell, ...]:
 def _cell(size: int, context: int, found: planner.Plan | None) -> CardCell:
     if found is None:
         return CardCell(size, context)
-    mode = found.settings.attention
-    return CardCell(size, context, _form(found.spec), mode, found.settings.hot if mode == "lrqk" else None)
+    mode = found.config.attention
+    return CardCell(size, context, _form(found.spec), mode, found.config.hot if mode == "lrqk" else None)
 
 
 def _predicted(
-    machine: Machine | None, spec: ModelSpec, settings: LrqkConfig, context: int, dtype: str
+    machine: Machine | None, spec: ModelSpec, config: LrqkConfig, context: int, dtype: str
 ) -> PredictedSpeed | None:
     if machine is None or machine.bandwidth is None:
         return None
-    modes = (settings, replace(settings, attention="dense"))
+    modes = (config, replace(config, attention="dense"))
     reads = [step_bytes(spec, of_mode, context, dtype) for of_mode in modes]
     speeds = [read.tokens_per_second(Bandwidth(machine.bandwidth, None)) for read in reads if read]
     return PredictedSpeed(machine.bandwidth, *speeds) if len(speeds) == len(reads) else None

@@ -35,14 +35,14 @@ class Plan:
 
     Attributes:
         spec: of the model, its weights in the form that was chosen.
-        settings: with ``segment`` set.
+        config: with ``segment`` set.
         context: tokens that they are for.
         budget: what there was.
         why: one sentence that gives the reason for them.
     """
 
     spec: ModelSpec
-    settings: LrqkConfig
+    config: LrqkConfig
     context: int
     budget: Budget
     estimate: DeviceEstimate
@@ -56,7 +56,7 @@ class Plan:
     @property
     def segment(self) -> int:
         """Tokens that go through the model at once while reading."""
-        return self.settings.segment or DEFAULT_SEGMENT
+        return self.config.segment or DEFAULT_SEGMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class _Task:
     ram: int
     wanted: Mapping[str, Any]
 
-    def settings(self, **chosen: Any) -> LrqkConfig:
+    def config(self, **chosen: Any) -> LrqkConfig:
         """Return settings as chosen, except where others were asked for."""
         merged = {**chosen, **self.wanted}
         if "hot" in merged and "top_k" not in merged:
@@ -79,11 +79,11 @@ class _Task:
 
     def attempt(self, why: str, **chosen: Any) -> Plan | None:
         """Return the plan of these settings if it fits."""
-        settings = self.settings(**chosen)
-        needed = estimate(self.spec, settings, self.context, self.dtype)
+        config = self.config(**chosen)
+        needed = estimate(self.spec, config, self.context, self.dtype)
         if not self.has_room(needed):
             return None
-        return Plan(self.spec, settings, self.context, Budget(self.vram, self.ram), needed, why)
+        return Plan(self.spec, config, self.context, Budget(self.vram, self.ram), needed, why)
 
     def has_room(self, needed: DeviceEstimate) -> bool:
         """Tell whether so much memory is there."""
@@ -94,7 +94,7 @@ class _Task:
     def read(self, **chosen: Any) -> int:
         """Return the bytes that a decode step reads at the end of the context."""
         weights = weight_bytes_read(self.spec, self.dtype) or weight_bytes(self.spec, self.dtype)
-        return weights + kv_bytes(self.spec, self.settings(**chosen), self.context, self.dtype).read
+        return weights + kv_bytes(self.spec, self.config(**chosen), self.context, self.dtype).read
 
     @property
     def segments(self) -> tuple[int, ...]:
@@ -154,7 +154,7 @@ def find(
 
 def is_poor(found: Plan) -> bool:
     """Tell whether a plan has so few hot rows that they cost more than coarser weights would."""
-    return found.settings.attention == "lrqk" and found.settings.hot < _GOOD_HOT
+    return found.config.attention == "lrqk" and found.config.hot < _GOOD_HOT
 
 
 def _forms(spec: ModelSpec, vram: int | None) -> list[ModelSpec]:

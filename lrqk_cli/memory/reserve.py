@@ -42,7 +42,7 @@ def reserve(
     chosen = planner.plan(spec, dtype, context, *budget, wanted)
     if not grows:
         return chosen
-    kept = {field.name: getattr(chosen.settings, field.name) for field in fields(chosen.settings)}
+    kept = {field.name: getattr(chosen.config, field.name) for field in fields(chosen.config)}
     vram, ram = budget
     if vram is not None:
         ram = max(ram // _SHARE, chosen.estimate.host_kv)

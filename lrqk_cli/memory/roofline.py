@@ -46,7 +46,7 @@ class StepBytes:
         return 1.0 / max(self.device / bandwidth.memory, self.link / bandwidth.link)
 
 
-def step_bytes(spec: ModelSpec, settings: LrqkConfig, depth: int, dtype: str) -> StepBytes | None:
+def step_bytes(spec: ModelSpec, config: LrqkConfig, depth: int, dtype: str) -> StepBytes | None:
     """Return the bytes of a step after ``depth`` tokens.
 
     Args:
@@ -58,5 +58,5 @@ def step_bytes(spec: ModelSpec, settings: LrqkConfig, depth: int, dtype: str) ->
     weights = weight_bytes_read(spec, dtype)
     if weights is None:
         return None
-    kv = kv_bytes(spec, settings, depth, dtype)
-    return StepBytes(weights + kv.read, kv.host_kv if settings.attention == "offload" else 0)
+    kv = kv_bytes(spec, config, depth, dtype)
+    return StepBytes(weights + kv.read, kv.host_kv if config.attention == "offload" else 0)

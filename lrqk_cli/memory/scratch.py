@@ -102,30 +102,30 @@ def attend_scratch(
     return shapes
 
 
-def decode_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> tuple[TensorShape, ...]:
+def decode_scratch(spec: ModelSpec, config: LrqkConfig, context: int) -> tuple[TensorShape, ...]:
     """Return all that ``decode_step`` allocates: what the layers share, and what each has of its own."""
     # The length of the text and the counters of rows.
     shapes = [TensorShape((1,), "int64"), TensorShape((spec.num_layers, 2), "int64")]
     heads, width = spec.num_kv_heads, spec.head_dim
     if spec.sliding_window and "sliding" in spec.layer_kinds:
         shapes += attend_scratch(heads, spec.group_size, spec.sliding_window, width, None).values()
-    if settings.attention == "dense" and spec.num_full_layers:
+    if config.attention == "dense" and spec.num_full_layers:
         shapes += attend_scratch(heads, spec.group_size, context, width, None).values()
-    if settings.attention == "lrqk" and spec.num_full_layers:
-        shapes += _lrqk_scratch(spec, settings, context)
+    if config.attention == "lrqk" and spec.num_full_layers:
+        shapes += _lrqk_scratch(spec, config, context)
     return tuple(shapes)
 
 
-def _lrqk_scratch(spec: ModelSpec, settings: LrqkConfig, context: int) -> list[TensorShape]:
-    sets = accounting.row_sets(spec, settings)
-    queries, rank = spec.num_heads // sets, accounting.index_rank(spec, settings)
-    hot = accounting.hot_slots(settings, context)
-    rows = settings.recent + hot
-    tail_rank = rank if settings.tail != "none" else None
+def _lrqk_scratch(spec: ModelSpec, config: LrqkConfig, context: int) -> list[TensorShape]:
+    sets = accounting.row_sets(spec, config)
+    queries, rank = spec.num_heads // sets, accounting.index_rank(spec, config)
+    hot = accounting.hot_slots(config, context)
+    rows = config.recent + hot
+    tail_rank = rank if config.tail != "none" else None
     # The maps with the scale of the index multiplied in.
-    own = [accounting.factor(spec, settings)]
+    own = [accounting.factor(spec, config)]
     if tail_rank is not None:
-        own.append(accounting.value_slope(spec, settings))
+        own.append(accounting.value_slope(spec, config))
     return [
         *projected(sets, queries, rank).values(),
         *token_scores(sets, queries, context, tail_rank).values(),

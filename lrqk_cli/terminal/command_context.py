@@ -57,8 +57,8 @@ class CommandContext:
     Attributes:
         session: the conversation.
         model: the user's name of the model.
-        settings: the attention settings in force.
-        attention: the mode that the user set: ``auto``, or the one in ``settings``.
+        config: the attention settings in force.
+        attention: the mode that the user set: ``auto``, or the one in ``config``.
         view: the view on stderr.
         console: the terminal on stdout.
         show: shows the events of a session, until they end or Ctrl-C stops them.
@@ -75,7 +75,7 @@ class CommandContext:
 
     session: Session
     model: str
-    settings: LrqkConfig
+    config: LrqkConfig
     view: View
     console: Console
     read_documents: ReadDocuments
@@ -91,7 +91,7 @@ class CommandContext:
 
     def checkpoint(self) -> Callable[[], None]:
         """Record conversation and settings; return a function that restores them."""
-        session, settings = self.session, self.settings
+        session, config = self.session, self.config
         conversation, generation = session.conversation.copy(), session.generation
         notes_sources, pages, own_files = session.notes_sources, self.pages, self.own_files
 
@@ -101,9 +101,9 @@ class CommandContext:
             session.generation = generation
             session.restore(conversation)
             session.note_sources(notes_sources)
-            if self.settings != settings:
-                session.engine.adjust(settings)
-                self.settings = settings
+            if self.config != config:
+                session.engine.adjust(config)
+                self.config = config
 
         return restore
 

@@ -120,7 +120,7 @@ def _make_context(
         attention=request.attention,
         session=opened.session,
         model=opened.model,
-        settings=opened.settings,
+        config=opened.config,
         view=view,
         console=console,
         read_documents=read_documents,

@@ -129,7 +129,7 @@ def _report(opened: OpenSession, prompt: str, answer: Answer) -> ChatReport:
         prompt,
         answer,
         model=opened.model,
-        settings=opened.settings,
+        config=opened.config,
         plan=opened.plan,
         documents=opened.session.documents,
         load_s=opened.load_s,

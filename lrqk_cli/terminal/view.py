@@ -125,7 +125,7 @@ class View:
 
     def planned(self, plan: Plan) -> None:
         """Print a plan; the statistics name its settings from now on."""
-        self.attention = settings_label(plan.settings)
+        self.attention = settings_label(plan.config)
         self.note(plan_line(plan))
 
     @contextmanager

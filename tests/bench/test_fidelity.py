@@ -211,7 +211,7 @@ def test_a_mode_that_runs_out_of_memory_says_so_and_the_others_go_on(monkeypatch
     make = LrqkCache._make_layer
 
     def refuse(self: LrqkCache, kind: Any) -> Any:
-        if self.settings.hot == RESIDENT.hot:
+        if self.config.hot == RESIDENT.hot:
             raise OutOfMemoryError("No room.")
         return make(self, kind)
 

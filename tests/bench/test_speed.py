@@ -118,7 +118,7 @@ def test_a_mode_that_does_not_fit_says_so_and_the_others_go_on(
     make = LrqkCache._make_layer
 
     def refuse_dense(self: LrqkCache, kind: str) -> object:
-        if self.settings.attention == "dense":
+        if self.config.attention == "dense":
             raise failure(message)
         return make(self, kind)
 

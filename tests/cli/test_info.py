@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from allocated import device_kv_bytes, sliding_bytes
 
 from lrqk_cli.__main__ import main
 from lrqk_cli.attention.cache import LrqkCache
@@ -38,10 +39,10 @@ def test_stated_bytes_are_the_allocated_ones(
     cache = LrqkCache(spec, settings, 2048, torch.bfloat16, torch.device("cpu"))
     device = report["device_memory"]
     assert report["host_memory"]["kv_rows"] == cache.host_kv_bytes
-    assert device["kv_rows"] == cache.device_kv_bytes
+    assert device["kv_rows"] == device_kv_bytes(cache)
     assert device["index"] == cache.index_bytes
     assert device["hot_rows"] == cache.hot_bytes
-    assert device["sliding_windows"] == cache.sliding_bytes
+    assert device["sliding_windows"] == sliding_bytes(cache)
     assert device["total"] == sum(size for name, size in device.items() if name != "total")
     assert report["attention"]["top_k"] == 128
 

@@ -240,7 +240,7 @@ def test_settings_that_change_on_the_way_act_from_the_next_step(changes: dict[st
             engine.adjust(second)
             engine.rewind(point)
             found.append(probe(engine))
-            assert engine.settings.top_k == second.top_k
+            assert engine.config.top_k == second.top_k
     assert torch.equal(found[1], found[2])
     assert not torch.equal(found[0], found[1])
 

@@ -30,9 +30,9 @@ def count(
 
 def test_without_a_budget_the_settings_are_those_asked_for() -> None:
     found = count()
-    needed = estimate(SPEC, ASKED.settings, 8192, "bfloat16")
+    needed = estimate(SPEC, ASKED.config, 8192, "bfloat16")
     assert (found.budget, found.longest_context, found.predicted, found.why) == (None, None, None, None)
-    assert found.attention == ASKED.settings
+    assert found.attention == ASKED.config
     assert found.device_memory == {**needed.items, "total": needed.total}
     assert found.host_memory.kv_rows == needed.host_kv
     assert (found.model, found.parameters, found.weights) == ("mine", SPEC.num_parameters, "bf16")
@@ -42,13 +42,13 @@ def test_the_budget_is_the_card_that_was_asked_about_or_what_is_free_here() -> N
     here, there = count(machine=CARD), count(replace(ASKED, vram=12 * GIB), CARD)
     assert (here.budget, there.budget) == (20 * GIB, 12 * GIB)
     plan = planner.plan(SPEC, "bfloat16", 8192, 20 * GIB, 64 * GIB, {})
-    assert (here.attention, here.why) == (plan.settings, plan.why)
+    assert (here.attention, here.why) == (plan.config, plan.why)
     assert here.longest_context == SPEC.max_context
 
 
 def test_what_does_not_fit_is_shown_here_and_refused_for_a_card() -> None:
     found = count(machine=replace(CARD, free=GIB))
-    assert found.attention == ASKED.settings
+    assert found.attention == ASKED.config
     assert found.device_memory["total"] > found.budget == GIB
     assert found.longest_context == 0
     with pytest.raises(OutOfMemoryError):
@@ -73,7 +73,7 @@ def test_each_context_has_a_cell_on_each_card() -> None:
     ]
     for cell in cells:
         found = planner.find(SPEC, "bfloat16", cell.ctx, cell.device_bytes, 64 * GIB, {})
-        assert cell.attention == (found and found.settings.attention)
+        assert cell.attention == (found and found.config.attention)
         assert (cell.hot is not None) == (cell.attention == "lrqk")
         assert (cell.weights is None) == (found is None)
 

@@ -46,7 +46,7 @@ explicit = st.fixed_dictionaries(
 
 def quality(found: Plan, context: int) -> int:
     """Rows that stay on the device."""
-    return max(context, 8192) if found.settings.attention == "dense" else found.settings.hot
+    return max(context, 8192) if found.config.attention == "dense" else found.config.hot
 
 
 @settings(max_examples=150, deadline=None)
@@ -57,14 +57,14 @@ def test_a_plan_fits_and_keeps_what_was_asked(
     found = planner.find(spec, "bfloat16", context, vram, ram, wanted)
     if found is None:
         return
-    assert found.estimate == estimate(found.spec, found.settings, context, "bfloat16")
+    assert found.estimate == estimate(found.spec, found.config, context, "bfloat16")
     assert found.estimate.total <= vram
     assert found.estimate.host_kv <= ram
-    assert all(getattr(found.settings, name) == value for name, value in wanted.items())
-    if "hot" not in wanted and found.settings.attention == "lrqk":
-        assert found.settings.hot % 64 == 0 or found.settings.hot_policy != "sticky"
-    if not {"hot", "top_k"} & wanted.keys() and found.settings.hot_policy == "sticky":
-        assert found.settings.top_k == found.settings.hot // 4
+    assert all(getattr(found.config, name) == value for name, value in wanted.items())
+    if "hot" not in wanted and found.config.attention == "lrqk":
+        assert found.config.hot % 64 == 0 or found.config.hot_policy != "sticky"
+    if not {"hot", "top_k"} & wanted.keys() and found.config.hot_policy == "sticky":
+        assert found.config.top_k == found.config.hot // 4
 
 
 @settings(max_examples=150, deadline=None)
@@ -110,15 +110,15 @@ def test_a_refusal_names_the_least_that_is_needed(wanted: dict[str, Any]) -> Non
 
 def test_full_attention_needs_no_approximation_where_it_fits() -> None:
     found = planner.plan(SPECS["qwen2.5-1.5b"], "bfloat16", 8192, 24 * GIB, 0)
-    assert found.settings.attention == "dense"
+    assert found.config.attention == "dense"
     assert found.segment == 8192
 
 
 def test_lrqk_takes_over_where_the_rows_do_not_fit() -> None:
     found = planner.plan(SPECS["llama-3.1-8b"], "bfloat16", 65536, 22 * GIB, 64 * GIB)
-    assert found.settings.attention == "lrqk"
-    assert (found.settings.rank, found.settings.index_bits) == (64, 4)
-    assert found.settings.hot >= 4096
+    assert found.config.attention == "lrqk"
+    assert (found.config.rank, found.config.index_bits) == (64, 4)
+    assert found.config.hot >= 4096
 
 
 def test_a_host_without_room_is_named() -> None:

@@ -29,10 +29,10 @@ def test_five_pages_simply_work_on_a_small_card() -> None:
     five_pages = 4000
     once = reserve(LLAMA_3B, "bfloat16", five_pages, Budget(8 * GIB, 12 * GIB), grows=False)
     assert once.context == 4096
-    assert once.settings.attention == "dense"
+    assert once.config.attention == "dense"
     chat = reserve(LLAMA_3B, "bfloat16", five_pages, Budget(8 * GIB, 12 * GIB), grows=True)
     assert 4096 <= chat.context < LLAMA_3B.max_context
-    assert chat.settings == once.settings
+    assert chat.config == once.config
     assert chat.why == once.why
 
 
@@ -48,7 +48,7 @@ def test_room_for_more_costs_no_quality_and_half_of_the_host_memory_at_most(
         return
     chat = reserve(LLAMA_8B, "bfloat16", needed, budget, grows=True)
     assert needed <= once.context <= chat.context <= LLAMA_8B.max_context
-    assert chat.settings == once.settings
+    assert chat.config == once.config
     assert chat.estimate.total <= vram
     assert chat.estimate.host_kv <= max(ram // 2, once.estimate.host_kv)
     assert once.context == min(-(-needed // 1024) * 1024, LLAMA_8B.max_context)
@@ -60,7 +60,7 @@ def test_a_text_beyond_the_models_limit_gets_the_limit() -> None:
 
 def test_a_cpu_gets_the_defaults_and_counts_everything_as_host_memory() -> None:
     plan = reserve(LLAMA_3B, "float32", 4000, Budget(None, 40 * GIB), grows=True)
-    assert (plan.settings.attention, plan.settings.hot, plan.segment) == ("lrqk", 8128, 512)
+    assert (plan.config.attention, plan.config.hot, plan.segment) == ("lrqk", 8128, 512)
     assert plan.context % 1024 == 0
     assert plan.estimate.on_host <= 40 * GIB
     beyond = planner.find(LLAMA_3B, "float32", plan.context + 1024, None, 40 * GIB)
@@ -75,11 +75,11 @@ def test_full_attention_gives_way_where_it_reads_more_than_twice_the_bytes() -> 
     short, long = (
         planner.plan(LLAMA_3B, "bfloat16", context, 80 * GIB, 80 * GIB) for context in (16384, 131072)
     )
-    assert short.settings.attention == "dense"
-    assert long.settings.attention == "lrqk"
-    assert long.settings.hot == 8128
+    assert short.config.attention == "dense"
+    assert long.config.attention == "lrqk"
+    assert long.config.hot == 8128
     # Without host memory there is no choice.
-    assert planner.plan(LLAMA_3B, "bfloat16", 131072, 80 * GIB, GIB).settings.attention == "dense"
+    assert planner.plan(LLAMA_3B, "bfloat16", 131072, 80 * GIB, GIB).config.attention == "dense"
 
 
 def test_what_is_free_leaves_an_eighth_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

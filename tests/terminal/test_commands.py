@@ -33,7 +33,7 @@ class Bench:
         self.ctx = CommandContext(
             session=new_session(self.engine, [FakeDocument("a.pdf", ["one", "two"], first_page=3)]),
             model="tiny",
-            settings=LrqkConfig(),
+            config=LrqkConfig(),
             view=View(CleanConsole(file=self.said, width=80)),
             console=console,
             read_documents=self._read,
@@ -225,8 +225,8 @@ def test_sampling_is_set(bench, line, name, value):
 def test_hot_set_settings_reach_the_engine(bench):
     bench.run("/set top-k 100")
     bench.run("/set tail none")
-    assert (bench.engine.settings.top_k, bench.engine.settings.tail) == (100, "none")
-    assert bench.ctx.settings == bench.engine.settings
+    assert (bench.engine.config.top_k, bench.engine.config.tail) == (100, "none")
+    assert bench.ctx.config == bench.engine.config
     assert "top-k" in bench.run("/set")
     assert bench.run("/set top-k") == "top-k 100\n"
 
@@ -251,9 +251,9 @@ def test_settings_that_cannot_change_are_shown_all_the_same(bench):
     ],
 )
 def test_a_bad_setting_is_refused_and_changes_nothing(bench, line, word):
-    before = bench.ctx.session.generation, bench.ctx.settings
+    before = bench.ctx.session.generation, bench.ctx.config
     assert word in bench.fails(line).message
-    assert (bench.ctx.session.generation, bench.ctx.settings) == before
+    assert (bench.ctx.session.generation, bench.ctx.config) == before
 
 
 def test_a_refused_setting_says_what_to_do(bench):

@@ -70,7 +70,7 @@ class EngineRunner:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.segment = engine.settings.segment or default_segment(engine.device)
+        self.segment = engine.config.segment or default_segment(engine.device)
 
     def run(self, prompt: Sequence[int], new_tokens: int) -> Run:
         """See ``Runner``."""

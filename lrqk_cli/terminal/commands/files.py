@@ -46,9 +46,7 @@ def _save(ctx: CommandContext, argument: str, replaces: bool = False) -> None:
     path = archive_path(argument)
     _spare_others_files(ctx, path, f"/save! {argument}", replaces)
     session = ctx.session
-    archive.save(
-        archive.make_archive(session.conversation, ctx.model, session.generation, ctx.settings), path
-    )
+    archive.save(archive.make_archive(session.conversation, ctx.model, session.generation, ctx.config), path)
     _own(ctx, path)
     ctx.say(f"Saved as {path}.")
 
@@ -67,7 +65,7 @@ def _load(ctx: CommandContext, argument: str) -> None:
     ctx.say("Loaded. Documents: {:,}, questions: {:,}.".format(*entries))
     if saved.model != ctx.model:
         ctx.say(f"It was held with {saved.model}; now it goes on with {ctx.model}.")
-    if saved.attention != asdict(ctx.settings):
+    if saved.attention != asdict(ctx.config):
         ctx.say("The attention's settings are those of this chat, not those it was saved with.")
     ctx.say_what_is_unread()
 

@@ -59,15 +59,15 @@ def _change(ctx: CommandContext, name: str, text: str) -> None:
     if name in SAMPLING:
         ctx.session.generation = replace(ctx.session.generation, **change)  # type: ignore[arg-type]
     else:
-        settings = replace(ctx.settings, **change)  # type: ignore[arg-type]
-        ctx.session.engine.adjust(settings)
-        ctx.settings = settings
+        config = replace(ctx.config, **change)  # type: ignore[arg-type]
+        ctx.session.engine.adjust(config)
+        ctx.config = config
 
 
 def _value(ctx: CommandContext, name: str) -> object:
     if name == "attention" and ctx.attention == "auto":
-        return f"auto, which chose {ctx.settings.attention}"
-    owner = ctx.session.generation if name in SAMPLING else ctx.settings
+        return f"auto, which chose {ctx.config.attention}"
+    owner = ctx.session.generation if name in SAMPLING else ctx.config
     value = getattr(owner, name.replace("-", "_"))
     return "none" if value is None else value
 
@@ -84,7 +84,7 @@ def _model(ctx: CommandContext, argument: str) -> None:
         ctx.say(f"The model is {ctx.model}.")
         return
     session = ctx.session
-    saved = make_archive(session.conversation, ctx.model, session.generation, ctx.settings)
+    saved = make_archive(session.conversation, ctx.model, session.generation, ctx.config)
     ctx.look_up(argument, saved, session)
     ctx.chat_exit = ChatExit(argument, saved)
 
