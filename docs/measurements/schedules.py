@@ -23,7 +23,7 @@ import torch
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.factors import Moments
 from lrqk_cli.attention.index_fit import IndexFit
-from lrqk_cli.attention.projection import JointFit, JointProjector
+from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.bench.environment import environment
 from lrqk_cli.bench.fidelity import measure, results, table
 from lrqk_cli.bench.fidelity.cases import TEXT, Case, CaseSize, PromptInputs, ruler_cases, text_cases
@@ -55,13 +55,14 @@ def after(stack: ExitStack) -> None:
 
 def ahead_unturned(stack: ExitStack) -> None:
     """Factors are fitted to what there is, with some room for the rest, as up to commit d559b00."""
-    adopt = JointProjector.adopt
+    solve = JointProjector.solve
 
-    def with_room(projector: JointProjector, fit: JointFit) -> object:
-        return ROOM * adopt(projector, fit)
+    def with_room(projector: JointProjector, moments: Moments) -> Callable[[], torch.Tensor]:
+        adopt = solve(projector, moments)
+        return lambda: ROOM * adopt()
 
     stack.enter_context(patch.object(Moments, "grown", lambda moments, *_: moments))
-    stack.enter_context(patch.object(JointProjector, "adopt", with_room))
+    stack.enter_context(patch.object(JointProjector, "solve", with_room))
 
 
 def without_sinks(stack: ExitStack) -> None:

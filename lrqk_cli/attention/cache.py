@@ -26,7 +26,6 @@ from lrqk_cli.attention.sources import AttentionTracker
 from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.solver_pool import SolverPool, run_solvers
-from lrqk_cli.telemetry.stats import StepStats
 
 
 class LrqkCache(Cache):
@@ -40,7 +39,7 @@ class LrqkCache(Cache):
         device: where the model computes; ``fixed_space``: see ``DeviceState``.
 
     Attributes:
-        position: how many tokens there are.
+        position: how many tokens there are; ``counters``: rows demanded and fetched.
         observers: by the number of a layer, what is called after each of its decode steps, with the queries
             ``[KV, G, 1, d]``, what the model passed, and the output ``[KV, G, 1, d]``. Residents are then
             still those of the step, and ``position`` stands before its token. A replayed graph calls nobody.
@@ -75,7 +74,7 @@ class LrqkCache(Cache):
             self._make_steps()
         self._tracker: AttentionTracker | None = None
         row_bytes = 2 * spec.head_dim * dtype.itemsize
-        self._counters = RowCounters(self._attention, self._state, row_bytes)
+        self.counters = RowCounters(self._attention, self._state, row_bytes)
         self._rewind_points: WeakSet[CacheRewindPoint] = WeakSet()
         self._order = count()
         self._is_detached = False
@@ -110,8 +109,7 @@ class LrqkCache(Cache):
             return SlidingLayer(spec, spec.sliding_window, *place)
         if self.config.attention == "lrqk":
             return LrqkLayer(spec, self.config, self.context, *place)
-        on_device = self.config.attention == "dense"
-        store = RowStore(spec, self.context, self.dtype, self.device, on_device=on_device)
+        store = RowStore(spec, self.context, *place[:2], on_device=self.config.attention == "dense")
         return FullLayer(spec, store, self.position)
 
     def _make_steps(self) -> None:
@@ -211,7 +209,7 @@ class LrqkCache(Cache):
         """Forget all tokens, and what was fitted to them."""
         self._rewind_points.clear()
         self.position.set(0)
-        self._counters.reset()
+        self.counters.reset()
         for layer in self._attention:
             layer.reset()
 
@@ -235,9 +233,7 @@ class LrqkCache(Cache):
                 "This point of the conversation is gone: it was taken back beyond it before.",
                 "Begin a new conversation.",
             )
-        for other in list(self._rewind_points):
-            if other.number > point.number:
-                self._rewind_points.discard(other)
+        self._rewind_points -= {other for other in self._rewind_points if other.number > point.number}
         self.position.set(point.length)
         for layer, layer_point in zip(self._attention, point.layers, strict=True):
             layer.rewind(layer_point, point.length)
@@ -252,16 +248,14 @@ class LrqkCache(Cache):
         Raises:
             UsageError: layers change in place, or there were never so many tokens.
         """
-        self._check_croppable()
+        self.activate_past_recording()
         length = self.position.length + tokens_to_remove
         if tokens_to_remove > 0 or length < 0:
             raise UsageError(
                 f"crop({tokens_to_remove}) was asked of a cache of {self.position.length} tokens.",
                 "Pass minus the number of tokens to take back.",
             )
-        for point in list(self._rewind_points):
-            if point.length > length:
-                self._rewind_points.discard(point)
+        self._rewind_points -= {point for point in self._rewind_points if point.length > length}
         self.position.set(length)
 
     def activate_past_recording(self) -> None:
@@ -270,9 +264,6 @@ class LrqkCache(Cache):
         Raises:
             UsageError: layers change in place.
         """
-        self._check_croppable()
-
-    def _check_croppable(self) -> None:
         if self.is_croppable:
             return
         what = (
@@ -320,14 +311,6 @@ class LrqkCache(Cache):
     def has_device_steps(self) -> bool:
         """Whether the lengths of decode steps are on the device, so that a graph may be captured."""
         return bool(self._steps)
-
-    def take_stats(self, seconds: float = 0.0, steps: int = 1) -> StepStats:
-        """Return the counters of all layers since they were last taken, see ``RowCounters.take``."""
-        return self._counters.take(seconds, steps)
-
-    def layer_misses(self) -> list[float]:
-        """Return the share of demanded rows that were missing, for each layer that has demanded any."""
-        return self._counters.layer_misses()
 
     @property
     def host_kv_bytes(self) -> int:

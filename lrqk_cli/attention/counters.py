@@ -29,7 +29,7 @@ class RowCounters:
         self._wanted = [0] * len(self._layers)
         self._fetched = [0] * len(self._layers)
 
-    def take(self, seconds: float, steps: int) -> StepStats:
+    def take(self, seconds: float = 0.0, steps: int = 1) -> StepStats:
         """Return the counters since the last call, with the time and steps that they took.
 
         Waits for the device if it counts.

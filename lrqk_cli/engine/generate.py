@@ -210,7 +210,7 @@ class Engine:
         limit = generation.max_new_tokens or self.context
         steps, seconds = 0, 0.0
         with self._computing():
-            self.cache.take_stats()
+            self.cache.counters.take()
             is_step, start = bool(self._waiting()), time.perf_counter()
             logits = self.next_logits()
             for count in range(1, limit + 1):
@@ -279,7 +279,7 @@ class Engine:
 
     def layer_misses(self) -> list[float]:
         """Return the miss rate of each layer that has demanded rows."""
-        return self.cache.layer_misses()
+        return self.cache.counters.layer_misses()
 
     def memory(self) -> MemoryUse:
         """Return the bytes in use now."""
@@ -299,6 +299,6 @@ class Engine:
         return self._tokens[self.cache.position.length :]
 
     def _count_steps(self, steps: int, seconds: float) -> StepStats:
-        stats = self.cache.take_stats(seconds, steps)
+        stats = self.cache.counters.take(seconds, steps)
         self.totals.add(stats)
         return stats

@@ -83,11 +83,11 @@ def test_the_device_counts_what_it_fetches() -> None:
     plain, ours = make_cache("lrqk"), make_cache("lrqk", on_device=True)
     for cache in (plain, ours):
         play(cache, [120, *[1] * 8], AttentionParams(0.25))
-    expected, found = plain.take_stats(), ours.take_stats()
+    expected, found = plain.counters.take(), ours.counters.take()
     # Bins of scores are demanded whole, so a few rows less.
     assert 0.9 * expected.rows_wanted <= found.rows_wanted <= expected.rows_wanted
     assert found.rows_fetched == pytest.approx(expected.rows_fetched, rel=0.15)
-    assert ours.take_stats().rows_wanted == 0
+    assert ours.counters.take().rows_wanted == 0
 
 
 @pytest.mark.parametrize(("kind", "changes"), [("dense", {}), ("lrqk", {}), ("lrqk", {"index_bits": 4})])

@@ -106,7 +106,7 @@ def test_demanding_every_row_equals_full_attention_while_rows_travel(
     with torch.no_grad(), attach(model, settings, context=512) as cache:
         prompt = model(tokens[:PROMPT].unsqueeze(0), **{cache_argument(): cache}).logits[0]
         answer = [model(t.view(1, 1), **{cache_argument(): cache}).logits[0] for t in tokens[PROMPT:]]
-        stats = cache.take_stats()
+        stats = cache.counters.take()
     torch.testing.assert_close(prompt, expected[:PROMPT], atol=TOLERANCE, rtol=0)
     reference = expected[PROMPT:].log_softmax(-1)
     divergence = reference.exp() * (reference - torch.cat(answer).log_softmax(-1))

@@ -52,7 +52,7 @@ def test_the_methods_of_the_paper_choose_as_on_the_cpu(family: str, grouping: st
                 model(token.view(1, 1).to(device), **{cache_argument(): cache}).logits[0]
                 for token in tokens[200:]
             ]
-            found.append((torch.cat(parts).cpu().log_softmax(-1), cache.take_stats().rows_fetched))
+            found.append((torch.cat(parts).cpu().log_softmax(-1), cache.counters.take().rows_fetched))
     # The recursion of the paper amplifies the last bit; see docs/design.md.
     assert (found[0][0] - found[1][0]).abs().mean() < 2e-2
     assert found[0][1] == pytest.approx(found[1][1], rel=0.05)

@@ -99,7 +99,7 @@ def _turn(
     engine: Engine, loaded: LoadedModel, reference: Reference, observers: Mapping[int, LayerObserver]
 ) -> Comparison:
     position = engine.length
-    engine.cache.take_stats()
+    engine.cache.counters.take()
     divergence, tops = [], []
     expectations = reference.log_probabilities.to(engine.device)
     for token, expected in zip(reference.answer, expectations, strict=True):
@@ -107,7 +107,7 @@ def _turn(
         divergence.append((expected.exp() * (expected - own)).sum())
         tops.append(own.argmax())
         _append(engine, token, loaded)
-    stats = engine.cache.take_stats()
+    stats = engine.cache.counters.take()
     # The prefill pays for the first distribution.
     steps = max(1, len(reference.answer) - 1)
     return Comparison(
