@@ -62,7 +62,7 @@ class Suite(ABC):
 
     Attributes:
         known_modes: all that it can compare; ``default_modes`` are those that it does by default.
-        options: those of ``SuiteOptions``, and of the output, that it has and another suite has not.
+        options: parameters of the command that it has and another suite has not.
         answer_tokens: tokens to reserve beside each context.
         asked: the same with the names of all modes and tasks.
 

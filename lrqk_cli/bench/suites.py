@@ -1,27 +1,31 @@
-"""All suites, and the one that was asked for."""
+"""All suites, and which options each has."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from lrqk_cli.bench.fidelity.suite import FidelitySuite
 from lrqk_cli.bench.ruler.suite import RulerSuite
 from lrqk_cli.bench.speed.suite import SpeedSuite
-from lrqk_cli.bench.suite import Suite, SuiteOptions
+from lrqk_cli.bench.suite import Suite
 from lrqk_cli.errors import UsageError
 
 SUITES: dict[str, type[Suite]] = {kind.name: kind for kind in (SpeedSuite, FidelitySuite, RulerSuite)}
 
 
-def make_suite(name: str, asked: SuiteOptions) -> Suite:
-    """Return the suite of a name, which has checked what it is asked for.
+def refuse_idle(name: str, given: Collection[str]) -> None:
+    """Refuse options that the suite of a name has not.
+
+    Args:
+        given: the options that stand on the command line, by the names of their parameters.
 
     Raises:
-        UsageError: an option on the command line belongs to other suites; and as ``Suite``.
-        DocumentError: as ``Suite``.
+        UsageError: one of them belongs to other suites.
     """
-    for option in sorted(asked.given - SUITES[name].options):
-        if owners := [other for other, kind in SUITES.items() if option in kind.options]:
+    for option in sorted(given):
+        owners = [other for other, kind in SUITES.items() if option in kind.options]
+        if owners and name not in owners:
             raise UsageError(
                 f"--{option.replace('_', '-')} has no meaning for --suite {name}.",
                 f"Leave it out, or choose --suite {' or '.join(owners)}.",
             )
-    return SUITES[name](asked)

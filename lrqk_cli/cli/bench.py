@@ -71,6 +71,13 @@ def bench(
 ) -> None:
     """Measure speed and memory, or the quality of answers, in comparison with full attention."""
     warn_of_transformers()
+    from lrqk_cli.bench.plot import check_plot
+    from lrqk_cli.bench.suites import SUITES, refuse_idle
+    from lrqk_cli.terminal.console import stderr_console
+    from lrqk_cli.terminal.view import View
+
+    given = frozenset(options.on_command_line(context, context.params))
+    refuse_idle(suite, given)
     varied = partial(parse_variations, vary, top_k_follows="top_k" not in attention.said)
     varied(attention.config)  # so that a wrong one is told at once
     asked = SuiteOptions(
@@ -89,15 +96,9 @@ def bench(
         qa_data=tuple(qa_data),
         seed=seed,
         limits=ReadLimits(read_timeout, read_memory),
-        given=frozenset(options.on_command_line(context, context.params)),
+        given=given,
     )
-
-    from lrqk_cli.bench.plot import check_plot
-    from lrqk_cli.bench.suites import make_suite
-    from lrqk_cli.terminal.console import stderr_console
-    from lrqk_cli.terminal.view import View
-
-    chosen = make_suite(suite, asked)
+    chosen = SUITES[suite](asked)
     if plot is not None:
         check_plot(plot)
     shape = bench_options.chosen_shape(chosen, shape)

@@ -9,7 +9,7 @@ import pytest
 
 from lrqk_cli.bench.modes import named_modes
 from lrqk_cli.bench.suite import SuiteOptions
-from lrqk_cli.bench.suites import SUITES, make_suite
+from lrqk_cli.bench.suites import SUITES, refuse_idle
 from lrqk_cli.cli.bench import bench
 from lrqk_cli.cli.bench_options import SuiteName
 from lrqk_cli.config import LrqkConfig
@@ -30,14 +30,14 @@ def test_modes_have_settings_and_options_are_those_of_the_command(name: str) -> 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_modes_and_tasks_have_defaults(name: str) -> None:
-    asked = make_suite(name, SuiteOptions(contexts=(100,))).asked
+    asked = SUITES[name](SuiteOptions(contexts=(100,))).asked
     assert asked.modes == SUITES[name].default_modes
     assert len(asked.tasks) == {"speed": 0, "fidelity": 1, "ruler": 13}[name]
 
 
 def test_an_option_of_other_suites_is_refused_with_their_names() -> None:
-    asked = SuiteOptions(contexts=(100,), given=frozenset({"ctx", "samples", "plot"}))
+    given = {"ctx", "samples", "plot"}
     with pytest.raises(UsageError, match="--samples has no meaning for --suite speed") as refusal:
-        make_suite("speed", asked)
+        refuse_idle("speed", given)
     assert "--suite fidelity or ruler" in refusal.value.hint
-    make_suite("ruler", asked)
+    refuse_idle("ruler", given)

@@ -25,16 +25,7 @@ class FidelitySuite(Suite):
     name = "fidelity"
     known_modes = ("lrqk", "resident", "paper")
     default_modes = ("lrqk", "resident")
-    options = PROMPT_OPTIONS | {
-        "new_tokens",
-        "text",
-        "tasks",
-        "samples",
-        "turns",
-        "vary",
-        "layers",
-        "plot",
-    }
+    options = PROMPT_OPTIONS | {"new_tokens", "text", "tasks", "samples", "turns", "vary", "layers"}
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)

@@ -28,7 +28,7 @@ class RulerSuite(Suite):
     name = "ruler"
     known_modes = ("lrqk", "resident", "paper", "dense", "offload")
     default_modes = ("lrqk", "dense")
-    options = PROMPT_OPTIONS | {"tasks", "samples", "vary", "plot"}
+    options = PROMPT_OPTIONS | {"tasks", "samples", "vary"}
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)

@@ -25,7 +25,7 @@ class SpeedSuite(Suite):
     name = "speed"
     known_modes = ("lrqk", "dense", "dense-eager", "offload", "paper", "paper-no-hit-miss")
     default_modes = ("lrqk", "dense")
-    options = frozenset({"new_tokens", "repeat", "text", "shape", "memory_cap", "plot"})
+    options = frozenset({"new_tokens", "repeat", "text", "shape", "memory_cap"})
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)
