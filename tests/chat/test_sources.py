@@ -1,17 +1,13 @@
-"""Sources of an answer: attribution to pages, passages, and what a session and its views make of them."""
+"""Sources of an answer: attribution to pages, passages, and what a session makes of them."""
 
 from __future__ import annotations
-
-import io
 
 import pytest
 from fake_chat import FakeDocument, FakeEngine, FakePrompt, FakeStream, new_session
 
 from lrqk_cli.chat.conversation import Conversation
-from lrqk_cli.chat.events import Answer, AnswerSources, DocumentUse, SourcePage
+from lrqk_cli.chat.events import Answer, AnswerSources
 from lrqk_cli.chat.sources import find_sources, sentence_at
-from lrqk_cli.terminal.console import CleanConsole
-from lrqk_cli.terminal.sources_view import sources_line, sources_view
 
 FIRST = "The plant is in Brannock. It employs 412 people. It was built in 1971. "
 SECOND = "The chairman is Tobin Hallgrave. He lives in Oxmere. "
@@ -159,38 +155,3 @@ def test_answers_carry_sources_while_they_are_noted():
     assert session.conversation.exchanges[-1].sources is answer.sources
     session.note_sources(False)
     assert ask(session).sources is None
-
-
-def shown(sources: AnswerSources, **options: object) -> str:
-    file = io.StringIO()
-    console = CleanConsole(file=file, width=80, **options)
-    console.print(sources_view(sources, console))
-    return file.getvalue()
-
-
-def test_the_view_fits_80_columns_and_steers_no_terminal():
-    title = "a report with a title that is very long indeed, longer than a third of the screen.pdf"
-    document = FakeDocument(title, [FILLER, FIRST.replace("412", "4\x1b[2J12")])
-    sources = find(conversation_about(document), ("12 people", 1.0))
-    view = shown(sources)
-    assert "\x1b" not in view
-    assert max(map(len, view.splitlines())) <= 80
-    assert "100%" in view
-    assert "█" in view
-    assert r"employs 4\x1b[2J12 people." in " ".join(view.split())
-
-
-def test_without_documents_the_view_says_so_and_the_line_is_empty():
-    assert "no documents" in shown(AnswerSources([], []))
-    assert sources_line(AnswerSources([], [])) == ""
-
-
-def test_the_line_names_the_best():
-    conversation = conversation_about(FakeDocument("a.pdf", [FILLER, FIRST + FILLER]))
-    assert sources_line(find(conversation, ("412 people", 2.0))) == "Sources: a.pdf, page 2 (100%)"
-
-
-def test_the_line_names_each_document_once():
-    first, second = DocumentUse("a.pdf", "a.pdf", 9, 0, 5), DocumentUse("b", "b", 0, 5, 9)
-    pages = [SourcePage(first, 4, 0.5, ""), SourcePage(second, None, 0.3, ""), SourcePage(first, 2, 0.2, "")]
-    assert sources_line(AnswerSources(pages, [])) == "Sources: a.pdf, page 4 (50%), page 2 (20%); b (30%)"
