@@ -1,4 +1,4 @@
-"""How a transformers model comes to use the cache: registration, attach and detach."""
+"""Connect a transformers model to the cache: registration, attach and detach."""
 
 from __future__ import annotations
 
