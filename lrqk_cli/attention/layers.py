@@ -49,11 +49,7 @@ class AttentionLayer(CacheLayerMixin):
         """Do nothing: the constructor has allocated all tensors."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the new tokens' K and V ``[1, KV, S, d]`` unchanged; ``attend`` stores them.
-
-        Raises:
-            UnsupportedModelError: the batch has several sequences.
-        """
+        """Return K and V ``[1, KV, S, d]`` for ``attend``; raise UnsupportedModelError for larger batches."""
         if key_states.shape[0] != 1:
             raise UnsupportedModelError(
                 f"A batch of {key_states.shape[0]} sequences was asked for; the cache holds one.",

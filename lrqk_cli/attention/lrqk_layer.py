@@ -291,7 +291,7 @@ class LrqkLayer(FullLayer):
         return tail.mean_value(mean_code).unsqueeze(2), mass
 
     def _fetch(self, scores: Tensor, wanted: int) -> Tensor:
-        """Make the best ``wanted`` candidates by ``scores`` ``[sets, T]`` resident; return the rows fetched."""
+        """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the fetched rows."""
         resident = self.hot.resident[:, : scores.shape[1]]
         if self.config.hot_policy == "refetch":
             resident = torch.zeros_like(resident)

@@ -88,7 +88,7 @@ def _turned(
     distance: int,
     width: int,
 ) -> Tensor | None:
-    """Rotate unit vectors to positions 0 and ``distance``; return the matrix from the one to the other."""
+    """Rotate unit vectors to positions 0 and ``distance``; return the matrix from one to the other."""
     device = next(embedding.buffers()).device
     # The embedding uses only its dtype and device; float32 keeps the angles precise.
     like = torch.zeros(1, device=device)
@@ -120,7 +120,7 @@ class Growth(NamedTuple):
 
 
 def growth(rotation: Rotation, layer: int, coming: int, segment: int) -> Growth | None:
-    """Return the growth by ``coming`` tokens after a layer's newest ``segment``; None without a fixed turn."""
+    """Return a layer's growth by ``coming`` tokens after its newest ``segment``; None without a turn."""
     shares, turns = list[float](), list[Tensor]()
     for done in range(0, coming, segment):
         turn = rotation.turn(layer, done + segment)
