@@ -72,7 +72,7 @@ def opaque(tensor):
 
 
 # Codes become float16 without a conversion. The bits of a 4-bit code plus 8, shifted left by four, are the
-# subnormal number code · 2^-20. Tensor cores align the terms of a sum by exponent, take 2^-14 for every
+# subnormal number (code + 8) · 2^-20. Tensor cores align the terms of a sum by exponent, take 2^-14 for every
 # subnormal number, and cut bits 24 places below: without the shift the codes would lose more bits.
 
 
