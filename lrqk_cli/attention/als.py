@@ -1,14 +1,14 @@
 """The alternating least squares of the LRQK paper: pure mathematics, batched over heads.
 
-Prefill looks for A_Q, A_K ``[T, r]`` and B_Q, B_K ``[r, d]`` that minimise
+The prefill finds A_Q, A_K ``[T, r]`` and B_Q, B_K ``[r, d]`` that minimise
 
     ½‖Q Kᵀ − A_Q A_Kᵀ‖² + ½λ_Q‖Q − A_Q B_Q‖² + ½λ_K‖K − A_K B_K‖²
 
-by turns: B_Q and B_K from the A; A_Q; A_K with the new A_Q. Here no matrix with T rows appears. Each update
-of A is linear in Q or K (``A_Q = Q M_Q``), and of the A before it only ``AᵀA`` and ``AᵀQ`` (or ``AᵀK``) are
-used, so the iterations run on these *sketches* and on the Gram matrices alone, and give the very iterates of
-the paper. That holds for every start: columns of Q are linear in Q; and of a random start, independent of Q,
-the sketches are drawn from their own distribution (``random_sketch``).
+by turns: B_Q and B_K from A_Q and A_K; then A_Q; then A_K with the new A_Q. No matrix here has T rows. Each
+update of A is linear in Q or K (``A_Q = Q M_Q``) and uses only ``AᵀA`` and ``AᵀQ`` (or ``AᵀK``) of the
+previous A. So the iterations run on these *sketches* and on the Gram matrices, and give the paper's iterates
+exactly. The start may be columns of Q, which are linear in Q, or random and independent of Q; the sketches of
+a random start are drawn from their own distribution (``random_sketch``).
 
 A decode step solves for the codes q̂, k̂ of the new token and moves B_Q and B_K by one gradient step.
 """
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from lrqk_cli.config import AlsConfig
 
-# Keeps a singular system solvable (a text shorter than r), far below what float32 sums can tell.
+# Keeps a singular system solvable (a text shorter than r); far below the precision of float32 sums.
 _RIDGE = 1e-12
 
 
 class Sketch(NamedTuple):
-    """What the iterations use of A ``[n, r]``, a factor of X ``[n, d]``: ``AᵀA`` and ``AᵀX``, in float64."""
+    """Sketch of A ``[n, r]``, a factor of X ``[n, d]``: the products ``AᵀA`` and ``AᵀX``, in float64."""
 
     gram: Tensor
     cross: Tensor
@@ -56,11 +56,11 @@ class DecodeStep(NamedTuple):
 
 
 def column_sketch(gram: Tensor, columns: Tensor) -> Sketch:
-    """Sketch the A that is made of some columns of X.
+    """Return the sketch of the A that consists of some columns of X.
 
     Args:
         gram: ``XᵀX``, ``[…, d, d]``.
-        columns: which, ``[…, r]``.
+        columns: numbers of the columns, ``[…, r]``.
     """
     width, rank = gram.shape[-1], columns.shape[-1]
     cross = gram.gather(-2, columns.unsqueeze(-1).expand(*columns.shape, width))
@@ -68,11 +68,11 @@ def column_sketch(gram: Tensor, columns: Tensor) -> Sketch:
 
 
 def random_sketch(gram: Tensor, count: int, rank: int, random: np.random.Generator) -> Sketch:
-    """Draw the sketch of a random A ``[n, r]``, of independent standard normal numbers; n is ``count``.
+    """Draw the sketch of a random A ``[n, r]`` of independent standard normal numbers; n is ``count``.
 
-    Within the column space of X (``m ≤ d`` dimensions), A is ``(XᵀX)^{-½}`` applied to normal numbers G
-    ``[m, r]``; so ``AᵀX = Gᵀ(XᵀX)^½``. The rest of A adds to ``AᵀA = GᵀG + W`` an independent Wishart matrix
-    W of n − m degrees of freedom. This is exactly the distribution that drawing A itself gives.
+    The part of A in the column space of X (``m ≤ d`` dimensions) has normal coordinates G ``[m, r]`` in the
+    orthonormal basis ``X(XᵀX)^{-½}``, so ``AᵀX = Gᵀ(XᵀX)^½``. The rest of A adds an independent Wishart
+    matrix W of n − m degrees of freedom: ``AᵀA = GᵀG + W``. A sketch of a drawn A has the same distribution.
     """
     values, vectors = torch.linalg.eigh(gram)
     spanned = min(count, gram.shape[-1])
@@ -86,7 +86,7 @@ def random_sketch(gram: Tensor, count: int, rank: int, random: np.random.Generat
 def _wishart_root(
     freedom: int, rank: int, batch: tuple[int, ...], random: np.random.Generator
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Draw L with ``L Lᵀ`` ~ Wishart_rank(freedom), by Bartlett's decomposition where there is one."""
+    """Draw L with ``L Lᵀ`` ~ Wishart_rank(freedom), by Bartlett's decomposition if ``freedom ≥ rank``."""
     if freedom < rank:
         return random.standard_normal((*batch, rank, freedom))
     lower = np.tril(random.standard_normal((*batch, rank, rank)), -1)
@@ -102,13 +102,13 @@ def solve_als(
     start: tuple[Sketch, Sketch],
     config: AlsConfig,
 ) -> AlsFactors:
-    """Alternate from ``start``, each head until its factors stand still.
+    """Alternate from ``start``; each row set stops when its factors have converged.
 
     Args:
         query_gram, key_gram: QᵀQ and KᵀK, ``[…, d, d]`` in float64.
         counts: rows of Q and of K.
         start: sketches of the first A_Q and A_K.
-        config: iterations, tolerance (on the mean squared move of an entry of A) and penalties.
+        config: iterations, tolerance (of the mean squared change of an entry of A) and penalties.
     """
     weight_q, weight_k = config.penalties.query, config.penalties.key
     query, key = start
@@ -173,23 +173,23 @@ def solve_step(
     active: tuple[Tensor, Tensor],
     config: AlsConfig,
 ) -> DecodeStep:
-    """Solve for the codes of a new token, and move the bases towards it.
+    """Solve for the codes of a new token, and adapt the bases to it.
 
-    Minimises, over q̂ and k̂ by turns from the k̂ that B_K alone gives,
+    Starts from the k̂ that B_K alone gives, and minimises over q̂ and k̂ by turns
 
         ½‖q̂B_Q − q‖² + ½‖k̂B_K − k‖² + ½λ_new‖q̂k̂ᵀ − q kᵀ‖² + ½λ_active‖q̂A_{K,Ω}ᵀ − q K_Ωᵀ‖² ;
 
-    then B_Q and B_K take one step against the gradient of the first two terms, as long as is best.
+    then moves B_Q and B_K along the negative gradient of the first two terms by the best length.
 
     Args:
-        query: q, ``[…, N, d]``; one query in the paper, those of a group where they share an index.
+        query: q, ``[…, N, d]``; N is 1 in the paper, and the group size where a group shares an index.
         key: k, ``[…, 1, d]``.
         bases: B_Q and B_K, ``[…, r, d]``.
         active: K_Ω ``[…, n, d]`` and A_{K,Ω} ``[…, n, r]``.
-        config: iterations, tolerance (on the mean squared move of an entry of k̂) and penalties.
+        config: iterations, tolerance (of the mean squared change of an entry of k̂) and penalties.
     """
     weight_new, weight_active = config.penalties.new, config.penalties.active
-    # Over the n rows of Ω, float32 will do (unless the model has more); the systems of r are float64.
+    # Sums over the n rows of Ω are float32 (or the model's dtype, if wider); the r×r systems are float64.
     precision = torch.promote_types(query.dtype, torch.float32)
     active_keys, active_codes = (rows.to(precision) for rows in active)
     logits = (query.to(precision) @ active_keys.mT) @ active_codes
@@ -221,7 +221,7 @@ def solve_step(
 
 
 def _descend(basis: Tensor, code: Tensor, row: Tensor) -> Tensor:
-    """Return B after the best step against the gradient of ``½‖ĉB − c‖²``; for one row, ĉB is then c."""
+    """Return B after the best step down the gradient of ``½‖ĉB − c‖²``; for one row, ĉB is then c."""
     gradient = code.mT @ (code @ basis - row)
     steepness = gradient.square().sum((-2, -1), keepdim=True)
     curvature = (code @ gradient).square().sum((-2, -1), keepdim=True)

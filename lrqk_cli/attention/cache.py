@@ -1,4 +1,4 @@
-"""The cache that transformers sees: one layer object a decoder layer."""
+"""The cache that transformers uses: one layer object per decoder layer."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from lrqk_cli.solver_pool import SolverPool, run_solvers
 
 
 class LrqkCache(Cache):
-    """KV cache of one sequence, for a model that ``attach`` has prepared.
+    """KV cache of one sequence, for a model prepared by ``attach``.
 
     Args:
         spec: shape of the model.
-        config: ``config.attention`` decides what full-attention layers do.
-        context: tokens to reserve room for.
-        dtype: element type of the rows, the model's own.
-        device: where the model computes; ``fixed_space``: see ``DeviceState``.
+        config: ``config.attention`` chooses the class of full-attention layers.
+        context: tokens to reserve.
+        dtype: dtype of the rows, the model's own.
+        device: the model's device; ``fixed_space``: see ``DeviceState``.
 
     Attributes:
-        position: how many tokens there are; ``counters``: rows demanded and fetched.
-        observers: by the number of a layer, what is called after each of its decode steps, with the queries
-            ``[KV, G, 1, d]``, what the model passed, and the output ``[KV, G, 1, d]``. Residents are then
-            still those of the step, and ``position`` stands before its token. A replayed graph calls nobody.
+        position: the number of tokens in the cache; ``counters``: rows demanded and fetched.
+        observers: by layer number, a callback for each decode step. Its arguments are the queries
+            ``[KV, G, 1, d]``, the model's parameters, and the output ``[KV, G, 1, d]``. At the call the
+            residents are those of the step, and ``position`` does not count its token. Eager steps only.
 
     Raises:
-        OutOfMemoryError: the host memory is not there, or cannot be pinned.
+        OutOfMemoryError: the rows do not fit in host memory, or cannot be pinned.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class LrqkCache(Cache):
         super().__init__(layers=list(self._attention))
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Announce new tokens to a layer, see ``AttentionLayer.update``.
+        """Check new tokens of a layer, see ``AttentionLayer.update``.
 
         Raises:
-            UsageError: nothing serves the model's attention from the cache any more.
+            UsageError: the ``attach`` context of this cache has ended.
         """
         if self._is_detached:
             raise UsageError(
@@ -95,7 +95,7 @@ class LrqkCache(Cache):
         return updated
 
     def detach(self) -> None:
-        """Refuse what comes: the model has its own attention again, which would see new tokens alone."""
+        """Refuse further tokens: the model's own attention, now restored, would see only these."""
         self._is_detached = True
 
     def layer(self, index: int) -> AttentionLayer:
@@ -124,19 +124,19 @@ class LrqkCache(Cache):
     def attend(
         self, number: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Attend in a layer with the newest S tokens over all tokens so far, and store their K and V.
+        """Store K and V of the newest S tokens, and attend with their queries to all tokens so far.
 
-        Several tokens are a segment, which is exact, as the first token of all is; a single one is a decode
-        step. Layers come in their order, and the last moves ``position`` on.
+        Several tokens, or the first token of all, are an exact segment; any other single token is a decode
+        step. The model calls the layers in order; the last layer advances ``position``.
 
         Args:
             number: of the layer, from 0.
             query: ``[KV, G, S, d]``.
-            key, value: ``[KV, S, d]``, what ``update`` was given.
+            key, value: ``[KV, S, d]``, as passed to ``update``.
             params: see ``AttentionParams``.
 
         Returns:
-            ``[KV, G, S, d]``, in float32 or in the query's element type.
+            ``[KV, G, S, d]``, in float32 or in the query's dtype.
         """
         layer, tokens = self._attention[number], key.shape[1]
         if self._is_prefilling or tokens > 1 or self.position.length == 0:
@@ -159,7 +159,7 @@ class LrqkCache(Cache):
         """Treat single tokens as segments too, attended exactly, inside this context.
 
         Args:
-            ends: decode steps follow, so that each layer may prepare for them as soon as it has attended.
+            ends: decode steps follow, so each layer may prepare for them as soon as it has attended.
         """
         self._is_prefilling, self._ends_prefill = True, ends
         try:
@@ -169,11 +169,11 @@ class LrqkCache(Cache):
 
     @property
     def has_link(self) -> bool:
-        """Whether rows come over a link, so that it pays to prepare for decode steps on the way."""
+        """Whether rows cross a link to the device, so that ``solve_ahead`` saves transfers."""
         return self.device.type == "cuda"
 
     def begin_segment(self) -> None:
-        """Note where the next segment begins, for ``solve_ahead`` after it."""
+        """Record the Gram sums before the next segment, for ``solve_ahead`` after it."""
         for layer in self._lrqk:
             layer.begin_segment()
 
@@ -184,10 +184,10 @@ class LrqkCache(Cache):
         it attends to them. Otherwise they would cross the link once more.
 
         Args:
-            growths: what each layer is to expect.
+            growths: of each layer, the tokens that are still to come.
 
         Returns:
-            None where the standing fits will do, or nothing is known.
+            None if the current fits suffice, or no layer's growth is known.
         """
         expected = zip(self._attention, growths, strict=True)
         layers = [(layer, coming) for layer, coming in expected if isinstance(layer, LrqkLayer)]
@@ -196,7 +196,7 @@ class LrqkCache(Cache):
         return SolverPool(begun) if begun else None
 
     def finish_prefill(self) -> None:
-        """Prepare for decode steps now; else the first step does it."""
+        """Prepare all layers for decode steps; otherwise the first step does it."""
         unfinished = [layer for layer in self._lrqk if layer.prefill is not None]
         if not unfinished:
             return
@@ -206,7 +206,7 @@ class LrqkCache(Cache):
         self._refresh_steps()
 
     def reset(self) -> None:
-        """Forget all tokens, and what was fitted to them."""
+        """Forget all tokens and all fits."""
         self._rewind_points.clear()
         self.position.set(0)
         self.counters.reset()
@@ -214,19 +214,19 @@ class LrqkCache(Cache):
             layer.reset()
 
     def rewind_point(self) -> CacheRewindPoint:
-        """Note the point that has been reached, between two segments or steps."""
+        """Return a point to rewind to; call this between two segments or steps."""
         layers = tuple(layer.rewind_point() for layer in self._attention)
         point = CacheRewindPoint(next(self._order), self.position.length, layers)
         self._rewind_points.add(point)
         return point
 
     def rewind(self, point: CacheRewindPoint) -> None:
-        """Be again as at ``point``; rows beyond it may hold anything. Later points are no longer valid.
+        """Restore the cache to ``point``; rows beyond it are undefined, and later points become invalid.
 
-        A captured graph stays valid: nothing moves. Counters of rows go on.
+        A captured graph stays valid, because no tensor moves. Counters of rows are not restored.
 
         Raises:
-            UsageError: the point is not one of this cache, or was left behind by an earlier rewind or reset.
+            UsageError: the point belongs to another cache, or an earlier rewind or reset made it invalid.
         """
         if point not in self._rewind_points:
             raise UsageError(
@@ -240,13 +240,13 @@ class LrqkCache(Cache):
         self._refresh_steps()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the newest tokens, exactly, where ``is_croppable``; transformers' protocol.
+        """Forget the newest tokens, exactly, if ``is_croppable``; transformers' protocol.
 
         Args:
             tokens_to_remove: how many, as a negative number, or 0.
 
         Raises:
-            UsageError: layers change in place, or there were never so many tokens.
+            UsageError: layers change in place, or the cache has fewer tokens.
         """
         self.activate_past_recording()
         length = self.position.length + tokens_to_remove
@@ -259,7 +259,7 @@ class LrqkCache(Cache):
         self.position.set(length)
 
     def activate_past_recording(self) -> None:
-        """Refuse what ``crop`` would: transformers calls this before it decodes with drafts.
+        """Refuse if ``crop`` would; transformers calls this before it decodes with drafts.
 
         Raises:
             UsageError: layers change in place.
@@ -275,10 +275,10 @@ class LrqkCache(Cache):
         )
 
     def adjust(self, config: LrqkConfig) -> None:
-        """Let another ``top_k`` or ``tail`` be in force from the next step on. A captured graph is void.
+        """Change ``top_k`` or ``tail`` from the next step on. Captured graphs become invalid.
 
         Raises:
-            UsageError: something else would change, which needs a new cache; it is named.
+            UsageError: another setting differs, which needs a new cache; the message names it.
         """
         free = {"tail"} if self.config.hot_policy != "sticky" else {"tail", "top_k"}
         for field in fields(LrqkConfig):
@@ -296,7 +296,7 @@ class LrqkCache(Cache):
         self._make_steps()
 
     def track_sources(self, wanted: bool) -> None:
-        """Note from the next prompt on where steps look, or no more. A captured graph is void."""
+        """Start or stop summing attention weights at the next prompt. Captured graphs become invalid."""
         self._tracker = AttentionTracker(self.spec, self.context, self.device) if wanted else None
         for number, layer in enumerate(self._attention):
             layer.token_attention = None if self._tracker is None else self._tracker.weights.get(number)
@@ -304,17 +304,17 @@ class LrqkCache(Cache):
 
     @property
     def source_weights(self) -> list[float] | None:
-        """The weight of each token since the newest prompt, see ``AttentionTracker``; None if not noted."""
+        """The weight of each token since the newest prompt, see ``AttentionTracker``; None if not tracked."""
         return None if self._tracker is None else self._tracker.read(self.position.length)
 
     @property
     def has_device_steps(self) -> bool:
-        """Whether the lengths of decode steps are on the device, so that a graph may be captured."""
+        """Whether decode steps keep their lengths on the device, so that a graph may be captured."""
         return bool(self._steps)
 
     @property
     def host_kv_bytes(self) -> int:
-        """Bytes of the rows kept outside the device's own memory."""
+        """Bytes of the rows of all tokens in host memory."""
         stores = [layer.store for layer in self._attention if isinstance(layer, FullLayer)]
         return sum(store.rows.nbytes for store in stores if not store.on_device)
 

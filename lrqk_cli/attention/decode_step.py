@@ -1,7 +1,7 @@
-"""Decode steps whose lengths live on the device: no shape depends on data, and nothing waits for the host.
+"""Decode steps with lengths on the device: no shape depends on data, and the device never waits for the host.
 
-So a step can be captured in a CUDA graph and replayed. The layers of a cache share a ``DeviceState``; each
-has a step object of its own, which works on the tensors of its layer.
+So a step can be captured in a CUDA graph and replayed. The layers of a cache share one ``DeviceState``; each
+layer has its own step object, which works on the layer's tensors.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from lrqk_cli.kernels.buffers import (
 
 FixedSpace: TypeAlias = Callable[[Tensor], Tensor]
 
-# A tile of the tensor cores has so many rows, one a query.
+# Rows of a tensor-core tile: one per query.
 _MOST_QUERIES = 16
 
 
 def has_device_steps(spec: ModelSpec, config: LrqkConfig, device: torch.device) -> bool:
-    """Tell whether all layers of a cache with this configuration can have steps on the device."""
+    """Return whether all layers of a cache with this configuration can have device steps."""
     if device.type != "cuda" or not kernels.has_triton() or spec.group_size > _MOST_QUERIES:
         return False
     if config.attention == "lrqk":
@@ -52,7 +52,7 @@ def has_device_steps(spec: ModelSpec, config: LrqkConfig, device: torch.device) 
 
 
 class DeviceState:
-    """What the steps of all layers of a cache share.
+    """State that the steps of all layers of a cache share.
 
     Attributes:
         length: tokens stored before a step, int64 ``[1]``.
@@ -60,8 +60,8 @@ class DeviceState:
 
     Args:
         position: of the cache.
-        fixed_space: gives the space for an output in fixed point, which packed weights take; None where
-            nobody wants it.
+        fixed_space: returns the tensor for an output in fixed point, the input of packed products; None
+            without packed weights.
     """
 
     def __init__(self, spec: ModelSpec, position: Position, fixed_space: FixedSpace | None = None) -> None:
@@ -70,18 +70,18 @@ class DeviceState:
         self.totals = torch.zeros(spec.num_layers, 2, dtype=torch.int64, device=self._device)
         self._fixed_space = fixed_space
         self._spec = spec
-        # Layers run one after the other, so those of one shape can share their scratch.
+        # Layers run one after the other, so layers of one shape share their scratch.
         self.attend_scratch = cache(self._attend_scratch)
         self.lrqk_scratch = cache(self._lrqk_scratch)
 
     def space_for(self, output: Tensor) -> Tensor | None:
-        """Return where an output ``[sets, N, d]`` is to be written in fixed point; None for nowhere."""
+        """Return the tensor for an output ``[sets, N, d]`` in fixed point; None if it is not needed."""
         if self._fixed_space is None or output.shape[-1] % UNIT:
             return None
         return self._fixed_space(output)
 
     def take_totals(self) -> list[list[int]]:
-        """Return the rows demanded and fetched in each layer since they were last taken."""
+        """Return the rows demanded and fetched in each layer since the last call. Waits for the device."""
         totals: list[list[int]] = self.totals.tolist()
         self.totals.zero_()
         return totals
@@ -111,9 +111,9 @@ class DeviceStep(ABC):
 
     Args:
         state: shared by all layers.
-        residents: the rows that are attended exactly.
-        scratch: for them, with room for those that are fetched.
-        weights: where the weights of tokens are added up, ``[context]``; None for nowhere.
+        residents: the rows that the step attends to exactly.
+        scratch: splits of the residents and of the fetched rows.
+        weights: float32 ``[context]``, to which the step adds each token's attention weight; None to skip.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class DeviceStep(ABC):
         self._tail: Tail | None = None
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Store the token, and attend with it.
+        """Store the token's K and V, and attend with its queries.
 
         Args:
             query: ``[KV, G, 1, d]``.
@@ -134,7 +134,7 @@ class DeviceStep(ABC):
             params: see ``AttentionParams``.
 
         Returns:
-            ``[KV, G, 1, d]`` in the query's element type.
+            ``[KV, G, 1, d]`` in the query's dtype.
         """
         state, residents = self._state, self._residents
         queries = query.reshape(residents.rows.shape[0], -1, query.shape[-1]).contiguous()
@@ -171,15 +171,15 @@ class DeviceStep(ABC):
     def _store_token(
         self, queries: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Fetch | None:
-        """Store K and V; return which rows the queries ``[sets, N, d]`` demand that are not resident."""
+        """Store K and V; return the non-resident rows that the queries ``[sets, N, d]`` demand, or None."""
 
     @abstractmethod
     def refresh(self) -> None:
-        """Take over what the layer has fitted since, or before there was this step."""
+        """Update the step's copies of the layer's fitted maps."""
 
 
 class DenseDeviceStep(DeviceStep):
-    """Exact attention over rows that are all on the device: the row of token t stands at ``t % size``.
+    """Exact attention over rows that are all on the device; the row of token t is at ``t % size``.
 
     Args:
         rows: ``[KV, size, 2, d]``.
@@ -197,13 +197,13 @@ class DenseDeviceStep(DeviceStep):
         rows.index_copy_(1, self._state.length % rows.shape[1], torch.stack((key, value), dim=2))
 
     def refresh(self) -> None:
-        """See ``DeviceStep``; nothing is fitted."""
+        """See ``DeviceStep``; there are no fitted maps."""
 
 
 class LrqkStep(DeviceStep):
-    """LRQK for one layer; the arguments after its number are the layer's parts, which stay its own.
+    """LRQK for one layer; the arguments after its number are the layer's own parts.
 
-    The last one is as in ``DeviceStep``.
+    For ``weights`` see ``DeviceStep``.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class LrqkStep(DeviceStep):
             self._tail = Tail(self._scores, index.codes, torch.empty_like(tail.slope), tail.intercept)
 
     def refresh(self) -> None:
-        """See ``DeviceStep``; the scale of the index is multiplied into both maps."""
+        """See ``DeviceStep``; multiplies the scale of the index into the query map and the tail's slope."""
         scale = self._index.scale
         self._maps.query.copy_(self._projector.query_map * scale)
         if self._tail is not None and self._value_tail is not None:

@@ -1,9 +1,9 @@
 """Gram matrices of a stream of queries and keys, and the joint low-rank factors in closed form.
 
 The best rank-r maps of queries and keys minimise ``‖Q Kᵀ − (Q W_Q)(K W_K)ᵀ‖_F``. With the Gram matrices
-``C_Q = QᵀQ`` and ``C_K = KᵀK`` the error equals ``‖C_Q^½ (I − W_Q W_Kᵀ) C_K^½‖_F``, so by Eckart-Young it is
-least where ``C_Q^½ W_Q W_Kᵀ C_K^½`` is the truncated SVD of ``C_Q^½ C_K^½`` (docs/design.md, section 2),
-whatever roots are taken.
+``C_Q = QᵀQ`` and ``C_K = KᵀK`` the error equals ``‖C_Q^½ (I − W_Q W_Kᵀ) C_K^½‖_F``. By Eckart-Young it is
+smallest if ``C_Q^½ W_Q W_Kᵀ C_K^½`` is the truncated SVD of ``C_Q^½ C_K^½``, for any choice of the matrix
+roots (docs/design.md, section 2).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 
-# Directions that carry less than this share of the largest eigenvalue are noise.
+# Eigenvalues below this share of the largest are noise.
 _FLOOR = 1e-9
 
 
 @contextmanager
 def _tensor_cores() -> Iterator[None]:
-    """Let float32 products on a GPU round their factors to TF32, inside this context.
+    """Let float32 products on a GPU round their factors to TF32 inside this context.
 
-    What comes from a model in 16 bits has no more digits than TF32 keeps; sums stay float32.
+    TF32 keeps all bits of a float16 or bfloat16 number; sums stay float32.
     """
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -41,13 +41,13 @@ def _tensor_cores() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Sums over tokens of one layer, in float64, of queries and keys as they are.
+    """Sums over the tokens of one layer, in float64, without a shift of the keys.
 
     Attributes:
         query: ``Σ qᵀq`` over all queries of a row set, ``[sets, d, d]``.
         key: ``Σ kᵀk``, ``[KV, d, d]``.
         key_sum: ``Σ k``, ``[KV, d]``.
-        count: keys, which may be a fraction.
+        count: number of keys; a share of other moments may make it a fraction.
     """
 
     query: Tensor
@@ -56,7 +56,7 @@ class Moments:
     count: float
 
     def plus(self, other: Moments, share: float = 1.0) -> Moments:
-        """Return these sums with a share of others, which may be negative, added."""
+        """Return these sums plus ``share`` times the others; ``share`` may be negative."""
         return Moments(
             self.query + share * other.query,
             self.key + share * other.key,
@@ -70,7 +70,7 @@ class Moments:
         return Moments(query, key, self.key_sum @ turn, self.count)
 
     def grown(self, before: Moments, growth: Growth) -> Moments:
-        """Return these sums with those of segments to come, as RoPE turns what came after ``before``."""
+        """Return these sums plus those of the coming segments: the sums since ``before``, turned by RoPE."""
         newest, grown = self.plus(before, -1.0), self
         for share, turn in zip(growth.shares, growth.turns, strict=True):
             grown = grown.plus(newest.turned(turn), share)
@@ -83,7 +83,7 @@ class Moments:
 
     @property
     def centred_key(self) -> Tensor:
-        """The Gram matrix of the keys less their mean, ``[KV, d, d]``."""
+        """The Gram matrix of the keys minus their mean, ``[KV, d, d]``."""
         return self.key - self.count * _outer(self.mean, self.mean)
 
 
@@ -91,15 +91,15 @@ class GramAccumulator:
     """Gram matrices of queries, keys and values of one layer, summed over a stream of segments.
 
     Keys are shifted by the mean key of the first segment: some models' mean key is large, and the difference
-    of two large sums would lose the small one. All sums are float32.
+    of two large sums would lose precision. All sums are float32.
 
     Attributes:
         query_gram: ``[sets, d, d]``, over all queries of a row set.
         key_gram, key_sum: of the shifted keys, ``[KV, d, d]`` and ``[KV, d]``.
         value_gram: shifted keys times values, ``[KV, d, d]``.
         value_sum: ``[KV, d]``.
-        shift: ``[KV, d]``.
-        count: keys that were added.
+        shift: ``[KV, d]``, subtracted from each key.
+        count: number of keys added.
     """
 
     def __init__(self, spec: ModelSpec, config: LrqkConfig, device: torch.device) -> None:
@@ -127,10 +127,10 @@ class GramAccumulator:
         self.count += keys.shape[1]
 
     def on_cpu(self, *, non_blocking: bool = False) -> GramAccumulator:
-        """Return a copy on the CPU, where the small problems are solved in float64.
+        """Return a copy on the CPU, for the solvers.
 
         Args:
-            non_blocking: return at once; the numbers are there when the device has come so far.
+            non_blocking: return at once; the copy is valid after the current stream has reached this point.
         """
         other = copy(self)
         for name, value in vars(self).items():
@@ -141,7 +141,7 @@ class GramAccumulator:
         return other
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Set all sums to zero."""
         for tensor in self.sums:
             tensor.zero_()
         self.count = 0
@@ -162,7 +162,7 @@ class GramAccumulator:
         return self.value_gram.double() - _outer(shifted_mean, self.value_sum.double())
 
     def moments(self) -> Moments:
-        """Return the sums of queries and keys as they were added, in float64 and without the shift."""
+        """Return the sums of queries and of keys without the shift, in float64."""
         total, shift = self.key_sum.double(), self.shift.double()
         mixed = _outer(total, shift)
         key = self.key_gram.double() + mixed + mixed.mT + self.count * _outer(shift, shift)
@@ -174,13 +174,11 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
 
 
 def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Solve for the best rank-r maps, in float64 and on the CPU.
-
-    Consumer GPUs compute in float64 at a 64th of their speed, and solve such small problems one by one.
+    """Solve for the best rank-r maps in float64 on the CPU; consumer GPUs are slow in float64.
 
     With any root ``C_K = L Lᵀ`` and ``Lᵀ C_Q L = V Σ² Vᵀ``: ``W_Q = L V_r Σ_r^{-½}`` and
-    ``W_K = L^{-T} V_r Σ_r^½``. V and Σ are those of the SVD of ``C_Q^½ L``, so the product of the maps is the
-    one that Eckart-Young asks for.
+    ``W_K = L^{-T} V_r Σ_r^½``. V and Σ are those of the SVD of ``C_Q^½ L``, so the product of the maps is
+    optimal by Eckart-Young.
 
     Args:
         query_gram, key_gram: symmetric positive semidefinite, ``[…, d, d]``; they may broadcast.
@@ -192,7 +190,7 @@ def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor
     root, inverse = _root(key_gram.cpu().double())
     gram = root.mT @ query_gram.cpu().double() @ root
     squares, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
-    # eigh sorts upwards.
+    # eigh sorts in ascending order.
     squares, vectors = squares.flip(-1)[..., :rank], vectors.flip(-1)[..., :rank]
     weight = _floored(squares, _FLOOR**2).pow(0.25).unsqueeze(-2)
     return root @ (vectors / weight), inverse @ (vectors * weight)
@@ -206,5 +204,5 @@ def _root(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _floored(values: Tensor, share: float) -> Tensor:
-    """Return eigenvalues of no less than a share of the largest, and never zero (a single key, centred)."""
+    """Return eigenvalues of at least a share of the largest, and above zero (a single centred key)."""
     return values.clamp(min=(values.amax(-1, keepdim=True) * share).clamp(min=1e-30))

@@ -1,4 +1,4 @@
-"""How a transformers model comes to use the cache: registration, attach and detach."""
+"""Connect a transformers model to the cache: registration, attach and detach."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lrqk_cli.upstream import CACHE_NAMES, cache_argument
 ATTENTION_NAME = "lrqk"
 _CACHE_ARGUMENT = "lrqk_cache"
 
-# Arguments that say nothing about which keys a query sees, or with what weight.
+# Arguments that do not change which keys a query sees, or their weights.
 _NEUTRAL = frozenset(
     {
         "is_causal",
@@ -34,16 +34,16 @@ _NEUTRAL = frozenset(
 
 
 class _NoGradient(Function):
-    """Pass an output on whose gradient would lack what went through the cache."""
+    """Identity that refuses a backward pass: the gradient would lack the path through the cache."""
 
     @staticmethod
     def forward(_: Any, output: Tensor, __: Tensor) -> Tensor:
-        """Return the output as it is; the second argument is what it came from."""
+        """Return the output; the second argument is the query that it depends on."""
         return output.view_as(output)
 
     @staticmethod
     def backward(_: Any, *__: Tensor) -> NoReturn:
-        """Refuse."""
+        """Raise ``UnsupportedModelError``."""
         raise UnsupportedModelError(
             "LRQK attention has no gradients.", "Train and differentiate outside of the attach() context."
         )
@@ -66,19 +66,20 @@ def attention_forward(
     """Serve transformers' attention interface from the cache.
 
     Args:
-        module: the attention module; its ``layer_idx`` names the layer of the cache.
+        module: the attention module; its ``layer_idx`` is the number of the layer in the cache.
         query: ``[1, H, S, d]``, after RoPE.
-        key, value: ``[1, KV, S, d]``, what ``LrqkCache.update`` returned.
-        attention_mask: must be None; the cache knows what is causal.
-        scaling: factor of the logits; ``1/√d`` if the model does not say.
-        softcap, s_aux: see ``AttentionParams``.
-        lrqk_cache: put in by ``attach``.
+        key, value: ``[1, KV, S, d]``, as returned by ``LrqkCache.update``.
+        attention_mask: must be None; the cache applies the causal mask.
+        scaling: factor of the logits; ``1/√d`` if None.
+        softcap, s_aux: see ``AttentionParams``; ``s_aux`` are its sinks.
+        lrqk_cache: added by the pre-hook of ``attached``.
 
     Returns:
         The output ``[1, S, H, d]``, and None for the attention weights.
 
     Raises:
-        UnsupportedModelError: the model passes something that is not honoured here; it is named.
+        LrqkError: the model was called without an LRQK cache, or with ``use_cache=False``.
+        UnsupportedModelError: the model passes an unsupported argument; the message names it.
     """
     if lrqk_cache is None:
         raise LrqkError(
@@ -103,7 +104,7 @@ def attention_forward(
     with torch.no_grad():
         attended = lrqk_cache.attend(number, grouped, key[0], value[0], params)
         output = attended.to(query.dtype).view(1, heads, length, width).transpose(1, 2)
-    # Without this the rest of the model would still have gradients, wrong ones.
+    # Without this, a backward pass would give the rest of the model wrong gradients.
     is_recorded = torch.is_grad_enabled() and query.requires_grad
     return _NoGradient.apply(output, query) if is_recorded else output, None  # type: ignore[no-untyped-call]
 
@@ -123,7 +124,7 @@ def _refuse_unknown(attention_mask: Tensor | None, dropout: float, others: Mappi
 
 
 def _no_mask(*_: Any, attention_mask: Tensor | None = None, use_vmap: bool = False, **__: Any) -> None:
-    """Build no mask, and refuse what a mask would be needed for."""
+    """Build no mask, and refuse inputs that need one."""
     if use_vmap:
         raise UnsupportedModelError("The model overlays its causal mask with another one.")
     if attention_mask is not None and not bool(attention_mask.all()):
@@ -140,10 +141,10 @@ def _hand_over_cache(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the attention of each layer, in order.
+    """Return the attention module of each layer, in order.
 
     Raises:
-        UnsupportedModelError: the model does not use transformers' attention interface throughout.
+        UnsupportedModelError: a layer does not use transformers' attention interface.
     """
     modules = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "scaling")]
     layers = model.config.get_text_config().num_hidden_layers
@@ -156,10 +157,10 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
 
 @contextmanager
 def attached(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model's attention be served by the ``LrqkCache`` that it is called with, inside this context.
+    """Let the ``LrqkCache`` that the model is called with serve its attention inside this context.
 
     Raises:
-        UnsupportedModelError: the model does not use transformers' attention interface throughout.
+        UnsupportedModelError: a layer does not use transformers' attention interface.
     """
     AttentionInterface.register(ATTENTION_NAME, attention_forward)
     AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)

@@ -17,7 +17,7 @@ from lrqk_cli.memory.tensors import empty, empty_host
 
 
 class _CopyStreams(NamedTuple):
-    """Streams for the two directions, each of which has a copy engine of its own."""
+    """One stream per direction; each direction has its own copy engine."""
 
     to_host: torch.cuda.Stream
     to_device: torch.cuda.Stream
@@ -31,8 +31,7 @@ def _copy_streams(device: torch.device) -> _CopyStreams:
 class RowStore:
     """K and V of every token, side by side: ``rows[KV, context, 2, d]``.
 
-    A row is the unit that travels, so K and V of a token are neighbours: twice the bytes of a transfer, half
-    the transfers.
+    A row is the unit of transfer. K and V of a token are adjacent, so one transfer moves both.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class RowStore:
 
     @property
     def capacity(self) -> int:
-        """Tokens there is room for."""
+        """Tokens that the store can hold."""
         return self.rows.shape[1]
 
     @property
@@ -62,7 +61,7 @@ class RowStore:
         """Store K and V ``[KV, S, d]`` of the tokens from ``start`` on.
 
         Raises:
-            ContextLengthError: there is no room for them; nothing was written.
+            ContextLengthError: the tokens exceed the capacity; nothing was written.
         """
         stop = start + key.shape[1]
         if stop > self.capacity:
@@ -77,22 +76,22 @@ class RowStore:
         writes = self._streams.to_host
         writes.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(writes):
-            # Head by head both sides are contiguous, and such a copy to pinned memory does not block.
+            # Head by head, both sides are contiguous, and the copy to pinned memory is asynchronous.
             for head in range(rows.shape[0]):
                 self.rows[head, start:stop].copy_(rows[head], non_blocking=True)
         rows.record_stream(writes)
 
     def await_writes(self) -> None:
-        """Let what the device does from now on find in host memory all that was written to it."""
+        """Let later work of the current stream wait for all writes to host memory."""
         if self._streams is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._streams.to_host)
 
     def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Return an iterator of K and V of tokens ``[start, stop)``, chunks ``[KV, S, d]`` on the device.
 
-        The first chunk sets out at once, so that it travels during what the caller computes meanwhile. A
-        chunk is valid until the next one is asked for: two buffers take turns, and one is filled while the
-        other is in use.
+        The copy of the first chunk starts at once and overlaps with the caller's computation. A chunk is
+        valid until the next one is requested: two buffers alternate, and one is filled while the other is in
+        use.
         """
         if stop <= start:
             return iter(())
@@ -108,7 +107,7 @@ class RowStore:
         ]
         for buffer in buffers:
             buffer.record_stream(copies)
-        # What has still to be written to the host must have arrived.
+        # Pending writes to the host must be complete before they are read back.
         copies.wait_stream(self._streams.to_host)
         copies.wait_stream(torch.cuda.current_stream(self.device))
         filled = self._fill(copies, buffers[0], start, stop)
@@ -122,12 +121,12 @@ class RowStore:
         start: int,
         stop: int,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the chunks of ``stream``, of which the first is on its way."""
+        """Yield the chunks of ``stream``; the copy of the first has started."""
         compute = torch.cuda.current_stream(self.device)
         for number, first in enumerate(range(start, stop, STREAM_ROWS)):
             compute.wait_event(filled)
             if first + STREAM_ROWS < stop:
-                # The other buffer must have served its chunk.
+                # The caller's work on the other buffer must be complete before it is overwritten.
                 copies.wait_stream(compute)
                 filled = self._fill(copies, buffers[(number + 1) % 2], first + STREAM_ROWS, stop)
             rows = buffers[number % 2][:, : stop - first]

@@ -1,4 +1,4 @@
-"""Rows that are resident on the device: the recent window of a layer, and its sticky hot set."""
+"""Rows that are resident on the device: a layer's recent window and its sticky hot set."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lrqk_cli.memory.tensors import empty
 
 
 class Ring:
-    """The newest rows of one layer: the row of token t stands at ``t % size``.
+    """The newest rows of one layer; the row of token t is at ``t % size``.
 
-    The used part is always the prefix ``rows[:, :min(length, size)]``; attention does not care for its order.
-    Where several row sets share a KV head, each has its own copy of that head's rows.
+    The used part is always the prefix ``rows[:, :min(length, size)]``; attention does not depend on its
+    order. If several row sets share a KV head, each has its own copy of that head's rows.
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -25,11 +25,11 @@ class Ring:
 
     @property
     def size(self) -> int:
-        """Rows of a row set there is room for."""
+        """Rows that the ring holds per row set."""
         return self.rows.shape[1]
 
     def append(self, length: int, key: Tensor, value: Tensor) -> None:
-        """Take up K and V ``[KV, S, d]`` of the tokens from ``length`` on; the oldest leave."""
+        """Store K and V ``[KV, S, d]`` of the tokens from ``length`` on in place of the oldest rows."""
         count = min(self.size, key.shape[1])
         first = length + key.shape[1] - count
         slots = torch.arange(first, first + count, device=self.rows.device) % self.size
@@ -42,7 +42,7 @@ class Ring:
         return rows[:, :, 0], rows[:, :, 1]
 
     def tokens(self, length: int) -> Tensor:
-        """Return which of ``length`` tokens stands in each used slot, ``[min(length, size)]``."""
+        """Return the token in each used slot after ``length`` tokens, ``[min(length, size)]``."""
         slots = torch.arange(min(length, self.size), device=self.rows.device)
         return length - 1 - (length - 1 - slots) % self.size
 
@@ -55,16 +55,16 @@ def _rows(key: Tensor, value: Tensor, sets: int) -> Tensor:
 
 
 class HotSet:
-    """Resident rows of one layer: ``recent`` newest ones and C chosen ones, in one buffer.
+    """Resident rows of one layer in one buffer: the ``recent`` newest rows and C hot rows.
 
-    Every row set (a KV head's, or a query head's) holds equally many rows, and they fill the buffer from its
+    Every row set (one per KV head or query head) holds equally many rows, and they fill the buffer from its
     start, so that attention over all residents is attention over a prefix.
 
     Attributes:
         rows: ``[sets, recent + C, 2, d]``, the recent window first.
         slot_token: the token in each hot slot, ``[sets, C]``; -1 where empty.
-        resident: bool ``[sets, context]``: the token is in a hot slot.
-        residents: the same three for the kernels.
+        resident: bool ``[sets, context]``, whether a token is in a hot slot.
+        residents: the same three tensors, for the kernels.
     """
 
     def __init__(
@@ -90,15 +90,15 @@ class HotSet:
         self.resident.zero_()
 
     def candidates(self, length: int) -> int:
-        """Return how many of ``length`` tokens have left the recent window and may be in hot slots."""
+        """Return how many of ``length`` tokens are older than the recent window and may be in hot slots."""
         return max(0, length - self.recent.size)
 
     def filled(self, length: int) -> int:
-        """Return how many slots of a row set a decode step fills that has come to ``length`` tokens."""
+        """Return how many hot slots of a row set are filled after a decode step with ``length`` tokens."""
         return min(self.candidates(length), self.size)
 
     def append(self, length: int, key: Tensor, value: Tensor) -> None:
-        """Take up one token's K and V ``[KV, 1, d]``; the one leaving the window takes a free hot slot."""
+        """Store one token's K and V ``[KV, 1, d]``; the row that leaves the window takes a free hot slot."""
         leaving = length - self.recent.size
         if 0 <= leaving < self.size:
             rows = self.recent.rows[:, length % self.recent.size].unsqueeze(1)
@@ -106,9 +106,9 @@ class HotSet:
         self.recent.append(length, key, value)
 
     def fill(self, first: int, key: Tensor, value: Tensor) -> None:
-        """Put K and V ``[KV, S, d]`` of the tokens from ``first`` on into the slots from ``first`` on.
+        """Copy K and V ``[KV, S, d]`` of the tokens from ``first`` on into the slots from ``first`` on.
 
-        While all candidates fit, slot i holds token i.
+        Slot i holds token i as long as all candidates fit.
         """
         stop = first + key.shape[1]
         self._hot[:, first:stop] = _rows(key, value, self.rows.shape[0])
@@ -116,16 +116,16 @@ class HotSet:
         self.resident[:, first:stop] = True
 
     def replace(self, plan: FetchPlan, store: Tensor) -> None:
-        """Put planned rows of ``store``, ``[KV, context, 2, d]``, into their slots; all slots are filled."""
+        """Copy planned rows of ``store`` ``[KV, context, 2, d]`` into their slots; all slots are filled."""
         kernels.replace_rows(self.residents, plan, store)
 
     def rewind(self, slot_token: Tensor, filled: int, length: int, store: RowStore) -> None:
-        """Hold again what was held when there were ``length`` tokens; what has left comes from the store.
+        """Restore the residents of the time when there were ``length`` tokens.
 
-        A row that stayed in its slot is not copied.
+        Rows that have left since are read from the store; rows that stayed in their slots are not copied.
 
         Args:
-            slot_token: the tokens in the slots then, of which ``filled`` in each row set were in use.
+            slot_token: the tokens in the slots at that time; the first ``filled`` of each set were in use.
         """
         before = self.slot_token.clone()
         self.slot_token.copy_(slot_token)
@@ -138,7 +138,7 @@ class HotSet:
             first += key.shape[1]
 
     def _refetch(self, lost: Tensor, store: RowStore) -> None:
-        """Fetch the rows of the slots in ``lost``, bool ``[sets, C]``, for the tokens that they name now."""
+        """Fetch the rows of the slots in ``lost``, bool ``[sets, C]``, by their entries in ``slot_token``."""
         sets, hot = lost.shape
         slot = lost.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
         plan = FetchPlan.empty(sets, hot, self.rows.device)
@@ -147,11 +147,11 @@ class HotSet:
         plan.counts.copy_(lost.sum(1))
         plan.leaving.copy_(lost)
         store.await_writes()
-        # This leaves a wrong mask where a token changed its slot; it is made anew.
+        # The mask is wrong now where a token changed its slot; the caller rebuilds it.
         kernels.replace_rows(self.residents, plan, store.rows)
 
     def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
-        """Return K and V ``[sets, n, d]`` of all residents: recent window and hot slots."""
+        """Return K and V ``[sets, n, d]`` of all residents: the recent window, then the hot slots."""
         used = min(length, self.recent.size) + self.filled(length)
         return self.rows[:, :used, 0], self.rows[:, :used, 1]
 

@@ -1,4 +1,4 @@
-"""The low-rank index of one layer: what is known on the device about every token's key."""
+"""The low-rank index of one layer: codes of all keys, on the device."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import SCORE_CHUNK
 from lrqk_cli.memory.tensors import empty
 
-# An index of integers does not reach the few outliers, such as the first token's key: entries saturate at so
-# many standard deviations.
+# Integer codes saturate at this many standard deviations. A scale that covers the few outliers, such as the
+# first token's key, would cost all other keys precision.
 _CLIP_DEVIATIONS = {torch.uint8: 3.0, torch.int8: 8.0}
 
 
@@ -22,7 +22,7 @@ class LowRankIndex:
     """Codes k̂ of all tokens' keys: integers with a scale per dimension and row set, or bfloat16.
 
     Attributes:
-        codes: ``[sets, context, r]`` in int8 or bfloat16; of 4 bits packed in uint8 (``kernels.codes``).
+        codes: ``[sets, context, r]`` in int8 or bfloat16; 4-bit codes packed in uint8 (``kernels.codes``).
         scale: ``[sets, 1, r]``; ones for bfloat16.
     """
 
@@ -30,7 +30,7 @@ class LowRankIndex:
         self.codes = empty(accounting.index_codes(spec, config, context), device)
         self.scale = empty(accounting.index_scale(spec, config), device)
         self.scale.fill_(1.0)
-        # The largest entry of an integer index.
+        # The largest integer code.
         self._top = largest_code(self.codes.dtype)
 
     @property
@@ -39,17 +39,17 @@ class LowRankIndex:
         return self.codes.nbytes + self.scale.nbytes
 
     def rescale(self, deviations: Tensor) -> None:
-        """Choose the scale for the codes of all tokens, which are to come.
+        """Choose the scale from the statistics of all codes, before any is written.
 
         Args:
-            deviations: the root mean square of each dimension of them all, ``[sets, 1, r]``.
+            deviations: the root mean square of each dimension over all tokens, ``[sets, 1, r]``.
         """
         if self._top is not None:
             reach = _CLIP_DEVIATIONS[self.codes.dtype] * deviations
             self.scale.copy_(reach.clamp(min=torch.finfo(torch.float32).tiny) / self._top)
 
     def write(self, first: int, codes: Tensor) -> None:
-        """Index the tokens from ``first`` on, codes ``[sets, S, r]``, with the standing scale.
+        """Store the codes ``[sets, S, r]`` of the tokens from ``first`` on, with the current scale.
 
         Outliers saturate.
         """
@@ -75,7 +75,7 @@ class LowRankIndex:
     ) -> Tensor:
         """Return the sum over all queries of the softmax of their logits, ``[sets, length]``.
 
-        The logits exist for some tokens at a time, so there may be many queries.
+        Computes the logits of one chunk of tokens at a time, so memory allows many queries.
         """
         starts = range(0, length, SCORE_CHUNK)
         parts = [slice(start, min(start + SCORE_CHUNK, length)) for start in starts]
@@ -90,5 +90,5 @@ class LowRankIndex:
         return kernels.proxy_logits(projected, query.offset, codes, scaling=scaling, softcap=softcap)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Return the sums ``[sets, N, r]`` of the codes of the first n tokens by weights ``[sets, N, n]``."""
+        """Return the sums ``[sets, N, r]`` of the first n tokens' codes, weighted by ``[sets, N, n]``."""
         return weights @ unpack_codes(self.codes[:, : weights.shape[2]]) * self.scale

@@ -1,4 +1,4 @@
-"""Which fit of a layer's projector its index is made by, and how another takes its place."""
+"""The current fit of a layer's projector, which determines its index, and how a new fit replaces it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lrqk_cli.attention.projection import Projector
 from lrqk_cli.attention.rewind_points import Fit
 from lrqk_cli.attention.rotation import Growth
 
-# A fit serves a text that has grown by so much at most. With Qwen2.5-Coder 0.5B at 32K tokens 18% more text
-# did no harm to answers, and 43% multiplied their divergence by ten and more (docs/design.md, section 4).
+# A fit serves a text that has grown by at most this share. With Qwen2.5-Coder 0.5B at 32K tokens, 18% more
+# text did not harm answers, and 43% multiplied their divergence by ten and more (docs/design.md, section 4).
 _MOST_GROWTH = 1 / 8
 
 
 class IndexFit:
-    """The standing fit of a projector, which maps the keys of an index.
+    """The current fit of a projector, which maps the keys of an index.
 
     Attributes:
-        tokens: those that the fit was made for, whether they had been observed or were foreseen; 0 before
-            the first fit. Decode steps are not observed.
+        tokens: the number of tokens that the fit covers, observed or expected; 0 before the first fit.
+            Tokens of decode steps do not count.
     """
 
     def __init__(self, projector: Projector, index: LowRankIndex) -> None:
@@ -39,39 +39,38 @@ class IndexFit:
 
     @property
     def observed(self) -> int:
-        """Tokens in the sums."""
+        """Tokens in the Gram sums."""
         return self._projector.grams.count
 
     def is_outgrown(self, coming: int = 0) -> bool:
-        """Tell whether so many tokens are new to the projector that it needs another fit.
+        """Return whether the text has grown so much since the fit that it needs another one.
 
         Args:
-            coming: tokens that will have been observed by then, beside those that have been.
+            coming: further tokens, not observed yet, that the text will have.
         """
         return self.observed + coming - self.tokens > _MOST_GROWTH * self.tokens
 
     def renew(self, indexed: int) -> None:
-        """Fit to all that was observed; the index, which had ``indexed`` tokens, is then empty."""
+        """Fit to all observed tokens; this empties the index, which had ``indexed`` tokens."""
         self._replace(self._projector.fit, self.observed, indexed)
 
     def begin_segment(self) -> None:
-        """Note where the sums stand, so that ``solve_ahead`` can tell what the newest segment has added."""
+        """Copy the sums, so that ``solve_ahead`` can compute what the newest segment adds."""
         self._before = self._projector.grams.on_cpu(non_blocking=True)
 
     def solve_ahead(self, growth: Growth) -> Callable[[], Callable[[int], None]] | None:
-        """Return a task for the CPU: fit to the text as it will be, once what is to come has come.
+        """Return a task for the CPU: solve for the maps of the whole text, with the expected coming tokens.
 
-        What the newest segment added to the sums is what the next ones will add, but for their positions:
-        later keys and queries are turned to angles that the sums have not seen, and maps fitted to earlier
-        ones miss rows among them (docs/design.md, section 4).
+        A coming segment is expected to add to the sums what the newest one added, turned by RoPE to later
+        positions. Maps fitted without these angles choose worse rows (docs/design.md, section 4).
 
         Args:
-            growth: what is to come.
+            growth: the coming tokens.
 
         Returns:
-            The task, which changes nothing yet but returns what puts the fit in force, given the number of
-            indexed tokens; None where it was not noted when the newest segment began, or that is not as long
-            as ``growth`` takes it to be.
+            The task. It changes nothing, and returns a function that installs the fit, given the number of
+            indexed tokens. None if ``begin_segment`` was not called before the newest segment, or if that
+            segment is not as long as ``growth`` assumes.
         """
         projector, before = self._projector, self._before
         covered = self.observed + growth.tokens
@@ -90,12 +89,12 @@ class IndexFit:
         return solve
 
     def rewind_point(self) -> Fit:
-        """Return the fit, which can be taken back to from now on."""
+        """Return the current fit, to which ``rewind`` can return from now on."""
         self._fit.is_referenced = True
         return self._fit
 
     def rewind(self, fit: Fit, tokens: int) -> None:
-        """Let a fit be in force again that was made for so many tokens."""
+        """Restore a fit that covers ``tokens`` tokens."""
         if fit is not self._fit:
             fit.put_back()
             self._fit = fit
@@ -103,7 +102,7 @@ class IndexFit:
         self._before = None
 
     def _replace(self, fit: Callable[[], Tensor], tokens: int, indexed: int) -> None:
-        """Replace the fit by one made for ``tokens``, which returns the deviations of the codes."""
+        """Replace the fit by one that covers ``tokens``; ``fit`` installs it and returns the deviations."""
         index = self._index
         self._before = None
         self._fit.keep((*self._projector.fitted(), index.scale, index.codes[:, :indexed]))

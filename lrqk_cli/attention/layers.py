@@ -27,11 +27,11 @@ from lrqk_cli.telemetry.stats import StepStats
 class AttentionLayer(CacheLayerMixin):
     """One layer of the cache. transformers calls ``update``, and ``LrqkCache.attend`` then calls the layer.
 
-    Batch size is one. Lengths are tokens; ``position`` stands before the tokens that are attended with.
+    Batch size is one. Lengths are in tokens; ``position`` does not count the tokens of the current call.
 
     Attributes:
-        token_attention: where the weights of tokens are added up since the newest prompt, float32
-            ``[context]``; None for nowhere.
+        token_attention: the attention weights of each token since the newest prompt, summed, float32
+            ``[context]``; None if the layer is not tracked.
     """
 
     is_compileable = False
@@ -46,10 +46,10 @@ class AttentionLayer(CacheLayerMixin):
         self.token_attention: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: everything was allocated on construction."""
+        """Do nothing: the constructor has allocated all tensors."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Hand the new tokens' K and V ``[1, KV, S, d]`` on; ``attend`` stores them."""
+        """Return K and V ``[1, KV, S, d]`` for ``attend``; raise UnsupportedModelError for larger batches."""
         if key_states.shape[0] != 1:
             raise UnsupportedModelError(
                 f"A batch of {key_states.shape[0]} sequences was asked for; the cache holds one.",
@@ -59,65 +59,65 @@ class AttentionLayer(CacheLayerMixin):
 
     @abstractmethod
     def attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Attend exactly with the newest S tokens over all tokens so far, and store their K and V.
+        """Store K and V of the newest S tokens, and attend exactly with their queries to all tokens so far.
 
         Args:
             query: ``[KV, G, S, d]``.
-            key, value: ``[KV, S, d]``, what ``update`` was given.
+            key, value: ``[KV, S, d]``, as passed to ``update``.
             params: see ``AttentionParams``.
 
         Returns:
-            ``[KV, G, S, d]``, in float32 or in the query's element type.
+            ``[KV, G, S, d]``, in float32 or in the query's dtype.
         """
 
     def prepare_ahead(self) -> None:
-        """Prepare for decode steps, which follow, within the last segment: this layer has attended."""
+        """Prepare for decode steps within the last segment, after this layer has attended."""
 
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Attend with one token in a plain decode step, whose lengths are on the host."""
+        """Attend with one token in a plain decode step, with lengths on the host."""
         return self.attend_segment(query, key, value, params)
 
     @abstractmethod
     def make_step(self, state: DeviceState, number: int) -> DeviceStep:
-        """Return what attends with one token in a decode step whose lengths are on the device.
+        """Return the layer's decode step with lengths on the device.
 
         Args:
             state: shared by all layers.
-            number: the layer's own, from 0.
+            number: of the layer, from 0.
         """
 
     def get_seq_length(self) -> int:
-        """Return the tokens seen."""
+        """Return the number of tokens in the cache."""
         return self.position.length
 
     def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
-        """Return the length and offset of a mask over all tokens, after transformers' protocol."""
+        """Return the length and offset of a mask over all tokens; transformers' protocol."""
         new = query_length if isinstance(query_length, int) else len(query_length)
         return self.position.length + new, 0
 
     def get_max_length(self) -> int:
-        """Return -1: what limits a layer is said by the error of its store."""
+        """Return -1 for no limit: the layer's store raises its own error when it is full."""
         return -1
 
     def reset(self) -> None:
         """Forget all tokens."""
 
     def rewind_point(self) -> LayerRewindPoint:
-        """Copy what later tokens change in place."""
+        """Return a point to rewind to, with copies of the state that later tokens change in place."""
         return LayerRewindPoint()
 
     def rewind(self, point: LayerRewindPoint, length: int) -> None:
-        """Be again as at ``point``, one of this layer's own, which had ``length`` tokens."""
+        """Restore the layer to ``point``, one of its own, at ``length`` tokens."""
 
     def take_stats(self) -> StepStats:
-        """Return the counters since they were last taken."""
+        """Return the counters since the last call."""
         return StepStats()
 
 
 class FullLayer(AttentionLayer):
     """Exact attention over all rows: on the device (``dense``) or streamed from the host (``offload``)."""
 
-    # Rows are only appended, and there is nothing else.
+    # The layer's only state is rows, and they are only appended.
     is_croppable = True
 
     def __init__(self, spec: ModelSpec, store: RowStore, position: Position) -> None:
@@ -151,9 +151,9 @@ class FullLayer(AttentionLayer):
         self._streamed_rows = 0
 
     def attend_exactly(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Attend to the own segment causally, to all earlier rows chunk by chunk, and merge."""
+        """Attend causally within the segment and to all earlier rows chunk by chunk; merge the results."""
         earlier, streamed = self.position.length, 0
-        # In this order the first chunk arrives during attention to the own segment.
+        # Start the stream first: its first chunk arrives during attention within the segment.
         chunks = self.store.stream(0, earlier)
         self.store.write(earlier, key, value)
         output, lse = kernels.attend(
@@ -170,10 +170,10 @@ class FullLayer(AttentionLayer):
         return weigh_sinks(output, lse, params.sinks)
 
     def _index_keys(self, first: int, keys: Tensor) -> None:
-        """Index the keys ``[KV, S, d]`` of the tokens from ``first`` on, which are on the device for once."""
+        """Index the keys ``[KV, S, d]`` of the tokens from ``first`` on while they are on the device."""
 
     def take_stats(self) -> StepStats:
-        """Count every earlier row as wanted, and as fetched where the store is not on the device."""
+        """Count every earlier row as wanted, and as fetched if the store is not on the device."""
         wanted, self._streamed_rows = self._streamed_rows, 0
         fetched = 0 if self.store.on_device else wanted
         return StepStats(wanted, fetched, fetched * self.store.row_bytes, self.spec.num_kv_heads)
@@ -207,7 +207,7 @@ class SlidingLayer(AttentionLayer):
     def attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``AttentionLayer``."""
         earlier = self.position.length
-        # The window counts the query's own token.
+        # The window includes the query's own token.
         past = min(earlier, self.ring.size - 1)
         past_key, past_value = self.ring.ordered(earlier, past)
         output, lse = kernels.attend(
@@ -224,7 +224,7 @@ class SlidingLayer(AttentionLayer):
 
 
 def weigh_sinks(output: Tensor, lse: Tensor, sinks: Tensor | None) -> Tensor:
-    """Let attention sinks take their share: ``o · e^lse / (e^lse + e^sink)``, ``[KV, G, S, d]``."""
+    """Scale outputs by their share beside the sinks: ``o · e^lse / (e^lse + e^sink)``, ``[KV, G, S, d]``."""
     if sinks is None:
         return output
     heads, group, _ = lse.shape

@@ -1,4 +1,4 @@
-"""LRQK for one layer: exact prefill; decode over the hot set, which the low-rank index keeps up to date."""
+"""LRQK for one layer: exact prefill, and decode over a hot set that the low-rank index updates."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from lrqk_cli.telemetry.stats import StepStats
 
 
 class LrqkLayer(FullLayer):
-    """A full-attention layer whose rows live in host memory.
+    """A full-attention layer whose rows are in host memory.
 
     Segments are attended exactly, and the projector observes them. ``solve`` then fits the projector;
-    ``finish_prefill`` builds or extends the index, and seeds the hot set. A single token after that is a
-    decode step: it attends to the residents, and what all other rows would have added is predicted from their
-    codes (``tail``).
+    ``finish_prefill`` builds or extends the index, and seeds the hot set. Each single token after that is a
+    decode step: it attends exactly to the residents, and predicts the contribution of all other rows from
+    their codes (``tail``).
 
-    Index and hot set are those of *row sets*: one a KV head, or one a query head, as ``config.grouping``
-    says. The queries of a row set share its residents.
+    Each *row set* has its own part of the index and of the hot set. ``config.grouping`` chooses one row set
+    per KV head or per query head. The queries of a row set share its residents.
 
     Attributes:
-        prefill: what segments have left to do before the next decode step; None between decode steps. All
-            tokens are then in the index, and the hot set has as many rows as they allow.
+        prefill: the work that segments leave for the next decode step; None between decode steps, when all
+            tokens are indexed and all possible hot slots are filled.
     """
 
-    # Index and hot set follow the tokens, in place; ``rewind_point`` and ``rewind`` go back.
+    # Decode steps change index and hot set in place; ``rewind_point`` and ``rewind`` restore them.
     is_croppable = False
 
     def __init__(
@@ -73,7 +73,7 @@ class LrqkLayer(FullLayer):
         return LrqkStep(self.config, state, number, *parts, self.token_attention)
 
     def reset(self) -> None:
-        """Forget all tokens and what was fitted to them."""
+        """Forget all tokens and the fit."""
         super().reset()
         self.projector.reset()
         self.hot.clear()
@@ -104,7 +104,7 @@ class LrqkLayer(FullLayer):
         self._fit_tail()
 
     def adjust(self, config: LrqkConfig) -> None:
-        """Let another configuration be in force from the next step on; see ``LrqkCache.adjust``."""
+        """Change the configuration from the next step on; see ``LrqkCache.adjust``."""
         if config.tail != self.config.tail:
             self.tail = ValueTail(self.spec, config, self.store.device) if config.tail != "none" else None
         self.config = config
@@ -112,22 +112,22 @@ class LrqkLayer(FullLayer):
 
     @property
     def is_unsolved(self) -> bool:
-        """Whether ``solve`` may run beside that of other layers, before ``finish_prefill`` does it.
+        """Whether ``solve`` is pending and may run in parallel with that of other layers.
 
-        Only the joint solver is batched: it runs on the CPU, in parallel across layers. The alternating
-        solver runs on the device, whose libraries must not be loaded by several threads.
+        Only the joint solver may: it runs on the CPU. The alternating solver runs on the device, whose
+        libraries several threads must not load; ``finish_prefill`` calls it.
         """
         return self.prefill is not None and not self.prefill.is_solved and self.config.solver == "joint"
 
     def begin_segment(self) -> None:
-        """Note where the newest segment begins, for ``solve_ahead`` after it."""
+        """Record the Gram sums before the newest segment, for ``solve_ahead`` after it."""
         self._fit.begin_segment()
 
     def solve_ahead(self, growth: Growth | None) -> Callable[[], Callable[[], None]] | None:
-        """Return a task for the CPU: fit the projector to the text as it will be; the layer stays as it is.
+        """Return a task for the CPU: solve for the maps of the whole text; this does not change the layer.
 
-        The task returns what puts the fit in force. The segment after that builds the index, from the keys
-        that it attends to. None where the standing fit will do, or it is not known what is to come.
+        The task returns a function that installs the fit. The next segment then builds the index from the
+        keys that it attends to. None if the current fit suffices, or the growth is unknown.
         """
         if growth is None or not self._fit.is_outgrown(growth.tokens):
             return None
@@ -142,9 +142,9 @@ class LrqkLayer(FullLayer):
         return solve_for_index
 
     def solve(self) -> None:
-        """Fit to the segments so far what decode steps need; many layers may do so side by side.
+        """Fit the tail to the segments so far, and first the projector if the text has outgrown its fit.
 
-        The projector is fitted anew where too much of the text is new to it.
+        Layers may do so in parallel, see ``is_unsolved``.
         """
         prefill = self._open_prefill()
         if self._fit.is_outgrown():
@@ -153,7 +153,7 @@ class LrqkLayer(FullLayer):
         prefill.is_solved = True
 
     def finish_prefill(self) -> None:
-        """Bring index and hot set up to date with the segments that went through since the last time."""
+        """Update index and hot set with the segments since the last decode step."""
         prefill = self.prefill
         if prefill is None:
             return
@@ -170,26 +170,26 @@ class LrqkLayer(FullLayer):
         self.prefill = None
 
     def _open_prefill(self) -> UnfinishedPrefill:
-        """Return what is unfinished, after decode steps that left nothing so."""
+        """Return the unfinished prefill; create it if the layer is between decode steps."""
         if self.prefill is None:
             length = self.position.length
             self.prefill = UnfinishedPrefill(length, self.hot.filled(length))
         return self.prefill
 
     def _index_anew(self, replace: Callable[[int], None]) -> None:
-        """Replace the fit, by which all tokens have still to be indexed."""
+        """Replace the fit; all tokens must then be indexed again."""
         prefill = self._open_prefill()
         replace(prefill.indexed)
         prefill.indexed = 0
 
     def _fit_tail(self) -> None:
-        """Fit the tail to the standing maps, and to the sums of all segments."""
+        """Fit the tail to the current maps and the sums of all segments."""
         if self.tail is not None and self._fit.tokens:
             self.tail.fit(self.projector)
 
     def _seed_hot_set(self, prefill: UnfinishedPrefill, length: int) -> None:
-        """Let the rows be resident that score best for the newest queries; nothing waits for the device."""
-        assert prefill.newest is not None  # a segment has left its queries
+        """Make the rows resident that score best for the newest queries; does not wait for the device."""
+        assert prefill.newest is not None  # every segment sets it
         self.store.await_writes()
         candidates = self.hot.candidates(length)
         for key, value in self.store.stream(prefill.filled, self.hot.filled(length)):
@@ -200,7 +200,7 @@ class LrqkLayer(FullLayer):
         prefill.is_seeded = True
 
     def take_stats(self) -> StepStats:
-        """Return rows demanded and rows fetched by the decode steps since the counters were last taken."""
+        """Return the rows that decode steps demanded and fetched since the last call."""
         wanted, fetched = self._wanted, self._fetched
         self._wanted = self._fetched = 0
         return StepStats(wanted, fetched, fetched * self.store.row_bytes, self.spec.num_kv_heads)
@@ -212,8 +212,8 @@ class LrqkLayer(FullLayer):
         self._index_keys(earlier, key)
         self.hot.recent.append(earlier, key, value)
         self.projector.observe(query, key, value)
-        # A sticky hot set starts with the rows that matter to the newest queries: the question, in a chat.
-        # One that holds the exact best, with those of the newest query.
+        # A sticky hot set starts with the best rows for the newest queries: in a chat, the question. The
+        # paper's hot sets, the exact best rows of each step, start with those of the newest query.
         count = SEED_QUERIES if self.config.hot_policy == "sticky" else 1
         newest = query[:, :, -count:]
         if prefill.newest is not None:
@@ -222,23 +222,23 @@ class LrqkLayer(FullLayer):
         return output
 
     def prepare_ahead(self) -> None:
-        """Seed the hot set, if this segment and all before it are indexed for good.
+        """Seed the hot set if all tokens are indexed, by a fit that will not be replaced.
 
-        A GPU does so between layers; after the last one it would wait for the host to ask for each part.
+        The GPU then seeds between layers; after the last layer it would wait for the host at every launch.
         """
         prefill = self._open_prefill()
         if prefill.indexed > self.position.length and not self._fit.is_outgrown():
             self._seed_hot_set(prefill, prefill.indexed)
 
     def _index_keys(self, first: int, keys: Tensor) -> None:
-        # Once the index has begun, it grows with every segment, and no row need come back for it.
+        # Extend a begun index with every segment, so that no key crosses the link again for it.
         prefill = self._open_prefill()
         if self._fit.tokens and first == prefill.indexed:
             self.index.write(first, self.projector.project_keys(keys))
             prefill.indexed += keys.shape[1]
 
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """See ``AttentionLayer``: over the residents, with a prediction of what all other rows would add."""
+        """See ``AttentionLayer``; attends exactly to the residents, and predicts the tail."""
         length, queries = self.position.length, self._per_set(query)
         codes, key_code = self.projector.step(queries.squeeze(2), key, self._active_rows)
         self.hot.append(length, key, value)
@@ -262,7 +262,7 @@ class LrqkLayer(FullLayer):
         return weigh_sinks(output, lse, params.sinks).reshape(query.shape)
 
     def _per_set(self, query: Tensor) -> Tensor:
-        """Return queries ``[KV, G, S, d]`` by row set, ``[sets, N, S, d]``."""
+        """Return queries ``[KV, G, S, d]`` grouped by row set, ``[sets, N, S, d]``."""
         return query.reshape(self._sets, -1, *query.shape[2:])
 
     def _active_rows(self) -> ActiveRows:
@@ -274,7 +274,7 @@ class LrqkLayer(FullLayer):
         return kernels.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
 
     def _add_weights(self, weights: Tensor, query: Tensor, params: AttentionParams, new: int) -> None:
-        """Add up the weights of the residents; ``new`` tokens have come since ``position`` moved."""
+        """Add the residents' attention weights; ``new`` tokens are stored beyond ``position``."""
         length = self.position.length + new
         key, _ = self.hot.resident_rows(length)
         add_weights(weights, query, [key], self.hot.resident_tokens(length), params)
@@ -282,7 +282,7 @@ class LrqkLayer(FullLayer):
     def _tail(self, tail: ValueTail, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the predicted output ``[sets, N, 1, d]`` and log-mass ``[sets, N, 1]`` of the non-residents.
 
-        Their weights are what the index predicts, from logits ``[sets, N, T]``.
+        Their weights follow from the predicted logits ``[sets, N, T]``.
         """
         resident = self.hot.resident[:, : logits.shape[2]].unsqueeze(1)
         logits = logits.masked_fill(resident, float("-inf"))
@@ -291,7 +291,7 @@ class LrqkLayer(FullLayer):
         return tail.mean_value(mean_code).unsqueeze(2), mass
 
     def _fetch(self, scores: Tensor, wanted: int) -> Tensor:
-        """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the rows fetched."""
+        """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the fetched rows."""
         resident = self.hot.resident[:, : scores.shape[1]]
         if self.config.hot_policy == "refetch":
             resident = torch.zeros_like(resident)
@@ -311,7 +311,7 @@ class LrqkLayer(FullLayer):
         return self.index.total_scores(codes, length, scaling=scaling, softcap=softcap)
 
     def _scores(self, logits: Tensor) -> Tensor:
-        """Return each token's score ``[sets, T]``; a single query ranks by its logits, free of underflow."""
+        """Return each token's score ``[sets, T]``: a single query's logits, which cannot underflow."""
         if logits.shape[1] == 1:
             return logits.squeeze(1)
         return kernels.group_scores(logits, self.config.aggregate)

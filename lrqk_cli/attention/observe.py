@@ -1,4 +1,4 @@
-"""What a decode step lost: its residents and its output beside exact attention of the same query."""
+"""Compare decode steps with exact attention of the same queries."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Observed:
     """The decode steps of one layer.
 
     Attributes:
-        captured_mass: share of the exact attention weights that the residents have, before any correction
-            for the other rows; ``[steps, H]``, in [0, 1].
+        captured_mass: the residents' share of the exact attention weights, without the tail;
+            ``[steps, H]``, in [0, 1].
         output_error: ``‖o − o*‖ / ‖o*‖`` over the outputs of all heads together; ``[steps]``.
     """
 
@@ -31,8 +31,8 @@ class Observed:
 class LayerObserver:
     """Compares every decode step of a layer with exact attention over all rows of its store.
 
-    It streams the store in every step, so a step takes about as long as under ``offload``, and no step is
-    replayed from a graph. Call ``detach`` in the end.
+    It streams the store in every step, so a step takes about as long as under ``offload``, and steps run
+    eagerly. Call ``detach`` at the end.
     """
 
     def __init__(self, cache: LrqkCache, number: int) -> None:
@@ -46,7 +46,7 @@ class LayerObserver:
         cache.observers[number] = self
 
     def __call__(self, query: Tensor, params: AttentionParams, output: Tensor) -> None:
-        """Take up one step; see ``LrqkCache.observers``."""
+        """Record one step; see ``LrqkCache.observers``."""
         length = self._cache.position.length + 1
         key, value = self._layer.hot.resident_rows(length)
         per_set = query.reshape(key.shape[0], -1, *query.shape[2:])
@@ -57,7 +57,7 @@ class LayerObserver:
         self._error.append((output.flatten().float() - exact).norm() / exact.norm())
 
     def take(self) -> Observed:
-        """Return the steps since they were last taken, on the CPU."""
+        """Return the steps recorded since the last call, on the CPU."""
         heads = self._layer.spec.num_heads
         mass = torch.stack(self._mass).cpu() if self._mass else torch.empty(0, heads)
         error = torch.stack(self._error).cpu() if self._error else torch.empty(0)
@@ -65,7 +65,7 @@ class LayerObserver:
         return Observed(mass, error)
 
     def detach(self) -> None:
-        """Leave the layer alone; it and this would else keep each other, and the layer's rows, in memory."""
+        """Stop observing, which breaks the reference cycle that would keep the layer's rows in memory."""
         self._cache.observers.pop(self._number, None)
 
     def _exact(self, query: Tensor, params: AttentionParams, length: int) -> tuple[Tensor, Tensor]:

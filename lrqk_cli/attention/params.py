@@ -1,4 +1,4 @@
-"""What a model passes to its attention function beside Q, K and V."""
+"""The parameters that a model passes to its attention function beside Q, K and V."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class AttentionParams:
-    """Parameters of one call.
+    """Parameters of one attention call.
 
     Attributes:
         scaling: factor of the logits.
         softcap: logits become ``softcap · tanh(logits / softcap)``.
-        sinks: one more logit per query head, ``[H]``, that takes part in the softmax and has no value.
+        sinks: one extra logit per query head, ``[H]``, which joins the softmax and has no value.
     """
 
     scaling: float

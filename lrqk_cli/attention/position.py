@@ -1,4 +1,4 @@
-"""How far a cache has got: the one count of tokens that all its layers read."""
+"""The number of tokens in a cache, which all its layers read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 
 
 class Position:
-    """The number of tokens that have gone through all layers, on the host and on the device.
+    """The number of tokens that all layers have processed, on the host and on the device.
 
-    While a segment or a step is under way, it still stands where that began: its first token is token
-    ``length``. The last layer moves it on.
+    It does not change during a segment or a step, whose first token is token ``length``; the last layer
+    advances it.
 
     Attributes:
-        length: the number as the host knows it.
-        tensor: the number on the device, int64 ``[1]``, which never moves, so that a captured graph may read
-            it and count in it.
+        length: the number on the host.
+        tensor: the number on the device, int64 ``[1]``. Its address never changes, so a captured graph may
+            read and advance it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,15 +22,15 @@ class Position:
         self.tensor = torch.zeros(1, dtype=torch.int64, device=device)
 
     def advance(self, count: int) -> None:
-        """Count further tokens; within a capture, the device does so at every replay."""
+        """Add ``count`` tokens; inside a capture, every replay repeats the addition on the device."""
         self.length += count
         self.tensor += count
 
     def set(self, length: int) -> None:
-        """Go back to ``length`` tokens."""
+        """Set both numbers to ``length`` tokens."""
         self.length = length
         self.tensor.fill_(length)
 
     def sync_host_length(self, length: int) -> None:
-        """Note on the host where a graph's replay, or a capture that ran nothing, has left the device."""
+        """Set the host's number to the device's, after a graph's replay or a capture that ran no kernel."""
         self.length = length

@@ -1,4 +1,4 @@
-"""How queries and keys come to the low-rank space of the index: one interface, a class for each solver."""
+"""Map queries and keys to the low-rank space of the index: one interface, one class per solver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 
-# A random start is the same in every run.
+# Fixed, so that a random start is the same in every run.
 _SEED = 0
 
 
@@ -24,7 +24,7 @@ class QueryCodes(NamedTuple):
 
     Attributes:
         codes: q̂, ``[sets, N, r]``.
-        offset: what is to be added to ``q̂ k̂ᵀ`` for every key, ``[sets, N]``.
+        offset: added to ``q̂ k̂ᵀ`` of every key, ``[sets, N]``.
     """
 
     codes: Tensor
@@ -39,11 +39,11 @@ class ActiveRows(NamedTuple):
 
 
 class Projector(Protocol):
-    """Learns from the prefill's segments how to map queries and keys, and maps them.
+    """Fits maps to the prefill's segments, and maps queries and keys.
 
     Attributes:
-        grams: what it has learned from.
-        query_map, key_map: of the last fit, ``[sets, d, r]``; they never move.
+        grams: the sums over the observed segments.
+        query_map, key_map: of the last fit, ``[sets, d, r]``; their addresses never change.
     """
 
     grams: GramAccumulator
@@ -51,24 +51,24 @@ class Projector(Protocol):
     key_map: Tensor
 
     def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Take note of a segment: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
+        """Add a segment to the sums: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
 
     def solve(self, moments: Moments) -> Callable[[], Tensor]:
-        """Solve for the maps that suit these queries and keys; nothing changes yet.
+        """Solve for the maps of these queries and keys; this does not change the projector.
 
         Returns:
-            What puts the maps in force, and returns the root mean square ``[sets, 1, r]`` of the codes of all
-            keys. It follows from their Gram matrix, so that no key has to be seen again.
+            A function that installs the maps and returns the root mean square ``[sets, 1, r]`` of the codes
+            of all keys, computed from their Gram matrix, without the keys.
         """
 
     def fit(self) -> Tensor:
-        """Put the maps in force that suit everything observed so far; return what ``solve`` says."""
+        """Install the maps of all observed segments; return the root mean square as ``solve`` describes."""
 
     def project_keys(self, key: Tensor) -> Tensor:
         """Return the codes ``[sets, S, r]`` of keys ``[KV, S, d]``, by the maps of the last fit."""
 
     def key_centre(self) -> Tensor:
-        """Return what is taken off a key before it is mapped, ``[KV, d]``; it never moves."""
+        """Return the vector subtracted from keys before mapping, ``[KV, d]``; its address never changes."""
 
     def project_queries(self, query: Tensor) -> QueryCodes:
         """Return the codes of queries ``[sets, N, d]``, by the maps of the last fit."""
@@ -76,22 +76,22 @@ class Projector(Protocol):
     def step(self, query: Tensor, key: Tensor, active: Callable[[], ActiveRows]) -> tuple[QueryCodes, Tensor]:
         """Return the codes of a decode step's queries, and those of its key ``[sets, 1, r]``.
 
-        May adapt to them.
+        May adapt the projector to them.
 
         Args:
             query: ``[sets, N, d]``.
             key: ``[KV, 1, d]``.
-            active: gives the tokens that are resident before this step.
+            active: returns the tokens that are resident before this step.
         """
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget all segments."""
 
     def learned(self) -> tuple[Tensor, ...]:
-        """Return all that ``observe`` and ``step`` change in place, beside ``grams.count``."""
+        """Return all tensors that ``observe`` and ``step`` change in place."""
 
     def fitted(self) -> tuple[Tensor, ...]:
-        """Return all that ``fit`` alone changes in place."""
+        """Return all tensors that only ``fit`` changes in place."""
 
 
 def make_projector(spec: ModelSpec, config: LrqkConfig, device: torch.device) -> Projector:
@@ -113,12 +113,12 @@ class JointProjector:
         self.grams.add(query, key, value)
 
     def solve(self, moments: Moments) -> Callable[[], Tensor]:
-        """See ``Projector``: on the CPU; nothing waits for the device."""
+        """See ``Projector``; runs on the CPU and does not wait for the device."""
         key_gram = moments.centred_key
         sets, _, rank = self.key_map.shape
         query_map, key_map = solve_joint(moments.query, per_set(key_gram, sets), rank)
         deviations = _code_deviations(key_gram, moments.count, key_map.float())
-        # Pinned where they are to go to a GPU.
+        # Pinned, so that the copies to a GPU are asynchronous.
         solved = [part.float() for part in (query_map, key_map, moments.mean, deviations)]
         *maps, deviations = [part.pin_memory() for part in solved] if self.key_map.is_cuda else solved
 
@@ -169,7 +169,7 @@ class AlsProjector:
 
     Attributes:
         query_map, key_map: M_Q and M_K of the last fit, ``[sets, d, r]``.
-        query_basis, key_basis: B_Q and B_K as the decode steps have left them, ``[sets, r, d]``.
+        query_basis, key_basis: B_Q and B_K, adapted by the decode steps, ``[sets, r, d]``.
     """
 
     def __init__(self, spec: ModelSpec, config: LrqkConfig, device: torch.device) -> None:
@@ -240,7 +240,7 @@ class AlsProjector:
         return _without_offset(query.float() @ self.query_map)
 
     def step(self, query: Tensor, key: Tensor, active: Callable[[], ActiveRows]) -> tuple[QueryCodes, Tensor]:
-        """See ``Projector``; both bases adapt."""
+        """See ``Projector``; adapts both bases."""
         bases = self.query_basis, self.key_basis
         solved = als.solve_step(query, per_set(key, query.shape[0]), bases, active(), self._config)
         self.query_basis.copy_(solved.query_basis)
@@ -264,7 +264,7 @@ class AlsProjector:
 
 
 def per_set(tensor: Tensor, sets: int) -> Tensor:
-    """Repeat what there is once a KV head for each row set of that head."""
+    """Repeat a tensor ``[KV, …]`` for the row sets of each KV head, ``[sets, …]``."""
     return tensor.repeat_interleave(sets // tensor.shape[0], 0)
 
 

@@ -1,8 +1,8 @@
-"""Points that a cache can be taken back to, exactly: what has been said since is as if it had never been.
+"""Points to which a cache can be rewound exactly.
 
-The rows of the store are only appended to, so they need no copy: a point holds the number of them, and host
-copies of the little that changes in place. What a fit of the index determined is copied only when a later
-fit is about to replace it, and once for all points that refer to it.
+The store only appends rows, so they need no copy: a point holds their number, and host copies of the small
+state that changes in place. The tensors of a fit are copied only when a later fit replaces them, once for all
+points that refer to the fit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lrqk_cli.attention.unfinished import UnfinishedPrefill
 
 
 class Copies:
-    """Host copies of tensors, each of which can be put back in place."""
+    """Host copies of tensors, which can be restored in place."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._pairs = [(tensor, tensor.to("cpu", copy=True)) for tensor in tensors]
@@ -27,18 +27,18 @@ class Copies:
         return sum(copy.nbytes for _, copy in self._pairs)
 
     def put_back(self) -> None:
-        """Let the tensors hold again what they held when they were copied."""
+        """Copy the contents back into the tensors."""
         for tensor, copy in self._pairs:
             tensor.copy_(copy)
 
 
 class Fit:
-    """Stands for one fit of a layer's index: its maps, its scale, and the codes that they made.
+    """One fit of a layer's index: its maps, its scale, and the resulting codes.
 
-    They are the layer's own while the fit is in force.
+    While the fit is current, the layer holds these tensors, and the fit holds no copy.
 
     Attributes:
-        is_referenced: a point refers to it, so it must be kept when it is replaced.
+        is_referenced: a point refers to the fit, so its tensors must be copied when it is replaced.
     """
 
     def __init__(self) -> None:
@@ -47,16 +47,16 @@ class Fit:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what was copied."""
+        """Bytes of the copies; 0 while the fit is current."""
         return self._kept.nbytes if self._kept is not None else 0
 
     def keep(self, tensors: Sequence[Tensor]) -> None:
-        """Copy what the next fit overwrites, if a point refers to it."""
+        """Copy the tensors that the next fit overwrites, if a point refers to this fit."""
         if self.is_referenced:
             self._kept = Copies(tensors)
 
     def put_back(self) -> None:
-        """Be in force again; nothing happens where it has never been replaced."""
+        """Restore the fit from its copies; do nothing if it was never replaced."""
         if self._kept is not None:
             self._kept.put_back()
             self._kept = None
@@ -64,7 +64,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class LayerRewindPoint:
-    """A point of a layer whose rows are all in its store: nothing was copied."""
+    """A point of a layer whose rows are all in its store; it needs no copies."""
 
     @property
     def nbytes(self) -> int:
@@ -74,10 +74,10 @@ class LayerRewindPoint:
 
 @dataclass(frozen=True)
 class SlidingRewindPoint(LayerRewindPoint):
-    """A point of a sliding-window layer, whose older rows are nowhere else.
+    """A point of a sliding-window layer, whose rows are in its ring only.
 
     Attributes:
-        rows: the used part of its ring.
+        rows: the used part of the ring.
     """
 
     rows: Copies
@@ -93,10 +93,10 @@ class LrqkRewindPoint(LayerRewindPoint):
     """A point of an LRQK layer.
 
     Attributes:
-        fit: the one in force; fitted: the tokens that it was made for.
-        learned: what segments and steps have added up or adapted; observed: keys in those sums.
-        slot_token: which tokens are hot, int32 ``[sets, C]`` in host memory; their rows are in the store.
-        prefill: what the prefill had left to do, in host memory; None between decode steps.
+        fit: the current fit; fitted: the number of tokens that it covers.
+        learned: the projector's sums and adapted bases; observed: the number of keys in the sums.
+        slot_token: the token in each hot slot, int32 ``[sets, C]`` in host memory; its row is in the store.
+        prefill: the unfinished prefill, in host memory; None between decode steps.
     """
 
     fit: Fit
@@ -108,20 +108,20 @@ class LrqkRewindPoint(LayerRewindPoint):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the copies, and of its fit where that was replaced; other points may share these."""
+        """Bytes of the copies, with those of a replaced fit, which other points may share."""
         queries = 0 if self.prefill is None else self.prefill.nbytes
         return self.learned.nbytes + self.slot_token.nbytes + queries + self.fit.nbytes
 
 
-# Compared by identity: two points may look alike, and only one be valid.
+# Compared by identity: of two points with equal fields, only one may be valid.
 @dataclass(frozen=True, eq=False)
 class CacheRewindPoint:
-    """A point that a cache can be taken back to, until it is taken back beyond it or reset.
+    """A point to rewind to; valid until the cache is rewound to an earlier point or reset.
 
     Attributes:
-        number: later points of a cache have higher numbers.
+        number: increases from point to point of a cache.
         length: tokens in the cache.
-        layers: one point a layer.
+        layers: one point per layer.
     """
 
     number: int
@@ -130,5 +130,5 @@ class CacheRewindPoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of host memory that it takes."""
+        """Bytes of host memory that the point takes."""
         return sum(layer.nbytes for layer in self.layers)

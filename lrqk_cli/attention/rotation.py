@@ -1,8 +1,7 @@
-"""What a model's RoPE does to a key that stands later in the text: it turns it by one fixed matrix.
+"""The matrices by which a model's RoPE turns keys and queries at later positions.
 
 Moving a token forward by Δ positions multiplies its rotated query and key by a matrix that depends on Δ alone
-(Su et al., 2021). So sums over the tokens of one segment tell what the sums over the next will be, as far as
-a text goes on as it was.
+(Su et al., 2021). So the sums over one segment predict the sums over the next, if the text continues alike.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from lrqk_cli.config import ModelSpec
 
 _EMBEDDING = "rotary_emb"
 _APPLY = "apply_rotary_pos_emb"
-# Frequencies that depend on the length of the text: there is no fixed turn.
+# Types of RoPE whose frequencies depend on the length of the text: no fixed matrix exists.
 _VARIABLE = frozenset({"dynamic", "longrope"})
 
 
 class Rotation:
-    """Finds a model's turns by applying its own functions to unit vectors, whatever its scaling of RoPE.
+    """Finds a model's turns by applying its own RoPE functions, with any scaling, to unit vectors.
 
     Args:
-        model: it is not changed.
-        spec: its shape.
-        modules: its attention modules, one a layer.
-        distances: those that ``turn`` will be asked for.
+        model: a causal language model; not changed.
+        spec: shape of the model.
+        modules: the model's attention modules, one per layer.
+        distances: the distances, in tokens, that ``turn`` accepts.
     """
 
     def __init__(
@@ -52,9 +51,9 @@ class Rotation:
                     self._found[key] = self._find(layer, *key)
 
     def turn(self, layer: int, distance: int) -> Tensor | None:
-        """Return M, float64 ``[d, d]`` on the CPU: a key ``k`` of that layer is ``k M`` so much later.
+        """Return M, float64 ``[d, d]`` on the CPU: a key ``k`` of the layer becomes ``k M`` at ``distance``.
 
-        The identity where the layer has no RoPE; None where there is no such matrix, or it cannot be found.
+        The identity if the layer has no RoPE; None if no such matrix exists or it cannot be found.
         """
         with_rope = getattr(self._config, "no_rope_layers", None)
         if with_rope and not with_rope[layer]:
@@ -62,7 +61,7 @@ class Rotation:
         return self._found[self._kind(layer), distance]
 
     def _kind(self, layer: int) -> str | None:
-        """Return what the embedding tells layers apart by."""
+        """Return the layer type that the embedding takes as an argument; None if it takes none."""
         if (
             self._embedding is None
             or "layer_type" not in inspect.signature(self._embedding.forward).parameters
@@ -89,9 +88,9 @@ def _turned(
     distance: int,
     width: int,
 ) -> Tensor | None:
-    """Rotate unit vectors to positions 0 and ``distance``; the turn leads from the one to the other."""
+    """Rotate unit vectors to positions 0 and ``distance``; return the matrix from one to the other."""
     device = next(embedding.buffers()).device
-    # Only its type and device count: in float32 the angles are not rounded.
+    # The embedding uses only its dtype and device; float32 keeps the angles precise.
     like = torch.zeros(1, device=device)
     unit = torch.eye(width, device=device).view(1, width, 1, width).expand(1, width, 2, width)
     try:
@@ -100,18 +99,18 @@ def _turned(
     except (RuntimeError, TypeError, ValueError):
         return None
     first, later = rotated[0].double().cpu().unbind(1)
-    # At position 0 nothing is turned, but some scalings of RoPE lengthen what they rotate.
+    # At position 0 nothing is turned, but some scalings of RoPE change the vectors' length.
     turn: Tensor = torch.linalg.solve(first, later)
     return turn
 
 
 class Growth(NamedTuple):
-    """How much of a text is still to come, in segments as long as the newest.
+    """The coming tokens of a text, in segments as long as the newest.
 
     Attributes:
-        tokens: how many are to come; ``segment``: how many the newest segment has.
-        shares: of each coming segment, the part that there will be: 1, or less for the last.
-        turns: of each coming segment, what leads to it from the newest, ``[d, d]``.
+        tokens: number of coming tokens; ``segment``: tokens of the newest segment.
+        shares: length of each coming segment relative to the newest: 1, or less for the last.
+        turns: the matrix ``[d, d]`` from the newest segment to each coming one.
     """
 
     tokens: int
@@ -121,7 +120,7 @@ class Growth(NamedTuple):
 
 
 def growth(rotation: Rotation, layer: int, coming: int, segment: int) -> Growth | None:
-    """Return what the ``coming`` tokens after a layer's newest ``segment`` are; None if it is not known."""
+    """Return a layer's growth by ``coming`` tokens after its newest ``segment``; None without a turn."""
     shares, turns = list[float](), list[Tensor]()
     for done in range(0, coming, segment):
         turn = rotation.turn(layer, done + segment)

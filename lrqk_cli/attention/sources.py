@@ -1,8 +1,8 @@
-"""Where an answer looked: exact attention weights of its steps, added up by token.
+"""The sources of an answer: exact attention weights of its steps, summed per token.
 
-Only some layers retrieve. In the models that were measured (docs/sources.md), those of the third quarter look
-at the passage that an answer quotes, those before it at their neighbourhood and at the first tokens. So the
-third quarter of the layers with full attention is tracked; sliding ones do not see the documents.
+Only some layers retrieve. In the measured models (docs/sources.md), the layers of the third quarter attend to
+the passage that an answer quotes; earlier layers attend to nearby tokens and to the first tokens. So the
+third quarter of the full-attention layers is tracked. Sliding-window layers do not see the documents.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from lrqk_cli.kernels.soft_cap import soft_cap
 
 
 def retrieving_layers(spec: ModelSpec) -> list[int]:
-    """Return the layers that are tracked: of those with full attention the third quarter, at least one."""
+    """Return the tracked layers: the third quarter of the full-attention layers, at least one layer."""
     full = [number for number, kind in enumerate(spec.layer_kinds) if kind == "full"]
     return full[len(full) // 2 : max(3 * len(full) // 4, len(full) // 2 + 1)]
 
 
 class AttentionTracker:
-    """The weights that the newest token of the prompt, and each decode step after it, put on every token.
+    """Sums the attention weights of every token over the prompt's newest token and all later decode steps.
 
-    A layer starts its count anew with each prompt. Weights are those of a softmax over the rows that are
-    attended exactly: the residents, or all.
+    A layer resets its sums at each prompt. The weights come from a softmax over the rows that the layer
+    attends to exactly: the residents, or all rows.
 
     Args:
         spec: shape of the model.
-        context: tokens there is room for.
-        device: where the model computes.
+        context: tokens to reserve.
+        device: the model's device.
 
     Attributes:
-        weights: of each tracked layer, summed over its heads, float32 ``[context]``.
+        weights: by layer number, the sums over the layer's heads, float32 ``[context]``.
     """
 
     def __init__(self, spec: ModelSpec, context: int, device: torch.device) -> None:
@@ -52,14 +52,14 @@ class AttentionTracker:
 def add_weights(
     out: Tensor, query: Tensor, keys: Iterable[Tensor], tokens: Tensor, params: AttentionParams
 ) -> None:
-    """Add the weights that one token puts on rows, summed over its heads, to those of the rows' tokens.
+    """Add one query token's attention weights, summed over its heads, to the entries of the rows' tokens.
 
     Args:
         out: float32 ``[context]``.
         query: ``[sets, N, 1, d]``.
         keys: the rows' keys in parts, each ``[sets, n, d]``.
-        tokens: which tokens they are, int64 ``[sets, Σn]``.
-        params: see ``AttentionParams``; sinks take no part.
+        tokens: the rows' tokens, int64 ``[sets, Σn]``.
+        params: see ``AttentionParams``; sinks are ignored.
     """
     asked = query.squeeze(2).float()
     logits = torch.cat([asked @ part.float().mT for part in keys], 2) * params.scaling

@@ -1,9 +1,8 @@
-"""The rows that are not resident: their mean value, as a linear function of their mean code.
+"""The tail: predict the mean value of the non-resident rows as a linear function of their mean code.
 
-A decode step knows the index codes k̂ of all rows, but the values of the residents only. The prefill's Gram
-matrices give the best linear prediction of a value from its code, ``v ≈ b + k̂ M``. By linearity, what the
-other rows would have added with their predicted weights w is ``Σ w v ≈ (Σ w)·b + (Σ w k̂) M``: one weighted
-sum of codes, and no row has to travel.
+The device holds the index codes k̂ of all rows, but values of the residents only. The prefill's Gram matrices
+give the best linear prediction of a value from its code, ``v ≈ b + k̂ M``. By linearity, the non-resident rows
+with predicted weights w add ``Σ w v ≈ (Σ w)·b + (Σ w k̂) M``: one weighted sum of codes, without a transfer.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
 
-# Directions in which codes hardly vary say nothing about values. Relative to their mean variance.
+# Relative to the mean variance of the codes: directions with little variance do not predict values.
 _RIDGE = 1e-3
 
 
@@ -24,7 +23,7 @@ class ValueTail:
     """Predicts the mean value of any rows from their mean code.
 
     Attributes:
-        slope: M, ``[sets, r, d]``; zero where only the mean value is asked for.
+        slope: M, ``[sets, r, d]``; zero with ``--tail mean``.
         intercept: b, ``[sets, d]``.
     """
 
@@ -36,11 +35,10 @@ class ValueTail:
         self.intercept.zero_()
 
     def fit(self, projector: Projector) -> None:
-        """Fit to all rows that a projector has observed so far, and to its standing maps.
+        """Fit to the rows that a projector has observed, and to its current maps.
 
-        Ridge regression in float64, on the CPU as the maps are:
-        ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram matrices,
-        and ``b = v̄ − k̂(μ) M``.
+        Ridge regression in float64 on the CPU: ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram
+        matrices, and ``b = v̄ − k̂(μ) M``.
         """
         sets, rank, _ = self.slope.shape
         grams = projector.grams.on_cpu()

@@ -1,4 +1,4 @@
-"""What a prefill leaves to do until the next decode step."""
+"""The work that a prefill leaves for the next decode step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class UnfinishedPrefill:
     """The state of one layer between its first segment after a decode step and its next decode step.
 
     Attributes:
-        indexed: tokens in the index; all others have still to be indexed.
+        indexed: number of indexed tokens, the first of the text.
         filled: filled hot slots of each row set.
-        newest: the newest queries ``[KV, G, S, d]``, by which the hot set is seeded, and the parameters of
-            their attention; None before the first segment.
+        newest: the newest queries ``[KV, G, S, d]``, which seed the hot set, and their attention parameters;
+            None before the first segment.
         is_solved: the projector and the tail fit the text.
-        is_seeded: the hot set is seeded by ``newest``.
+        is_seeded: the hot set has been seeded with ``newest``.
     """
 
     indexed: int
@@ -35,6 +35,6 @@ class UnfinishedPrefill:
         return 0 if self.newest is None else self.newest[0].nbytes
 
     def to(self, device: torch.device) -> UnfinishedPrefill:
-        """Return a copy with its queries on ``device``, for a hot set that will have changed meanwhile."""
+        """Return a copy with the queries on ``device``; solving and seeding must be repeated for it."""
         newest = self.newest and (self.newest[0].to(device, copy=True), self.newest[1])
         return replace(self, newest=newest, is_solved=False, is_seeded=False)

@@ -1,18 +1,18 @@
 """The operations of attention and of the model around it, one folder each.
 
-A folder has a plain ``reference``, and most have Triton kernels, which serve tensors on a GPU where Triton is
-installed; the folder itself is the operation, which chooses.
+Each folder has a plain ``reference``, and most have Triton kernels for tensors on a GPU. The folder's
+``__init__`` is the operation, which chooses between them.
 
-A decode step on a GPU runs these in this order, once a layer: ``append_token``, ``score_tokens``,
-``select_rows``, ``attend_residents``, which fetches; seven launches. ``weigh_tokens`` follows where somebody
-asks for sources. ``replace_rows`` fetches alone, outside of these steps. ``rms_norm``, ``rotate``, ``gemv``
-and ``gated_gemv`` are for the model around them; ``fixed_point``, ``packed_gemv``, ``packed_gated_gemv``,
-``packed_experts_gemv`` and ``unpack_rows`` where its weights are packed. None of these waits for the device,
-and no shape depends on data, so all of them can be captured in a CUDA graph (the references, for the CPU, do
-read the length and the experts).
+A decode step on a GPU runs these operations in this order, once per layer: ``append_token``,
+``score_tokens``, ``select_rows``, and ``attend_residents``, which also fetches rows; seven launches. With
+sources on, ``weigh_tokens`` follows. ``replace_rows`` fetches rows outside of such steps. The model around
+attention uses ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``, and with packed weights ``fixed_point``,
+``packed_gemv``, ``packed_gated_gemv``, ``packed_experts_gemv`` and ``unpack_rows``. Their Triton kernels do
+not wait for the device, and no shape depends on data, so a CUDA graph can capture them. (The references read
+the length and the experts on the host.)
 
-A prefill and plain steps use ``attend`` and ``merge``, plain steps also ``proxy_logits``, ``group_scores``
-and ``plan_fetches``. ``fit_scales`` and ``fit_scales_and_minima`` are for packing weights.
+The prefill and plain steps use ``attend`` and ``merge``; plain steps also use ``proxy_logits``,
+``group_scores`` and ``plan_fetches``. Packing weights uses ``fit_scales`` and ``fit_scales_and_minima``.
 """
 
 from lrqk_cli.kernels.append_token import append_token as append_token

@@ -1,16 +1,16 @@
-"""What the kernels of a decode step read and write: tensors that are allocated once and never move.
+"""The tensors that the kernels of a decode step read and write, allocated once at fixed addresses.
 
-A step can then be captured in a CUDA graph. Nothing here depends on how many tokens there are: that number is
-on the device, in ``length`` (int64, ``[1]``), the tokens stored *before* the step. The step's token stands at
-``t = length``; after it there are ``n = t + 1`` tokens, of which the newest ``min(n, W)`` are in the ring and
-the first ``max(0, n - W)`` are *candidates* for the C hot slots. While all candidates fit, slot i holds token
-i; from then on all slots are filled.
+So a step can be captured in a CUDA graph. No shape depends on the number of tokens: ``length`` on the device
+(int64, ``[1]``) is the number of tokens stored *before* the step. The step's token is token ``t = length``.
+With it there are ``n = t + 1`` tokens: the newest ``min(n, W)`` are in the ring, and the first
+``max(0, n - W)`` are *candidates* for the C hot slots. As long as all candidates fit, slot i holds token i;
+after that all slots are filled.
 
-All tensors are contiguous. Letters: ``sets`` row sets (a KV head each, or a query head each), ``share`` of
-them to a KV head; N queries a set; d head size; r rank; ``context`` tokens there is room for; ``bucket`` an
-upper bound of n, known to the host.
+All tensors are contiguous. Letters: ``sets`` row sets (one per KV head or query head), ``share`` of them per
+KV head; N queries per set; d head size; r rank; ``context`` reserved tokens; ``bucket`` an upper bound of n,
+known to the host.
 
-The *codes* of the index are int8 or floating ``[sets, context, r]``, or of 4 bits, packed in uint8
+The *codes* of the index are int8 or floating ``[sets, context, r]``, or 4-bit codes packed in uint8
 ``[sets, context, r / 2]`` (``kernels.codes``). A code times the index's scale is the row's k̂.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from lrqk_cli.memory import scratch
 from lrqk_cli.memory.tensors import empty
 
-# The log-score where the lowest bin of the histogram of scores begins.
+# The log-score at the lower edge of the histogram's lowest bin.
 LOWEST_SCORE = -16.0
 
 
@@ -32,7 +32,7 @@ class Residents(NamedTuple):
     """Rows on the device.
 
     Attributes:
-        rows: ``[sets, W + C, 2, d]``, the ring first (token j at ``j % W``), K before V.
+        rows: ``[sets, W + C, 2, d]``: the ring (token j at ``j % W``), then the hot slots; K before V.
         slot_token: int64 ``[sets, C]``, the token in each hot slot; -1 where empty.
         resident: bool ``[sets, context]``, whether a token is in a hot slot.
     """
@@ -59,8 +59,7 @@ class IndexMaps(NamedTuple):
         query: ``[sets, d, r]``, with the scale of the index multiplied in.
         key: ``[sets, d, r]``, without it.
         mean: the mean key, ``[KV, d]``.
-        scale: what a code of one stands for, ``[sets, r]``; ones for a floating index. With 4 bits it is so
-            small that outliers saturate, in int8 only keys that came after the fit can.
+        scale: k̂ for a code of one, ``[sets, r]``; ones for a floating index. Codes of outliers saturate.
     """
 
     query: Tensor
@@ -74,7 +73,7 @@ class Projected(NamedTuple):
 
     Attributes:
         codes: ``[sets, N, r]``.
-        offset: what is added to ``q̂ k̂ᵀ`` for every token, ``[sets, N]``.
+        offset: added to ``q̂ k̂ᵀ`` of every token, ``[sets, N]``.
     """
 
     codes: Tensor
@@ -87,16 +86,16 @@ class Projected(NamedTuple):
 
 
 class TokenScores(NamedTuple):
-    """Predicted logits of all tokens, and sums over spans of them, in float32; what lies past n is undefined.
+    """Predicted logits of all tokens and sums over spans of tokens, in float32; undefined beyond n.
 
     A span has ``score_span(sets, bucket)`` tokens.
 
     Attributes:
         logits: ``[sets, N, bucket]``.
         masses: ``[sets, N, 3, spans]``: of each span the largest logit x, then ``Σ exp(logit - x)`` over all
-            its tokens, then the same over its candidates that are not resident.
-        code_sums: ``[sets, N, spans, r]``, ``Σ exp(logit - x) · code`` over the span's candidates that are
-            not resident; None where no tail is wanted.
+            its tokens, then the same sum over its non-resident candidates.
+        code_sums: ``[sets, N, spans, r]``, ``Σ exp(logit - x) · code`` over the span's non-resident
+            candidates; None without a tail.
     """
 
     logits: Tensor
@@ -107,7 +106,7 @@ class TokenScores(NamedTuple):
     def empty(
         cls, sets: int, queries: int, bucket: int, device: torch.device, *, tail_rank: int | None = None
     ) -> TokenScores:
-        """Allocate; ``tail_rank`` is r where a tail is wanted."""
+        """Allocate; ``tail_rank`` is r, or None without a tail."""
         return cls(**_allocate(scratch.token_scores(sets, queries, bucket, tail_rank), device))
 
     @property
@@ -117,12 +116,12 @@ class TokenScores(NamedTuple):
 
 
 class FetchPlan(NamedTuple):
-    """Which tokens come into which hot slots: entry ``i < counts[set]`` of each set; the rest is undefined.
+    """The tokens to fetch and their hot slots: the first ``counts[set]`` entries of each set are defined.
 
     Attributes:
         token, slot: int32 ``[sets, C]``.
         counts: int32 ``[sets]``, the entries of each set.
-        totals: int64 ``[2]``, rows demanded and rows fetched, added up over steps and sets.
+        totals: int64 ``[2]``, rows demanded and rows fetched, summed over steps and sets.
         leaving: bool ``[sets, C]``, whether the row in a slot is to be replaced.
     """
 
@@ -134,18 +133,18 @@ class FetchPlan(NamedTuple):
 
     @classmethod
     def empty(cls, sets: int, hot: int, device: torch.device) -> FetchPlan:
-        """Allocate, with totals of zero."""
+        """Allocate, with zero totals."""
         plan = cls(**_allocate(scratch.fetch_plan(sets, hot), device))
         plan.totals.zero_()
         return plan
 
 
 class Fetch(NamedTuple):
-    """Rows that are to take their slots.
+    """Rows to fetch into hot slots.
 
     Attributes:
-        plan: which, and where.
-        store: all rows, ``[KV, context, 2, d]``; pinned host memory where the rest is on a GPU.
+        plan: the tokens and their slots.
+        store: all rows, ``[KV, context, 2, d]``; in pinned host memory if the residents are on a GPU.
     """
 
     plan: FetchPlan
@@ -153,15 +152,15 @@ class Fetch(NamedTuple):
 
 
 class SelectScratch(NamedTuple):
-    """What the launches of ``select_rows`` leave each other.
+    """Intermediate results between the launches of ``select_rows``.
 
     Attributes:
         token_bin: int16 ``[sets, bucket]``, the bin of each candidate's score.
-        slot_bin: int16 ``[sets, C]``, the bin that decides when the row in a slot leaves.
+        slot_bin: int16 ``[sets, C]``, the bin of the score of each slot's token.
         histogram: int32 ``[sets, 2, BINS]``, of candidates and of slots; zero between steps.
         block_counts: int32 ``[sets, blocks]``, the tokens to fetch in each block of ``SELECT_BLOCK``.
-        decision: int32 ``[sets, 5]``: the bin above which tokens are demanded, how many are, how many of them
-            are missing, the last bin from which slots are taken, and the slots below that.
+        decision: int32 ``[sets, 5]``: the bin above which tokens are demanded, the numbers of demanded and
+            of missing tokens, the last bin from which slots are taken, and the number of slots below it.
     """
 
     token_bin: Tensor
@@ -172,24 +171,24 @@ class SelectScratch(NamedTuple):
 
     @classmethod
     def empty(cls, sets: int, hot: int, bucket: int, device: torch.device) -> SelectScratch:
-        """Allocate, with histograms of zeros."""
+        """Allocate, with zero histograms."""
         made = cls(**_allocate(scratch.select_scratch(sets, hot, bucket), device))
         made.histogram.zero_()
         return made
 
 
 class AttendScratch(NamedTuple):
-    """What each split of the residents contributes, in float32; unused splits are undefined.
+    """Partial attention over each split of the residents, in float32; unused splits are undefined.
 
-    Where rows are fetched, the first ``fetch_splits(C)`` are theirs; then come those of ``split_rows`` rows.
+    With a fetch, the first ``fetch_splits(C)`` splits are the fetched rows; others have ``split_rows`` rows.
 
     Attributes:
         output: ``[sets, splits, N, d]``, normalised within the split.
         lse: ``[sets, N, splits]``.
-        masses: ``[sets, N, 2, fetch splits]``: the largest predicted logit x of the rows that a split
-            replaces and of those it fetches, and ``Σ exp(logit - x)`` over the former less the latter.
-        code_sums: ``[sets, N, fetch splits, r]``, ``Σ exp(logit - x) · code`` likewise; None where there is
-            no tail, or nothing is fetched.
+        masses: ``[sets, N, 2, fetch splits]``: the largest predicted logit x over the rows that a split
+            replaces or fetches, and ``Σ exp(logit - x)`` over the replaced minus that over the fetched rows.
+        code_sums: ``[sets, N, fetch splits, r]``, the same difference of ``Σ exp(logit - x) · code``; None
+            without a tail.
     """
 
     output: Tensor
@@ -209,23 +208,23 @@ class AttendScratch(NamedTuple):
         tail_rank: int | None = None,
         fetching: int = 0,
     ) -> AttendScratch:
-        """Allocate for ``rows`` (W + C) residents a set of head size ``width``, and for a tail of rank r.
+        """Allocate for ``rows`` (W + C) residents per set of head size ``width``, and a tail of rank r.
 
         Args:
-            fetching: C, where rows are fetched while attention runs.
+            fetching: C if attention fetches rows, else 0.
         """
         shapes = scratch.attend_scratch(sets, queries, rows, width, tail_rank, fetching=fetching)
         return cls(**_allocate(shapes, device))
 
 
 class Tail(NamedTuple):
-    """What the rows that are not resident add: their predicted mass, and a linear function of their codes.
+    """Inputs of the tail correction: predicted masses, and values as a linear function of codes.
 
     Attributes:
-        scores: as ``score_tokens`` left them, with ``code_sums``.
+        scores: from ``score_tokens``, with ``code_sums``.
         codes: the index.
-        slope: M with the scale of the index multiplied in, float32 ``[sets, r, d]``; zeros let all rows
-            count with their mean value.
+        slope: M with the scale of the index multiplied in, float32 ``[sets, r, d]``; with zeros, every row
+            has the mean value.
         intercept: b, float32 ``[sets, d]``.
     """
 

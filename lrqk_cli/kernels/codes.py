@@ -1,7 +1,7 @@
-"""How index codes of four bits are packed: all kernels read and write them through this layout.
+"""The layout of packed 4-bit index codes, which all kernels use.
 
-Byte j of a token holds dimension j in its low half and dimension ``j + r/2`` in its high half, so that both
-halves of the bytes are contiguous dimensions. Each is stored with 8 added.
+Byte j of a token holds dimension j in its low half and dimension ``j + r/2`` in its high half, so the low
+halves, and the high halves, are contiguous dimensions. A code is stored plus 8.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _OFFSET = 8
 
 
 def largest_code(dtype: torch.dtype) -> int | None:
-    """Return the magnitude at which codes of this type saturate; None for a floating index."""
+    """Return the magnitude at which codes of this dtype saturate; None for a floating index."""
     return {torch.uint8: 7, torch.int8: 127}.get(dtype)
 
 
@@ -24,7 +24,7 @@ def pack_codes(codes: Tensor) -> Tensor:
 
 
 def unpack_codes(codes: Tensor) -> Tensor:
-    """Return codes ``[…, r]`` in float32, of packed ones in uint8 or of plain ones in any other type."""
+    """Return codes ``[…, r]`` in float32 from packed codes (uint8) or plain codes (any other dtype)."""
     if codes.dtype != torch.uint8:
         return codes.float()
     return torch.cat((codes & 15, codes >> 4), dim=-1).float() - _OFFSET

@@ -1,18 +1,18 @@
-"""A matrix of packed weights on the device: planes that a kernel reads with neighbours side by side.
+"""A matrix of packed weights on the device, in planes of codes, floats and scales.
 
-A *unit* is 32 weights of a row that follow one another; a row has U of them. The bytes of a matrix are three
-parts, one after the other, each at a multiple of 16:
+A *unit* is 32 consecutive weights of a row; a row has U units. The bytes of a matrix are three parts, one
+after the other, each aligned to 16 bytes:
 
-- ``words`` int32 ``[rows, W, U]``. Codes of b bits are words of 32 / b codes: byte i of a word has the codes
-  4 k + i of it, from its lowest bits on. So a mask leaves four codes that follow one another in the bytes of
-  a word, for an integer product of four. Formats of 5 and 6 bits have their low 4 bits so, then the higher
-  ones. Codes of 8 bits are offset by 128 to be positive.
-- ``floats`` float16 ``[rows, F, B]``: of each of B blocks d, and then the factor of its minima or m; uint8
-  where d is an exponent.
-- ``scales`` uint8 ``[rows, 2, U]``: of each unit its scale and its minimum, or the scales of its halves,
-  which are signed.
+- ``words`` int32 ``[rows, W, U]``. A word holds 32 / b codes of b bits: byte i has the codes 4 k + i of the
+  word, from its lowest bits on. So one mask leaves four consecutive codes in the bytes of a word, for the
+  instruction that multiplies four bytes. Formats of 5 and 6 bits store the low 4 bits of all codes like
+  that, then the higher bits. Codes of 8 bits are offset by 128 to be positive.
+- ``floats`` float16 ``[rows, F, B]``: d of each of B blocks, then the factor of the minima or m; uint8 if d
+  is an exponent.
+- ``scales`` ``[rows, 2, U]``: of each unit its scale and minimum, uint8, or the scales of its halves, int8.
 
-So nothing of a file is lost, and whatever 32 lanes of a warp read at once lies side by side.
+The layout loses nothing of a file. The unit is the innermost dimension, so the 32 lanes of a warp, each with
+its own units, read adjacent memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PackedMatrix:
     """A matrix ``[rows, width]`` of a format.
 
     Attributes:
-        data: all its bytes, uint8 ``[size_bytes(...)]``.
+        data: all bytes of the matrix, uint8 ``[size_bytes(...)]``.
     """
 
     data: Tensor
@@ -45,19 +45,19 @@ class PackedMatrix:
 
     @property
     def floats(self) -> Tensor:
-        """Return d, and what else a block has, float16 or uint8 ``[rows, F, B]``."""
+        """Return d and, if the format has minima, the second float, float16 or uint8 ``[rows, F, B]``."""
         part = self._part(1) if self.format.has_exponents else self._part(1).view(torch.float16)
         return part.view(self.rows, self.format.floats, -1)
 
     @property
     def scales(self) -> Tensor:
-        """Return the small integers of all units, uint8 or int8 ``[rows, 2, U]``, or ``[rows, 0, U]``."""
+        """Return the integer scales of all units, uint8 or int8 ``[rows, 2, U]``, or ``[rows, 0, U]``."""
         part = self._part(2).view(torch.int8) if self.format.is_halved else self._part(2)
         return part.view(self.rows, self.format.scales, self.width // UNIT)
 
     @property
     def is_cuda(self) -> bool:
-        """Return whether it lies on a CUDA device."""
+        """Return whether the matrix is on a CUDA device."""
         return self.data.is_cuda
 
     @property
@@ -67,7 +67,7 @@ class PackedMatrix:
 
     @property
     def is_finite(self) -> Tensor:
-        """Return whether all its floats are numbers, bool ``[]``; an exponent of 255 says that it is none."""
+        """Return whether all floats are finite, bool ``[]``; an exponent of 255 means NaN."""
         return (self.floats < 255).all() if self.format.has_exponents else self.floats.isfinite().all()
 
     def put(self, start: int, other: PackedMatrix) -> None:
@@ -87,13 +87,13 @@ class PackedMatrix:
 
 
 def empty_matrix(format: PackedFormat, rows: int, width: int, device: torch.device) -> PackedMatrix:
-    """Return a matrix whose content is to be written."""
+    """Return an uninitialised matrix."""
     data = torch.empty(size_bytes(format, rows, width), dtype=torch.uint8, device=device)
     return PackedMatrix(data, format, rows, width)
 
 
 def pack(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | None = None) -> PackedMatrix:
-    """Lay a matrix out.
+    """Return a matrix in the packed layout.
 
     Args:
         codes: uint8 ``[rows, width]``, each below ``2 ** format.bits``.
@@ -113,7 +113,7 @@ def pack(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | N
 
 
 def _joined(codes: Tensor, bits: int) -> Tensor:
-    """Join codes ``[rows, U, 32]`` of so many bits to words ``[rows, U, bits]``, the first codes lowest."""
+    """Join codes ``[rows, U, 32]`` of ``bits`` bits to words ``[rows, U, bits]``, the first codes lowest."""
     share = 8 // bits
     parts = codes.unflatten(2, (-1, share, 4))
     joined = parts[:, :, :, 0].clone()
@@ -124,7 +124,7 @@ def _joined(codes: Tensor, bits: int) -> Tensor:
 
 
 def codes_of(matrix: PackedMatrix, rows: Tensor) -> Tensor:
-    """Return the codes of some rows, by their numbers ``[n]``: uint8 ``[n, width]``."""
+    """Return the codes of the rows with numbers ``rows`` ``[n]``, uint8 ``[n, width]``."""
     words = matrix.words[rows].mT.contiguous().view(torch.uint8)  # [n, U, 4 W]
     if matrix.format.bits == 8:
         return words.flatten(1)
@@ -136,7 +136,7 @@ def codes_of(matrix: PackedMatrix, rows: Tensor) -> Tensor:
 
 
 def _split(bytes_: Tensor, bits: int) -> Tensor:
-    """Split words of so many bits a code, as bytes ``[n, U, 4 bits]``, into codes ``[n, U, 32]``."""
+    """Split words, as bytes ``[n, U, 4 bits]``, into codes ``[n, U, 32]`` of ``bits`` bits."""
     words = bytes_.unflatten(2, (-1, 4))
     parts = [(words >> (bits * number)) & ((1 << bits) - 1) for number in range(8 // bits)]
     codes: Tensor = torch.stack(parts, 3).flatten(2)
@@ -144,7 +144,7 @@ def _split(bytes_: Tensor, bits: int) -> Tensor:
 
 
 def weights_of(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | None) -> Tensor:
-    """Return what rows of a format stand for, see ``PackedFormat``, in float32 ``[n, width]``.
+    """Return the weights of packed rows, see ``PackedFormat``, in float32 ``[n, width]``.
 
     Args:
         codes: uint8 ``[n, width]``; floats, scales: as in ``pack``, of the same rows.
@@ -157,14 +157,14 @@ def weights_of(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tens
     scale = factors.mT.flatten(1) if format.is_halved else factors[:, 0]
     weights.mul_(scale.unsqueeze(2))
     if format.has_minimum:
-        # With small integers this is the minimum's size, else the minimum.
+        # A format with integer scales stores the negated minimum, other formats the minimum.
         weights.add_(factors[:, 1].unsqueeze(2), alpha=-1 if format.scales else 1)
     mask: Tensor = weights.flatten(1)
     return mask
 
 
 def _numbers(format: PackedFormat, codes: Tensor) -> Tensor:
-    """Return what codes ``[n, width]`` stand for before they are scaled, in float32."""
+    """Return the values of codes ``[n, width]`` before scaling, in float32."""
     if not format.values:
         return codes.float().sub_(format.zero)
     table = torch.tensor(format.values, dtype=torch.float32, device=codes.device)
@@ -172,10 +172,10 @@ def _numbers(format: PackedFormat, codes: Tensor) -> Tensor:
 
 
 def _factors(floats: Tensor) -> Tensor:
-    """Return the floats of blocks in float32, those that are exponents too."""
+    """Return the floats of blocks in float32, also those stored as exponents."""
     if floats.dtype != torch.uint8:
         return floats.float()
     exponent = floats.int()
-    # The two smallest powers are subnormal numbers: their bits are 1 << 21 and 1 << 22.
+    # The two smallest powers are subnormal: their bits are 1 << 21 and 1 << 22.
     bits = torch.where(exponent < 2, (exponent + 1) << 21, (exponent - 1) << 23)
     return bits.view(torch.float32)

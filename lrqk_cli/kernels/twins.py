@@ -1,4 +1,4 @@
-"""How an operation chooses between its reference and the Triton kernels that do the same."""
+"""The choice between an operation's reference and its equivalent Triton kernels."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
-# A function of Triton's, with the reference's signature, which a test compares.
+# A function that launches Triton kernels; a test checks that it has the reference's signature.
 Twin = Callable[..., _Result]
 
 
 @cache
 def has_triton() -> bool:
-    """Tell whether Triton is installed; torch brings it along on Linux."""
+    """Return whether Triton is installed; on Linux it comes with torch."""
     return find_spec("triton") is not None
 
 
 def with_triton(
     reference: Callable[_Arguments, _Result], twin: Callable[[], Twin[_Result]]
 ) -> Callable[_Arguments, _Result]:
-    """Return the operation: the reference, or its Triton twin on a GPU where Triton is installed.
+    """Return the operation: it calls the Triton twin on a GPU if Triton is installed, else the reference.
 
-    The first argument, a tensor, a packed matrix or a tuple of either, tells the device.
+    The first argument, a tensor, a packed matrix or a tuple of either, determines the device.
 
     Args:
-        twin: imports the twin and returns it; called when a GPU needs it first.
+        twin: imports and returns the twin; called at the first use on a GPU.
     """
     twin = cache(twin)
 

@@ -1,4 +1,4 @@
-"""A step's token enters the stores, and its queries the low-rank space."""
+"""Store a step's token, and project its queries to the low-rank space."""
 
 from lrqk_cli.kernels.append_token import reference
 from lrqk_cli.kernels.twins import Twin, with_triton

@@ -21,20 +21,20 @@ def append_token(
     length: Tensor,
     out: Projected,
 ) -> None:
-    """Take up the token at ``t = length``; ``length`` itself stays, since all layers read it.
+    """Store token ``t = length``; ``length`` does not change, because all layers read it.
 
     The row goes to the host store and to ring slot ``t % W``. The token that leaves the ring, ``t - W``,
-    takes hot slot ``t - W`` if there is one.
+    takes hot slot ``t - W`` if it exists.
 
     Args:
         query: ``[sets, N, d]``.
         key, value: ``[KV, d]``.
         maps: see ``IndexMaps``.
-        codes: the index; gets the code of the key at t, in integers rounded half to even and saturated.
+        codes: the index; receives the code of the key at t; integers are rounded half to even and saturate.
         store: all rows, ``[KV, context, 2, d]``.
         residents: see ``Residents``.
         length: int64 ``[1]``.
-        out: gets the codes and offsets of the queries.
+        out: receives the codes and offsets of the queries.
     """
     position = int(length)
     sets, heads = query.shape[0], key.shape[0]

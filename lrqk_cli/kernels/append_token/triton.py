@@ -1,8 +1,8 @@
-"""The same in one launch of ``sets · (N + 2)`` programs: one a query, and two for the token of each set.
+"""The same in one launch of ``sets · (N + 2)`` programs: one per query, and two for the token of each set.
 
 Bytes: both maps once (2·sets·d·r·4; the query map again for each query, from the L2 cache), and a few rows.
-At 8 sets, d 128, r 32 that is 256 KiB: the launch costs its latency, not its bytes. So nothing is summed
-across threads until all is loaded that can be.
+At 8 sets, d 128, r 32 that is 256 KiB, so the launch is bound by latency, not by bytes. Therefore a program
+starts all its loads before it sums across threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents
 from lrqk_cli.kernels.codes import largest_code
 
-# Elements of a map that a program holds at once.
+# Elements of a map that a program loads at once.
 _TILE = 4096
 
 
@@ -31,9 +31,9 @@ def _project(
     COLUMNS_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Return the terms of ``vector · matrix`` (where ``CENTRE``, of ``vector - mean`` times it).
+    """Return the terms of ``vector · matrix`` (with ``CENTRE``, of ``(vector - mean) · matrix``).
 
-    They are to be added up along the rows, and so are those of ``vector · mean``, which come second.
+    Also returns the terms of ``vector · mean``. The caller sums both along their first dimension.
     """
     dim = tl.arange(0, COLUMNS_PAD)
     terms = tl.zeros([CHUNK, COLUMNS_PAD], tl.float32)
@@ -57,11 +57,11 @@ def _project(
 
 @triton.jit
 def _quantise(terms, scale, TOP: tl.constexpr):
-    """Return the code that the terms make, in float32; whole and at most ``TOP`` where that is not 0."""
+    """Sum the terms to a code in float32; if ``TOP`` is not 0, round the code and limit it to ±``TOP``."""
     code = tl.div_rn(tl.sum(terms, 0), scale)
     if TOP > 0:
         code = tl.minimum(tl.maximum(code, -1.0 * TOP), 1.0 * TOP)
-        # Adding 1.5·2^23 leaves no bits for a fraction: the sum rounds half to even.
+        # Adding 1.5·2^23 leaves no bits for a fraction, so the sum rounds half to even.
         code = (code + 12582912.0) - 12582912.0
     return code
 
@@ -79,7 +79,7 @@ def _store_code(
     RANK_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Store the code of a key; packed, both halves of the dimensions share their bytes."""
+    """Store the code of a key; in a packed index, a byte holds one dimension of either half."""
     if codes.dtype.element_ty == tl.uint8:
         HALF: tl.constexpr = RANK // 2
         dim = tl.arange(0, RANK_PAD // 2)
@@ -113,7 +113,7 @@ def _copy_rows(
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
 ):
-    """Copy K and V to the ring, and what was there to a hot slot; pointers are the set's own."""
+    """Copy the ring slot's old row to its hot slot, then K and V to the ring; pointers are the set's own."""
     dim = tl.arange(0, WIDTH_PAD)
     inside = dim < WIDTH
     ring = rows + (position % RECENT) * (2 * WIDTH)
@@ -126,7 +126,7 @@ def _copy_rows(
         tl.store(resident + leaving, 1)
     new_key = tl.load(key + dim, mask=inside)
     new_value = tl.load(value + dim, mask=inside)
-    # Another thread may hold what is overwritten here.
+    # All threads must have read the old row before any overwrites it.
     tl.debug_barrier()
     tl.store(ring + dim, new_key, mask=inside)
     tl.store(ring + WIDTH + dim, new_value, mask=inside)
@@ -222,7 +222,7 @@ def append_token(
     length: Tensor,
     out: Projected,
 ) -> None:
-    """See the reference; ``store`` is pinned host memory where the rest is on a GPU."""
+    """See the reference; ``store`` is in pinned host memory if the residents are on a GPU."""
     sets, queries, width = query.shape
     rank = out.codes.shape[2]
     rank_pad = triton.next_power_of_2(rank)

@@ -17,7 +17,7 @@ def attend(
     causal: bool = False,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attend by torch's flash kernel where it has one, else by the reference; see ``attend.reference``."""
+    """Attend by torch's flash kernel if it supports the arguments, else by the reference; see there."""
     if library.supports(query, softcap=softcap, causal=causal, window=window, total=key.shape[1]):
         return library.attend(query, key, value, scaling=scaling, causal=causal)
     return reference.attend(query, key, value, scaling=scaling, softcap=softcap, causal=causal, window=window)

@@ -1,4 +1,4 @@
-"""The same attention by the flash kernels that ship with torch; they return the log-sum-exp too."""
+"""The same attention by torch's own flash kernels, which also return the log-sum-exp."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def supports(query: Tensor, *, softcap: float | None, causal: bool, window: int | None, total: int) -> bool:
-    """Tell whether torch has a flash kernel for these arguments of ``attend``."""
+    """Return whether torch has a flash kernel for these arguments of ``attend``."""
     if softcap is not None or window is not None or query.numel() == 0 or total == 0:
         return False
     if causal and total != query.shape[2]:
@@ -22,12 +22,10 @@ def supports(query: Tensor, *, softcap: float | None, causal: bool, window: int 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, *, scaling: float, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Attend as the reference does, with an output in the query's element type.
+    """Attend as the reference does, with an output in the query's dtype; ``causal`` needs T = S.
 
-    ``causal`` needs as many keys as queries.
-
-    Without a causal mask the queries of a group are one longer query of their KV head, so K and V are not
-    repeated; with it they are, for the segment alone.
+    Without a causal mask the queries of a group become one longer sequence of their KV head, so K and V are
+    not repeated. With it they are repeated, but only those of the segment.
     """
     heads, group, length, width = query.shape
     if causal:

@@ -1,4 +1,4 @@
-"""Exact attention of a block of queries over given rows, with the log-sum-exp that merging needs."""
+"""Exact attention of a block of queries over given rows, with the log-sum-exp for merging."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def attend(
     """Attend in float32.
 
     Args:
-        query: ``[KV, G, S, d]``; the S queries are the newest of the T tokens where ``causal``.
+        query: ``[KV, G, S, d]``; with ``causal``, the queries of the newest S of the T tokens.
         key, value: ``[KV, T, d]``.
         scaling: factor of the logits.
         softcap: logits become ``softcap · tanh(logits / softcap)``.
-        causal: query i sees the keys up to ``T - S + i`` only.
-        window: with ``causal``, query i sees the newest ``window`` of those keys only.
+        causal: query i sees only the keys up to ``T - S + i``.
+        window: with ``causal``, query i sees only the newest ``window`` of those keys.
 
     Returns:
         The output ``[KV, G, S, d]`` in float32 and the log-sum-exp ``[KV, G, S]`` of the logits in float32.
@@ -35,13 +35,13 @@ def attend(
     """
     heads, group, length, width = query.shape
     total = key.shape[1]
-    # Logits are held for one block of queries at a time.
+    # Compute the logits of one block of queries at a time, to limit memory.
     block = max(1, PLAIN_LOGITS // max(1, heads * group * total)) if length else 1
     output = query.new_empty((heads, group, length, width), dtype=torch.float32)
     lse = query.new_empty((heads, group, length), dtype=torch.float32)
     for start in range(0, length, block):
         stop = min(length, start + block)
-        # A causal block needs no key past its newest query, and with a window none before its oldest one's.
+        # A causal block needs no key beyond its newest query, or before the window of its oldest query.
         last = total - length + stop if causal else total
         first = max(0, total - length + start + 1 - window) if causal and window else 0
         keys = key[:, first:last].float().unsqueeze(1)

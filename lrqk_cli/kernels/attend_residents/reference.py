@@ -1,4 +1,4 @@
-"""Attend to the residents, and let all other rows take part with what their codes predict."""
+"""Attend to the residents, and add the predicted contribution of all other rows."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def attend_residents(
 ) -> None:
     """Attend exactly to ring and hot slots; add the tail and the sinks.
 
-    Planned rows are fetched into their slots first, as ``replace_rows`` does it.
+    First fetches planned rows into their slots, as ``replace_rows`` does.
 
-    The tail is the candidates that are not resident. Their weights are what the index predicts, and their
-    mean value is linear in their mean code. There is none while all candidates are resident.
+    The tail is the non-resident candidates. The index predicts their weights, and their mean value is linear
+    in their mean code. If all candidates are resident, there is no tail.
 
     Args:
         query: ``[sets, N, d]``.
-        residents: see ``Residents``; changed where rows are fetched.
+        residents: see ``Residents``; fetches change them.
         length: int64 ``[1]``, tokens before this step.
-        scratch: what the Triton kernels need.
-        out: gets the output ``[sets, N, d]``, in its own element type.
-        out_lse: gets the log-sum-exp over the residents alone, float32 ``[sets, N]``.
+        scratch: intermediate results of the Triton kernels.
+        out: receives the output ``[sets, N, d]``, in its own dtype.
+        out_lse: receives the log-sum-exp over the residents alone, float32 ``[sets, N]``.
         scaling, softcap: as the model's attention uses them.
-        fetch: rows that take part, and are not yet in their slots.
-        tail: None leaves the tail out.
-        sinks: one more logit per query that takes part in the softmax and has no value, ``[sets, N]``.
-        fixed: gets the output of all heads as one vector in fixed point too, as rounded; see
-            ``kernels.fixed_point``. Then d is a multiple of 32.
+        fetch: the rows to fetch before attending; None for no rows.
+        tail: inputs of the tail; None leaves the tail out.
+        sinks: one extra logit per query, which joins the softmax and has no value, ``[sets, N]``.
+        fixed: receives the rounded output of all heads as one vector in fixed point too, see
+            ``kernels.fixed_point``; d must then be a multiple of 32.
     """
     if fetch is not None:
         replace_rows(residents, fetch.plan, fetch.store)

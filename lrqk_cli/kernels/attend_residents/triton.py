@@ -1,17 +1,17 @@
 """The same in two launches.
 
-1. ``attend_split``: up to 16 programs a set read the planned rows from host memory, 16 at a time, put them
-   into their slots and attend to them, while all others attend to the rows that stay: one for every 64 to 256
-   of a set, so that some 500 programs share the device, and the link's delay costs nothing of its own.
-   Reads all resident rows once (33 MiB at 8 sets, C 8,192, d 128 in 16 bits), and of each row that comes or
-   leaves the index code and 4 bytes a query of predicted logits; writes one output a query and split. All
-   queries of a set are one tile of a tensor-core product, padded to 16, and K and V blocks of 8 KiB (at 16
-   bits) pass through a pipeline within 48 KiB of shared memory.
-2. ``combine_splits``: a program a query merges the splits (2.5 MiB at 80 splits, N 4), adds up the sums of
-   codes of spans and fetches (0.6 MiB at 64K tokens), and adds tail and sinks; the slope is 32 KiB a set.
+1. ``attend_split``: up to 16 programs per set read the planned rows from host memory, 16 at a time, copy them
+   into their slots and attend to them. All other programs attend to the rows that stay, 64 to 256 rows of a
+   set each, so that about 500 programs share the device, and hide the link's latency. Reads all resident rows
+   once (33 MiB at 8 sets, C 8,192, d 128 in 16 bits), and for each row that enters or leaves its index code
+   and 4 bytes per query of predicted logits; writes one output per query and split. All queries of a set are
+   one tensor-core tile, padded to 16, and K and V blocks of 8 KiB (at 16 bits) pass through a pipeline in
+   48 KiB of shared memory.
+2. ``combine_splits``: one program per query merges the splits (2.5 MiB at 80 splits, N 4), sums the code sums
+   of spans and fetches (0.6 MiB at 64K tokens), and adds tail and sinks; the slope is 32 KiB per set.
 
-The tail is what ``score_tokens`` summed over the candidates that were not resident, less what comes, and what
-leaves.
+The tail is the sum of ``score_tokens`` over the candidates that were not resident before the step, minus the
+rows that enter, plus the rows that leave.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.primitives import code_width, tile_rows
 from lrqk_cli.memory.scratch import FETCH_ROWS, blocks_of, fetch_splits, split_rows
 
-# Elements of K, and of V, that a program of the first launch loads at once; and of what the second merges.
+# Elements of K, and of V, that a program of the first launch loads at once; elements that the second merges.
 _TILE = 4096
 _MERGE_TILE = 8192
 
@@ -58,7 +58,7 @@ class _FetchParts(NamedTuple):
 
 
 def _fetch_parts(fetch: Fetch | None, residents: Residents, stand_in: Tensor) -> _FetchParts:
-    """Return the kernel's arguments; where nothing is fetched, what stands in for its tensors is not read."""
+    """Return the kernel's arguments; without a fetch, ``stand_in`` takes their places and is not read."""
     if fetch is None:
         none = stand_in
         return _FetchParts(none, none, none, none, none, none, 0, 1)
@@ -76,10 +76,10 @@ def _fetch_parts(fetch: Fetch | None, residents: Residents, stand_in: Tensor) ->
 
 
 def _tail_parts(tail: Tail | None, scratch: AttendScratch, stand_in: Tensor) -> _TailParts:
-    """Return the kernels' arguments; where there is no tail, what stands in for its tensors is not read.
+    """Return the kernels' arguments; without a tail, ``stand_in`` takes their places and is not read.
 
     Raises:
-        ValueError: there is a tail, and scores or scratch were allocated for none.
+        ValueError: there is a tail, but scores or scratch were allocated without one.
     """
     if tail is None:
         none = stand_in
@@ -115,7 +115,7 @@ def attend_residents(
     sinks: Tensor | None = None,
     fixed: Tensor | None = None,
 ) -> None:
-    """See the reference; at most 16 queries a set."""
+    """See the reference; at most 16 queries per set."""
     sets, queries, width = query.shape
     hot, recent = residents.hot, residents.recent
     split = split_rows(sets, recent + hot)

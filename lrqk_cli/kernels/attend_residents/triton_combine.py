@@ -1,7 +1,7 @@
-"""The second launch of ``attend_residents``: the splits become one, and tail and sinks join.
+"""The second launch of ``attend_residents``: merge the splits, then add tail and sinks.
 
-A program for each query, which few threads share: it takes as long as loads that wait for each other. So
-sums over threads come late, and what they do not decide is loaded before them.
+There is one program per query, so few threads run, and dependent loads determine the time. Therefore sums
+across threads come late, after all loads that do not depend on them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lrqk_cli.kernels.fixed_point.triton import store_fixed
 
 @triton.jit
 def _load_masses(peaks, masses, count, COUNT_PAD: tl.constexpr):
-    """Return ``count`` peaks x, and masses; beyond them is nothing."""
+    """Return ``count`` peaks x and masses, padded with minus infinity and zero."""
     place = tl.arange(0, COUNT_PAD)
     inside = place < count
     return tl.load(peaks + place, mask=inside, other=float("-inf")), tl.load(
@@ -26,7 +26,7 @@ def _load_masses(peaks, masses, count, COUNT_PAD: tl.constexpr):
 def _sum_masses(peaks, masses):
     """Return the largest of peaks x, and ``Σ mass · exp(peak - x)``."""
     peak = tl.max(peaks, 0)
-    # Where everything is empty, minus infinity must not be taken from itself.
+    # If all are empty, subtracting minus infinity from itself would give NaN.
     base = tl.where(peak == float("-inf"), 0.0, peak)
     return peak, tl.sum(masses * tl.exp(peaks - base), 0)
 
@@ -43,10 +43,10 @@ def _sum_codes(
     RANK_CHUNK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Return terms that add up, along their rows, to ``Σ exp(peak - base) · codes`` for some dimensions."""
+    """Return terms whose sum over their rows is ``Σ exp(peak - base) · codes``, for some dimensions."""
     total = tl.zeros([CHUNK, RANK_CHUNK], tl.float32)
     start = 0
-    # Not a ``for``: numpy 2.4 and later keep Triton's interpreter from taking tensors as bounds.
+    # Not a ``for``: with numpy 2.4 and later, Triton's interpreter does not accept tensors as bounds.
     while start < count:
         place = start + tl.arange(0, CHUNK)
         span_mask = place < count
@@ -81,9 +81,9 @@ def _tail(
     SPANS_PAD: tl.constexpr,
     FETCHES_PAD: tl.constexpr,
 ):
-    """Return mean value and log-mass of the candidates that are not resident; pointers are the query's own.
+    """Return mean value and log-mass of the non-resident candidates; pointers are the query's own.
 
-    All sums are those before this step's fetches, and what these change.
+    Each sum is the one before this step's fetches plus the fetches' correction.
     """
     column = tl.arange(0, WIDTH_PAD)
     value = tl.load(intercept + column, mask=column < WIDTH, other=0.0)
@@ -98,7 +98,7 @@ def _tail(
         peak = tl.maximum(all_peak, new_peak)
         all_mass *= tl.exp(all_peak - peak)
         mass = all_mass + new_mass * tl.exp(new_peak - peak)
-    # What is left may be rounding, or less than nothing.
+    # The corrected mass may be only rounding errors, or negative: then there is no tail.
     is_there = mass > 1e-7 * all_mass
     mass = tl.where(is_there, mass, 1.0)
     for first in range(0, RANK, RANK_CHUNK):
@@ -136,7 +136,7 @@ def _merge(
     dim = tl.arange(0, WIDTH_PAD)
     every = tl.arange(0, SPLITS_PAD)
     lse = tl.load(split_lse + every, mask=every < used_splits, other=float("-inf"))
-    # Some row is always there, if not in every split.
+    # The step's own token is resident, so at least one split has rows.
     peak = tl.max(lse, 0)
     terms = tl.zeros([CHUNK, WIDTH_PAD], tl.float32)
     start = 0
@@ -192,7 +192,7 @@ def combine_splits(
     SINKS: tl.constexpr,
     PLANES: tl.constexpr,
 ):
-    """Merge the splits of one query by their log-sum-exps; then add the tail, then weigh the sinks."""
+    """Merge the splits of one query by their log-sum-exps; then add the tail, then apply the sinks."""
     row_set = tl.program_id(1).to(tl.int64)
     query = row_set * QUERIES + tl.program_id(0)
     count = tl.load(length) + 1
@@ -230,7 +230,7 @@ def combine_splits(
             SPANS_PAD,
             FETCHES_PAD,
         )
-        # The residents' share of the whole mass is a sigmoid of the difference.
+        # The residents' share of the total mass is the sigmoid of the log-masses' difference.
         kept = 1.0 / (1.0 + tl.exp(tl.minimum(tail_lse - lse, 80.0)))
         output = output * kept + mean * (1.0 - kept)
         lse = lse - tl.log(tl.maximum(kept, 1e-37))

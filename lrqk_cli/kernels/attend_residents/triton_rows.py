@@ -1,4 +1,4 @@
-"""What both kinds of splits do with a block of rows: exact attention, and what the index predicts for it."""
+"""Operations of both kinds of splits on a block of rows: exact attention, and sums predicted by the index."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lrqk_cli.kernels.primitives import add_codes, load_codes, soft_cap, store_c
 
 @triton.jit
 def nothing_weighed(ROWS: tl.constexpr, RANK_PAD: tl.constexpr):
-    """Return largest logit, mass and code sum of no rows."""
+    """Return the initial largest logit, mass and code sum: those of no rows."""
     code_sum = tl.zeros([2 * ROWS, RANK_PAD], tl.float32)
     return tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32), code_sum
 
 
 @triton.jit
 def nothing_attended(WIDTH_PAD: tl.constexpr):
-    """Return largest logit, sum of weights and weighted sum of no rows."""
+    """Return the initial largest logit, sum of weights and weighted sum: those of no rows."""
     output = tl.zeros([16, WIDTH_PAD], tl.float32)
     return tl.full([16], float("-inf"), tl.float32), tl.zeros([16], tl.float32), output
 
@@ -39,10 +39,10 @@ def weigh_rows_by_codes(
     RANK_PAD: tl.constexpr,
     COUNT: tl.constexpr,
 ):
-    """Add to mass and code sum, or take off, what the index predicts for rows; pointers are the set's own.
+    """Add the rows' predicted weights and weighted codes, times ``sign``; pointers are the set's own.
 
     Args:
-        token: of each row, also of those that are not ``inside``.
+        token: the token of each row; it must exist also for rows that are not ``inside``.
     """
     member = tl.arange(0, ROWS)[:, None]
     logit = tl.load(
@@ -52,7 +52,7 @@ def weigh_rows_by_codes(
     )
     tile = load_codes(codes, token, RANK, RANK_PAD)
     higher = tl.maximum(peak, tl.max(logit, 1))
-    # Where there is no row so far, minus infinity must not be taken from itself.
+    # If there is no row so far, subtracting minus infinity from itself would give NaN.
     base = tl.where(higher == float("-inf"), 0.0, higher)
     fade = tl.exp(peak - base)
     weight = tl.exp(logit - base[:, None]) * sign
@@ -75,7 +75,7 @@ def store_weighed(
     RANK: tl.constexpr,
     RANK_PAD: tl.constexpr,
 ):
-    """Store what ``weigh_rows_by_codes`` has added up; pointers are the set's own."""
+    """Store the sums of ``weigh_rows_by_codes``; pointers are the set's own."""
     member = tl.arange(0, ROWS)
     query_mask = member < QUERIES
     tl.store(masses + member * (2 * splits) + split, peak, mask=query_mask)
@@ -100,10 +100,10 @@ def attend_rows(
     WIDTH_PAD: tl.constexpr,
     SOFTCAP: tl.constexpr,
 ):
-    """Add rows to largest logit, sum of weights and weighted sum; pointers are the set's own.
+    """Update largest logit, sum of weights and weighted sum with rows; pointers are the set's own.
 
     Args:
-        row, inside: which rows there are, from that of ``rows`` on; counts: which of them take part.
+        row, inside: numbers of the rows from ``rows`` on, and whether they exist; counts: whether to attend.
     """
     dim = tl.arange(0, WIDTH_PAD)[None, :]
     place = rows + row[:, None] * (2 * WIDTH) + dim
@@ -136,7 +136,7 @@ def store_attended(
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
 ):
-    """Store what ``attend_rows`` has added up: without rows, zero at minus infinity."""
+    """Store output and log-sum-exp of the rows of ``attend_rows``; of no rows, zeros and minus infinity."""
     member = tl.arange(0, 16)
     dim = tl.arange(0, WIDTH_PAD)[None, :]
     sure = tl.maximum(total, 1e-37)

@@ -43,10 +43,10 @@ def _attend_fetched(
     SOFTCAP: tl.constexpr,
     TAIL: tl.constexpr,
 ):
-    """Bring planned rows from ``first`` on into their slots, every ``STEP``, and attend to them.
+    """Fetch planned rows from ``first`` on into their slots, a block every ``STEP``, and attend to them.
 
-    Also sums up what the index predicts for the rows that leave, less that for those that come.
-    All pointers are the set's own, that of rows at its first hot slot.
+    Also sums the predicted contribution of the replaced rows minus that of the fetched rows.
+    All pointers are the set's own; ``rows`` points to its first hot slot.
     """
     peak, total, output = nothing_attended(WIDTH_PAD)
     peaks, mass, code_sum = nothing_weighed(ROWS, RANK_PAD)
@@ -57,13 +57,13 @@ def _attend_fetched(
         slot, token, leaving = replace_some(
             store, plan_token, plan_slot, rows, slot_token, resident, entry, inside, 2 * WIDTH, 2 * WIDTH_PAD
         )
-        # The rows are read back where other threads have written them.
+        # Other threads wrote the rows that a thread reads back, so all writes must come first.
         tl.debug_barrier()
         peak, total, output = attend_rows(
             queries, rows, slot, inside, inside, scaling, cap, peak, total, output, WIDTH, WIDTH_PAD, SOFTCAP
         )
         if TAIL:
-            # What comes is no longer part of the tail, and what leaves is.
+            # Fetched rows leave the tail, and replaced rows join it.
             peaks, mass, code_sum = weigh_rows_by_codes(
                 scores, codes, token, inside, -1.0, bucket, peaks, mass, code_sum,
                 QUERIES, ROWS, RANK, RANK_PAD, COUNT,
@@ -101,6 +101,7 @@ def _attend_held(
         inside = first + row < used
         counts = inside
         if FETCHING:
+            # A fetching program may be overwriting the row of a leaving slot.
             slot = first + row - RECENT
             counts &= tl.load(leaving + slot, mask=inside & (slot >= 0), other=0) == 0
         peak, total, output = attend_rows(
@@ -162,7 +163,7 @@ def attend_split(
 ):
     """Attend to the rows of one split, all queries of the set in a tile of 16.
 
-    The first ``FETCHES`` splits are rows on their way; the others leave out the slots that these take.
+    The first ``FETCHES`` splits are the fetched rows; the others skip the slots that fetched rows take.
     """
     split = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)

@@ -1,4 +1,4 @@
-"""Scales and minima with which groups of weights lose least when they become codes."""
+"""Find the scales and minima with the least quantisation error of groups of weights."""
 
 from lrqk_cli.kernels.fit_scales import reference
 from lrqk_cli.kernels.fit_scales.reference import nearest_codes as nearest_codes

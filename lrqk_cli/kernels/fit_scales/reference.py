@@ -1,7 +1,7 @@
-"""Search the scales of groups of weights.
+"""Search for the best scales of groups of weights.
 
-Of some 20 candidates around the range of a group, each followed by a least-squares fit to the codes that it
-leads to, the one with the least error is taken: as in llama.cpp, where that has no importance matrix
+Each of 21 candidate scales around the range of a group gives codes, and a least-squares fit to these codes
+gives the final scale. The candidate with the least error wins, as in llama.cpp without an importance matrix
 (``make_qx_quants`` and ``make_qkx2_quants``).
 """
 
@@ -10,28 +10,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Candidates: how many codes more or fewer than there are the range of a group is cut into.
+# A candidate divides a group's range by the largest code plus a multiple of ``STEP``.
 STEPS = 21
 STEP = 0.1
 
 
 def candidates() -> list[float]:
-    """Return the codes that each candidate has more than there are."""
+    """Return the number that each candidate adds to the largest code."""
     return [STEP * (number - STEPS // 2) for number in range(STEPS)]
 
 
 def nearest_codes(numbers: Tensor, scale: Tensor, least: int, most: int) -> Tensor:
-    """Return the multiples of a scale that come closest to numbers; 0 where the scale is 0."""
+    """Return the codes whose multiples of a scale are closest to the numbers; 0 where the scale is 0."""
     return (numbers / torch.where(scale == 0, torch.inf, scale)).round().clamp(least, most)
 
 
 def fit_scales(out: Tensor, groups: Tensor, *, zero: int) -> None:
     """Find s of each group for ``s · q``, with codes q from ``-zero`` to ``zero - 1``.
 
-    The largest weight may be of either sign; with a negative s it gets the code ``-zero``.
+    The weight of the largest magnitude gets a code near ``-zero``; if it is positive, s is negative.
 
     Args:
-        out: float32 ``[n]``.
+        out: receives s, float32 ``[n]``.
         groups: float32 ``[n, g]``.
     """
     largest = groups.gather(1, groups.abs().argmax(1, keepdim=True)).squeeze(1)
@@ -50,10 +50,10 @@ def fit_scales(out: Tensor, groups: Tensor, *, zero: int) -> None:
 def fit_scales_and_minima(out: Tensor, groups: Tensor, *, most: int, at_most_zero: bool) -> None:
     """Find s and m of each group for ``s · q + m``, with codes q from 0 to ``most``.
 
-    Errors of large weights, and of all where a group is large, weigh more.
+    The error of a weight counts by its magnitude plus the root mean square of its group.
 
     Args:
-        out: float32 ``[2, n]``, s and m.
+        out: receives s and m, float32 ``[2, n]``.
         groups: float32 ``[n, g]``.
         at_most_zero: the format has no positive m.
     """
@@ -70,7 +70,7 @@ def fit_scales_and_minima(out: Tensor, groups: Tensor, *, most: int, at_most_zer
         weighted = weight * codes
         sum_l, sum_ll, sum_xl = weighted.sum(1), (weighted * codes).sum(1), (weighted * groups).sum(1)
         determinant = sum_w * sum_ll - sum_l.square()
-        # With one code for all there is no line to fit.
+        # No line can be fitted if all codes are equal.
         is_line = determinant > 1e-6 * sum_w * sum_ll
         determinant = torch.where(is_line, determinant, 1.0)
         scale = (sum_w * sum_xl - sum_x * sum_l) / determinant

@@ -1,4 +1,4 @@
-"""The same in one launch each: a program holds some groups in registers while it tries all candidates."""
+"""The same in one launch each; a program keeps its groups in registers while it tries all candidates."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 
 from lrqk_cli.kernels.fit_scales.reference import STEP, STEPS
 
-# Weights of a program.
+# Weights per program.
 _WEIGHTS = 2048
 
 
 @triton.jit
 def _nearest_codes(numbers, scale, least, most):
-    """Return the multiples of a scale that come closest to numbers; 0 where the scale is 0."""
+    """Return the codes whose multiples of a scale are closest to the numbers; 0 where the scale is 0."""
     is_none = scale == 0.0
     inverse = tl.where(is_none, 0.0, 1.0 / tl.where(is_none, 1.0, scale))
     inside = tl.minimum(tl.maximum(numbers * inverse[:, None], least), most)
-    # Adding 1.5 · 2²³ leaves no bits for a fraction, and rounds to the nearest.
+    # Adding 1.5 · 2²³ leaves no bits for a fraction, so the sum rounds to the nearest.
     return (inside + 12582912.0) - 12582912.0
 
 
@@ -42,7 +42,7 @@ def _fit_scales(
 ):
     member, numbers = _load_groups(groups, count, GROUP, GROUPS)
     highest, lowest = tl.max(numbers, 1), tl.min(numbers, 1)
-    # Of two that are as large, the first one counts in the reference: either has the same error.
+    # Of two equal magnitudes the reference takes the first weight; either gives the same error.
     largest = tl.where(highest >= -lowest, highest, lowest)
     best, best_gain = tl.zeros([GROUPS], tl.float32), tl.zeros([GROUPS], tl.float32)
     for number in range(0, STEPS):
@@ -83,7 +83,7 @@ def _fit_scales_and_minima(
         sum_l, sum_ll = tl.sum(weighted, 1), tl.sum(weighted * codes, 1)
         sum_xl = tl.sum(weighted * numbers, 1)
         determinant = sum_w * sum_ll - sum_l * sum_l
-        # With one code for all there is no line to fit.
+        # No line can be fitted if all codes are equal.
         is_line = determinant > 1e-6 * sum_w * sum_ll
         determinant = tl.where(is_line, determinant, 1.0)
         scale = (sum_w * sum_xl - sum_x * sum_l) / determinant

@@ -1,13 +1,13 @@
-"""Write a vector in fixed point, 32 numbers to a scale.
+"""Write a vector in fixed point, with one scale for 32 numbers (a unit).
 
-A product of packed codes with it is one of small integers, exact, and four at once on a GPU; floats would
-have to be made of every code first. Scales are powers of two: a bfloat16 number has 8 significant bits, and
-keeps them all in 16 bits unless it is 128 times smaller than the largest of its unit. Then the error is less
-than 2⁻¹⁵ of that one.
+A product of packed codes with such a vector is exact, and a GPU instruction multiplies four small integers at
+once; a float product would first convert every code. Scales are powers of two. A bfloat16 number has 8
+significant bits and keeps them all in 16 bits, unless it is 128 times smaller than the largest of its unit;
+then its error is below 2⁻¹⁵ of the largest.
 
-The data of a vector of U units are int32 ``[8 planes + 3, U]``. A *plane* is one of the bytes of all numbers,
-the highest plane first, which is signed: word j of a unit has those of the numbers 4 j to 4 j + 3. Then there
-are the sums of the integers of either half of a unit, and the bits of its scale, a float32.
+The data of a vector of U units are int32 ``[8 planes + 3, U]``. A *plane* has one byte of every number: word
+j of a unit has the bytes of the numbers 4 j to 4 j + 3. The first plane has the highest bytes, and is signed.
+After the planes come the sums of the integers of a unit's two halves, and the bits of its float32 scale.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from torch import Tensor
 from lrqk_cli.formats import UNIT
 
 WORDS = UNIT // 4
-# The smallest exponent of a unit's largest number: what is smaller counts as if it were as large.
+# The smallest exponent of a unit's largest number; units of smaller numbers use it too.
 SMALLEST = -100
 
 
 def planes_of(dtype: torch.dtype) -> int:
-    """Return the bytes of a number that leave a product as exact as sums in float32 are."""
+    """Return the bytes per number that make a product as exact as a float32 sum."""
     return 2 if dtype == torch.bfloat16 else 3
 
 
 def empty_fixed(width: int, dtype: torch.dtype, device: torch.device, *vectors: int) -> Tensor:
-    """Return space for a vector of so many numbers of a type, or for ``vectors`` of them."""
+    """Return an uninitialised vector for ``width`` numbers of a dtype, or ``vectors`` of them."""
     shape = *vectors, WORDS * planes_of(dtype) + 3, width // UNIT
     return torch.empty(shape, dtype=torch.int32, device=device)
 
 
 def planes_in(fixed: Tensor) -> int:
-    """Return how many planes a vector in fixed point has."""
+    """Return the number of planes of a vector in fixed point."""
     return fixed.shape[-2] // WORDS
 
 
 def fixed_point(out: Tensor, row: Tensor) -> None:
-    """Write vectors in fixed point; a unit with an infinity or NaN gets NaN for its scale.
+    """Write vectors in fixed point; a unit with an infinity or NaN gets the scale NaN.
 
     Args:
         out: from ``empty_fixed``.
@@ -67,7 +67,7 @@ def fixed_point(out: Tensor, row: Tensor) -> None:
 
 
 def numbers_of(fixed: Tensor) -> Tensor:
-    """Return what a vector in fixed point stands for, float32 ``[width]``."""
+    """Return the numbers of a vector in fixed point, float32 ``[width]``."""
     planes = planes_in(fixed)
     units = fixed.shape[1]
     integers = torch.zeros(units, UNIT, dtype=torch.int32, device=fixed.device)

@@ -1,4 +1,4 @@
-"""The same in one launch, a program for some units; other kernels write their results so themselves."""
+"""The same in one launch, one program per 8 units; other kernels call ``store_fixed`` for their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def store_fixed(numbers, out, units, unit, PLANES: tl.constexpr, UNITS: tl.const
     """Write units of 32 numbers, float32 ``[UNITS, 32]``, in fixed point; see the reference."""
     BITS: tl.constexpr = 8 * PLANES
     LIMIT: tl.constexpr = (1 << (BITS - 1)) - 1
-    # Of the bits, since a NaN is larger than all numbers in these.
+    # Compare bits, not floats: the bits of a NaN exceed those of all numbers, so the maximum finds it.
     exponent = (tl.max(numbers.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1) >> 23) - 127
     is_finite = exponent < 128
     numbers = tl.where(is_finite[:, None], numbers, 0.0)
@@ -36,7 +36,7 @@ def store_fixed(numbers, out, units, unit, PLANES: tl.constexpr, UNITS: tl.const
     halves = tl.sum(tl.reshape(integers, [UNITS, 2, 16]), 2)
     place = out + (8 * PLANES + tl.arange(0, 2))[None, :] * units + unit[:, None]
     tl.store(place, halves, mask=inside[:, None])
-    # The scale is NaN where something is no number.
+    # The scale is NaN if a number of the unit is infinite or NaN.
     scale = tl.where(is_finite, (127 + exponent) << 23, 0x7FC00000)
     tl.store(out + (8 * PLANES + 2) * units + unit, scale, mask=inside)
 

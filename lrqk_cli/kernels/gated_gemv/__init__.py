@@ -1,4 +1,4 @@
-"""Both first linear layers of a gated MLP and what joins them, for one token."""
+"""Gate and up projection of a gated MLP, and their gated product, for one token."""
 
 from lrqk_cli.kernels.gated_gemv import reference
 from lrqk_cli.kernels.gated_gemv.reference import Activation as Activation

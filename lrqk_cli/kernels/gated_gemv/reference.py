@@ -1,5 +1,5 @@
-"""Multiply two matrices by a vector, and one result by the activation of the other (Shazeer, "GLU Variants
-Improve Transformer", 2020)."""
+"""Multiply two matrices by a vector, and the second result by the activation of the first (Shazeer, "GLU
+Variants Improve Transformer", 2020)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def gated_gemv(gate: Tensor, up: Tensor, row: Tensor, out: Tensor, *, activation
     Args:
         gate, up: G and U, ``[rows, width]``.
         row: x, ``[width]``.
-        out: ``[rows]``.
-        activation: x · sigmoid(x), or the approximation of GELU by tanh.
+        out: receives the result ``[rows]``.
+        activation: ``x · sigmoid(x)``, or the tanh approximation of GELU.
     """
     gated, scaled = linear(row, gate).float(), linear(row, up).float()
     out.copy_((silu(gated) if activation == "silu" else gelu(gated, approximate="tanh")) * scaled)

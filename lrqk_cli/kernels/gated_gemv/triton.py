@@ -1,4 +1,4 @@
-"""The same in one launch; see ``gemv``. Results are rounded once, at last."""
+"""The same in one launch; see ``gemv``. Results are rounded once, at the end."""
 
 from __future__ import annotations
 

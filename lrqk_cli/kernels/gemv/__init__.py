@@ -1,4 +1,4 @@
-"""Linear layers of one token."""
+"""Multiply matrices by one token, for linear layers."""
 
 from lrqk_cli.kernels.gemv import reference
 from lrqk_cli.kernels.twins import Twin, with_triton

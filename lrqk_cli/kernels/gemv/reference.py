@@ -15,14 +15,14 @@ def gemv(
     biases: tuple[Tensor | None, ...],
     residual: Tensor | None = None,
 ) -> None:
-    """Compute ``W x + b`` for up to three W, summed in float32 where the element type has less.
+    """Compute ``W x + b`` for up to three W, summed in at least float32.
 
     Args:
         weights: each W, ``[rows, width]``.
         row: x, ``[width]``.
-        out: all results, one after the other.
-        biases: of each W its b, ``[rows]``, or None.
-        residual: what is added to the rounded results, in the shape of ``out``, and rounded again; or None.
+        out: receives all results, one after the other.
+        biases: b ``[rows]`` of each W, or None.
+        residual: added to the rounded results, in the shape of ``out``; the sum is rounded again. Or None.
     """
     results = [linear(row, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
     out.copy_(torch.cat(results))

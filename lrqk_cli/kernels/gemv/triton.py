@@ -1,4 +1,4 @@
-"""The same in one launch, a program for a few rows of a matrix, each of which is read once."""
+"""The same in one launch, one program per one or four rows of a matrix; each row is read once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from lrqk_cli.kernels.primitives import dot_rows, store_sum
 
-# Numbers of a row that a program takes at once. Short rows come four to a program.
+# Numbers of a row that a program takes at once. A program takes four short rows.
 CHUNK = 2048
 _SHORT, _SHORT_ROWS = 1024, 4
 
 
 def rows_of_program(width: int) -> int:
-    """Return how many rows of ``width`` numbers a program takes."""
+    """Return the number of rows of ``width`` numbers per program."""
     return _SHORT_ROWS if width <= _SHORT else 1
 
 
@@ -52,7 +52,7 @@ def _gemv(
     total = dot_rows(weight, member, rows, row, WIDTH, ROWS, CHUNK)
     if BIASES > 0:
         bias = tl.where(is_first, bias_0, tl.where(is_last, bias_2, bias_1))
-        # A matrix without a bias has one for none of its rows.
+        # A matrix without a bias has zero biased rows, so the mask skips its loads.
         rows_1 *= BIASES // 2 % 2
         biased = tl.where(is_first, rows_0 * (BIASES % 2), tl.where(is_last, rows_2 * (BIASES // 4), rows_1))
         total += tl.load(bias + member, mask=member < biased, other=0.0).to(tl.float32)
@@ -67,7 +67,7 @@ def gemv(
     biases: tuple[Tensor | None, ...],
     residual: Tensor | None = None,
 ) -> None:
-    """See the reference; all tensors are contiguous, and weights and biases of one type."""
+    """See the reference; all tensors are contiguous, and weights and biases have one dtype."""
     width = row.shape[0]
     taken = rows_of_program(width)
     rows = [weight.shape[0] for weight in weights]

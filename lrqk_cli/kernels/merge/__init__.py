@@ -1,4 +1,4 @@
-"""Two attentions of the same queries over disjoint rows become one."""
+"""Merge two attentions of the same queries over disjoint rows."""
 
 from torch import Tensor
 

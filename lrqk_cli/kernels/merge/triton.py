@@ -1,7 +1,7 @@
-"""The same in one launch; both outputs are read once, whatever their strides, and the result is written once.
+"""The same in one launch; it reads both outputs once, with any strides, and writes the result once.
 
-The flash kernels lay out a segment's output token by token, and that of a streamed chunk query by query of a
-group. The result is laid out token by token, as the model wants it.
+The flash kernels return a segment's output token by token, and that of a streamed chunk query by query of a
+group. The result is stored token by token, as the model needs it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements that a program merges at once.
+# Output elements per program.
 _TILE = 4096
 
 
@@ -44,7 +44,7 @@ def _merge(
     own_lse = tl.load(lse + query * length + token, mask=token_mask, other=0.0)
     added_lse = tl.load(other_lse + query * length + token, mask=token_mask, other=0.0)
     peak = tl.maximum(own_lse, added_lse)
-    # Where neither has seen a row, minus infinity must not be taken from itself.
+    # If neither side has rows, subtracting minus infinity from itself would give NaN.
     base = tl.where(peak == float("-inf"), 0.0, peak)
     own_mass, added_mass = tl.exp(own_lse - base), tl.exp(added_lse - base)
     mass = tl.maximum(own_mass + added_mass, 1e-37)

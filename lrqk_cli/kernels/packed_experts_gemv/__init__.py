@@ -1,4 +1,4 @@
-"""Linear layers of packed weights of those experts that a token goes to."""
+"""Multiply the packed matrices of a token's experts by vectors."""
 
 from lrqk_cli.kernels.packed_experts_gemv import reference
 from lrqk_cli.kernels.twins import Twin, with_triton

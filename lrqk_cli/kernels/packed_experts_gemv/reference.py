@@ -1,4 +1,4 @@
-"""Multiply the matrices of some experts by a vector each."""
+"""Multiply the packed matrix of each chosen expert by its vector."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def packed_experts_gemv(
 
     Args:
         matrix: all W, one after the other: ``[experts × rows, width]``.
-        chosen: the experts, int64 ``[k]``.
-        vectors: x in fixed point, one for each or a single one for all: ``[k, …]`` or ``[1, …]``, see
+        chosen: numbers of the experts, int64 ``[k]``.
+        vectors: x in fixed point, one per expert or one for all: ``[k, …]`` or ``[1, …]``, see
             ``kernels.fixed_point``.
-        out: ``[k, rows]``, rounded once.
+        out: receives the results ``[k, rows]``, rounded once.
         bias: ``[experts, rows]``, or None.
     """
     rows = out.shape[1]

@@ -1,4 +1,4 @@
-"""The same in one launch, which reads on the device which experts are meant; see ``packed_gemv``."""
+"""The same in one launch, which reads the experts' numbers on the device; see ``packed_gemv``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _packed_experts_gemv(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    # Neighbours have the same rows: where several vectors meet one matrix, it is read once.
+    # Adjacent programs take the same rows, so several vectors with the same expert read its rows once.
     number = tl.program_id(0) % count
     expert = tl.load(chosen + number)
     member = tl.program_id(0) // count * ROWS + tl.arange(0, ROWS)

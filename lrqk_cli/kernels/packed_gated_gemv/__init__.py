@@ -1,4 +1,4 @@
-"""Both first linear layers of a gated MLP of packed weights and what joins them, for one token."""
+"""Gate and up projection of a gated MLP with packed weights, and their gated product, for one token."""
 
 from lrqk_cli.kernels.packed_gated_gemv import reference
 from lrqk_cli.kernels.twins import Twin, with_triton

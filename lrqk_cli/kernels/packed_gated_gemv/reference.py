@@ -1,4 +1,4 @@
-"""Multiply two packed matrices by a vector, and one result by the activation of the other."""
+"""Multiply two packed matrices by a vector, and the second result by the activation of the first."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def packed_gated_gemv(
     """Compute ``act(G x) ⊙ (U x)`` in float32.
 
     Args:
-        gate, up: G and U, ``[rows, width]``, each of a format of its own.
+        gate, up: G and U, ``[rows, width]``, which may differ in format.
         vector: x in fixed point, see ``kernels.fixed_point``.
-        out: ``[rows]``, rounded once.
+        out: receives the result ``[rows]``, rounded once.
         activation: see ``gated_gemv``.
     """
     both = torch.empty(2 * gate.rows, device=vector.device)

@@ -1,4 +1,4 @@
-"""Linear layers of packed weights, for one token."""
+"""Multiply packed matrices by one token, for linear layers."""
 
 from lrqk_cli.kernels.packed_gemv import reference
 from lrqk_cli.kernels.twins import Twin, with_triton

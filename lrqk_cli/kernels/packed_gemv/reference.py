@@ -9,7 +9,7 @@ from lrqk_cli.kernels.fixed_point.reference import numbers_of
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
 
-# Weights that are unpacked at once.
+# Weights to unpack at once.
 _AT_ONCE = 1 << 22
 
 
@@ -21,14 +21,14 @@ def packed_gemv(
     biases: tuple[Tensor | None, ...],
     residual: Tensor | None = None,
 ) -> None:
-    """Compute ``W x + b`` for up to three W, each of a format of its own, in float32.
+    """Compute ``W x + b`` in float32 for up to three W, which may differ in format.
 
     Args:
         matrices: each W, ``[rows, width]``.
         vector: x in fixed point, see ``kernels.fixed_point``.
-        out: all results, one after the other, rounded once.
-        biases: of each W its b, ``[rows]``, or None.
-        residual: what is added to the rounded results, in the shape of ``out``, and rounded again; or None.
+        out: receives all results, one after the other, rounded once.
+        biases: b ``[rows]`` of each W, or None.
+        residual: added to the rounded results, in the shape of ``out``; the sum is rounded again. Or None.
     """
     results, row = [], numbers_of(vector)
     for matrix, bias in zip(matrices, biases, strict=True):

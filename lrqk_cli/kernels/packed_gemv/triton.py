@@ -12,38 +12,38 @@ from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.triton_dot import dot_packed_rows
 from lrqk_cli.kernels.primitives import store_sum
 
-# Rows of a program. With more of them registers do not suffice.
+# Rows per program; more rows would need too many registers.
 ROWS = 2
-# Units that a warp takes at once, four a lane, and warps of a program.
+# Units that a warp takes at once, four per lane, and the most warps of a program.
 _WARP_UNITS, _WARPS = 128, 4
 
 
 def tiling(units: int) -> tuple[int, int]:
-    """Return the units of a row that a program takes at once, and its warps.
+    """Return the units of a row that a program takes at once, and its number of warps.
 
-    Warps have different units of the same rows: so none passes the vector on through shared memory, and all
-    of a row is on its way at once.
+    Warps take different units of the same rows. So no warp passes the vector to another through shared
+    memory, and the loads of a row are all in flight at once.
     """
     if units < _WARP_UNITS:
         return max(32, triton.next_power_of_2(units)), 1
     warps = _WARPS
-    # As few as do not leave more idle than a single one would.
+    # Halve the warps until they leave no more idle units than a single warp.
     while warps > 1 and _taken(units, warps) > _taken(units, 1):
         warps //= 2
     return warps * _WARP_UNITS, warps
 
 
 def _taken(units: int, warps: int) -> int:
-    """Return the units that so many warps work on, idle ones too."""
+    """Return the units that ``warps`` warps take for a row, with idle ones."""
     chunk = warps * _WARP_UNITS
     return -(-units // chunk) * chunk
 
 
 def format_code(format: PackedFormat) -> int:
-    """Return a number that holds what ``dot_packed_rows`` needs to know of a format.
+    """Return the fields of a format that ``dot_packed_rows`` needs, in one number.
 
-    From the lowest bits on: 4 of ``bits``, 8 of ``zero``, four flags, and the table's 16 bytes, each a value
-    and ``zero``; 0 without a table.
+    From the lowest bits on: 4 bits for ``bits``, 8 for ``zero``, four flags, and 16 bytes for the table, each
+    a value plus ``zero``; 0 without a table.
     """
     flags = (format.block > UNIT, format.scales > 0, format.has_minimum, format.is_halved)
     table = int.from_bytes((value + format.zero for value in format.values), "little")
@@ -52,7 +52,7 @@ def format_code(format: PackedFormat) -> int:
 
 
 def arguments(matrix: PackedMatrix) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a matrix's parts; a format without small integers has some other tensor in their place."""
+    """Return a matrix's parts; without integer scales, ``words`` takes their place and is not read."""
     return matrix.words, matrix.floats, matrix.scales if matrix.format.scales else matrix.words
 
 
@@ -76,7 +76,7 @@ def _store_rows(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Multiply the rows of a matrix that are a program's; the results of all begin at ``place``."""
+    """Multiply a program's rows of a matrix; the matrix's results begin at ``place`` in ``out``."""
     member = program * ROWS + tl.arange(0, ROWS)
     total = dot_packed_rows(words, floats, scales, member, rows, vector, UNITS, FORMAT, PLANES, ROWS, CHUNK)
     inside = member < rows
@@ -118,7 +118,7 @@ def _packed_gemv(
     CHUNK: tl.constexpr,
 ):
     program = tl.program_id(0)
-    # A branch for each, since formats differ in their instructions.
+    # One branch per matrix, because formats differ in their instructions.
     if program < programs_0:
         _store_rows(
             words_0, floats_0, scales_0, bias_0, program, rows_0, vector, residual, out, 0,
@@ -145,7 +145,7 @@ def packed_gemv(
     residual: Tensor | None = None,
 ) -> None:
     """See the reference; all tensors are contiguous."""
-    # Absent ones have no rows; their parts are never read.
+    # An absent matrix has no rows, so its parts are never read.
     absent = 3 - len(matrices)
     three = (*matrices, *matrices[:1] * absent)
     rows = [*[matrix.rows for matrix in matrices], *[0] * absent]

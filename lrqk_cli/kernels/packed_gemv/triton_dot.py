@@ -1,4 +1,4 @@
-"""Products of packed rows with a vector in fixed point: four codes with four bytes in one instruction."""
+"""Products of packed rows with a vector in fixed point; one instruction multiplies four codes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 import triton
 import triton.language as tl
 
-# The interpreter has no assembly.
+# Triton's interpreter has no inline assembly.
 _IS_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
 def _dot4(codes, bytes, total, IS_SIGNED: tl.constexpr):
-    """Add the products of the four bytes of either word; those of the second are signed or not."""
+    """Add the four products of the bytes of two words; the bytes of ``codes`` are unsigned."""
     if _IS_INTERPRETED:
         for number in tl.static_range(0, 4):
             byte = (bytes << (24 - 8 * number)) >> 24
@@ -32,7 +32,7 @@ def _dot4(codes, bytes, total, IS_SIGNED: tl.constexpr):
 
 @triton.jit
 def _moved(word, FROM: tl.constexpr, TO: tl.constexpr):
-    """Return a word with its bit ``FROM`` at ``TO``; what else there is must be masked."""
+    """Return a word with bit ``FROM`` moved to ``TO``; the caller masks all other bits."""
     if FROM < TO:
         return word << (TO - FROM)
     return word >> (FROM - TO)
@@ -40,14 +40,14 @@ def _moved(word, FROM: tl.constexpr, TO: tl.constexpr):
 
 @triton.jit
 def table_word(TABLE: tl.constexpr, NUMBER: tl.constexpr):
-    """Return four bytes of a table of 16, from the byte 4 ``NUMBER`` on, as an int32."""
+    """Return the four bytes from byte 4 ``NUMBER`` of a 16-byte table on, as an int32."""
     WORD: tl.constexpr = (TABLE >> (32 * NUMBER)) & 0xFFFFFFFF
     return tl.full([], WORD - ((WORD >> 31) << 32), tl.int32)
 
 
 @triton.jit
 def _picked(low, high, places):
-    """Return four of the eight bytes of two words, by their numbers: the lower four nibbles of ``places``."""
+    """Return four of the eight bytes of two words; the lower four nibbles of ``places`` are their numbers."""
     if _IS_INTERPRETED:
         eight = (high.to(tl.int64) << 32) | (low.to(tl.int64) & 0xFFFFFFFF)
         four = tl.zeros_like(eight)
@@ -62,14 +62,14 @@ def _picked(low, high, places):
 
 @triton.jit
 def _four_values(word, IS_HIGH: tl.constexpr, TABLE: tl.constexpr):
-    """Return what four codes stand for, in four bytes: the low or the high nibbles of a word's bytes.
+    """Return the table values, as four bytes, of four codes: the low or the high nibbles of a word's bytes.
 
-    The nibbles of half a word pick four bytes at once, two for either group: from the first and from the last
-    eight of the table by their lower three bits, and then one of both by the highest. What does not depend on
-    ``IS_HIGH`` is computed once for both groups.
+    One instruction looks up four nibbles, half a word, in eight table bytes. So their lower three bits pick
+    from the first and from the last eight bytes of the table, and their highest bit chooses between the two.
+    Both groups share all work that does not depend on ``IS_HIGH``.
     """
     places = word & 0x77777777
-    # Byte i of four is byte i of the first word, or of the second.
+    # Byte i of the result is byte i of the first word, or of the second if the highest bit is set.
     halves = ((word >> 1) & 0x44444444) | 0x32103210
     first, second = table_word(TABLE, 0), table_word(TABLE, 1)
     third, fourth = table_word(TABLE, 2), table_word(TABLE, 3)
@@ -81,7 +81,7 @@ def _four_values(word, IS_HIGH: tl.constexpr, TABLE: tl.constexpr):
 
 @triton.jit
 def _four_codes(word, high, GROUP: tl.constexpr, BITS: tl.constexpr, TABLE: tl.constexpr):
-    """Return four codes, or their values in a table, in four bytes: group ``GROUP`` of a unit."""
+    """Return the four codes of group ``GROUP`` of a unit, or their table values, as four bytes."""
     if BITS == 8:
         return word
     if TABLE > 0:
@@ -96,8 +96,8 @@ def _four_codes(word, high, GROUP: tl.constexpr, BITS: tl.constexpr, TABLE: tl.c
 
 @triton.jit
 def _whole(first, second, third, PLANES: tl.constexpr):
-    """Return the sums of all planes as one."""
-    # Codes of 8 bits and two planes take 29 bits.
+    """Return the sums of all planes as one number, in float32."""
+    # With 8-bit codes the sum of two planes takes 29 bits, so it fits an int32; three would not.
     high = (first * 256 + second).to(tl.float32)
     if PLANES == 2:
         return high
@@ -106,7 +106,7 @@ def _whole(first, second, third, PLANES: tl.constexpr):
 
 @triton.jit
 def _bytes_of(words, IS_SIGNED: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr):
-    """Return the four bytes of each word ``[ROWS, CHUNK / 4]`` as numbers ``[ROWS, CHUNK]``."""
+    """Return the four bytes of each word ``[ROWS, CHUNK / 4]`` in float32 ``[ROWS, CHUNK]``."""
     if IS_SIGNED:
         even = tl.join((words << 24) >> 24, (words << 8) >> 24)
         odd = tl.join((words << 16) >> 24, words >> 24)
@@ -118,7 +118,7 @@ def _bytes_of(words, IS_SIGNED: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.cons
 
 @triton.jit
 def float_of(number):
-    """Return the floats of blocks in float32; bytes are exponents, as in ``kernels.packed``."""
+    """Return the floats of blocks in float32; a uint8 is an exponent, as in ``kernels.packed``."""
     if number.dtype == tl.uint8:
         exponent = number.to(tl.int32)
         bits = tl.where(exponent < 2, (exponent + 1) << 21, (exponent - 1) << 23)
@@ -137,16 +137,16 @@ def _factors(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Return the scales of units, or what their minima are: those of part ``PART``."""
+    """Return, in float32, the scales (``PART`` 0) or minima (``PART`` 1) of units, or those of a half."""
     BLOCK: tl.constexpr = 8 if FORMAT // 4096 % 2 == 1 else 1
     HAS_SCALES: tl.constexpr = FORMAT // 8192 % 2 == 1
     IS_HALVED: tl.constexpr = FORMAT // 32768 % 2 == 1
-    # Places are made opaque by a choice: else Triton lays everything out for these reads, since more of them
-    # than of words fit into 16 bytes, and moves every number of the vector through shared memory.
+    # ``tl.where`` hides that places are contiguous. Otherwise Triton chooses the layout of all tensors for
+    # these narrow loads, and moves every number of the vector through shared memory.
     if not IS_HALVED:
         floats += PART * (UNITS // BLOCK)
     if HAS_SCALES and CHUNK >= 128:
-        # A lane has four units of one block, whose small integers are one word.
+        # A lane has four units of one block, and loads their integer scales as one word.
         four = start // 4 + tl.arange(0, CHUNK // 4)
         inside = four < UNITS // 4
         four = tl.where(inside, four, 0)[None, :]
@@ -184,10 +184,10 @@ def dot_packed_rows(
 
     Args:
         words, floats, scales: the parts of a matrix, see ``kernels.packed``.
-        member: the rows, ``[ROWS]``; those beyond ``rows`` give anything.
-        vector: of so many planes, see ``kernels.fixed_point``.
+        member: the rows, ``[ROWS]``; results beyond ``rows`` are undefined.
+        vector: in fixed point with ``PLANES`` planes, see ``kernels.fixed_point``.
         FORMAT: see ``format_code``.
-        CHUNK: units that are taken at once: 128 for each of the program's warps, or fewer with a single one.
+        CHUNK: units to take at once: 128 per warp, or fewer with a single warp.
     """
     BITS: tl.constexpr = FORMAT % 16
     ZERO: tl.constexpr = FORMAT // 16 % 256
@@ -195,7 +195,7 @@ def dot_packed_rows(
     HAS_SCALES: tl.constexpr = FORMAT // 8192 % 2 == 1
     HAS_MINIMUM: tl.constexpr = FORMAT // 16384 % 2 == 1
     IS_HALVED: tl.constexpr = FORMAT // 32768 % 2 == 1
-    # Groups of four codes that a word holds.
+    # Groups of four codes per word.
     GROUPS: tl.constexpr = 1 if BITS == 8 else 2
     row = tl.minimum(member, rows - 1).to(tl.int64)[:, None]
     words += row * (BITS * UNITS)
@@ -205,7 +205,7 @@ def dot_packed_rows(
     for start in range(0, UNITS, CHUNK):
         unit = start + tl.arange(0, CHUNK)
         inside = unit < UNITS
-        # Opaque as in ``_factors``, where a warp has fewer than four units a lane.
+        # Hide that places are contiguous, as in ``_factors``, if a lane has fewer than four units.
         place = tl.where(inside, unit, 0) if CHUNK < 128 else unit
         both = inside[None, :] & (row >= 0)
         sums = vector + 8 * PLANES * UNITS + place
@@ -237,7 +237,7 @@ def dot_packed_rows(
             product = size * (_whole(first, second, third, PLANES) - ZERO * total)
             result += product * _factors(floats, scales, start, 0, UNITS, FORMAT, ROWS, CHUNK)
             if HAS_MINIMUM:
-                # With small integers this is the minimum's size, else the minimum.
+                # A format with integer scales stores the negated minimum, other formats the minimum.
                 least = (-size if HAS_SCALES else size) * total
                 result += least * _factors(floats, scales, start, 1, UNITS, FORMAT, ROWS, CHUNK)
     return tl.sum(result, 1)

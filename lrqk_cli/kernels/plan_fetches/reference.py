@@ -1,4 +1,4 @@
-"""Which rows a step must fetch, and into which slots of the hot set, by scores that may be any numbers."""
+"""Plan the rows that a plain step fetches, and their hot slots, by sorting scores."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lrqk_cli.kernels.buffers import FetchPlan
 
 
 def plan_fetches(scores: Tensor, resident: Tensor, slot_token: Tensor, wanted: int) -> FetchPlan:
-    """Demand that the best ``wanted`` tokens of each row set are resident.
+    """Plan fetches that make the best ``wanted`` tokens of each row set resident.
 
-    The missing ones replace the residents with the lowest scores; no wanted resident leaves.
+    Missing tokens replace the residents with the lowest scores; a wanted resident stays.
 
     Args:
         scores: ``[sets, T]``, finite; candidates only.
         resident: bool ``[sets, T]``.
-        slot_token: token held by each slot, ``[sets, C]``; all slots are filled.
+        slot_token: the token in each slot, ``[sets, C]``; all slots are filled.
         wanted: at most ``min(T, C)``.
     """
     best = scores.topk(wanted, dim=1, sorted=False).indices

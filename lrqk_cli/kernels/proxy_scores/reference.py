@@ -1,4 +1,4 @@
-"""Scores of all tokens by the low-rank index."""
+"""Predict logits and scores of all tokens from the low-rank index."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lrqk_cli.kernels.soft_cap import soft_cap
 def proxy_logits(
     projected: Tensor, offset: Tensor, codes: Tensor, *, scaling: float, softcap: float | None = None
 ) -> Tensor:
-    """Return the logits that the index predicts.
+    """Return the predicted logits.
 
     Args:
         projected: ``q W_Q`` times the scale of the index, ``[KV, N, r]``.
-        offset: ``q μᵀ``, what centring the keys took from every logit of the query, ``[KV, N]``.
+        offset: ``q μᵀ``, by which centring the keys lowered all logits of a query, ``[KV, N]``.
         codes: the index, ``[KV, T, r]``, int8 or floating, or packed (``kernels.codes``).
         scaling, softcap: as the model's attention uses them.
 

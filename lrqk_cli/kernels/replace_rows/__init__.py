@@ -1,4 +1,4 @@
-"""Rows come from the host into hot slots."""
+"""Fetch planned rows from the host store into their hot slots."""
 
 from lrqk_cli.kernels.replace_rows import reference
 from lrqk_cli.kernels.twins import Twin, with_triton

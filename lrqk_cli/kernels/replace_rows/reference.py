@@ -8,7 +8,7 @@ from lrqk_cli.kernels.buffers import FetchPlan, Residents
 
 
 def replace_rows(residents: Residents, plan: FetchPlan, store: Tensor) -> None:
-    """Put the row of each planned token into its slot, and keep slot table and mask in step.
+    """Copy the row of each planned token into its slot, and update the slot table and the mask.
 
     Args:
         residents: see ``Residents``; changed in place.

@@ -1,8 +1,8 @@
 """The same in one launch: the GPU reads the rows from pinned host memory itself.
 
-The grid is fixed: ``sets · min(C / 4, 64)`` programs, each of which takes four rows at a time until the set's
-count is reached, so a quarter of a thousand rows of a set are under way at once and idle programs cost one
-load. Bytes: 2·d elements a row over the link, and as many into device memory.
+The grid is fixed, as the host does not know the counts: ``sets · min(C / 4, 64)`` programs. Each takes four
+rows at a time up to the set's count, so up to 256 rows of a set are in flight, and an idle program costs one
+load. Bytes: 2·d elements per row over the link, and as many into device memory.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 from lrqk_cli.kernels.buffers import FetchPlan, Residents
 from lrqk_cli.memory.scratch import blocks_of
 
-# Rows that a program copies at once: one a warp.
+# Rows that a program copies at once: one per warp.
 _ROWS = 4
-# Programs of a row set.
+# The most programs per row set.
 _PROGRAMS = 64
 
 
@@ -34,9 +34,9 @@ def replace_some(
     ROW: tl.constexpr,
     ROW_PAD: tl.constexpr,
 ):
-    """Put the rows of some entries of the plan into their slots; return slots, tokens, and the tokens before.
+    """Copy the rows of plan entries into their slots; return the slots, the new and the replaced tokens.
 
-    All pointers are the set's own, ``store`` that of its KV head, ``rows`` that of its first hot slot.
+    All pointers are the set's own; ``store`` points to its KV head, ``rows`` to its first hot slot.
     """
     part = tl.arange(0, ROW_PAD)[None, :]
     token = tl.load(plan_token + entry, mask=inside, other=0).to(tl.int64)
@@ -47,7 +47,7 @@ def replace_some(
     tl.store(rows + slot[:, None] * ROW + part, row, mask=mask)
     tl.store(resident + leaving, 0, mask=inside)
     tl.store(resident + token, 1, mask=inside)
-    # A thread that holds a copy of ``leaving`` must have read it by now.
+    # Several threads may load the same ``leaving``; all must have read it before it is overwritten.
     tl.debug_barrier()
     tl.store(slot_token + slot, token, mask=inside)
     return slot, token, leaving
@@ -92,7 +92,7 @@ def _replace(
 
 
 def replace_rows(residents: Residents, plan: FetchPlan, store: Tensor) -> None:
-    """See the reference; ``store`` is pinned host memory where the rest is on a GPU."""
+    """See the reference; ``store`` is in pinned host memory if the residents are on a GPU."""
     heads, context, _, width = store.shape
     sets, hot = plan.token.shape
     programs = min(_PROGRAMS, blocks_of(hot, _ROWS))

@@ -20,16 +20,16 @@ def rms_norm(
 ) -> None:
     """Compute ``x / sqrt(mean(x²) + eps) · (offset + weight)`` for each row, in float32.
 
-    Models differ in where they round, and some count the weight from one.
+    Models differ in where they round, and some store the weight minus one.
 
     Args:
         rows: ``[rows, width]``.
         weight: ``[width]``.
-        out: gets the result, in the rows' shape and element type.
+        out: receives the result, in the rows' shape and dtype.
         eps: added to the mean square.
         offset: 0 or 1.
-        rounds_first: round to the element type before the weight is multiplied, not only after.
-        fixed: gets the result of a single row in fixed point too, as rounded; see ``kernels.fixed_point``.
+        rounds_first: round to the dtype also before multiplying by the weight.
+        fixed: receives the rounded result of a single row in fixed point too; see ``kernels.fixed_point``.
     """
     wide = rows.float()
     scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)

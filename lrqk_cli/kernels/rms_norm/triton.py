@@ -1,4 +1,4 @@
-"""The same in one launch, a program a row; each row is read once and written once."""
+"""The same in one launch, one program per row; each row is read once and written once."""
 
 from __future__ import annotations
 

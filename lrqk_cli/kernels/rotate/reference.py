@@ -1,4 +1,4 @@
-"""Rotate queries and keys by their position: RoPE (Su et al., 2021), a head's halves being its pairs."""
+"""Rotate queries and keys by their position: RoPE (Su et al., 2021), pairing the two halves of a head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def rotate(
         query: ``[H, d]``, d even.
         key: ``[KV, d]``.
         cosine, sine: ``[d]``, of the token's position.
-        out_query, out_key: get the results, in their own element types.
+        out_query, out_key: receive the results, in their own dtypes.
     """
     for rows, out in ((query, out_query), (key, out_key)):
         first, second = rows.float().chunk(2, -1)

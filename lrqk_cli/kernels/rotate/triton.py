@@ -1,4 +1,4 @@
-"""The same in one launch, a program a head."""
+"""The same in one launch, one program per head."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _rotate(
 def rotate(
     query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, out_query: Tensor, out_key: Tensor
 ) -> None:
-    """See the reference; all tensors are contiguous, queries and keys of one element type."""
+    """See the reference; all tensors are contiguous, and queries and keys have one dtype."""
     heads, width = query.shape
     _rotate[(heads + key.shape[0],)](
         query,

@@ -1,4 +1,4 @@
-"""Predicted logits of all tokens, and their masses."""
+"""Predict the logits of all tokens, and sum their masses."""
 
 from lrqk_cli.kernels.score_tokens import reference
 from lrqk_cli.kernels.twins import Twin, with_triton

@@ -21,15 +21,15 @@ def score_tokens(
     scaling: float,
     softcap: float | None = None,
 ) -> None:
-    """Compute ``((q̂ k̂ᵀ) + offset) · scaling`` for the n tokens, softcapped where asked.
+    """Compute ``((q̂ k̂ᵀ) + offset) · scaling`` for the n tokens, and apply the softcap if there is one.
 
     Args:
         projected: see ``Projected``.
         codes: the index.
         resident: bool ``[sets, context]``, whether a token is in a hot slot.
         length: int64 ``[1]``, tokens before this step.
-        out: gets logits and sums; nothing is written past n.
-        recent: W, the newest tokens, which are no candidates.
+        out: receives logits and sums; nothing is written beyond n.
+        recent: W, the number of newest tokens that are not candidates.
         scaling, softcap: as the model's attention uses them.
     """
     count = int(length) + 1

@@ -1,13 +1,13 @@
-"""The same in one launch: a program for each span of tokens of a set, all its queries together.
+"""The same in one launch: one program per span of tokens of a set, with all queries of the set.
 
-It is attention over codes, in tiles of up to 64 tokens with a running maximum. Its products on tensor cores
-keep 22 bits of a query (see ``primitives``), so up to eight queries cost no more than one. A program is one
-warp: several would share a tile, and bring each other's parts of it through shared memory.
+The kernel is attention over codes, in tiles of up to 64 tokens with a running maximum. Its tensor-core
+products keep 22 bits of a query (see ``primitives``) and cost the same for one to eight queries. A program is
+one warp: several warps would share a tile, and exchange parts of it through shared memory.
 
 Bytes at 8 sets, N 4, r 64 in 4 bits, 64K tokens: the index once (sets·n·r/2, 16 MiB) and the logits once
-(4·sets·N·n, 8 MiB; they stay in the L2 cache for the launches that follow). Spans of 384 tokens make 1,368
-programs, and the sums of codes 1.3 MiB (4·sets·N·r·n/384); spans of 128 would make 4 MiB of them, which one
-program a query would have to add up.
+(4·sets·N·n, 8 MiB; they stay in the L2 cache for the later launches). Spans of 384 tokens make 1,368 programs
+and 1.3 MiB of code sums (4·sets·N·r·n/384); spans of 128 would make 4 MiB, which one program per query would
+have to sum later.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from lrqk_cli.kernels.primitives import (
     true_codes,
 )
 
-# Logits of a tile, and bytes of its codes as they are multiplied; with more, registers spill.
+# Logits of a tile, and bytes of its codes as operands; larger tiles spill registers.
 _TILE_LOGITS, _TILE_BYTES = 512, 8192
-# By itself Triton takes 216 registers a thread, and eight programs fit a multiprocessor. With this limit
-# twelve do, and nothing spills: 3% of a step at 256K tokens on an H100.
+# Without a limit Triton uses 216 registers per thread, and eight programs fit on a multiprocessor. With this
+# limit twelve fit, and no register spills: 3% of a step at 256K tokens on an H100.
 _REGISTERS = 168
 
 
@@ -43,12 +43,12 @@ _REGISTERS = 168
 def _load_queries(
     query_codes, codes, QUERIES: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, RANK_PAD: tl.constexpr
 ):
-    """Return the codes of a set's queries in two parts, the unit of each row, and the sum of each query."""
+    """Return a set's query codes in two parts, the unit of each row, and the sum of each query's codes."""
     member = (tl.arange(0, 2 * ROWS) % ROWS)[:, None]
     dim = code_dimensions(codes, RANK, RANK_PAD)[None, :]
     mask = (member < QUERIES) & (dim < RANK)
     query = tl.load(query_codes + member * RANK + dim, mask=mask, other=0.0)
-    # The power of two below the largest, so that dividing by it costs no bits.
+    # The largest power of two up to the largest magnitude; dividing by it is exact.
     unit = tl.max(tl.abs(query), 1).to(tl.int32, bitcast=True) & 0x7F800000
     unit = tl.where(unit > 0, unit, 0x3F800000).to(tl.float32, bitcast=True)
     parts = split_bits(query / unit[:, None], ROWS)
@@ -93,7 +93,7 @@ def _score(
     count = tl.load(length) + 1
     if first >= count:
         return
-    # Within the span, numbers of 32 bits do.
+    # Within the span, 32-bit numbers suffice.
     tokens = tl.minimum(count - first, SPAN).to(tl.int32)
     candidates = tl.minimum(count - recent - first, SPAN).to(tl.int32)
     BYTES: tl.constexpr = RANK // 2 if codes.dtype.element_ty == tl.uint8 else RANK
@@ -110,7 +110,7 @@ def _score(
     centre = (centre + true_codes(tl.zeros_like(total), total, codes)) * scaling
     logits += (query + member[:, None]) * bucket + first
     peak = tl.full([ROWS], float("-inf"), tl.float32)
-    # Summed over the tokens at last: across the threads, a sum costs more than a tile of products.
+    # Sum over tokens only at the end: a sum across threads costs more than the products of a tile.
     mass = tl.zeros([ROWS, BLOCK], tl.float32)
     candidate_mass = tl.zeros([ROWS, BLOCK], tl.float32)
     code_sum = tl.zeros([2 * ROWS, RANK_PAD], tl.float32)
@@ -119,7 +119,7 @@ def _score(
         token = start + tl.arange(0, BLOCK)
         inside = token < tokens
         outside = held == 0
-        # A tile ahead, as Triton loads the codes.
+        # Load one tile ahead, as Triton does with the codes.
         held = _load_residency(resident, token + BLOCK, candidates)
         tile = load_codes(codes, tl.minimum(token, tokens - 1), RANK, RANK_PAD)
         product = tl.dot(parts, tl.trans(tile), input_precision="tf32")
@@ -128,6 +128,7 @@ def _score(
             logit = soft_cap(logit, cap)
         tl.store(logits + token[None, :], logit, mask=query_mask[:, None] & inside[None, :])
         logit = tl.where(inside[None, :], logit, float("-inf"))
+        # The first tile of a span has at least one token, so this is finite.
         higher = tl.maximum(peak, tl.max(logit, 1))
         fade = tl.exp(peak - higher)
         weight = tl.exp(logit - higher[:, None])
@@ -160,7 +161,7 @@ def score_tokens(
     scaling: float,
     softcap: float | None = None,
 ) -> None:
-    """See the reference; floating codes count with the 11 bits that tensor cores take of a float32."""
+    """See the reference; of floating codes, tensor cores use 11 bits (TF32)."""
     sets, queries, rank = projected.codes.shape
     spans = out.masses.shape[3]
     rank_pad = code_width(rank)

@@ -1,4 +1,4 @@
-"""Which rows a step fetches, and which slots they take."""
+"""Choose the rows that a step fetches, and their slots."""
 
 from lrqk_cli.kernels.select_rows import reference
 from lrqk_cli.kernels.twins import Twin, with_triton

@@ -1,7 +1,7 @@
-"""Demand that the best candidates are resident: which rows come, and which slots they take.
+"""Plan which rows a step fetches, and into which slots, so that the best candidates are resident.
 
-A token's score for its set is, in logs, the sum over the set's queries of ``softmax(logits)`` (or their
-maximum). Scores are compared by bins of a histogram, linear in the log, about 0.07 nats wide.
+A token's score is the logarithm of the sum (or maximum) of ``softmax(logits)`` over the set's queries. Scores
+are compared by their bins in a histogram; a bin is about 0.07 nats wide.
 """
 
 from __future__ import annotations
@@ -29,20 +29,19 @@ def select_rows(
 ) -> None:
     """Plan the fetches of a step.
 
-    Demanded are the best candidates of each set, bin by bin as long as they are m at most. Those that are not
-    resident replace the residents in the lowest bins, in slot order within a bin, so a demanded resident
-    stays. Nothing is fetched while all candidates fit.
+    A step demands the candidates in the highest bins of each set: as many whole bins as have at most m
+    candidates in all. Demanded tokens that are not resident replace the residents in the lowest bins, in slot
+    order within a bin, so a demanded resident stays. If all candidates fit, nothing is fetched.
 
     Args:
-        scores: as ``score_tokens`` left them.
+        scores: from ``score_tokens``.
         residents: see ``Residents``; not changed.
         length: int64 ``[1]``, tokens before this step.
         scratch: see ``SelectScratch``.
-        out: gets the plan; its totals grow by the rows demanded and the rows to fetch.
-        top_k: m; at most C count.
+        out: receives the plan; its totals grow by the rows demanded and the rows to fetch.
+        top_k: m; values above C act as C.
         aggregate: ``sum`` or ``max`` over the queries.
-        sink_tokens: so many tokens, from the first on, are in the highest bin whatever their scores; m at
-            most.
+        sink_tokens: the number of first tokens that are in the highest bin whatever their scores; at most m.
     """
     candidates = max(0, int(length) + 1 - residents.recent)
     if candidates > residents.hot:
@@ -55,12 +54,12 @@ def select_rows(
 
 
 def bins_per_nat(highest: float) -> float:
-    """Return how many bins a nat of log-score spans, where scores reach ``highest``."""
+    """Return the bins per nat of log-score, for scores up to ``highest``."""
     return BINS / (highest - LOWEST_SCORE)
 
 
 def highest_score(queries: int, aggregate: Aggregate) -> float:
-    """Return the largest log-score there can be."""
+    """Return the largest possible log-score."""
     return math.log(queries) if aggregate == "sum" else 0.0
 
 
@@ -72,7 +71,7 @@ def bin_scores(
     aggregate: Aggregate,
     sink_tokens: int = 0,
 ) -> None:
-    """Put each candidate's score, and the score of each slot's token, into its bin."""
+    """Compute the bin of each candidate's score, and of the score of each slot's token."""
     count = int(length) + 1
     candidates = count - residents.recent
     logits = scores.logits[:, :, :count]
@@ -88,7 +87,7 @@ def bin_scores(
 def plan_fetches(
     residents: Residents, length: Tensor, scratch: SelectScratch, out: FetchPlan, top_k: int
 ) -> None:
-    """Plan by the bins: tokens in their order, slots from the lowest bin up; add to the totals."""
+    """Plan fetches by the bins, with tokens in order and slots from the lowest bin up; add to the totals."""
     candidates = int(length) + 1 - residents.recent
     out.leaving.zero_()
     for row_set in range(len(out.counts)):

@@ -1,14 +1,14 @@
-"""The same in three launches, with programs for every 1,024 tokens of a set, and then for every 4,096.
+"""The same in three launches; programs of the first take 1,024 tokens of a set, of the others 4,096.
 
-1. ``bin_tokens``: log-scores to bins, and two histograms (candidates, slots), first within a program and then
-   by integer atomics, whose order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from
-   the L2 cache), and gathers those of the slots' tokens; writes 2 bytes a token and slot.
-2. ``count_missing``: every program finds the edge in the histogram (1 KiB), and counts its block's missing
-   tokens above it; one a set stores what else follows from the histograms. Reads 3 bytes a token.
-3. ``list_fetches``: positions follow from the counts of the blocks before and a scan within the block. Reads
-   3 bytes a token, and 2 a slot. Leaves the histograms zeroed for the next step.
+1. ``bin_tokens`` computes bins and two histograms (candidates, slots), first within a program and then by
+   integer atomics, whose order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from the
+   L2 cache), and gathers those of the slots' tokens; writes 2 bytes per token and slot.
+2. ``count_missing``: every program finds the edge in the histogram (1 KiB), and counts the missing tokens
+   above it in its block; one program per set stores the rest of the decision. Reads 3 bytes per token.
+3. ``list_fetches``: list positions follow from the counts of the previous blocks and a scan within the block.
+   Reads 3 bytes per token, and 2 per slot. Zeroes the histograms for the next step.
 
-Scans, not atomics, give the places in the lists, so the slots that rows take are the same in every run.
+Scans, not atomics, give the positions in the lists, so the slots of fetched rows are the same in every run.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from lrqk_cli.kernels.select_rows.triton_bins import bin_tokens
 from lrqk_cli.kernels.select_rows.triton_plan import count_missing, list_fetches
 from lrqk_cli.memory.scratch import BINS, SELECT_BLOCK, blocks_of
 
-# Spans whose masses are summed at once.
+# Spans whose masses a program sums at once.
 _MASS_CHUNK = 256
-# Tokens, or slots, that a program of ``bin_tokens`` takes, and its warps.
+# Tokens or slots per program of ``bin_tokens``, and its warps.
 _BIN_BLOCK, _BIN_WARPS = 1024, 4
 
 

@@ -1,4 +1,4 @@
-"""The first launch of ``select_rows``: scores to bins and histograms."""
+"""The first launch of ``select_rows``: compute bins of scores, and their histograms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import triton.language as tl
 def _log_masses(
     masses, mass_blocks, blocks, QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr, CHUNK: tl.constexpr
 ):
-    """Return the log-sum-exp over all tokens of each query of a set; a padded query has zero."""
+    """Return the log-sum-exp over all tokens for each query of a set; zero for a padded query."""
     member = tl.arange(0, QUERIES_PAD)
     query_mask = member < QUERIES
     peak = tl.full([QUERIES_PAD], float("-inf"), tl.float32)
@@ -32,7 +32,7 @@ def _log_masses(
 
 @triton.jit
 def _load_logits(logits, token, inside, bucket, QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr):
-    """Return the logits ``[QUERIES_PAD, tokens]`` of tokens of a set; nothing for a padded query."""
+    """Return logits ``[QUERIES_PAD, tokens]`` of a set; minus infinity for padded queries and tokens."""
     member = tl.arange(0, QUERIES_PAD)[:, None]
     token_mask = (member < QUERIES) & inside[None, :]
     return tl.load(logits + member * bucket + token[None, :], mask=token_mask, other=float("-inf"))
@@ -40,7 +40,7 @@ def _load_logits(logits, token, inside, bucket, QUERIES: tl.constexpr, QUERIES_P
 
 @triton.jit
 def _bin(logits, log_mass, scale, SUM: tl.constexpr, BINS: tl.constexpr, LOWEST: tl.constexpr):
-    """Return the bins of tokens."""
+    """Return the bins of tokens' scores."""
     share = logits - log_mass[:, None]
     score = tl.log(tl.maximum(tl.sum(tl.exp(share), 0), 1e-30)) if SUM else tl.max(share, 0)
     return tl.minimum(tl.maximum((score - LOWEST) * scale, 0.0), BINS - 1.0).to(tl.int32)
@@ -71,7 +71,7 @@ def bin_tokens(
     SPAN: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Bin the scores of a block of candidates, or of the tokens in a block of slots, and count the bins."""
+    """Compute and count the bins of a block of candidates, or of the tokens in a block of slots."""
     block = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     tokens = tl.load(length) + 1
@@ -82,8 +82,8 @@ def bin_tokens(
     masses += row_set * QUERIES * 3 * blocks
     used = tl.cdiv(tokens, SPAN).to(tl.int32)
     histogram += row_set * 2 * BINS
-    # Two paths, though alike: tokens in a row are read in wide pieces, which gathered ones cannot be. Both
-    # load the logits before the masses, whose sum waits for all threads.
+    # Two similar paths: loads of consecutive tokens are wide, loads of gathered tokens cannot be. Both load
+    # the logits before the masses, because the sum of the masses waits for all threads.
     if block < token_blocks:
         token = block * BLOCK + tl.arange(0, BLOCK)
         inside = token < candidates
@@ -94,15 +94,16 @@ def bin_tokens(
     else:
         slot = (block - token_blocks) * BLOCK + tl.arange(0, BLOCK)
         inside = slot < hot
-        # What decides when a row leaves is computed here: the score of the slot's token.
+        # Compute the score of the slot's token again: its bin may not be written yet by another program.
         held = tl.load(slot_token + row_set * hot + slot, mask=inside, other=0).to(tl.int32)
         part = _load_logits(logits, held, inside, bucket, QUERIES, QUERIES_PAD)
         log_mass = _log_masses(masses, used, blocks, QUERIES, QUERIES_PAD, CHUNK)
         key = tl.where(held < sink_tokens, BINS - 1, _bin(part, log_mass, scale, SUM, BINS, LOWEST))
         tl.store(slot_bin + row_set * hot + slot, key.to(tl.int16), mask=inside)
         histogram += BINS
-    # Tokens crowd in few bins: counted here first, they need few additions to memory.
+    # Tokens crowd in few bins, so counting them in the program first leaves few atomic additions.
     bins = tl.arange(0, BINS)
     counted = tl.histogram(tl.where(inside, key, 0), BINS)
+    # Padding was counted in bin 0.
     counted -= tl.where(bins == 0, BLOCK - tl.sum(inside.to(tl.int32), 0), 0)
     tl.atomic_add(histogram + bins, counted, mask=counted > 0, sem="relaxed")

@@ -1,6 +1,6 @@
-"""The second and third launch of ``select_rows``: what is decided by the histograms, then the lists.
+"""The second and third launch of ``select_rows``: decide by the histograms, then write the lists.
 
-Both take as long as loads that wait for each other, so a program begins with all those that need not wait.
+Dependent loads determine the time of both, so a program starts all independent loads first.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import triton.language as tl
 
 @triton.jit
 def _store_decision(decision, in_bin, held_in_bin, edge, BINS: tl.constexpr):
-    """Store what holds for a set as a whole; see ``SelectScratch.decision``."""
+    """Store the decision for a set; see ``SelectScratch.decision``."""
     bins = tl.arange(0, BINS)
     demanded = tl.sum(tl.where(bins > edge, in_bin, 0), 0)
-    # Every resident candidate is in a slot.
+    # Resident candidates are exactly the tokens in the slots, so the slots' histogram counts them.
     missing = demanded - tl.sum(tl.where(bins > edge, held_in_bin, 0), 0)
     no_higher = tl.cumsum(held_in_bin, 0)
     last_bin = tl.sum((no_higher < missing).to(tl.int32), 0)
@@ -42,7 +42,7 @@ def count_missing(
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Find the edge and what follows from it, and count the tokens of a block that are to be fetched."""
+    """Find the edge, store the set's decision, and count the tokens of a block to fetch."""
     program = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     candidates = tl.load(length) + 1 - recent
@@ -55,7 +55,7 @@ def count_missing(
     key = tl.load(token_bin + row_set * bucket + token, mask=inside, other=-1).to(tl.int32)
     missing = tl.load(resident + row_set * context + token, mask=inside, other=1) == 0
     no_lower = tl.cumsum(in_bin, 0, reverse=True)
-    # There are more candidates than slots, so some bin holds one too many.
+    # There are more candidates than slots, so the count of the highest bins exceeds m at some bin: the edge.
     edge = tl.max(tl.where(no_lower > tl.minimum(top_k, hot), bins, 0), 0)
     if program == 0:
         held_in_bin = tl.load(histogram + (row_set * 2 + 1) * BINS + bins)
@@ -77,7 +77,7 @@ def _list_tokens(
     BLOCK: tl.constexpr,
     TOKEN_BLOCKS_PAD: tl.constexpr,
 ):
-    """List the tokens of a block that are to be fetched; pointers are the set's own."""
+    """List the tokens of a block to fetch; pointers are the set's own."""
     number = tl.arange(0, TOKEN_BLOCKS_PAD)
     counts = tl.load(block_counts + number, mask=number < block, other=0)
     token = block * BLOCK + tl.arange(0, BLOCK)
@@ -91,14 +91,14 @@ def _list_tokens(
 
 @triton.jit
 def _compare_slots(slot_bin, slot, hot, last_bin):
-    """Return which slots lie below the last bin that leaves, plus 2^16 times which lie in it."""
+    """Return 1 for slots below the last bin that leaves, 2^16 for slots in it: one scan counts both."""
     key = tl.load(slot_bin + slot, mask=slot < hot, other=32767).to(tl.int32)
     return (key < last_bin).to(tl.int32) + ((key == last_bin).to(tl.int32) << 16)
 
 
 @triton.jit
 def _list_slots(slot_bin, plan_slot, leaving, block, hot, missing, last_bin, lower, BLOCK: tl.constexpr):
-    """List the slots of a block that are taken: first, over all blocks, those of bins that leave whole."""
+    """List the slots of a block that are taken; in the list, slots of the last bin follow all others."""
     low_place = -1
     tie_place = lower - 1
     earlier = 0
@@ -120,9 +120,9 @@ def _list_slots(slot_bin, plan_slot, leaving, block, hot, missing, last_bin, low
 
 @triton.jit
 def _finish(histogram, plan_count, totals, wanted, missing, BINS: tl.constexpr):
-    """Store the number of fetches, and leave the histograms of the set zeroed."""
+    """Store the number of fetches, add to the totals, and zero the histograms of the set."""
     tl.store(plan_count, missing)
-    # Sums of integers do not depend on the order of the sets.
+    # Integer sums do not depend on the order of the sets.
     tl.atomic_add(totals, tl.full([], wanted, tl.int64), sem="relaxed")
     tl.atomic_add(totals + 1, tl.full([], missing, tl.int64), sem="relaxed")
     tl.store(histogram + tl.arange(0, 2 * BINS), 0)
@@ -152,7 +152,7 @@ def list_fetches(
     BLOCK: tl.constexpr,
     TOKEN_BLOCKS_PAD: tl.constexpr,
 ):
-    """List the tokens of a block that are to be fetched, or the slots of a block that they take."""
+    """List the tokens of a block to fetch, or the slots of a block to take."""
     block = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     candidates = tl.load(length) + 1 - recent
@@ -174,7 +174,7 @@ def list_fetches(
     block -= token_blocks
     wanted = tl.maximum(tl.minimum(tl.minimum(top_k, hot), candidates), 0).to(tl.int32)
     missing = 0
-    # Below all that int16 can hold: no slot leaves.
+    # Below all int16 numbers, so no slot is in a bin that leaves.
     last_bin = -40000
     lower = 0
     if candidates > hot:

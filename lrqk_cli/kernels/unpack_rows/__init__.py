@@ -1,4 +1,4 @@
-"""Rows of a packed matrix as plain numbers."""
+"""Unpack rows of a packed matrix."""
 
 from lrqk_cli.kernels.twins import Twin, with_triton
 from lrqk_cli.kernels.unpack_rows import reference

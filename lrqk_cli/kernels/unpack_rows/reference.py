@@ -1,4 +1,4 @@
-"""Unpack rows of a matrix."""
+"""Unpack rows of a packed matrix."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from lrqk_cli.kernels.packed import PackedMatrix, codes_of, weights_of
 
 
 def unpack_rows(out: Tensor, matrix: PackedMatrix, rows: Tensor) -> None:
-    """Write some rows of a matrix into ``out``, rounded once from float32.
+    """Write some rows of a packed matrix into ``out``, rounded once from float32.
 
     Args:
-        out: ``[n, width]``.
+        out: receives the weights, ``[n, width]``.
         matrix: see ``kernels.packed``.
-        rows: their numbers, int64 ``[n]``.
+        rows: row numbers, int64 ``[n]``.
     """
     parts = codes_of(matrix, rows), matrix.floats[rows], matrix.scales[rows]
     out.copy_(weights_of(matrix.format, *parts))

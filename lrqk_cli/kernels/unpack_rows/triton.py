@@ -1,4 +1,4 @@
-"""The same in one launch, a program for some units of a row, in which a lane takes whole words of codes."""
+"""The same in one launch, one program per up to 64 units of a row; a lane takes whole words of codes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.triton import arguments, format_code
 from lrqk_cli.kernels.packed_gemv.triton_dot import float_of, table_word
 
-# Units of a program: with more, registers do not suffice, and codes of 8 bits take twice as many words.
+# Units per program, limited by registers; 8-bit codes take twice as many words.
 _UNITS, _UNITS_OF_8_BITS = 64, 32
 
 
 @triton.jit
 def _values(codes, TABLE: tl.constexpr):
-    """Return what codes stand for in a table of 16 bytes."""
+    """Return the values of codes in a 16-byte table."""
     is_lower = codes % 8 < 4
     first = tl.where(is_lower, table_word(TABLE, 0), table_word(TABLE, 1))
     last = tl.where(is_lower, table_word(TABLE, 2), table_word(TABLE, 3))
@@ -26,9 +26,9 @@ def _values(codes, TABLE: tl.constexpr):
 
 @triton.jit
 def _codes(words, unit, inside, UNITS: tl.constexpr, BITS: tl.constexpr, TABLE: tl.constexpr):
-    """Return the codes of some units ``[n]``: ``[n, W, 32 / W]``, for W words of codes or of their low bits.
+    """Return the codes of units ``[n]``, ``[n, W, 32 / W]``, from W words of codes or of their low bits.
 
-    Those of a word follow one another, four in its bytes and, but for 8 bits, four more above these.
+    The codes of a word are consecutive: four in its bytes or low nibbles, then four in its high nibbles.
     """
     WORDS: tl.constexpr = 8 if BITS == 8 else 4
     place = tl.arange(0, WORDS)[None, :]

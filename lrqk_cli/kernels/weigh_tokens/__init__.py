@@ -1,4 +1,4 @@
-"""The exact weights of the resident rows, added up by token."""
+"""Sum the exact attention weights of the resident rows per token."""
 
 from lrqk_cli.kernels.twins import Twin, with_triton
 from lrqk_cli.kernels.weigh_tokens import reference

@@ -1,4 +1,4 @@
-"""Add the weight of each resident row to that of its token."""
+"""Add the attention weight of each resident row to the entry of its token."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def weigh_tokens(
     scaling: float,
     softcap: float | None = None,
 ) -> None:
-    """Add what a step's queries weigh its residents with, summed over queries and sets, to their tokens.
+    """Add the weights of a step's residents, summed over queries and sets, to their tokens' entries.
 
     Args:
         query: ``[sets, N, d]``.
-        residents: see ``Residents``, as ``attend_residents`` left them.
+        residents: see ``Residents``, after ``attend_residents``.
         lse: the log-sum-exp over the residents, float32 ``[sets, N]``.
         length: int64 ``[1]``, tokens before this step.
-        out: is added to, float32 ``[context]``.
+        out: the sums to add to, float32 ``[context]``.
         scaling, softcap: as the model's attention uses them.
     """
     newest, recent = int(length), residents.recent

@@ -1,8 +1,8 @@
-"""The same in one launch: a program for 64 to 256 rows of a set, all queries of the set in a tile of 16.
+"""The same in one launch: one program per 64 to 256 rows of a set, all queries of the set in a tile of 16.
 
-Reads the keys of all residents once more (16 MiB at 8 sets, C 8,192, d 128 in 16 bits), which leaves the
-kernel that attends as it is, and 8 bytes a hot slot; adds 4 bytes a row atomically. Rows of a set are those
-of different tokens, so that only sets meet at a token. Sums may differ in their last bits from run to run.
+Reads the keys of all residents again (16 MiB at 8 sets, C 8,192, d 128 in 16 bits), so that the attention
+kernel stays unchanged, and 8 bytes per hot slot; adds 4 bytes per row atomically. Rows of one set belong to
+different tokens, so only different sets add to the same token. Their order may change the last bits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lrqk_cli.kernels.buffers import Residents
 from lrqk_cli.kernels.primitives import soft_cap
 from lrqk_cli.memory.scratch import blocks_of
 
-# Elements of K that a program loads.
+# Elements of K per program.
 _TILE = 16384
 
 
@@ -53,6 +53,7 @@ def _weigh_block(
     logit = tl.dot(queries, tl.trans(key), input_precision="ieee") * scaling
     if SOFTCAP:
         logit = soft_cap(logit, cap)
+    # Infinity gives padded queries a weight of zero.
     total = tl.load(lse + row_set * QUERIES + member, mask=query_mask, other=float("inf"))
     weight = tl.sum(tl.exp(logit - total[:, None]), 0)
     slot = row - recent
@@ -71,7 +72,7 @@ def weigh_tokens(
     scaling: float,
     softcap: float | None = None,
 ) -> None:
-    """See the reference; at most 16 queries a set."""
+    """See the reference; at most 16 queries per set."""
     sets, queries, width = query.shape
     width_pad = max(16, triton.next_power_of_2(width))
     block = max(64, min(256, _TILE // width_pad))
