@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _attach() -> Any:
-    """Import ``attach``, once; warn first where the installed transformers is not among those tested."""
+    """Import ``attach``, once; warn first if the installed transformers is untested."""
     import warnings
 
     from lrqk_cli.upstream import untested_warning

@@ -12,10 +12,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; see ``lrqk_cli.cli.app.main``.
 
     Args:
-        arguments: what stands after ``lrqk``; ``sys.argv`` if None.
+        arguments: the words after ``lrqk``; those of ``sys.argv`` if None.
     """
     try:
-        # Importing takes a moment, in which Ctrl-C may come.
+        # The import takes a moment, in which the user may press Ctrl-C.
         from lrqk_cli.cli import app
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

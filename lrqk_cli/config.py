@@ -32,13 +32,13 @@ def _require_one_of(choices: object, chosen: str, what: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WeightBytes:
-    """Bytes of a model's weights on the device, where most of them are packed.
+    """Bytes on the device of a model's weights, most of which are packed.
 
     Attributes:
-        form: ``gguf`` as they are in a file, ``q8`` in 8 bits or ``q4`` in 4 bits.
-        total: of all.
-        read: of those that a decode step reads.
-        plain: of those that are not packed, counted with 16 bits for each number; all of them are read.
+        form: ``gguf`` as in a GGUF file, ``q8`` in 8 bits or ``q4`` in 4 bits.
+        total: bytes of all weights.
+        read: bytes of the weights that a decode step reads.
+        plain: bytes of the weights that are not packed, at 16 bits per number; a decode step reads them all.
     """
 
     form: WeightForm
@@ -52,9 +52,9 @@ class Mixture:
     """The experts of a layer.
 
     Attributes:
-        per_token: to how many a token goes.
-        inner: the inner size of each.
-        biased: they have biases.
+        per_token: experts that each token is routed to.
+        inner: inner size of an expert.
+        biased: whether the experts have biases.
     """
 
     per_token: int
@@ -67,19 +67,19 @@ class ModelSpec:
     """The shape of a decoder-only transformer, as far as memory and attention depend on it.
 
     Attributes:
-        name: what the user called the model.
-        layer_kinds: one entry a layer; sliding layers keep ``sliding_window`` tokens only.
+        name: the user's name for the model.
+        layer_kinds: one entry per layer; sliding layers keep ``sliding_window`` tokens only.
         num_heads, num_kv_heads: query heads H and KV heads; H is a multiple of KV.
         head_dim: d.
         max_context: tokens that the model's positions reach, RoPE scaling included.
         trained_context: tokens that the model's authors vouch for; more are allowed with a warning.
         num_parameters: parameters of the model, tied embeddings counted once.
-        num_parameters_read: those that a decode step reads: not the input embeddings, of which it takes one
-            row, nor the experts that a token does not go to; None where it is not known which these are.
-        mixture: the experts of layers that have some; None where there are none, or they are not known.
-        packed: what the weights take where they are packed; None where they are plain numbers of one type.
-        forms: what they would take in the packed forms that loading can give them, the finest first: the plan
-            chooses, where they are plain numbers so far.
+        num_parameters_read: parameters that a decode step reads: without the input embeddings, of which it
+            reads one row, and without the experts that the token is not routed to; None if unknown.
+        mixture: the experts of a layer; None without experts, or if unknown.
+        packed: bytes of packed weights; None if the weights are plain numbers of one type.
+        forms: bytes of plain weights in each packed form that loading can give them, the finest first; the
+            planner chooses one of these forms or plain numbers.
     """
 
     name: str
@@ -171,17 +171,17 @@ class AlsConfig:
         _require(self.tolerance >= 0.0, "`als.tolerance` cannot be negative.")
 
 
-# With the recent window 8,192 rows: a quarter of 32K.
+# Together with the recent window, these are 8,192 rows: a quarter of 32K.
 _HOT = 8128
 
-# Models park attention that they have no use for on the first tokens, whose keys are unlike all others (Xiao
-# et al., "Efficient streaming language models with attention sinks", 2024). An index that once takes one for
-# needless gives its row away, and the output of that head with it. One in 32 hot rows at most.
+# Models put unused attention on the first tokens, whose keys are unlike all others (Xiao et al., "Efficient
+# streaming language models with attention sinks", 2024). If the index scores such a token too low, its row is
+# evicted and the output of that head is wrong. At most one in 32 hot rows is kept for them.
 _SINK_TOKENS, _SINK_SHARE = 4, 32
 
 
 def default_top_k(hot: int) -> int:
-    """Return m where only C is given: demanding a quarter of the hot set keeps it fresh at little traffic."""
+    """Return the default m for C: demanding a quarter of the hot set keeps it current at little traffic."""
     return max(1, hot // 4)
 
 
@@ -195,16 +195,16 @@ class LrqkConfig:
         rank: r, the width of the low-rank index.
         index_bits: 4 or 8 (integers with a scale per dimension and row set) or 16 (bfloat16).
         hot: C, the resident rows of a KV head, under the ``sticky`` policy.
-        top_k: m, the best-scored rows that a step demands to be resident.
+        top_k: m, the highest-scoring rows, which each step demands to be resident.
         recent: the newest rows, always resident beside the hot set.
-        tail: ``linear`` adds what the non-resident rows weigh, with values predicted from their codes;
-            ``mean`` adds it with the mean value of all rows; ``none`` drops it.
-        segment: tokens that go through the model at once during prefill; None leaves it to the engine.
-        solver: ``joint``, the closed form; ``als``, the paper's alternating least squares, which goes on to
-            adapt in every decode step.
+        tail: ``linear`` adds the contribution of the non-resident rows, with values predicted from their
+            codes; ``mean`` adds it with the mean value of all rows; ``none`` drops it.
+        segment: tokens of a prefill segment; None lets the engine choose.
+        solver: ``joint``, the closed form; ``als``, the paper's alternating least squares, whose
+            factors are also updated in every decode step.
         grouping: an index and a hot set per ``kv`` head or per query ``head``.
         hot_policy: ``sticky`` keeps C rows and evicts the worst; ``exact`` keeps exactly the best ``top_k``;
-            ``refetch`` does too, and fetches all of them in every step.
+            ``refetch`` keeps the same rows, but fetches all of them in every step.
         als: settings of the ``als`` solver.
         aggregate: how the softmax weights of a row under the queries of its row set become one score.
     """
@@ -225,9 +225,9 @@ class LrqkConfig:
 
     @property
     def sink_tokens(self) -> int:
-        """Return how many tokens, from the first on, stay resident whatever their scores."""
+        """The number of first tokens that stay resident whatever their scores."""
         tokens = min(_SINK_TOKENS, self.hot // _SINK_SHARE) if self.hot_policy == "sticky" else 0
-        # They are among the demanded rows, and should be few of them.
+        # They count among the demanded rows, of which they may take at most half.
         return tokens if 2 * tokens <= self.top_k else 0
 
     def __post_init__(self) -> None:
@@ -311,11 +311,11 @@ class GenerationConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
-    """What it may take to read a file, or to list a folder.
+    """Limits for reading a file or listing a folder.
 
     Attributes:
         timeout: seconds; a file gets one second more for each page that has been read.
-        memory: bytes of the process that reads.
+        memory: bytes of the reading process.
     """
 
     timeout: float = 60.0

@@ -11,10 +11,10 @@ class LrqkError(Exception):
     """Base of all expected failures.
 
     Args:
-        message: one sentence: what was asked and what is wrong with it.
-        hint: one sentence: what to try instead; may be empty.
+        message: one sentence that names the request and its fault.
+        hint: one sentence that names what to try instead; may be empty.
 
-    A setting that Python and the command line share stands in both as Python calls it, between backticks; the
+    A message names a setting that Python and the command line share as Python does, between backticks; the
     command line shows its option instead, see ``terminal.console``.
     """
 
@@ -39,17 +39,17 @@ class DocumentError(LrqkError):
 
 
 class ModelError(LrqkError):
-    """A model cannot be had, loaded or supported."""
+    """A model cannot be found, fetched, loaded or supported."""
 
     exit_code = 4
 
 
 class UnsupportedModelError(ModelError):
-    """The model's config asks for a feature that the engine does not honour; the message names it."""
+    """The model's config asks for a feature that the engine does not implement; the message names it."""
 
 
 class OutOfMemoryError(LrqkError):
-    """The model and the context do not fit in the memory there is."""
+    """The model and the context do not fit in the available memory."""
 
     exit_code = 5
 
@@ -64,8 +64,8 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "", *, is_lon
     """Return the hint for a misspelt name: the known name closest to it.
 
     Args:
-        otherwise: the hint where none is close; by default one that lists all known names.
-        is_long: names such as those of models, of which people type a part: up to two count as close, sooner.
+        otherwise: the hint if no name is close; by default one that lists all known names.
+        is_long: for names that people shorten, such as those of models: up to two names, at less similarity.
     """
     names = list(known)
     count, cutoff = (2, 0.5) if is_long else (1, 0.6)

@@ -1,4 +1,4 @@
-"""The formats of packed weights, by their numbers alone: those of GGUF files that are kept as they are.
+"""The sizes of the formats of packed weights: those of GGUF files that stay packed.
 
 A format describes how ``width`` weights of a row are written: in blocks, each of which has its scales. Names,
 sizes and meanings are those of ggml (``ggml-common.h`` and ``gguf.quants``). Imports no torch.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Codes that share a scale, except in Q6_K, where there is one for either half of them.
+# Codes that share a scale; in Q6_K each half of them has its own scale.
 UNIT = 32
 
 
@@ -20,14 +20,14 @@ class PackedFormat:
 
     Attributes:
         name: ggml's.
-        block: weights of a block; ``block_bytes``: what they take in a file.
-        bits: of a code.
-        zero: the code that stands for zero, before m; with a table, what makes no value negative.
-        scales: small integers of a unit: scales, or a scale and a minimum; 0 where it has floats of its own.
-        floats: float16 of a block: d, or d and the factor of the minima, or d and m.
-        has_minimum: the second of these is that of a minimum.
-        is_halved: the two small integers are scales of either half of the unit.
-        has_exponents: d is no float16 but a byte e, E8M0, for ``2 ** (e − 128)``.
+        block: weights of a block; ``block_bytes``: its bytes in a file.
+        bits: bits of a code.
+        zero: the code that stands for zero, before m; with a table, the offset that makes no value negative.
+        scales: small integers per unit: scales, or a scale and a minimum; 0 if the unit has its own floats.
+        floats: float16 per block: d, or d and the factor of the minima, or d and m.
+        has_minimum: whether the second of these is that of a minimum.
+        is_halved: whether the two small integers are the scales of the unit's two halves.
+        has_exponents: whether d is a byte e (E8M0) for ``2 ** (e − 128)`` instead of a float16.
         values: the table; empty where codes are numbers themselves.
     """
 
@@ -54,7 +54,7 @@ class PackedFormat:
         return self.bits * UNIT // 32
 
 
-# The tables of ggml: twice the numbers of four bits, E2M1, and steps that suit a normal distribution.
+# The tables of ggml: the numbers of E2M1 (4 bits), doubled, and steps for a normal distribution.
 _E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 _NORMAL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
@@ -74,12 +74,12 @@ FORMATS = {
     )
 }
 
-# Where the parts of a matrix begin on the device.
+# The parts of a matrix begin at multiples of this on the device, in bytes.
 _ALIGNMENT = 16
 
 
 def part_bounds(format: PackedFormat, rows: int, width: int) -> list[tuple[int, int]]:
-    """Return where each part of a matrix begins on the device, and its bytes; see ``kernels.packed``."""
+    """Return offset and size of each part of a matrix on the device, in bytes; see ``kernels.packed``."""
     units, blocks = width // UNIT, width // format.block
     sizes = (4 * format.words * units, format.float_bytes * format.floats * blocks, format.scales * units)
     bounds, start = list[tuple[int, int]](), 0

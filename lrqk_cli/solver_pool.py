@@ -1,4 +1,4 @@
-"""Many small problems on the CPU at once."""
+"""Solve many small problems on the CPU in parallel."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ _Result = TypeVar("_Result")
 
 
 class SolverPool(Generic[_Result]):
-    """Tasks that run while the caller goes on, as many at a time as torch has threads, each on one of them.
+    """Runs tasks in background threads: as many at a time as torch has threads, one thread per task.
 
-    Small tensors are not worth sharing out among threads, which wait for each other after every operation: a
-    processor with 16 cores solves 32 layers some ten times sooner layer by layer on each. Tasks must leave
-    products to the CPU: on a GPU, every thread that multiplies takes scratch of its own for cuBLAS, and keeps
-    it.
+    Threads that share a small tensor wait for each other after every operation. With one thread per layer, a
+    processor with 16 cores solves 32 layers about ten times faster. Tasks must multiply on the CPU: each
+    thread that multiplies on a GPU would allocate its own cuBLAS workspace and keep it.
 
-    Use as a context manager; what has not begun when it is left is not done.
+    Use as a context manager; leaving it cancels the tasks that have not begun.
     """
 
     def __init__(self, tasks: Sequence[Callable[[], _Result]]) -> None:
@@ -31,7 +30,7 @@ class SolverPool(Generic[_Result]):
         self._futures = [self._pool.submit(task) for task in tasks]
 
     def results(self) -> list[_Result]:
-        """Wait for all tasks, and return what they have returned, in their order."""
+        """Wait for all tasks and return their results, in the order of the tasks."""
         return [future.result() for future in self._futures]
 
     def __enter__(self) -> SolverPool[_Result]:
@@ -41,12 +40,12 @@ class SolverPool(Generic[_Result]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
-        # The number of LAPACK's threads is one for the whole process.
+        # The workers have changed LAPACK's thread count, which the whole process shares.
         torch.set_num_threads(self._threads)
 
 
 def run_solvers(tasks: Sequence[Callable[[], _Result]]) -> list[_Result]:
-    """Run all tasks and return their results; see ``SolverPool``. A single one runs in the caller."""
+    """Run all tasks and return their results; see ``SolverPool``. The caller's thread runs a single task."""
     if len(tasks) < 2:
         return [task() for task in tasks]
     with SolverPool(tasks) as running:

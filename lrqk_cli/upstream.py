@@ -1,4 +1,4 @@
-"""What differs between the releases of transformers: no other module knows of versions."""
+"""The differences between releases of transformers; no other module depends on versions."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-# The range in pyproject.toml, from the oldest minor release that is tested to the newest.
+# The range in pyproject.toml, from the oldest to the newest tested minor release.
 OLDEST_TESTED = (5, 23)
 NEWEST_TESTED = (5, 24)
 
-# From this release on, what models call the KV cache they are given; the old name goes in 5.40.
+# The release that renamed the models' argument for the KV cache; 5.40 removes the old name.
 _RENAMED = (5, 24)
 CACHE_NAMES = ("cache", "past_key_values")
 
 
 def installed_version(distribution: str) -> str | None:
-    """Return the version of an installed distribution, without importing it; None if there is none."""
+    """Return the version of an installed distribution, without importing it; None if not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -25,7 +25,7 @@ def installed_version(distribution: str) -> str | None:
 
 @cache
 def transformers_release() -> tuple[int, int] | None:
-    """Return major and minor of the installed transformers, without importing it; None if there is none."""
+    """Return the major and minor version of transformers, without importing it; None if not installed."""
     found = re.match(r"(\d+)\.(\d+)", installed_version("transformers") or "")
     return (int(found[1]), int(found[2])) if found else None
 
@@ -37,13 +37,13 @@ def cache_argument() -> str:
 
 
 def requirement() -> str:
-    """Return what pip is to install for a tested release."""
+    """Return the requirement with which pip installs a tested release."""
     (major, oldest), (newest_major, newest) = OLDEST_TESTED, NEWEST_TESTED
     return f"transformers>={major}.{oldest},<{newest_major}.{newest + 1}"
 
 
 def untested_warning() -> str | None:
-    """Return one sentence where the installed transformers is not among those tested, else None."""
+    """Return a warning in one sentence if the installed transformers is untested, else None."""
     release = transformers_release()
     if release is None or OLDEST_TESTED <= release <= NEWEST_TESTED:
         return None

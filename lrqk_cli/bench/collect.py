@@ -1,4 +1,4 @@
-"""Taking results one by one, so that what has been measured outlives what ends a run early."""
+"""Collect results one by one, so that a run that ends early keeps its results."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _Result = TypeVar("_Result")
 
 
 def collect(results: Iterable[_Result]) -> tuple[list[_Result], BaseException | None]:
-    """Return all results, or those so far and what ended the run: Ctrl-C or a failure.
+    """Return all results, or those so far and the exception that ended the run: Ctrl-C or a failure.
 
     Raises:
-        BaseException: it ended before there was any result.
+        BaseException: the run ended before its first result.
     """
     found: list[_Result] = []
     try:

@@ -1,4 +1,4 @@
-"""What a reader needs to know of the machine and the software to judge figures."""
+"""The facts about the machine and the software that a reader needs to judge figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECONDS = 10  # for git to answer
 
 
 def environment(device: torch.device, dtype: torch.dtype, model: str) -> Facts:
-    """Return the facts by name; None for what is not there, such as the driver of a CPU."""
+    """Return the facts by name; None for those that do not apply, such as the driver of a CPU."""
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
     return {
@@ -44,9 +44,9 @@ def environment(device: torch.device, dtype: torch.dtype, model: str) -> Facts:
 
 
 def digest(package: Path) -> str:
-    """Return what tells one state of a package from another where there is no git: twelve hex digits.
+    """Return twelve hex digits that identify the state of a package, also without git.
 
-    They are of the SHA-256 over the names and contents of all its files, in the order of the names.
+    They begin the SHA-256 of the names and contents of all its files, in the order of the names.
     """
     total = hashlib.sha256()
     for file in sorted(path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"):
@@ -56,7 +56,7 @@ def digest(package: Path) -> str:
 
 
 def git_commit(package: Path) -> str | None:
-    """Return the commit of a package's checkout, with ``+`` if it is changed; None where it is installed."""
+    """Return the commit of a package's checkout, with ``+`` if it is changed; None if it is installed."""
     checkout = package.parent
     # An installed package may lie inside somebody else's repository.
     if not (checkout / ".git").exists():
@@ -69,7 +69,7 @@ def git_commit(package: Path) -> str | None:
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:
-    """Return what git prints; None if it is not there or fails."""
+    """Return the output of git; None if git is missing or fails."""
     command = ["git", "-C", str(checkout), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)

@@ -1,4 +1,4 @@
-"""The modes that a suite compares: a name, and the settings that it stands for."""
+"""The modes that a suite compares: their names and settings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def named_modes(names: Iterable[str], config: LrqkConfig, context: int) -> dict[
     """Return the settings of modes by name.
 
     ``resident`` is ``lrqk`` with every row resident; ``paper-no-hit-miss`` is ``paper`` without a hot set:
-    what a step demands travels in every step. ``dense-eager`` has the settings of ``dense``.
+    every step fetches all rows that it demands. ``dense-eager`` has the settings of ``dense``.
 
     Args:
-        config: that of ``lrqk``, under measurement.
+        config: the settings of ``lrqk``.
         context: tokens of the longest context.
     """
     known = {
@@ -32,11 +32,11 @@ def named_modes(names: Iterable[str], config: LrqkConfig, context: int) -> dict[
 
 
 def everything_resident(config: LrqkConfig, context: int) -> LrqkConfig:
-    """Return settings under which nothing is approximated: what is left is the noise of another kernel."""
+    """Return settings without approximation; only the kernels' rounding differs from full attention."""
     return replace(config, attention="lrqk", hot_policy="sticky", hot=max(context, config.top_k))
 
 
 def device_share(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> float:
-    """Return the bytes of index and hot rows, of the KV rows of ``context`` tokens; 1 for ``dense``."""
+    """Return the bytes of index and hot rows as a share of the KV rows of the context; 1 for ``dense``."""
     size = accounting.kv_bytes(spec, config, context, dtype)
     return (size.index + size.hot + size.device_kv) / (size.host_kv + size.device_kv)

@@ -1,4 +1,4 @@
-"""One plan for all contexts of a measurement, so that they compare."""
+"""One plan for all contexts of a measurement, so that their results are comparable."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
-    """What is measured with which settings.
+    """The settings of a measurement.
 
     Attributes:
         mode: the attention that the settings were chosen for.
         plan: for the longest context that fits; the settings of all contexts.
-        refused: why longer ones do not fit.
-        vram: bytes of a GPU to keep to, where they were limited.
-        free_before: bytes of the GPU that were free before CUDA started; None where it is not known.
-        varied: further settings by name, for suites of quality.
+        refused: the errors of longer contexts, which do not fit.
+        vram: bytes of a GPU that may be used; None without a limit.
+        free_before: bytes of the GPU that were free before CUDA started; None if unknown.
+        varied: further settings by name, for the quality suites.
     """
 
     mode: str
@@ -36,18 +36,18 @@ class BenchPlan:
 
     @property
     def config(self) -> LrqkConfig:
-        """Settings of the mode ``lrqk``, from which those of the others follow."""
+        """Settings of the mode ``lrqk``, from which the other modes derive theirs."""
         return self.plan.config
 
 
 def plan_bench(
     placement: Placement, rooms: Mapping[int, int], modes: Collection[str], wanted: Mapping[str, Any]
 ) -> BenchPlan:
-    """Choose one setting for all contexts, so that they compare.
+    """Choose the same settings for all contexts, so that their results are comparable.
 
     Args:
         rooms: context -> tokens to reserve for it.
-        modes: what is measured; where LRQK is none of it, the plan is for full attention.
+        modes: the measured modes; if none of them is LRQK, the plan is for full attention.
 
     Raises:
         OutOfMemoryError: not even the shortest context fits.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SUFFIXES = (".svg", ".png")
 _INCHES = (8.0, 5.0)
 _DOTS_PER_INCH = 150
-# Shares that differ by less count as one above the other.
+# Points whose shares differ by less count as one column.
 _SAME_SHARE = 0.05
 
 
@@ -26,9 +26,9 @@ class Point:
     """One mode.
 
     Attributes:
-        share: index and hot rows in bytes, of the KV cache.
+        share: bytes of index and hot rows as a share of the KV cache.
         quality: in the unit of the chart.
-        series: what points of one colour have in common.
+        series: name of the points of one colour.
     """
 
     label: str
@@ -39,11 +39,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A picture to be.
+    """A scatter chart of quality over bytes.
 
     Attributes:
-        quality: what the vertical axis shows; ``logarithmic`` how.
-        limits: where the vertical axis begins and ends; None leaves it to the points.
+        quality: label of the vertical axis; ``logarithmic``: whether its scale is.
+        limits: both ends of the vertical axis; None fits it to the points.
     """
 
     title: str
@@ -71,10 +71,10 @@ class LinePoint:
 
 @dataclass(frozen=True, slots=True)
 class LineChart:
-    """A picture to be: one line a series, over the context.
+    """A line chart over the context, one line per series.
 
     Attributes:
-        value: what the vertical axis shows, from zero on.
+        value: label of the vertical axis, which begins at zero.
     """
 
     title: str
@@ -83,7 +83,7 @@ class LineChart:
 
 
 def check_plot(path: Path) -> None:
-    """Tell before a long run what would keep ``write_plot`` from its work.
+    """Raise before a long run if ``write_plot`` could not write the file.
 
     Raises:
         UsageError: the name ends in neither ``.svg`` nor ``.png``, or its folder does not exist.
@@ -98,12 +98,12 @@ def check_plot(path: Path) -> None:
 
 
 def write_plot(chart: Chart | LineChart | Sequence[Chart], path: Path) -> None:
-    """Write the chart, or several one above the other, to ``path``, in the format that its suffix says.
+    """Write the chart, or several one above the other, to ``path``, in the format of its suffix.
 
     Raises:
         LrqkError: the file cannot be written.
     """
-    # Without pyplot, which would look for a screen and keep the figure.
+    # Not pyplot, which would look for a screen and keep the figure in memory.
     from matplotlib.figure import Figure
 
     charts = [chart] if isinstance(chart, (Chart, LineChart)) else list(chart)
@@ -141,7 +141,7 @@ def _draw_points(axes: Axes, chart: Chart) -> None:
         )
     if chart.logarithmic and all(point.quality > 0 for point in chart.points):
         axes.set_yscale("log")
-    if all(point.share > 0 for point in chart.points):  # not so where all rows are streamed
+    if all(point.share > 0 for point in chart.points):  # shares are 0 where all rows are streamed
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -155,7 +155,7 @@ def _draw_points(axes: Axes, chart: Chart) -> None:
 
 
 def _sides(points: Sequence[Point]) -> Iterator[tuple[Point, bool]]:
-    """Yield each point, and whether its label stands on its right: those one above the other take turns."""
+    """Yield each point, and whether its label stands on its right; sides alternate within a column."""
     column, last = 0, -1.0
     columns: dict[Point, int] = {}
     for point in sorted(points, key=lambda point: point.share):

@@ -1,4 +1,4 @@
-"""Results as JSON, CSV and Markdown, with the environment that they were measured in."""
+"""Write results as JSON, CSV and Markdown, with the environment of the measurement."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lrqk_cli.config import LrqkConfig
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# What a reader needs to know of a measurement, by name.
+# The facts that a reader needs about a measurement, by name.
 Facts = Mapping[str, str | int | Sequence[str] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a person reads of the results.
+    """The results for a person.
 
     Attributes:
-        columns: heads.
-        lines: cells, as many a line as there are columns.
+        columns: headings.
+        lines: cells, one per column.
     """
 
     columns: tuple[str, ...]
@@ -34,17 +34,17 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a suite has measured.
+    """The results of a suite.
 
     Attributes:
-        suite: its name and what it was asked to measure.
-        results: one dataclass instance a line; tuples in it are left out of the CSV.
+        suite: its name and options.
+        results: one dataclass instance per line; the CSV leaves out the tuples in it.
         table: the same for a person.
-        summary: what follows from the results together; ``notes``: the same in sentences.
-        modes: the settings that the modes of the results stand for, by name; where a mode is not in it, it is
-            the attention mode of the settings that are common to all.
-        chart: the results as a picture; None where there is none.
-        ended_by: what ended the run early, after these results.
+        summary: figures over all results; ``notes``: sentences about them.
+        modes: the settings of the modes by name; a mode that is not in it has the common settings with its
+            own attention mode.
+        chart: the results as a picture; None without one.
+        ended_by: the exception that ended the run early, after these results.
     """
 
     suite: Facts
@@ -58,7 +58,7 @@ class Report:
 
 
 def to_json(where: Facts, config: LrqkConfig, report: Report) -> str:
-    """Return one object with ``environment``, ``settings``, ``suite``, ``results`` and more where it is."""
+    """Return one object with ``environment``, ``settings``, ``suite``, ``results`` and any further parts."""
     whole = {
         "environment": where,
         "settings": asdict(config),
@@ -76,7 +76,7 @@ def to_json(where: Facts, config: LrqkConfig, report: Report) -> str:
 
 
 def to_csv(where: Facts, config: LrqkConfig, report: Report) -> str:
-    """Return one line a result, which ends with the environment and the settings of its mode."""
+    """Return one line per result, which ends with the environment and the settings of its mode."""
     rows = []
     for result in report.results:
         line = flat(result)
@@ -84,7 +84,7 @@ def to_csv(where: Facts, config: LrqkConfig, report: Report) -> str:
         del of_mode["attention"]
         figures = {name: value for name, value in line.items() if not isinstance(value, tuple)}
         rows.append({**figures, **where, **of_mode})
-    # A part that a result has not, such as its worst step, has no columns of its own.
+    # A result that lacks a part, such as its worst step, has fewer columns.
     columns = max(rows, key=len)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(columns), restval="", extrasaction="ignore", lineterminator="\n")
@@ -94,7 +94,7 @@ def to_csv(where: Facts, config: LrqkConfig, report: Report) -> str:
 
 
 def to_markdown(where: Facts, config: LrqkConfig, report: Report) -> str:
-    """Return a table, and under it what was measured, where and with which settings."""
+    """Return a table, and under it the notes, the suite, the environment and the settings."""
     columns = report.table.columns
     lines = [columns, tuple("---" for _ in columns), *report.table.lines]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -109,7 +109,7 @@ def to_markdown(where: Facts, config: LrqkConfig, report: Report) -> str:
 
 
 def flat(values: DataclassInstance) -> dict[str, Any]:
-    """Return the fields by name; those of an instance within another as ``als.init`` and so on."""
+    """Return the fields by name; fields of a nested instance have names such as ``als.init``."""
     return dict(_flattened(asdict(values), ""))
 
 

@@ -1,4 +1,4 @@
-"""What the suites have in common: what each is asked, and that it checks this before a model is loaded."""
+"""The base of all suites: their options, which a suite checks before a model is loaded."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ OnProgress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class SuiteOptions:
-    """What was asked for; a suite reads the options that it has.
+    """The options of a measurement; a suite reads those that it has.
 
     Attributes:
         contexts: tokens.
-        modes, tasks: names; none for those that the suite has by default.
+        modes, tasks: names; empty for the suite's defaults.
         device: where to measure; None chooses.
         new_tokens: decode steps after each prefill.
         repeat: runs to average.
         memory_cap: bytes of the GPU that the mode ``lrqk`` may allocate.
-        text: to measure on; None for made-up sentences.
-        samples: prompts a task.
-        turns: of a conversation.
-        layers: look into every layer too.
+        text: file to measure on; None for made-up sentences.
+        samples: prompts per task.
+        turns: user turns of a conversation.
+        layers: whether to measure every layer too.
         haystack, qa_data, seed: for the tasks of RULER.
-        limits: what reading the text or the haystack may take.
-        given: the options that stand on the command line, by the names of their parameters.
+        limits: for reading the text or the haystack.
+        given: the options on the command line, by the names of their parameters.
     """
 
     contexts: tuple[int, ...]
@@ -58,17 +58,17 @@ class SuiteOptions:
 
 
 class Suite(ABC):
-    """A suite, with what it was asked to measure.
+    """A suite with its options.
 
     Attributes:
-        known_modes: all that it can compare; ``default_modes`` are those that it does by default.
-        options: parameters of the command that it has and another suite has not.
+        known_modes: all modes that it can compare; ``default_modes``: those that it compares by default.
+        options: parameters of the command that this suite has and some other suite lacks.
         answer_tokens: tokens to reserve beside each context.
-        asked: the same with the names of all modes and tasks.
+        asked: the options, with the names of all modes and tasks.
 
     Raises:
-        UsageError: there is nothing to measure with these options.
-        DocumentError: what prompts are made from cannot be read.
+        UsageError: the options leave nothing to measure.
+        DocumentError: a source of the prompts cannot be read.
     """
 
     name: ClassVar[str]
@@ -89,14 +89,14 @@ class Suite(ABC):
         """Measure a ``LoadedModel``; the speed suite also takes a ``RandomModel``.
 
         Args:
-            on_progress: told what is being measured.
+            on_progress: called with the name of each step.
 
         Raises:
-            UsageError: a text is too short, or the model has no room.
+            UsageError: a text is too short, or the model's limit is too low.
         """
 
     def _modes(self, planned: BenchPlan) -> dict[str, LrqkConfig]:
-        """Return what a quality suite compares: settings by name."""
+        """Return the settings that a quality suite compares, by name."""
         longest = max(self.asked.contexts)
         return {**named_modes(self.asked.modes, planned.config, longest), **planned.varied}
 

@@ -1,4 +1,4 @@
-"""All suites, and which options each has."""
+"""All suites, and the check that a suite has the given options."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SUITES: dict[str, type[Suite]] = {kind.name: kind for kind in (SpeedSuite, Fidel
 
 
 def refuse_idle(name: str, given: Collection[str]) -> None:
-    """Refuse options that the suite of a name has not.
+    """Raise if an option is for other suites than ``name`` only.
 
     Args:
-        given: the options that stand on the command line, by the names of their parameters.
+        given: the options on the command line, by the names of their parameters.
 
     Raises:
         UsageError: one of them belongs to other suites.

@@ -1,4 +1,4 @@
-"""Text to measure with: of a file, or made up, different in every sentence, and the same in every run."""
+"""Text to measure with: a file, or made-up sentences that all differ and are the same in every run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _AFTER = (
 
 
 def sentences(seed: int) -> Iterator[str]:
-    """Yield sentences without end."""
+    """Yield made-up sentences without end."""
     choose = random.Random(seed)
     while True:
         yield (
@@ -51,14 +51,14 @@ def synthetic_tokens(encode: Callable[[str], list[int]], count: int, seed: int =
 
 
 def random_tokens(vocabulary: int, count: int, seed: int = 0) -> list[int]:
-    """Return ``count`` token ids drawn evenly from a vocabulary, for a model without a tokenizer."""
+    """Return ``count`` token ids drawn uniformly from a vocabulary, for a model without a tokenizer."""
     return random.Random(seed).choices(range(vocabulary), k=count)
 
 
 def text_tokens(
     path: Path | None, tokenizer: PreTrainedTokenizerBase, count: int, limits: ReadLimits
 ) -> list[int]:
-    """Return all tokens of a text, or ``count`` of made-up sentences where there is no ``path``.
+    """Return all tokens of a text, or ``count`` tokens of made-up sentences if ``path`` is None.
 
     Raises:
         DocumentError: the text cannot be read within the limits.
@@ -84,5 +84,5 @@ def read_texts(path: Path, limits: ReadLimits) -> list[str]:
 
 
 def file_name(path: Path | None) -> str:
-    """Return what a report calls the text of a file; None is made-up text."""
+    """Return the name of a text in reports; ``path`` is None for made-up text."""
     return "made-up sentences" if path is None else path.name

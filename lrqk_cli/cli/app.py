@@ -59,13 +59,13 @@ def root(
     context.default_map = load_defaults(config_path(), options)
     for name, defaults in context.default_map.items():
         for parameter in commands[name].params:
-            # One text is as good as a list of one.
+            # The config file may give a single text where the option takes a list.
             if getattr(parameter, "multiple", False) and isinstance(defaults.get(parameter.name), str):
                 defaults[parameter.name] = [defaults[parameter.name]]
 
 
 def _option_names(parameters: Iterable[Any]) -> dict[str, str]:
-    """What the config file calls each option -> what click calls it."""
+    """Return the config file's name of each option -> click's name."""
     options = (parameter for parameter in parameters if parameter.param_type_name == "option")
     names = {parameter.opts[-1].lstrip("-"): parameter.name for parameter in options}
     return {option: name for option, name in names.items() if option not in ("help", "debug")}
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; the one place where a failure becomes an exit code.
 
     Args:
-        arguments: what stands after ``lrqk``; ``sys.argv`` if None.
+        arguments: the words after ``lrqk``; those of ``sys.argv`` if None.
     """
     expand_segments()
     wait_asleep()
@@ -92,6 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         except KeyboardInterrupt as error:
             code = report(error, invocation.debug)
         if code == EXIT_INTERRUPTED and in_main_thread():
-            # Another one has nothing left to stop, and would show a traceback.
+            # A second Ctrl-C has nothing left to stop, and would show a traceback.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The options of the attention: listed here once, for every command that takes them."""
+"""The attention options, defined once for all commands that take them."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ ALS_OPTIONS = frozenset(name for name in _OPTIONS if name.startswith("als_"))
 
 
 class AttentionChoices:
-    """What a command was told about the attention."""
+    """The values of a command's attention options."""
 
     def __init__(self, context: typer.Context, values: Mapping[str, Any]) -> None:
         self._context = context
@@ -188,18 +188,18 @@ class AttentionChoices:
 
     @property
     def config(self) -> LrqkConfig:
-        """As options and defaults say; under ``--attention auto`` the plan has the last word on the mode.
+        """The settings of options and defaults; under ``--attention auto`` the planner chooses the mode.
 
         Raises:
-            UsageError: they contradict each other.
+            UsageError: the options contradict each other.
         """
         return _config(**self._values)
 
     @property
     def said(self) -> dict[str, Any]:
-        """The fields of ``config`` that were said: by a flag, a variable or the config file.
+        """The fields of ``config`` that the user set: by a flag, a variable or the config file.
 
-        ``--attention auto`` says nothing.
+        ``--attention auto`` sets none.
         """
         config = self.config
         said = {"als" if name in ALS_OPTIONS else name for name in self._values if self._is_said(name)}
@@ -211,10 +211,10 @@ class AttentionChoices:
 
 
 def with_attention_options(without: Collection[str] = ()) -> Callable[[Command], Command]:
-    """Give a command these options, in the place of its parameter of the type ``AttentionChoices``.
+    """Replace a command's parameter of the type ``AttentionChoices`` by the attention options.
 
     Args:
-        without: parameters of options that it does not have.
+        without: parameters of options that the command lacks.
     """
     added = [parameter for name, parameter in _OPTIONS.items() if name not in without]
 
@@ -227,7 +227,7 @@ def with_attention_options(without: Collection[str] = ()) -> Callable[[Command],
             chosen = {parameter.name: values.pop(parameter.name) for parameter in added}
             command(context, **values, **{own[at].name: AttentionChoices(context, chosen)})
 
-        # This is what typer reads.
+        # typer reads the signature.
         run.__signature__ = Signature([*own[:at], *added, *own[at + 1 :]])  # type: ignore[attr-defined]
         return run
 

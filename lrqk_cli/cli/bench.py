@@ -79,7 +79,7 @@ def bench(
     given = frozenset(options.on_command_line(context, context.params))
     refuse_idle(suite, given)
     varied = partial(parse_variations, vary, top_k_follows="top_k" not in attention.said)
-    varied(attention.config)  # so that a wrong one is told at once
+    varied(attention.config)  # so that a wrong variation fails at once
     asked = SuiteOptions(
         contexts=tuple(parse_tokens(part) for part in ctx.split(",")),
         modes=parse_names(modes),
@@ -114,7 +114,7 @@ def bench(
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What is measured and where; ``shape`` in the place of a model, None chooses or does not limit."""
+    """What to measure and where; a ``shape`` replaces the model; None is automatic or unlimited."""
 
     model: str
     shape: str | None
@@ -128,14 +128,14 @@ class _Target:
 def _plan_and_load(
     target: _Target, suite: Suite, wanted: Mapping[str, Any], view: View
 ) -> tuple[LoadedModel | RandomModel, BenchPlan]:
-    """Choose settings, and only then load the model or draw its weights.
+    """Choose settings, then load the model or draw its weights.
 
     Raises:
-        OutOfMemoryError: nothing that was asked for fits.
+        OutOfMemoryError: none of the contexts fits.
     """
     name = target.shape or target.model
     with view.pulling(name) as report:
-        # Within the bar, because importing torch takes seconds.
+        # Imported while the bar is shown, because importing torch takes seconds.
         from lrqk_cli.chat.summary import plan_line
         from lrqk_cli.models import files, loading, shapes
         from lrqk_cli.models.describe import describe_shape, describe_source
@@ -175,7 +175,7 @@ def _plan(
     limit = described.spec.max_context
     if target.shape is None:
         reserved_context(max(suite.asked.contexts), described.spec)
-    else:  # random weights know no limit
+    else:  # random weights have no limit
         limit = max(suite.asked.contexts) + suite.answer_tokens
     rooms = {context: min(context + suite.answer_tokens, limit) for context in suite.asked.contexts}
     planned = plan_bench(placement, rooms, suite.asked.modes, wanted)
@@ -187,7 +187,7 @@ def _plan(
 
 @contextmanager
 def _progress(view: View) -> Iterator[Callable[[str], None]]:
-    """What tells of the progress: on a terminal in one line, else line by line."""
+    """Yield the function that shows progress: on a terminal in one line, else line by line."""
     if not view.is_live:
         yield view.note
         return
@@ -203,7 +203,7 @@ def _show(
     output: bench_options.Output,
     plot: Path | None,
 ) -> None:
-    """Print what has been measured, also where the run ended early; that is then raised."""
+    """Print the results and draw the chart; then raise the exception that ended the run early, if any."""
     from lrqk_cli.bench import report
     from lrqk_cli.bench.environment import environment
     from lrqk_cli.bench.plot import write_plot

@@ -1,4 +1,4 @@
-"""The options that say what ``lrqk bench`` measures, and how it is shown."""
+"""The options of ``lrqk bench`` alone: the measurement and its output."""
 
 from __future__ import annotations
 
@@ -153,15 +153,15 @@ Format = Annotated[
 
 
 def chosen_shape(suite: Suite, shape: str | None) -> str | None:
-    """Return the shape to measure; None where it is a model.
+    """Return the shape to measure; None for a model.
 
     Raises:
-        UsageError: both are on the command line, or a text for a shape, which has no tokenizer.
+        UsageError: the command line has a shape with a model, or with a text, which needs a tokenizer.
     """
     if shape is None or "shape" not in suite.options:
         return None
     others = sorted(suite.asked.given & {"model", "text"})
-    if "shape" not in suite.asked.given:  # a variable or the config file has it, which a flag overrules
+    if "shape" not in suite.asked.given:  # a flag overrides a variable and the config file
         return None if others else shape
     for name in others:
         raise UsageError(f"--shape and {flag(name)} exclude each other.", "Leave one of them out.")

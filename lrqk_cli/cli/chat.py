@@ -98,7 +98,7 @@ def chat(
 
 
 def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path]) -> list[Path]:
-    """Return what is to be read; the command line overrules a variable and the config file."""
+    """Return the paths to read; the command line overrides a variable and the config file."""
     is_flag = bool(options.on_command_line(context, {"file"}))
     return [*named, *files] if is_flag or not files else list(files)
 
@@ -111,7 +111,7 @@ def _read_documents(
     limits: ReadLimits,
     view: View,
 ) -> list[Document]:
-    """Read all documents, with a bar; warn of what they say about themselves."""
+    """Read all documents with a progress bar, and show their warnings."""
     if not files:
         return []
     from lrqk_cli.documents import read_documents, shown_name

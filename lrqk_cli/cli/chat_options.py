@@ -1,4 +1,4 @@
-"""The options of ``lrqk chat`` alone: what is read, what is asked, and how answers are drawn."""
+"""The options of ``lrqk chat`` alone: documents, questions, answers and output."""
 
 from __future__ import annotations
 

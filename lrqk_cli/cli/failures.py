@@ -1,4 +1,4 @@
-"""Every way a run can fail, as one sentence, one hint and one exit code."""
+"""Report every failure of a run as one sentence, one hint and one exit code."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-# How long Ctrl-C waits at a time for torch to be imported.
+# Seconds between two attempts to raise Ctrl-C while torch is imported.
 _PUT_OFF_S = 0.05
 _HELP_HINT = "Run the command with --help to see what it takes."
 _DEBUG_HINT = "Run it again with --debug to see the traceback, and please report it."
 
 
 class SwallowedInterrupts:
-    """Within this context, remembers Ctrl-C: a library that is being imported may turn it into a failure.
+    """Remembers Ctrl-C inside this context, because the import of a library may turn it into another failure.
 
-    While torch is imported, it is put off, because there it would end the process by an abort.
+    While torch is imported, Ctrl-C is put off, because it would abort the process.
 
     Attributes:
-        seen: there was one.
+        seen: whether the user pressed Ctrl-C.
     """
 
     def __init__(self) -> None:
@@ -78,16 +78,16 @@ def _imports_torch(frame: FrameType | None) -> bool:
 
 
 def warn_of_transformers() -> None:
-    """Warn where the installed transformers is not among those tested; to be called before it is imported."""
+    """Warn if the installed transformers is untested. Call this before importing it."""
     if warning := untested_warning():
         print_message(stderr_console(), "Warning", "yellow", warning)
 
 
 def report(error: BaseException, debug: bool) -> int:
-    """Tell the user what went wrong.
+    """Print a failure for the user.
 
     Args:
-        error: what ended the run.
+        error: the exception that ended the run.
         debug: print the traceback too.
 
     Returns:
@@ -118,13 +118,13 @@ def report(error: BaseException, debug: bool) -> int:
 
 
 def silence_stdout() -> None:
-    """Let Python's last flush of a closed pipe end in nothing."""
+    """Send stdout to the null device, so that Python's last flush of a closed pipe does not fail."""
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _explain_usage(error: Exception) -> tuple[str, str]:
-    """The sentence and the hint for an error of the command line parser."""
+    """Return the sentence and the hint for an error of the command line parser."""
     message = " ".join(error.format_message().split()).replace("Value error, ", "")  # type: ignore[attr-defined]
     message = _sentence(message)
     context = getattr(error, "ctx", None)

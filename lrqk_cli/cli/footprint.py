@@ -1,4 +1,4 @@
-"""Footprints by what the command line names: models, devices and element types."""
+"""Footprints of the models, devices and element types that the command line names."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def of_model(question: FootprintRequest) -> Footprint:
-    """Return what a model takes on this machine, or on a card.
+    """Return the memory that a model needs on this machine, or on a card.
 
     Raises:
         ModelError: the model cannot be described.
-        UsageError: the context is beyond the model's, or there is no such device.
+        UsageError: the context is longer than the model's limit, or there is no such device.
         OutOfMemoryError: nothing fits into ``vram`` and ``ram``.
     """
     from lrqk_cli.chat.opening import reserved_context
@@ -30,7 +30,7 @@ def of_model(question: FootprintRequest) -> Footprint:
     context = reserved_context(question.context, described.spec)
     machine, dtype = _place(question, described)
     on_card = described.with_weights(question.weights, on_gpu=True)
-    # Who asks for packed weights, or for a card, has a GPU in mind.
+    # A user who asks for packed weights, or for a card, plans for a GPU.
     in_mind = question.vram is not None or question.weights in ("q8", "q4")
     spec = on_card if in_mind or _is_cuda(machine, question) else described.with_weights("bf16", on_gpu=False)
     return footprint(question, spec, on_card, context, dtype, machine)
@@ -43,10 +43,10 @@ def of_card(
 
     Args:
         vram: bytes of the card.
-        ram: bytes of host memory beside it; None where it is no limit.
-        dtype: None for what cards compute in.
-        weights: their form, where a model can have it.
-        wanted: settings that were said.
+        ram: bytes of host memory beside it; None for no limit.
+        dtype: the element type; None for ``CARD_DTYPE``.
+        weights: their form, if a model can have it.
+        wanted: settings that the user set.
     """
     from lrqk_cli.models import catalog, shapes
 
@@ -60,13 +60,13 @@ def longest(
 ) -> LongestText:
     """Return the longest text of a model that fits.
 
-    Args: see ``of_card``; ``budget`` without ``vram`` is a CPU's.
+    Args: see ``of_card``; a ``budget`` without ``vram`` is that of a CPU.
     """
     from lrqk_cli.models.describe import describe
 
     described = describe(name)
     is_file = any(form.form == "gguf" for form in described.spec.forms)
-    # A file has one packed form, its own.
+    # A GGUF file has one packed form, its own.
     chosen_form = "auto" if is_file and weights != "bf16" else weights
     spec = described.with_weights(chosen_form, on_gpu=budget.vram is not None)
     return longest_text(spec, dtype, budget, wanted)
@@ -81,7 +81,7 @@ def _is_cuda(machine: Machine | None, question: FootprintRequest) -> bool:
 
 
 def _place(question: FootprintRequest, described: Description) -> tuple[Machine | None, str]:
-    """Return the machine, None where only torch knows it, and the element type to count with."""
+    """Return the machine, None if only torch can describe it, and the element type to count with."""
     from lrqk_cli.memory.machine import detect_machine
 
     machine = detect_machine(question.device)

@@ -29,7 +29,7 @@ _ITEMS = {
     "total": "Total",
 }
 _BAR = 60
-# What stands for each part of the bar.
+# The character of each part of the bar -> its label and its items.
 _PARTS = {
     "#": ("weights", ("weights",)),
     "=": ("rows and index", ("kv_rows", "index", "hot_rows", "sliding_windows", "bookkeeping")),
@@ -37,7 +37,7 @@ _PARTS = {
 
 
 def print_footprint(report: Footprint, console: Console) -> None:
-    """Print what a model takes."""
+    """Print the memory that a model needs."""
     shape = report.shape
     console.print(
         f"{report.model}: {report.architecture}, {report.parameters:,} parameters, "
@@ -122,7 +122,7 @@ def _items(report: Footprint) -> Table:
 
 
 def _bar(items: Mapping[str, int], budget: int) -> str:
-    """Return the budget as a bar of characters that need no colour."""
+    """Return the use of the budget as a bar of characters that need no colour."""
     sizes = {mark: sum(items.get(key, 0) for key in keys) for mark, (_, keys) in _PARTS.items()}
     sizes["+"] = items["total"] - sum(sizes.values())
     drawn, end = "", 0

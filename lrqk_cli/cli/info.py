@@ -1,4 +1,4 @@
-"""``lrqk info``: this machine and the catalog, or what a model and a context take."""
+"""``lrqk info``: this machine and the catalog, or the memory that a model and a context need."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Ram = Annotated[
         "CPU memory to plan for. (default: no limit with --vram, else seven eighths of what is free)",
     ),
 ]
-# What describes this machine alone; all else needs a model, or at least a card.
+# The options that act without a model or a card.
 _OF_THE_MACHINE = frozenset({"device", "as_json", "debug"})
 
 
@@ -93,10 +93,10 @@ def info(
 
 
 def _refuse_idle(context: typer.Context, names: Collection[str], missing: str) -> None:
-    """Refuse options on the command line that would not act.
+    """Raise if an option on the command line has no effect.
 
     Raises:
-        UsageError: there is one.
+        UsageError: there is such an option.
     """
     for name in options.on_command_line(context, names):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""``lrqk models``: what the catalog has, what is here, and what fits."""
+"""``lrqk models``: the catalog, the models on this disk, and the text that fits each."""
 
 from __future__ import annotations
 

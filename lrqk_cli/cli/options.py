@@ -31,14 +31,14 @@ def option(
     parse: Callable[[Any], object] | None = None,
     **settings: Any,
 ) -> Any:
-    """An option and its environment variable.
+    """Return an option that is also read from its environment variable.
 
     Args:
         flag: such as ``--top-k``, or ``--bell/--no-bell`` for a switch that is on by default.
-        help: one line; panel: the heading under which it stands.
-        metavar: how the help calls the value; empty for a switch.
+        help: one line; panel: its heading in the help.
+        metavar: the name of the value in the help; empty for a switch.
         parse: reads the value and raises ``UsageError``, which is then reported with the option's name.
-        settings: more for ``typer.Option``.
+        settings: further arguments of ``typer.Option``.
     """
     variable = "LRQK_" + flag.split("/")[0].lstrip("-").replace("-", "_").upper()
     if parse is not None:
@@ -76,7 +76,7 @@ def _set_debug(context: typer.Context, debug: bool) -> bool:
 
 
 class Invocation:
-    """What the whole run shares: ``debug`` shows tracebacks."""
+    """The state of the whole run: ``debug`` shows tracebacks."""
 
     debug = False
 
@@ -128,7 +128,7 @@ Model = Annotated[
 
 
 def context_length(default: str) -> Any:
-    """The option ``--ctx``, with its default in words."""
+    """Return the option ``--ctx``; ``default`` describes its default."""
     return model_option(
         "--ctx",
         help=f"Context length in tokens, such as 64k. (default: {default})",
@@ -138,7 +138,7 @@ def context_length(default: str) -> Any:
 
 
 def data_type(automatic: str) -> Any:
-    """The option ``--dtype``, with what ``auto`` means in words."""
+    """Return the option ``--dtype``; ``automatic`` describes ``auto``."""
     return model_option(
         "--dtype",
         help=f"Data type of weights and KV cache: float32, bfloat16, float16, or auto, {automatic}.",
@@ -177,7 +177,7 @@ Weights = Annotated[
 
 
 def memory_size(flag: str, text: str) -> Any:
-    """An option for an amount of memory, with its help."""
+    """Return an option for an amount of memory with the help ``text``."""
     return _memory_option(flag, help=text, parse=parse_bytes, metavar="SIZE")
 
 
@@ -197,7 +197,7 @@ Ram = Annotated[
 
 
 def on_command_line(context: typer.Context, names: Collection[str]) -> list[str]:
-    """Return which parameters are on the command line; a variable may be meant for other commands."""
+    """Return the parameters on the command line, without variables, which may be for other commands."""
     sources = {name: context.get_parameter_source(name) for name in sorted(names)}
     return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 

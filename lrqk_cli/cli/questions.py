@@ -26,11 +26,11 @@ def read_asked(
     files: Sequence[Path],
     as_json: bool,
 ) -> QuestionSet | None:
-    """Return what is to be asked; None for a chat on the terminal.
+    """Return the questions to ask; None for a chat on the terminal.
 
     Raises:
-        UsageError: the options contradict each other, there is nothing to ask, or it would have to come from
-            where a document comes from.
+        UsageError: the options contradict each other, there is no question, or both a document and the
+            question would come from standard input.
     """
     if prompts_file is not None:
         if prompts:
@@ -59,7 +59,7 @@ def read_asked(
 
 
 def _whole_prompts(context: typer.Context, prompts: Sequence[str]) -> list[str]:
-    """Undo that click takes a variable apart at blanks."""
+    """Return the prompts; a variable is one prompt, although click splits it at blanks."""
     source = context.get_parameter_source("prompt")
     is_variable = source is not None and source.name == "ENVIRONMENT"
     return [os.environ["LRQK_PROMPT"]] if is_variable else list(prompts)

@@ -1,4 +1,4 @@
-"""The config file: TOML with one table a command, whose keys are the command's options.
+"""The config file: TOML with one table per command, whose keys are the command's options.
 
 .. code-block:: toml
 
@@ -22,7 +22,7 @@ CONFIG_VARIABLE = "LRQK_CONFIG"
 
 
 def config_path() -> Path:
-    """Where the config file is looked for: ``LRQK_CONFIG``, else the platform's config folder."""
+    """Return the path of the config file: ``LRQK_CONFIG``, else one in the platform's config folder."""
     if named := os.environ.get(CONFIG_VARIABLE):
         return Path(named).expanduser()
     import platformdirs

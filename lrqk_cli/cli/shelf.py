@@ -1,4 +1,4 @@
-"""What the catalog has, and for how long a document each model fits: the report of ``lrqk models``."""
+"""The report of ``lrqk models``: the catalog, and the longest document that fits each model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lrqk_cli.models.store import StoredModel
 
-# A document that is worth the choice of a larger model: some 50 pages.
+# Tokens of a document, about 50 pages, that a recommended model must fit.
 _LONG = 1 << 15
 
 
@@ -30,7 +30,7 @@ class ShelfRow:
     fit: LongestText
 
     def facts(self) -> dict[str, object]:
-        """Return what JSON has of it; sizes in bytes."""
+        """Return the fields of the JSON; sizes in bytes."""
         model, entry, fit = self.model, self.model.entry, self.fit
         return {
             "name": entry.alias,
@@ -51,7 +51,7 @@ class ShelfRow:
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """The models, for what memory in words, and the one to begin with."""
+    """The models, the description of the device in ``where``, and the recommended model."""
 
     where: str
     models: tuple[ShelfRow, ...]
@@ -59,11 +59,11 @@ class Shelf:
 
 
 def shelf(vram: int | None, ram: int | None) -> Shelf:
-    """Return what the catalog has.
+    """Return the models of the catalog, each with the longest text that fits.
 
     Args:
-        vram: of a card, whatever is in this machine; None for this machine.
-        ram: of host memory; None for what is free, or beside a card for no limit.
+        vram: bytes of a card, whatever is in this machine; None for this machine.
+        ram: bytes of host memory; None for the free bytes, or with ``vram`` for no limit.
     """
     from lrqk_cli.models import store
 
@@ -76,7 +76,7 @@ def shelf(vram: int | None, ram: int | None) -> Shelf:
 
 
 def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightChoice]:
-    """Return the memory to plan for, the element type, what they are of in words, and the form of weights."""
+    """Return the memory to plan for, the element type, the device in words, and the form of the weights."""
     from lrqk_cli.memory.budget import host_budget
     from lrqk_cli.memory.machine import detect_machine
     from lrqk_cli.memory.units import format_bytes
@@ -95,13 +95,13 @@ def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightC
 
     device, number_format = resolve_device_dtype(None, None, None)
     budget = find_budget(device, None, ram)
-    # Others compute with plain numbers.
+    # Other devices compute with plain numbers.
     weights: WeightChoice = "auto" if device.type == "cuda" else "bf16"
     return budget, dtype_name(number_format), str(device), weights
 
 
 def _recommended(rows: Sequence[ShelfRow], *, is_gpu: bool) -> str | None:
-    """Return the largest model that reads long documents with room to spare; a CPU reads slowly anyway."""
+    """Return the largest model that long documents fit comfortably; for a CPU, which is slow, the default."""
     from lrqk_cli.models.catalog import DEFAULT_MODEL
 
     if not is_gpu:
@@ -116,7 +116,7 @@ def _recommended(rows: Sequence[ShelfRow], *, is_gpu: bool) -> str | None:
 
 
 def print_shelf(found: Shelf, console: Console) -> None:
-    """Print what ``shelf`` returns."""
+    """Print a shelf as a table."""
     from rich.table import Table
 
     from lrqk_cli.memory.units import format_bytes

@@ -1,4 +1,4 @@
-"""Numbers as people write them: ``64k`` tokens, ``12GiB`` bytes."""
+"""Read numbers as people write them: ``64k`` tokens, ``12GiB`` bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BYTE_UNITS = {
     **{unit: 1 << shift for shift, unit in ((10, "kib"), (20, "mib"), (30, "gib"), (40, "tib"))},
     **{unit: 10**power for power, unit in ((3, "kb"), (6, "mb"), (9, "gb"), (12, "tb"))},
 }
-# A number of bytes below this that has no unit was meant to have one.
+# A number of bytes below this without a unit is refused as a mistake.
 _LEAST_BARE_BYTES = 1024
 _NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:[._][0-9]+)*)\s*([a-z]*)\s*", re.IGNORECASE)
 
@@ -77,7 +77,7 @@ def parse_penalties(text: str | AlsPenalties) -> AlsPenalties:
 
 
 def parse_names(text: str | None) -> tuple[str, ...]:
-    """Read names, separated by commas, each once; none where nothing was said."""
+    """Read names separated by commas, without repetitions; None gives no names."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else ()
 
 

@@ -1,4 +1,4 @@
-"""``--vary NAME=V1,V2``: the settings under measurement with one of them changed at a time."""
+"""``--vary NAME=V1,V2``: the measured settings with one of them changed at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lrqk_cli.errors import UsageError, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """One field.
+    """One field of the settings.
 
     Attributes:
-        path: names of the fields that lead to it.
+        path: names of the nested fields that lead to it.
         kind: its type.
     """
 
@@ -31,9 +31,9 @@ def parse_variations(
     """Return the settings of every variation, by names such as ``top-k=512``.
 
     Args:
-        texts: such as ``top-k=512,1024``; a setting is named as its option is.
-        base: what is varied.
-        top_k_follows: whether top-k is the default of hot, wherever hot is varied.
+        texts: such as ``top-k=512,1024``; a setting has the name of its option.
+        base: the settings to vary.
+        top_k_follows: whether a variation of hot also sets top-k to its default.
 
     Raises:
         UsageError: there is no such setting, or it cannot have such a value.

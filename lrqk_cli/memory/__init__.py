@@ -1,1 +1,1 @@
-"""Bytes: what things will take, what there is, and tensors made accordingly."""
+"""Memory in bytes: what a run needs, what is free, and the allocation of tensors."""

@@ -1,7 +1,7 @@
 """Shapes and bytes of everything whose size follows from a model, its settings and the context.
 
-The attention layers allocate the shapes given here, so an estimate and what is allocated cannot differ.
-A *row set* is what shares one index and one hot set: a KV head, or a query head under ``--grouping head``.
+The attention layers allocate the shapes given here, so the estimate equals the allocation.
+A *row set* has one index and one hot set: those of a KV head, or of a query head under ``--grouping head``.
 Imports no torch: element types are named as in ``torch.dtype`` without its prefix.
 """
 
@@ -30,13 +30,13 @@ ITEM_BYTES: Mapping[str, int] = {
 
 
 def dtype_name(dtype: object) -> str:
-    """Return the name of a ``torch.dtype`` without its prefix, as all sizes are counted with."""
+    """Return the name of a ``torch.dtype`` without its prefix, as in ``ITEM_BYTES``."""
     return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True, slots=True)
 class TensorShape:
-    """A tensor to be: its shape and the name of its element type."""
+    """The shape of a tensor to allocate, and the name of its element type."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -58,34 +58,34 @@ def ring(spec: ModelSpec, size: int, dtype: str) -> TensorShape:
 
 
 def row_sets(spec: ModelSpec, config: LrqkConfig) -> int:
-    """Return how many indexes and hot sets a layer has: one a KV head, or one a query head."""
+    """Return the number of row sets of a layer: one per KV head, or one per query head."""
     return spec.num_kv_heads if config.grouping == "kv" else spec.num_heads
 
 
 def hot_slots(config: LrqkConfig, context: int) -> int:
-    """Return C, the hot rows of a row set: never more than the context has beside the recent window."""
+    """Return C, the hot rows of a row set: at most the rows of the context outside the recent window."""
     rows = config.hot if config.hot_policy == "sticky" else config.top_k
     return min(rows, max(1, context - config.recent))
 
 
 def hot_rows(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> TensorShape:
-    """Return recent window and hot set of one layer, in one buffer: ``[sets, recent + C, 2, d]``."""
+    """Return the buffer of one layer for recent window and hot set: ``[sets, recent + C, 2, d]``."""
     rows = config.recent + hot_slots(config, context)
     return TensorShape((row_sets(spec, config), rows, 2, spec.head_dim), dtype)
 
 
 def slot_tokens(spec: ModelSpec, config: LrqkConfig, context: int) -> TensorShape:
-    """Return which token each hot slot holds: ``[sets, C]``."""
+    """Return the table of the token in each hot slot: ``[sets, C]``."""
     return TensorShape((row_sets(spec, config), hot_slots(config, context)), "int64")
 
 
 def resident_mask(spec: ModelSpec, config: LrqkConfig, context: int) -> TensorShape:
-    """Return which tokens are in the hot set: ``[sets, context]``."""
+    """Return the mask of the tokens in the hot set: ``[sets, context]``."""
     return TensorShape((row_sets(spec, config), context), "bool")
 
 
 def index_rank(spec: ModelSpec, config: LrqkConfig) -> int:
-    """Return r: no more than the head size, where the index would be the keys themselves."""
+    """Return r: at most the head size, at which the index is as wide as the keys."""
     return min(config.rank, spec.head_dim)
 
 
@@ -113,17 +113,17 @@ def key_gram(spec: ModelSpec) -> TensorShape:
 
 
 def head_vector(spec: ModelSpec) -> TensorShape:
-    """Return one vector a KV head, such as the mean key or a sum of values: ``[KV, d]``."""
+    """Return one vector per KV head, such as the mean key or a sum of values: ``[KV, d]``."""
     return TensorShape((spec.num_kv_heads, spec.head_dim), "float32")
 
 
 def set_vector(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
-    """Return one vector a row set, such as a sum over its residents: ``[sets, d]``."""
+    """Return one vector per row set, such as a sum over its resident rows: ``[sets, d]``."""
     return TensorShape((row_sets(spec, config), spec.head_dim), "float32")
 
 
 def factor(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
-    """Return one map to the low-rank space of one layer, of queries or keys: ``[sets, d, r]``."""
+    """Return one layer's map of queries, or of keys, to the low-rank space: ``[sets, d, r]``."""
     shape = (row_sets(spec, config), spec.head_dim, index_rank(spec, config))
     return TensorShape(shape, "float32")
 
@@ -141,7 +141,7 @@ def value_slope(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
 
 @dataclass(frozen=True, slots=True)
 class KvBytes:
-    """Bytes that the cache takes, by kind; host and device apart.
+    """Bytes of the cache by kind, host and device separately.
 
     Attributes:
         host_kv: rows of all tokens in host memory (0 for ``dense``).
@@ -218,7 +218,7 @@ def weight_bytes(spec: ModelSpec, dtype: str) -> int:
 
 
 def weight_bytes_read(spec: ModelSpec, dtype: str) -> int | None:
-    """Return the bytes of weights that a decode step reads; None where it is not known which it does."""
+    """Return the bytes of weights that a decode step reads; None if they are unknown."""
     if spec.num_parameters_read is None:
         return None
     if spec.packed is not None:
@@ -227,15 +227,15 @@ def weight_bytes_read(spec: ModelSpec, dtype: str) -> int | None:
 
 
 def _widened(packed: WeightBytes, dtype: str) -> int:
-    """Return what numbers that are not packed take beyond 16 bits."""
+    """Return the bytes of the unpacked numbers beyond 16 bits each."""
     return packed.plain * (ITEM_BYTES[dtype] - 2) // 2
 
 
 def check_weights_fit(spec: ModelSpec, dtype: str, device: str, room: int, hint: str) -> None:
-    """Refuse a model whose weights need more than the ``room`` bytes that a device has for them.
+    """Raise if the weights of a model need more than ``room``, the bytes that a device has for them.
 
     Raises:
-        OutOfMemoryError: the model and both sizes are named; the hint is ``hint``.
+        OutOfMemoryError: the message names the model and both sizes; the hint is ``hint``.
     """
     needed = weight_bytes(spec, dtype)
     if needed > room:

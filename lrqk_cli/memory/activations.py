@@ -1,6 +1,6 @@
-"""What exists for moments only: activations of a prefill's segment, streamed rows, and settling.
+"""Bytes of temporary tensors: activations of a prefill segment, streamed rows, and settling.
 
-These are upper bounds of what the code that they name allocates; the numbers below are that code's own.
+The functions return upper bounds. The constants are shared with the code that their comments name.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.accounting import ITEM_BYTES, TensorShape
 
-# Rows that travel at once when the store is streamed (``attention.host_store``).
+# Rows per transfer when the store is streamed (``attention.host_store``).
 STREAM_ROWS = 8192
 # Logits that plain attention holds at a time, in float32: 64 MiB (``kernels.attend.reference``).
 PLAIN_LOGITS = 1 << 24
 # Queries that seed a hot set, and the tokens whose logits exist at a time (``attention``).
 SEED_QUERIES, SCORE_CHUNK = 32, 8192
-# What a chunk's codes are while an index is built: themselves, scaled, rounded and cut.
+# Copies of a chunk's codes while an index is built: raw, scaled, rounded and clipped.
 _INDEXING_COPIES = 4
-# Packed weights that are unpacked at a time for the many tokens of a segment (``models.packed_layers``).
+# Packed weights that a segment unpacks at a time (``models.packed_layers``).
 UNPACKED_AT_ONCE = 1 << 25
-# What transformers' experts hold of each token and expert, counted in 5.24: inner states, where they have
-# biases (and clamp) or not, and hidden states of the results, which some weigh in float32.
+# Tensors that transformers' experts hold per token and expert, counted in 5.24: inner states without biases,
+# inner states with biases and clamping, and hidden states of the results, which some weight in float32.
 _EXPERT, _BIASED_EXPERT, _RESULTS = 5, 10, 7
 # Vectors of ids and positions that a model keeps while it runs, counted in transformers 5.23.
 _ID_VECTORS = 5
@@ -28,7 +28,7 @@ _FLOAT = ITEM_BYTES["float32"]
 
 
 def stream_buffers(spec: ModelSpec, rows: int, dtype: str) -> tuple[TensorShape, ...]:
-    """Return the buffers through which ``rows`` stored rows of a layer come, chunk by chunk."""
+    """Return the buffers that receive ``rows`` stored rows of a layer, chunk by chunk."""
     if rows <= 0:
         return ()
     shape = (spec.num_kv_heads, min(STREAM_ROWS, rows), 2, spec.head_dim)
@@ -36,14 +36,14 @@ def stream_buffers(spec: ModelSpec, rows: int, dtype: str) -> tuple[TensorShape,
 
 
 def stream_bytes(spec: ModelSpec, config: LrqkConfig, rows: int, dtype: str) -> int:
-    """Return the bytes of ``stream_buffers``; 0 for ``dense``, whose rows need not travel."""
+    """Return the bytes of ``stream_buffers``; 0 for ``dense``, whose rows are on the device."""
     if config.attention == "dense" or not spec.num_full_layers:
         return 0
     return sum(shape.nbytes for shape in stream_buffers(spec, rows, dtype))
 
 
 def segment_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
-    """Return what exists while a segment is in any layer: embeddings, RoPE's tables, ids and positions."""
+    """Return the bytes that a segment needs in every layer: embeddings, RoPE tables, ids and positions."""
     tables = segment * (spec.hidden_size + 2 * spec.head_dim) * ITEM_BYTES[dtype]
     return tables + _ID_VECTORS * segment * ITEM_BYTES["int64"]
 
@@ -53,7 +53,7 @@ def attention_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: 
 
     Args:
         segment: tokens of the segment.
-        earlier: tokens before it; with some, outputs are merged.
+        earlier: tokens before it; if there are any, two outputs are merged.
     """
     item = ITEM_BYTES[dtype]
     queries, keys = segment * spec.num_heads * spec.head_dim, segment * spec.num_kv_heads * spec.head_dim
@@ -63,7 +63,7 @@ def attention_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: 
     # Keys and values repeated for the group, the output, and the output in float32.
     phases.append(3 * queries * item + queries * _FLOAT)
     if earlier:
-        # The output so far, that of a chunk, and the merged one.
+        # The output so far, the output of a chunk, and their merged output.
         phases.append(3 * queries * _FLOAT + queries * item)
         # The output so far, while a chunk of the earlier keys is indexed.
         phases.append(queries * _FLOAT + _indexing_bytes(spec, config, earlier))
@@ -76,9 +76,9 @@ def attention_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: 
 
 
 def layer_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
-    """Return what exists while a segment is in the attention of any layer.
+    """Return the bytes that a segment needs in the attention of any layer.
 
-    The residual and its norm; queries, keys and values; rows on their way to the store.
+    These are the residual and its norm; queries, keys and values; and rows to be written to the store.
     """
     queries, keys = segment * spec.num_heads * spec.head_dim, segment * spec.num_kv_heads * spec.head_dim
     return ITEM_BYTES[dtype] * (2 * segment * spec.hidden_size + queries + 4 * keys)
@@ -88,16 +88,16 @@ def _plain_attention_bytes(spec: ModelSpec, segment: int) -> int:
     rows = segment + (spec.sliding_window or 0)
     keys = 2 * rows * spec.num_kv_heads * spec.head_dim * _FLOAT
     output = segment * spec.num_heads * spec.head_dim * _FLOAT
-    # Logits, masked ones and weights; at least one query is attended at a time.
+    # Logits, masked logits and weights, of at least one query at a time.
     logits = 3 * max(PLAIN_LOGITS, spec.num_heads * rows) * _FLOAT
     return 2 * keys + output + logits
 
 
 def mlp_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
-    """Return the bytes of one layer's MLP for a segment: hidden states and inner ones, three each.
+    """Return the bytes of one layer's MLP for a segment: three hidden and three inner states per token.
 
-    Where weights are packed, those that are unpacked at a time come on top. Experts that are not are all
-    computed at once, so what a token has of each of its own counts.
+    Packed weights add those that are unpacked at a time. Experts with plain weights are computed together,
+    so the tensors of all experts of a token count.
     """
     item, hidden = ITEM_BYTES[dtype], spec.hidden_size
     unpacked = 0 if spec.packed is None else UNPACKED_AT_ONCE
@@ -110,7 +110,7 @@ def mlp_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
 
 
 def norm_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
-    """Return the bytes of a norm of a segment, which is computed in float32: in, squared, out."""
+    """Return the bytes of a segment's norm, computed in float32: input, squares and output."""
     return segment * spec.hidden_size * (2 * ITEM_BYTES[dtype] + 3 * _FLOAT)
 
 
@@ -125,7 +125,7 @@ def settling_bytes(spec: ModelSpec, config: LrqkConfig, context: int) -> int:
         return 0
     sets, rank = accounting.row_sets(spec, config), accounting.index_rank(spec, config)
     queries = SEED_QUERIES * spec.num_heads if config.hot_policy == "sticky" else spec.num_heads
-    # Logits of a chunk, twice; its codes in float32; scores of all tokens with what sorts them.
+    # Logits of a chunk with their copies; its codes in float32; scores of all tokens and their sorting.
     tokens = min(SCORE_CHUNK, context)
     seeding = 3 * queries * tokens * _FLOAT + 2 * sets * tokens * rank * _FLOAT
     seeding += sets * context * (3 * _FLOAT + 2 * ITEM_BYTES["int64"])

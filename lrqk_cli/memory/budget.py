@@ -1,4 +1,4 @@
-"""How much memory a plan may count on."""
+"""How much memory a plan may use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lrqk_cli.memory import machine
 if TYPE_CHECKING:
     import torch
 
-# Of the host memory that is free, an eighth is left to other programs where the user does not say.
+# Without a limit by the user, an eighth of the free host memory is left to other programs.
 _LEFT_TO_OTHERS = 8
 
 
@@ -28,18 +28,18 @@ class Budget(NamedTuple):
 
 
 def find_budget(device: torch.device, vram: int | None = None, ram: int | None = None) -> Budget:
-    """Find out what is free on a device and its host, before a model is loaded.
+    """Return the free bytes of a device and its host, before a model is loaded.
 
     Args:
-        vram: limits the device's; for a CPU it stands for a GPU's memory that is not there.
-        ram: limits the host's.
+        vram: a limit for the device; with a CPU, the memory of an imagined GPU.
+        ram: a limit for the host.
     """
     from lrqk_cli.memory import probe
 
     host = host_budget(ram)
     if device.type == "cpu":
         return Budget(vram, host)
-    # A driver that is asked before CUDA starts knows what is free without our context, which plans count.
+    # Before CUDA starts, the driver reports free memory without our CUDA context, which plans add themselves.
     seen = machine.detect_machine() if device.type == "cuda" else None
     is_same = seen is not None and seen.device == str(device)
     free = seen.free if seen is not None and is_same else None
@@ -48,10 +48,10 @@ def find_budget(device: torch.device, vram: int | None = None, ram: int | None =
 
 
 def host_budget(ram: int | None = None) -> int:
-    """Return the bytes of host memory to use at most: what is free, less what other programs may need.
+    """Return the most bytes of host memory to use: the free bytes without a share for other programs.
 
     Args:
-        ram: limits it to so many of the free ones instead.
+        ram: a limit that replaces this share.
     """
     free = int(psutil.virtual_memory().available)
     return free - free // _LEFT_TO_OTHERS if ram is None else min(ram, free)

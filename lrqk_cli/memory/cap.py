@@ -1,4 +1,4 @@
-"""A smaller device, emulated: torch may allocate no more than a cap."""
+"""Emulate a smaller device by a cap on the memory that torch may allocate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def memory_cap(device: torch.device, size: int) -> Iterator[None]:
     """
     check_memory_cap(device, size)
     before = torch.cuda.get_per_process_memory_fraction(device)
-    # What the allocator keeps for later counts too.
+    # Memory that the allocator caches would count against the cap.
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(size / total_device_bytes(device), device)
     try:
@@ -30,10 +30,10 @@ def memory_cap(device: torch.device, size: int) -> Iterator[None]:
 
 
 def check_memory_cap(device: torch.device, size: int) -> None:
-    """Refuse a cap that cannot be set.
+    """Raise if a cap cannot be set.
 
     Raises:
-        UsageError: the device is none of CUDA's, or has no more than ``size`` bytes.
+        UsageError: the device is not a CUDA device, or has fewer than ``size`` bytes.
     """
     if device.type != "cuda":
         raise UsageError(

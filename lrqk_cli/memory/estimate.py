@@ -1,4 +1,4 @@
-"""The peak of device memory, item by item, from a model's shape and the settings alone."""
+"""Estimate the peak of device memory, item by item, from a model's shape and the settings alone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ DEFAULT_SEGMENT = 8192
 # A CPU takes seconds for this many tokens, and progress and interruption wait for a segment's end.
 CPU_SEGMENT = 512
 
-# What the driver takes for a CUDA context, and the kernels loaded into it; outside torch's allocator.
+# The CUDA context and the kernels loaded into it, outside torch's allocator.
 CUDA_CONTEXT_BYTES = 800 << 20
-# The scratch that cuBLAS asks torch for, on the largest GPUs: one for reading, one for captured steps.
+# cuBLAS's workspaces in torch's allocator, on the largest GPUs: one for prefill, one for captured steps.
 CUBLAS_BYTES = 2 * (32 << 20)
 
 
@@ -24,8 +24,8 @@ class DeviceEstimate:
     """Bytes on the device at the peak.
 
     Attributes:
-        items: bytes by name, in the order in which they are shown; what comes and goes is named by the
-            moment in which most of it exists.
+        items: bytes by name, in the order of display; temporary tensors are one item, named by the phase that
+            needs most of them.
         host_kv: bytes of the KV rows in host memory.
     """
 
@@ -39,17 +39,17 @@ class DeviceEstimate:
 
     @property
     def allocated(self) -> int:
-        """Bytes at the peak by torch's own count, without the CUDA context and what cannot be reused."""
+        """Peak bytes by torch's count: without the CUDA context and without memory that cannot be reused."""
         return self.total - self.items["cuda_context"] - self.items["fragments"]
 
     @property
     def on_host(self) -> int:
-        """Bytes of host memory that a CPU needs, which keeps everything there."""
+        """Bytes of host memory that a CPU needs for everything."""
         return self.allocated - self.items["cublas"] + self.host_kv
 
 
 def estimate(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> DeviceEstimate:
-    """Estimate what reading and answering take with a text that fills the context.
+    """Estimate the peak memory of prefill and decode for a text that fills the context.
 
     Args:
         context: tokens reserved.
@@ -77,12 +77,12 @@ def estimate(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> D
 
 
 def allocatable(vram: int) -> int:
-    """Return what torch may allocate of so much device memory: all but what CUDA takes itself."""
+    """Return the bytes of ``vram`` that torch may allocate: all but the CUDA context."""
     return max(0, vram - CUDA_CONTEXT_BYTES)
 
 
 def transient_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> dict[str, int]:
-    """Return the bytes that come and go, by the moments in which most of them exist; see ``estimate``."""
+    """Return the peak bytes of temporary tensors by phase; see ``estimate``."""
     segment = min(config.segment or DEFAULT_SEGMENT, context)
     earlier = context - segment
     streamed = activations.stream_bytes(spec, config, earlier, dtype)
@@ -93,7 +93,7 @@ def transient_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: st
     standing = activations.segment_bytes(spec, segment, dtype)
     settling = activations.settling_bytes(spec, config, context)
     if settling:
-        # The last segment may still be in the layer.
+        # The last segment may still be in the layer's attention.
         settling += activations.stream_bytes(spec, config, context, dtype)
         settling += standing + activations.layer_bytes(spec, segment, dtype)
     return {

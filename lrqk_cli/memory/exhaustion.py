@@ -1,4 +1,4 @@
-"""Which of the many failures of Python, the system, torch and CUDA mean that memory has run out."""
+"""Recognise the exceptions of Python, the system, torch and CUDA that mean that memory has run out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from lrqk_cli.errors import LrqkError, OutOfMemoryError
 
-# torch has a class of its own for a GPU that is full; for the rest there are only the words of the message.
+# torch has an exception class for a full GPU; other failures are recognised by their message.
 _WORDS = (
     "out of memory",
     "can't allocate memory",
@@ -24,8 +24,8 @@ _HINT = "Lower `context`, choose a smaller model, or close other programs."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception, of whatever library, says that there is not enough memory."""
-    # By name, because this module does not import torch.
+    """Return whether an exception, of any library, means that memory has run out."""
+    # Compared by name, because this module does not import torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -36,7 +36,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
-    """Return what to tell the user of such an exception; None for any other."""
+    """Return the error to raise for an exception that means that memory has run out; None for any other."""
     if isinstance(error, OutOfMemoryError):
         return error
     if not is_out_of_memory(error):
@@ -49,7 +49,7 @@ def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raise an OutOfMemoryError for whatever says inside the block that memory has run out."""
+    """Raise an OutOfMemoryError if an exception inside the block means that memory has run out."""
     try:
         yield
     except LrqkError:

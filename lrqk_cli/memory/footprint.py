@@ -1,6 +1,6 @@
-"""What a model and a context take, and the longest text that fits: what ``lrqk info`` and ``models`` show.
+"""The memory for a model and a context, and the longest text that fits, for ``lrqk info`` and ``models``.
 
-Their fields are named and ordered as in the JSON that these commands print; sizes are in bytes.
+The fields are named and ordered as in the JSON of these commands; sizes are in bytes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from lrqk_cli.memory.roofline import Bandwidth, step_bytes
 _GIB = 1 << 30
 CARDS = (6, 8, 12, 16, 24, 32)
 CONTEXTS = tuple(1 << shift for shift in range(13, 20))
-# Where nothing is said of host memory, another machine has enough.
+# Bytes of host memory of another machine that the user has not limited.
 AMPLE = 1 << 60
 # Tokens of a long document, such as a book.
 _USUAL = 1 << 16
-# What cards compute in, unless the user says otherwise.
+# The element type on cards, unless the user gives one.
 CARD_DTYPE = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
 class FootprintRequest:
-    """What was asked for.
+    """The options of a request.
 
     Attributes:
-        config: as the flags and their defaults say.
-        wanted: the fields of them that were said.
-        weights: their form; that on a GPU where ``vram`` stands for a card.
-        vram, ram: bytes; None where nothing is said. ``vram`` stands for a card, whatever is in this machine;
-            beside it, host memory is no limit unless ``ram`` is one.
+        config: the settings of options and defaults.
+        wanted: the fields of it that the user set.
+        weights: their form; on the card if ``vram`` is given.
+        vram, ram: bytes; None if not given. ``vram`` is the size of a card, whatever is in this machine; with
+            it, only ``ram`` limits host memory.
     """
 
     model: str
@@ -53,7 +53,7 @@ class FootprintRequest:
 
 @dataclass(frozen=True, slots=True)
 class FootprintShape:
-    """The part of a ``ModelSpec`` that is shown."""
+    """The displayed part of a ``ModelSpec``."""
 
     layers: int
     full_attention_layers: int
@@ -66,7 +66,7 @@ class FootprintShape:
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """KV rows in host memory, and what is free for them."""
+    """Bytes of the KV rows in host memory, and bytes free for them."""
 
     kv_rows: int
     free: int
@@ -74,10 +74,7 @@ class HostMemory:
 
 @dataclass(frozen=True, slots=True)
 class CardCell:
-    """What the planner would choose for ``ctx`` tokens on a card; None where nothing fits.
-
-    Only LRQK has ``hot``.
-    """
+    """The planner's choice for ``ctx`` tokens on a card: None where nothing fits; ``hot`` for LRQK only."""
 
     device_bytes: int
     ctx: int
@@ -88,7 +85,7 @@ class CardCell:
 
 @dataclass(frozen=True, slots=True)
 class PredictedSpeed:
-    """The most tokens a second that the memory's bandwidth allows."""
+    """The most tokens per second that memory bandwidth allows."""
 
     bandwidth_bytes_per_s: float
     decode_tokens_per_s: float
@@ -97,17 +94,17 @@ class PredictedSpeed:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a model and a context take.
+    """The memory that a model and a context need.
 
     Attributes:
         ctx: tokens reserved.
         weights: their form.
-        why: the planner's reason for ``attention``, the settings; None where it did not choose them.
+        why: the planner's reason for the settings ``attention``; None if it did not choose them.
         device_memory: the items of ``DeviceEstimate``, and their ``total``.
-        budget: of the device; None for a CPU, and where only torch knows what is free.
-        longest_context: tokens for which something fits into the budget.
-        cards: a cell for each of ``CONTEXTS`` on each of ``CARDS``, in this order.
-        predicted: None where the bandwidth is not known.
+        budget: bytes of the device to plan for; None for a CPU, and if only torch can tell.
+        longest_context: the most tokens that fit into the budget.
+        cards: a cell for each of ``CONTEXTS`` on each of ``CARDS``, cards outermost.
+        predicted: None if the bandwidth is unknown.
     """
 
     model: str
@@ -134,7 +131,7 @@ class LongestText:
     """The longest text of a model that fits, in tokens; 0 where nothing fits.
 
     Attributes:
-        weights, weight_bytes: in their form beside that text.
+        weights, weight_bytes: their form beside that text, and their bytes in it.
         is_comfortable: a long document fits with enough hot rows.
         host_kv_rows: bytes in host memory; None where nothing fits.
     """
@@ -167,14 +164,14 @@ def footprint(
     dtype: str,
     machine: Machine | None,
 ) -> Footprint:
-    """Count what a model takes, with the settings that the planner chooses where a budget is known.
+    """Return the memory that a model needs, with the planner's settings if the budget is known.
 
     Args:
-        spec: of the model, with the weights that it has in this case.
-        on_card: with those that it would have on a card.
+        spec: the model, with its weights in the form of this request.
+        on_card: the model, with its weights in their form on a card.
         context: tokens to reserve.
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
-        machine: to compute on; None where only torch knows it.
+        machine: the machine to compute on; None if only torch can describe it.
 
     Raises:
         OutOfMemoryError: nothing fits into ``vram`` and ``ram``.
@@ -185,7 +182,7 @@ def footprint(
     if budget is not None:
         choose = planner.plan if question.vram else planner.find
         chosen = choose(spec, dtype, context, budget, ram, question.wanted)
-        # Of this machine's own memory nothing was promised: what does not fit is shown as it is.
+        # Without ``vram``, settings that do not fit are shown, not refused.
         if chosen is not None:
             spec, config, why = chosen.spec, chosen.config, chosen.why
         longest = planner.longest_context(spec, dtype, budget, ram, spec.max_context, question.wanted)
@@ -213,13 +210,13 @@ def footprint(
 
 
 def longest_text(spec: ModelSpec, dtype: str, budget: Budget, wanted: Mapping[str, Any]) -> LongestText:
-    """Find the longest text that fits.
+    """Return the longest text that fits.
 
     Args:
-        spec: of the model; where it has several forms of weights, the planner chooses.
+        spec: the model; the planner chooses among its forms of weights.
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
-        budget: without ``vram`` a CPU's.
-        wanted: settings that were said.
+        budget: free bytes; without ``vram``, those of a CPU.
+        wanted: settings that the user set.
     """
     most = spec.max_context
     full = {name: wanted[name] for name in wanted if name == "segment"} | {"attention": "dense"}
@@ -257,7 +254,7 @@ def _shape(spec: ModelSpec) -> FootprintShape:
 
 
 def _cards(question: FootprintRequest, spec: ModelSpec) -> tuple[CardCell, ...]:
-    """Return what the planner would choose on common cards, beside which host memory is no limit."""
+    """Return the planner's choices on common cards; host memory is unlimited without ``ram``."""
     dtype, ram = question.dtype or CARD_DTYPE, question.ram or AMPLE
     return tuple(
         _cell(card * _GIB, context, planner.find(spec, dtype, context, card * _GIB, ram, question.wanted))

@@ -1,4 +1,4 @@
-"""What there is to compute on, found out without importing torch, which takes seconds."""
+"""Detect the device to compute on without importing torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lrqk_cli.upstream import installed_version
 _CPU_INFO = Path("/proc/cpuinfo")
 _Answer = TypeVar("_Answer")
 
-# Published memory bandwidths in bytes a second, by a part of the name that the driver gives; longer names
-# stand first.
+# Published memory bandwidths in bytes per second, by a part of the driver's name for the GPU; longer names
+# come first.
 _BANDWIDTHS: Mapping[str, float] = {
     "RTX 3060": 360e9,
     "RTX 3090 Ti": 1008e9,
@@ -45,10 +45,10 @@ class Machine:
 
     Attributes:
         device: as in ``torch.device``.
-        name: of the GPU; None for a CPU.
-        total, free: bytes of its memory; of a CPU, None.
-        has_bfloat16: it computes in bfloat16 without emulating it.
-        bandwidth: published bytes a second of its memory; None where it is not known.
+        name: the name of a GPU; None for a CPU.
+        total, free: bytes of a GPU's memory; None for a CPU.
+        has_bfloat16: whether it computes in bfloat16 without emulation.
+        bandwidth: published memory bandwidth in bytes per second; None if unknown.
     """
 
     device: str
@@ -60,20 +60,20 @@ class Machine:
 
     @property
     def dtype(self) -> str:
-        """What it computes in where nothing else is said."""
+        """The element type of computations, unless the user gives one."""
         if self.has_bfloat16:
             return "bfloat16"
         return "float16" if self.name else "float32"
 
 
 def detect_machine(device: str | None = None) -> Machine | None:
-    """Find out what torch would compute on.
+    """Return the device that torch would compute on.
 
     Args:
-        device: ``cpu``; or None for the best there is.
+        device: ``cpu``, or None for the best device.
 
     Returns:
-        None where only torch can tell: another device, several GPUs, a part of a GPU, or a system that is not
+        None if only torch can tell: another device, several GPUs, a part of a GPU, or a system other than
         Linux on x86.
     """
     if platform.system() != "Linux" or platform.machine() != "x86_64" or device not in (None, "auto", "cpu"):
@@ -89,18 +89,18 @@ def detect_machine(device: str | None = None) -> Machine | None:
 
 
 def driver_version() -> str | None:
-    """Return the version of NVIDIA's driver; None where there is none."""
+    """Return the version of NVIDIA's driver; None without a driver."""
     return _ask_driver(lambda nvml: str(nvml.nvmlSystemGetDriverVersion()))
 
 
 def bandwidth_of(name: str) -> float | None:
-    """Return the published memory bandwidth of a GPU, bytes a second; None where it is not known."""
+    """Return the published memory bandwidth of a GPU in bytes per second; None if unknown."""
     words = name.replace("NVIDIA", "").strip()
     return next((speed for part, speed in _BANDWIDTHS.items() if _names(words, part)), None)
 
 
 def _names(words: str, part: str) -> bool:
-    """Tell whether a GPU's name has all words of ``part``, one after the other."""
+    """Return whether a GPU's name contains the words of ``part`` in this order."""
     return f" {part} ".lower() in f" {words} ".lower().replace("geforce ", "")
 
 
@@ -118,11 +118,8 @@ def _torch_has_cuda() -> bool:
 
 
 def _ask_driver(question: Callable[[Any], _Answer]) -> _Answer | None:
-    """Return what the driver's library, NVML, answers; None where there is no driver, or it does not answer.
-
-    It starts no CUDA context.
-    """
-    import pynvml  # takes 25 ms, which a machine without a GPU is spared
+    """Ask NVML, the driver's library, without starting CUDA; return None without a driver, or if it fails."""
+    import pynvml  # takes 25 ms, which machines without a GPU save
 
     with suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
@@ -134,12 +131,12 @@ def _ask_driver(question: Callable[[Any], _Answer]) -> _Answer | None:
 
 
 def _gpu(nvml: Any, number: int) -> Machine | None:
-    """Return a GPU; None where it is in parts (MIG), or where the driver does not tell all of it."""
+    """Return a GPU; None if it is partitioned (MIG), or if the driver does not report all of it."""
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(number)
         name, memory = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetMemoryInfo(handle)
         capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-        with suppress(nvml.NVMLError):  # most GPUs cannot be parted
+        with suppress(nvml.NVMLError):  # most GPUs have no MIG
             if nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE:
                 return None
     except nvml.NVMLError:

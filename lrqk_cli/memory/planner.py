@@ -1,4 +1,4 @@
-"""From the memory there is to the settings of the best answers that fit into it."""
+"""Choose the settings that give the best answers in the available memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT, DeviceEstimat
 _SEGMENTS = (DEFAULT_SEGMENT, 4096, 2048, 1024)
 _RANK, _LEAST_RANK = 64, 32
 _BITS = 4
-# Hot rows: the step between choices, the fewest, those that come before a longer segment, and the most. More
-# would gain little quality (docs/quality.md), and every one of them is read in every step.
+# Hot rows: the step between choices, the fewest, the number preferred to a longer segment, and the most. More
+# would gain little quality (docs/quality.md), and every decode step reads all hot rows.
 _STEP, _LEAST_HOT, _GOOD_HOT, _MOST_HOT = 64, 1024, 4096, LrqkConfig().hot
-# Full attention that reads more than so many times the bytes of LRQK in a step is not worth its exactness.
+# Full attention is not chosen if a step reads more than this many times the bytes of LRQK.
 _WORTHWHILE = 2
-# A longest context is a multiple of this, or the most that was asked about.
+# ``longest_context`` returns a multiple of this, or its limit ``most``.
 CONTEXT_STEP = 1024
-# Naming one of these asks for LRQK.
+# Setting one of these asks for LRQK.
 _OF_LRQK = frozenset(
     {"rank", "index_bits", "hot", "top_k", "recent", "tail", "solver", "grouping", "hot_policy", "als"}
 )
@@ -34,11 +34,11 @@ class Plan:
     """Settings that fit.
 
     Attributes:
-        spec: of the model, its weights in the form that was chosen.
+        spec: the model, with its weights in the chosen form.
         config: with ``segment`` set.
-        context: tokens that they are for.
-        budget: what there was.
-        why: one sentence that gives the reason for them.
+        context: tokens that the settings are for.
+        budget: the free memory that the settings were chosen for.
+        why: the reason for the settings, in one sentence.
     """
 
     spec: ModelSpec
@@ -55,13 +55,13 @@ class Plan:
 
     @property
     def segment(self) -> int:
-        """Tokens that go through the model at once while reading."""
+        """Tokens of a prefill segment."""
         return self.config.segment or DEFAULT_SEGMENT
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What all choices have in common; arguments as in ``plan``."""
+    """The arguments of ``plan``, which all choices share."""
 
     spec: ModelSpec
     dtype: str
@@ -71,7 +71,7 @@ class _Task:
     wanted: Mapping[str, Any]
 
     def config(self, **chosen: Any) -> LrqkConfig:
-        """Return settings as chosen, except where others were asked for."""
+        """Return the chosen settings, overridden by those that the user set."""
         merged = {**chosen, **self.wanted}
         if "hot" in merged and "top_k" not in merged:
             merged["top_k"] = default_top_k(merged["hot"])
@@ -86,7 +86,7 @@ class _Task:
         return Plan(self.spec, config, self.context, Budget(self.vram, self.ram), needed, why)
 
     def has_room(self, needed: DeviceEstimate) -> bool:
-        """Tell whether so much memory is there."""
+        """Return whether the needed memory is free."""
         if self.vram is None:
             return needed.on_host <= self.ram
         return needed.total <= self.vram and needed.host_kv <= self.ram
@@ -98,7 +98,7 @@ class _Task:
 
     @property
     def segments(self) -> tuple[int, ...]:
-        """Segments to try, in their order."""
+        """Segment lengths in tokens, in the order to try them."""
         return (self.wanted["segment"],) if self.wanted.get("segment") else _SEGMENTS
 
 
@@ -112,20 +112,20 @@ def plan(
 ) -> Plan:
     """Choose settings for a context of ``context`` tokens.
 
-    Full attention where all of it fits, unless a step would read more than twice the bytes of LRQK. Else LRQK
-    with rank 64 and 4 bits: at least 1,024 hot rows; up to 4,096 with short segments; then longer segments;
-    then more hot rows, up to the default. Rank 32 is the last resort. A CPU gets the defaults. Weights are
-    plain numbers where something with 4,096 hot rows fits beside them, else in the finest of ``spec.forms``
-    beside which it does; where none leaves as much room, in the coarsest.
+    The plan is full attention if it fits and a step reads at most twice the bytes of LRQK. Otherwise it is
+    LRQK with rank 64 and 4 bits. More memory first raises the hot rows from 1,024 to 4,096 with short
+    segments, then the segments, then the hot rows up to the default. Rank 32 is the last resort. A CPU gets
+    the defaults. Weights are plain numbers if full attention or 4,096 hot rows fit beside them. Otherwise
+    they have the finest of ``spec.forms`` beside which these fit, or the coarsest one with a plan.
 
     Args:
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
-        vram, ram: bytes that are free on the device and on the host; for a CPU there is only the host's.
-        wanted: fields of ``LrqkConfig`` that were asked for; they stay as they are.
+        vram, ram: free bytes on the device and on the host; ``vram`` is None for a CPU.
+        wanted: fields of ``LrqkConfig`` that the user set; the plan keeps them.
 
     Raises:
-        OutOfMemoryError: nothing fits; the hint names the nearest that does.
-        UsageError: what was asked for contradicts itself.
+        OutOfMemoryError: nothing fits; the hint names the nearest settings that do.
+        UsageError: the wanted fields contradict each other.
     """
     found = find(spec, dtype, context, vram, ram, wanted)
     if found is None:
@@ -141,7 +141,7 @@ def find(
     ram: int,
     wanted: Mapping[str, Any] | None = None,
 ) -> Plan | None:
-    """Return what ``plan`` chooses; None where nothing fits."""
+    """Return the plan that ``plan`` chooses; None if nothing fits."""
     poor = None
     for form in _forms(spec, vram):
         task = _Task(form, dtype, context, vram, ram, wanted or {})
@@ -153,12 +153,12 @@ def find(
 
 
 def is_poor(found: Plan) -> bool:
-    """Tell whether a plan has so few hot rows that they cost more than coarser weights would."""
+    """Return whether a plan has so few hot rows that coarser weights would cost less quality."""
     return found.config.attention == "lrqk" and found.config.hot < _GOOD_HOT
 
 
 def _forms(spec: ModelSpec, vram: int | None) -> list[ModelSpec]:
-    """Return the model with its weights in each form that it may have, the finest first."""
+    """Return the model once for each form of its weights, the finest first."""
     packed = [replace(spec, packed=form, forms=()) for form in spec.forms] if vram is not None else []
     return [replace(spec, forms=()), *packed]
 
@@ -171,7 +171,7 @@ def longest_context(
     most: int,
     wanted: Mapping[str, Any] | None = None,
 ) -> int:
-    """Return the most tokens, up to ``most``, for which something fits: a multiple of 1,024, or ``most``."""
+    """Return the longest context in tokens that fits, up to ``most``: a multiple of 1,024, or ``most``."""
     if find(spec, dtype, most, vram, ram, wanted):
         return most
     fits, fails = 0, -(-most // CONTEXT_STEP)
@@ -185,7 +185,7 @@ def longest_context(
 
 
 def _choices(task: _Task) -> Iterator[Plan | None]:
-    """Yield what fits, best first."""
+    """Yield plans, the best first, and None for those that do not fit."""
     if task.vram is None:
         yield task.attempt("A CPU gets the default settings.", segment=CPU_SEGMENT)
         return
@@ -200,7 +200,7 @@ def _choices(task: _Task) -> Iterator[Plan | None]:
     if mode in (None, "lrqk"):
         yield from _lrqk_choices(task)
     if is_slow:
-        # Where host memory is short, the device's may not be.
+        # Full attention needs no host memory for KV rows, so it may fit where LRQK does not.
         yield from _dense_choices(task)
 
 
@@ -226,7 +226,7 @@ def _lrqk_choices(task: _Task) -> Iterator[Plan | None]:
     yield task.attempt("As many hot rows as are worth reading.", segment=longest, hot=most, **ordinary)
     why = "As many hot rows as the memory holds."
     yield _most_hot(task, why, good, most, segment=longest, **ordinary)
-    # With shorter segments no more than ``good``, so that more memory never means fewer hot rows.
+    # Shorter segments get at most ``good`` hot rows, so that more memory never means fewer hot rows.
     for segment in task.segments[1:]:
         yield task.attempt(
             "A shorter segment leaves room for hot rows.", segment=segment, hot=good, **ordinary
@@ -242,7 +242,7 @@ def _last_resort(task: _Task, chosen: Mapping[str, Any]) -> Plan | None:
 
 
 def _hot_bounds(task: _Task) -> tuple[int, int, int]:
-    """Return the most hot rows that make sense, those to prefer, and the fewest."""
+    """Return the most hot rows to choose, the preferred number, and the fewest."""
     demanded = _rounded_up(task.wanted.get("top_k") or 1)
     return max(demanded, _MOST_HOT), max(demanded, _GOOD_HOT), max(demanded, _LEAST_HOT)
 
@@ -252,7 +252,7 @@ def _rounded_up(rows: int) -> int:
 
 
 def _most_hot(task: _Task, why: str, least: int, most: int, **chosen: Any) -> Plan | None:
-    """Return the plan with the most hot rows that fit; None where not even the least do."""
+    """Return the plan with the most hot rows that fit; None if ``least`` rows do not fit."""
     best = task.attempt(why, hot=least, **chosen)
     if best is None:
         return None
@@ -288,13 +288,13 @@ def _refusal(task: _Task) -> OutOfMemoryError:
 
 
 def _demandable(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings whose hot set holds what a step demands."""
+    """Return the settings with a hot set of at least ``top_k`` rows."""
     hot = max(wanted["hot"], wanted.get("top_k") or 1)
     return {**wanted, "hot": hot, "top_k": wanted.get("top_k") or default_top_k(hot)}
 
 
 def _nearest(task: _Task) -> str:
-    """Return the hint: the longest context that fits, or what else would help."""
+    """Return a hint: the longest context that fits, or another change that helps."""
     arguments = task.vram, task.ram, task.context, task.wanted
     longest = longest_context(task.spec, task.dtype, *arguments)
     if longest:
@@ -313,7 +313,7 @@ def _flags(wanted: Mapping[str, Any]) -> str:
 
 
 def _gib_up(size: int) -> str:
-    """Round up, so that what is short never reads as enough."""
+    """Return a size rounded up, so that a size that does not fit never reads as one that does."""
     return f"{math.ceil(size / 2**30 * 100) / 100:.2f} GiB"
 
 

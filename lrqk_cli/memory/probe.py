@@ -1,4 +1,4 @@
-"""What memory there is, what is in use and how fast it is, on the host and on the device."""
+"""Measure the size, the use and the bandwidth of memory, on the host and on the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lrqk_cli.memory.tensors import empty_host
 _PROC_STATUS = Path("/proc/self/status")
 _PROC_CLEAR = Path("/proc/self/clear_refs")
 
-# Bytes that are moved to measure a bandwidth: more than caches hold, and still a fraction of a second.
+# Bytes moved to measure a bandwidth: more than caches hold, but few enough for a fraction of a second.
 _DEVICE_COPY, _HOST_READ, _LINK_COPY = 1 << 30, 1 << 29, 1 << 28
 _LEAST_COPY = 1 << 20
 _ATTEMPTS, _MOVES_IN_A_ROW = 3, 8
@@ -26,19 +26,19 @@ _COLUMNS = 4096
 
 
 def total_host_bytes() -> int:
-    """Return the host memory of this machine."""
+    """Return the bytes of host memory of this machine."""
     return int(psutil.virtual_memory().total)
 
 
 def free_host_bytes() -> int:
-    """Return the host memory that programs can still have."""
+    """Return the bytes of host memory that programs can still allocate."""
     return int(psutil.virtual_memory().available)
 
 
 def free_device_bytes(device: torch.device) -> int:
-    """Return the memory that can still be allocated on the device; for a CPU, host memory.
+    """Return the bytes that can still be allocated on the device; for a CPU, in host memory.
 
-    A cap set by ``torch.cuda.set_per_process_memory_fraction`` counts.
+    A cap set by ``torch.cuda.set_per_process_memory_fraction`` limits them.
     """
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
@@ -51,7 +51,7 @@ def free_device_bytes(device: torch.device) -> int:
 
 
 def total_device_bytes(device: torch.device) -> int:
-    """Return the memory of the device; for a CPU, host memory."""
+    """Return the bytes of the device's memory; for a CPU, of host memory."""
     return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else total_host_bytes()
 
 
@@ -63,7 +63,7 @@ def allocated_bytes(device: torch.device) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most that was allocated since ``reset_peak``; for a CPU, the most resident memory."""
+    """Return the most bytes allocated since ``reset_peak``; for a CPU, the peak of resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "win32":
@@ -78,18 +78,18 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def peak_reserved_bytes(device: torch.device) -> int | None:
-    """Return the most that torch's allocator held since ``reset_peak``; None for all but CUDA devices."""
+    """Return the most bytes that torch's allocator held since ``reset_peak``; None except on CUDA devices."""
     return int(torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else None
 
 
 def driver_bytes(device: torch.device, free_before: int) -> int | None:
-    """Return what CUDA itself took of a device that no one else uses: its context and the loaded kernels.
+    """Return the bytes of the CUDA context and the loaded kernels, if no other process uses the device.
 
     Args:
-        free_before: what was free before CUDA started.
+        free_before: bytes that were free before CUDA started.
 
     Returns:
-        None for all but CUDA devices.
+        None except on CUDA devices.
     """
     if device.type != "cuda":
         return None
@@ -98,7 +98,7 @@ def driver_bytes(device: torch.device, free_before: int) -> int | None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start a new peak, where the device or the system can."""
+    """Reset the peak, if the device or the system supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _PROC_CLEAR.exists():
@@ -116,23 +116,23 @@ def bandwidth(device: torch.device) -> Bandwidth:
 
 
 def memory_bandwidth(device: torch.device) -> float:
-    """Measure the bytes a second that a device reads and writes when it copies within its own memory.
+    """Measure the bytes per second that a device reads and writes when it copies within its own memory.
 
-    Of a CPU, what it reads for a product with one vector, as a decode step does: a copy is slower there,
-    since it also has to read what it overwrites.
+    On a CPU, measure the reads of a matrix-vector product, as in a decode step: a copy is slower there, since
+    it also reads the memory that it overwrites.
     """
     if device.type != "cpu":
         size = _copy_size(device, _DEVICE_COPY)
         source = torch.zeros(size, dtype=torch.uint8, device=device)
         return 2 * size / _copy_seconds(source, torch.empty_like(source))
-    # Ones, because pages that nobody has written are all the same one.
+    # Ones, because all pages that were never written are mapped to one physical page.
     matrix = torch.ones(_copy_size(device, _HOST_READ) // (4 * _COLUMNS), _COLUMNS)
     vector, product = torch.ones(_COLUMNS), torch.empty(len(matrix))
     return matrix.nbytes / _best_seconds(lambda: torch.mv(matrix, vector, out=product), device)
 
 
 def link_bandwidth(device: torch.device) -> float | None:
-    """Measure the bytes a second that come from pinned host memory; None where there is no link to cross.
+    """Measure the bytes per second copied from pinned host memory; None except on CUDA devices.
 
     Raises:
         OutOfMemoryError: host memory cannot be pinned.
@@ -153,8 +153,8 @@ def _copy_seconds(source: torch.Tensor, target: torch.Tensor) -> float:
 
 
 def _best_seconds(move: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of a move, the best of several; the first, which maps pages, is not counted."""
-    # Several in a row, because waiting for a GPU takes time of its own.
+    """Return the seconds of the fastest of several moves, without the first, which maps pages."""
+    # A GPU moves several times per measurement, because waiting for it takes time too.
     moves = _MOVES_IN_A_ROW if device.type == "cuda" else 1
     times = []
     for _ in range(1 + _ATTEMPTS):
@@ -168,7 +168,7 @@ def _best_seconds(move: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was asked."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,4 +1,4 @@
-"""How much context to reserve where the user does not say."""
+"""Choose the context to reserve if the user does not set it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lrqk_cli.memory import planner
 from lrqk_cli.memory.budget import Budget
 from lrqk_cli.memory.planner import CONTEXT_STEP, Plan
 
-# The share of the host memory that may be set aside for a text that is not there yet.
+# A text that may grow reserves at most 1/2 of the host memory in advance.
 _SHARE = 2
 
 
@@ -26,17 +26,17 @@ def reserve(
 ) -> Plan:
     """Choose context and settings for a text of ``needed`` tokens, answers included.
 
-    The settings are those that suit this text. Where it ``grows``, the context then takes what memory they
-    leave, up to the model's limit and to half of the host memory of a machine with a GPU, which is pinned.
+    The settings suit this text. If it ``grows``, the context then takes the memory that they leave, up to the
+    model's limit. With a GPU, the limit is also half of the host memory, which is pinned.
 
     Args:
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
-        wanted: fields of ``LrqkConfig`` that were asked for; they stay as they are.
-        grows: more of the conversation follows.
+        wanted: fields of ``LrqkConfig`` that the user set; the plan keeps them.
+        grows: whether the conversation goes on.
 
     Raises:
-        OutOfMemoryError: nothing fits; the hint names the nearest that does.
-        UsageError: what was asked for contradicts itself.
+        OutOfMemoryError: nothing fits; the hint names the nearest settings that do.
+        UsageError: the wanted fields contradict each other.
     """
     context = min(-(-needed // CONTEXT_STEP) * CONTEXT_STEP, spec.max_context)
     chosen = planner.plan(spec, dtype, context, *budget, wanted)
@@ -46,7 +46,7 @@ def reserve(
     vram, ram = budget
     if vram is not None:
         ram = max(ram // _SHARE, chosen.estimate.host_kv)
-    # More room is no reason for coarser weights.
+    # A longer context is no reason for coarser weights, so their form is fixed here.
     longest = planner.longest_context(chosen.spec, dtype, vram, ram, spec.max_context, kept)
     if longest <= context:
         return chosen

@@ -1,4 +1,4 @@
-"""What a decode step has to read, and the speed at which memory could deliver it."""
+"""The bytes that a decode step must read, and the limit that memory bandwidth sets to its speed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lrqk_cli.memory.accounting import kv_bytes, weight_bytes_read
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
-    """Bytes a second.
+    """Bytes per second.
 
     Attributes:
-        memory: of the device, reads and writes together; of a CPU, reads.
-        link: from pinned host memory to the device; None where they are one, or where it is not known.
+        memory: of the device's memory, reads and writes together; on a CPU, reads.
+        link: from pinned host memory to the device; None if both are one memory, or if unknown.
     """
 
     memory: float
@@ -23,12 +23,12 @@ class Bandwidth:
 
 @dataclass(frozen=True, slots=True)
 class StepBytes:
-    """What a decode step has to read.
+    """Bytes that a decode step must read.
 
     Attributes:
         device: from the device's memory: weights, and index and hot rows or the KV rows.
-        link: from host memory in any case: the KV rows under ``offload``. Excludes the misses
-            of ``lrqk``: the bound assumes a hit rate of 100%.
+        link: from host memory: the KV rows under ``offload``. Excludes the misses of ``lrqk``: the bound
+            assumes a hit rate of 100%.
     """
 
     device: int
@@ -36,11 +36,11 @@ class StepBytes:
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """The sum of both."""
         return self.device + self.link
 
     def tokens_per_second(self, bandwidth: Bandwidth) -> float:
-        """Return the limit; memory and link can work at the same time."""
+        """Return the upper bound of the speed; memory and link can transfer at the same time."""
         if bandwidth.link is None:
             return bandwidth.memory / self.total
         return 1.0 / max(self.device / bandwidth.memory, self.link / bandwidth.link)
@@ -53,7 +53,7 @@ def step_bytes(spec: ModelSpec, config: LrqkConfig, depth: int, dtype: str) -> S
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
 
     Returns:
-        None where it is not known which weights a step reads: see ``ModelSpec.num_parameters_read``.
+        None if the weights that a step reads are unknown: see ``ModelSpec.num_parameters_read``.
     """
     weights = weight_bytes_read(spec, dtype)
     if weights is None:

@@ -1,6 +1,6 @@
-"""What the kernels of a decode step leave each other, as shapes by name; ``kernels.buffers`` allocates them.
+"""Shapes, by name, of the tensors between kernels of a decode step; ``kernels.buffers`` allocates them.
 
-Letters as there: ``sets`` row sets, ``queries`` N of each, ``context`` tokens there is room for, C hot slots.
+Letters as there: ``sets`` row sets, ``queries`` N of each, ``context`` reserved tokens, C hot slots.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from lrqk_cli.memory.accounting import TensorShape
 
 Shapes = dict[str, TensorShape]
 
-# Programs of ``score_tokens``, as many as an H100 runs at once (12 a multiprocessor), so that none waits for
-# another to end; the fewest tokens that one of them takes, and the tokens of a tile.
+# Programs of ``score_tokens``: as many as an H100 runs at once (12 per multiprocessor), so that none waits
+# for another to end; the fewest tokens of a program; the tokens of a tile.
 _SCORE_PROGRAMS, _SHORTEST_SPAN, _SCORE_TILE = 1584, 128, 64
-# Programs that ``attend_residents`` aims at; the most rows that one of them takes.
+# Programs that ``attend_residents`` aims at; the choices for the rows of a program.
 _ATTEND_PROGRAMS, _SPLIT_ROWS = 512, (64, 128, 256)
-# Programs a set that fetch rows, at most, and the rows that one fetches at once.
+# The most programs per row set that fetch rows, and the rows that a program fetches at once.
 _FETCH_SPLITS, FETCH_ROWS = 16, 16
-# Tokens, or hot slots, that one program of ``select_rows`` takes at once; bins of its histogram of scores.
+# Tokens, or hot slots, that a program of ``select_rows`` reads at once; bins of its histogram of scores.
 SELECT_BLOCK, BINS = 4096, 256
 
 
@@ -28,19 +28,19 @@ def blocks_of(count: int, size: int) -> int:
 
 
 def score_span(sets: int, bucket: int) -> int:
-    """Return how many tokens of a set one program of ``score_tokens`` takes, and sums up."""
+    """Return how many tokens of a row set one program of ``score_tokens`` scores and sums up."""
     tokens = blocks_of(bucket, max(1, _SCORE_PROGRAMS // sets))
     return max(_SHORTEST_SPAN, blocks_of(tokens, _SCORE_TILE) * _SCORE_TILE)
 
 
 def split_rows(sets: int, rows: int) -> int:
-    """Return how many of the ``rows`` residents of a set one program of ``attend_residents`` takes."""
+    """Return how many of the ``rows`` residents of a row set one program of ``attend_residents`` reads."""
     fair = sets * rows // _ATTEND_PROGRAMS
     return max((size for size in _SPLIT_ROWS if size <= fair), default=_SPLIT_ROWS[0])
 
 
 def fetch_splits(hot: int) -> int:
-    """Return how many programs a set ``attend_residents`` has for rows on their way into C ``hot`` slots."""
+    """Return how many programs per row set of ``attend_residents`` fetch rows into the C ``hot`` slots."""
     return min(_FETCH_SPLITS, blocks_of(hot, FETCH_ROWS))
 
 
@@ -89,7 +89,7 @@ def fetch_plan(sets: int, hot: int) -> Shapes:
 def attend_scratch(
     sets: int, queries: int, rows: int, width: int, tail_rank: int | None, *, fetching: int = 0
 ) -> Shapes:
-    """Return the shapes of ``AttendScratch``; ``rows`` W + C, ``width`` d, ``fetching`` C where rows come."""
+    """Return the shapes of ``AttendScratch``; ``rows`` W + C, ``width`` d, ``fetching`` C, or 0 for none."""
     fetches = fetch_splits(fetching)
     splits = fetches + blocks_of(rows, split_rows(sets, rows))
     shapes = {
@@ -103,8 +103,8 @@ def attend_scratch(
 
 
 def decode_scratch(spec: ModelSpec, config: LrqkConfig, context: int) -> tuple[TensorShape, ...]:
-    """Return all that ``decode_step`` allocates: what the layers share, and what each has of its own."""
-    # The length of the text and the counters of rows.
+    """Return the shapes that ``decode_step`` allocates, for all layers together and for each layer."""
+    # The length of the text, and the row counters of each layer.
     shapes = [TensorShape((1,), "int64"), TensorShape((spec.num_layers, 2), "int64")]
     heads, width = spec.num_kv_heads, spec.head_dim
     if spec.sliding_window and "sliding" in spec.layer_kinds:
@@ -122,7 +122,7 @@ def _lrqk_scratch(spec: ModelSpec, config: LrqkConfig, context: int) -> list[Ten
     hot = accounting.hot_slots(config, context)
     rows = config.recent + hot
     tail_rank = rank if config.tail != "none" else None
-    # The maps with the scale of the index multiplied in.
+    # The maps of each layer, multiplied by the scale of the index.
     own = [accounting.factor(spec, config)]
     if tail_rank is not None:
         own.append(accounting.value_slope(spec, config))

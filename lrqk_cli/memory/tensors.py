@@ -1,4 +1,4 @@
-"""Tensors made from the shapes of ``accounting``, on the device or in host memory that a GPU can reach."""
+"""Allocate tensors of the shapes of ``accounting``, on the device or in host memory that a GPU can read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def empty_host(shape: TensorShape, *, pinned: bool) -> Tensor:
     Pinned memory is registered at its exact size; torch's own allocator would round it up to a power of two.
 
     Raises:
-        OutOfMemoryError: the host has not that much memory.
+        OutOfMemoryError: the host memory cannot be allocated or pinned.
     """
     try:
         tensor = torch.empty(shape.shape, dtype=getattr(torch, shape.dtype))

@@ -1,10 +1,10 @@
-"""Sizes as people read them."""
+"""Format sizes for people."""
 
 from __future__ import annotations
 
 
 def format_bytes(size: float) -> str:
-    """Bytes in binary units, with three digits: ``1.94 GiB``."""
+    """Return bytes in binary units with three digits, such as ``1.94 GiB``."""
     units = ["GiB", "MiB", "KiB", "B"]
     while size >= 1000 and len(units) > 1:
         size /= 1024

@@ -1,1 +1,1 @@
-"""How far LRQK's next-token distributions are from full attention's, along full attention's own answers."""
+"""Compare LRQK's next-token distributions with full attention's, along full attention's own answers."""

@@ -1,4 +1,4 @@
-"""Prompts to compare on: a summary of real text, or a task of RULER, and further questions about them."""
+"""Prompts to compare on: a request to summarise a text, or a RULER task, and further questions about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = "text"
 ALL_TASKS = (TEXT, *TASKS)
 
 _REQUEST = "\n\nWrite a detailed summary of the text above: who and what it is about, with names and numbers."
-# The later turns begin again where there are more turns than requests.
+# The requests of later turns repeat if there are more turns than requests.
 _TEXT_FOLLOW_UPS = (
     "Name the three people, places or things that the text mentions most often, and what it says of each.",
     "Quote one sentence from the middle of the text word for word, and explain what it refers to.",
@@ -34,8 +34,8 @@ class Case:
     """One conversation to compare on.
 
     Attributes:
-        task: what kind of prompt it is; results are given per task.
-        turns: the tokens before each answer: first the whole prompt, then what stands between the end of an
+        task: kind of prompt; results are per task.
+        turns: the tokens before each answer: first the whole prompt, then the tokens between the end of an
             answer and the beginning of the next.
     """
 
@@ -45,7 +45,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class PromptInputs:
-    """What prompts are made from.
+    """The sources of the prompts.
 
     Attributes:
         prompt: the model's chat format.
@@ -60,7 +60,7 @@ class PromptInputs:
 
 @dataclass(frozen=True, slots=True)
 class CaseSize:
-    """How large the cases of a task are.
+    """The size of the cases of a task.
 
     Attributes:
         context: tokens that all turns and their answers fill together.
@@ -76,12 +76,12 @@ class CaseSize:
 
 
 def text_cases(material: PromptInputs, shape: CaseSize) -> list[Case]:
-    """Return prompts that ask for a summary of a stretch of text, spread evenly over the whole of it.
+    """Return prompts that ask for a summary of a passage; the passages are spread evenly over the text.
 
-    Stretches overlap where the text is short.
+    Passages overlap if the text is short.
 
     Raises:
-        UsageError: the text is shorter than one stretch, or the context too small for any.
+        UsageError: the text is shorter than one passage, or the context is too small for any.
     """
     prompt, text = material.prompt, material.text
     before, after = prompt.opening(), prompt.text(_REQUEST) + prompt.closing()
@@ -99,7 +99,7 @@ def text_cases(material: PromptInputs, shape: CaseSize) -> list[Case]:
 
 
 def ruler_cases(task: str, seed: int, material: PromptInputs, shape: CaseSize) -> list[Case]:
-    """Return prompts of a task of RULER, the same as in its own suite but for the room for answers.
+    """Return prompts of a RULER task, as in the RULER suite except for the room for answers.
 
     Raises:
         ContextLengthError: the context is too short for the task.
@@ -120,7 +120,7 @@ def ruler_cases(task: str, seed: int, material: PromptInputs, shape: CaseSize) -
 
 
 def _ruler_turn(prompt: ChatPrompt, sample: Sample, turn: int) -> list[int]:
-    """Ask the same about something else where the sample knows of it, else about the text in general."""
+    """Return the sample's follow-up question for a turn, else a general question about the text."""
     if turn < len(sample.follow_ups):
         question, answer_prefix = sample.follow_ups[turn]
         return _later_turn(prompt, question) + prompt.text(answer_prefix)

@@ -1,4 +1,4 @@
-"""One conversation: full attention's own greedy answers, and a mode that is led along them."""
+"""One conversation: full attention's greedy answers, and the distributions of a mode along these answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Reference:
 
     Attributes:
         answer: its tokens, a stop token included.
-        log_probabilities: of the distributions that they are the likeliest of, ``[steps, vocab]`` on the CPU.
+        log_probabilities: of the next token at each step, ``[steps, vocab]`` on the CPU.
     """
 
     answer: tuple[int, ...]
@@ -30,14 +30,14 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A mode beside full attention in one turn; tensors are on the CPU.
+    """A mode compared with full attention in one turn; tensors are on the CPU.
 
     Attributes:
-        first_position: of the answer's first token in the conversation; the others follow it.
+        first_position: position of the answer's first token in the conversation.
         divergence: nats, full attention against the mode; ``[steps]``.
         full_top, own_top: the likeliest token of each; ``[steps]``.
         rows_fetched: mean per decode step, layer and KV head.
-        observed: what every layer lost, by its number; empty where nobody asked.
+        observed: the losses of every layer, by its number; empty without observation.
     """
 
     first_position: int
@@ -52,7 +52,7 @@ def full_attention(engine: Engine, loaded: LoadedModel, case: Case, new_tokens: 
     """Return full attention's answer to every turn, each up to a stop token or ``new_tokens``.
 
     Args:
-        engine: of full attention; what it held is forgotten.
+        engine: an engine with full attention; it is reset first.
     """
     references = []
     engine.reset()
@@ -76,10 +76,10 @@ def compare(
     *,
     observe: bool,
 ) -> list[Comparison]:
-    """Lead a mode through the conversation as full attention had it; return what it shows in every turn.
+    """Feed full attention's conversation to a mode and return the comparison for every turn.
 
     Args:
-        engine: of the mode; what it held is forgotten.
+        engine: an engine with the mode's settings; it is reset first.
         observe: compare the outputs of all layers too.
     """
     comparisons = []
@@ -108,7 +108,7 @@ def _turn(
         tops.append(own.argmax())
         _append(engine, token, loaded)
     stats = engine.cache.counters.take()
-    # The prefill pays for the first distribution.
+    # The first distribution comes from the prefill.
     steps = max(1, len(reference.answer) - 1)
     return Comparison(
         first_position=position,
@@ -132,7 +132,7 @@ def _prefill(engine: Engine, tokens: Sequence[int]) -> None:
 
 
 def _append(engine: Engine, token: int, loaded: LoadedModel) -> None:
-    """Go on with a token; a stop token ends the answer and is no part of the conversation."""
+    """Append a token; a stop token ends the answer and is not part of the conversation."""
     if token not in loaded.stop_ids:
         engine.append(token)
 

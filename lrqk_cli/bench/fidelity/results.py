@@ -1,4 +1,4 @@
-"""What comparisons say together: per task, mode and turn, and over all tasks."""
+"""The results of comparisons: per task, mode and turn, and over all tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WorstStep:
         sample, step: counted from 1; the first step follows the prompt.
         position: of the predicted token in the conversation.
         kl: nats.
-        full_token, own_token: what full attention and the mode hold likeliest.
+        full_token, own_token: the likeliest token of full attention and of the mode.
     """
 
     sample: int
@@ -38,7 +38,7 @@ class SampleResult:
 
     Attributes:
         steps: next-token distributions that were compared.
-        kl_mean: nats; ``top1_agreement``: share of the steps. Both are over its own steps.
+        kl_mean: nats; ``top1_agreement``: share of the steps. Both are over the steps of this case.
     """
 
     steps: int
@@ -48,13 +48,13 @@ class SampleResult:
 
 @dataclass(frozen=True, slots=True)
 class LayerResult:
-    """What one layer lost in its decode steps.
+    """The losses of one layer in its decode steps.
 
     Attributes:
-        captured_mass: share of the exact attention weights that the residents have: mean over heads and
-            steps; ``captured_mass_min`` is the least of any.
-        output_error: ``‖o − o*‖ / ‖o*‖`` beside exact attention of the same query: mean over steps;
-            ``output_error_max`` is the largest of any.
+        captured_mass: share of the exact attention weights on resident rows: mean over heads and steps;
+            ``captured_mass_min`` is the smallest.
+        output_error: ``‖o − o*‖ / ‖o*‖`` against exact attention of the same query: mean over steps;
+            ``output_error_max`` is the largest.
     """
 
     layer: int
@@ -66,11 +66,11 @@ class LayerResult:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a mode keeps on the device.
+    """The bytes that a mode keeps on the device.
 
     Attributes:
         index_bytes, hot_bytes: over all layers.
-        device_share: both, of the KV rows of the context.
+        device_share: their sum as a share of the KV rows of the context.
     """
 
     index_bytes: int
@@ -88,11 +88,11 @@ class FidelityResult:
         kl_mean, kl_max: nats, full attention against the mode, over all steps.
         top1_agreement: share of steps where both prefer the same token.
         rows_fetched_per_step: mean per layer and KV head.
-        device_share: index and hot rows in bytes, of the KV rows of ``ctx`` tokens.
+        device_share: bytes of index and hot rows as a share of the KV rows of ``ctx`` tokens.
         worst: the step with ``kl_max``.
-        by_sample: each case by itself.
-        layers: empty unless it was asked for.
-        skipped: why there are no figures; all of them are then None.
+        by_sample: the figures of each case.
+        layers: empty unless layers were measured.
+        skipped: the reason for having no figures; all of them are then None.
     """
 
     task: str
@@ -116,10 +116,10 @@ class FidelityResult:
 
 @dataclass(frozen=True, slots=True)
 class Overall:
-    """One (mode, turn, ctx) over all tasks that it has figures for; they weigh alike.
+    """One (mode, turn, ctx) over all tasks with figures, equally weighted.
 
     Attributes:
-        tasks: those tasks.
+        tasks: these tasks.
         worst_task: the one with the largest mean divergence, which is ``worst_kl_mean``.
     """
 
@@ -138,10 +138,10 @@ class Overall:
 def result(
     task: str, mode: str, turn: int, ctx: int, size: Size, comparisons: Sequence[Comparison], decode: Decode
 ) -> FidelityResult:
-    """Return one line from the same turn of all cases, at least one.
+    """Return the result of one turn over all cases, of which there is at least one.
 
     Args:
-        decode: a token to its text.
+        decode: returns the text of a token.
     """
     divergence = torch.cat([comparison.divergence for comparison in comparisons])
     agreement = torch.cat([comparison.full_top == comparison.own_top for comparison in comparisons])
@@ -166,7 +166,7 @@ def result(
 
 
 def overall(results: Sequence[FidelityResult]) -> list[Overall]:
-    """Return one line for each mode, turn and context."""
+    """Return the means over all tasks for each mode, turn and context."""
     keys = dict.fromkeys((found.ctx, found.turn, found.mode) for found in results if found.skipped is None)
     return [
         _overall([r for r in results if (r.ctx, r.turn, r.mode) == key and r.skipped is None]) for key in keys

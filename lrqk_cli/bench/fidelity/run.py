@@ -1,4 +1,4 @@
-"""Running the suite: every mode beside full attention on the same conversations."""
+"""Run the suite: compare every mode with full attention on the same conversations."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lrqk_cli.models.loading import LoadedModel
 
 @dataclass(slots=True)
 class _AtContext:
-    """What is shared by the tasks at one context; equal settings are measured once, whatever their names."""
+    """The state that the tasks of one context share; equal settings with several names are measured once."""
 
     context: int
     modes: Mapping[str, LrqkConfig]
     failed: dict[LrqkConfig, str] = field(default_factory=dict)
 
     def remaining(self) -> dict[LrqkConfig, str]:
-        """Return the settings that have not run out of memory, each with the first name that it has."""
+        """Return the settings that have not run out of memory, each with its first name."""
         names: dict[LrqkConfig, str] = {}
         for name, config in self.modes.items():
             if config not in self.failed:
@@ -46,18 +46,18 @@ def run_fidelity(
 ) -> Iterator[FidelityResult]:
     """Yield one result for each context, task, mode and turn, in this order.
 
-    Full attention answers all conversations of a task greedily, and one mode after the other is then led
-    along its answers. When it is interrupted or fails within a task, what is complete is still yielded.
+    Full attention answers all conversations of a task greedily; then each mode in turn reads these answers.
+    If a task is interrupted or fails, its complete comparisons are still yielded.
 
     Args:
-        modes: name and settings of what is compared with full attention.
-        on_progress: told what is being run.
+        modes: the settings to compare with full attention, by name.
+        on_progress: called with the name of each step.
 
     Raises:
         UsageError: the text is too short for a context.
     """
     if TEXT in asked.tasks:
-        for context in asked.contexts:  # before anything else takes its time
+        for context in asked.contexts:  # fail before anything slow begins
             text_cases(material, _size(asked, context))
     for context in asked.contexts:
         here = _AtContext(context, modes)
@@ -126,7 +126,7 @@ def _references(
     cases: Sequence[Case],
     on_progress: Callable[[str, int], None],
 ) -> list[list[Reference]]:
-    """Return full attention's answers to all cases; where it does not fit, no mode has anything to meet."""
+    """Return full attention's answers to all cases; if it does not fit, all remaining settings fail."""
     references: list[list[Reference]] = []
     if not here.remaining():
         return references
@@ -162,7 +162,7 @@ def _results(
 
 
 def size_of(loaded: LoadedModel, config: LrqkConfig, context: int) -> Size:
-    """Return what a mode with these settings keeps on the device."""
+    """Return the bytes that a mode with these settings keeps on the device."""
     dtype = accounting.dtype_name(loaded.dtype)
     size = accounting.kv_bytes(loaded.spec, config, context, dtype)
     return Size(size.index, size.hot, device_share(loaded.spec, config, context, dtype))

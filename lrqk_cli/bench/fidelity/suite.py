@@ -1,4 +1,4 @@
-"""The fidelity suite: distributions beside full attention's, along full attention's own answers."""
+"""The fidelity suite: distributions compared with full attention's, along full attention's answers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class FidelitySuite(Suite):
 
 
 def _refuse_idle(given: frozenset[str], tasks: tuple[str, ...]) -> None:
-    """Refuse options that would not act on any of the tasks."""
+    """Raise if an option has no effect on any of the tasks."""
     idle, missing = frozenset[str](), ""
     if tasks == (TEXT,):
         idle, missing = PROMPT_OPTIONS, "a task of RULER"

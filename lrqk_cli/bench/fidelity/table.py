@@ -1,4 +1,4 @@
-"""The results as a person reads them."""
+"""The results for a person: a table, notes and a chart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORST_LAYERS = 3
 
 
 def table(results: Sequence[FidelityResult], together: Sequence[Overall]) -> Table:
-    """Return one line a result, and one for all tasks where there are several; turns where there are any."""
+    """Return one line per result and per mean over several tasks; it has turns if any is beyond the first."""
     lines = [*map(_cells, results), *map(_overall_cells, _of_several(together))]
     columns = (*_COLUMNS[:_TURN], "turn", *_COLUMNS[_TURN:])
     if all(found.turn == 1 for found in results):
@@ -34,7 +34,7 @@ def notes(results: Sequence[FidelityResult], together: Sequence[Overall]) -> lis
 
 
 def chart(together: Sequence[Overall]) -> Chart:
-    """Return mean divergence against bytes; a point a mode, a colour a context and turn."""
+    """Return mean divergence against bytes: one point per mode, one colour per context and turn."""
     points = tuple(
         Point(line.mode, line.device_share, line.kl_mean, f"{line.ctx:,} tokens, turn {line.turn}")
         for line in together
@@ -48,7 +48,7 @@ def _of_several(together: Sequence[Overall]) -> list[Overall]:
 
 
 def _cells(found: FidelityResult) -> tuple[str, ...]:
-    """Return one line; why one has no figures is said in the notes."""
+    """Return the cells of one line; the notes say why a line has no figures."""
     head = (found.task, found.mode, str(found.turn), f"{found.ctx:,}", str(found.samples))
     if found.skipped is not None:
         return (*head, "skipped", *([""] * 5))

@@ -26,10 +26,10 @@ _FEWEST_CODED = 200
 
 
 def common_words(name: str, key: str, context: int, count: Count) -> Sample:
-    """Return a sample of the common-words task: 10 words stand in a list 30 times, all others 3 times.
+    """Return a sample of the common-words task: 10 words appear in a list 30 times, all others 3 times.
 
-    Below 4,096 tokens they stand there 6 times and once. The words are ordinary ones where there are enough
-    of them, and compounds such as ``lanternriver`` in longer contexts.
+    Below 4,096 tokens they appear 6 times and once. The words are single words if there are enough of them
+    for the context, else compounds such as ``lanternriver``.
 
     Raises:
         ContextLengthError: the context is too short.
@@ -41,7 +41,7 @@ def common_words(name: str, key: str, context: int, count: Count) -> Sample:
 
 
 def _common_builder(name: str, key: str, context: int, pool: Sequence[str]) -> tuple[Build, int]:
-    """Return how a sample is built, and the most units of haystack; a unit is one more uncommon word."""
+    """Return the builder of a sample, and the most units of haystack; a unit is one more uncommon word."""
     rng = random.Random(key)
     often, seldom = (30, 3) if context >= _LONG else (6, 1)
     example_words, example_often, example_seldom = (40, 10, 3) if context >= _LONG else (20, 3, 1)
@@ -64,9 +64,9 @@ def _common_builder(name: str, key: str, context: int, pool: Sequence[str]) -> t
 
 
 def _apart(words: Sequence[str], number: int) -> tuple[list[str], list[str]]:
-    """Return ``number`` words none of which is a part of another one, and the other words.
+    """Return ``number`` words, and the rest without words that are part of one of these or contain it.
 
-    An answer is searched for the words, so ``car`` must not be found in ``carpet``.
+    Scoring searches the answer for the words, so ``car`` must not be found in ``carpet``.
     """
     chosen: list[str] = []
     rest: list[str] = []
@@ -99,12 +99,12 @@ def _common_question(words: str) -> tuple[str, str]:
 
 
 def frequent_words_builder(name: str, key: str, context: int) -> tuple[Build, int]:
-    """Return how a sample of the frequent-words task is built, and the fewest units; a unit is a word.
+    """Return the builder of a sample of the frequent-words task, and the fewest units; a unit is a word.
 
     The frequencies of the coded words fall with the square of their rank.
 
     Args:
-        key: decides every random choice.
+        key: seed of every random choice.
     """
     size = max(2 * _CODED_ANSWERS, (context - _CODED_MAX_NEW_TOKENS) // _CONTEXT_PER_CODED_WORD)
     rng = random.Random(key)

@@ -1,4 +1,4 @@
-"""A long text as a haystack: passages of any length, which needles are put into between sentences."""
+"""A long text as a haystack: passages of any length, with needles between the sentences."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _MADE_UP_SENTENCES = 20_000
 
 
 class Essay:
-    """A text that begins again where it ends.
+    """A text that repeats without end.
 
     Args:
-        text: its line breaks do not matter.
+        text: its line breaks are ignored.
 
     Raises:
-        DocumentError: there is no word in it.
+        DocumentError: the text has no words.
     """
 
     def __init__(self, text: str) -> None:
@@ -38,7 +38,7 @@ class Essay:
 
     @property
     def starts(self) -> Sequence[int]:
-        """Where sentences begin, in words."""
+        """The word numbers at which sentences begin."""
         return self._starts
 
     def passage(self, start: int, length: int) -> list[str]:

@@ -14,20 +14,20 @@ from lrqk_cli.bench.ruler.words import word_pair
 
 NOISE = "The field is wide. The rain is soft. The lamp is low. Off we walk. Then home once more."
 _MAX_NEW_TOKENS = 128
-# Keys beside the ones asked for that a later turn can ask about, where there are so many.
+# The most other keys that later turns can ask about.
 _FOLLOW_UPS = 8
 _DEPTHS = tuple(step / 39 for step in range(40))
 
 
 @dataclass(frozen=True, slots=True)
 class NeedleTask:
-    """What is hidden in what.
+    """The needles and the haystack of a task.
 
     Attributes:
-        haystack: one line of noise again and again, an essay, or needles that nobody asks for.
-        keys: different keys with needles of their own, at least ``queries``.
+        haystack: one repeated line of noise, an essay, or needles that the question does not ask for.
+        keys: number of different keys, at least ``queries``.
         values: needles of each key.
-        queries: keys that are asked for.
+        queries: keys that the question asks for.
     """
 
     haystack: Literal["noise", "essay", "needles"]
@@ -51,13 +51,11 @@ NEEDLE_TASKS = {
 
 
 def needle_builder(name: str, key: str, essay: Essay) -> tuple[Build, int]:
-    """Return how a sample is built, and the fewest units of haystack.
-
-    A unit is a line, or a word of the essay.
+    """Return the builder of a sample, and the fewest units of haystack: lines, or words of the essay.
 
     Args:
         name: one of ``NEEDLE_TASKS``.
-        key: decides every random choice.
+        key: seed of every random choice.
     """
     task = NEEDLE_TASKS[name]
     count = task.keys * task.values
@@ -113,7 +111,7 @@ def _worded(
 
 
 def _question(task: NeedleTask, asked: list[str]) -> tuple[str, str, str, str]:
-    """Return what is asked for, its verb, the question, and the beginning of the answer."""
+    """Return the noun of the needles, its verb, the question, and the beginning of the answer."""
     whose = asked[0] if len(asked) == 1 else f"{', '.join(asked[:-1])}, and {asked[-1]}"
     if len(asked) * task.values == 1:
         what, verb, every = f"secret {task.value_kind[:-1]}", "is", ""
@@ -124,7 +122,7 @@ def _question(task: NeedleTask, asked: list[str]) -> tuple[str, str, str, str]:
 
 
 def _distinct(rng: random.Random, kind: str) -> Callable[[], str]:
-    """Return a function whose every value is new."""
+    """Return a function that never returns a value twice."""
     draw = {"words": word_pair, "numbers": _number, "UUIDs": _uuid}[kind]
     seen: set[str] = set()
 

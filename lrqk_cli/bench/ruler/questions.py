@@ -1,4 +1,4 @@
-"""Question answering: real questions, whose documents stand among others of the same collection."""
+"""Question answering: real questions, whose documents are mixed with others of the same collection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class QaQuestion:
     """A question.
 
     Attributes:
-        answers: any of them is right.
+        answers: alternatives; any of them is correct.
         needed: numbers of the documents that hold the answer, or that always come with it.
         related: numbers of documents on the same subject, which come before any others.
     """
@@ -47,7 +47,7 @@ def read_qa(path: Path) -> tuple[QaTask, QaData]:
     """Read a file in the form of SQuAD (``qa_1``) or of HotpotQA (``qa_2``).
 
     Raises:
-        DocumentError: it cannot be read, has neither form, or no question that can be answered.
+        DocumentError: the file cannot be read, has neither form, or has no question that can be answered.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -71,12 +71,12 @@ def read_qa(path: Path) -> tuple[QaTask, QaData]:
 
 
 def question_builder(name: str, key: str, seed: int, index: int, data: QaData) -> tuple[Build, int]:
-    """Return how a sample is built, and the fewest units of haystack; a unit is a document.
+    """Return the builder of a sample, and the fewest units of haystack; a unit is a document.
 
-    Questions come in an order drawn from ``seed`` and begin again where there are fewer than samples.
+    ``seed`` decides the order of the questions, which repeat if there are fewer of them than samples.
 
     Args:
-        key: decides every other random choice.
+        key: seed of every other random choice.
     """
     order = random.Random(f"{seed}:{name}").sample(range(len(data.questions)), len(data.questions))
     question = data.questions[order[index % len(order)]]

@@ -1,4 +1,4 @@
-"""Running the tasks: free-running greedy answers of every mode to the same prompts."""
+"""Run the tasks: free-running greedy answers of every mode to the same prompts."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class TaskResult:
     """One (task, mode, context).
 
     Attributes:
-        samples: answers that the score is the mean of.
+        samples: number of scored answers.
         score: mean recall, times 100; ``score_low`` and ``score_high`` bound its 95% Wilson interval.
         prompt_tokens: mean over the samples, answer prefix included.
         miss_rate: rows fetched over rows demanded, over all decode steps.
         rows_fetched_per_step: mean per layer and KV head.
         host_kv_bytes, index_bytes, hot_bytes: at the end of the last answer.
-        device_share: index and hot rows in bytes, of the KV rows of ``ctx`` tokens; 1 for ``dense``.
+        device_share: bytes of index and hot rows as a share of ``ctx`` tokens' KV rows; 1 for ``dense``.
         answers: in the order of the samples, which is the same in every mode.
-        skipped: why there are no figures; all of them are then None.
+        skipped: the reason for having no figures; all of them are then None.
     """
 
     task: str
@@ -85,8 +85,8 @@ def run_ruler(
     """Yield one result for each context, task and mode, in this order.
 
     Args:
-        modes: name and settings of what answers.
-        on_progress: told what is being run.
+        modes: settings by name.
+        on_progress: called with the name of each step.
     """
     prompt = ChatPrompt(loaded.tokenizer)
     for context in asked.contexts:
@@ -179,7 +179,7 @@ def _result(
 
 
 def table(results: Sequence[TaskResult]) -> Table:
-    """Return the scores for a person; a task that was skipped says why in the place of its score."""
+    """Return the scores for a person; a skipped task has the reason in place of its score."""
     return Table(_COLUMNS, tuple(_cells(result) for result in results))
 
 

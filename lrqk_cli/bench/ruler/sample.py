@@ -1,4 +1,4 @@
-"""One prompt of a task, and how it is filled up to a context length."""
+"""One prompt of a task, and the function that fills it up to a context length."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A prompt and what a right answer holds.
+    """A prompt and its correct answer.
 
     Attributes:
         task: such as ``niah_single_1``.
         prompt_text: the user turn.
-        answer_prefix: stands at the beginning of the assistant's turn; the model goes on from there.
-        references: what the answer should contain.
+        answer_prefix: the beginning of the assistant's turn, which the model continues.
+        references: strings that the answer should contain.
         max_new_tokens: tokens to generate at most.
         follow_ups: further questions that the same text answers, each with its answer prefix.
     """
@@ -33,11 +33,11 @@ class Sample:
     follow_ups: tuple[tuple[str, str], ...] = ()
 
 
-# A sample with so many units of haystack; and the tokens of a sample, the room for its answer included.
+# Builds a sample with so many units of haystack; counts the tokens of a sample and the room for its answer.
 Build = Callable[[int], Sample]
 Count = Callable[[Sample], int]
 
-# A haystack grows by no more than this factor at a time while nothing is known to be too long.
+# Until a haystack is too long, it grows by no more than this factor at a time.
 _GROWTH = 4
 
 

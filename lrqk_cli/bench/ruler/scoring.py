@@ -1,4 +1,4 @@
-"""Scores by string match, and how sure they are."""
+"""Scores by string match, and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Z = 1.959964
 
 
 def recall(task: str, answer: str, references: Sequence[str]) -> float:
-    """Return the share of the references that stand in the answer, whatever their case, in [0, 1].
+    """Return the share of the references that the answer contains, ignoring case, in [0, 1].
 
     For questions the references are alternatives, and one of them is enough.
     """
@@ -23,9 +23,9 @@ def recall(task: str, answer: str, references: Sequence[str]) -> float:
 def wilson_interval(recalls: Sequence[float]) -> tuple[float, float]:
     """Return the 95% interval of the mean recall, in [0, 1].
 
-    It is Wilson's interval of a proportion, with the mean in the proportion's place. Where recalls are graded
-    it is wider than need be, because no values in [0, 1] vary more than zeros and ones of the same mean.
-    Unlike a bootstrap it does not shrink to a point where all samples agree.
+    It is Wilson's interval of a proportion, with the mean as the proportion. For graded recalls it is wider
+    than necessary, because no values in [0, 1] vary more than zeros and ones of the same mean. Unlike a
+    bootstrap it does not shrink to a point if all samples agree.
     """
     n, mean = len(recalls), math.fsum(recalls) / len(recalls)
     centre = (mean + _Z**2 / (2 * n)) / (1 + _Z**2 / n)

@@ -1,4 +1,4 @@
-"""The suite of RULER's tasks: free-running answers, scored."""
+"""The RULER suite: free-running answers, scored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lrqk_cli.bench.planning import BenchPlan
     from lrqk_cli.models.loading import LoadedModel
 
-# Options that prompts of these tasks are made from.
+# The options that determine the prompts of these tasks.
 PROMPT_OPTIONS = frozenset({"haystack", "qa_data", "seed"})
 
 
@@ -56,7 +56,7 @@ class RulerSuite(Suite):
 
 
 def task_inputs(asked: SuiteOptions) -> TaskInputs:
-    """Read what prompts are made from.
+    """Read the sources of the prompts.
 
     Raises:
         UsageError: two files hold the same task.
@@ -77,7 +77,7 @@ def task_inputs(asked: SuiteOptions) -> TaskInputs:
 
 
 def prompt_facts(asked: SuiteOptions) -> Facts:
-    """Return what a reader needs to make the same prompts."""
+    """Return the facts with which a reader can make the same prompts."""
     return {
         "seed": asked.seed,
         "haystack": file_name(asked.haystack),

@@ -1,4 +1,4 @@
-"""The average over tasks, beside full attention on the same prompts."""
+"""The average over tasks, compared with full attention on the same prompts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lrqk_cli.bench.plot import Chart, Point
 from lrqk_cli.bench.ruler.run import TaskResult
 
 _FULL_ATTENTION = ("dense", "offload")
-# Below this score full attention cannot do a task, so that nothing could be lost.
+# Below this score full attention cannot do a task, so a mode has nothing to lose.
 _CAN_DO = 50.0
 _RESAMPLES = 10_000
-# Of the vertical axis; some room keeps whole the mark of a perfect score.
+# The ends of the vertical axis; the margin keeps the mark of a perfect score whole.
 _SCORES = (0.0, 105.0)
 
 
@@ -23,11 +23,11 @@ class Average:
     """One mode at one context, over the tasks for which full attention scores at least 50.
 
     Attributes:
-        tasks: those tasks; they weigh alike.
+        tasks: these tasks, equally weighted.
         score: mean of their scores; ``full_score`` is full attention's.
         difference: ``score`` less ``full_score``; ``difference_low`` and ``difference_high`` bound its 95%
-            interval, by a percentile bootstrap over the prompts of each task. Both answers to a prompt stay
-            together; where no prompt makes a difference the interval is a point, however few there are.
+            interval, by a percentile bootstrap over the prompts of each task. Both answers to a prompt are
+            drawn together; if no answers differ, the interval is a point, however few prompts there are.
         worst_task: the one with the lowest difference, which is ``worst_difference``.
     """
 
@@ -44,7 +44,7 @@ class Average:
 
 
 def averages(results: Sequence[TaskResult]) -> list[Average]:
-    """Return one average for each mode and context beside full attention; none where that was not run."""
+    """Return one average for each mode and context with full attention; none for contexts without it."""
     found = []
     for context in dict.fromkeys(result.ctx for result in results):
         by_mode: dict[str, dict[str, TaskResult]] = {}
@@ -64,7 +64,7 @@ def averages(results: Sequence[TaskResult]) -> list[Average]:
 
 
 def chart(results: Sequence[TaskResult]) -> Chart:
-    """Return the mean score, over the tasks that all modes have one for, against bytes."""
+    """Return the mean score against bytes, over the tasks for which all modes have a score."""
     points = []
     for context in dict.fromkeys(result.ctx for result in results):
         here = [result for result in results if result.ctx == context]
@@ -111,7 +111,7 @@ def _mean(numbers: Iterable[float | None]) -> float:
 
 
 def sentence(average: Average) -> str:
-    """Return the average as a line for a person."""
+    """Return the average as a sentence."""
     tasks = "task" if len(average.tasks) == 1 else f"{len(average.tasks)} tasks"
     return (
         f"{average.mode} at {average.ctx:,} tokens, over the {tasks} that full attention "

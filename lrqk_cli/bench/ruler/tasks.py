@@ -18,7 +18,7 @@ TASKS: tuple[str, ...] = (*NEEDLE_TASKS, "vt", "cwe", "fwe", *QA_FORMS)
 
 @dataclass(frozen=True, slots=True)
 class TaskInputs:
-    """What samples are made from.
+    """The sources of the samples.
 
     Attributes:
         essay: the haystack of the tasks that hide needles in a text.
@@ -30,10 +30,10 @@ class TaskInputs:
 
 
 def check_tasks(names: Sequence[str], known: tuple[str, ...] = TASKS) -> tuple[str, ...]:
-    """Return the tasks that are named; ``all`` names every one.
+    """Return the named tasks; ``all`` names all of them.
 
     Args:
-        known: all tasks that there are.
+        known: the names of all tasks.
 
     Raises:
         UsageError: there is no such task.
@@ -47,7 +47,7 @@ def check_tasks(names: Sequence[str], known: tuple[str, ...] = TASKS) -> tuple[s
 
 
 def reason_to_skip(task: str, sources: TaskInputs) -> str | None:
-    """Return why there can be no sample of a task, or None."""
+    """Return the reason for which a task cannot have samples, or None."""
     if task in QA_FORMS and task not in sources.qa:
         form: QaTask = "qa_1" if task == "qa_1" else "qa_2"
         return f"no --qa-data in the form of {QA_FORMS[form]}"

@@ -16,10 +16,10 @@ _EXAMPLE_LINES = 10
 
 
 def tracking_builder(name: str, key: str) -> tuple[Build, int]:
-    """Return how a sample is built, and the fewest units of haystack; a unit is a line of noise.
+    """Return the builder of a sample, and the fewest units of haystack; a unit is a line of noise.
 
     Args:
-        key: decides every random choice.
+        key: seed of every random choice.
     """
 
     def build(units: int) -> Sample:

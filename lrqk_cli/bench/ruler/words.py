@@ -27,5 +27,5 @@ def compounds() -> tuple[str, ...]:
 
 
 def word_pair(rng: random.Random) -> str:
-    """Return an adjective and a noun, such as ``quiet-harbour``, one of some 60,000."""
+    """Return an adjective and a noun, such as ``quiet-harbour``, one of about 60,000."""
     return f"{rng.choice(word_list('adjectives'))}-{rng.choice(word_list('nouns'))}"

@@ -1,1 +1,1 @@
-"""How fast prefill and decode are, and what memory they take, mode by mode."""
+"""Measure the speed and the memory of prefill and decode in each mode."""

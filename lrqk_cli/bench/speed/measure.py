@@ -22,19 +22,19 @@ from lrqk_cli.memory.roofline import Bandwidth, step_bytes
 
 # A decode step runs eagerly, the next one is captured, and further ones are replayed.
 _WARM_UP_STEPS = 4
-# So that a segment also attends to rows of an earlier one.
+# Two, so that a segment also attends to rows of an earlier one.
 _WARM_UP_SEGMENTS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class SpeedSubject:
-    """What is measured.
+    """The model, the modes and the prompt to measure.
 
     Attributes:
         modes: settings by name.
         prompt: at least as many tokens as the longest context.
-        bandwidth: of the device that the model is on.
-        free_before: bytes of it that were free before CUDA started; None where it is not known.
+        bandwidth: of the model's device.
+        free_before: bytes of this device that were free before CUDA started; None if unknown.
     """
 
     model: PreTrainedModel
@@ -46,20 +46,20 @@ class SpeedSubject:
 
     @property
     def dtype(self) -> str:
-        """Of weights and rows, as in ``torch.dtype`` without its prefix."""
+        """The element type of weights and rows, as in ``torch.dtype`` without its prefix."""
         return dtype_name(self.model.dtype)
 
 
 def measure(
     subject: SpeedSubject, plan: SpeedPlan, on_progress: Callable[[str], None]
 ) -> Iterator[SpeedResult]:
-    """Yield one result for each (mode, context) of the plan; one that does not fit says so.
+    """Yield one result for each (mode, context) of the plan; a result that does not fit has an ``error``.
 
     Args:
-        on_progress: told what is being measured.
+        on_progress: called with the name of each step.
 
     Raises:
-        UsageError: the model's limit has no room, or the cap cannot be set on this device.
+        UsageError: the model's limit is too low, or the cap cannot be set on this device.
     """
     device = torch.device(subject.model.device)
     for context in plan.contexts:
@@ -77,7 +77,7 @@ def measure(
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                # In torch's own words, which say how much was asked for.
+                # torch's message is shown, because it says how many bytes were requested.
                 reason = str(error.__cause__ or error).splitlines()[0]
                 result = replace(head, error=f"does not fit: {reason}")
             yield result
@@ -106,7 +106,7 @@ def _measure_one(
 
 
 def _with_memory(result: SpeedResult, subject: SpeedSubject, config: LrqkConfig, context: int) -> SpeedResult:
-    """Add what a GPU holds beside torch's own count, and what was predicted."""
+    """Add the GPU memory outside torch's count, and the predicted memory."""
     device = torch.device(subject.model.device)
     if device.type != "cuda":
         return result
@@ -130,5 +130,5 @@ def _with_roofline(
     result = replace(result, roofline_bytes_per_token=needed.total)
     if share <= 1:
         return replace(result, roofline_share=share)
-    # What was read a token ago is still there.
+    # The caches still hold data that the previous step read.
     return replace(result, note=result.note or "caches deliver what it reads, so that it has no MBU")

@@ -1,4 +1,4 @@
-"""What the speed suite is to measure."""
+"""The plan of the speed suite."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lrqk_cli.memory.estimate import allocatable
 
 @dataclass(frozen=True, slots=True)
 class SpeedPlan:
-    """What to measure.
+    """The modes, the contexts and the limits of a measurement.
 
     Attributes:
         modes: their names, see ``bench.modes``.
-        contexts: tokens of the prompts; fewer where the model's limit leaves no room for the decode steps.
+        contexts: tokens of the prompts; fewer if the model's limit leaves no room for the decode steps.
         new_tokens: decode steps after each prefill.
         repeat: runs of each (mode, context).
         memory_cap: bytes that torch may allocate on the device in the mode ``lrqk``; None for no cap.
-        vram: bytes of the device that any mode may take, CUDA's own included; None for all.
-        planned: the mode that settings were planned for, and for which some contexts may be refused.
-        refused: why, by context.
+        vram: bytes of the device that any mode may take, the CUDA context included; None for no limit.
+        planned: the mode that the settings were planned for; its contexts may be refused.
+        refused: the errors of refused contexts.
 
     Raises:
         UsageError: there is nothing to measure, or the cap has no mode to act on.
@@ -60,7 +60,7 @@ class SpeedPlan:
         """Return the tokens of the prompt for a context.
 
         Raises:
-            UsageError: the model's limit has no room for a prompt and the decode steps.
+            UsageError: the model's limit leaves no room for a prompt and the decode steps.
         """
         room = spec.max_context - self.answer_tokens
         if room < 1:

@@ -1,4 +1,4 @@
-"""The figures of the speed suite, and how they follow from its runs."""
+"""The figures of the speed suite, computed from its runs."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ class SpeedResult:
     """One (mode, context): means over the repeats, and sample standard deviations where there are several.
 
     Attributes:
-        ctx: tokens that were asked for; ``prompt_tokens`` went through the prefill.
+        ctx: requested tokens; ``prompt_tokens``: tokens of the prefill.
         prefill_test, decode_test: named as llama-bench does: ``pp65536``, ``tg128 @ d65536``.
         ttft_s: seconds from the prompt's first token to the answer's first.
-        prefill_samples_s, ttft_samples_s: of every repeat.
+        prefill_samples_s, ttft_samples_s: seconds of every repeat.
         decode_samples_ms: milliseconds of every decode step, repeat after repeat.
-        peak_device_bytes: the most that torch allocated over all runs; on a CPU, its resident memory.
+        peak_device_bytes: the most bytes that torch allocated over all runs; on a CPU, its resident memory.
         predicted_device_bytes: the same by ``memory.estimate``, for modes of our engine on a GPU.
-        peak_reserved_bytes: the most that torch's allocator held, which includes what it could not reuse.
-        driver_bytes: what CUDA took beside it, where nobody else uses the GPU; reserved and this together are
-            the memory that the run needed.
-        predicted_total_bytes: that need by ``memory.estimate``.
-        memory_cap_bytes: what torch was allowed to allocate.
+        peak_reserved_bytes: the most bytes that torch's allocator held, with memory that it could not reuse.
+        driver_bytes: bytes of the CUDA context, if no other process uses the GPU; with the bytes that the
+            allocator held, the memory that the run needed.
+        predicted_total_bytes: this need by ``memory.estimate``.
+        memory_cap_bytes: bytes that torch was allowed to allocate.
         miss_rate, bytes_fetched_per_token: over all decode steps.
-        roofline_bytes_per_token: what a step at half of the answer has to read, see ``memory.roofline``.
-        roofline_share: measured decode speed over the speed at which memory could deliver those bytes.
+        roofline_bytes_per_token: bytes that a step at half of the answer must read, see ``memory.roofline``.
+        roofline_share: measured decode speed over the limit that bandwidth sets for these bytes.
         note: how the measurement departs from its mode's definition.
-        error: why there are no figures; all of them are then None.
+        error: the reason for having no figures; all of them are then None.
     """
 
     mode: str
@@ -95,7 +95,7 @@ def with_figures(head: SpeedResult, runs: Sequence[Run], memory: MemoryUse) -> S
     """Return ``head`` with the figures of all runs.
 
     Args:
-        memory: after the last of them.
+        memory: after the last run.
     """
     prefill = [head.prompt_tokens / run.prefill_s for run in runs]
     ttft = [run.ttft_s for run in runs]

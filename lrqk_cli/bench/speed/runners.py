@@ -1,4 +1,4 @@
-"""A prefill and an answer, timed: by the engine, or by transformers as it is shipped."""
+"""Time a prefill and an answer, of the engine or of unmodified transformers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ EAGER = "dense-eager"
 
 
 class Runner(Protocol):
-    """What can be timed.
+    """Runs prefill and decode, and times them.
 
     Attributes:
-        segment: tokens of a prompt that go through the model at once.
+        segment: tokens of a prefill segment.
     """
 
     segment: int
@@ -40,18 +40,18 @@ class Runner(Protocol):
         """
 
     def memory(self) -> MemoryUse:
-        """Return the bytes in use, and the most since the runner was made."""
+        """Return the bytes in use, and the peak since the runner was made."""
 
     @property
     def note(self) -> str | None:
-        """How a run departed from what its mode is by definition."""
+        """How a run departed from its mode's definition; None if it did not."""
 
 
 @contextmanager
 def open_runner(
     mode: str, model: PreTrainedModel, spec: ModelSpec, config: LrqkConfig, context: int
 ) -> Iterator[Runner]:
-    """Yield what runs a mode, for prompt and answer of ``context`` tokens together.
+    """Yield the runner of a mode, for prompt and answer of ``context`` tokens together.
 
     Raises:
         OutOfMemoryError, torch.OutOfMemoryError: it does not fit.
@@ -64,7 +64,7 @@ def open_runner(
 
 
 class EngineRunner:
-    """Our engine. Its memory and its CUDA graph serve all runs, so the first is the warm-up."""
+    """Runs the engine. All runs share its memory and its CUDA graph, so the first run is the warm-up."""
 
     note: str | None = None
 
@@ -93,9 +93,9 @@ class EngineRunner:
 
 
 class EagerRunner:
-    """The model with its own attention and its own cache, called token by token.
+    """Runs the model with transformers' attention and cache, token by token.
 
-    The prompt goes through in one call where that fits, else in segments.
+    The prompt is one call if that fits in memory, else one call per segment.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -120,7 +120,7 @@ class EagerRunner:
                     raise
             self._whole = False
             release(self._device)
-            probe.reset_peak(self._device)  # which the attempt has raised
+            probe.reset_peak(self._device)  # which the failed attempt has raised
         return self._run(prompt, new_tokens, self.segment)
 
     def memory(self) -> MemoryUse:
@@ -158,9 +158,9 @@ class EagerRunner:
 
 
 class _Stopwatch:
-    """Seconds of a run; waits for the device before and after the prefill.
+    """Measures the seconds of a run; waits for the device before and after the prefill.
 
-    Decode steps are timed from token to token: to read a token is to have waited for the device.
+    Decode steps are timed from token to token: reading a token waits for the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -171,23 +171,23 @@ class _Stopwatch:
         self._began = self._last = time.perf_counter()
 
     def prefilled(self) -> None:
-        """Note that the cache is ready for decode."""
+        """Record that the cache is ready for decode."""
         probe.synchronise(self._device)
         self._prefill = time.perf_counter() - self._began
 
     def lap(self) -> None:
-        """Note that one more token is known."""
+        """Record that one more token is known."""
         now = time.perf_counter()
         self._laps.append(now - self._last)
         self._last = now
 
     def run(self, tokens: Sequence[int], totals: DecodeTotals) -> Run:
-        """Return all together."""
+        """Return the run with the recorded times."""
         return Run(tuple(tokens), self._prefill, self._laps[0], tuple(self._laps[1:]), totals)
 
 
 def release(device: torch.device) -> None:
-    """Give back what the last run has left, so that it does not count against the next."""
+    """Free the memory of the last run, so that it does not count for the next."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The speed suite: prefill, decode, memory and misses, beside full attention."""
+"""The speed suite: prefill, decode, memory and misses, compared with full attention."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SpeedSuite(Suite):
         bandwidth = probe.bandwidth(loaded.device)
         subject = SpeedSubject(loaded.model, loaded.spec, modes, prompt, bandwidth, planned.free_before)
         results, ended_by = collect(measure(subject, plan, on_progress))
-        # What was asked for and does not fit is a failure, though all the rest was measured.
+        # A requested context that does not fit is a failure, although all others were measured.
         if planned.mode in plan.modes:
             ended_by = ended_by or next(iter(planned.refused.values()), None)
         link = {} if bandwidth.link is None else {"link_bytes_per_s": round(bandwidth.link)}

@@ -1,4 +1,4 @@
-"""The figures of the speed suite for a person: a table as llama-bench prints it, notes, and a picture."""
+"""The figures of the speed suite for a person: a table as in llama-bench, notes and a chart."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RANDOM_WEIGHTS = (
 
 
 def table(results: Sequence[SpeedResult]) -> Table:
-    """Return two lines a result: prompt processing, and text generation at its depth."""
+    """Return two lines per result: prompt processing, and text generation at its depth."""
     lines = [line for result in results for line in (_prefill_cells(result), _decode_cells(result))]
     kept = [
         number
@@ -53,7 +53,7 @@ def table(results: Sequence[SpeedResult]) -> Table:
 
 
 def notes(results: Sequence[SpeedResult], bandwidth: Bandwidth, *, random_weights: bool) -> list[str]:
-    """Return what the table does not say, in sentences."""
+    """Return sentences: errors and notes of results, the bandwidths, and explanations of the columns."""
     found = [
         f"{result.mode} at {result.prompt_tokens:,} tokens {result.error}"
         for result in results
@@ -75,7 +75,7 @@ def notes(results: Sequence[SpeedResult], bandwidth: Bandwidth, *, random_weight
 
 
 def chart(results: Sequence[SpeedResult]) -> LineChart:
-    """Return the decode speed over the context, one line a mode."""
+    """Return the decode speed over the context, one line per mode."""
     points = [
         LinePoint(
             result.prompt_tokens,
@@ -121,7 +121,7 @@ def _decode_cells(result: SpeedResult) -> tuple[str, ...]:
 def _mean(mean: float | None, deviation: float | None) -> str:
     if mean is None:
         return _BLANK
-    # Four digits, and the deviation to the same place.
+    # Four digits, and the deviation with as many decimals.
     decimals = max(0, 3 - math.floor(math.log10(mean)))
     spread = "" if deviation is None else f" ± {deviation:,.{decimals}f}"
     return f"{mean:,.{decimals}f}{spread}"
