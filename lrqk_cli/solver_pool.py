@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -27,7 +28,15 @@ class SolverPool(Generic[_Result]):
         self._pool = ThreadPoolExecutor(
             self._threads, initializer=torch.set_num_threads, initargs=(1,), thread_name_prefix="lrqk-solver"
         )
-        self._futures = [self._pool.submit(task) for task in tasks]
+        # Each thread has its own inference mode and CUDA stream: the tasks need the caller's.
+        inference = torch.is_inference_mode_enabled()
+        stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
+
+        def run(task: Callable[[], _Result]) -> _Result:
+            with torch.inference_mode(inference), torch.cuda.stream(stream) if stream else nullcontext():
+                return task()
+
+        self._futures = [self._pool.submit(run, task) for task in tasks]
 
     def results(self) -> list[_Result]:
         """Wait for all tasks and return their results, in the order of the tasks."""

@@ -72,3 +72,9 @@ def test_a_failure_reaches_the_caller() -> None:
 
     with pytest.raises(ZeroDivisionError):
         run_solvers([fail, lambda: None])
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_tasks_run_in_the_inference_mode_of_the_caller(wanted: bool) -> None:
+    with torch.inference_mode(wanted):
+        assert run_solvers([torch.is_inference_mode_enabled] * 3) == [wanted] * 3

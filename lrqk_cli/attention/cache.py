@@ -127,7 +127,8 @@ class LrqkCache(Cache):
         """Store K and V of the newest S tokens, and attend with their queries to all tokens so far.
 
         Several tokens, or the first token of all, are an exact segment; any other single token is a decode
-        step. The model calls the layers in order; the last layer advances ``position``.
+        step, except inside ``prefilling``. The model calls the layers in order; the last one advances
+        ``position``.
 
         Args:
             number: of the layer, from 0.

@@ -101,7 +101,8 @@ class LrqkLayer(FullLayer):
         self.prefill = point.prefill and point.prefill.to(self.store.device)
         filled = self.hot.filled(length) if self.prefill is None else self.prefill.filled
         self.hot.rewind(point.slot_token, filled, length, self.store)
-        self._fit_tail()
+        if self.prefill is None:  # else ``solve`` fits it before the next step
+            self._fit_tail()
 
     def adjust(self, config: LrqkConfig) -> None:
         """Change the configuration from the next step on; see ``LrqkCache.adjust``."""
@@ -189,7 +190,8 @@ class LrqkLayer(FullLayer):
 
     def _seed_hot_set(self, prefill: UnfinishedPrefill, length: int) -> None:
         """Make the rows resident that score best for the newest queries; does not wait for the device."""
-        assert prefill.newest is not None  # every segment sets it
+        if prefill.newest is None:  # the segment was refused, and the hot set stands
+            return
         self.store.await_writes()
         candidates = self.hot.candidates(length)
         for key, value in self.store.stream(prefill.filled, self.hot.filled(length)):
@@ -208,6 +210,8 @@ class LrqkLayer(FullLayer):
     def attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``AttentionLayer``."""
         earlier, prefill = self.position.length, self._open_prefill()
+        # A segment that was interrupted after this layer left codes that this one overwrites.
+        prefill.indexed = min(prefill.indexed, earlier)
         output = self.attend_exactly(query, key, value, params)
         self._index_keys(earlier, key)
         self.hot.recent.append(earlier, key, value)

@@ -24,7 +24,9 @@ def attach(
         ...     output = model.generate(**inputs, cache=cache, max_new_tokens=64)
 
     A call with several tokens is an exact segment; a call with a single one is a decode step. There are no
-    gradients: a backward pass raises. On leaving, the model is restored, and the cache can no longer be used.
+    gradients: a backward pass raises. After a call that raised, ``reset()`` the cache or ``rewind()`` it: one
+    layer may have got further than another. On leaving, the model is restored, and the cache can no longer be
+    used.
 
     Args:
         model: a causal language model in evaluation mode, on one device.

@@ -206,10 +206,10 @@ class Engine:
                 f"The context of {self.context:,} tokens is full, so there is no room for an answer.",
                 "Raise `context`, or ask about fewer pages.",
             )
-        sampler = Sampler(generation, self.device)
         limit = generation.max_new_tokens or self.context
         steps, seconds = 0, 0.0
         with self._computing():
+            sampler = Sampler(generation, self.device)
             self.cache.counters.take()
             is_step, start = bool(self._waiting()), time.perf_counter()
             logits = self.next_logits()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from tiny import random_tokens, tiny_model
 from transformers import PreTrainedModel
 
 from lrqk_cli import LrqkConfig, attach
-from lrqk_cli.errors import LrqkError, UnsupportedModelError, UsageError
+from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.errors import ContextLengthError, LrqkError, UnsupportedModelError, UsageError
 from lrqk_cli.upstream import cache_argument
 
 SMALL: dict[str, Any] = {"hot": 64, "top_k": 16, "recent": 8, "rank": 8}
@@ -130,3 +132,53 @@ def test_gradients_are_refused_where_they_are_asked_for(attention: str) -> None:
             plain = model(REPEATED, **{cache_argument(): cache})
         assert not plain.logits.requires_grad
         assert torch.equal(plain.logits, output.logits)
+
+
+@pytest.mark.parametrize("solver", ["joint", "als"])
+def test_inference_mode_changes_nothing(solver: str) -> None:
+    """Its tensors change in inference mode only, and layers are solved in other threads."""
+    model, config = tiny_model("llama"), LrqkConfig(solver=solver, **SMALL)  # type: ignore[arg-type]
+    found = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode(), attach(model, config, context=256) as cache:
+            named = {cache_argument(): cache}
+            found.append(model.generate(REPEATED, **named, max_new_tokens=8, do_sample=False))
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
+def test_a_segment_that_is_refused_leaves_the_next_step_as_it_would_have_been() -> None:
+    model, tokens = tiny_model("llama"), random_tokens(90).unsqueeze(0)
+    found = []
+    for refused in (False, True):
+        with attach(model, LrqkConfig(**SMALL), context=80) as cache:
+            named = {cache_argument(): cache}
+            model(tokens[:, :70], **named)
+            model(tokens[:, 70:71], **named)
+            if refused:
+                with pytest.raises(ContextLengthError):
+                    model(tokens[:, 71:], **named)
+            found.append(model(tokens[:, 71:72], **named).logits)
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
+def test_a_segment_that_is_interrupted_between_layers_leaves_no_codes_of_its_tokens() -> None:
+    model, tokens = tiny_model("llama"), random_tokens(200).unsqueeze(0)
+    with attach(model, LrqkConfig(**SMALL), context=256) as cache:
+        named = {cache_argument(): cache}
+        model(tokens[:, :100], **named)
+        model(tokens[:, 100:101], **named)
+        with (
+            patch.object(cache.layer(1), "attend_exactly", side_effect=KeyboardInterrupt),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            model(tokens[:, 101:105], **named)
+        model(tokens[:, 150:154], **named)
+        cache.finish_prefill()
+        layer = cache.layer(0)
+        assert isinstance(layer, LrqkLayer)
+        found = layer.index.codes[:, :105].clone()
+        for key, _ in layer.store.stream(0, 105):
+            layer.index.write(0, layer.projector.project_keys(key))
+        assert torch.equal(found, layer.index.codes[:, :105])
