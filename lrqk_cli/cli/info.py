@@ -16,6 +16,7 @@ from lrqk_cli.cli.footprint_view import print_card, print_footprint
 from lrqk_cli.errors import UsageError
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.footprint import FootprintRequest
+from lrqk_cli.memory.units import format_bytes
 from lrqk_cli.upstream import installed_version
 
 if TYPE_CHECKING:
@@ -143,8 +144,6 @@ def _models() -> list[dict[str, Any]]:
 def _print_machine(report: dict[str, Any], console: Console) -> None:
     from rich.table import Table
 
-    from lrqk_cli.memory.units import format_bytes
-
     machine = report["machine"]
     grid = Table.grid(padding=(0, 2))
     name = f" ({machine['device_name']})" if machine["device_name"] else ""
@@ -169,6 +168,4 @@ def _print_machine(report: dict[str, Any], console: Console) -> None:
 
 
 def _free_of(free: int, total: int) -> str:
-    from lrqk_cli.memory.units import format_bytes
-
     return f"{format_bytes(free)} free of {format_bytes(total)}"

@@ -17,10 +17,6 @@ from lrqk_cli.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
-DOCUMENTS = "Documents"
-MODEL = "Model"
-OUTPUT = "Output"
-
 
 def option(
     flag: str,

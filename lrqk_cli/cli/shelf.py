@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from lrqk_cli.cli import footprint
 from lrqk_cli.config import WeightChoice
 from lrqk_cli.memory.accounting import dtype_name
-from lrqk_cli.memory.budget import Budget
+from lrqk_cli.memory.budget import Budget, find_budget, host_budget
 from lrqk_cli.memory.footprint import AMPLE, CARD_DTYPE, LongestText
+from lrqk_cli.memory.units import format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,9 +78,7 @@ def shelf(vram: int | None, ram: int | None) -> Shelf:
 
 def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightChoice]:
     """Return the memory to plan for, the element type, the device in words, and the form of the weights."""
-    from lrqk_cli.memory.budget import host_budget
     from lrqk_cli.memory.machine import detect_machine
-    from lrqk_cli.memory.units import format_bytes
 
     if vram is not None:
         return Budget(vram, ram or AMPLE), CARD_DTYPE, f"a card of {format_bytes(vram)}", "auto"
@@ -90,7 +89,6 @@ def _place(vram: int | None, ram: int | None) -> tuple[Budget, str, str, WeightC
         if machine.name is not None:
             where = f"{machine.name} with {format_bytes(machine.free or 0)} free"
         return budget, machine.dtype, where, "auto"
-    from lrqk_cli.memory.budget import find_budget
     from lrqk_cli.models.devices import resolve_device_dtype
 
     device, number_format = resolve_device_dtype(None, None, None)
@@ -118,8 +116,6 @@ def _recommended(rows: Sequence[ShelfRow], *, is_gpu: bool) -> str | None:
 def print_shelf(found: Shelf, console: Console) -> None:
     """Print a shelf as a table."""
     from rich.table import Table
-
-    from lrqk_cli.memory.units import format_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", no_wrap=True)

@@ -20,6 +20,9 @@ class Essay:
     Args:
         text: its line breaks are ignored.
 
+    Attributes:
+        starts: the word numbers at which sentences begin.
+
     Raises:
         DocumentError: the text has no words.
     """
@@ -29,17 +32,12 @@ class Essay:
         if not self._words:
             raise DocumentError("The haystack has no text in it.", "Give --haystack another file.")
         ends = [number for number, word in enumerate(self._words, 1) if _SENTENCE_END.search(word)]
-        self._starts = [0, *(end for end in ends if end < len(self._words))]
+        self.starts = [0, *(end for end in ends if end < len(self._words))]
 
     @classmethod
     def made_up(cls) -> Essay:
         """Return a text of made-up sentences, the same in every run."""
         return cls("".join(islice(sentences(seed=0), _MADE_UP_SENTENCES)))
-
-    @property
-    def starts(self) -> Sequence[int]:
-        """The word numbers at which sentences begin."""
-        return self._starts
 
     def passage(self, start: int, length: int) -> list[str]:
         """Return ``length`` words from word ``start`` on."""

@@ -7,13 +7,12 @@ import random
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lrqk_cli.bench.ruler.sample import Build, Sample
 from lrqk_cli.errors import DocumentError
 
-QaTask = Literal["qa_1", "qa_2"]
-QA_FORMS: dict[QaTask, str] = {"qa_1": "SQuAD", "qa_2": "HotpotQA"}
+QA_FORMS = {"qa_1": "SQuAD", "qa_2": "HotpotQA"}
 
 _MAX_NEW_TOKENS = 32
 _INSTRUCTION = "Answer the question from the documents. Give the answer alone and no other words."
@@ -43,7 +42,7 @@ class QaData:
     documents: tuple[str, ...]
 
 
-def read_qa(path: Path) -> tuple[QaTask, QaData]:
+def read_qa(path: Path) -> tuple[str, QaData]:
     """Read a file in the form of SQuAD (``qa_1``) or of HotpotQA (``qa_2``).
 
     Raises:
@@ -57,7 +56,7 @@ def read_qa(path: Path) -> tuple[QaTask, QaData]:
         ) from None
     except ValueError:
         content = None
-    task: QaTask = "qa_1" if isinstance(content, dict) else "qa_2"
+    task = "qa_1" if isinstance(content, dict) else "qa_2"
     try:
         data = _squad(content) if task == "qa_1" else _hotpotqa(content)
     except (KeyError, TypeError, ValueError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from lrqk_cli.bench.ruler.counting import common_words, frequent_words_builder
 from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.needles import NEEDLE_TASKS, needle_builder
-from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, QaTask, question_builder
+from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, question_builder
 from lrqk_cli.bench.ruler.sample import Count, Sample, fill
 from lrqk_cli.bench.ruler.tracing import tracking_builder
 from lrqk_cli.errors import UsageError, did_you_mean
@@ -49,8 +49,7 @@ def check_tasks(names: Sequence[str], known: tuple[str, ...] = TASKS) -> tuple[s
 def reason_to_skip(task: str, sources: TaskInputs) -> str | None:
     """Return the reason for which a task cannot have samples, or None."""
     if task in QA_FORMS and task not in sources.qa:
-        form: QaTask = "qa_1" if task == "qa_1" else "qa_2"
-        return f"no --qa-data in the form of {QA_FORMS[form]}"
+        return f"no --qa-data in the form of {QA_FORMS[task]}"
     return None
 
 
