@@ -230,8 +230,12 @@ class Engine:
                 is_captured = self._decoder.is_captured
                 if not is_captured:
                     yield Step(token, None, stats)
-                is_step, start = True, time.perf_counter()
-                logits = self._logits = self._decoder.step(token)
+                waiting, start = self._waiting(), time.perf_counter()
+                is_step = bool(waiting)
+                if waiting == [token]:
+                    logits = self._logits = self._decoder.step(token)
+                else:  # the caller has used the engine since
+                    logits = self.next_logits()
                 if is_captured:
                     yield Step(token, None, stats)
 

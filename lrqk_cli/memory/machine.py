@@ -100,7 +100,7 @@ def bandwidth_of(name: str) -> float | None:
 
 
 def _names(words: str, part: str) -> bool:
-    """Return whether a GPU's name contains the words of ``part`` in this order."""
+    """Return whether a GPU's name contains ``part`` as consecutive whole words."""
     return f" {part} ".lower() in f" {words} ".lower().replace("geforce ", "")
 
 

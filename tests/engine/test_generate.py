@@ -128,6 +128,18 @@ def test_an_answer_that_was_stopped_stays_and_the_next_turn_follows(
     assert answer == greedy_oracle(model, conversation, 6)
 
 
+def test_a_caller_that_asks_for_the_next_logits_meanwhile_changes_nothing(
+    engine: Engine, model: PreTrainedModel
+) -> None:
+    prompt = random_tokens(40).tolist()
+    list(engine.prefill(prompt))
+    answer = []
+    for step in engine.generate(GREEDY, ()):
+        answer.append(step.token)
+        engine.next_logits()
+    assert answer == greedy_oracle(model, prompt, 6)
+
+
 def test_a_step_runs_ahead_only_where_something_follows(engine: Engine) -> None:
     list(engine.prefill(random_tokens(30).tolist()))
     fed = []
