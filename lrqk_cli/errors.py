@@ -60,6 +60,11 @@ class ContextLengthError(LrqkError):
     exit_code = 6
 
 
+def flag(name: str) -> str:
+    """Return the flag of a setting or a parameter, such as ``--top-k`` of ``top_k``."""
+    return f"--{name.replace('_', '-')}"
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "", *, is_long: bool = False) -> str:
     """Return the hint for a misspelt name: the known name closest to it.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lrqk_cli.bench.modes import named_modes
 from lrqk_cli.config import LrqkConfig, ReadLimits
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import UsageError, flag
 
 if TYPE_CHECKING:
     from lrqk_cli.bench.planning import BenchPlan
@@ -103,4 +103,4 @@ class Suite(ABC):
     def _require_positive(self, *names: str) -> None:
         for name in names:
             if getattr(self.asked, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
+                raise UsageError(f"{flag(name)} must be at least 1.")

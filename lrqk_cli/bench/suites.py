@@ -8,7 +8,7 @@ from lrqk_cli.bench.fidelity.suite import FidelitySuite
 from lrqk_cli.bench.ruler.suite import RulerSuite
 from lrqk_cli.bench.speed.suite import SpeedSuite
 from lrqk_cli.bench.suite import Suite
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import UsageError, flag
 
 SUITES: dict[str, type[Suite]] = {kind.name: kind for kind in (SpeedSuite, FidelitySuite, RulerSuite)}
 
@@ -26,6 +26,6 @@ def refuse_idle(name: str, given: Collection[str]) -> None:
         owners = [other for other, kind in SUITES.items() if option in kind.options]
         if owners and name not in owners:
             raise UsageError(
-                f"--{option.replace('_', '-')} has no meaning for --suite {name}.",
+                f"{flag(option)} has no meaning for --suite {name}.",
                 f"Leave it out, or choose --suite {' or '.join(owners)}.",
             )

@@ -13,7 +13,7 @@ from lrqk_cli.cli import footprint, options
 from lrqk_cli.cli.attention_options import ALS_OPTIONS, AttentionChoices, with_attention_options
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.footprint_view import print_card, print_footprint
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import UsageError, flag
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.footprint import FootprintRequest
 from lrqk_cli.memory.units import format_bytes
@@ -101,8 +101,8 @@ def _refuse_idle(context: typer.Context, names: Collection[str], missing: str) -
     """
     for name in options.on_command_line(context, names):
         raise UsageError(
-            f"{options.flag(name)} has no meaning without {missing}.",
-            f"Add {missing}, or leave {options.flag(name)} out.",
+            f"{flag(name)} has no meaning without {missing}.",
+            f"Add {missing}, or leave {flag(name)} out.",
         )
 
 

@@ -196,8 +196,3 @@ def on_command_line(context: typer.Context, names: Collection[str]) -> list[str]
     """Return the parameters on the command line, without variables, which may be for other commands."""
     sources = {name: context.get_parameter_source(name) for name in sorted(names)}
     return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-
-
-def flag(name: str) -> str:
-    """Return the flag of a parameter."""
-    return f"--{name.replace('_', '-')}"

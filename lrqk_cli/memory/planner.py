@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lrqk_cli.config import LrqkConfig, ModelSpec, WeightForm, default_top_k
-from lrqk_cli.errors import OutOfMemoryError
+from lrqk_cli.errors import OutOfMemoryError, flag
 from lrqk_cli.memory.accounting import kv_bytes, weight_bytes, weight_bytes_read
 from lrqk_cli.memory.budget import Budget
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT, DeviceEstimate, estimate
@@ -302,14 +302,10 @@ def _nearest(task: _Task) -> str:
     if task.dtype == "float32" and (half := longest_context(task.spec, "bfloat16", *arguments)):
         return f"Choose --dtype bfloat16, where --ctx {half} fits."
     if task.wanted and (free := longest_context(task.spec, task.dtype, *arguments[:3])):
-        return f"Leave {_flags(task.wanted)} out: then --ctx {free} fits."
+        return f"Leave {', '.join(map(flag, task.wanted))} out: then --ctx {free} fits."
     if task.vram is None:
         return "Choose a smaller model."
     return "Choose a smaller model, or chat with --offload-weights."
-
-
-def _flags(wanted: Mapping[str, Any]) -> str:
-    return ", ".join("--" + name.replace("_", "-") for name in wanted)
 
 
 def _gib_up(size: int) -> str:

@@ -12,7 +12,7 @@ from lrqk_cli.bench.ruler.suite import PROMPT_OPTIONS, prompt_facts, task_inputs
 from lrqk_cli.bench.ruler.tasks import check_tasks
 from lrqk_cli.bench.suite import OnProgress, Suite, SuiteOptions
 from lrqk_cli.bench.text import file_name, text_tokens
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import UsageError, flag
 
 if TYPE_CHECKING:
     from lrqk_cli.bench.planning import BenchPlan
@@ -76,6 +76,6 @@ def _refuse_idle(given: frozenset[str], tasks: tuple[str, ...]) -> None:
         idle, missing = frozenset({"text"}), "the task text"
     for name in sorted(given & idle):
         raise UsageError(
-            f"--{name.replace('_', '-')} has no meaning without {missing}.",
+            f"{flag(name)} has no meaning without {missing}.",
             "Leave it out, or name one in --tasks.",
         )
