@@ -24,7 +24,7 @@ TIERS = [
     {"documents", "engine"},
     {"models", "attention"},
     {"kernels"},
-    {"memory", "telemetry"},
+    {"memory", "telemetry", "prefix_cache"},
     {"config", "formats"},
     {"errors", "solver_pool", "upstream"},
 ]

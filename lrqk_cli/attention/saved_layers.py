@@ -1,0 +1,91 @@
+"""The tensors of a cache's layers that the prefix cache keeps on the disk.
+
+A block holds what later segments need of its tokens: rows, and the sums and rings after its last token. A state
+holds what a prefill derives from all tokens: maps, codes, and the token in each hot slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
+from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.unfinished import UnfinishedPrefill
+from lrqk_cli.prefix_cache.tensor_file import TensorFile
+
+
+def block_tensors(layers: Sequence[AttentionLayer], start: int, stop: int) -> dict[str, Tensor]:
+    """Return the tensors of the block of tokens ``[start, stop)``, the newest of the cache.
+
+    Rows are views; all others are copies.
+    """
+    found = dict[str, Tensor]()
+    for number, layer in enumerate(layers):
+        if isinstance(layer, FullLayer):
+            layer.store.finish_writes()
+            found[f"{number}.rows"] = layer.store.rows[:, start:stop]
+        if isinstance(layer, LrqkLayer):
+            found[f"{number}.observed"] = torch.tensor(layer.projector.grams.count)
+            for part, tensor in enumerate(layer.projector.learned()):
+                found[f"{number}.learned.{part}"] = tensor.to("cpu", copy=True)
+        if isinstance(layer, SlidingLayer):
+            found[f"{number}.ring"] = layer.ring.rows[:, :stop].to("cpu", copy=True)
+    return found
+
+
+def state_tensors(layers: Sequence[AttentionLayer], length: int) -> dict[str, Tensor]:
+    """Return copies of what ``length`` tokens and the settings determine, for layers without unfinished work."""
+    found = dict[str, Tensor]()
+    for number, layer in enumerate(layers):
+        if isinstance(layer, LrqkLayer):
+            found[f"{number}.fitted"] = torch.tensor(layer.fit.tokens)
+            for part, tensor in enumerate((*layer.projector.fitted(), layer.index.scale)):
+                found[f"{number}.fitted.{part}"] = tensor.to("cpu", copy=True)
+            found[f"{number}.codes"] = layer.index.codes[:, :length].to("cpu", copy=True)
+            found[f"{number}.slots"] = layer.hot.slot_token.to("cpu", torch.int32, copy=True)
+    return found
+
+
+def read_sums(layer: AttentionLayer, number: int, block: TensorFile, length: int) -> None:
+    """Restore the sums or the ring of a layer from the last block of ``length`` tokens."""
+    if isinstance(layer, LrqkLayer):
+        for part, tensor in enumerate(layer.projector.learned()):
+            block.read_into(f"{number}.learned.{part}", tensor)
+        layer.projector.grams.count = int(block.tensor(f"{number}.observed"))
+    elif isinstance(layer, SlidingLayer):
+        block.read_into(f"{number}.ring", layer.ring.rows[:, :length])
+
+
+def read_fit(layer: AttentionLayer, number: int, state: TensorFile | None) -> None:
+    """Restore the fit and the tokens in the hot slots, whose rows are not there yet.
+
+    Without a state the layer has the whole fit to do, as after a prefill that was not finished.
+    """
+    if not isinstance(layer, LrqkLayer):
+        return
+    layer.fit.reset()
+    layer.hot.clear()
+    layer.prefill = None if state is not None else UnfinishedPrefill(indexed=0, filled=0)
+    if state is not None:
+        for part, tensor in enumerate((*layer.projector.fitted(), layer.index.scale)):
+            state.read_into(f"{number}.fitted.{part}", tensor)
+        layer.fit.tokens = int(state.tensor(f"{number}.fitted"))
+        layer.hot.slot_token.copy_(state.tensor(f"{number}.slots"))
+
+
+def read_residents(layer: AttentionLayer, number: int, state: TensorFile | None, length: int) -> None:
+    """Restore the index and the resident rows of a layer, once all its rows are in the store."""
+    if not isinstance(layer, LrqkLayer):
+        return
+    slots = layer.hot.slot_token.clone()
+    layer.hot.slot_token.fill_(-1)
+    filled = 0
+    if state is not None:
+        state.read_into(f"{number}.codes", layer.index.codes[:, :length])
+        filled = layer.hot.filled(length)
+    layer.hot.rewind(slots, filled, length, layer.store)
+    if state is not None:
+        layer.fit_tail()
