@@ -86,6 +86,11 @@ class RowStore:
         if self._streams is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._streams.to_host)
 
+    def finish_writes(self) -> None:
+        """Wait until all writes to host memory are complete."""
+        if self._streams is not None:
+            self._streams.to_host.synchronize()
+
     def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Return an iterator of K and V of tokens ``[start, stop)``, chunks ``[KV, S, d]`` on the device.
 

@@ -1,7 +1,7 @@
 """The tensors of a cache's layers that the prefix cache keeps on the disk.
 
-A block holds what later segments need of its tokens: rows, and the sums and rings after its last token. A state
-holds what a prefill derives from all tokens: maps, codes, and the token in each hot slot.
+A block holds what later segments need of its tokens: their rows, and the sums and rings after the last.
+A state holds what a prefill derives from all tokens: maps, codes, and the token in each hot slot.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def block_tensors(layers: Sequence[AttentionLayer], start: int, stop: int) -> di
 
 
 def state_tensors(layers: Sequence[AttentionLayer], length: int) -> dict[str, Tensor]:
-    """Return copies of what ``length`` tokens and the settings determine, for layers without unfinished work."""
+    """Return copies of what the prefill of ``length`` tokens derived; no layer may have unfinished work."""
     found = dict[str, Tensor]()
     for number, layer in enumerate(layers):
         if isinstance(layer, LrqkLayer):

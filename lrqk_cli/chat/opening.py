@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lrqk_cli.chat.keeping import CacheChoice, kept_documents
 from lrqk_cli.chat.protocols import DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec, WeightChoice
@@ -41,6 +42,7 @@ class ModelRequest:
         wanted: fields of ``LrqkConfig`` that the user set; the planner chooses the others.
         threads: CPU threads to compute with; None takes torch's choice.
         weights: the form of the weights.
+        cache: whether to store documents that are read.
     """
 
     name: str
@@ -53,6 +55,7 @@ class ModelRequest:
     wanted: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
     weights: WeightChoice = "auto"
+    cache: CacheChoice = field(default_factory=CacheChoice)
 
     @property
     def attention(self) -> str:
@@ -178,6 +181,7 @@ def open_session(
                 on_progress=report,
             )
             engine = stack.enter_context(Engine(loaded.model, loaded.spec, plan.config, plan.context))
+        kept = kept_documents(request.cache, engine, found.source, loaded, plan.form, view)
         session = Session(
             engine,
             found.prompt,
@@ -187,6 +191,7 @@ def open_session(
             trained_context=loaded.spec.trained_context,
             max_context=loaded.spec.max_context,
             new_stream=lambda: Detokenizer(tokenizer),
+            keeper=stack.enter_context(kept),
         )
         yield OpenSession(session, request.name, engine.config, plan, time.perf_counter() - began, threads)
 

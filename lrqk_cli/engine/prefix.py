@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 # Increased when what is in the files, or what it means, changes.
 _FORMAT = "1"
-# The least tokens of a block, except the last of a text. The sums after a block take as much space as the rows
-# of some hundred tokens.
+# The least tokens of a block, except the last of a text: the sums after a block take as much space as the
+# rows of some hundred tokens.
 BLOCK_TOKENS = 4096
 # Texts that are read in less time are not written: it would wear out the disk for little.
 WORTH_SECONDS = 10.0
@@ -54,7 +55,8 @@ class PrefixKeeper:
     Args:
         engine: whose context it is.
         store: the files.
-        model: what determines rows beside tokens and types: weights, configuration, tokenizer.
+        model: returns what determines rows beside tokens and types: weights, configuration, tokenizer. Called
+            at the first need.
         worth_seconds: texts that are read in less time are not written.
 
     Attributes:
@@ -67,7 +69,7 @@ class PrefixKeeper:
         self,
         engine: Engine,
         store: PrefixStore,
-        model: dict[str, str],
+        model: Callable[[], dict[str, str]],
         *,
         worth_seconds: float = WORTH_SECONDS,
     ) -> None:
@@ -77,7 +79,7 @@ class PrefixKeeper:
         self._engine = engine
         self._store = store
         self._worth_seconds = worth_seconds
-        self._roots = _roots(engine, model)
+        self._model = model
         self._settings = _settings_key(engine.config)
         # The blocks of the context so far, written or not, and the tokens that they cover.
         self._chain: list[Block] = []
@@ -87,6 +89,15 @@ class PrefixKeeper:
         self._stopped = Event()
         self._writer = ThreadPoolExecutor(1, "lrqk-prefix-cache")
         engine.cache.before_overwrite = self._release
+
+    @cached_property
+    def _roots(self) -> list[str]:
+        """The roots of the engine's own chains, and of others whose rows it can use."""
+        parts = {**self._model(), "format": _FORMAT, "dtype": dtype_name(self._engine.cache.dtype)}
+        config = self._engine.config
+        lrqk = root_of({**parts, "sums": f"{config.grouping} {config.solver}"})
+        # Full attention needs the rows alone.
+        return [lrqk] if config.attention == "lrqk" else [root_of({**parts, "sums": "none"}), lrqk]
 
     @property
     def covered(self) -> int:
@@ -102,6 +113,8 @@ class PrefixKeeper:
             DamagedFileError: a file is not as it was written; it has been removed, and the engine is empty.
         """
         self._forget_beyond(0)
+        if not self._store.files():
+            return 0
         chains = [self._store.longest(root, tokens[:-1]) for root in self._roots]
         chain = max(chains, key=_tokens)
         # A chain of another kind of attention cannot go on here: its blocks hold more.
@@ -154,7 +167,10 @@ class PrefixKeeper:
             self._chain.append(block)
             self._add(
                 self._store.path(block),
-                lambda: {**block_tensors(cache.attention_layers, start, stop), "tokens": torch.tensor(tokens)},
+                lambda: {
+                    **block_tensors(cache.attention_layers, start, stop),
+                    "tokens": torch.tensor(tokens),
+                },
                 stop,
             )
         if is_end and self._engine.config.attention == "lrqk":
@@ -251,15 +267,6 @@ class PrefixKeeper:
 
 def _tokens(chain: Sequence[Block]) -> int:
     return sum(block.tokens for block in chain)
-
-
-def _roots(engine: Engine, model: dict[str, str]) -> list[str]:
-    """Return the roots of the engine's own chains and of others whose rows it can use."""
-    parts = {**model, "format": _FORMAT, "dtype": dtype_name(engine.cache.dtype)}
-    config = engine.config
-    lrqk = root_of({**parts, "sums": f"{config.grouping} {config.solver}"})
-    # Full attention needs the rows alone.
-    return [lrqk] if config.attention == "lrqk" else [root_of({**parts, "sums": "none"}), lrqk]
 
 
 def _settings_key(config: LrqkConfig) -> str:

@@ -186,9 +186,7 @@ class PrefixStore:
             The freed bytes.
         """
         freed = sum(
-            _unlink(file)
-            for file in self._scan((_PART,))
-            if time.time() - file.used > _ABANDONED_AFTER_S
+            _unlink(file) for file in self._scan((_PART,)) if time.time() - file.used > _ABANDONED_AFTER_S
         )
         files = self.files()
         freed += self._delete_unreachable(files)
