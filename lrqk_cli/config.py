@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from lrqk_cli.errors import UsageError
@@ -222,12 +222,6 @@ class LrqkConfig:
     hot_policy: HotPolicy = "sticky"
     als: AlsConfig = field(default_factory=AlsConfig)
     aggregate: Aggregate = "sum"
-
-    def differences(self, other: LrqkConfig) -> list[str]:
-        """Return the names of the settings that differ."""
-        return [
-            field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)
-        ]
 
     @property
     def sink_tokens(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import count
 from typing import Any
 from weakref import WeakSet
@@ -84,11 +85,7 @@ class LrqkCache(Cache):
         super().__init__(layers=list(self.attention_layers))
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Check new tokens of a layer, see ``AttentionLayer.update``.
-
-        Raises:
-            UsageError: the ``attach`` context of this cache has ended.
-        """
+        """Check new tokens of a layer; raise UsageError if the ``attach`` context has ended."""
         if self._is_detached:
             raise UsageError(
                 "The cache was used after the end of the attach() context that it belongs to.",
@@ -300,8 +297,9 @@ class LrqkCache(Cache):
             UsageError: another setting differs, which needs a new cache; the message names it.
         """
         free = {"tail"} if self.config.hot_policy != "sticky" else {"tail", "top_k"}
-        for name in config.differences(self.config):
-            if name not in free:
+        for field in fields(LrqkConfig):
+            name = field.name
+            if name not in free and getattr(config, name) != getattr(self.config, name):
                 raise UsageError(
                     f"`{name}` cannot change while the conversation goes on: the cache was made for it.",
                     f"Start again with another `{name}`.",

@@ -51,7 +51,6 @@ class ContextSync:
         self.on_layer: Callable[[PrefillProgress], None] | None = None
         self._engine = engine
         self._keeper = keeper
-        self._has_told_failure = False
 
     def catch_up(self, conversation: Conversation, cancelled: Callable[[], bool]) -> Iterator[ReadingEvent]:
         """Prefill the tokens that the engine lacks, until ``cancelled``.
@@ -79,8 +78,6 @@ class ContextSync:
         if engine.length == len(tokens) or cancelled():
             return
         keeper, documents_end = self._keeper, conversation.documents_end
-        if keeper is not None:
-            yield from self._failure(keeper)
         if keeper is not None and not engine.length and documents_end and (reused := keeper.restore(tokens)):
             yield Reused(reused, len(tokens))
         origin, began = engine.length, time.perf_counter()
@@ -120,18 +117,13 @@ class ContextSync:
             {"title": use.title, "pages": use.pages, "tokens": use.tokens} for use in conversation.documents
         ]
         keeper.segment_done(is_end=not left, expected_seconds=seconds)
-        yield from self._failure(keeper)
+        if (failure := keeper.take_failure()) is not None:
+            yield Notice(failure)
         if not left and keeper.queued_bytes > before:
             yield Remark(
                 f"What was read is stored for the next time: {format_bytes(keeper.queued_bytes)}, see "
                 "'lrqk cache'."
             )
-
-    def _failure(self, keeper: PrefixKeeper) -> Iterator[Notice]:
-        """Tell once that nothing is stored any more."""
-        if keeper.failure is not None and not self._has_told_failure:
-            self._has_told_failure = True
-            yield Notice(f"What is read is not stored for the next time: {keeper.failure}.")
 
     def forget(self, conversation: Conversation, entry: Entry) -> None:
         """Remove an entry and all later entries from the conversation and the engine."""

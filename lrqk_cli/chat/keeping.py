@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,9 @@ def kept_documents(
         yield keeper
         if keeper.is_writing:
             view.note(_STORING)
-        keeper.close()
+        with suppress(KeyboardInterrupt):
+            keeper.close()
+        if (failure := keeper.take_failure()) is not None:
+            view.note(failure)
     finally:
         keeper.stop()

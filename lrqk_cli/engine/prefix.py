@@ -61,7 +61,6 @@ class PrefixKeeper:
 
     Attributes:
         label: what ``lrqk cache list`` shows of the context, such as the titles of its documents.
-        failure: why nothing more is written; None if all is well.
         queued_bytes: bytes written or about to be.
     """
 
@@ -74,8 +73,9 @@ class PrefixKeeper:
         worth_seconds: float = WORTH_SECONDS,
     ) -> None:
         self.label: dict[str, object] = {}
-        self.failure: str | None = None
         self.queued_bytes = 0
+        self._failure: str | None = None
+        self._has_told_failure = False
         self._engine = engine
         self._store = store
         self._worth_seconds = worth_seconds
@@ -112,7 +112,6 @@ class PrefixKeeper:
         Raises:
             DamagedFileError: a file is not as it was written; it has been removed, and the engine is empty.
         """
-        self._forget_beyond(0)
         if not self._store.files():
             return 0
         chains = [self._store.longest(root, tokens[:-1]) for root in self._roots]
@@ -153,12 +152,11 @@ class PrefixKeeper:
             expected_seconds: the time to read the whole text.
         """
         stop = self._engine.length
-        self._forget_beyond(stop)
         is_worth = expected_seconds >= self._worth_seconds
         if is_end and not is_worth:
             self._waiting.clear()
         is_due = is_worth if is_end else stop - self.covered >= BLOCK_TOKENS
-        if self.failure is not None or self._is_borrowed or not is_due:
+        if self._failure is not None or self._is_borrowed or not is_due:
             return
         cache = self._engine.cache
         if stop > (start := self.covered):
@@ -191,6 +189,13 @@ class PrefixKeeper:
         self._cancel()
         self._writer.shutdown()
 
+    def take_failure(self) -> str | None:
+        """Return why nothing more is written, once; None if all is well."""
+        if self._failure is None or self._has_told_failure:
+            return None
+        self._has_told_failure = True
+        return f"What is read is not stored for the next time: {self._failure}."
+
     @property
     def is_writing(self) -> bool:
         """Whether ``close`` would wait."""
@@ -218,11 +223,6 @@ class PrefixKeeper:
                 return chain[:count], path
         return chain, None
 
-    def _forget_beyond(self, length: int) -> None:
-        """Forget the blocks that end behind ``length``: their tokens have been taken back."""
-        while self._chain and self.covered > length:
-            self._chain.pop()
-
     def _add(self, path: Path, tensors: Callable[[], dict[str, Tensor]], stop: int) -> None:
         if not self._store.has(path):
             self._waiting.append(_Job(path, tensors(), stop))
@@ -235,23 +235,25 @@ class PrefixKeeper:
         self._waiting.clear()
 
     def _write(self, job: _Job) -> None:
-        if self.failure is not None or self._stopped.is_set() or self._store.has(job.path):
+        if self._failure is not None or self._stopped.is_set() or self._store.has(job.path):
             return
         try:
             self._store.make_folder()
             self._store.prune([block.key for block in self._chain], room=job.nbytes)
             if self._store.size() + job.nbytes > self._store.limit:
-                self.failure = "it would be larger than its limit (--cache-size)"
+                self._failure = "it would be larger than its limit (--cache-size)"
                 return
             metadata = {"format": _FORMAT, "label": json.dumps(self.label), "tokens": str(job.stop)}
             write_tensors(job.path, job.tensors, metadata, self._stopped.is_set)
         except WritingStopped:
             pass
         except OSError as error:
-            self.failure = (error.strerror or str(error)).lower()
+            self._failure = (error.strerror or str(error)).lower()
 
     def _release(self, length: int) -> None:
-        """Stop reading rows beyond ``length``, which are about to be overwritten."""
+        """Forget the tokens beyond ``length``, and stop reading their rows, which may be overwritten now."""
+        while self._chain and self.covered > length:
+            self._chain.pop()
         self._waiting = [job for job in self._waiting if job.stop <= length]
         if any(job.stop > length and not future.done() for job, future in self._running):
             self._cancel()

@@ -52,9 +52,7 @@ def new_engine(family: str = "llama", method: str = "lrqk", **changes: Any) -> E
 
 
 def new_keeper(engine: Engine, folder: Path, **changes: Any) -> PrefixKeeper:
-    return PrefixKeeper(
-        engine, PrefixStore(folder, 1 << 30), lambda: {**MODEL, **changes}, worth_seconds=0.0
-    )
+    return PrefixKeeper(engine, PrefixStore(folder, 1 << 30), lambda: {**MODEL, **changes}, worth_seconds=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -293,5 +291,32 @@ def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with new_engine() as engine:
         keeper = new_keeper(engine, tmp_path)
         read(engine, keeper, random_tokens(200, 1).tolist())
-        assert keeper.failure == "no space left on device"
+        assert keeper.take_failure().endswith("next time: no space left on device.")
+        assert keeper.take_failure() is None
         assert len(answer(engine)[0]) == 24
+
+
+def test_tokens_that_were_taken_back_leave_no_block_behind(tmp_path: Path) -> None:
+    """A block that begins where an earlier one was taken back must not follow that one."""
+    first, second, third = (
+        random_tokens(count, seed).tolist() for count, seed in ((64, 1), (48, 2), (200, 3))
+    )
+    with new_engine() as engine:
+        keeper = new_keeper(engine, tmp_path)
+        for _ in engine.prefill(first):
+            keeper.segment_done(is_end=engine.length == 64, expected_seconds=1.0)
+        point = engine.rewind_point()
+        for _ in engine.prefill(second):
+            keeper.segment_done(is_end=engine.length == 112, expected_seconds=1.0)
+        engine.rewind(point)
+        for _ in engine.prefill(third):
+            keeper.segment_done(is_end=engine.length == 264, expected_seconds=1.0)
+        keeper.close()
+        rows = [layer.store.rows[:, :264].clone() for layer in engine.cache.attention_layers]
+        engine.reset()
+        assert new_keeper(engine, tmp_path).restore([*first, *second, *third]) == 112
+        engine.reset()
+        assert new_keeper(engine, tmp_path).restore([*first, *third, *QUESTION]) == 264
+        list(engine.prefill(QUESTION))
+        kept = [layer.store.rows[:, :264] for layer in engine.cache.attention_layers]
+        assert all(torch.equal(now, before) for now, before in zip(kept, rows, strict=True))
