@@ -46,11 +46,11 @@ def cache(
 @app.command("list")
 def list_entries(cache_size: options.CacheSize = None, as_json: options.Json = False) -> None:
     """Show what is kept, and how much space it takes."""
-    from lrqk_cli.cli.cache_view import CacheReport, print_entries
+    from lrqk_cli.cli.cache_view import CacheListing, print_entries
     from lrqk_cli.prefix_cache.entries import entries
 
     with _open(cache_size) as store:
-        report = CacheReport(store.folder, store.limit, store.size(), tuple(entries(store)))
+        report = CacheListing(store.folder, store.limit, store.size(), tuple(entries(store)))
     if as_json:
         from lrqk_cli.chat.printable import to_json
 

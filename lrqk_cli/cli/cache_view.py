@@ -19,7 +19,7 @@ _SHOWN_TITLES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class CacheReport:
+class CacheListing:
     """The entries of the cache; ``limit`` and ``total`` in bytes."""
 
     folder: Path
@@ -54,12 +54,14 @@ def entry_facts(entry: CacheEntry) -> dict[str, object]:
 
 def titles(entry: CacheEntry) -> str:
     """Return the titles of an entry's documents in a few words."""
+    if not entry.label.model and not entry.label.documents:
+        return "unknown"
     named = [document.title or "untitled" for document in entry.label.documents]
     more = [f"{len(named) - _SHOWN_TITLES} more"] if len(named) > _SHOWN_TITLES else []
     return ", ".join([*named[:_SHOWN_TITLES], *more]) or "no documents"
 
 
-def print_entries(report: CacheReport, console: Console) -> None:
+def print_entries(report: CacheListing, console: Console) -> None:
     """Print a table of all entries, and the space they take."""
     from rich.table import Table
 

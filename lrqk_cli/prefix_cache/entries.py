@@ -215,4 +215,4 @@ def _line(text: object) -> str:
 
 
 def _number(value: object) -> int:
-    return value if isinstance(value, int) and 0 <= value < _LARGEST_NUMBER else 0
+    return value if type(value) is int and 0 <= value < _LARGEST_NUMBER else 0
