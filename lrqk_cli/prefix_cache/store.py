@@ -9,12 +9,13 @@ block. Files are never changed, so processes share the folder without locks: a f
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
 import shutil
 import time
 from array import array
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,11 @@ class Block:
         """The name of its file."""
         return f"{self.key}.{self.parent}.{self.tokens}{_BLOCK}"
 
+    @property
+    def is_first(self) -> bool:
+        """Whether no block stands before it."""
+        return self.parent.startswith(_ROOT)
+
     def after(self, tokens: Sequence[int]) -> Block:
         """Return the block of the tokens that follow this one."""
         return next_block(self.key, tokens)
@@ -76,7 +82,7 @@ class StoredFile:
     """A file of the cache.
 
     Attributes:
-        block: the block, or the last block of the state's prefix.
+        block: the block; None for a state, and for a file whose name is not that of a block.
         used: when it was last used, in seconds since the epoch.
     """
 
@@ -94,6 +100,13 @@ class StoredFile:
     def key(self) -> str:
         """The chain that the file needs: its own of a block, its prefix's of a state."""
         return self.path.name.split(".", 1)[0]
+
+    @property
+    def needs(self) -> str:
+        """The chain without which the file cannot be used; empty for a file with a wrong name."""
+        if self.is_state:
+            return self.key
+        return self.block.parent if self.block is not None else ""
 
 
 class PrefixStore:
@@ -171,9 +184,13 @@ class PrefixStore:
         """Delete all blocks and states of these chains, and what needs them; return the freed bytes."""
         return self._delete(set(keys), self.files())
 
+    def delete(self, files: Iterable[StoredFile]) -> int:
+        """Delete these files in this order; return the freed bytes."""
+        return sum(_unlink(file) for file in files)
+
     def clear(self) -> int:
         """Delete everything; return the freed bytes."""
-        return sum(_unlink(file) for file in self._scan((_BLOCK, _STATE, _PART)))
+        return self.delete(self._scan((_BLOCK, _STATE, _PART)))
 
     def prune(self, kept: Collection[str] = (), room: int = 0) -> int:
         """Delete what cannot be used any more, and the least recently used above the limit.
@@ -188,28 +205,50 @@ class PrefixStore:
         freed = sum(
             _unlink(file) for file in self._scan((_PART,)) if time.time() - file.used > _ABANDONED_AFTER_S
         )
-        files = self.files()
-        freed += self._delete_unreachable(files)
+        freed += self._delete_unreachable(self.files())
         excess = self.size() + room - self.limit
-        # Of files used at the same time, the last of a chain first.
-        for file in sorted(files, key=lambda file: (file.used, not file.is_state)):
-            if excess <= 0:
-                break
-            if file.key not in kept and file.path.exists():
-                deleted = self._delete({file.key}, self.files(), kept)
-                excess, freed = excess - deleted, freed + deleted
+        return freed + self._delete_oldest(self.files(), excess, kept) if excess > 0 else freed
+
+    def _delete_oldest(self, files: list[StoredFile], excess: int, kept: Collection[str]) -> int:
+        """Delete the least recently used of the files that no other needs, until ``excess`` bytes are gone.
+
+        A block's file may be older than its followers, so its own time counts when they are gone only.
+        """
+        needs = Counter(file.needs for file in files)
+        blocks = {file.key: file for file in files if not file.is_state}
+        named = {file.path.name: file for file in files if file.key not in kept}
+        queue = [(file.used, name) for name, file in named.items() if file.is_state or not needs[file.key]]
+        heapq.heapify(queue)
+        freed = 0
+        while queue and excess > 0:
+            file = named[heapq.heappop(queue)[1]]
+            freed += _unlink(file)
+            if file.path.exists():  # open elsewhere on Windows
+                continue
+            excess -= file.size
+            needs[file.needs] -= 1
+            block = blocks.get(file.needs)
+            if block is not None and not needs[block.key] and block.path.name in named:
+                heapq.heappush(queue, (block.used, block.path.name))
         return freed
 
     def _delete_unreachable(self, files: list[StoredFile]) -> int:
-        """Delete blocks and states whose chain has lost a block."""
-        present = {file.key for file in files if not file.is_state}
-        lost = {file.key for file in files if file.is_state} - present
+        """Delete blocks and states whose chain has lost a block, and files with a wrong name."""
+        followers = defaultdict[str, list[str]](list)
+        reached = set[str]()
         for file in files:
-            if file.block is not None and not file.block.parent.startswith(_ROOT):
-                lost |= set() if file.block.parent in present else {file.key}
-        return self._delete(lost, files) if lost else 0
+            if file.block is not None and file.block.is_first:
+                reached.add(file.key)
+            elif not file.is_state:
+                followers[file.needs].append(file.key)
+        open_keys = list(reached)
+        while open_keys:
+            found = [key for key in followers[open_keys.pop()] if key not in reached]
+            reached.update(found)
+            open_keys += found
+        return self.delete(file for file in files if file.key not in reached)
 
-    def _delete(self, keys: set[str], files: list[StoredFile], kept: Collection[str] = ()) -> int:
+    def _delete(self, keys: set[str], files: list[StoredFile]) -> int:
         """Delete the files of chains, and all chains that begin with them; return the freed bytes."""
         doomed = set(keys)
         while True:
@@ -221,14 +260,13 @@ class PrefixStore:
             if not more:
                 break
             doomed |= more
-        if doomed & set(kept):
-            return 0
-        return sum(_unlink(file) for file in files if file.key in doomed)
+        return self.delete(file for file in files if file.key in doomed)
 
     def _scan(self, endings: tuple[str, ...]) -> Iterator[StoredFile]:
         with suppress(FileNotFoundError, NotADirectoryError):
             for entry in os.scandir(self.folder):
-                if entry.name.endswith(endings):
+                # A pipe, which would block its reader, a link or a folder is none of ours.
+                if entry.name.endswith(endings) and entry.is_file(follow_symlinks=False):
                     with suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         path = Path(entry.path)
@@ -238,7 +276,8 @@ class PrefixStore:
 def _block_of(name: str) -> Block | None:
     parts = name.split(".")
     if len(parts) == 4 and name.endswith(_BLOCK) and parts[2].isdecimal():
-        return Block(parts[0], parts[1], int(parts[2]))
+        block = Block(parts[0], parts[1], int(parts[2]))
+        return block if block.name == name else None
     return None
 
 

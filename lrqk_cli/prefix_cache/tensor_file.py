@@ -155,7 +155,7 @@ class TensorFile:
         self._entries = entries
         self._order = {name: number for number, name in enumerate(entries, 1)}
         begin, end = entries[_CHECKSUMS]["data_offsets"]
-        if self._first + end != size or end - begin != _HASH_BYTES * len(entries):
+        if begin < 0 or self._first + end != size or end - begin != _HASH_BYTES * len(entries):
             raise DamagedFileError(self._path, "it is not as long as it was written")
         self._file.seek(self._first + begin)
         self._hashes = self._file.read(end - begin)
