@@ -3,9 +3,9 @@
     python prefix_processes.py killed FOLDER COUNT
     python prefix_processes.py crowd FOLDER COUNT
 
-``killed`` kills COUNT writers at random moments. Each writer is a fork that reads one of some texts and stores
-it. After each kill this process must be able to use what is there: it restores the text, reads the rest, and
-compares the answer with the right one.
+``killed`` kills COUNT writers at random moments. Each writer is a fork that reads one of some texts and
+stores it. After each kill this process must be able to use what is there: it restores the text, reads the
+rest, and compares the answer with the right one.
 
 In ``crowd`` two processes read and answer COUNT times, while a third one deletes files.
 """
