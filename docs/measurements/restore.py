@@ -54,7 +54,7 @@ def read(engine: Engine, text: list[int], keeper: PrefixKeeper | None) -> float:
     began = time.perf_counter()
     for _ in engine.prefill(text):
         if keeper is not None:
-            keeper.segment_done(is_end=engine.length == len(text), expected_seconds=1e9)
+            keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=1e9)
     synchronize(engine)
     return time.perf_counter() - began
 

@@ -116,7 +116,7 @@ class ContextSync:
         keeper.label["documents"] = [
             {"title": use.title, "pages": use.pages, "tokens": use.tokens} for use in conversation.documents
         ]
-        keeper.segment_done(is_end=not left, expected_seconds=seconds)
+        keeper.segment_done(is_end=not left, expected_tokens=end, expected_seconds=seconds)
         if (failure := keeper.take_failure()) is not None:
             yield Notice(failure)
         if not left and keeper.queued_bytes > before:

@@ -1,15 +1,15 @@
-"""The prefix cache of a conversation's documents: where it is, and its end with the conversation."""
+"""The prefix cache of a conversation's documents, from its opening to its end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from lrqk_cli.chat.document_cache import document_cache
 from lrqk_cli.chat.protocols import OpeningView
-from lrqk_cli.models.store import cache_root
-from lrqk_cli.prefix_cache.store import PrefixStore
 
 if TYPE_CHECKING:
     from lrqk_cli.config import WeightForm
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lrqk_cli.models.loading import LoadedModel
     from lrqk_cli.models.resolving import ModelSource
 
+# Texts that are read in less time are not stored: it would wear out the disk for little.
+WORTH_SECONDS = 10.0
 _STORING = "Storing what was read, for the next time. Ctrl-C skips it."
 
 
@@ -32,11 +34,6 @@ class CacheChoice:
 
     is_on: bool = True
     limit: int | None = None
-
-
-def document_cache(limit: int | None = None) -> PrefixStore:
-    """Return the user's cache of documents."""
-    return PrefixStore(cache_root() / "documents", limit)
 
 
 @contextmanager
@@ -59,7 +56,9 @@ def kept_documents(
     from lrqk_cli.engine.prefix import PrefixKeeper
     from lrqk_cli.models.fingerprint import model_parts
 
-    keeper = PrefixKeeper(engine, document_cache(choice.limit), lambda: model_parts(source, loaded, form))
+    files = document_cache(choice.limit)
+    parts = partial(model_parts, source, loaded, form)
+    keeper = PrefixKeeper(engine, files, parts, worth_seconds=WORTH_SECONDS)
     keeper.label["model"] = source.name
     try:
         yield keeper

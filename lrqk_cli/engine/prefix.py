@@ -30,18 +30,17 @@ _FORMAT = "1"
 # The least tokens of a block, except the last of a text: the sums after a block take as much space as the
 # rows of some hundred tokens.
 BLOCK_TOKENS = 4096
-# Texts that are read in less time are not written: it would wear out the disk for little.
-WORTH_SECONDS = 10.0
 # These settings do not change what a state holds.
 _FREE_SETTINGS = ("attention", "top_k", "tail", "segment")
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A file to write; ``stop`` is the number of tokens of its prefix."""
+    """A file to write, of the tokens ``[start, stop)``; a state has none of its own."""
 
     path: Path
     tensors: dict[str, Tensor]
+    start: int
     stop: int
 
     @property
@@ -70,7 +69,7 @@ class PrefixKeeper:
         store: PrefixStore,
         model: Callable[[], dict[str, str]],
         *,
-        worth_seconds: float = WORTH_SECONDS,
+        worth_seconds: float,
     ) -> None:
         self.label: dict[str, object] = {}
         self.queued_bytes = 0
@@ -140,16 +139,20 @@ class PrefixKeeper:
 
     def discard(self, error: DamagedFileError) -> None:
         """Remove a damaged file, and what needs it."""
-        self._store.remove([error.path.name.split(".", 1)[0]])
+        files = [file for file in self._store.files() if file.path == error.path]
+        if files and files[0].is_state:
+            self._store.delete(files)
+        else:
+            self._store.remove([file.key for file in files])
 
-    def segment_done(self, *, is_end: bool, expected_seconds: float) -> None:
+    def segment_done(self, *, is_end: bool, expected_tokens: int, expected_seconds: float) -> None:
         """Write what has been read since the last block, if that is enough for one.
 
         Call it between two segments, when the engine has read all its tokens.
 
         Args:
             is_end: the context ends here for now, and is ready for decode steps, so that its state is kept.
-            expected_seconds: the time to read the whole text.
+            expected_tokens, expected_seconds: the length of the whole text, and the time to read it.
         """
         stop = self._engine.length
         is_worth = expected_seconds >= self._worth_seconds
@@ -163,19 +166,27 @@ class PrefixKeeper:
             tokens = self._engine.tokens[start:stop]
             block = next_block(self._chain[-1].key if self._chain else self._roots[0], tokens)
             self._chain.append(block)
-            self._add(
-                self._store.path(block),
-                lambda: {
-                    **block_tensors(cache.attention_layers, start, stop),
-                    "tokens": torch.tensor(tokens),
-                },
-                stop,
-            )
+            ids = {"tokens": torch.tensor(tokens)}
+            path = self._store.path(block)
+            self._add(path, lambda: block_tensors(cache.attention_layers, start, stop) | ids, start, stop)
+            self._check_limit(expected_tokens)
         if is_end and self._engine.config.attention == "lrqk":
             path = self._store.state_path(self._chain[-1].key, self._settings)
-            self._add(path, lambda: state_tensors(cache.attention_layers, stop), stop)
+            self._add(path, lambda: state_tensors(cache.attention_layers, stop), stop, stop)
         if is_worth:
             self._submit()
+
+    def _check_limit(self, expected_tokens: int) -> None:
+        """Write nothing of a text that does not fit, instead of deleting all others for it."""
+        blocks = [job for job in self._waiting if job.start < job.stop]
+        if blocks and not self.queued_bytes:
+            share = sum(job.nbytes for job in blocks) / sum(job.stop - job.start for job in blocks)
+            if share * expected_tokens > self._store.limit:
+                self._fail_by_limit()
+
+    def _fail_by_limit(self) -> None:
+        self._waiting.clear()
+        self._failure = "the cache would be larger than its limit, see --cache-size"
 
     def close(self) -> None:
         """Wait until all is written. After an interrupt, call ``stop``."""
@@ -223,9 +234,9 @@ class PrefixKeeper:
                 return chain[:count], path
         return chain, None
 
-    def _add(self, path: Path, tensors: Callable[[], dict[str, Tensor]], stop: int) -> None:
-        if not self._store.has(path):
-            self._waiting.append(_Job(path, tensors(), stop))
+    def _add(self, path: Path, tensors: Callable[[], dict[str, Tensor]], start: int, stop: int) -> None:
+        if self._failure is None and not self._store.has(path):
+            self._waiting.append(_Job(path, tensors(), start, stop))
 
     def _submit(self) -> None:
         self._running = [(job, future) for job, future in self._running if not future.done()]
@@ -241,11 +252,11 @@ class PrefixKeeper:
             self._store.make_folder()
             self._store.prune([block.key for block in self._chain], room=job.nbytes)
             if self._store.size() + job.nbytes > self._store.limit:
-                self._failure = "it would be larger than its limit (--cache-size)"
+                self._fail_by_limit()
                 return
             metadata = {"format": _FORMAT, "label": json.dumps(self.label), "tokens": str(job.stop)}
             write_tensors(job.path, job.tensors, metadata, self._stopped.is_set)
-        except WritingStopped:
+        except (WritingStopped, FileNotFoundError):  # or another process has cleared the cache
             pass
         except OSError as error:
             self._failure = (error.strerror or str(error)).lower()

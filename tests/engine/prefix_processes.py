@@ -50,7 +50,7 @@ def read(engine: Engine, folder: Path, text: list[int]) -> int:
     keeper = PrefixKeeper(engine, PrefixStore(folder, 1 << 30), dict, worth_seconds=0.0)
     restored = keeper.restore([*text, *QUESTION])
     for _ in engine.prefill(text[restored:]):
-        keeper.segment_done(is_end=engine.length == len(text), expected_seconds=1.0)
+        keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=1.0)
     keeper.close()
     return restored
 

@@ -64,7 +64,7 @@ def read(engine: Engine, keeper: PrefixKeeper, text: Sequence[int]) -> int:
     """Read a text as a conversation does; return how much of it was restored."""
     restored = keeper.restore([*text, *QUESTION])
     for _ in engine.prefill(text[restored:]):
-        keeper.segment_done(is_end=engine.length == len(text), expected_seconds=1.0)
+        keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=1.0)
     keeper.close()
     return restored
 
@@ -233,7 +233,7 @@ def test_nothing_is_written_for_texts_that_are_read_quickly(tmp_path: Path) -> N
         keeper._worth_seconds = 10.0
         text = random_tokens(200, 1).tolist()
         for _ in engine.prefill(text):
-            keeper.segment_done(is_end=engine.length == len(text), expected_seconds=9.9)
+            keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=9.9)
         keeper.close()
     assert not (tmp_path / "cache").exists()
 
@@ -247,7 +247,7 @@ def test_nothing_is_written_twice(tmp_path: Path) -> None:
         keeper = new_keeper(engine, tmp_path)
         keeper._engine = engine
         for _ in engine.prefill(text):
-            keeper.segment_done(is_end=engine.length == len(text), expected_seconds=1.0)
+            keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=1.0)
         keeper.close()
     assert {path: path.stat().st_ino for path in files(tmp_path)} == before
 
@@ -267,7 +267,7 @@ def test_a_reset_stops_the_writing_of_rows_that_it_frees(
     with new_engine() as engine:
         keeper = new_keeper(engine, tmp_path)
         for _ in engine.prefill(first):
-            keeper.segment_done(is_end=engine.length == len(first), expected_seconds=1.0)
+            keeper.segment_done(is_end=engine.length == len(first), expected_tokens=1, expected_seconds=1.0)
         engine.reset()
         list(engine.prefill(second))
         rows = [layer.store.rows[:, :200].clone() for layer in engine.cache.attention_layers]
@@ -304,13 +304,13 @@ def test_tokens_that_were_taken_back_leave_no_block_behind(tmp_path: Path) -> No
     with new_engine() as engine:
         keeper = new_keeper(engine, tmp_path)
         for _ in engine.prefill(first):
-            keeper.segment_done(is_end=engine.length == 64, expected_seconds=1.0)
+            keeper.segment_done(is_end=engine.length == 64, expected_tokens=1, expected_seconds=1.0)
         point = engine.rewind_point()
         for _ in engine.prefill(second):
-            keeper.segment_done(is_end=engine.length == 112, expected_seconds=1.0)
+            keeper.segment_done(is_end=engine.length == 112, expected_tokens=1, expected_seconds=1.0)
         engine.rewind(point)
         for _ in engine.prefill(third):
-            keeper.segment_done(is_end=engine.length == 264, expected_seconds=1.0)
+            keeper.segment_done(is_end=engine.length == 264, expected_tokens=1, expected_seconds=1.0)
         keeper.close()
         rows = [layer.store.rows[:, :264].clone() for layer in engine.cache.attention_layers]
         engine.reset()
@@ -320,3 +320,36 @@ def test_tokens_that_were_taken_back_leave_no_block_behind(tmp_path: Path) -> No
         list(engine.prefill(QUESTION))
         kept = [layer.store.rows[:, :264] for layer in engine.cache.attention_layers]
         assert all(torch.equal(now, before) for now, before in zip(kept, rows, strict=True))
+
+
+def test_a_text_above_the_limit_deletes_no_other(tmp_path: Path) -> None:
+    text, long = random_tokens(200, 1).tolist(), random_tokens(500, 2).tolist()
+    with new_engine() as engine:
+        read(engine, new_keeper(engine, tmp_path), text)
+        before = sorted(path.name for path in tmp_path.iterdir())
+        limit = PrefixStore(tmp_path).size() * 3 // 2
+        engine.reset()
+        keeper = PrefixKeeper(engine, PrefixStore(tmp_path, limit), lambda: MODEL, worth_seconds=0.0)
+        for _ in engine.prefill(long):
+            keeper.segment_done(is_end=engine.length == 500, expected_tokens=500, expected_seconds=1.0)
+        keeper.close()
+        assert "--cache-size" in str(keeper.take_failure())
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_the_least_recently_used_text_makes_room(tmp_path: Path) -> None:
+    texts = [random_tokens(200, seed).tolist() for seed in (1, 2, 3)]
+    with new_engine() as engine:
+        read(engine, new_keeper(engine, tmp_path), texts[0])
+        limit = PrefixStore(tmp_path).size() * 5 // 2
+        for text in (texts[1], texts[0], texts[2]):
+            engine.reset()
+            keeper = PrefixKeeper(engine, PrefixStore(tmp_path, limit), lambda: MODEL, worth_seconds=0.0)
+            read(engine, keeper, text)
+        assert PrefixStore(tmp_path).size() <= limit
+        found = []
+        for text in texts:
+            engine.reset()
+            found.append(new_keeper(engine, tmp_path).restore([*text, *QUESTION]))
+    assert found[0] == found[2] == 200
+    assert found[1] < 200

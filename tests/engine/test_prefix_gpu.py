@@ -39,7 +39,9 @@ def test_a_restored_text_gives_the_same_answer(
             keeper = PrefixKeeper(engine, PrefixStore(tmp_path, 1 << 30), dict, worth_seconds=0.0)
             assert keeper.restore([*TEXT, *QUESTION]) == restored
             for _ in engine.prefill(TEXT[restored:]):
-                keeper.segment_done(is_end=engine.length == len(TEXT), expected_seconds=1.0)
+                keeper.segment_done(
+                    is_end=engine.length == len(TEXT), expected_tokens=1, expected_seconds=1.0
+                )
             list(engine.prefill(QUESTION))
             generation = GenerationConfig(max_new_tokens=24, temperature=0.0)
             steps = [step.token for step in engine.generate(generation, stop_ids=())]
