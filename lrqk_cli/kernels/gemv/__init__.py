@@ -1,13 +1,6 @@
 """Multiply matrices by one token, for linear layers."""
 
 from lrqk_cli.kernels.gemv import reference
-from lrqk_cli.kernels.twins import Twin, with_triton
+from lrqk_cli.kernels.twins import with_triton
 
-
-def _triton() -> Twin[None]:
-    from lrqk_cli.kernels.gemv import triton
-
-    return triton.gemv
-
-
-gemv = with_triton(reference.gemv, _triton)
+gemv = with_triton(reference.gemv)

@@ -1,13 +1,6 @@
 """Fetch planned rows from the host store into their hot slots."""
 
 from lrqk_cli.kernels.replace_rows import reference
-from lrqk_cli.kernels.twins import Twin, with_triton
+from lrqk_cli.kernels.twins import with_triton
 
-
-def _triton() -> Twin[None]:
-    from lrqk_cli.kernels.replace_rows import triton
-
-    return triton.replace_rows
-
-
-replace_rows = with_triton(reference.replace_rows, _triton)
+replace_rows = with_triton(reference.replace_rows)

@@ -1,13 +1,6 @@
 """Rotary position embedding of one token."""
 
 from lrqk_cli.kernels.rotate import reference
-from lrqk_cli.kernels.twins import Twin, with_triton
+from lrqk_cli.kernels.twins import with_triton
 
-
-def _triton() -> Twin[None]:
-    from lrqk_cli.kernels.rotate import triton
-
-    return triton.rotate
-
-
-rotate = with_triton(reference.rotate, _triton)
+rotate = with_triton(reference.rotate)
