@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, wraps
-from importlib import import_module
 from importlib.util import find_spec
 from typing import ParamSpec, TypeVar, cast
 
@@ -12,6 +11,8 @@ from torch import Tensor
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+# A function that launches Triton kernels; a test checks that it has the reference's signature.
+Twin = Callable[..., _Result]
 
 
 @cache
@@ -20,17 +21,17 @@ def has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def with_triton(reference: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def with_triton(
+    reference: Callable[_Arguments, _Result], twin: Callable[[], Twin[_Result]]
+) -> Callable[_Arguments, _Result]:
     """Return the operation: it calls the Triton twin on a GPU if Triton is installed, else the reference.
 
-    The first argument, a tensor, a packed matrix or a tuple of either, determines the device. The twin is the
-    function of the same name in ``triton`` beside the reference's module, imported at the first use on a GPU.
-    """
+    The first argument, a tensor, a packed matrix or a tuple of either, determines the device.
 
-    @cache
-    def twin() -> Callable[_Arguments, _Result]:
-        module = import_module(f"{reference.__module__.rpartition('.')[0]}.triton")
-        return cast(Callable[_Arguments, _Result], getattr(module, reference.__name__))
+    Args:
+        twin: imports and returns the twin; called at the first use on a GPU.
+    """
+    twin = cache(twin)
 
     @wraps(reference)
     def operation(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

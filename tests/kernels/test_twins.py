@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from inspect import getclosurevars, signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,12 +40,7 @@ def test_the_twin_serves_a_gpu_with_triton(
     is_cuda: bool, installed: bool, in_tuple: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(twins, "has_triton", lambda: installed)
-    monkeypatch.setitem(sys.modules, "made_up.triton", SimpleNamespace(made_up=lambda _: "twin"))
     tensor = SimpleNamespace(is_cuda=is_cuda)
-
-    def made_up(_: object) -> str:
-        return "reference"
-
-    made_up.__module__ = "made_up.reference"
-    chosen = with_triton(made_up)((tensor, None) if in_tuple else tensor)
+    operation = with_triton(lambda _: "reference", lambda: lambda _: "twin")
+    chosen = operation((tensor, None) if in_tuple else tensor)
     assert chosen == ("twin" if is_cuda and installed else "reference")

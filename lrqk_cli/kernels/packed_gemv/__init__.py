@@ -1,6 +1,13 @@
 """Multiply packed matrices by one token, for linear layers."""
 
 from lrqk_cli.kernels.packed_gemv import reference
-from lrqk_cli.kernels.twins import with_triton
+from lrqk_cli.kernels.twins import Twin, with_triton
 
-packed_gemv = with_triton(reference.packed_gemv)
+
+def _triton() -> Twin[None]:
+    from lrqk_cli.kernels.packed_gemv import triton
+
+    return triton.packed_gemv
+
+
+packed_gemv = with_triton(reference.packed_gemv, _triton)

@@ -1,6 +1,13 @@
 """Fetch planned rows from the host store into their hot slots."""
 
 from lrqk_cli.kernels.replace_rows import reference
-from lrqk_cli.kernels.twins import with_triton
+from lrqk_cli.kernels.twins import Twin, with_triton
 
-replace_rows = with_triton(reference.replace_rows)
+
+def _triton() -> Twin[None]:
+    from lrqk_cli.kernels.replace_rows import triton
+
+    return triton.replace_rows
+
+
+replace_rows = with_triton(reference.replace_rows, _triton)

@@ -1,6 +1,13 @@
 """Rotary position embedding of one token."""
 
 from lrqk_cli.kernels.rotate import reference
-from lrqk_cli.kernels.twins import with_triton
+from lrqk_cli.kernels.twins import Twin, with_triton
 
-rotate = with_triton(reference.rotate)
+
+def _triton() -> Twin[None]:
+    from lrqk_cli.kernels.rotate import triton
+
+    return triton.rotate
+
+
+rotate = with_triton(reference.rotate, _triton)

@@ -1,6 +1,13 @@
 """Unpack rows of a packed matrix."""
 
-from lrqk_cli.kernels.twins import with_triton
+from lrqk_cli.kernels.twins import Twin, with_triton
 from lrqk_cli.kernels.unpack_rows import reference
 
-unpack_rows = with_triton(reference.unpack_rows)
+
+def _triton() -> Twin[None]:
+    from lrqk_cli.kernels.unpack_rows import triton
+
+    return triton.unpack_rows
+
+
+unpack_rows = with_triton(reference.unpack_rows, _triton)
