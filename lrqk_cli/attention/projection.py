@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ class ActiveRows(NamedTuple):
     codes: Tensor
 
 
-class Projector(ABC):
+class Projector(Protocol):
     """Fits maps to the prefill's segments, and maps queries and keys.
 
     Attributes:
@@ -47,16 +46,13 @@ class Projector(ABC):
         query_map, key_map: of the last fit, ``[sets, d, r]``; their addresses never change.
     """
 
-    def __init__(self, spec: ModelSpec, config: LrqkConfig, device: torch.device) -> None:
-        self.grams = GramAccumulator(spec, config, device)
-        self.query_map = empty(accounting.factor(spec, config), device)
-        self.key_map = empty(accounting.factor(spec, config), device)
+    grams: GramAccumulator
+    query_map: Tensor
+    key_map: Tensor
 
     def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Add a segment to the sums: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
-        self.grams.add(query, key, value)
 
-    @abstractmethod
     def solve(self, moments: Moments) -> Callable[[], Tensor]:
         """Solve for the maps of these queries and keys; this does not change the projector.
 
@@ -65,23 +61,18 @@ class Projector(ABC):
             of all keys, computed from their Gram matrix, without the keys.
         """
 
-    @abstractmethod
     def fit(self) -> Tensor:
         """Install the maps of all observed segments; return the root mean square as ``solve`` describes."""
 
-    @abstractmethod
     def project_keys(self, key: Tensor) -> Tensor:
         """Return the codes ``[sets, S, r]`` of keys ``[KV, S, d]``, by the maps of the last fit."""
 
-    @abstractmethod
     def key_centre(self) -> Tensor:
         """Return the vector subtracted from keys before mapping, ``[KV, d]``; its address never changes."""
 
-    @abstractmethod
     def project_queries(self, query: Tensor) -> QueryCodes:
         """Return the codes of queries ``[sets, N, d]``, by the maps of the last fit."""
 
-    @abstractmethod
     def step(self, query: Tensor, key: Tensor, active: Callable[[], ActiveRows]) -> tuple[QueryCodes, Tensor]:
         """Return the codes of a decode step's queries, and those of its key ``[sets, 1, r]``.
 
@@ -95,15 +86,12 @@ class Projector(ABC):
 
     def reset(self) -> None:
         """Forget all segments."""
-        self.grams.reset()
 
     def learned(self) -> tuple[Tensor, ...]:
         """Return all tensors that ``observe`` and ``step`` change in place."""
-        return self.grams.sums
 
     def fitted(self) -> tuple[Tensor, ...]:
         """Return all tensors that only ``fit`` changes in place."""
-        return self.query_map, self.key_map
 
 
 def make_projector(spec: ModelSpec, config: LrqkConfig, device: torch.device) -> Projector:
@@ -111,12 +99,18 @@ def make_projector(spec: ModelSpec, config: LrqkConfig, device: torch.device) ->
     return (JointProjector if config.solver == "joint" else AlsProjector)(spec, config, device)
 
 
-class JointProjector(Projector):
+class JointProjector:
     """The closed form: ``q̂ = q W_Q``, ``k̂ = (k − μ) W_K``; decode steps change nothing."""
 
     def __init__(self, spec: ModelSpec, config: LrqkConfig, device: torch.device) -> None:
-        super().__init__(spec, config, device)
+        self.grams = GramAccumulator(spec, config, device)
+        self.query_map = empty(accounting.factor(spec, config), device)
+        self.key_map = empty(accounting.factor(spec, config), device)
         self.key_mean = empty(accounting.head_vector(spec), device)
+
+    def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """See ``Projector``."""
+        self.grams.add(query, key, value)
 
     def solve(self, moments: Moments) -> Callable[[], Tensor]:
         """See ``Projector``; runs on the CPU and does not wait for the device."""
@@ -157,21 +151,31 @@ class JointProjector(Projector):
         """See ``Projector``."""
         return self.project_queries(query), self.project_keys(key)
 
+    def reset(self) -> None:
+        """See ``Projector``."""
+        self.grams.reset()
+
+    def learned(self) -> tuple[Tensor, ...]:
+        """See ``Projector``."""
+        return self.grams.sums
+
     def fitted(self) -> tuple[Tensor, ...]:
         """See ``Projector``."""
-        return *super().fitted(), self.key_mean
+        return self.query_map, self.key_map, self.key_mean
 
 
-class AlsProjector(Projector):
+class AlsProjector:
     """The paper's alternating least squares, and its solve and basis update in every decode step.
 
     Attributes:
-        query_map, key_map: M_Q and M_K of the last fit.
+        query_map, key_map: M_Q and M_K of the last fit, ``[sets, d, r]``.
         query_basis, key_basis: B_Q and B_K, adapted by the decode steps, ``[sets, r, d]``.
     """
 
     def __init__(self, spec: ModelSpec, config: LrqkConfig, device: torch.device) -> None:
-        super().__init__(spec, config, device)
+        self.grams = GramAccumulator(spec, config, device)
+        self.query_map = empty(accounting.factor(spec, config), device)
+        self.key_map = empty(accounting.factor(spec, config), device)
         self.query_basis = empty(accounting.basis(spec, config), device)
         self.key_basis = empty(accounting.basis(spec, config), device)
         self.query_magnitude = empty(accounting.set_vector(spec, config), device).zero_()
@@ -181,7 +185,7 @@ class AlsProjector(Projector):
 
     def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """See ``Projector``."""
-        super().observe(query, key, value)
+        self.grams.add(query, key, value)
         sets = self.query_magnitude.shape[0]
         self.query_magnitude += query.float().abs().sum(2).reshape(sets, -1, query.shape[-1]).sum(1)
         self.key_magnitude += key.float().abs().sum(1)
@@ -245,14 +249,18 @@ class AlsProjector(Projector):
 
     def reset(self) -> None:
         """See ``Projector``."""
-        super().reset()
+        self.grams.reset()
         self.query_magnitude.zero_()
         self.key_magnitude.zero_()
 
     def learned(self) -> tuple[Tensor, ...]:
         """See ``Projector``."""
         bases = self.query_basis, self.key_basis
-        return *super().learned(), self.query_magnitude, self.key_magnitude, *bases
+        return *self.grams.sums, self.query_magnitude, self.key_magnitude, *bases
+
+    def fitted(self) -> tuple[Tensor, ...]:
+        """See ``Projector``."""
+        return self.query_map, self.key_map
 
 
 def per_set(tensor: Tensor, sets: int) -> Tensor:
