@@ -14,23 +14,18 @@ __all__ = ["LrqkConfig", "__version__", "attach"]
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `lrqk --help` must not wait for torch.
-    if name == "attach":
-        return _attach()
     if name == "LrqkConfig":
         from lrqk_cli.config import LrqkConfig
 
         return LrqkConfig
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _attach() -> Any:
-    """Import ``attach``, once; warn first if the installed transformers is untested."""
+    if name != "attach":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import warnings
 
     from lrqk_cli.upstream import untested_warning
 
     if warning := untested_warning():
-        warnings.warn(warning, stacklevel=3)
+        warnings.warn(warning, stacklevel=2)
     from lrqk_cli.engine.attach import attach
 
     globals()["attach"] = attach

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from types import TracebackType
 from typing import Generic, TypeVar
 
 import torch
@@ -45,9 +44,7 @@ class SolverPool(Generic[_Result]):
     def __enter__(self) -> SolverPool[_Result]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
         # The workers have changed LAPACK's thread count, which the whole process shares.
         torch.set_num_threads(self._threads)

@@ -117,13 +117,7 @@ class LrqkCache(Cache):
         ``position``.
 
         Args:
-            number: of the layer, from 0.
-            query: ``[KV, G, S, d]``.
-            key, value: ``[KV, S, d]``, as passed to ``update``.
-            params: see ``AttentionParams``.
-
-        Returns:
-            ``[KV, G, S, d]``, in float32 or in the query's dtype.
+            number: of the layer, from 0; for the others and the result see ``AttentionLayer.attend_segment``.
         """
         layer, tokens = self.attention_layers[number], key.shape[1]
         if self._restoring is not None:

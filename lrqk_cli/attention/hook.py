@@ -156,6 +156,17 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
 
 
 @contextmanager
+def attending_by(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Let a model attend by transformers' implementation of that name inside this context."""
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(name)
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
 def attached(model: PreTrainedModel) -> Iterator[None]:
     """Let the ``LrqkCache`` that the model is called with serve its attention inside this context.
 
@@ -168,11 +179,9 @@ def attached(model: PreTrainedModel) -> Iterator[None]:
         module.register_forward_pre_hook(_hand_over_cache, with_kwargs=True)
         for module in attention_modules(model)
     ]
-    before = model.config._attn_implementation
     try:
-        model.set_attn_implementation(ATTENTION_NAME)
-        yield
+        with attending_by(model, ATTENTION_NAME):
+            yield
     finally:
-        model.set_attn_implementation(before)
         for handle in handles:
             handle.remove()

@@ -115,10 +115,6 @@ class HotSet:
         self.slot_token[:, first:stop] = torch.arange(first, stop, device=self.rows.device)
         self.resident[:, first:stop] = True
 
-    def replace(self, plan: FetchPlan, store: Tensor) -> None:
-        """Copy planned rows of ``store`` ``[KV, context, 2, d]`` into their slots; all slots are filled."""
-        kernels.replace_rows(self.residents, plan, store)
-
     def rewind(self, slot_token: Tensor, filled: int, length: int, store: RowStore) -> None:
         """Restore the residents of the time when there were ``length`` tokens.
 

@@ -304,7 +304,7 @@ class LrqkLayer(FullLayer):
             scores = scores.clone()
             scores[:, :sinks] = torch.finfo(scores.dtype).max
         plan = kernels.plan_fetches(scores, resident, self.hot.slot_token, wanted)
-        self.hot.replace(plan, self.store.rows)
+        kernels.replace_rows(self.hot.residents, plan, self.store.rows)
         return plan.counts.sum()
 
     def _seed_scores(self, query: Tensor, params: AttentionParams, length: int) -> Tensor:

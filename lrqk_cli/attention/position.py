@@ -12,7 +12,7 @@ class Position:
     advances it.
 
     Attributes:
-        length: the number on the host.
+        length: the number on the host; a captured graph advances only ``tensor``, a capture only ``length``.
         tensor: the number on the device, int64 ``[1]``. Its address never changes, so a captured graph may
             read and advance it.
     """
@@ -30,7 +30,3 @@ class Position:
         """Set both numbers to ``length`` tokens."""
         self.length = length
         self.tensor.fill_(length)
-
-    def sync_host_length(self, length: int) -> None:
-        """Set the host's number to the device's, after a graph's replay or a capture that ran no kernel."""
-        self.length = length

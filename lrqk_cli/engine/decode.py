@@ -57,9 +57,8 @@ class Decoder:
             if self._graph is None and self._can_capture and self._steps > 1:
                 self._capture()
             if self._graph is not None and self._logits is not None:
-                length = cache.position.length + 1
                 self._graph.replay()
-                cache.position.sync_host_length(length)
+                cache.position.length += 1
                 return self._logits
         return forward(self._model, cache, self._token, self._positions)
 
@@ -88,7 +87,7 @@ class Decoder:
         except RuntimeError:
             self._can_capture = False
         # Capturing runs no kernel, so undo the length that the host has counted.
-        self._cache.position.sync_host_length(length)
+        self._cache.position.length = length
 
 
 @torch.inference_mode()

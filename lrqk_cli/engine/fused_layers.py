@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lrqk_cli.attention.hook import attending_by
 from lrqk_cli.engine.fused_linears import Residuals, is_its_own
 
 _PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
@@ -26,7 +26,7 @@ def layers_with_sums(
     layers = [layer for layer in model.modules() if all(hasattr(layer, part) for part in _PARTS)]
     if not layers:
         return
-    with _eager(model):
+    with attending_by(model, "eager"):
         for layer in filter(is_its_own, layers):
             forward = partial(_apply, layer, layer.forward, residuals)
             if _computes(layer, forward):
@@ -50,17 +50,6 @@ def _apply(
 
     attended = residuals.add(hidden_states, getattr(layer.self_attn, "o_proj", None), attend)
     return residuals.add(attended, getattr(layer.mlp, "down_proj", None), transform)
-
-
-@contextmanager
-def _eager(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model attend without a cache inside this context."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import NamedTuple, TypeAlias, TypeGuard
 
-import torch
 from torch import Tensor, nn
 
 from lrqk_cli import kernels
@@ -37,14 +36,10 @@ def linear_parts(module: nn.Module, names: Sequence[str]) -> list[Linear]:
     return [part for name in names if is_linear(part := getattr(module, name, None))]
 
 
-def _dtype(module: Linear) -> torch.dtype:
-    """Return the dtype of a layer's input and output."""
-    return module.dtype if isinstance(module, PackedLinear) else module.weight.dtype
-
-
 def _takes(module: Linear, input: Tensor) -> bool:
     """Return whether ``input`` is a single token of the layer's dtype."""
-    return input.numel() == module.in_features and input.dtype == _dtype(module)
+    dtype = module.dtype if isinstance(module, PackedLinear) else module.weight.dtype
+    return input.numel() == module.in_features and input.dtype == dtype
 
 
 class Vectors:

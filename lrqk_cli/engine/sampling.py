@@ -97,10 +97,9 @@ class Sampler:
         seen = tokens if self._looks_back else ()
         history = cast(torch.LongTensor, torch.tensor([seen], dtype=torch.int64, device=logits.device))
         scores = self._processors(history, cast(torch.FloatTensor, logits.float().unsqueeze(0)))
-        top, place = largest(scores.squeeze(0))
-        if self._greedy:
-            return checked(int(_if_finite(top, place)))
-        # A failed draw makes the GPU unusable for this process, so replace NaN first.
-        weights = torch.softmax(scores, dim=-1).nan_to_num(1.0)
-        drawn = torch.multinomial(weights, 1, generator=self._generator).squeeze(0)
-        return checked(int(_if_finite(top, drawn)))
+        top, token = largest(scores.squeeze(0))
+        if not self._greedy:
+            # A failed draw makes the GPU unusable for this process, so replace NaN first.
+            weights = torch.softmax(scores, dim=-1).nan_to_num(1.0)
+            token = torch.multinomial(weights, 1, generator=self._generator).squeeze(0)
+        return checked(int(_if_finite(top, token)))

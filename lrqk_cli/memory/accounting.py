@@ -124,14 +124,12 @@ def set_vector(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
 
 def factor(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
     """Return one layer's map of queries, or of keys, to the low-rank space: ``[sets, d, r]``."""
-    shape = (row_sets(spec, config), spec.head_dim, index_rank(spec, config))
-    return TensorShape(shape, "float32")
+    return TensorShape((row_sets(spec, config), spec.head_dim, index_rank(spec, config)), "float32")
 
 
 def basis(spec: ModelSpec, config: LrqkConfig) -> TensorShape:
     """Return one basis of the paper's method (B_Q or B_K) of one layer: ``[sets, r, d]``."""
-    shape = (row_sets(spec, config), index_rank(spec, config), spec.head_dim)
-    return TensorShape(shape, "float32")
+    return TensorShape((row_sets(spec, config), index_rank(spec, config), spec.head_dim), "float32")
 
 
 def value_slope(spec: ModelSpec, config: LrqkConfig) -> TensorShape:

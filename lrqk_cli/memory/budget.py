@@ -41,8 +41,7 @@ def find_budget(device: torch.device, vram: int | None = None, ram: int | None =
         return Budget(vram, host)
     # Before CUDA starts, the driver reports free memory without our CUDA context, which plans add themselves.
     seen = machine.detect_machine() if device.type == "cuda" else None
-    is_same = seen is not None and seen.device == str(device)
-    free = seen.free if seen is not None and is_same else None
+    free = seen.free if seen is not None and seen.device == str(device) else None
     free = probe.free_device_bytes(device) if free is None else free
     return Budget(free if vram is None else min(vram, free), host)
 

@@ -192,7 +192,15 @@ def footprint(
         model=question.model,
         architecture=spec.architecture,
         parameters=spec.num_parameters,
-        shape=_shape(spec),
+        shape=FootprintShape(
+            spec.num_layers,
+            spec.num_full_layers,
+            spec.num_heads,
+            spec.num_kv_heads,
+            spec.head_dim,
+            spec.max_context,
+            spec.trained_context,
+        ),
         ctx=context,
         dtype=dtype,
         weights=_form(spec),
@@ -239,18 +247,6 @@ def longest_text(spec: ModelSpec, dtype: str, budget: Budget, wanted: Mapping[st
 
 def _form(spec: ModelSpec) -> str:
     return spec.packed.form if spec.packed else "bf16"
-
-
-def _shape(spec: ModelSpec) -> FootprintShape:
-    return FootprintShape(
-        spec.num_layers,
-        spec.num_full_layers,
-        spec.num_heads,
-        spec.num_kv_heads,
-        spec.head_dim,
-        spec.max_context,
-        spec.trained_context,
-    )
 
 
 def _cards(question: FootprintRequest, spec: ModelSpec) -> tuple[CardCell, ...]:

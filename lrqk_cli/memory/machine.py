@@ -95,13 +95,9 @@ def driver_version() -> str | None:
 
 def bandwidth_of(name: str) -> float | None:
     """Return the published memory bandwidth of a GPU in bytes per second; None if unknown."""
-    words = name.replace("NVIDIA", "").strip()
-    return next((speed for part, speed in _BANDWIDTHS.items() if _names(words, part)), None)
-
-
-def _names(words: str, part: str) -> bool:
-    """Return whether a GPU's name contains ``part`` as consecutive whole words."""
-    return f" {part} ".lower() in f" {words} ".lower().replace("geforce ", "")
+    # The spaces let a part match whole words only.
+    words = f" {name.replace('NVIDIA', '').strip()} ".lower().replace("geforce ", "")
+    return next((speed for part, speed in _BANDWIDTHS.items() if f" {part} ".lower() in words), None)
 
 
 def _cpu() -> Machine | None:

@@ -243,12 +243,8 @@ def _last_resort(task: _Task, chosen: Mapping[str, Any]) -> Plan | None:
 
 def _hot_bounds(task: _Task) -> tuple[int, int, int]:
     """Return the most hot rows to choose, the preferred number, and the fewest."""
-    demanded = _rounded_up(task.wanted.get("top_k") or 1)
+    demanded = -(-(task.wanted.get("top_k") or 1) // _STEP) * _STEP
     return max(demanded, _MOST_HOT), max(demanded, _GOOD_HOT), max(demanded, _LEAST_HOT)
-
-
-def _rounded_up(rows: int) -> int:
-    return -(-rows // _STEP) * _STEP
 
 
 def _most_hot(task: _Task, why: str, least: int, most: int, **chosen: Any) -> Plan | None:
@@ -282,7 +278,7 @@ def _refusal(task: _Task) -> OutOfMemoryError:
         short, needed, there = "device", least.total, task.vram
     return OutOfMemoryError(
         f"{task.spec.name} with a context of {task.context:,} tokens needs at least {_gib_up(needed)} of "
-        f"{short} memory in {task.dtype}, and {_gib(there)} are available.",
+        f"{short} memory in {task.dtype}, and {there / 2**30:.2f} GiB are available.",
         _nearest(task),
     )
 
@@ -311,7 +307,3 @@ def _nearest(task: _Task) -> str:
 def _gib_up(size: int) -> str:
     """Return a size rounded up, so that a size that does not fit never reads as one that does."""
     return f"{math.ceil(size / 2**30 * 100) / 100:.2f} GiB"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

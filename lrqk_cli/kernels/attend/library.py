@@ -33,17 +33,12 @@ def attend(
         key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
     else:
         rows = query.reshape(1, heads, group * length, width)
-    output, lse = _flash(rows, key.unsqueeze(0), value.unsqueeze(0), causal, scaling)
-    return output.reshape(query.shape), lse.reshape(heads, group, length).float()
-
-
-def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float) -> tuple[Tensor, Tensor]:
     if query.device.type == "cpu":
         output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, attn_mask=None, scale=scaling
+            rows, key.unsqueeze(0), value.unsqueeze(0), 0.0, causal, attn_mask=None, scale=scaling
         )
     else:
         output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-            query, key, value, 0.0, causal, False, scale=scaling
+            rows, key.unsqueeze(0), value.unsqueeze(0), 0.0, causal, False, scale=scaling
         )
-    return output, lse
+    return output.reshape(query.shape), lse.reshape(heads, group, length).float()
