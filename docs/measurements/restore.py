@@ -71,6 +71,7 @@ def measure(engine: Engine, folder: Path, context: int) -> dict[str, object]:
         )
 
     # Compiles the kernels of all three ways, and warms up.
+    engine.reset()
     shutil.rmtree(folder, ignore_errors=True)
     keeper = new_keeper()
     read(engine, text, keeper)

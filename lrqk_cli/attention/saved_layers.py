@@ -6,7 +6,8 @@ A state holds what a prefill derives from all tokens: maps, codes, and the token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,36 +18,72 @@ from lrqk_cli.attention.unfinished import UnfinishedPrefill
 from lrqk_cli.prefix_cache.tensor_file import TensorFile
 
 
-def block_tensors(layers: Sequence[AttentionLayer], start: int, stop: int) -> dict[str, Tensor]:
-    """Return the tensors of the block of tokens ``[start, stop)``, the newest of the cache.
+class Captured(NamedTuple):
+    """Tensors to be written to the disk, possibly by another thread.
 
-    Rows are views; all others are copies.
+    Attributes:
+        tensors: copies in host memory, or views of what does not change for now.
+        ready: waits for the device, without which copies and views may be incomplete.
     """
-    found = dict[str, Tensor]()
+
+    tensors: dict[str, Tensor]
+    ready: Callable[[], None]
+
+
+def capture_block(layers: Sequence[AttentionLayer], start: int, stop: int) -> Captured:
+    """Return the block of tokens ``[start, stop)``, the newest of the cache; does not wait for the device.
+
+    The rows are views: they must not be overwritten until they have been written.
+    """
+    found, events = dict[str, Tensor](), list[torch.cuda.Event]()
     for number, layer in enumerate(layers):
         if isinstance(layer, FullLayer):
-            layer.store.finish_writes()
             found[f"{number}.rows"] = layer.store.rows[:, start:stop]
+            events[:1] = layer.store.written_events()
         if isinstance(layer, LrqkLayer):
             found[f"{number}.observed"] = torch.tensor(layer.projector.grams.count)
             for part, tensor in enumerate(layer.projector.learned()):
-                found[f"{number}.learned.{part}"] = tensor.to("cpu", copy=True)
+                found[f"{number}.learned.{part}"] = _to_host(tensor)
         if isinstance(layer, SlidingLayer):
-            found[f"{number}.ring"] = layer.ring.rows[:, :stop].to("cpu", copy=True)
-    return found
+            found[f"{number}.ring"] = _to_host(layer.ring.rows[:, :stop])
+    return _captured(found, layers, events)
 
 
-def state_tensors(layers: Sequence[AttentionLayer], length: int) -> dict[str, Tensor]:
-    """Return copies of what the prefill of ``length`` tokens derived; no layer may have unfinished work."""
+def capture_state(layers: Sequence[AttentionLayer], length: int) -> Captured:
+    """Return what the prefill of ``length`` tokens derived; no layer may have unfinished work.
+
+    The codes are views: no layer may replace its fit until they have been written.
+    """
     found = dict[str, Tensor]()
     for number, layer in enumerate(layers):
         if isinstance(layer, LrqkLayer):
             found[f"{number}.fitted"] = torch.tensor(layer.fit.tokens)
             for part, tensor in enumerate((*layer.projector.fitted(), layer.index.scale)):
-                found[f"{number}.fitted.{part}"] = tensor.to("cpu", copy=True)
-            found[f"{number}.codes"] = layer.index.codes[:, :length].to("cpu", copy=True)
-            found[f"{number}.slots"] = layer.hot.slot_token.to("cpu", torch.int32, copy=True)
-    return found
+                found[f"{number}.fitted.{part}"] = _to_host(tensor)
+            found[f"{number}.codes"] = layer.index.codes[:, :length]
+            found[f"{number}.slots"] = _to_host(layer.hot.slot_token.int())
+    return _captured(found, layers, [])
+
+
+def _captured(
+    tensors: dict[str, Tensor], layers: Sequence[AttentionLayer], events: list[torch.cuda.Event]
+) -> Captured:
+    device = layers[0].position.tensor.device
+    if device.type == "cuda":
+        events = [*events, torch.cuda.current_stream(device).record_event()]
+
+    def ready() -> None:
+        for event in events:
+            event.synchronize()
+
+    return Captured(tensors, ready)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """Return a copy in host memory, from a device in pinned memory and without waiting."""
+    if not tensor.is_cuda:
+        return tensor.clone()
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def read_sums(layer: AttentionLayer, number: int, block: TensorFile, length: int) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Event
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.restoring import OpenBlock
-from lrqk_cli.attention.saved_layers import block_tensors, state_tensors
+from lrqk_cli.attention.saved_layers import Captured, capture_block, capture_state
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.prefix_cache.store import Block, PrefixStore, next_block, root_of
@@ -39,13 +40,18 @@ class _Job:
     """A file to write, of the tokens ``[start, stop)``; a state has none of its own."""
 
     path: Path
-    tensors: dict[str, Tensor]
+    captured: Captured
     start: int
     stop: int
+    stopped: Event = field(default_factory=Event)
+
+    @property
+    def is_state(self) -> bool:
+        return self.start == self.stop
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        return sum(tensor.nbytes for tensor in self.captured.tensors.values())
 
 
 class PrefixKeeper:
@@ -85,9 +91,13 @@ class PrefixKeeper:
         self._is_borrowed = False
         self._waiting: list[_Job] = []
         self._running: list[tuple[_Job, Future[None]]] = []
-        self._stopped = Event()
+        on_gpu = engine.device.type == "cuda"
+        self._stream = torch.cuda.Stream(engine.device) if on_gpu else None
         self._writer = ThreadPoolExecutor(1, "lrqk-prefix-cache")
         engine.cache.before_overwrite = self._release
+        for layer in engine.cache.attention_layers:
+            if isinstance(layer, LrqkLayer):
+                layer.fit.before_replace = self._stop_states
 
     @cached_property
     def _roots(self) -> list[str]:
@@ -168,17 +178,17 @@ class PrefixKeeper:
             self._chain.append(block)
             ids = {"tokens": torch.tensor(tokens)}
             path = self._store.path(block)
-            self._add(path, lambda: block_tensors(cache.attention_layers, start, stop) | ids, start, stop)
+            self._add(path, lambda: capture_block(cache.attention_layers, start, stop), start, stop, ids)
             self._check_limit(expected_tokens)
         if is_end and self._engine.config.attention == "lrqk":
             path = self._store.state_path(self._chain[-1].key, self._settings)
-            self._add(path, lambda: state_tensors(cache.attention_layers, stop), stop, stop)
+            self._add(path, lambda: capture_state(cache.attention_layers, stop), stop, stop, {})
         if is_worth:
             self._submit()
 
     def _check_limit(self, expected_tokens: int) -> None:
         """Write nothing of a text that does not fit, instead of deleting all others for it."""
-        blocks = [job for job in self._waiting if job.start < job.stop]
+        blocks = [job for job in self._waiting if not job.is_state]
         if blocks and not self.queued_bytes:
             share = sum(job.nbytes for job in blocks) / sum(job.stop - job.start for job in blocks)
             if share * expected_tokens > self._store.limit:
@@ -190,14 +200,13 @@ class PrefixKeeper:
 
     def close(self) -> None:
         """Wait until all is written. After an interrupt, call ``stop``."""
-        for _, future in self._running:
-            future.result()
+        wait(future for _, future in self._running)
         self._running.clear()
         self._writer.shutdown()
 
     def stop(self) -> None:
         """Stop writing now; finished files stay."""
-        self._cancel()
+        self._stop_jobs(lambda _: True)
         self._writer.shutdown()
 
     def take_failure(self) -> str | None:
@@ -234,9 +243,13 @@ class PrefixKeeper:
                 return chain[:count], path
         return chain, None
 
-    def _add(self, path: Path, tensors: Callable[[], dict[str, Tensor]], start: int, stop: int) -> None:
+    def _add(
+        self, path: Path, capture: Callable[[], Captured], start: int, stop: int, more: dict[str, Tensor]
+    ) -> None:
         if self._failure is None and not self._store.has(path):
-            self._waiting.append(_Job(path, tensors(), start, stop))
+            captured = capture()
+            captured.tensors.update(more)
+            self._waiting.append(_Job(path, captured, start, stop))
 
     def _submit(self) -> None:
         self._running = [(job, future) for job, future in self._running if not future.done()]
@@ -246,36 +259,45 @@ class PrefixKeeper:
         self._waiting.clear()
 
     def _write(self, job: _Job) -> None:
-        if self._failure is not None or self._stopped.is_set() or self._store.has(job.path):
+        if self._failure is not None or job.stopped.is_set() or self._store.has(job.path):
             return
         try:
+            job.captured.ready()
             self._store.make_folder()
             self._store.prune([block.key for block in self._chain], room=job.nbytes)
             if self._store.size() + job.nbytes > self._store.limit:
                 self._fail_by_limit()
                 return
             metadata = {"format": _FORMAT, "label": json.dumps(self.label), "tokens": str(job.stop)}
-            write_tensors(job.path, job.tensors, metadata, self._stopped.is_set)
+            with torch.cuda.stream(self._stream):  # nothing without a GPU
+                write_tensors(job.path, job.captured.tensors, metadata, job.stopped.is_set)
         except (WritingStopped, FileNotFoundError):  # or another process has cleared the cache
             pass
         except OSError as error:
             self._failure = (error.strerror or str(error)).lower()
+        except Exception as error:  # whatever it is, the conversation goes on
+            self._failure = str(error)
+        finally:
+            job.captured.tensors.clear()
 
     def _release(self, length: int) -> None:
         """Forget the tokens beyond ``length``, and stop reading their rows, which may be overwritten now."""
         while self._chain and self.covered > length:
             self._chain.pop()
-        self._waiting = [job for job in self._waiting if job.stop <= length]
-        if any(job.stop > length and not future.done() for job, future in self._running):
-            self._cancel()
+        self._stop_jobs(lambda job: job.stop > length)
 
-    def _cancel(self) -> None:
-        self._stopped.set()
-        for _, future in self._running:
-            if not future.cancel():
-                future.result()
-        self._running.clear()
-        self._stopped.clear()
+    def _stop_states(self) -> None:
+        """Stop reading codes, which are about to be replaced."""
+        self._stop_jobs(lambda job: job.is_state)
+
+    def _stop_jobs(self, concerned: Callable[[_Job], bool]) -> None:
+        """Drop some jobs; return when none of them reads any more."""
+        self._waiting = [job for job in self._waiting if not concerned(job)]
+        running = [(job, future) for job, future in self._running if concerned(job)]
+        for job, future in running:
+            job.stopped.set()
+            future.cancel()
+        wait(future for _, future in running)
 
 
 def _tokens(chain: Sequence[Block]) -> int:

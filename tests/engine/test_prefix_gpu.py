@@ -45,7 +45,7 @@ def test_a_restored_text_gives_the_same_answer(
             list(engine.prefill(QUESTION))
             generation = GenerationConfig(max_new_tokens=24, temperature=0.0)
             steps = [step.token for step in engine.generate(generation, stop_ids=())]
-            assert engine._decoder.is_captured
+            assert engine._decoder.is_captured == (attention != "offload" and family != "gpt-oss")
             found.append((steps, engine.next_logits().float().clone()))
             keeper.close()
     (expected, logits), (tokens, restored_logits) = found
