@@ -26,8 +26,8 @@ Model = Annotated[
     str | None,
     options.model_option(
         "--model",
-        help="Model to describe: as for chat, or the name of a published one, such as llama-3.1-8b.",
-        metavar="MODEL",
+        "Model to describe: as for chat, or the name of a published one, such as llama-3.1-8b.",
+        "MODEL",
     ),
 ]
 Context = Annotated[int | None, options.context_length("the model's limit")]
