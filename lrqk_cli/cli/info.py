@@ -84,9 +84,9 @@ def info(
         plain = {"machine": _machine(device), "models": _models()}
         show = partial(_print_machine, plain)
     if as_json:
-        from lrqk_cli.chat.report import to_json
+        from lrqk_cli.chat.printable import to_json
 
-        typer.echo(to_json(plain))
+        typer.echo(to_json(plain, indent=2))
     else:
         from lrqk_cli.terminal.console import stdout_console
 

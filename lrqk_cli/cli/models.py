@@ -49,9 +49,9 @@ def list_models(vram: options.Vram = None, ram: options.Ram = None, as_json: opt
 
     found = shelf(vram, ram)
     if as_json:
-        from lrqk_cli.chat.report import to_json
+        from lrqk_cli.chat.printable import to_json
 
-        typer.echo(to_json([row.facts() for row in found.models]))
+        typer.echo(to_json([row.facts() for row in found.models], indent=2))
     else:
         from lrqk_cli.terminal.console import stdout_console
 
