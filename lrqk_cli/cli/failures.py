@@ -84,15 +84,7 @@ def warn_of_transformers() -> None:
 
 
 def report(error: BaseException, debug: bool) -> int:
-    """Print a failure for the user.
-
-    Args:
-        error: the exception that ended the run.
-        debug: print the traceback too.
-
-    Returns:
-        The exit code.
-    """
+    """Print the failure that ended the run, with ``debug`` its traceback too; return the exit code."""
     console = stderr_console()
     if debug:
         print_traceback(console, error)

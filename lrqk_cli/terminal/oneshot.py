@@ -141,9 +141,6 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
     """Ask one question, with progress on stderr.
 
     Args:
-        session: the conversation.
-        question: the question.
-        view: shows progress and warnings.
         streams: write the answer to stdout while it is generated.
 
     Returns:

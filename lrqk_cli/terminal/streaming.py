@@ -52,7 +52,6 @@ class LiveStream(ABC):
     end; so an answer may be longer than the screen.
 
     Args:
-        console: the terminal's console.
         status: returns the status line for a width in columns.
     """
 
