@@ -18,7 +18,7 @@ from lrqk_cli.models import families
 from lrqk_cli.models.failures import config_errors
 from lrqk_cli.models.mixes import ON_LOAD, Matrix, weight_bytes
 from lrqk_cli.models.quiet import quiet_transformers
-from lrqk_cli.models.sanity import check_context, check_plausible
+from lrqk_cli.models.sanity import check_plausible
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,9 +74,18 @@ def _spec(text: Any, name: str) -> ModelSpec:
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kinds, window = _layer_kinds(text)
     family = families.family_of(text)
-    skeleton = meta_model(text) if family is None else None
-    parameters = families.count_parameters(text, family, head_dim) if family else _built_parameters(skeleton)
-    matrices = _matrices(text, family, head_dim, skeleton)
+    skeleton = None
+    if family is not None:
+        parameters = families.count_parameters(text, family, head_dim)
+        matrices = list(families.matrices(text, family, head_dim))
+    else:
+        from lrqk_cli.models.matrices import matrices_of
+
+        skeleton = meta_model(text)
+        parameters = sum(parameter.numel() for parameter in skeleton.parameters())
+        matrices = list(matrices_of(skeleton))
+    limit = _context_limit(text)
+    check_plausible({"max_position_embeddings": limit})
     spec = ModelSpec(
         name=name,
         architecture=family.architecture if family else type(skeleton).__name__,
@@ -87,7 +96,7 @@ def _spec(text: Any, name: str) -> ModelSpec:
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocab_size=text.vocab_size,
-        max_context=check_context(_context_limit(text)),
+        max_context=limit,
         trained_context=text.max_position_embeddings,
         num_parameters=parameters,
         sliding_window=window,
@@ -98,17 +107,6 @@ def _spec(text: Any, name: str) -> ModelSpec:
     if skeleton is not None:
         _check_layers(skeleton, spec)
     return spec
-
-
-def _matrices(
-    text: Any, family: families.Family | None, head_dim: int, skeleton: PreTrainedModel | None
-) -> list[Matrix]:
-    """Return the packable matrices of a model."""
-    if family is not None:
-        return list(families.matrices(text, family, head_dim))
-    from lrqk_cli.models.matrices import matrices_of
-
-    return [] if skeleton is None else list(matrices_of(skeleton))
 
 
 def _mixture(text: Any, family: families.Family | None, skeleton: PreTrainedModel | None) -> Mixture | None:
@@ -150,10 +148,6 @@ def plain_config(config: Any) -> Any:
         return config
     plain = families.read_plainly(config) if isinstance(config, Mapping) else None
     return plain if plain is not None else text_config(config)
-
-
-def _built_parameters(skeleton: PreTrainedModel | None) -> int:
-    return sum(parameter.numel() for parameter in skeleton.parameters()) if skeleton is not None else 0
 
 
 def _parameters_read(text: Any, parameters: int, matrices: list[Matrix]) -> int | None:
