@@ -43,7 +43,7 @@ def select_rows(
 ) -> None:
     """See the reference."""
     bin_scores(scores, residents, length, scratch, aggregate, sink_tokens)
-    plan_fetches(residents, length, scratch, out, top_k)
+    list_fetches_by_bins(residents, length, scratch, out, top_k)
 
 
 def bin_scores(
@@ -85,7 +85,7 @@ def bin_scores(
     )
 
 
-def plan_fetches(
+def list_fetches_by_bins(
     residents: Residents, length: Tensor, scratch: SelectScratch, out: FetchPlan, top_k: int
 ) -> None:
     """See the reference; needs the histograms, and adds to the totals."""
