@@ -91,13 +91,14 @@ def transient_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: st
         activations.mlp_bytes(spec, segment, dtype), activations.norm_bytes(spec, segment, dtype)
     )
     standing = activations.segment_bytes(spec, segment, dtype)
-    settling = activations.settling_bytes(spec, config, context)
-    if settling:
+    finishing = activations.finish_prefill_bytes(spec, config, context)
+    if finishing:
         # The last segment may still be in the layer's attention.
-        settling += activations.stream_bytes(spec, config, context, dtype)
-        settling += standing + activations.layer_bytes(spec, segment, dtype)
+        finishing += activations.stream_bytes(spec, config, context, dtype)
+        finishing += standing + activations.layer_bytes(spec, segment, dtype)
     return {
         "prefill_attention": standing + attention,
         "prefill_mlp": standing + dense_part,
-        "settling": settling,
+        # ``finish_prefill``, by the name that it has in the JSON of ``lrqk info``.
+        "settling": finishing,
     }
