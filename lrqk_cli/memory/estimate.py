@@ -25,7 +25,7 @@ class DeviceEstimate:
 
     Attributes:
         items: bytes by name, in the order of display; temporary tensors are one item, named by the phase that
-            needs most of them.
+            needs most of them. Each item and phase needs a label in ``_ITEMS`` of ``cli.footprint_view``.
         host_kv: bytes of the KV rows in host memory.
     """
 
@@ -56,9 +56,9 @@ def estimate(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> D
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
     """
     kv = accounting.kv_bytes(spec, config, context, dtype)
-    moments = transient_bytes(spec, config, context, dtype)
-    moment = max(moments, key=lambda name: moments[name])
-    transient = moments[moment]
+    phases = transient_bytes(spec, config, context, dtype)
+    worst_phase = max(phases, key=lambda name: phases[name])
+    phase_peak = phases[worst_phase]
     items = {
         "weights": accounting.weight_bytes(spec, dtype),
         "kv_rows": kv.device_kv,
@@ -68,9 +68,9 @@ def estimate(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> D
         "bookkeeping": kv.bookkeeping + activations.seed_bytes(spec, config, dtype),
         "decode_scratch": sum(shape.nbytes for shape in decode_scratch(spec, config, context)),
         "logits": activations.logits_bytes(spec, dtype),
-        moment: transient,
+        worst_phase: phase_peak,
         "cublas": CUBLAS_BYTES,
-        "fragments": allocator.unusable_bytes(transient, spec.num_layers),
+        "fragments": allocator.unusable_bytes(phase_peak, spec.num_layers),
         "cuda_context": CUDA_CONTEXT_BYTES,
     }
     return DeviceEstimate(items, kv.host_kv)

@@ -85,14 +85,14 @@ def test_what_is_stated_is_what_lives(mode: str, inner: int) -> None:
     )
     spec = spec_from_config(config, "tiny")
     settings = LrqkConfig(attention=mode, hot=128, top_k=32, rank=8, segment=SEGMENT)
-    moments = transient_bytes(spec, settings, CONTEXT, "bfloat16")
+    phases = transient_bytes(spec, settings, CONTEXT, "bfloat16")
     streamed = activations.stream_bytes(spec, settings, CONTEXT - SEGMENT, "bfloat16")
-    reading = max(moments["prefill_attention"] - streamed, moments["prefill_mlp"])
+    reading = max(phases["prefill_attention"] - streamed, phases["prefill_mlp"])
     # Queries that seed the hot set, and logits, are items of their own.
     beside = activations.seed_bytes(spec, settings, "bfloat16") + activations.logits_bytes(spec, "bfloat16")
     segment, last = measured(config, settings)
     assert 0.8 * reading <= segment <= reading + beside
-    finishing = moments["settling"]
+    finishing = phases["settling"]
     if finishing > reading:
         assert last <= finishing + beside
     else:
