@@ -23,8 +23,8 @@ kernel = pytest.importorskip("lrqk_cli.kernels.select_rows.triton", reason="Trit
 WIDTH = (math.log(8) - LOWEST_SCORE) / BINS + 1e-3
 
 
-def buffers(shape: Shape, bucket: int, device: str) -> tuple[SelectScratch, FetchPlan]:
-    scratch = SelectScratch.empty(shape.sets, shape.hot, bucket, torch.device(device))
+def buffers(shape: Shape, columns: int, device: str) -> tuple[SelectScratch, FetchPlan]:
+    scratch = SelectScratch.empty(shape.sets, shape.hot, columns, torch.device(device))
     plan = FetchPlan.empty(shape.sets, shape.hot, torch.device(device))
     for tensor in (*scratch, *plan[:3], plan.leaving):
         if tensor is not scratch.histogram:
