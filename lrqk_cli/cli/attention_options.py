@@ -144,18 +144,18 @@ def _config(
     ] = _DEFAULT.als.penalties,
 ) -> LrqkConfig:
     return LrqkConfig(
-        _DEFAULT.attention if attention == "auto" else attention,
-        rank,
-        index_bits,
-        hot,
-        top_k or default_top_k(hot),
-        recent,
-        tail,
-        segment,
-        solver,
-        grouping,
-        hot_policy,
-        AlsConfig(als_init, als_iterations, als_tolerance, als_penalties),
+        attention=_DEFAULT.attention if attention == "auto" else attention,
+        rank=rank,
+        index_bits=index_bits,
+        hot=hot,
+        top_k=top_k or default_top_k(hot),
+        recent=recent,
+        tail=tail,
+        segment=segment,
+        solver=solver,
+        grouping=grouping,
+        hot_policy=hot_policy,
+        als=AlsConfig(als_init, als_iterations, als_tolerance, als_penalties),
     )
 
 

@@ -28,7 +28,7 @@ _LAYER_KINDS: Mapping[str, LayerKind] = {"full_attention": "full", "sliding_atte
 
 # Values of a key that mean that the feature is off.
 _OFF = (None, False, 0)
-_FEATURES = {
+_UNSUPPORTED_FEATURES = {
     "is_encoder_decoder": "an encoder beside the decoder",
     "kv_lora_rank": "multi-head latent attention",
     "attention_chunk_size": "chunked attention",
@@ -190,7 +190,7 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any] | SimpleNamespa
     text = plain_config(config)
     if getattr(text, "is_heterogeneous", False):
         _refuse("layers of different shapes", "some settings hold for single layers only")
-    for key, feature in _FEATURES.items():
+    for key, feature in _UNSUPPORTED_FEATURES.items():
         if getattr(text, key, None) not in _OFF:
             _refuse(feature, f"{key} is {getattr(text, key)}")
     if getattr(text, "is_causal", True) is False:
