@@ -203,8 +203,9 @@ class LrqkConfig:
         solver: ``joint``, the closed form; ``als``, the paper's alternating least squares, whose
             factors are also updated in every decode step.
         grouping: an index and a hot set per ``kv`` head or per query ``head``.
-        hot_policy: ``sticky`` keeps C rows and evicts the worst; ``exact`` keeps exactly the best ``top_k``;
-            ``refetch`` keeps the same rows, but fetches all of them in every step.
+        hot_policy: ``sticky`` keeps C rows and evicts the worst; ``exact``: the hot set is exactly the
+            best ``top_k``, and attention stays approximate; ``refetch`` keeps the same rows, but fetches all
+            of them in every step.
         als: settings of the ``als`` solver.
         aggregate: how the softmax weights of a row under the queries of its row set become one score.
     """

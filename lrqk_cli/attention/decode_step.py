@@ -138,7 +138,7 @@ class DeviceStep(ABC):
         """
         state, residents = self._state, self._residents
         queries = query.reshape(residents.rows.shape[0], -1, query.shape[-1]).contiguous()
-        fetch = self._store_token(queries, key, value, params)
+        fetch = self._store_and_select(queries, key, value, params)
         output = torch.empty_like(queries)
         lse = torch.empty(queries.shape[:2], dtype=torch.float32, device=query.device)
         kernels.attend_residents(
@@ -168,10 +168,10 @@ class DeviceStep(ABC):
         return output.view(query.shape)
 
     @abstractmethod
-    def _store_token(
+    def _store_and_select(
         self, queries: Tensor, key: Tensor, value: Tensor, params: AttentionParams
     ) -> Fetch | None:
-        """Store K and V; return the non-resident rows that the queries ``[sets, N, d]`` demand, or None."""
+        """Store the token's row, and choose the rows to fetch for queries ``[sets, N, d]``; None if dense."""
 
     @abstractmethod
     def refresh(self) -> None:
@@ -192,7 +192,7 @@ class DenseDeviceStep(DeviceStep):
         residents = Residents(rows, slot_token, torch.empty(heads, 0, dtype=torch.bool, device=rows.device))
         super().__init__(state, residents, state.attend_scratch(heads, size), weights)
 
-    def _store_token(self, _: Tensor, key: Tensor, value: Tensor, __: AttentionParams) -> None:
+    def _store_and_select(self, _: Tensor, key: Tensor, value: Tensor, __: AttentionParams) -> None:
         rows = self._residents.rows
         rows.index_copy_(1, self._state.length % rows.shape[1], torch.stack((key, value), dim=2))
 
@@ -246,7 +246,9 @@ class LrqkStep(DeviceStep):
         if self._tail is not None and self._value_tail is not None:
             self._tail.slope.copy_(self._value_tail.slope * scale.mT)
 
-    def _store_token(self, queries: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Fetch:
+    def _store_and_select(
+        self, queries: Tensor, key: Tensor, value: Tensor, params: AttentionParams
+    ) -> Fetch:
         residents, length = self._residents, self._state.length
         kernels.append_token(
             queries,

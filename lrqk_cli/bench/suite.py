@@ -62,7 +62,8 @@ class Suite(ABC):
 
     Attributes:
         known_modes: all modes that it can compare; ``default_modes``: those that it compares by default.
-        options: parameters of the command that this suite has and some other suite lacks.
+        options: parameters of the command that this suite reads and some other suite does not. One that is in
+            no suite's set is for all suites, so ``refuse_idle`` never refuses it.
         answer_tokens: tokens to reserve beside each context.
         asked: the options, with the names of all modes and tasks.
 

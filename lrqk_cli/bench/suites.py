@@ -10,6 +10,7 @@ from lrqk_cli.bench.speed.suite import SpeedSuite
 from lrqk_cli.bench.suite import Suite
 from lrqk_cli.errors import UsageError, flag
 
+# ``SuiteName`` in ``cli.bench_options`` lists the names too.
 SUITES: dict[str, type[Suite]] = {kind.name: kind for kind in (SpeedSuite, FidelitySuite, RulerSuite)}
 
 

@@ -168,17 +168,14 @@ def load(path: Path) -> Archive:
     except UsageError as error:
         raise UsageError(f"{path} is damaged: {error.message}", _DAMAGED_HINT) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is damaged: {_reason(error)}.", _DAMAGED_HINT) from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise UsageError(f"{path} is damaged: {reason}.", _DAMAGED_HINT) from error
 
 
 def _folder() -> Path:
     import platformdirs
 
     return platformdirs.user_state_path("lrqk") / "chats"
-
-
-def _reason(error: Exception) -> str:
-    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _read_archive(plain: dict[str, Any]) -> Archive:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -130,13 +130,7 @@ class ContextSync:
         conversation.cut(entry)
         if self._engine.length <= entry.start:
             return
-        points = [
-            other.rewind_point for other in (*conversation.entries, entry) if other.rewind_point is not None
-        ]
-        if points:
-            self._engine.rewind(points[-1])
-        else:
-            self.start_again(conversation)
+        self._rewind((*conversation.entries, entry), conversation)
 
     def start_again(self, conversation: Conversation) -> None:
         """Reset the engine, so that the whole conversation is read again."""
@@ -158,15 +152,15 @@ class ContextSync:
         )
         if shared == self._engine.length:
             return
-        points = [
-            entry.rewind_point
-            for entry in old.entries
-            if entry.rewind_point is not None and entry.start <= shared
-        ]
+        self._rewind([entry for entry in old.entries if entry.start <= shared], new)
+
+    def _rewind(self, entries: Iterable[Entry], conversation: Conversation) -> None:
+        """Rewind the engine to the last point of ``entries``; without one, start ``conversation`` again."""
+        points = [entry.rewind_point for entry in entries if entry.rewind_point is not None]
         if points:
             self._engine.rewind(points[-1])
         else:
-            self.start_again(new)
+            self.start_again(conversation)
 
     def _entries_with_rewind_points(self, conversation: Conversation) -> list[Entry]:
         """Return the unread entries before which to keep a rewind point."""

@@ -36,7 +36,6 @@ class DocumentEntry(Entry):
     """A document.
 
     Attributes:
-        document: its text.
         use: its tokens in the context.
         pages: the token spans of its pages.
     """
@@ -51,7 +50,6 @@ class Exchange(Entry):
     """A question and its answer.
 
     Attributes:
-        question: the question's text.
         answer_start: tokens before the answer.
         answer: None until it is finished.
         sources: the pages that the answer rests on; None while sources are off.

@@ -17,13 +17,16 @@ from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.planner import CONTEXT_STEP, Plan
 from lrqk_cli.memory.reserve import reserve
+from lrqk_cli.models import files, loading
+from lrqk_cli.models.describe import describe_source
+from lrqk_cli.models.devices import choose_device
+from lrqk_cli.models.loading import ModelSource
 from lrqk_cli.models.placement import Placement, find_placement, limit_vram
+from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
+from lrqk_cli.models.threads import use_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from lrqk_cli.models.loading import ModelSource
-    from lrqk_cli.models.prompt import ChatPrompt
 
 # Tokens reserved for an answer without ``--max-new-tokens``.
 _ANSWER_TOKENS = 4096
@@ -116,10 +119,6 @@ def look_up(
         in_use: memory of the loaded model that this one replaces.
     """
     with view.pulling(request.name) as report:
-        # Imported under the progress bar, because importing torch takes seconds.
-        from lrqk_cli.models import files, loading
-        from lrqk_cli.models.prompt import ChatPrompt
-
         source = loading.resolve(request.name)
         if source.kind == "hub-gguf":
             source = files.fetched(source, report, _room(request, in_use))
@@ -158,17 +157,12 @@ def open_session(
     began = time.perf_counter()
     with ExitStack() as stack:
         found = look_up(request, [*texts_of(documents), *said], system, generation, view, questions)
-        # Imported here, because it imports torch, which ``look_up`` has loaded under its bar.
-        from lrqk_cli.models.threads import use_threads
-
         threads = use_threads(request.threads)
         plan, placement, tokenizer = found.plan, found.placement, found.tokenizer
         view.planned(plan)
         stack.enter_context(limit_vram(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
             from lrqk_cli.engine.generate import Engine
-            from lrqk_cli.models import loading
-            from lrqk_cli.models.prompt import Detokenizer
 
             loaded = loading.load(
                 found.source,
@@ -205,8 +199,6 @@ def _room(request: ModelRequest, in_use: MemoryUse | None) -> int | None:
     """Return the most bytes that the weights may take, before the model's shape is known."""
     if request.offload_weights:
         return None
-    from lrqk_cli.models.devices import choose_device
-
     budget = find_budget(choose_device(request.device), request.vram, request.ram)
     if in_use is not None:
         budget = _with_freed(budget, request, in_use)
@@ -215,8 +207,6 @@ def _room(request: ModelRequest, in_use: MemoryUse | None) -> int | None:
 
 def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUse | None) -> Placement:
     """Return the model's placement; raise where no settings fit."""
-    from lrqk_cli.models.describe import describe_source
-
     described = describe_source(source)
     limits = request.vram, request.ram
     placement = find_placement(described, request.device, request.dtype, *limits, weights=request.weights)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, TypedDict
 
-from lrqk_cli.chat import printable
 from lrqk_cli.chat.events import Answer, AnswerSources, DocumentUse
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory.planner import Plan
@@ -193,13 +192,3 @@ def _plan_report(plan: Plan) -> PlanReport:
         "host_bytes": needed.host_kv if on_device else needed.on_host,
         "host_budget_bytes": plan.budget.ram,
     }
-
-
-def to_json(value: Mapping[str, Any] | Sequence[Any] | ChatReport) -> str:
-    """Format as indented JSON for stdout, without ASCII escapes."""
-    return printable.to_json(value, indent=2)
-
-
-def to_json_line(value: Mapping[str, Any] | ChatReport) -> str:
-    """Format as one line of JSON Lines."""
-    return printable.to_json(value)

@@ -148,8 +148,6 @@ class Session:
         was read, the question is dropped; otherwise it stays, with the answer so far.
 
         Args:
-            question: the user's question.
-            cancelled: returns whether to stop.
             generation: sampling settings of this answer; None for those of the session.
 
         Raises:

@@ -41,7 +41,6 @@ def find_sources(
 
     Args:
         weights: attention weights, one a token of the conversation.
-        conversation: the conversation with its documents.
         new_stream: makes a decoder for the tokens of a passage.
     """
     places = _places(conversation)

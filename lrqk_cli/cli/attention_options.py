@@ -38,140 +38,124 @@ def _config(
         Literal["auto", AttentionMode],
         _option(
             "--attention",
-            help="auto: dense if it fits on the GPU and is not slow, else lrqk; on a CPU lrqk. dense: full "
+            "auto: dense if it fits on the GPU and is not slow, else lrqk; on a CPU lrqk. dense: full "
             "attention, KV cache on the GPU. offload: full attention, KV cache streamed from CPU memory.",
-            metavar="MODE",
+            "MODE",
         ),
     ] = "auto",
-    rank: Annotated[
-        int,
-        _option("--rank", help="Rank of the index of keys.", parse=parse_integer, metavar="N"),
-    ] = _DEFAULT.rank,
+    rank: Annotated[int, _option("--rank", "Rank of the index of keys.", "N", parse_integer)] = _DEFAULT.rank,
     index_bits: Annotated[
         Literal[4, 8, 16],
-        _option(
-            "--index-bits", help="Bits of each number in the index.", parse=parse_integer, metavar="4|8|16"
-        ),
+        _option("--index-bits", "Bits of each number in the index.", "4|8|16", parse_integer),
     ] = _DEFAULT.index_bits,
     hot: Annotated[
         int,
         _option(
             "--hot",
-            help="Size of the hot set: KV rows kept on the GPU for each KV head. Fewer if memory is short.",
-            parse=parse_tokens,
-            metavar="ROWS",
+            "Size of the hot set: KV rows kept on the GPU for each KV head. Fewer if memory is short.",
+            "ROWS",
+            parse_tokens,
         ),
     ] = _DEFAULT.hot,
     top_k: Annotated[
         int | None,
         _option(
             "--top-k",
-            help="Highest-scoring rows that each step needs in the hot set; missing ones are fetched. "
+            "Highest-scoring rows that each step needs in the hot set; missing ones are fetched. "
             "(default: a quarter of --hot)",
-            parse=parse_tokens,
-            metavar="ROWS",
+            "ROWS",
+            parse_tokens,
         ),
     ] = None,
     recent: Annotated[
-        int,
-        _option(
-            "--recent",
-            help="Most recent rows, always kept on the GPU as well.",
-            parse=parse_tokens,
-            metavar="ROWS",
-        ),
+        int, _option("--recent", "Most recent rows, always kept on the GPU as well.", "ROWS", parse_tokens)
     ] = _DEFAULT.recent,
     tail: Annotated[
         TailMode,
         _option(
             "--tail",
-            help="Rows outside the hot set: linear adds a prediction of what they contribute, mean adds the "
+            "Rows outside the hot set: linear adds a prediction of what they contribute, mean adds the "
             "mean value, none leaves them out.",
-            metavar="MODE",
+            "MODE",
         ),
     ] = _DEFAULT.tail,
     segment: Annotated[
         int | None,
         _option(
             "--segment",
-            help="Tokens in each step of prefill. (default: 8192, or fewer to fit; 512 on a CPU)",
-            parse=parse_tokens,
-            metavar="TOKENS",
+            "Tokens in each step of prefill. (default: 8192, or fewer to fit; 512 on a CPU)",
+            "TOKENS",
+            parse_tokens,
         ),
     ] = _DEFAULT.segment,
     solver: Annotated[
         SolverName,
         _paper_option(
             "--solver",
-            help="How the index is computed. joint: in closed form. als: by the paper's alternating least "
+            "How the index is computed. joint: in closed form. als: by the paper's alternating least "
             "squares, updated at every step.",
-            metavar="NAME",
+            "NAME",
         ),
     ] = _DEFAULT.solver,
     grouping: Annotated[
         GroupingMode,
         _paper_option(
-            "--grouping",
-            help="kv: one index and hot set for each KV head. head: one for each query head.",
-            metavar="MODE",
+            "--grouping", "kv: one index and hot set for each KV head. head: one for each query head.", "MODE"
         ),
     ] = _DEFAULT.grouping,
     hot_policy: Annotated[
         HotPolicy,
         _paper_option(
             "--hot-policy",
-            help="sticky: keep --hot rows and replace the lowest-scoring. exact: keep the best --top-k only. "
+            "sticky: keep --hot rows and replace the lowest-scoring. exact: keep the best --top-k only. "
             "refetch: as exact, but fetch all of them at every step.",
-            metavar="MODE",
+            "MODE",
         ),
     ] = _DEFAULT.hot_policy,
     als_init: Annotated[
         AlsInit,
         _paper_option(
             "--als-init",
-            help="Initial factors of als: randn at random; top or topcol from columns of Q and K.",
-            metavar="NAME",
+            "Initial factors of als: randn at random; top or topcol from columns of Q and K.",
+            "NAME",
         ),
     ] = _DEFAULT.als.init,
     als_iterations: Annotated[
-        int,
-        _paper_option(
-            "--als-iterations", help="Maximum number of als iterations.", parse=parse_integer, metavar="N"
-        ),
+        int, _paper_option("--als-iterations", "Maximum number of als iterations.", "N", parse_integer)
     ] = _DEFAULT.als.iterations,
     als_tolerance: Annotated[
         float,
         _paper_option(
             "--als-tolerance",
-            help="als stops once the mean squared change of its factors is below this.",
-            parse=parse_number,
-            metavar="X",
+            "als stops once the mean squared change of its factors is below this.",
+            "X",
+            parse_number,
         ),
     ] = _DEFAULT.als.tolerance,
     als_penalties: Annotated[
         AlsPenalties,
         _paper_option(
             "--als-penalties",
-            help="Penalty weights of als for Q, K, the new token and the tokens on the GPU.",
-            parse=parse_penalties,
-            metavar="W,W,W,W",
+            "Penalty weights of als for Q, K, the new token and the tokens on the GPU.",
+            "W,W,W,W",
+            parse_penalties,
             show_default="1,1,1,1",
         ),
     ] = _DEFAULT.als.penalties,
 ) -> LrqkConfig:
     return LrqkConfig(
-        _DEFAULT.attention if attention == "auto" else attention,
-        rank,
-        index_bits,
-        hot,
-        top_k or default_top_k(hot),
-        recent,
-        tail,
-        segment,
-        solver,
-        grouping,
-        hot_policy,
-        AlsConfig(als_init, als_iterations, als_tolerance, als_penalties),
+        attention=_DEFAULT.attention if attention == "auto" else attention,
+        rank=rank,
+        index_bits=index_bits,
+        hot=hot,
+        top_k=top_k or default_top_k(hot),
+        recent=recent,
+        tail=tail,
+        segment=segment,
+        solver=solver,
+        grouping=grouping,
+        hot_policy=hot_policy,
+        als=AlsConfig(als_init, als_iterations, als_tolerance, als_penalties),
     )
 
 

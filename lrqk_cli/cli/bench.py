@@ -19,6 +19,7 @@ from lrqk_cli.cli.values import parse_names, parse_tokens
 from lrqk_cli.cli.variations import parse_variations
 from lrqk_cli.config import LrqkConfig, ReadLimits, WeightChoice
 from lrqk_cli.models.catalog import DEFAULT_MODEL
+from lrqk_cli.terminal.console import print_message, stderr_console, stdout_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +74,6 @@ def bench(
     warn_of_transformers()
     from lrqk_cli.bench.plot import check_plot
     from lrqk_cli.bench.suites import SUITES, refuse_idle
-    from lrqk_cli.terminal.console import stderr_console
     from lrqk_cli.terminal.view import View
 
     given = frozenset(options.on_command_line(context, context.params))
@@ -207,7 +207,6 @@ def _show(
     from lrqk_cli.bench import report
     from lrqk_cli.bench.environment import environment
     from lrqk_cli.bench.plot import write_plot
-    from lrqk_cli.terminal.console import print_message, stderr_console
 
     if output == "table":
         _print_table(measured)
@@ -227,8 +226,6 @@ def _show(
 
 def _print_table(measured: Report) -> None:
     from rich.table import Table
-
-    from lrqk_cli.terminal.console import stdout_console
 
     console = stdout_console()
     if not console.is_terminal:  # lines are broken at a terminal's width only

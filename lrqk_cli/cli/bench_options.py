@@ -20,136 +20,104 @@ SuiteOption = Annotated[
     SuiteName,
     _option(
         "--suite",
-        help="speed; fidelity: distance from full attention; ruler: the 13 tasks of RULER, scored.",
-        metavar="SUITE",
+        "speed; fidelity: distance from full attention; ruler: the 13 tasks of RULER, scored.",
+        "SUITE",
     ),
 ]
 Contexts = Annotated[
     str,
     _option(
-        "--ctx",
-        help="Context lengths in tokens, such as 4k,16k; in speed, lengths of the prompts.",
-        metavar="TOKENS,…",
+        "--ctx", "Context lengths in tokens, such as 4k,16k; in speed, lengths of the prompts.", "TOKENS,…"
     ),
 ]
 Modes = Annotated[
     str | None,
     _option(
         "--modes",
-        help="speed: lrqk, dense, dense-eager, offload, paper, paper-no-hit-miss. "
+        "speed: lrqk, dense, dense-eager, offload, paper, paper-no-hit-miss. "
         "fidelity: lrqk, resident (lrqk with all rows on the GPU), paper. "
         "ruler: lrqk, resident, paper, dense, offload.",
-        metavar="MODE,…",
+        "MODE,…",
     ),
 ]
 NewTokens = Annotated[
-    int,
-    _option(
-        "--new-tokens",
-        help="speed, fidelity: tokens to decode after each prefill.",
-        parse=parse_tokens,
-        metavar="N",
-    ),
+    int, _option("--new-tokens", "speed, fidelity: tokens to decode after each prefill.", "N", parse_tokens)
 ]
-Repeat = Annotated[
-    int,
-    _option("--repeat", help="speed: number of runs to average.", parse=parse_integer, metavar="N"),
-]
+Repeat = Annotated[int, _option("--repeat", "speed: number of runs to average.", "N", parse_integer)]
 Shape = Annotated[
     str | None,
     model_option(
         "--shape",
-        help="speed: measure a published model's shape with random weights, such as llama-3.1-8b.",
-        metavar="NAME",
+        "speed: measure a published model's shape with random weights, such as llama-3.1-8b.",
+        "NAME",
     ),
 ]
 MemoryCap = Annotated[
     int | None,
     _option(
         "--memory-cap",
-        help="speed: limit of the GPU memory that mode lrqk may allocate, such as 24GiB; others have none.",
-        parse=parse_bytes,
-        metavar="BYTES",
+        "speed: limit of the GPU memory that mode lrqk may allocate, such as 24GiB; others have none.",
+        "BYTES",
+        parse_bytes,
     ),
 ]
 Text = Annotated[
     Path | None,
     _option(
         "--text",
-        help="speed, fidelity: text file to measure on. (default: generated sentences, easier than prose)",
-        metavar="PATH",
+        "speed, fidelity: text file to measure on. (default: generated sentences, easier than prose)",
+        "PATH",
     ),
 ]
 Tasks = Annotated[
     str | None,
     _option(
         "--tasks",
-        help="ruler: its tasks, such as niah_single_1,vt (default: all). fidelity: text (default) and these.",
-        metavar="TASK,…",
+        "ruler: its tasks, such as niah_single_1,vt (default: all). fidelity: text (default) and these.",
+        "TASK,…",
     ),
 ]
-Samples = Annotated[
-    int,
-    _option("--samples", help="fidelity, ruler: prompts per task.", parse=parse_integer, metavar="N"),
-]
+Samples = Annotated[int, _option("--samples", "fidelity, ruler: prompts per task.", "N", parse_integer)]
 Turns = Annotated[
     int,
-    _option(
-        "--turns",
-        help="fidelity: turns of a conversation, each measured separately.",
-        parse=parse_integer,
-        metavar="N",
-    ),
+    _option("--turns", "fidelity: turns of a conversation, each measured separately.", "N", parse_integer),
 ]
 Vary = Annotated[
     list[str],
     _option(
         "--vary",
-        help="fidelity, ruler: also measure with one setting changed, such as top-k=512,1024. Repeat for "
-        "more.",
-        metavar="NAME=V,…",
+        "fidelity, ruler: also measure with one setting changed, such as top-k=512,1024. Repeat for more.",
+        "NAME=V,…",
     ),
 ]
 Layers = Annotated[
     bool,
     _option(
-        "--layers",
-        help="fidelity: also measure the attention mass and the output error of each layer. Slow.",
-        metavar="",
+        "--layers", "fidelity: also measure the attention mass and the output error of each layer. Slow."
     ),
 ]
 Haystack = Annotated[
     Path | None,
-    _option(
-        "--haystack",
-        help="RULER tasks: text to hide the needles in. (default: generated sentences)",
-        metavar="PATH",
-    ),
+    _option("--haystack", "RULER tasks: text to hide the needles in. (default: generated sentences)", "PATH"),
 ]
 QaData = Annotated[
     list[Path],
     _option(
         "--qa-data",
-        help="RULER tasks: questions in SQuAD format (qa_1) or HotpotQA format (qa_2). Repeat for both.",
-        metavar="PATH",
+        "RULER tasks: questions in SQuAD format (qa_1) or HotpotQA format (qa_2). Repeat for both.",
+        "PATH",
     ),
 ]
-Seed = Annotated[
-    int,
-    _option("--seed", help="RULER tasks: random seed of the prompts.", parse=parse_integer, metavar="N"),
-]
+Seed = Annotated[int, _option("--seed", "RULER tasks: random seed of the prompts.", "N", parse_integer)]
 Plot = Annotated[
     Path | None,
     output_option(
         "--plot",
-        help="Also draw a chart as .svg or .png: decode speed over context, or quality over GPU memory.",
-        metavar="PATH",
+        "Also draw a chart as .svg or .png: decode speed over context, or quality over GPU memory.",
+        "PATH",
     ),
 ]
-Format = Annotated[
-    Output,
-    output_option("--output", help="Output format: table, md, json or csv.", metavar="FORMAT"),
-]
+Format = Annotated[Output, output_option("--output", "Output format: table, md, json or csv.", "FORMAT")]
 
 
 def chosen_shape(suite: Suite, shape: str | None) -> str | None:

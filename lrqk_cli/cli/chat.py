@@ -15,6 +15,7 @@ from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_opti
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.config import GenerationConfig, ReadLimits
 from lrqk_cli.models.catalog import DEFAULT_MODEL
+from lrqk_cli.terminal.console import stderr_console
 
 if TYPE_CHECKING:
     from lrqk_cli.documents import Document, PageSelection
@@ -74,7 +75,6 @@ def chat(
     from lrqk_cli.chat.keeping import CacheChoice
     from lrqk_cli.chat.opening import ModelRequest, open_session
     from lrqk_cli.documents import PageSelection
-    from lrqk_cli.terminal.console import stderr_console
     from lrqk_cli.terminal.view import View
 
     view = View(stderr_console(), quiet, bell)

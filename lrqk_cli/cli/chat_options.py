@@ -23,119 +23,91 @@ Files = Annotated[
 ]
 File = Annotated[
     list[Path],
-    document_option(
-        "--file", help="The same as FILE, and read before those. Repeat it for more.", metavar="PATH"
-    ),
+    document_option("--file", "The same as FILE, and read before those. Repeat it for more.", "PATH"),
 ]
-Pages = Annotated[
-    str | None, document_option("--pages", help="Pages to read, such as 3-20,25.", metavar="PAGES")
-]
-Password = Annotated[
-    str | None,
-    document_option("--password", help="Password of encrypted documents.", metavar="TEXT"),
-]
+Pages = Annotated[str | None, document_option("--pages", "Pages to read, such as 3-20,25.", "PAGES")]
+Password = Annotated[str | None, document_option("--password", "Password of encrypted documents.", "TEXT")]
 OffloadWeights = Annotated[
     bool,
     model_option(
-        "--offload-weights",
-        help="Keep weights that do not fit on the GPU in CPU memory, which is slow.",
-        metavar="",
+        "--offload-weights", "Keep weights that do not fit on the GPU in CPU memory, which is slow."
     ),
 ]
 Prompt = Annotated[
     list[str],
     _answer_option(
         "--prompt",
-        help="Ask this, print the answer and exit; repeat it for follow-up questions. Without it, a piped "
+        "Ask this, print the answer and exit; repeat it for follow-up questions. Without it, a piped "
         "text is the question, and on a terminal a chat starts.",
-        metavar="TEXT",
+        "TEXT",
     ),
 ]
 PromptsFile = Annotated[
     Path | None,
     _answer_option(
         "--prompts-file",
-        help="Ask each question of this file separately: one a line, as text or as a JSON object with "
+        "Ask each question of this file separately: one a line, as text or as a JSON object with "
         "prompt and id.",
-        metavar="PATH",
+        "PATH",
     ),
 ]
 AnswersFile = Annotated[
     Path | None,
     _answer_option(
         "--answers-file",
-        help="Append the answers to this file as JSON Lines, and skip questions that it answers already. "
+        "Append the answers to this file as JSON Lines, and skip questions that it answers already. "
         "(default: standard output)",
-        metavar="PATH",
+        "PATH",
     ),
 ]
 System = Annotated[
-    str | None,
-    _answer_option("--system", help="System prompt: instructions to the model.", metavar="TEXT"),
+    str | None, _answer_option("--system", "System prompt: instructions to the model.", "TEXT")
 ]
 MaxNewTokens = Annotated[
     int | None,
     _answer_option(
         "--max-new-tokens",
-        help="Maximum length of an answer in tokens. (default: what is left of the context)",
-        parse=parse_tokens,
-        metavar="TOKENS",
+        "Maximum length of an answer in tokens. (default: what is left of the context)",
+        "TOKENS",
+        parse_tokens,
     ),
 ]
 Temperature = Annotated[
     float,
     _answer_option(
-        "--temperature",
-        help="Sampling temperature; 0 always takes the most likely token.",
-        parse=parse_number,
-        metavar="T",
+        "--temperature", "Sampling temperature; 0 always takes the most likely token.", "T", parse_number
     ),
 ]
 TopP = Annotated[
     float,
     _answer_option(
         "--top-p",
-        help="Nucleus sampling: sample from the most likely tokens that together have this probability.",
-        parse=parse_number,
-        metavar="P",
+        "Nucleus sampling: sample from the most likely tokens that together have this probability.",
+        "P",
+        parse_number,
     ),
 ]
 SampleTopK = Annotated[
     int,
     _answer_option(
-        "--sample-top-k",
-        help="Sample from the N most likely tokens; 0 means all.",
-        parse=parse_integer,
-        metavar="N",
+        "--sample-top-k", "Sample from the N most likely tokens; 0 means all.", "N", parse_integer
     ),
 ]
 RepetitionPenalty = Annotated[
-    float,
-    _answer_option(
-        "--repetition-penalty", help="Values above 1 discourage repetition.", parse=parse_number, metavar="X"
-    ),
+    float, _answer_option("--repetition-penalty", "Values above 1 discourage repetition.", "X", parse_number)
 ]
 Seed = Annotated[
-    int | None,
-    _answer_option("--seed", help="Random seed, for repeatable sampling.", parse=parse_integer, metavar="N"),
+    int | None, _answer_option("--seed", "Random seed, for repeatable sampling.", "N", parse_integer)
 ]
 Json = Annotated[
-    bool,
-    output_option("--json", help="Print JSON: one object, or JSON Lines for several questions.", metavar=""),
+    bool, output_option("--json", "Print JSON: one object, or JSON Lines for several questions.")
 ]
-Sources = Annotated[
-    bool,
-    output_option("--sources", help="List the pages that each answer is based on.", metavar=""),
-]
+Sources = Annotated[bool, output_option("--sources", "List the pages that each answer is based on.")]
 Bell = Annotated[
     bool,
     output_option(
         "--bell/--no-bell",
-        help="Ring the terminal's bell after reading and answering for more than half a minute.",
-        metavar="",
+        "Ring the terminal's bell after reading and answering for more than half a minute.",
     ),
 ]
-NoHistory = Annotated[
-    bool,
-    output_option("--no-history", help="Do not save the questions of a chat in a file.", metavar=""),
-]
+NoHistory = Annotated[bool, output_option("--no-history", "Do not save the questions of a chat in a file.")]

@@ -84,15 +84,7 @@ def warn_of_transformers() -> None:
 
 
 def report(error: BaseException, debug: bool) -> int:
-    """Print a failure for the user.
-
-    Args:
-        error: the exception that ended the run.
-        debug: print the traceback too.
-
-    Returns:
-        The exit code.
-    """
+    """Print the failure that ended the run, with ``debug`` its traceback too; return the exit code."""
     console = stderr_console()
     if debug:
         print_traceback(console, error)
@@ -126,7 +118,7 @@ def silence_stdout() -> None:
 def _explain_usage(error: Exception) -> tuple[str, str]:
     """Return the sentence and the hint for an error of the command line parser."""
     message = " ".join(error.format_message().split()).replace("Value error, ", "")  # type: ignore[attr-defined]
-    message = _sentence(message)
+    message += "" if message.endswith((".", "?", ")")) else "."
     context = getattr(error, "ctx", None)
     parameter = getattr(error, "param", None)
     source = context.get_parameter_source(parameter.name) if context and parameter else None
@@ -137,7 +129,3 @@ def _explain_usage(error: Exception) -> tuple[str, str]:
     cause = error.__cause__
     hint = cause.hint if isinstance(cause, LrqkError) else f"Run '{command} --help' to see what there is."
     return message, hint
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "?", ")")) else text + "."

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import WeightChoice
+from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.budget import Budget
 from lrqk_cli.memory.footprint import AMPLE, CARD_DTYPE, CardReport, footprint, longest_text
 
@@ -91,7 +92,6 @@ def _place(question: FootprintRequest, described: Description) -> tuple[Machine 
     if machine is not None:
         is_half = machine.name is not None and described.dtype == "float16"
         return machine, "float16" if is_half else machine.dtype
-    from lrqk_cli.memory.accounting import dtype_name
     from lrqk_cli.models.devices import resolve_device_dtype
 
     return None, dtype_name(resolve_device_dtype(question.device, dtype, described.dtype)[1])

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from lrqk_cli.chat.printable import to_json
 from lrqk_cli.cli import footprint, options
 from lrqk_cli.cli.attention_options import ALS_OPTIONS, AttentionChoices, with_attention_options
 from lrqk_cli.cli.failures import warn_of_transformers
@@ -17,17 +20,15 @@ from lrqk_cli.errors import UsageError, flag
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.footprint import FootprintRequest
 from lrqk_cli.memory.units import format_bytes
+from lrqk_cli.terminal.console import stdout_console
 from lrqk_cli.upstream import installed_version
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 Model = Annotated[
     str | None,
     options.model_option(
         "--model",
-        help="Model to describe: as for chat, or the name of a published one, such as llama-3.1-8b.",
-        metavar="MODEL",
+        "Model to describe: as for chat, or the name of a published one, such as llama-3.1-8b.",
+        "MODEL",
     ),
 ]
 Context = Annotated[int | None, options.context_length("the model's limit")]
@@ -84,12 +85,8 @@ def info(
         plain = {"machine": _machine(device), "models": _models()}
         show = partial(_print_machine, plain)
     if as_json:
-        from lrqk_cli.chat.report import to_json
-
-        typer.echo(to_json(plain))
+        typer.echo(to_json(plain, indent=2))
     else:
-        from lrqk_cli.terminal.console import stdout_console
-
         show(stdout_console())
 
 
@@ -142,8 +139,6 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _print_machine(report: dict[str, Any], console: Console) -> None:
-    from rich.table import Table
-
     machine = report["machine"]
     grid = Table.grid(padding=(0, 2))
     name = f" ({machine['device_name']})" if machine["device_name"] else ""

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from lrqk_cli.chat.printable import to_json
 from lrqk_cli.cli import options
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.errors import ModelError
+from lrqk_cli.terminal.console import stderr_console, stdout_console
 
 app = typer.Typer(name="models", help="List, fetch and remove models.")
 
@@ -44,12 +46,8 @@ def list_models(vram: options.Vram = None, ram: options.Ram = None, as_json: opt
 
     found = shelf(vram, ram)
     if as_json:
-        from lrqk_cli.chat.report import to_json
-
-        typer.echo(to_json([row.facts() for row in found.models]))
+        typer.echo(to_json([row.facts() for row in found.models], indent=2))
     else:
-        from lrqk_cli.terminal.console import stdout_console
-
         print_shelf(found, stdout_console())
 
 
@@ -57,7 +55,6 @@ def list_models(vram: options.Vram = None, ram: options.Ram = None, as_json: opt
 def pull(name: Name, quiet: options.Quiet = False) -> None:
     """Fetch a model, so that it works without a network."""
     from lrqk_cli.models import files, loading
-    from lrqk_cli.terminal.console import stderr_console
     from lrqk_cli.terminal.view import View
 
     warn_of_transformers()

@@ -20,18 +20,18 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 def option(
     flag: str,
-    *,
     help: str,
-    panel: str,
-    metavar: str | None = None,
+    metavar: str = "",
     parse: Callable[[Any], object] | None = None,
+    *,
+    panel: str | None,
     **settings: Any,
 ) -> Any:
     """Return an option that is also read from its environment variable.
 
     Args:
         flag: such as ``--top-k``, or ``--bell/--no-bell`` for a switch that is on by default.
-        help: one line; panel: its heading in the help.
+        help: one line; panel: its heading in the help, None for that of ``--help``.
         metavar: the name of the value in the help; empty for a switch.
         parse: reads the value and raises ``UsageError``, which is then reported with the option's name.
         settings: further arguments of ``typer.Option``.
@@ -39,15 +39,8 @@ def option(
     variable = "LRQK_" + flag.split("/")[0].lstrip("-").replace("-", "_").upper()
     if parse is not None:
         settings["parser"] = _named(parse)
-    return typer.Option(
-        flag,
-        help=help,
-        rich_help_panel=panel,
-        metavar=metavar,
-        envvar=variable,
-        show_envvar=False,
-        **settings,
-    )
+    settings |= {"metavar": metavar, "envvar": variable, "show_envvar": False}
+    return typer.Option(flag, help=help, rich_help_panel=panel, **settings)
 
 
 def _named(parse: Callable[[Any], object]) -> Callable[[Any], object]:
@@ -63,7 +56,7 @@ def _named(parse: Callable[[Any], object]) -> Callable[[Any], object]:
 document_option = partial(option, panel="Documents")
 model_option = partial(option, panel="Model")
 output_option = partial(option, panel="Output")
-_memory_option = partial(option, panel="Memory")
+memory_size = partial(option, metavar="SIZE", parse=parse_bytes, panel="Memory")
 
 
 def _set_debug(context: typer.Context, debug: bool) -> bool:
@@ -79,46 +72,33 @@ class Invocation:
 
 Debug = Annotated[
     bool,
-    typer.Option(
-        "--debug",
-        help="Show the traceback of a failure.",
-        callback=_set_debug,
-        is_eager=True,
-        metavar="",
-        envvar="LRQK_DEBUG",
-        show_envvar=False,
-    ),
+    option("--debug", "Show the traceback of a failure.", panel=None, callback=_set_debug, is_eager=True),
 ]
-Json = Annotated[bool, output_option("--json", help="Print JSON instead of text.", metavar="")]
-Quiet = Annotated[
-    bool,
-    output_option("--quiet", help="Show warnings and errors only, no progress or statistics.", metavar=""),
-]
+Json = Annotated[bool, output_option("--json", "Print JSON instead of text.")]
+Quiet = Annotated[bool, output_option("--quiet", "Show warnings and errors only, no progress or statistics.")]
 ReadTimeout = Annotated[
     float,
     document_option(
         "--read-timeout",
-        help="Seconds that reading a file or a folder may take, and one more for each page read.",
-        parse=parse_number,
-        metavar="SECONDS",
+        "Seconds that reading a file or a folder may take, and one more for each page read.",
+        "SECONDS",
+        parse_number,
     ),
 ]
 ReadMemory = Annotated[
     int,
     document_option(
         "--read-memory",
-        help="Memory that reading a file or a folder may take, such as 4GiB. (default: 2GiB)",
-        parse=parse_bytes,
-        metavar="SIZE",
+        "Memory that reading a file or a folder may take, such as 4GiB. (default: 2GiB)",
+        "SIZE",
+        parse_bytes,
         show_default=False,
     ),
 ]
 Model = Annotated[
     str,
     model_option(
-        "--model",
-        help="An alias of 'lrqk models', a Hugging Face id, a folder or a .gguf file.",
-        metavar="MODEL",
+        "--model", "An alias of 'lrqk models', a Hugging Face id, a folder or a .gguf file.", "MODEL"
     ),
 ]
 
@@ -126,10 +106,7 @@ Model = Annotated[
 def context_length(default: str) -> Any:
     """Return the option ``--ctx``; ``default`` describes its default."""
     return model_option(
-        "--ctx",
-        help=f"Context length in tokens, such as 64k. (default: {default})",
-        parse=parse_tokens,
-        metavar="TOKENS",
+        "--ctx", f"Context length in tokens, such as 64k. (default: {default})", "TOKENS", parse_tokens
     )
 
 
@@ -137,8 +114,8 @@ def data_type(automatic: str) -> Any:
     """Return the option ``--dtype``; ``automatic`` describes ``auto``."""
     return model_option(
         "--dtype",
-        help=f"Data type of weights and KV cache: float32, bfloat16, float16, or auto, {automatic}.",
-        metavar="DTYPE",
+        f"Data type of weights and KV cache: float32, bfloat16, float16, or auto, {automatic}.",
+        "DTYPE",
     )
 
 
@@ -146,18 +123,16 @@ Context = Annotated[int | None, context_length("what the text needs")]
 Device = Annotated[
     str | None,
     model_option(
-        "--device",
-        help="Where to run: cuda, cuda:1, mps or cpu. (default: a GPU if there is one)",
-        metavar="DEVICE",
+        "--device", "Where to run: cuda, cuda:1, mps or cpu. (default: a GPU if there is one)", "DEVICE"
     ),
 ]
 Threads = Annotated[
     int | None,
     model_option(
         "--threads",
-        help="CPU threads to compute with. (default: one a core, or what the container may use)",
-        parse=parse_integer,
-        metavar="N",
+        "CPU threads to compute with. (default: one a core, or what the container may use)",
+        "N",
+        parse_integer,
     ),
 ]
 Dtype = Annotated[DType, data_type("which suits the device")]
@@ -165,18 +140,11 @@ Weights = Annotated[
     WeightChoice,
     model_option(
         "--weights",
-        help="Weights on a GPU. auto: those of a GGUF file as they are, others as finely as leaves room for "
+        "Weights on a GPU. auto: those of a GGUF file as they are, others as finely as leaves room for "
         "the text. bf16: plain numbers, in --dtype. q8, q4: packed in 8 or 4 bits while loading.",
-        metavar="FORM",
+        "FORM",
     ),
 ]
-
-
-def memory_size(flag: str, text: str) -> Any:
-    """Return an option for an amount of memory with the help ``text``."""
-    return _memory_option(flag, help=text, parse=parse_bytes, metavar="SIZE")
-
-
 Vram = Annotated[
     int | None,
     memory_size(
@@ -200,10 +168,10 @@ CacheSize = Annotated[
 ]
 NoCache = Annotated[
     bool,
-    _memory_option(
+    option(
         "--no-cache",
-        help="Neither keep on the disk what the model computes for documents, nor use what is there.",
-        metavar="",
+        "Neither keep on the disk what the model computes for documents, nor use what is there.",
+        panel="Memory",
     ),
 ]
 

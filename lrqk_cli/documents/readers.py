@@ -172,10 +172,7 @@ def _nothing_to_read(folder: Path, reasons: Sequence[str]) -> DocumentError:
 
 
 def _warned(document: Document, folder: Path, reasons: Sequence[str]) -> Document:
-    more = (
-        [f"{shown_name(folder)}: {len(reasons) - _NAMED} more files were left out."]
-        if len(reasons) > _NAMED
-        else []
-    )
     left_out = [f"Left out: {reason}" for reason in reasons[:_NAMED]]
-    return replace(document, warnings=(*document.warnings, *left_out, *more))
+    if len(reasons) > _NAMED:
+        left_out.append(f"{shown_name(folder)}: {len(reasons) - _NAMED} more files were left out.")
+    return replace(document, warnings=(*document.warnings, *left_out))

@@ -3,13 +3,13 @@
 Each folder has a plain ``reference``, and most have Triton kernels for tensors on a GPU. The folder's
 ``__init__`` is the operation, which chooses between them.
 
-A decode step on a GPU runs these operations in this order, once per layer: ``append_token``,
-``score_tokens``, ``select_rows``, and ``attend_residents``, which also fetches rows; seven launches. With
-sources on, ``weigh_tokens`` follows. ``replace_rows`` fetches rows outside of such steps. The model around
-attention uses ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``, and with packed weights ``fixed_point``,
-``packed_gemv``, ``packed_gated_gemv``, ``packed_experts_gemv`` and ``unpack_rows``. Their Triton kernels do
-not wait for the device, and no shape depends on data, so a CUDA graph can capture them. (The references read
-the length and the experts on the host.)
+A decode step on a GPU runs these operations in this order, once per layer, in seven launches:
+``append_token`` (one), ``score_tokens`` (one), ``select_rows`` (three), and ``attend_residents`` (two), which
+also fetches rows. With sources on, ``weigh_tokens`` (one) follows. ``replace_rows`` fetches rows outside of
+such steps. The model around attention uses ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``, and with
+packed weights ``fixed_point``, ``packed_gemv``, ``packed_gated_gemv``, ``packed_experts_gemv`` and
+``unpack_rows``. Their Triton kernels do not wait for the device, and no shape depends on data, so a CUDA
+graph can capture them. (The references read the length and the experts on the host.)
 
 The prefill and plain steps use ``attend`` and ``merge``; plain steps also use ``proxy_logits``,
 ``group_scores`` and ``plan_fetches``. Packing weights uses ``fit_scales`` and ``fit_scales_and_minima``.

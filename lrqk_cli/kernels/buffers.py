@@ -7,8 +7,8 @@ With it there are ``n = t + 1`` tokens: the newest ``min(n, W)`` are in the ring
 after that all slots are filled.
 
 All tensors are contiguous. Letters: ``sets`` row sets (one per KV head or query head), ``share`` of them per
-KV head; N queries per set; d head size; r rank; ``context`` reserved tokens; ``bucket`` an upper bound of n,
-known to the host.
+KV head; N queries per set; d head size; r rank; ``context`` reserved tokens; ``columns`` the
+tokens that scores have room for, at least n: the steps of a cache take ``context``.
 
 The *codes* of the index are int8 or floating ``[sets, context, r]``, or 4-bit codes packed in uint8
 ``[sets, context, r / 2]`` (``kernels.codes``). A code times the index's scale is the row's k̂.
@@ -88,10 +88,10 @@ class Projected(NamedTuple):
 class TokenScores(NamedTuple):
     """Predicted logits of all tokens and sums over spans of tokens, in float32; undefined beyond n.
 
-    A span has ``score_span(sets, bucket)`` tokens.
+    A span has ``score_span(sets, columns)`` tokens.
 
     Attributes:
-        logits: ``[sets, N, bucket]``.
+        logits: ``[sets, N, columns]``.
         masses: ``[sets, N, 3, spans]``: of each span the largest logit x, then ``Σ exp(logit - x)`` over all
             its tokens, then the same sum over its non-resident candidates.
         code_sums: ``[sets, N, spans, r]``, ``Σ exp(logit - x) · code`` over the span's non-resident
@@ -104,10 +104,10 @@ class TokenScores(NamedTuple):
 
     @classmethod
     def empty(
-        cls, sets: int, queries: int, bucket: int, device: torch.device, *, tail_rank: int | None = None
+        cls, sets: int, queries: int, columns: int, device: torch.device, *, tail_rank: int | None = None
     ) -> TokenScores:
         """Allocate; ``tail_rank`` is r, or None without a tail."""
-        return cls(**_allocate(scratch.token_scores(sets, queries, bucket, tail_rank), device))
+        return cls(**_allocate(scratch.token_scores(sets, queries, columns, tail_rank), device))
 
     @property
     def span(self) -> int:
@@ -155,7 +155,7 @@ class SelectScratch(NamedTuple):
     """Intermediate results between the launches of ``select_rows``.
 
     Attributes:
-        token_bin: int16 ``[sets, bucket]``, the bin of each candidate's score.
+        token_bin: int16 ``[sets, columns]``, the bin of each candidate's score.
         slot_bin: int16 ``[sets, C]``, the bin of the score of each slot's token.
         histogram: int32 ``[sets, 2, BINS]``, of candidates and of slots; zero between steps.
         block_counts: int32 ``[sets, blocks]``, the tokens to fetch in each block of ``SELECT_BLOCK``.
@@ -170,9 +170,9 @@ class SelectScratch(NamedTuple):
     decision: Tensor
 
     @classmethod
-    def empty(cls, sets: int, hot: int, bucket: int, device: torch.device) -> SelectScratch:
+    def empty(cls, sets: int, hot: int, columns: int, device: torch.device) -> SelectScratch:
         """Allocate, with zero histograms."""
-        made = cls(**_allocate(scratch.select_scratch(sets, hot, bucket), device))
+        made = cls(**_allocate(scratch.select_scratch(sets, hot, columns), device))
         made.histogram.zero_()
         return made
 

@@ -1,4 +1,4 @@
-"""Bytes of temporary tensors: activations of a prefill segment, streamed rows, and settling.
+"""Bytes of temporary tensors: activations of a prefill segment, streamed rows, and ``finish_prefill``.
 
 The functions return upper bounds. The constants are shared with the code that their comments name.
 """
@@ -119,8 +119,8 @@ def logits_bytes(spec: ModelSpec, dtype: str) -> int:
     return spec.vocab_size * (ITEM_BYTES[dtype] + _FLOAT)
 
 
-def settling_bytes(spec: ModelSpec, config: LrqkConfig, context: int) -> int:
-    """Return the bytes of settling one layer at the end of ``context`` tokens, without streamed rows."""
+def finish_prefill_bytes(spec: ModelSpec, config: LrqkConfig, context: int) -> int:
+    """Return the bytes of a layer's ``finish_prefill`` after ``context`` tokens, without streamed rows."""
     if config.attention != "lrqk" or not spec.num_full_layers:
         return 0
     sets, rank = accounting.row_sets(spec, config), accounting.index_rank(spec, config)

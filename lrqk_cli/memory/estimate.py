@@ -25,7 +25,7 @@ class DeviceEstimate:
 
     Attributes:
         items: bytes by name, in the order of display; temporary tensors are one item, named by the phase that
-            needs most of them.
+            needs most of them. Each item and phase needs a label in ``_ITEMS`` of ``cli.footprint_view``.
         host_kv: bytes of the KV rows in host memory.
     """
 
@@ -56,9 +56,9 @@ def estimate(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> D
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
     """
     kv = accounting.kv_bytes(spec, config, context, dtype)
-    moments = transient_bytes(spec, config, context, dtype)
-    moment = max(moments, key=lambda name: moments[name])
-    transient = moments[moment]
+    phases = transient_bytes(spec, config, context, dtype)
+    worst_phase = max(phases, key=lambda name: phases[name])
+    phase_peak = phases[worst_phase]
     items = {
         "weights": accounting.weight_bytes(spec, dtype),
         "kv_rows": kv.device_kv,
@@ -68,9 +68,9 @@ def estimate(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> D
         "bookkeeping": kv.bookkeeping + activations.seed_bytes(spec, config, dtype),
         "decode_scratch": sum(shape.nbytes for shape in decode_scratch(spec, config, context)),
         "logits": activations.logits_bytes(spec, dtype),
-        moment: transient,
+        worst_phase: phase_peak,
         "cublas": CUBLAS_BYTES,
-        "fragments": allocator.unusable_bytes(transient, spec.num_layers),
+        "fragments": allocator.unusable_bytes(phase_peak, spec.num_layers),
         "cuda_context": CUDA_CONTEXT_BYTES,
     }
     return DeviceEstimate(items, kv.host_kv)
@@ -91,13 +91,14 @@ def transient_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: st
         activations.mlp_bytes(spec, segment, dtype), activations.norm_bytes(spec, segment, dtype)
     )
     standing = activations.segment_bytes(spec, segment, dtype)
-    settling = activations.settling_bytes(spec, config, context)
-    if settling:
+    finishing = activations.finish_prefill_bytes(spec, config, context)
+    if finishing:
         # The last segment may still be in the layer's attention.
-        settling += activations.stream_bytes(spec, config, context, dtype)
-        settling += standing + activations.layer_bytes(spec, segment, dtype)
+        finishing += activations.stream_bytes(spec, config, context, dtype)
+        finishing += standing + activations.layer_bytes(spec, segment, dtype)
     return {
         "prefill_attention": standing + attention,
         "prefill_mlp": standing + dense_part,
-        "settling": settling,
+        # ``finish_prefill``, by the name that it has in the JSON of ``lrqk info``.
+        "settling": finishing,
     }

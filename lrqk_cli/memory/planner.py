@@ -23,7 +23,7 @@ _STEP, _LEAST_HOT, _GOOD_HOT, _MOST_HOT = 64, 1024, 4096, LrqkConfig().hot
 _WORTHWHILE = 2
 # ``longest_context`` returns a multiple of this, or its limit ``most``.
 CONTEXT_STEP = 1024
-# Setting one of these asks for LRQK.
+# Setting one of these asks for LRQK: each field of ``LrqkConfig`` that has an option and only LRQK reads.
 _OF_LRQK = frozenset(
     {"rank", "index_bits", "hot", "top_k", "recent", "tail", "solver", "grouping", "hot_policy", "als"}
 )

@@ -27,9 +27,9 @@ def blocks_of(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def score_span(sets: int, bucket: int) -> int:
+def score_span(sets: int, columns: int) -> int:
     """Return how many tokens of a row set one program of ``score_tokens`` scores and sums up."""
-    tokens = blocks_of(bucket, max(1, _SCORE_PROGRAMS // sets))
+    tokens = blocks_of(columns, max(1, _SCORE_PROGRAMS // sets))
     return max(_SHORTEST_SPAN, blocks_of(tokens, _SCORE_TILE) * _SCORE_TILE)
 
 

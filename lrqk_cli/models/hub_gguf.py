@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from lrqk_cli.models.quiet import quiet_transformers
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_CHUNK = 1 << 20
 # Marks files in several parts, which llama.cpp joins, and picture encoders of multimodal models.
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 _ENCODER = "mmproj"
@@ -103,17 +101,6 @@ def fetch_file(
             source.repository, name, revision=source.revision, local_dir=local_folder
         )
     return Path(path)
-
-
-def sha256_of(file: Path, on_progress: OnProgress) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest, done, total = hashlib.sha256(), 0, file.stat().st_size
-    with file.open("rb") as source:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            on_progress(PullProgress("join", done, total))
-    return digest.hexdigest()
 
 
 def _matching(names: Iterable[str], tag: str) -> list[str]:

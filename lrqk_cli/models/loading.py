@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lrqk_cli.config import ModelSpec, WeightForm
 from lrqk_cli.errors import ModelError, UsageError
 from lrqk_cli.memory.accounting import check_weights_fit, dtype_name
-from lrqk_cli.models import store
+from lrqk_cli.models import gguf, store
 from lrqk_cli.models.checkpoint import check_quantisation, load_checkpoint
 from lrqk_cli.models.devices import choose_device, choose_dtype
 from lrqk_cli.models.files import folder_of, read_config, stored_form
@@ -177,8 +177,6 @@ def _load_gguf(
     *,
     packed: bool,
 ) -> PreTrainedModel:
-    from lrqk_cli.models import gguf
-
     device, dtype = kind
     if "max_memory" not in placement:
         model = gguf.load(file, folder, config, {"": device}, dtype, packed=packed)

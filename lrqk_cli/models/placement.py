@@ -11,6 +11,7 @@ from lrqk_cli.config import ModelSpec, WeightChoice
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.accounting import dtype_name, weight_bytes
 from lrqk_cli.memory.budget import Budget, find_budget
+from lrqk_cli.memory.estimate import allocatable
 from lrqk_cli.memory.planner import Plan
 from lrqk_cli.models.describe import Description
 from lrqk_cli.models.devices import resolve_device_dtype
@@ -95,6 +96,5 @@ def limit_vram(device: torch.device, vram: int | None) -> AbstractContextManager
     if vram is None or device.type != "cuda":
         return nullcontext()
     from lrqk_cli.memory.cap import memory_cap
-    from lrqk_cli.memory.estimate import allocatable
 
     return memory_cap(device, allocatable(vram))

@@ -47,7 +47,7 @@ class ChatPrompt:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> None:
         self._tokenizer = tokenizer
         self.system = system
-        self._template = _template(tokenizer)
+        self._template = str(tokenizer.get_chat_template()) if tokenizer.chat_template else PLAIN_TEMPLATE
         self._control_words = _control_words(tokenizer, self._template)
         single, several, with_system = self._render()
         before, after = self._split(self._text_of(single), _USER)
@@ -124,15 +124,10 @@ class ChatPrompt:
 
     def _render(self) -> list[str | TemplateFailure]:
         """Render a question alone, one after an answered question, and one after a system text."""
-        system, user, answer, following = (
-            {"role": role, "content": content}
-            for role, content in (
-                ("system", _SYSTEM),
-                ("user", _USER),
-                ("assistant", _ASSISTANT),
-                ("user", _NEXT_USER),
-            )
-        )
+        system = {"role": "system", "content": _SYSTEM}
+        user = {"role": "user", "content": _USER}
+        answer = {"role": "assistant", "content": _ASSISTANT}
+        following = {"role": "user", "content": _NEXT_USER}
         # Switch thinking off if the template can, so that the answer begins at once.
         thinking: dict[str, Any] = {"enable_thinking": False} if "enable_thinking" in self._template else {}
         variables = {**self._tokenizer.special_tokens_map, **thinking}
@@ -211,12 +206,6 @@ def stop_ids(
         end_of_turn = ChatPrompt(tokenizer).between()[:1]
         ids.update(token for token in end_of_turn if token in tokenizer.added_tokens_decoder)
     return frozenset(ids)
-
-
-def _template(tokenizer: PreTrainedTokenizerBase) -> str:
-    if not tokenizer.chat_template:
-        return PLAIN_TEMPLATE
-    return str(tokenizer.get_chat_template())
 
 
 def _control_words(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Pattern[str] | None:

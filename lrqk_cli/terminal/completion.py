@@ -19,7 +19,6 @@ class ChatCompleter(Completer):
     """Completes commands by name, then paths, settings or models.
 
     Args:
-        commands: all commands.
         models: returns the names of models; called when they are needed.
     """
 

@@ -34,9 +34,6 @@ class CleanConsole(Console):
     """Prints text without interpreting markup, and cleans it with ``printable``.
 
     Control sequences come from Rich alone, for colours and cursor movements.
-
-    Args:
-        settings: see ``Console``.
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -46,9 +46,6 @@ def converse(
     Args:
         request: the first model.
         documents: placed before the first question.
-        system: the system text.
-        generation: sampling settings of the answers.
-        view: the view on stderr.
         read_documents: reads files for /file.
         history: the file of the question history; None for no file.
         sources: find the sources of answers.

@@ -32,13 +32,7 @@ class _Measured:
 
 
 class SteadyLive(Live):
-    """A transient ``Live`` that leaves no remains when the terminal narrows, and hides typing.
-
-    Args:
-        content: the renderable to draw.
-        console: the terminal's console.
-        refresh_per_second: automatic redraws per second.
-    """
+    """A transient ``Live`` that leaves no remains when the terminal narrows, and hides typing."""
 
     def __init__(self, content: RenderableType, console: Console, refresh_per_second: float = 4) -> None:
         self._measured = _Measured()

@@ -12,7 +12,8 @@ import typer
 from lrqk_cli.chat.batch import AnswersFile, BatchQuestion
 from lrqk_cli.chat.events import Answer, Message, TextDelta
 from lrqk_cli.chat.opening import OpenSession
-from lrqk_cli.chat.report import ChatReport, build_report, to_json, to_json_line
+from lrqk_cli.chat.printable import to_json
+from lrqk_cli.chat.report import ChatReport, build_report
 from lrqk_cli.chat.session import Session
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import ContextLengthError
@@ -67,8 +68,8 @@ class FollowUpQuestions:
                 typer.echo()
             answer = answer_once(opened.session, prompt, view, streams=not self._as_json)
             if self._as_json:
-                write = to_json if len(self._prompts) == 1 else to_json_line
-                typer.echo(write(_report(opened, prompt, answer)))
+                indent = 2 if len(self._prompts) == 1 else None
+                typer.echo(to_json(_report(opened, prompt, answer), indent))
             view.statistics(answer)
             if answer.sources is not None and not self._as_json and not view.quiet:
                 view.console.print(sources_view(answer.sources, view.console))
@@ -117,7 +118,7 @@ class IndependentQuestions:
             raise refusal
 
     def _write(self, fields: dict[str, object]) -> None:
-        line = to_json_line(fields)
+        line = to_json(fields)
         if self._answers is None:
             typer.echo(line)
         else:
@@ -140,9 +141,6 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
     """Ask one question, with progress on stderr.
 
     Args:
-        session: the conversation.
-        question: the question.
-        view: shows progress and warnings.
         streams: write the answer to stdout while it is generated.
 
     Returns:

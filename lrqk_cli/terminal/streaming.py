@@ -6,7 +6,6 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.text import Text
@@ -41,9 +40,7 @@ class PlainStream:
         sys.stdout.flush()
         self._at_line_start = text.endswith("\n")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         if not self._at_line_start and not isinstance(error, BrokenPipeError):
             self.add("\n")
 
@@ -55,7 +52,6 @@ class LiveStream(ABC):
     end; so an answer may be longer than the screen.
 
     Args:
-        console: the terminal's console.
         status: returns the status line for a width in columns.
     """
 
@@ -69,9 +65,7 @@ class LiveStream(ABC):
         self._draw()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
         self._print_rest()
 

@@ -42,9 +42,6 @@ def device_memory(memory: MemoryUse) -> str:
 def _fit(parts: Sequence[tuple[int, str]], width: int) -> str:
     """Join the parts; drop the least important ones that do not fit."""
     kept = list(parts)
-    while kept:
-        line = _SEPARATOR.join(text for _, text in kept)
-        if len(line) <= width or len(kept) == 1:
-            return line[:width]
+    while len(line := _SEPARATOR.join(text for _, text in kept)) > width and len(kept) > 1:
         kept.remove(min(kept))
-    return ""
+    return line[:width]

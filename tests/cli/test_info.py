@@ -15,8 +15,10 @@ from allocated import device_kv_bytes, sliding_bytes
 from lrqk_cli.__main__ import main
 from lrqk_cli.attention import layer_list
 from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.cli import footprint_view
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import budget, machine
+from lrqk_cli.memory.estimate import estimate, transient_bytes
 from lrqk_cli.models import catalog, loading, shapes
 
 
@@ -66,6 +68,12 @@ def test_a_model_is_described_in_eighty_columns_without_colour(
     assert "\x1b" not in shown
     assert "16,384 tokens of at most 32,768" in shown
     assert "Full attention instead" in shown
+
+
+def test_every_item_of_an_estimate_has_a_label() -> None:
+    _, spec = loading.load_spec(loading.resolve("qwen2.5-coder-0.5b"))
+    shape = spec, LrqkConfig(), 16384, "bfloat16"
+    assert {*estimate(*shape).items, *transient_bytes(*shape), "total"} == set(footprint_view._ITEMS)
 
 
 @pytest.mark.model

@@ -23,8 +23,8 @@ kernel = pytest.importorskip("lrqk_cli.kernels.select_rows.triton", reason="Trit
 WIDTH = (math.log(8) - LOWEST_SCORE) / BINS + 1e-3
 
 
-def buffers(shape: Shape, bucket: int, device: str) -> tuple[SelectScratch, FetchPlan]:
-    scratch = SelectScratch.empty(shape.sets, shape.hot, bucket, torch.device(device))
+def buffers(shape: Shape, columns: int, device: str) -> tuple[SelectScratch, FetchPlan]:
+    scratch = SelectScratch.empty(shape.sets, shape.hot, columns, torch.device(device))
     plan = FetchPlan.empty(shape.sets, shape.hot, torch.device(device))
     for tensor in (*scratch, *plan[:3], plan.leaving):
         if tensor is not scratch.histogram:
@@ -155,7 +155,7 @@ def test_matches_the_reference(shape: Shape, share: int, spread: float, device: 
     assert distance.count_nonzero() <= 1 + distance.numel() // 200
     # Given the same bins, the plan is the same to the order of its entries.
     same_bins = expected_scratch._replace(token_bin=scratch.token_bin.cpu(), slot_bin=scratch.slot_bin.cpu())
-    reference.plan_fetches(residents, length, same_bins, expected, top_k)
+    reference.list_fetches_by_bins(residents, length, same_bins, expected, top_k)
     assert_same(plan[:3], expected[:3])
     assert_same(plan.leaving, expected.leaving)
     assert plan.counts.sum() > 0

@@ -58,7 +58,7 @@ def _storages(values: Any) -> set[int]:
 
 
 def measured(config: LlamaConfig, settings: LrqkConfig) -> tuple[int, int]:
-    """Return the peak while the last but one segment is read, and of the last with settling."""
+    """Return the peak while the last but one segment is read, and of the last with ``finish_prefill``."""
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     spec = spec_from_config(config, "tiny")
     cache = LrqkCache(spec, settings, CONTEXT, torch.bfloat16, torch.device("cpu"))
@@ -85,16 +85,16 @@ def test_what_is_stated_is_what_lives(mode: str, inner: int) -> None:
     )
     spec = spec_from_config(config, "tiny")
     settings = LrqkConfig(attention=mode, hot=128, top_k=32, rank=8, segment=SEGMENT)
-    moments = transient_bytes(spec, settings, CONTEXT, "bfloat16")
+    phases = transient_bytes(spec, settings, CONTEXT, "bfloat16")
     streamed = activations.stream_bytes(spec, settings, CONTEXT - SEGMENT, "bfloat16")
-    reading = max(moments["prefill_attention"] - streamed, moments["prefill_mlp"])
+    reading = max(phases["prefill_attention"] - streamed, phases["prefill_mlp"])
     # Queries that seed the hot set, and logits, are items of their own.
     beside = activations.seed_bytes(spec, settings, "bfloat16") + activations.logits_bytes(spec, "bfloat16")
     segment, last = measured(config, settings)
     assert 0.8 * reading <= segment <= reading + beside
-    settling = moments["settling"]
-    if settling > reading:
-        assert last <= settling + beside
+    finishing = phases["settling"]
+    if finishing > reading:
+        assert last <= finishing + beside
     else:
         assert last <= reading + beside
 

@@ -83,7 +83,7 @@ def test_experts_are_those_that_transformers_reads(
         expected = logits(theirs, tokens)
         torch.testing.assert_close(logits(plain, tokens), expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(logits(packed, tokens), expected, atol=1e-4, rtol=1e-4)
-    found = gguf.prepared_bytes(tmp_path / "made")
+    found = gguf.prepared_index(tmp_path / "made").weights
     assert found is not None
     matrices = [module.packed.nbytes for module in packed.modules() if isinstance(module, PackedModule)]
     assert found.total == sum(matrices) + sum(parameter.nbytes // 2 for parameter in packed.parameters())
@@ -124,7 +124,7 @@ def test_packed_weights_take_what_was_foretold(
     index = load_index(tmp_path / "made" / gguf.INDEX)
     assert (
         index.weights
-        == gguf.prepared_bytes(tmp_path / "made")
+        == gguf.prepared_index(tmp_path / "made").weights
         == survey(read_index(file), tiny_llama.config).weights
     )
     packed = {

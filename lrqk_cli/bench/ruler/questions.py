@@ -111,7 +111,8 @@ def _squad(content: Any) -> QaData:
             own = number[paragraph["context"]]
             related = tuple(other for other in of_article if other != own)
             for asked in paragraph["qas"]:
-                answers = _texts(answer["text"] for answer in asked["answers"])
+                texts = (answer["text"] for answer in asked["answers"])
+                answers = tuple(dict.fromkeys(text for text in texts if text))
                 if answers and not asked.get("is_impossible", False):
                     questions.append(QaQuestion(asked["question"], answers, (own,), related))
     return QaData(tuple(questions), tuple(documents))
@@ -131,7 +132,3 @@ def _hotpotqa(content: Any) -> QaData:
         if asked["answer"]
     )
     return QaData(questions, tuple(documents))
-
-
-def _texts(texts: Any) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for text in texts if text))

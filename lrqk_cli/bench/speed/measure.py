@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -69,10 +69,11 @@ def measure(
             if mode == plan.planned and context in plan.refused:
                 yield replace(head, error=f"does not fit: {plan.refused[context].message}")
                 continue
-            head = replace(head, memory_cap_bytes=plan.cap_of(mode))
+            cap = plan.cap_of(mode)
+            head = replace(head, memory_cap_bytes=cap)
             release(device)
             try:
-                with _cap(device, head.memory_cap_bytes):
+                with nullcontext() if cap is None else memory_cap(device, cap):
                     result = _measure_one(subject, plan, head, on_progress)
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -81,10 +82,6 @@ def measure(
                 reason = str(error.__cause__ or error).splitlines()[0]
                 result = replace(head, error=f"does not fit: {reason}")
             yield result
-
-
-def _cap(device: torch.device, size: int | None) -> AbstractContextManager[None]:
-    return nullcontext() if size is None else memory_cap(device, size)
 
 
 def _measure_one(

@@ -40,7 +40,7 @@ RANDOM_WEIGHTS = (
 
 def table(results: Sequence[SpeedResult]) -> Table:
     """Return two lines per result: prompt processing, and text generation at its depth."""
-    lines = [line for result in results for line in (_prefill_cells(result), _decode_cells(result))]
+    lines = [line for result in results for line in _lines(result)]
     kept = [
         number
         for number, name in enumerate(_COLUMNS)
@@ -89,24 +89,17 @@ def chart(results: Sequence[SpeedResult]) -> LineChart:
     return LineChart("Decode", "tokens/s", points)
 
 
-def _prefill_cells(result: SpeedResult) -> tuple[str, ...]:
+def _lines(result: SpeedResult) -> list[tuple[str, ...]]:
+    tests = result.prefill_test, result.decode_test
     if result.error is not None:
-        return (result.mode, result.prefill_test, "does not fit", *[_BLANK] * (len(_COLUMNS) - 3))
-    return (
-        result.mode,
-        result.prefill_test,
+        blank = [_BLANK] * (len(_COLUMNS) - 3)
+        return [(result.mode, test, "does not fit", *blank) for test in tests]
+    prefill = (
         _mean(result.prefill_tokens_per_s, result.prefill_tokens_per_s_std),
         _scaled(result.ttft_s, 1),
         *[_BLANK] * (len(_COLUMNS) - 4),
     )
-
-
-def _decode_cells(result: SpeedResult) -> tuple[str, ...]:
-    if result.error is not None:
-        return (result.mode, result.decode_test, "does not fit", *[_BLANK] * (len(_COLUMNS) - 3))
-    return (
-        result.mode,
-        result.decode_test,
+    decode = (
         _mean(result.decode_tokens_per_s, result.decode_tokens_per_s_std),
         _BLANK,
         _scaled(result.peak_device_bytes, 2**30),
@@ -116,6 +109,7 @@ def _decode_cells(result: SpeedResult) -> tuple[str, ...]:
         _scaled(result.bytes_fetched_per_token, 2**20),
         _share(result.roofline_share),
     )
+    return [(result.mode, test, *cells) for test, cells in zip(tests, (prefill, decode), strict=True)]
 
 
 def _mean(mean: float | None, deviation: float | None) -> str:

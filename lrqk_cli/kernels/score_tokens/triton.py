@@ -72,7 +72,7 @@ def _score(
     masses,
     code_sums,
     context,
-    bucket,
+    columns,
     spans,
     recent,
     scaling,
@@ -108,7 +108,7 @@ def _score(
     unit = true_codes(unit, 0.0, codes) * scaling
     centre = tl.load(offset + query + member, mask=query_mask, other=0.0)
     centre = (centre + true_codes(tl.zeros_like(total), total, codes)) * scaling
-    logits += (query + member[:, None]) * bucket + first
+    logits += (query + member[:, None]) * columns + first
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     # Sum over tokens only at the end: a sum across threads costs more than the products of a tile.
     mass = tl.zeros([ROWS, BLOCK], tl.float32)

@@ -46,7 +46,7 @@ def select_rows(
     candidates = max(0, int(length) + 1 - residents.recent)
     if candidates > residents.hot:
         bin_scores(scores, residents, length, scratch, aggregate, sink_tokens)
-        plan_fetches(residents, length, scratch, out, top_k)
+        list_fetches_by_bins(residents, length, scratch, out, top_k)
     else:
         out.counts.zero_()
         out.leaving.zero_()
@@ -84,10 +84,10 @@ def bin_scores(
     scratch.slot_bin.copy_(place.gather(1, residents.slot_token))
 
 
-def plan_fetches(
+def list_fetches_by_bins(
     residents: Residents, length: Tensor, scratch: SelectScratch, out: FetchPlan, top_k: int
 ) -> None:
-    """Plan fetches by the bins, with tokens in order and slots from the lowest bin up; add to the totals."""
+    """List fetches from the bins: tokens in order, slots from the lowest bin up; add to the totals."""
     candidates = int(length) + 1 - residents.recent
     out.leaving.zero_()
     for row_set in range(len(out.counts)):

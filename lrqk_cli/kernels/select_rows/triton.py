@@ -43,7 +43,7 @@ def select_rows(
 ) -> None:
     """See the reference."""
     bin_scores(scores, residents, length, scratch, aggregate, sink_tokens)
-    plan_fetches(residents, length, scratch, out, top_k)
+    list_fetches_by_bins(residents, length, scratch, out, top_k)
 
 
 def bin_scores(
@@ -55,9 +55,9 @@ def bin_scores(
     sink_tokens: int = 0,
 ) -> None:
     """See the reference; also counts the bins in the histograms."""
-    sets, queries, bucket = scores.logits.shape
+    sets, queries, columns = scores.logits.shape
     blocks = scores.masses.shape[3]
-    token_blocks, slot_blocks = blocks_of(bucket, _BIN_BLOCK), blocks_of(residents.hot, _BIN_BLOCK)
+    token_blocks, slot_blocks = blocks_of(columns, _BIN_BLOCK), blocks_of(residents.hot, _BIN_BLOCK)
     bin_tokens[(token_blocks + slot_blocks, sets)](
         scores.logits,
         scores.masses,
@@ -66,7 +66,7 @@ def bin_scores(
         scratch.token_bin,
         scratch.slot_bin,
         scratch.histogram,
-        bucket,
+        columns,
         blocks,
         token_blocks,
         residents.hot,
@@ -85,15 +85,15 @@ def bin_scores(
     )
 
 
-def plan_fetches(
+def list_fetches_by_bins(
     residents: Residents, length: Tensor, scratch: SelectScratch, out: FetchPlan, top_k: int
 ) -> None:
     """See the reference; needs the histograms, and adds to the totals."""
-    sets, bucket = scratch.token_bin.shape
+    sets, columns = scratch.token_bin.shape
     context = residents.resident.shape[1]
-    token_blocks, slot_blocks = blocks_of(bucket, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)
+    token_blocks, slot_blocks = blocks_of(columns, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)
     resident = residents.resident.view(torch.uint8)
-    sizes = (context, bucket, token_blocks, residents.hot, residents.recent, top_k)
+    sizes = (context, columns, token_blocks, residents.hot, residents.recent, top_k)
     count_missing[(token_blocks, sets)](
         scratch.token_bin,
         resident,

@@ -31,11 +31,11 @@ def _log_masses(
 
 
 @triton.jit
-def _load_logits(logits, token, inside, bucket, QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr):
+def _load_logits(logits, token, inside, columns, QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr):
     """Return logits ``[QUERIES_PAD, tokens]`` of a set; minus infinity for padded queries and tokens."""
     member = tl.arange(0, QUERIES_PAD)[:, None]
     token_mask = (member < QUERIES) & inside[None, :]
-    return tl.load(logits + member * bucket + token[None, :], mask=token_mask, other=float("-inf"))
+    return tl.load(logits + member * columns + token[None, :], mask=token_mask, other=float("-inf"))
 
 
 @triton.jit
@@ -55,7 +55,7 @@ def bin_tokens(
     token_bin,
     slot_bin,
     histogram,
-    bucket,
+    columns,
     blocks,
     token_blocks,
     hot,
@@ -78,7 +78,7 @@ def bin_tokens(
     candidates = tokens - recent
     if (candidates <= hot) | ((block < token_blocks) & (block.to(tl.int64) * BLOCK >= candidates)):
         return
-    logits += row_set * QUERIES * bucket
+    logits += row_set * QUERIES * columns
     masses += row_set * QUERIES * 3 * blocks
     used = tl.cdiv(tokens, SPAN).to(tl.int32)
     histogram += row_set * 2 * BINS
@@ -87,16 +87,16 @@ def bin_tokens(
     if block < token_blocks:
         token = block * BLOCK + tl.arange(0, BLOCK)
         inside = token < candidates
-        part = _load_logits(logits, token, inside, bucket, QUERIES, QUERIES_PAD)
+        part = _load_logits(logits, token, inside, columns, QUERIES, QUERIES_PAD)
         log_mass = _log_masses(masses, used, blocks, QUERIES, QUERIES_PAD, CHUNK)
         key = tl.where(token < sink_tokens, BINS - 1, _bin(part, log_mass, scale, SUM, BINS, LOWEST))
-        tl.store(token_bin + row_set * bucket + token, key.to(tl.int16), mask=inside)
+        tl.store(token_bin + row_set * columns + token, key.to(tl.int16), mask=inside)
     else:
         slot = (block - token_blocks) * BLOCK + tl.arange(0, BLOCK)
         inside = slot < hot
         # Compute the score of the slot's token again: its bin may not be written yet by another program.
         held = tl.load(slot_token + row_set * hot + slot, mask=inside, other=0).to(tl.int32)
-        part = _load_logits(logits, held, inside, bucket, QUERIES, QUERIES_PAD)
+        part = _load_logits(logits, held, inside, columns, QUERIES, QUERIES_PAD)
         log_mass = _log_masses(masses, used, blocks, QUERIES, QUERIES_PAD, CHUNK)
         key = tl.where(held < sink_tokens, BINS - 1, _bin(part, log_mass, scale, SUM, BINS, LOWEST))
         tl.store(slot_bin + row_set * hot + slot, key.to(tl.int16), mask=inside)

@@ -34,7 +34,7 @@ def count_missing(
     block_counts,
     decision,
     context,
-    bucket,
+    columns,
     token_blocks,
     hot,
     recent,
@@ -52,7 +52,7 @@ def count_missing(
     in_bin = tl.load(histogram + row_set * 2 * BINS + bins)
     token = program * BLOCK + tl.arange(0, BLOCK)
     inside = token < candidates
-    key = tl.load(token_bin + row_set * bucket + token, mask=inside, other=-1).to(tl.int32)
+    key = tl.load(token_bin + row_set * columns + token, mask=inside, other=-1).to(tl.int32)
     missing = tl.load(resident + row_set * context + token, mask=inside, other=1) == 0
     no_lower = tl.cumsum(in_bin, 0, reverse=True)
     # There are more candidates than slots, so the count of the highest bins exceeds m at some bin: the edge.
@@ -143,7 +143,7 @@ def list_fetches(
     leaving,
     totals,
     context,
-    bucket,
+    columns,
     token_blocks,
     hot,
     recent,
@@ -160,7 +160,7 @@ def list_fetches(
     if block < token_blocks:
         if (candidates > hot) & (block.to(tl.int64) * BLOCK < candidates):
             _list_tokens(
-                token_bin + row_set * bucket,
+                token_bin + row_set * columns,
                 resident + row_set * context,
                 block_counts + row_set * token_blocks,
                 tl.load(decision),

@@ -3,6 +3,7 @@
 from lrqk_cli.terminal.commands import conversation, documents, files, information, settings
 from lrqk_cli.terminal.commands.registry import Registry
 
+# tests/terminal/test_commands.py lists the names too.
 COMMANDS = Registry(
     (
         *information.COMMANDS,

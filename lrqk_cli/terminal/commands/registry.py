@@ -57,7 +57,6 @@ class Registry:
 
         Args:
             line: a line for which ``is_command`` holds.
-            ctx: the state that the command acts on.
 
         Raises:
             LrqkError: there is no such command, its argument is wrong, or it failed.
