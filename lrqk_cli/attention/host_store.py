@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import ContextLengthError
 from lrqk_cli.memory import accounting
-from lrqk_cli.memory.activations import STREAM_ROWS, stream_buffers
+from lrqk_cli.memory.activations import STREAM_ROWS
 from lrqk_cli.memory.tensors import empty, empty_host
 
 
@@ -37,8 +37,7 @@ class RowStore:
     def __init__(
         self, spec: ModelSpec, context: int, dtype: torch.dtype, device: torch.device, *, on_device: bool
     ) -> None:
-        name = accounting.dtype_name(dtype)
-        shape = accounting.row_store(spec, context, name)
+        shape = accounting.row_store(spec, context, accounting.dtype_name(dtype))
         self.device = device
         self.on_device = on_device
         local = on_device or device.type == "cpu"
@@ -47,7 +46,6 @@ class RowStore:
         else:
             self.rows = empty_host(shape, pinned=device.type == "cuda")
         self._streams = None if local else _copy_streams(device)
-        self._buffers = partial(stream_buffers, spec, dtype=name)
 
     @property
     def capacity(self) -> int:
@@ -104,8 +102,13 @@ class RowStore:
         if self._streams is None:
             rows = self.rows[:, start:stop]
             return iter([(rows[:, :, 0], rows[:, :, 1])])
+        heads, _, _, width = self.rows.shape
+        shape = (heads, min(STREAM_ROWS, stop - start), 2, width)
         copies = self._streams.to_device
-        buffers = [empty(shape, self.device) for shape in self._buffers(stop - start)]
+        buffers = [
+            torch.empty(shape, dtype=self.rows.dtype, device=self.device)
+            for _ in range(min(2, -(-(stop - start) // STREAM_ROWS)))
+        ]
         for buffer in buffers:
             buffer.record_stream(copies)
         # Pending writes to the host must be complete before they are read back.
