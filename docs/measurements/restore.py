@@ -76,12 +76,12 @@ def measure(engine: Engine, folder: Path, context: int) -> dict[str, object]:
     keeper = new_keeper()
     read(engine, text, keeper)
     answer(engine, question, 0.0)
-    keeper.close()
+    keeper.writer.close()
     engine.reset()
     keeper = new_keeper()
     keeper.restore([*text, *question])
     answer(engine, question, 0.0)
-    keeper.close()
+    keeper.writer.close()
     found: dict[str, object] = {"context": context}
     for name in ("plain", "stored", "plain", "stored"):
         engine.reset()
@@ -93,7 +93,7 @@ def measure(engine: Engine, folder: Path, context: int) -> dict[str, object]:
         found[f"{name}_first_token_s"] = [*found.get(f"{name}_first_token_s", ()), first]
         if keeper is not None:
             began = time.perf_counter()
-            keeper.close()
+            keeper.writer.close()
             found["wait_for_disk_s"] = time.perf_counter() - began
     found["bytes"] = PrefixStore(folder).size()
     for _ in range(2):
@@ -104,7 +104,7 @@ def measure(engine: Engine, folder: Path, context: int) -> dict[str, object]:
         found["until_question_s"] = time.perf_counter() - began
         first, tokens, speed = answer(engine, question, began)
         found["restored_first_token_s"] = [*found.get("restored_first_token_s", ()), first]
-        keeper.close()
+        keeper.writer.close()
         found["same_answer"] = tokens == expected
         found["decode_tokens_per_s"] = speed
     shutil.rmtree(folder)

@@ -19,13 +19,12 @@ from lrqk_cli.attention.layer_list import make_layers
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.position import Position
-from lrqk_cli.attention.restoring import OpenBlock, Restoring
+from lrqk_cli.attention.restoring import OpenPart, Restoring
 from lrqk_cli.attention.rewind_points import CacheRewindPoint
 from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.attention.sources import AttentionTracker
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
-from lrqk_cli.prefix_cache.tensor_file import TensorFile
 from lrqk_cli.solver_pool import SolverPool, run_solvers
 
 
@@ -227,14 +226,14 @@ class LrqkCache(Cache):
             layer.rewind(layer_point, point.length)
         self._refresh_steps()
 
-    def restore(self, blocks: Sequence[OpenBlock], state: TensorFile | None) -> None:
+    def restore(self, blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
         """Restore an empty cache from files, see ``Restoring``; rows arrive in the background.
 
         Raises:
             DamagedFileError: a file is not as it was written; later calls raise it too. Reset the cache then.
         """
         self.position.set(blocks[-1].stop)
-        self._restoring = Restoring(self.attention_layers, blocks, state)
+        self._restoring = Restoring(self.attention_layers, blocks, states)
         self._refresh_steps()
 
     def cancel_restoring(self) -> None:

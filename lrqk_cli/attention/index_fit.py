@@ -40,6 +40,11 @@ class IndexFit:
         self._before: GramAccumulator | None = None
 
     @property
+    def current(self) -> Fit:
+        """The current fit, to be compared by identity."""
+        return self._fit
+
+    @property
     def observed(self) -> int:
         """Tokens in the Gram sums."""
         return self._projector.grams.count

@@ -16,8 +16,8 @@ from lrqk_cli.prefix_cache.tensor_file import TensorFile
 _THREADS = 8
 
 
-class OpenBlock(NamedTuple):
-    """An open file of the tokens ``[start, stop)``."""
+class OpenPart(NamedTuple):
+    """An open file of a block or a state, and the tokens ``[start, stop)`` whose rows or codes it has."""
 
     file: TensorFile
     start: int
@@ -33,7 +33,8 @@ class Restoring:
     Args:
         layers: of the cache.
         blocks: from the first token on, without gaps.
-        state: of the whole prefix; None if there is none for the cache's settings.
+        states: their codes, from the first token on, of one fit; empty if there are none for the cache's
+            settings.
 
     Raises:
         DamagedFileError: a file is not as it was written; also raised by the other methods. The cache must
@@ -41,11 +42,11 @@ class Restoring:
     """
 
     def __init__(
-        self, layers: Sequence[AttentionLayer], blocks: Sequence[OpenBlock], state: TensorFile | None
+        self, layers: Sequence[AttentionLayer], blocks: Sequence[OpenPart], states: Sequence[OpenPart]
     ) -> None:
         self._layers = layers
         self._blocks = blocks
-        self._state = state
+        self._states = states
         self._length = blocks[-1].stop
         self._is_cancelled = Event()
         self._incomplete = set(range(len(layers)))
@@ -54,7 +55,7 @@ class Restoring:
         try:
             for number, layer in enumerate(layers):
                 saved_layers.read_sums(layer, number, blocks[-1].file, self._length)
-                saved_layers.read_fit(layer, number, state)
+                saved_layers.read_fit(layer, number, [state.file for state in states])
             for number, layer in enumerate(layers):
                 self._reads.append(
                     [self._pool.submit(self._read_rows, layer.store, number, block) for block in blocks]
@@ -76,7 +77,7 @@ class Restoring:
             return
         for read in self._reads[number]:
             read.result()
-        saved_layers.read_residents(self._layers[number], number, self._state, self._length)
+        saved_layers.read_residents(self._layers[number], number, self._states, self._length)
         self._incomplete.remove(number)
         if self.is_complete:
             self._close()
@@ -93,11 +94,9 @@ class Restoring:
 
     def _close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
-        for block in self._blocks:
-            block.file.close()
-        if self._state is not None:
-            self._state.close()
+        for part in (*self._blocks, *self._states):
+            part.file.close()
 
-    def _read_rows(self, store: RowStore, number: int, block: OpenBlock) -> None:
+    def _read_rows(self, store: RowStore, number: int, block: OpenPart) -> None:
         if not self._is_cancelled.is_set():
             block.file.read_into(f"{number}.rows", store.rows[:, block.start : block.stop])

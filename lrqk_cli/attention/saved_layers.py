@@ -6,8 +6,7 @@ A state holds what a prefill derives from all tokens: maps, codes, and the token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,18 +15,7 @@ from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
 from lrqk_cli.prefix_cache.tensor_file import TensorFile
-
-
-class Captured(NamedTuple):
-    """Tensors to be written to the disk, possibly by another thread.
-
-    Attributes:
-        tensors: copies in host memory, or views of what does not change for now.
-        ready: waits for the device, without which copies and views may be incomplete.
-    """
-
-    tensors: dict[str, Tensor]
-    ready: Callable[[], None]
+from lrqk_cli.prefix_cache.writer import Captured
 
 
 def capture_block(layers: Sequence[AttentionLayer], start: int, stop: int) -> Captured:
@@ -49,18 +37,23 @@ def capture_block(layers: Sequence[AttentionLayer], start: int, stop: int) -> Ca
     return _captured(found, layers, events)
 
 
-def capture_state(layers: Sequence[AttentionLayer], length: int) -> Captured:
-    """Return what the prefill of ``length`` tokens derived; no layer may have unfinished work.
+def capture_state(layers: Sequence[AttentionLayer], start: int, stop: int) -> Captured:
+    """Return what is derived from the tokens so far; no layer may have unfinished work.
 
     The codes are views: no layer may replace its fit until they have been written.
+
+    Args:
+        start: tokens whose codes another state has, of the same fits.
+        stop: tokens of the cache.
     """
     found = dict[str, Tensor]()
     for number, layer in enumerate(layers):
         if isinstance(layer, LrqkLayer):
             found[f"{number}.fitted"] = torch.tensor(layer.fit.tokens)
-            for part, tensor in enumerate((*layer.projector.fitted(), layer.index.scale)):
-                found[f"{number}.fitted.{part}"] = _to_host(tensor)
-            found[f"{number}.codes"] = layer.index.codes[:, :length]
+            if start == 0:
+                for part, tensor in enumerate((*layer.projector.fitted(), layer.index.scale)):
+                    found[f"{number}.fitted.{part}"] = _to_host(tensor)
+            found[f"{number}.codes"] = layer.index.codes[:, start:stop]
             found[f"{number}.slots"] = _to_host(layer.hot.slot_token.int())
     return _captured(found, layers, [])
 
@@ -96,33 +89,39 @@ def read_sums(layer: AttentionLayer, number: int, block: TensorFile, length: int
         block.read_into(f"{number}.ring", layer.ring.rows[:, :length])
 
 
-def read_fit(layer: AttentionLayer, number: int, state: TensorFile | None) -> None:
+def read_fit(layer: AttentionLayer, number: int, states: Sequence[TensorFile]) -> None:
     """Restore the fit and the tokens in the hot slots, whose rows are not there yet.
 
-    Without a state the layer has the whole fit to do, as after a prefill that was not finished.
+    The first state has the fit, the last one the hot slots. Without any the layer has the whole fit to do, as
+    after a prefill that was not finished.
     """
     if not isinstance(layer, LrqkLayer):
         return
     layer.fit.reset()
     layer.hot.clear()
-    layer.prefill = None if state is not None else UnfinishedPrefill(indexed=0, filled=0)
-    if state is not None:
+    layer.prefill = None if states else UnfinishedPrefill(indexed=0, filled=0)
+    if states:
         for part, tensor in enumerate((*layer.projector.fitted(), layer.index.scale)):
-            state.read_into(f"{number}.fitted.{part}", tensor)
-        layer.fit.tokens = int(state.tensor(f"{number}.fitted"))
-        layer.hot.slot_token.copy_(state.tensor(f"{number}.slots"))
+            states[0].read_into(f"{number}.fitted.{part}", tensor)
+        layer.fit.tokens = int(states[-1].tensor(f"{number}.fitted"))
+        layer.hot.slot_token.copy_(states[-1].tensor(f"{number}.slots"))
 
 
-def read_residents(layer: AttentionLayer, number: int, state: TensorFile | None, length: int) -> None:
-    """Restore the index and the resident rows of a layer, once all its rows are in the store."""
+def read_residents(
+    layer: AttentionLayer, number: int, states: Sequence[tuple[TensorFile, int, int]], length: int
+) -> None:
+    """Restore the index and the resident rows of a layer, once all its rows are in the store.
+
+    Args:
+        states: each with the tokens whose codes it has.
+        length: tokens of the cache.
+    """
     if not isinstance(layer, LrqkLayer):
         return
     slots = layer.hot.slot_token.clone()
     layer.hot.slot_token.fill_(-1)
-    filled = 0
-    if state is not None:
-        state.read_into(f"{number}.codes", layer.index.codes[:, :length])
-        filled = layer.hot.filled(length)
-    layer.hot.rewind(slots, filled, length, layer.store)
-    if state is not None:
+    for state, start, stop in states:
+        state.read_into(f"{number}.codes", layer.index.codes[:, start:stop])
+    layer.hot.rewind(slots, layer.hot.filled(length) if states else 0, length, layer.store)
+    if states:
         layer.fit_tail()

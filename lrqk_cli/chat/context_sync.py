@@ -110,7 +110,7 @@ class ContextSync:
         self, keeper: PrefixKeeper, conversation: Conversation, read: PrefillProgress
     ) -> Iterator[Notice | Remark]:
         """Store what has been read of the documents, if that pays."""
-        end, before = conversation.documents_end, keeper.queued_bytes
+        end, before = conversation.documents_end, keeper.writer.queued_bytes
         left = end - self._engine.length
         seconds = read.seconds * (read.done + left) / read.done
         keeper.label["documents"] = [
@@ -119,9 +119,9 @@ class ContextSync:
         keeper.segment_done(is_end=not left, expected_tokens=end, expected_seconds=seconds)
         if (failure := keeper.take_failure()) is not None:
             yield Notice(failure)
-        if not left and keeper.queued_bytes > before:
+        if not left and keeper.writer.queued_bytes > before:
             yield Remark(
-                f"What was read is stored for the next time: {format_bytes(keeper.queued_bytes)}, see "
+                f"What was read is stored for the next time: {format_bytes(keeper.writer.queued_bytes)}, see "
                 "'lrqk cache'."
             )
 

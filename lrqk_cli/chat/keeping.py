@@ -62,11 +62,11 @@ def kept_documents(
     keeper.label["model"] = source.name
     try:
         yield keeper
-        if keeper.is_writing:
+        if keeper.writer.is_writing:
             view.note(_STORING)
         with suppress(KeyboardInterrupt):
-            keeper.close()
+            keeper.writer.close()
         if (failure := keeper.take_failure()) is not None:
             view.note(failure)
     finally:
-        keeper.stop()
+        keeper.writer.stop()

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from lrqk_cli.attention import layer_list
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
-from lrqk_cli.attention.restoring import OpenBlock
+from lrqk_cli.attention.restoring import OpenPart
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.engine.decode import Decoder, forward
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
@@ -27,7 +27,6 @@ from lrqk_cli.errors import ContextLengthError, ModelError, UsageError
 from lrqk_cli.kernels import has_triton
 from lrqk_cli.memory import probe
 from lrqk_cli.memory.exhaustion import memory_errors
-from lrqk_cli.prefix_cache.tensor_file import TensorFile
 from lrqk_cli.telemetry.stats import NO_STEPS, DecodeTotals, StepStats
 
 # Reading the counters waits for the device, so they are read only this often.
@@ -147,13 +146,13 @@ class Engine:
         del self._tokens[point.length :]
         self._logits = None if point.logits is None else point.logits.to(self.device)
 
-    def restore(self, tokens: Sequence[int], blocks: Sequence[OpenBlock], state: TensorFile | None) -> None:
+    def restore(self, tokens: Sequence[int], blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
         """Begin an empty engine with tokens that were read before; see ``LrqkCache.restore``.
 
         Prefill at least one token after them.
         """
         with self._computing():
-            self.cache.restore(blocks, state)
+            self.cache.restore(blocks, states)
             self._tokens = list(tokens)
 
     def prefill(

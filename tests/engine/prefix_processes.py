@@ -51,7 +51,7 @@ def read(engine: Engine, folder: Path, text: list[int]) -> int:
     restored = keeper.restore([*text, *QUESTION])
     for _ in engine.prefill(text[restored:]):
         keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=1.0)
-    keeper.close()
+    keeper.writer.close()
     return restored
 
 

@@ -21,6 +21,7 @@ from lrqk_cli.engine import prefix
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.prefix import PrefixKeeper
 from lrqk_cli.models.support import spec_from_config
+from lrqk_cli.prefix_cache import writer
 from lrqk_cli.prefix_cache.store import PrefixStore
 from lrqk_cli.prefix_cache.tensor_file import DamagedFileError
 
@@ -65,7 +66,7 @@ def read(engine: Engine, keeper: PrefixKeeper, text: Sequence[int]) -> int:
     restored = keeper.restore([*text, *QUESTION])
     for _ in engine.prefill(text[restored:]):
         keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=1.0)
-    keeper.close()
+    keeper.writer.close()
     return restored
 
 
@@ -234,7 +235,7 @@ def test_nothing_is_written_for_texts_that_are_read_quickly(tmp_path: Path) -> N
         text = random_tokens(200, 1).tolist()
         for _ in engine.prefill(text):
             keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=9.9)
-        keeper.close()
+        keeper.writer.close()
     assert not (tmp_path / "cache").exists()
 
 
@@ -248,7 +249,7 @@ def test_nothing_is_written_twice(tmp_path: Path) -> None:
         keeper._engine = engine
         for _ in engine.prefill(text):
             keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=1.0)
-        keeper.close()
+        keeper.writer.close()
     assert {path: path.stat().st_ino for path in files(tmp_path)} == before
 
 
@@ -256,13 +257,13 @@ def test_a_reset_stops_the_writing_of_rows_that_it_frees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that are overwritten while a block is written must never get its name."""
-    slow = prefix.write_tensors
+    slow = writer.write_tensors
 
     def write(path: Path, tensors: Any, metadata: Any, is_stopped: Any) -> int:
         time.sleep(0.05)
         return slow(path, tensors, metadata, is_stopped)
 
-    monkeypatch.setattr(prefix, "write_tensors", write)
+    monkeypatch.setattr(writer, "write_tensors", write)
     first, second = random_tokens(200, 1).tolist(), random_tokens(200, 2).tolist()
     with new_engine() as engine:
         keeper = new_keeper(engine, tmp_path)
@@ -271,7 +272,7 @@ def test_a_reset_stops_the_writing_of_rows_that_it_frees(
         engine.reset()
         list(engine.prefill(second))
         rows = [layer.store.rows[:, :200].clone() for layer in engine.cache.attention_layers]
-        keeper.close()
+        keeper.writer.close()
     with new_engine() as engine:
         restored = new_keeper(engine, tmp_path).restore([*first, *QUESTION])
         list(engine.prefill([*first, *QUESTION][restored:]))
@@ -287,7 +288,7 @@ def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def full(*_: Any) -> int:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(prefix, "write_tensors", full)
+    monkeypatch.setattr(writer, "write_tensors", full)
     with new_engine() as engine:
         keeper = new_keeper(engine, tmp_path)
         read(engine, keeper, random_tokens(200, 1).tolist())
@@ -311,7 +312,7 @@ def test_tokens_that_were_taken_back_leave_no_block_behind(tmp_path: Path) -> No
         engine.rewind(point)
         for _ in engine.prefill(third):
             keeper.segment_done(is_end=engine.length == 264, expected_tokens=1, expected_seconds=1.0)
-        keeper.close()
+        keeper.writer.close()
         rows = [layer.store.rows[:, :264].clone() for layer in engine.cache.attention_layers]
         engine.reset()
         # What was being written when it was taken back may be missing.
@@ -333,7 +334,7 @@ def test_a_text_above_the_limit_deletes_no_other(tmp_path: Path) -> None:
         keeper = PrefixKeeper(engine, PrefixStore(tmp_path, limit), lambda: MODEL, worth_seconds=0.0)
         for _ in engine.prefill(long):
             keeper.segment_done(is_end=engine.length == 500, expected_tokens=500, expected_seconds=1.0)
-        keeper.close()
+        keeper.writer.close()
         assert "--cache-size" in str(keeper.take_failure())
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
@@ -354,3 +355,65 @@ def test_the_least_recently_used_text_makes_room(tmp_path: Path) -> None:
             found.append(new_keeper(engine, tmp_path).restore([*text, *QUESTION]))
     assert found[0] == found[2] == 200
     assert found[1] < 200
+
+
+def converse(engine: Engine, turn: int) -> list[int]:
+    """Ask a question of its own in each turn, and return the answer."""
+    list(engine.prefill(random_tokens(5 + turn % 4, 100 + turn).tolist()))
+    steps = engine.generate(GenerationConfig(max_new_tokens=6, temperature=0.0), stop_ids=())
+    return [step.token for step in steps]
+
+
+@pytest.mark.parametrize(("family", "method"), CASES)
+def test_a_conversation_that_is_resumed_at_every_turn_equals_one_that_was_never_left(
+    tmp_path: Path, family: str, method: str
+) -> None:
+    """The turns outgrow the first fit, so that it is replaced on the way."""
+    text = random_tokens(120, 1).tolist()
+    with new_engine(family, method) as whole:
+        list(whole.prefill(text))
+        expected = [converse(whole, turn) for turn in range(20)]
+        logits = whole.next_logits().clone()
+        tokens = list(whole.tokens)
+    with new_engine(family, method) as engine:
+        read(engine, new_keeper(engine, tmp_path), text)
+    sizes, held = [], text
+    for turn in range(20):
+        with new_engine(family, method) as engine:
+            keeper = new_keeper(engine, tmp_path)
+            restored = keeper.restore([*held, 0])
+            # The newest token of an answer is read with the next question.
+            assert restored == len(held) - (turn > 0)
+            for token in held[restored:]:
+                engine.append(token)
+            assert converse(engine, turn) == expected[turn]
+            if turn == 19:
+                torch.testing.assert_close(engine.next_logits(), logits, atol=1e-4, rtol=0)
+            held = list(engine.tokens)
+            keeper.keep_turns()
+            keeper.writer.close()
+        sizes.append(PrefixStore(tmp_path).size())
+    assert held == tokens
+    # No turn writes again what was written.
+    assert sizes[5] - sizes[4] < sizes[0] / 2
+
+
+def test_a_turn_that_is_undone_after_a_restart_leaves_no_trace(tmp_path: Path) -> None:
+    text = random_tokens(120, 1).tolist()
+    with new_engine() as engine:
+        keeper = new_keeper(engine, tmp_path)
+        read(engine, keeper, text)
+        expected = converse(engine, 1)
+    with new_engine() as engine:
+        keeper = new_keeper(engine, tmp_path)
+        assert keeper.restore([*text, 0]) == len(text)
+        converse(engine, 0)
+        held = list(engine.tokens)
+        keeper.keep_turns()
+        keeper.writer.close()
+    with new_engine() as engine:
+        keeper = new_keeper(engine, tmp_path)
+        assert keeper.restore([*held, 0]) == len(held) - 1
+        engine.reset()
+        assert keeper.restore([*text, 0]) == len(text)
+        assert converse(engine, 1) == expected

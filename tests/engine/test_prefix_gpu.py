@@ -47,7 +47,7 @@ def test_a_restored_text_gives_the_same_answer(
             steps = [step.token for step in engine.generate(generation, stop_ids=())]
             assert engine._decoder.is_captured == (attention != "offload" and family != "gpt-oss")
             found.append((steps, engine.next_logits().float().clone()))
-            keeper.close()
+            keeper.writer.close()
     (expected, logits), (tokens, restored_logits) = found
     assert tokens == expected
     torch.testing.assert_close(restored_logits, logits, atol=1e-5, rtol=0)
