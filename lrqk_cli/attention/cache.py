@@ -177,13 +177,17 @@ class LrqkCache(Cache):
         begun = [task for task in tasks if task is not None]
         return SolverPool(begun) if begun else None
 
+    def solve(self) -> None:
+        """Fit the joint solver's factors to the tokens so far, if a prefill has left that to do."""
+        run_solvers([layer.solve for layer in self._lrqk if layer.is_unsolved])
+
     def finish_prefill(self) -> None:
         """Prepare all layers for decode steps; otherwise the first step does it."""
         self._complete_restoring()
         unfinished = [layer for layer in self._lrqk if layer.prefill is not None]
         if not unfinished:
             return
-        run_solvers([layer.solve for layer in unfinished if layer.is_unsolved])
+        self.solve()
         for layer in unfinished:
             layer.finish_prefill()
         self._refresh_steps()

@@ -87,7 +87,7 @@ class LrqkLayer(FullLayer):
         return LrqkRewindPoint(
             fit=self.fit.rewind_point(),
             fitted=self.fit.tokens,
-            learned=Copies(self.projector.learned()),
+            learned=Copies((*self.projector.summed(), *self.projector.adapted())),
             observed=self.projector.grams.count,
             slot_token=self.hot.slot_token.to("cpu", torch.int32, copy=True),
             prefill=self.prefill and self.prefill.to(torch.device("cpu")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from threading import Event
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ class Restoring:
         try:
             for number, layer in enumerate(layers):
                 saved_layers.read_sums(layer, number, blocks[-1].file, self._length)
-                saved_layers.read_fit(layer, number, [state.file for state in states])
+                saved_layers.read_fit(layer, number, [state.file for state in states], self._length)
             for number, layer in enumerate(layers):
                 self._reads.append(
                     [self._pool.submit(self._read_rows, layer.store, number, block) for block in blocks]
@@ -98,5 +98,6 @@ class Restoring:
             part.file.close()
 
     def _read_rows(self, store: RowStore, number: int, block: OpenPart) -> None:
-        if not self._is_cancelled.is_set():
-            block.file.read_into(f"{number}.rows", store.rows[:, block.start : block.stop])
+        if self._is_cancelled.is_set():
+            raise CancelledError
+        block.file.read_into(f"{number}.rows", store.rows[:, block.start : block.stop])

@@ -6,7 +6,8 @@ A state holds what a prefill derives from all tokens: maps, codes, and the token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -30,8 +31,8 @@ def capture_block(layers: Sequence[AttentionLayer], start: int, stop: int) -> Ca
             events[:1] = layer.store.written_events()
         if isinstance(layer, LrqkLayer):
             found[f"{number}.observed"] = torch.tensor(layer.projector.grams.count)
-            for part, tensor in enumerate(layer.projector.learned()):
-                found[f"{number}.learned.{part}"] = _to_host(tensor)
+            for part, tensor in enumerate(layer.projector.summed()):
+                found[f"{number}.summed.{part}"] = _to_host(tensor)
         if isinstance(layer, SlidingLayer):
             found[f"{number}.ring"] = _to_host(layer.ring.rows[:, :stop])
     return _captured(found, layers, events)
@@ -53,8 +54,10 @@ def capture_state(layers: Sequence[AttentionLayer], start: int, stop: int) -> Ca
             if start == 0:
                 for part, tensor in enumerate((*layer.projector.fitted(), layer.index.scale)):
                     found[f"{number}.fitted.{part}"] = _to_host(tensor)
+            for part, tensor in enumerate(layer.projector.adapted()):
+                found[f"{number}.adapted.{part}"] = _to_host(tensor)
             found[f"{number}.codes"] = layer.index.codes[:, start:stop]
-            found[f"{number}.slots"] = _to_host(layer.hot.slot_token.int())
+            found[f"{number}.slots"] = _to_host(layer.hot.slot_token[:, : layer.hot.filled(stop)].int())
     return _captured(found, layers, [])
 
 
@@ -79,17 +82,23 @@ def _to_host(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
+def side_stream(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Return what makes the context in which another thread copies from the device; nothing on a CPU."""
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    return lambda: torch.cuda.stream(stream)
+
+
 def read_sums(layer: AttentionLayer, number: int, block: TensorFile, length: int) -> None:
     """Restore the sums or the ring of a layer from the last block of ``length`` tokens."""
     if isinstance(layer, LrqkLayer):
-        for part, tensor in enumerate(layer.projector.learned()):
-            block.read_into(f"{number}.learned.{part}", tensor)
+        for part, tensor in enumerate(layer.projector.summed()):
+            block.read_into(f"{number}.summed.{part}", tensor)
         layer.projector.grams.count = int(block.tensor(f"{number}.observed"))
     elif isinstance(layer, SlidingLayer):
         block.read_into(f"{number}.ring", layer.ring.rows[:, :length])
 
 
-def read_fit(layer: AttentionLayer, number: int, states: Sequence[TensorFile]) -> None:
+def read_fit(layer: AttentionLayer, number: int, states: Sequence[TensorFile], length: int) -> None:
     """Restore the fit and the tokens in the hot slots, whose rows are not there yet.
 
     The first state has the fit, the last one the hot slots. Without any the layer has the whole fit to do, as
@@ -103,8 +112,13 @@ def read_fit(layer: AttentionLayer, number: int, states: Sequence[TensorFile]) -
     if states:
         for part, tensor in enumerate((*layer.projector.fitted(), layer.index.scale)):
             states[0].read_into(f"{number}.fitted.{part}", tensor)
+        for part, tensor in enumerate(layer.projector.adapted()):
+            states[-1].read_into(f"{number}.adapted.{part}", tensor)
         layer.fit.tokens = int(states[-1].tensor(f"{number}.fitted"))
-        layer.hot.slot_token.copy_(states[-1].tensor(f"{number}.slots"))
+        used = layer.hot.slot_token[:, : layer.hot.filled(length)]
+        slots = torch.empty(used.shape, dtype=torch.int32)
+        states[-1].read_into(f"{number}.slots", slots)
+        used.copy_(slots)
 
 
 def read_residents(

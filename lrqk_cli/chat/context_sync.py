@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from lrqk_cli.chat.conversation import Conversation, Entry
+from lrqk_cli.chat.conversation import Conversation, Entry, Exchange
 from lrqk_cli.chat.events import Message, Notice, Remark, Reused
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.memory.units import format_bytes
@@ -78,8 +78,13 @@ class ContextSync:
         if engine.length == len(tokens) or cancelled():
             return
         keeper, documents_end = self._keeper, conversation.documents_end
-        if keeper is not None and not engine.length and documents_end and (reused := keeper.restore(tokens)):
-            yield Reused(reused, len(tokens))
+        if keeper is not None and not engine.length and documents_end:
+            # An answer needs the logits after its question, so its last token is read.
+            asks = isinstance(conversation.entries[-1], Exchange)
+            if reused := keeper.restore(tokens[: len(tokens) - asks], documents_end):
+                yield Reused(reused, len(tokens))
+                if reused == len(tokens):
+                    return
         origin, began = engine.length, time.perf_counter()
 
         def progress(done: int) -> PrefillProgress:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.document_cache import document_cache
 from lrqk_cli.chat.protocols import OpeningView
 
 if TYPE_CHECKING:
-    from lrqk_cli.config import WeightForm
     from lrqk_cli.engine.generate import Engine
     from lrqk_cli.engine.prefix import PrefixKeeper
-    from lrqk_cli.models.loading import LoadedModel
-    from lrqk_cli.models.resolving import ModelSource
 
 # Texts that are read in less time are not stored: it would wear out the disk for little.
 WORTH_SECONDS = 10.0
@@ -40,26 +36,22 @@ class CacheChoice:
 def kept_documents(
     choice: CacheChoice,
     engine: Engine,
-    source: ModelSource,
-    loaded: LoadedModel,
-    form: WeightForm | None,
+    name: str,
+    model: Callable[[], dict[str, str]],
     view: OpeningView,
 ) -> Iterator[PrefixKeeper | None]:
     """Give a conversation a keeper for its documents; at the end wait until all is written.
 
     Args:
-        form: the form of the weights in memory.
+        name: of the model; ``model`` returns what identifies it, see ``PrefixKeeper``.
     """
     if not choice.is_on:
         yield None
         return
     from lrqk_cli.engine.prefix import PrefixKeeper
-    from lrqk_cli.models.fingerprint import model_parts
 
-    files = document_cache(choice.limit)
-    parts = partial(model_parts, source, loaded, form)
-    keeper = PrefixKeeper(engine, files, parts, worth_seconds=WORTH_SECONDS)
-    keeper.label["model"] = source.name
+    keeper = PrefixKeeper(engine, document_cache(choice.limit), model, worth_seconds=WORTH_SECONDS)
+    keeper.label["model"] = name
     try:
         yield keeper
         if keeper.writer.is_writing:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.chat.keeping import CacheChoice, kept_documents
@@ -163,7 +164,9 @@ def open_session(
         stack.enter_context(limit_vram(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
             from lrqk_cli.engine.generate import Engine
+            from lrqk_cli.models.fingerprint import model_parts, weight_stamps
 
+            stamps = weight_stamps(found.source)
             loaded = loading.load(
                 found.source,
                 placement.device,
@@ -175,7 +178,8 @@ def open_session(
                 on_progress=report,
             )
             engine = stack.enter_context(Engine(loaded.model, loaded.spec, plan.config, plan.context))
-        kept = kept_documents(request.cache, engine, found.source, loaded, plan.form, view)
+        parts = partial(model_parts, stamps, loaded, plan.form)
+        kept = kept_documents(request.cache, engine, found.source.name, parts, view)
         session = Session(
             engine,
             found.prompt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.restoring import OpenPart
-from lrqk_cli.attention.saved_layers import capture_block, capture_state
-from lrqk_cli.config import LrqkConfig
-from lrqk_cli.memory.accounting import dtype_name
+from lrqk_cli.attention.saved_layers import capture_block, capture_state, side_stream
+from lrqk_cli.memory.accounting import dtype_name, hot_slots
 from lrqk_cli.prefix_cache.store import Block, PrefixStore, next_block, root_of
 from lrqk_cli.prefix_cache.tensor_file import DamagedFileError, TensorFile, read_metadata
 from lrqk_cli.prefix_cache.writer import BackgroundWriter, Captured, WriteJob
@@ -30,8 +29,8 @@ _FORMAT = "1"
 # The least tokens of a block, except the last of a text: the sums after a block take as much space as the
 # rows of some hundred tokens.
 BLOCK_TOKENS = 4096
-# These settings do not change what a state holds.
-_FREE_SETTINGS = ("attention", "top_k", "tail", "segment")
+# These settings do not change what a state holds, except for the number of filled hot slots.
+_FREE_SETTINGS = ("attention", "hot", "top_k", "tail", "segment")
 
 
 class PrefixKeeper:
@@ -62,7 +61,6 @@ class PrefixKeeper:
         self._store = store
         self._worth_seconds = worth_seconds
         self._model = model
-        self._settings = _settings_key(engine.config)
         # The blocks of the context so far, written or not.
         self._chain: list[Block] = []
         self._is_borrowed = False
@@ -71,7 +69,7 @@ class PrefixKeeper:
         self._states: list[tuple[Path, int, list[object]]] = []
         self._waiting: list[WriteJob] = []
         self._has_told_failure = False
-        self.writer = BackgroundWriter(store, _side_stream(engine.device))
+        self.writer = BackgroundWriter(store, side_stream(engine.device))
         engine.cache.before_overwrite = self._release
         for layer in self._lrqk_layers():
             layer.fit.before_replace = self._stop_states
@@ -90,17 +88,28 @@ class PrefixKeeper:
         """Tokens in the blocks of the context."""
         return _tokens(self._chain)
 
-    def restore(self, tokens: Sequence[int]) -> int:
+    def restore(self, tokens: Sequence[int], ends: int = 0) -> int:
         """Restore an empty engine to the longest prefix of ``tokens`` that is stored; return its length.
 
-        At least one token is left to read. The rows arrive in the background.
+        The rows arrive in the background. At least one token must be read before the next decode step.
+
+        Args:
+            ends: the tokens after which a first reading fits the index, see ``segment_done``.
 
         Raises:
             DamagedFileError: a file is not as it was written; it has been removed, and the engine is empty.
         """
-        if not self._restores or not self._store.files():
+        try:
+            return self._restore(tokens, ends) if self._restores and self._store.files() else 0
+        except DamagedFileError:
+            raise
+        except Exception as error:  # whatever it is, the text can be read
+            self._give_up(error)
             return 0
-        chains = [self._store.longest(root, tokens[:-1]) for root in self._roots]
+
+    def _restore(self, tokens: Sequence[int], ends: int) -> int:
+        self._is_borrowed = False
+        chains = [self._store.longest(root, tokens) for root in self._roots]
         chain = max(chains, key=_tokens)
         # A chain of another kind of attention cannot go on here: its blocks hold more.
         self._is_borrowed = bool(chain) and chain[0].parent != self._roots[0]
@@ -116,9 +125,11 @@ class PrefixKeeper:
             except DamagedFileError as error:
                 self.discard(error)
                 raise
-            except OSError:  # another process has just removed it, or it cannot be read
+            except FileNotFoundError:  # another process has just removed it
                 return 0
             stack.pop_all()
+        if length == ends and not states:
+            self._engine.cache.solve()
         self._chain = chain
         self._states = [(path, stop, self._fits()) for path, (_, stop) in states]
         # The end of a chain first, so that it is the first to be removed.
@@ -146,12 +157,18 @@ class PrefixKeeper:
             is_end: the context ends here for now, and is ready for decode steps, so that its state is kept.
             expected_tokens, expected_seconds: the length of the whole text, and the time to read it.
         """
+        try:
+            self._segment_done(is_end, expected_tokens, expected_seconds)
+        except Exception as error:  # whatever it is, the reading goes on
+            self._give_up(error)
+
+    def _segment_done(self, is_end: bool, expected_tokens: int, expected_seconds: float) -> None:
         stop = self._engine.length
         is_worth = expected_seconds >= self._worth_seconds
         if is_end and not is_worth:
-            self._waiting.clear()
+            self._drop_waiting()
         is_due = is_worth if is_end else stop - self.covered >= BLOCK_TOKENS
-        if self._is_borrowed or not is_due:
+        if self._is_borrowed or self.writer.failure is not None or not is_due:
             return
         self._add_block(stop)
         self.writer.check_limit(self._waiting, expected_tokens)
@@ -168,9 +185,22 @@ class PrefixKeeper:
         stop = self._engine.cache.position.length
         if not self._chain or self._is_borrowed or stop <= self.covered:
             return
-        self._add_block(stop)
-        self._add_state(stop)
-        self._submit()
+        try:
+            self._add_block(stop)
+            self._add_state(stop)
+            self._submit()
+        except Exception as error:  # whatever it is, the chat ends as it should
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Neither restore nor write anything from now on."""
+        self._restores = False
+        self._drop_waiting()
+        self.writer.fail(error)
+
+    def _drop_waiting(self) -> None:
+        """Forget files that are not to be written; a later block covers their tokens."""
+        self._release(min((job.start for job in self._waiting), default=self.covered))
 
     def take_failure(self) -> str | None:
         """Return why nothing more is written, once; None if all is well."""
@@ -208,7 +238,7 @@ class PrefixKeeper:
         """Return the state of a chain after those that it goes on from; nothing if one is missing."""
         found = list[tuple[Path, tuple[int, int]]]()
         stop = _tokens(chain)
-        path: Path | None = self._store.state_path(chain[-1].key, self._settings)
+        path: Path | None = self._state_path(chain[-1].key, stop)
         while path is not None:
             try:
                 metadata = read_metadata(path)
@@ -236,7 +266,7 @@ class PrefixKeeper:
         layers = self._lrqk_layers()
         if not layers or any(layer.prefill is not None for layer in layers):
             return
-        path, fits = self._store.state_path(self._chain[-1].key, self._settings), self._fits()
+        path, fits = self._state_path(self._chain[-1].key, stop), self._fits()
         start, before = 0, ""
         if self._states and self._states[-1][1] < stop and self._states[-1][2] == fits:
             before, start = self._states[-1][0].name, self._states[-1][1]
@@ -279,6 +309,12 @@ class PrefixKeeper:
         self._waiting = [job for job in self._waiting if not concerned(job)]
         self.writer.stop_jobs(concerned)
 
+    def _state_path(self, key: str, stop: int) -> Path:
+        config = self._engine.config
+        settings = {name: value for name, value in asdict(config).items() if name not in _FREE_SETTINGS}
+        settings["filled"] = min(hot_slots(config, self._engine.context), max(0, stop - config.recent))
+        return self._store.state_path(key, root_of({"settings": json.dumps(settings, sort_keys=True)}))
+
     def _lrqk_layers(self) -> list[LrqkLayer]:
         return [layer for layer in self._engine.cache.attention_layers if isinstance(layer, LrqkLayer)]
 
@@ -288,14 +324,3 @@ class PrefixKeeper:
 
 def _tokens(chain: Sequence[Block]) -> int:
     return sum(block.tokens for block in chain)
-
-
-def _side_stream(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """Return what makes the context in which another thread copies from the device; nothing on a CPU."""
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    return lambda: torch.cuda.stream(stream)
-
-
-def _settings_key(config: LrqkConfig) -> str:
-    settings = {name: value for name, value in asdict(config).items() if name not in _FREE_SETTINGS}
-    return root_of({"settings": json.dumps(settings, sort_keys=True)})

@@ -170,7 +170,10 @@ class TensorFile:
         import torch
 
         entry = self._entry(name)
-        found = torch.empty(entry["shape"], dtype=getattr(torch, _DTYPES[entry["dtype"]]))
+        try:
+            found = torch.empty(entry["shape"], dtype=getattr(torch, _DTYPES[entry["dtype"]]))
+        except (KeyError, TypeError, RuntimeError):
+            raise DamagedFileError(self._path, f"{name} has no shape or no type") from None
         self.read_into(name, found)
         return found
 
@@ -208,9 +211,12 @@ class TensorFile:
     def _read_all(self, offset: int, view: memoryview) -> None:
         done = 0
         while done < len(view):
-            with self._lock:
-                self._file.seek(offset + done)
-                count = self._file.readinto(view[done:])
+            try:
+                with self._lock:
+                    self._file.seek(offset + done)
+                    count = self._file.readinto(view[done:])
+            except OSError:
+                raise DamagedFileError(self._path, "it cannot be read") from None
             if not count:
                 raise DamagedFileError(self._path, "it ends too early")
             done += count

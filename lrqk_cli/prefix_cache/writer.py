@@ -133,10 +133,8 @@ class BackgroundWriter:
                 self._write_new(job, kept)
         except (WritingStopped, FileNotFoundError):  # or another process has cleared the cache
             pass
-        except OSError as error:
-            self.failure = (error.strerror or str(error)).lower()
         except Exception as error:  # whatever it is, the conversation goes on
-            self.failure = str(error)
+            self.fail(error)
         finally:
             job.captured.tensors.clear()
 
@@ -149,6 +147,11 @@ class BackgroundWriter:
             return
         with self._guard():
             write_tensors(job.path, job.captured.tensors, job.metadata, job.stopped.is_set)
+
+    def fail(self, error: Exception) -> None:
+        """Write nothing from now on."""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        self.failure = self.failure or reason.rstrip(".").lower()
 
     def _fail_by_limit(self) -> None:
         self.failure = "the cache would be larger than its limit, see --cache-size"

@@ -63,7 +63,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(engine: Engine, keeper: PrefixKeeper, text: Sequence[int]) -> int:
     """Read a text as a conversation does; return how much of it was restored."""
-    restored = keeper.restore([*text, *QUESTION])
+    restored = keeper.restore(text, len(text))
     for _ in engine.prefill(text[restored:]):
         keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=1.0)
     keeper.writer.close()
