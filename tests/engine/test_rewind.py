@@ -211,7 +211,7 @@ def test_rewind_points_are_small_beside_the_cache() -> None:
     with new_engine("llama", "lrqk") as engine:
         take(engine, Turn(1, 500, 0))
         point = engine.rewind_point()
-        sums = engine.cache.attention_layers[0].projector.learned()  # type: ignore[attr-defined]
+        sums = engine.cache.attention_layers[0].projector.summed()  # type: ignore[attr-defined]
         slots = 2 * 24 * 4
         assert point.nbytes == 2 * (sum(part.nbytes for part in sums) + slots) + 97 * 4
 
