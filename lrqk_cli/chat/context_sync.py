@@ -59,6 +59,7 @@ class ContextSync:
             Exception: whatever the engine raises; the engine is then reset, because one layer may have got
                 further than another.
         """
+        is_damaged = False
         while True:
             try:
                 yield from self._catch_up(conversation, cancelled)
@@ -68,7 +69,11 @@ class ContextSync:
                     raise
                 self._keeper.discard(error)
                 self.start_again(conversation)
-                yield Notice("What was stored of this text is damaged, so it is read again.")
+                if not is_damaged:
+                    yield Notice(
+                        "What was stored of this text is damaged, so the damaged part is read again."
+                    )
+                is_damaged = True
             except Exception:
                 self.start_again(conversation)
                 raise
