@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -24,7 +25,7 @@ TIERS = [
     {"documents", "engine"},
     {"models", "attention"},
     {"kernels"},
-    {"memory", "telemetry"},
+    {"memory", "telemetry", "prefix_cache"},
     {"config", "formats"},
     {"errors", "solver_pool", "upstream"},
 ]
@@ -103,12 +104,21 @@ def test_modules_and_functions_stay_readable(path: Path) -> None:
             assert (node.end_lineno or node.lineno) - node.body[0].lineno <= 60, node.name
 
 
-def test_help_imports_neither_torch_nor_transformers() -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["cache"], ["cache", "--json"], ["cache", "prune"], ["cache", "clear", "--yes"]],
+    ids=" ".join,
+)
+def test_help_and_cache_import_neither_torch_nor_transformers(arguments: list[str], tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "some.block").write_bytes(b"x")
     code = (
         "import sys\n"
         "from lrqk_cli.__main__ import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"try:\n    main({arguments})\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
         "heavy = {'torch', 'transformers', 'numpy', 'pypdf'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    environment = {**os.environ, "LRQK_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60, env=environment)

@@ -15,15 +15,15 @@ from transformers.cache_utils import Cache
 
 from lrqk_cli.attention.counters import RowCounters
 from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, FixedSpace, has_device_steps
-from lrqk_cli.attention.host_store import RowStore
-from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
+from lrqk_cli.attention.layer_list import make_layers
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.position import Position
+from lrqk_cli.attention.restoring import OpenPart, Restoring
 from lrqk_cli.attention.rewind_points import CacheRewindPoint
 from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.attention.sources import AttentionTracker
-from lrqk_cli.config import LayerKind, LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.solver_pool import SolverPool, run_solvers
 
@@ -40,6 +40,8 @@ class LrqkCache(Cache):
 
     Attributes:
         position: the number of tokens in the cache; ``counters``: rows demanded and fetched.
+        attention_layers: one per decoder layer.
+        before_overwrite: called with a number of tokens before rows beyond it may be overwritten.
         observers: by layer number, a callback for each decode step. Its arguments are the queries
             ``[KV, G, 1, d]``, the model's parameters, and the output ``[KV, G, 1, d]``. At the call the
             residents are those of the step, and ``position`` does not count its token. Eager steps only.
@@ -64,28 +66,25 @@ class LrqkCache(Cache):
         self.device = device
         self.position = Position(device)
         self.observers: dict[int, Callable[[Tensor, AttentionParams, Tensor], None]] = {}
-        self._attention = [self._make_layer(kind) for kind in spec.layer_kinds]
-        self._lrqk = [layer for layer in self._attention if isinstance(layer, LrqkLayer)]
+        self.attention_layers = make_layers(spec, config, context, dtype, device, self.position)
+        self._lrqk = [layer for layer in self.attention_layers if isinstance(layer, LrqkLayer)]
+        self.before_overwrite: Callable[[int], None] = lambda _: None
+        self._restoring: Restoring | None = None
         self._is_prefilling = self._ends_prefill = False
-        self._state: DeviceState | None = None
+        has_steps = has_device_steps(spec, config, device)
+        self._state = DeviceState(spec, self.position, fixed_space) if has_steps else None
         self._steps: list[DeviceStep] = []
-        if has_device_steps(spec, config, device):
-            self._state = DeviceState(spec, self.position, fixed_space)
-            self._make_steps()
+        self._make_steps()
         self._tracker: AttentionTracker | None = None
         row_bytes = 2 * spec.head_dim * dtype.itemsize
-        self.counters = RowCounters(self._attention, self._state, row_bytes)
+        self.counters = RowCounters(self.attention_layers, self._state, row_bytes)
         self._rewind_points: WeakSet[CacheRewindPoint] = WeakSet()
         self._order = count()
         self._is_detached = False
-        super().__init__(layers=list(self._attention))
+        super().__init__(layers=list(self.attention_layers))
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Check new tokens of a layer, see ``AttentionLayer.update``.
-
-        Raises:
-            UsageError: the ``attach`` context of this cache has ended.
-        """
+        """Check new tokens of a layer; raise UsageError if the ``attach`` context has ended."""
         if self._is_detached:
             raise UsageError(
                 "The cache was used after the end of the attach() context that it belongs to.",
@@ -95,26 +94,12 @@ class LrqkCache(Cache):
         return updated
 
     def detach(self) -> None:
-        """Refuse further tokens: the model's own attention, now restored, would see only these."""
+        """Refuse further tokens: the model's own attention would see only these."""
         self._is_detached = True
-
-    def layer(self, index: int) -> AttentionLayer:
-        """Return the layer of that ``layer_idx``."""
-        return self._attention[index]
-
-    def _make_layer(self, kind: LayerKind) -> AttentionLayer:
-        spec, place = self.spec, (self.dtype, self.device, self.position)
-        if kind == "sliding":
-            assert spec.sliding_window is not None  # ModelSpec checks it
-            return SlidingLayer(spec, spec.sliding_window, *place)
-        if self.config.attention == "lrqk":
-            return LrqkLayer(spec, self.config, self.context, *place)
-        store = RowStore(spec, self.context, *place[:2], on_device=self.config.attention == "dense")
-        return FullLayer(spec, store, self.position)
 
     def _make_steps(self) -> None:
         if self._state is not None:
-            self._steps = [layer.make_step(self._state, n) for n, layer in enumerate(self._attention)]
+            self._steps = [layer.make_step(self._state, n) for n, layer in enumerate(self.attention_layers)]
             self._refresh_steps()
 
     def _refresh_steps(self) -> None:
@@ -133,7 +118,9 @@ class LrqkCache(Cache):
         Args:
             number: of the layer, from 0; for the others and the result see ``AttentionLayer.attend_segment``.
         """
-        layer, tokens = self._attention[number], key.shape[1]
+        layer, tokens = self.attention_layers[number], key.shape[1]
+        if self._restoring is not None:
+            self._restoring.complete_layer(number)
         if self._is_prefilling or tokens > 1 or self.position.length == 0:
             output = layer.attend_segment(query, key, value, params)
             if self._ends_prefill:
@@ -145,7 +132,7 @@ class LrqkCache(Cache):
             output = step(query, key, value, params)
             if number in self.observers:
                 self.observers[number](query, params, output)
-        if layer is self._attention[-1]:
+        if layer is self.attention_layers[-1]:
             self.position.advance(tokens)
         return output
 
@@ -184,33 +171,40 @@ class LrqkCache(Cache):
         Returns:
             None if the current fits suffice, or no layer's growth is known.
         """
-        expected = zip(self._attention, growths, strict=True)
+        expected = zip(self.attention_layers, growths, strict=True)
         layers = [(layer, coming) for layer, coming in expected if isinstance(layer, LrqkLayer)]
         tasks = [layer.solve_ahead(coming) for layer, coming in layers if layer.is_unsolved]
         begun = [task for task in tasks if task is not None]
         return SolverPool(begun) if begun else None
 
+    def solve(self) -> None:
+        """Fit the joint solver's factors to the tokens so far, if a prefill has left that to do."""
+        run_solvers([layer.solve for layer in self._lrqk if layer.is_unsolved])
+
     def finish_prefill(self) -> None:
         """Prepare all layers for decode steps; otherwise the first step does it."""
+        self._complete_restoring()
         unfinished = [layer for layer in self._lrqk if layer.prefill is not None]
         if not unfinished:
             return
-        run_solvers([layer.solve for layer in unfinished if layer.is_unsolved])
+        self.solve()
         for layer in unfinished:
             layer.finish_prefill()
         self._refresh_steps()
 
     def reset(self) -> None:
         """Forget all tokens and all fits."""
+        self.cancel_restoring()
+        self.before_overwrite(0)
         self._rewind_points.clear()
         self.position.set(0)
         self.counters.reset()
-        for layer in self._attention:
+        for layer in self.attention_layers:
             layer.reset()
 
     def rewind_point(self) -> CacheRewindPoint:
         """Return a point to rewind to; call this between two segments or steps."""
-        layers = tuple(layer.rewind_point() for layer in self._attention)
+        layers = tuple(layer.rewind_point() for layer in self.attention_layers)
         point = CacheRewindPoint(next(self._order), self.position.length, layers)
         self._rewind_points.add(point)
         return point
@@ -228,11 +222,34 @@ class LrqkCache(Cache):
                 "This point of the conversation is gone: it was taken back beyond it before.",
                 "Begin a new conversation.",
             )
+        self._complete_restoring()
+        self.before_overwrite(point.length)
         self._rewind_points -= {other for other in self._rewind_points if other.number > point.number}
         self.position.set(point.length)
-        for layer, layer_point in zip(self._attention, point.layers, strict=True):
+        for layer, layer_point in zip(self.attention_layers, point.layers, strict=True):
             layer.rewind(layer_point, point.length)
         self._refresh_steps()
+
+    def restore(self, blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
+        """Restore an empty cache from files, see ``Restoring``; rows arrive in the background.
+
+        Raises:
+            DamagedFileError: a file is not as it was written; later calls raise it too. Reset the cache then.
+        """
+        self.position.set(blocks[-1].stop)
+        self._restoring = Restoring(self.attention_layers, blocks, states)
+        self._refresh_steps()
+
+    def cancel_restoring(self) -> None:
+        """Stop reading from files; reset the cache before it is used again."""
+        if self._restoring is not None:
+            self._restoring.cancel()
+            self._restoring = None
+
+    def _complete_restoring(self) -> None:
+        if self._restoring is not None:
+            self._restoring.complete()
+            self._restoring = None
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens, exactly, if ``is_croppable``; transformers' protocol.
@@ -250,6 +267,7 @@ class LrqkCache(Cache):
                 f"crop({tokens_to_remove}) was asked of a cache of {self.position.length} tokens.",
                 "Pass minus the number of tokens to take back.",
             )
+        self.before_overwrite(length)
         self._rewind_points -= {point for point in self._rewind_points if point.length > length}
         self.position.set(length)
 
@@ -293,7 +311,7 @@ class LrqkCache(Cache):
     def track_sources(self, wanted: bool) -> None:
         """Start or stop summing attention weights at the next prompt. Captured graphs become invalid."""
         self._tracker = AttentionTracker(self.spec, self.context, self.device) if wanted else None
-        for number, layer in enumerate(self._attention):
+        for number, layer in enumerate(self.attention_layers):
             layer.token_attention = None if self._tracker is None else self._tracker.weights.get(number)
         self._make_steps()
 
@@ -306,19 +324,3 @@ class LrqkCache(Cache):
     def has_device_steps(self) -> bool:
         """Whether decode steps keep their lengths on the device, so that a graph may be captured."""
         return bool(self._steps)
-
-    @property
-    def host_kv_bytes(self) -> int:
-        """Bytes of the rows of all tokens in host memory."""
-        stores = [layer.store for layer in self._attention if isinstance(layer, FullLayer)]
-        return sum(store.rows.nbytes for store in stores if not store.on_device)
-
-    @property
-    def index_bytes(self) -> int:
-        """Bytes of the low-rank index."""
-        return sum(layer.index.nbytes for layer in self._lrqk)
-
-    @property
-    def hot_bytes(self) -> int:
-        """Bytes of hot rows and recent windows."""
-        return sum(layer.hot.rows.nbytes for layer in self._lrqk)

@@ -93,7 +93,7 @@ def attention_forward(
         )
     number = cast(int, module.layer_idx)
     _refuse_unknown(attention_mask, dropout, others)
-    if (sliding_window is not None) != lrqk_cache.layer(number).is_sliding:
+    if (sliding_window is not None) != lrqk_cache.attention_layers[number].is_sliding:
         raise UnsupportedModelError(
             f"Layer {number} passes sliding_window={sliding_window}, "
             "which is not what the model's config says."

@@ -86,6 +86,10 @@ class RowStore:
         if self._streams is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._streams.to_host)
 
+    def written_events(self) -> list[torch.cuda.Event]:
+        """Return events after which all rows so far, of all layers, are in host memory."""
+        return [] if self._streams is None else [self._streams.to_host.record_event()]
+
     def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Return an iterator of K and V of tokens ``[start, stop)``, chunks ``[KV, S, d]`` on the device.
 

@@ -24,9 +24,11 @@ class IndexFit:
     Attributes:
         tokens: the number of tokens that the fit covers, observed or expected; 0 before the first fit.
             Tokens of decode steps do not count.
+        before_replace: called before the maps and the codes of the index are replaced; by any thread.
     """
 
     def __init__(self, projector: Projector, index: LowRankIndex) -> None:
+        self.before_replace: Callable[[], None] = lambda: None
         self._projector = projector
         self._index = index
         self.reset()
@@ -36,6 +38,11 @@ class IndexFit:
         self.tokens = 0
         self._fit = Fit()
         self._before: GramAccumulator | None = None
+
+    @property
+    def current(self) -> Fit:
+        """The current fit, to be compared by identity."""
+        return self._fit
 
     @property
     def observed(self) -> int:
@@ -103,6 +110,7 @@ class IndexFit:
 
     def _replace(self, fit: Callable[[], Tensor], tokens: int, indexed: int) -> None:
         """Replace the fit by one that covers ``tokens``; ``fit`` installs it and returns the deviations."""
+        self.before_replace()
         index = self._index
         self._before = None
         self._fit.keep((*self._projector.fitted(), index.scale, index.codes[:, :indexed]))

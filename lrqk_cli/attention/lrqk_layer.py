@@ -42,6 +42,7 @@ class LrqkLayer(FullLayer):
     Attributes:
         prefill: the work that segments leave for the next decode step; None between decode steps, when all
             tokens are indexed and all possible hot slots are filled.
+        fit: the current fit of the projector.
     """
 
     # Decode steps change index and hot set in place; ``rewind_point`` and ``rewind`` restore them.
@@ -64,7 +65,7 @@ class LrqkLayer(FullLayer):
         self.tail = ValueTail(spec, config, device) if config.tail != "none" else None
         self.prefill: UnfinishedPrefill | None = None
         self._sets = accounting.row_sets(spec, config)
-        self._fit = IndexFit(self.projector, self.index)
+        self.fit = IndexFit(self.projector, self.index)
         self._wanted = self._fetched = 0
 
     def make_step(self, state: DeviceState, number: int) -> DeviceStep:
@@ -77,16 +78,16 @@ class LrqkLayer(FullLayer):
         super().reset()
         self.projector.reset()
         self.hot.clear()
-        self._fit.reset()
+        self.fit.reset()
         self.prefill = None
         self._wanted = self._fetched = 0
 
     def rewind_point(self) -> LayerRewindPoint:
         """See ``AttentionLayer``."""
         return LrqkRewindPoint(
-            fit=self._fit.rewind_point(),
-            fitted=self._fit.tokens,
-            learned=Copies(self.projector.learned()),
+            fit=self.fit.rewind_point(),
+            fitted=self.fit.tokens,
+            learned=Copies((*self.projector.summed(), *self.projector.adapted())),
             observed=self.projector.grams.count,
             slot_token=self.hot.slot_token.to("cpu", torch.int32, copy=True),
             prefill=self.prefill and self.prefill.to(torch.device("cpu")),
@@ -95,21 +96,21 @@ class LrqkLayer(FullLayer):
     def rewind(self, point: LayerRewindPoint, length: int) -> None:
         """See ``AttentionLayer``."""
         assert isinstance(point, LrqkRewindPoint)
-        self._fit.rewind(point.fit, point.fitted)
+        self.fit.rewind(point.fit, point.fitted)
         point.learned.put_back()
         self.projector.grams.count = point.observed
         self.prefill = point.prefill and point.prefill.to(self.store.device)
         filled = self.hot.filled(length) if self.prefill is None else self.prefill.filled
         self.hot.rewind(point.slot_token, filled, length, self.store)
         if self.prefill is None:  # else ``solve`` fits it before the next step
-            self._fit_tail()
+            self.fit_tail()
 
     def adjust(self, config: LrqkConfig) -> None:
         """Change the configuration from the next step on; see ``LrqkCache.adjust``."""
         if config.tail != self.config.tail:
             self.tail = ValueTail(self.spec, config, self.store.device) if config.tail != "none" else None
         self.config = config
-        self._fit_tail()
+        self.fit_tail()
 
     @property
     def is_unsolved(self) -> bool:
@@ -122,7 +123,7 @@ class LrqkLayer(FullLayer):
 
     def begin_segment(self) -> None:
         """Record the Gram sums before the newest segment, for ``solve_ahead`` after it."""
-        self._fit.begin_segment()
+        self.fit.begin_segment()
 
     def solve_ahead(self, growth: Growth | None) -> Callable[[], Callable[[], None]] | None:
         """Return a task for the CPU: solve for the maps of the whole text; this does not change the layer.
@@ -130,9 +131,9 @@ class LrqkLayer(FullLayer):
         The task returns a function that installs the fit. The next segment then builds the index from the
         keys that it attends to. None if the current fit suffices, or the growth is unknown.
         """
-        if growth is None or not self._fit.is_outgrown(growth.tokens):
+        if growth is None or not self.fit.is_outgrown(growth.tokens):
             return None
-        solve = self._fit.solve_ahead(growth)
+        solve = self.fit.solve_ahead(growth)
         if solve is None:
             return None
 
@@ -148,9 +149,9 @@ class LrqkLayer(FullLayer):
         Layers may do so in parallel, see ``is_unsolved``.
         """
         prefill = self._open_prefill()
-        if self._fit.is_outgrown():
-            self._index_anew(self._fit.renew)
-        self._fit_tail()
+        if self.fit.is_outgrown():
+            self._index_anew(self.fit.renew)
+        self.fit_tail()
         prefill.is_solved = True
 
     def finish_prefill(self) -> None:
@@ -183,9 +184,9 @@ class LrqkLayer(FullLayer):
         replace(prefill.indexed)
         prefill.indexed = 0
 
-    def _fit_tail(self) -> None:
+    def fit_tail(self) -> None:
         """Fit the tail to the current maps and the sums of all segments."""
-        if self.tail is not None and self._fit.tokens:
+        if self.tail is not None and self.fit.tokens:
             self.tail.fit(self.projector)
 
     def _seed_hot_set(self, prefill: UnfinishedPrefill, length: int) -> None:
@@ -231,13 +232,13 @@ class LrqkLayer(FullLayer):
         The GPU then seeds between layers; after the last layer it would wait for the host at every launch.
         """
         prefill = self._open_prefill()
-        if prefill.indexed > self.position.length and not self._fit.is_outgrown():
+        if prefill.indexed > self.position.length and not self.fit.is_outgrown():
             self._seed_hot_set(prefill, prefill.indexed)
 
     def _index_keys(self, first: int, keys: Tensor) -> None:
         # Extend a begun index with every segment, so that no key crosses the link again for it.
         prefill = self._open_prefill()
-        if self._fit.tokens and first == prefill.indexed:
+        if self.fit.tokens and first == prefill.indexed:
             self.index.write(first, self.projector.project_keys(keys))
             prefill.indexed += keys.shape[1]
 

@@ -36,7 +36,7 @@ class LayerObserver:
     """
 
     def __init__(self, cache: LrqkCache, number: int) -> None:
-        layer = cache.layer(number)
+        layer = cache.attention_layers[number]
         assert isinstance(layer, LrqkLayer)
         self._cache = cache
         self._number = number

@@ -87,8 +87,11 @@ class Projector(Protocol):
     def reset(self) -> None:
         """Forget all segments."""
 
-    def learned(self) -> tuple[Tensor, ...]:
-        """Return all tensors that ``observe`` and ``step`` change in place."""
+    def summed(self) -> tuple[Tensor, ...]:
+        """Return all tensors that ``observe`` changes in place; they do not depend on a fit."""
+
+    def adapted(self) -> tuple[Tensor, ...]:
+        """Return all tensors that ``step`` changes in place."""
 
     def fitted(self) -> tuple[Tensor, ...]:
         """Return all tensors that only ``fit`` changes in place."""
@@ -155,9 +158,13 @@ class JointProjector:
         """See ``Projector``."""
         self.grams.reset()
 
-    def learned(self) -> tuple[Tensor, ...]:
+    def summed(self) -> tuple[Tensor, ...]:
         """See ``Projector``."""
         return self.grams.sums
+
+    def adapted(self) -> tuple[Tensor, ...]:
+        """See ``Projector``."""
+        return ()
 
     def fitted(self) -> tuple[Tensor, ...]:
         """See ``Projector``."""
@@ -253,10 +260,13 @@ class AlsProjector:
         self.query_magnitude.zero_()
         self.key_magnitude.zero_()
 
-    def learned(self) -> tuple[Tensor, ...]:
+    def summed(self) -> tuple[Tensor, ...]:
         """See ``Projector``."""
-        bases = self.query_basis, self.key_basis
-        return *self.grams.sums, self.query_magnitude, self.key_magnitude, *bases
+        return *self.grams.sums, self.query_magnitude, self.key_magnitude
+
+    def adapted(self) -> tuple[Tensor, ...]:
+        """See ``Projector``."""
+        return self.query_basis, self.key_basis
 
     def fitted(self) -> tuple[Tensor, ...]:
         """See ``Projector``."""

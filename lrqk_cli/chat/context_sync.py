@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from lrqk_cli.chat.conversation import Conversation, Entry
+from lrqk_cli.chat.conversation import Conversation, Entry, Exchange
+from lrqk_cli.chat.events import Message, Notice, Remark, Reused
 from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.memory.units import format_bytes
+from lrqk_cli.prefix_cache.tensor_file import DamagedFileError
 
 if TYPE_CHECKING:
     from lrqk_cli.engine.generate import Engine
+    from lrqk_cli.engine.prefix import PrefixKeeper
+
+ReadingEvent = PrefillProgress | Message
 
 # A prefill stops for a rewind point at most once in so many tokens, and before its last entry.
 _REWIND_DISTANCE = 4096
@@ -33,39 +39,58 @@ class ContextSync:
 
     Args:
         engine: must be empty.
+        keeper: restores documents that were read before, and keeps those that are read; None for neither.
 
     Attributes:
         keeps_rewind_points: whether to keep rewind points; false if nothing will be removed.
         on_layer: called within a segment with the progress of the whole prefill, where the engine reports it.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, keeper: PrefixKeeper | None = None) -> None:
         self.keeps_rewind_points = True
         self.on_layer: Callable[[PrefillProgress], None] | None = None
         self._engine = engine
+        self._keeper = keeper
 
-    def catch_up(
-        self, conversation: Conversation, cancelled: Callable[[], bool]
-    ) -> Iterator[PrefillProgress]:
+    def catch_up(self, conversation: Conversation, cancelled: Callable[[], bool]) -> Iterator[ReadingEvent]:
         """Prefill the tokens that the engine lacks, until ``cancelled``.
 
         Raises:
             Exception: whatever the engine raises; the engine is then reset, because one layer may have got
                 further than another.
         """
-        try:
-            yield from self._catch_up(conversation, cancelled)
-        except Exception:
-            self.start_again(conversation)
-            raise
+        is_damaged = False
+        while True:
+            try:
+                yield from self._catch_up(conversation, cancelled)
+                return
+            except DamagedFileError as error:
+                if self._keeper is None:
+                    raise
+                self._keeper.discard(error)
+                self.start_again(conversation)
+                if not is_damaged:
+                    yield Notice(
+                        "What was stored of this text is damaged, so the damaged part is read again."
+                    )
+                is_damaged = True
+            except Exception:
+                self.start_again(conversation)
+                raise
 
-    def _catch_up(
-        self, conversation: Conversation, cancelled: Callable[[], bool]
-    ) -> Iterator[PrefillProgress]:
+    def _catch_up(self, conversation: Conversation, cancelled: Callable[[], bool]) -> Iterator[ReadingEvent]:
         engine, tokens = self._engine, conversation.tokens
-        origin, began = engine.length, time.perf_counter()
-        if origin == len(tokens) or cancelled():
+        if engine.length == len(tokens) or cancelled():
             return
+        keeper, documents_end = self._keeper, conversation.documents_end
+        if keeper is not None and not engine.length and documents_end:
+            # An answer needs the logits after its question, so its last token is read.
+            asks = isinstance(conversation.entries[-1], Exchange)
+            if reused := keeper.restore(tokens[: len(tokens) - asks], documents_end):
+                yield Reused(reused, len(tokens))
+                if reused == len(tokens):
+                    return
+        origin, began = engine.length, time.perf_counter()
 
         def progress(done: int) -> PrefillProgress:
             return PrefillProgress(done - origin, len(tokens) - origin, time.perf_counter() - began)
@@ -75,17 +100,40 @@ class ContextSync:
                 self.on_layer(progress(start + done))
 
         yield PrefillProgress(0, len(tokens) - origin, 0.0)
-        for entry in [*self._entries_with_rewind_points(conversation), None]:
-            stop = len(tokens) if entry is None else entry.start
+        entries = {entry.start: entry for entry in self._entries_with_rewind_points(conversation)}
+        # A text that is restored later goes on from the end of its documents, so the first reading does too.
+        ends = {len(tokens)} if keeper is None else {len(tokens), max(origin, documents_end)}
+        for stop in sorted(ends | entries.keys()):
             start = engine.length
             if stop > start:
-                for _ in engine.prefill(tokens[start:stop], finishes=entry is None, on_layer=tell):
+                for _ in engine.prefill(tokens[start:stop], finishes=stop in ends, on_layer=tell):
+                    if keeper is not None and engine.length <= documents_end:
+                        yield from self._keep(keeper, conversation, progress(engine.length))
                     yield progress(engine.length)
                     if cancelled():
                         return
-            if entry is not None:
+            if (entry := entries.get(stop)) is not None:
                 entry.rewind_point = engine.rewind_point()
                 _limit_rewind_points(conversation)
+
+    def _keep(
+        self, keeper: PrefixKeeper, conversation: Conversation, read: PrefillProgress
+    ) -> Iterator[Notice | Remark]:
+        """Store what has been read of the documents, if that pays."""
+        end, before = conversation.documents_end, keeper.writer.queued_bytes
+        left = end - self._engine.length
+        seconds = read.seconds * (read.done + left) / read.done
+        keeper.label["documents"] = [
+            {"title": use.title, "pages": use.pages, "tokens": use.tokens} for use in conversation.documents
+        ]
+        keeper.segment_done(is_end=not left, expected_tokens=end, expected_seconds=seconds)
+        if (failure := keeper.take_failure()) is not None:
+            yield Notice(failure)
+        if not left and keeper.writer.queued_bytes > before:
+            yield Remark(
+                f"What was read is stored for the next time: {format_bytes(keeper.writer.queued_bytes)}, see "
+                "'lrqk cache'."
+            )
 
     def forget(self, conversation: Conversation, entry: Entry) -> None:
         """Remove an entry and all later entries from the conversation and the engine."""

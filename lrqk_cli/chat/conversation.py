@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.events import AnswerSources, DocumentUse, PageSpan, Reply
@@ -84,6 +85,14 @@ class Conversation:
     def documents(self) -> list[DocumentUse]:
         """Each document's tokens in the context."""
         return [entry.use for entry in self._document_entries()]
+
+    @property
+    def documents_end(self) -> int:
+        """Tokens up to the end of the documents before the first question; 0 without documents."""
+        leading = list(takewhile(lambda entry: isinstance(entry, DocumentEntry), self.entries))
+        if not leading:
+            return 0
+        return self.entries[len(leading)].start if len(self.entries) > len(leading) else len(self.tokens)
 
     @property
     def page_spans(self) -> list[PageSpan]:

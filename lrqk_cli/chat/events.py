@@ -19,6 +19,29 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """A message for the user that is no warning, one sentence."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """Tokens that need not be read, because they were read before.
+
+    Attributes:
+        tokens: how many.
+        total: tokens that would otherwise have been read.
+    """
+
+    tokens: int
+    total: int
+
+
+Message = Notice | Remark | Reused
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """One more token of the answer; ``text`` is empty while a character is incomplete."""
 

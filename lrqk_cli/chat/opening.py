@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lrqk_cli.chat.keeping import CacheChoice, kept_documents
 from lrqk_cli.chat.protocols import DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec, WeightChoice
@@ -44,6 +46,7 @@ class ModelRequest:
         wanted: fields of ``LrqkConfig`` that the user set; the planner chooses the others.
         threads: CPU threads to compute with; None takes torch's choice.
         weights: the form of the weights.
+        cache: whether to store documents that are read.
     """
 
     name: str
@@ -56,6 +59,7 @@ class ModelRequest:
     wanted: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
     weights: WeightChoice = "auto"
+    cache: CacheChoice = field(default_factory=CacheChoice)
 
     @property
     def attention(self) -> str:
@@ -160,7 +164,9 @@ def open_session(
         stack.enter_context(limit_vram(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
             from lrqk_cli.engine.generate import Engine
+            from lrqk_cli.models.fingerprint import model_parts, weight_stamps
 
+            stamps = weight_stamps(found.source)
             loaded = loading.load(
                 found.source,
                 placement.device,
@@ -172,6 +178,8 @@ def open_session(
                 on_progress=report,
             )
             engine = stack.enter_context(Engine(loaded.model, loaded.spec, plan.config, plan.context))
+        parts = partial(model_parts, stamps, loaded, plan.form)
+        kept = kept_documents(request.cache, engine, found.source.name, parts, view)
         session = Session(
             engine,
             found.prompt,
@@ -181,6 +189,7 @@ def open_session(
             trained_context=loaded.spec.trained_context,
             max_context=loaded.spec.max_context,
             new_stream=lambda: Detokenizer(tokenizer),
+            keeper=stack.enter_context(kept),
         )
         yield OpenSession(session, request.name, engine.config, plan, time.perf_counter() - began, threads)
 

@@ -35,12 +35,14 @@ class SourceReport(TypedDict):
 class TimingReport(TypedDict):
     """Wall times in seconds and speeds in tokens per second.
 
-    ``load_s`` to fetch and load the model. ``prefill_s`` to read documents and question into the context.
+    ``load_s`` to fetch and load the model. ``prefill_s`` to read ``prefill_tokens`` of documents and question
+    into the context; tokens that were read before an earlier answer or in another chat are not among them.
     ``ttft_s`` from the start of the prefill to the first token; null without one.
     ``decode_tokens_per_s`` tokens after the first, over the time of their steps; 0 without any.
     """
 
     load_s: float
+    prefill_tokens: int
     prefill_s: float
     prefill_tokens_per_s: float
     ttft_s: float | None
@@ -144,6 +146,7 @@ def build_report(
         "sources": _source_reports(answer.sources),
         "timing": {
             "load_s": load_s,
+            "prefill_tokens": timing.prefill_tokens,
             "prefill_s": timing.prefill_s,
             "prefill_tokens_per_s": timing.prefill_tokens_per_s,
             "ttft_s": timing.ttft_s,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lrqk_cli.chat.context_sync import ContextSync, never
+from lrqk_cli.chat.context_sync import ContextSync, ReadingEvent, never
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
 from lrqk_cli.chat.events import (
     Answer,
@@ -32,6 +32,7 @@ from lrqk_cli.telemetry.stats import DecodeTotals
 
 if TYPE_CHECKING:
     from lrqk_cli.engine.generate import Engine
+    from lrqk_cli.engine.prefix import PrefixKeeper
     from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 
 
@@ -51,6 +52,7 @@ class Session:
         trained_context: tokens the model was trained on; a longer text gives one warning.
         max_context: the most tokens that a context of this model holds.
         new_stream: makes a decoder for the tokens of one answer.
+        keeper: restores and keeps documents; None for neither.
 
     Attributes:
         generation: sampling settings of the next answers.
@@ -69,12 +71,13 @@ class Session:
         trained_context: int,
         max_context: int,
         new_stream: Callable[[], Detokenizer],
+        keeper: PrefixKeeper | None = None,
     ) -> None:
         self.engine = engine
         self.generation = generation
         self.conversation = Conversation(prompt)
         self.history = StepHistory()
-        self._context_sync = ContextSync(engine)
+        self._context_sync = ContextSync(engine, keeper)
         self._stop_ids = stop_ids
         self._trained_context = trained_context
         self._max_context = max_context
@@ -124,7 +127,7 @@ class Session:
         """Tokens to read before the next answer."""
         return len(self.transcript) - self.engine.length
 
-    def read(self, cancelled: Callable[[], bool] = never) -> Generator[PrefillProgress | Notice, None, None]:
+    def read(self, cancelled: Callable[[], bool] = never) -> Generator[ReadingEvent, None, None]:
         """Read all tokens ahead of the next question, until ``cancelled`` is true.
 
         Raises:
@@ -138,7 +141,7 @@ class Session:
         question: str,
         cancelled: Callable[[], bool] = never,
         generation: GenerationConfig | None = None,
-    ) -> Generator[PrefillProgress | Notice | TextDelta | Answer, None, None]:
+    ) -> Generator[ReadingEvent | TextDelta | Answer, None, None]:
         """Ask one question. The last event is the ``Answer``, unless the engine fails.
 
         ``cancelled`` is checked after every segment and token. If it is true before any token of the question
@@ -156,9 +159,11 @@ class Session:
         self._cache = DecodeTotals()
         exchange = self.conversation.add_question(question)
         try:
-            before = self.engine.length
-            yield from self._context_sync.catch_up(self.conversation, cancelled)
-            timing = Timing(self.engine.length - before, time.perf_counter() - started, None)
+            read = 0
+            for reading in self._context_sync.catch_up(self.conversation, cancelled):
+                read = reading.done if isinstance(reading, PrefillProgress) else read
+                yield reading
+            timing = Timing(read, time.perf_counter() - started, None)
             if self.engine.length <= exchange.start:
                 self.conversation.cut(exchange)
                 yield self._answer("", "interrupted", 0, timing)

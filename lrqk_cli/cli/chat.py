@@ -43,6 +43,8 @@ def chat(
     ctx: options.Context = None,
     vram: options.Vram = None,
     ram: options.Ram = None,
+    cache_size: options.CacheSize = None,
+    no_cache: options.NoCache = False,
     attention: AttentionChoices,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
@@ -70,6 +72,7 @@ def chat(
     paths = _paths(context, file, files)
     asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
 
+    from lrqk_cli.chat.keeping import CacheChoice
     from lrqk_cli.chat.opening import ModelRequest, open_session
     from lrqk_cli.documents import PageSelection
     from lrqk_cli.terminal.view import View
@@ -82,7 +85,17 @@ def chat(
     documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
     number_format = None if dtype == "auto" else dtype
     request = ModelRequest(
-        model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, weights
+        model,
+        device,
+        number_format,
+        offload_weights,
+        ctx,
+        vram,
+        ram,
+        wanted,
+        threads,
+        weights,
+        CacheChoice(not no_cache, cache_size),
     )
     if asked is None:
         from lrqk_cli.terminal.interactive import converse

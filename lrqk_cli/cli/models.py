@@ -9,7 +9,7 @@ import typer
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.cli import options
 from lrqk_cli.cli.failures import warn_of_transformers
-from lrqk_cli.errors import ModelError, UsageError
+from lrqk_cli.errors import ModelError
 from lrqk_cli.terminal.console import stderr_console, stdout_console
 
 app = typer.Typer(name="models", help="List, fetch and remove models.")
@@ -35,13 +35,8 @@ def models(
     """Show models, which of them are here, and for how long a document each one fits; or fetch and remove."""
     if context.invoked_subcommand is None:
         list_models(vram, ram, as_json)
-        return
-    for name in options.on_command_line(context, {"vram", "ram", "as_json"}):
-        flag = "--json" if name == "as_json" else f"--{name}"
-        raise UsageError(
-            f"{flag} before {context.invoked_subcommand} has no meaning.",
-            f"Put it behind {context.invoked_subcommand} if it is for that, or leave it out.",
-        )
+    else:
+        options.refuse_before_command(context, {"vram": "--vram", "ram": "--ram", "as_json": "--json"})
 
 
 @app.command("list")

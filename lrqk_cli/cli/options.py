@@ -5,7 +5,7 @@ Each option is read from its flag, else from the variable ``LRQK_<OPTION>``, els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -158,9 +158,41 @@ Ram = Annotated[
         "--ram", "CPU memory to use at most, such as 32GiB. (default: seven eighths of what is free)"
     ),
 ]
+CacheSize = Annotated[
+    int | None,
+    memory_size(
+        "--cache-size",
+        "Disk space for what the model computed for documents, such as 20GiB; the least recently used is "
+        "deleted first. (default: a quarter of what is free)",
+    ),
+]
+NoCache = Annotated[
+    bool,
+    option(
+        "--no-cache",
+        "Neither keep on the disk what the model computes for documents, nor use what is there.",
+        panel="Memory",
+    ),
+]
 
 
 def on_command_line(context: typer.Context, names: Collection[str]) -> list[str]:
     """Return the parameters on the command line, without variables, which may be for other commands."""
     sources = {name: context.get_parameter_source(name) for name in sorted(names)}
     return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def refuse_before_command(context: typer.Context, flags: Mapping[str, str]) -> None:
+    """Refuse options of a group of commands before the name of one of them.
+
+    Args:
+        flags: parameter -> its option.
+
+    Raises:
+        UsageError: there is one on the command line.
+    """
+    for name in on_command_line(context, flags):
+        raise UsageError(
+            f"{flags[name]} before {context.invoked_subcommand} has no meaning.",
+            f"Put it behind {context.invoked_subcommand} if it is for that, or leave it out.",
+        )

@@ -77,7 +77,8 @@ class Decoder:
         graph = torch.cuda.CUDAGraph()
         length = self._cache.position.length
         try:
-            with torch.cuda.graph(graph):
+            # Another thread may copy rows to the disk meanwhile; only this thread's calls are captured.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 logits = forward(self._model, self._cache, self._token, self._positions)
                 chosen = likeliest(logits)
                 self._token.copy_(chosen)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lrqk_cli.attention import layer_list
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
+from lrqk_cli.attention.restoring import OpenPart
 from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
 from lrqk_cli.engine.decode import Decoder, forward
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
@@ -84,6 +86,7 @@ class Engine:
 
     def close(self) -> None:
         """Restore the model."""
+        self.cache.cancel_restoring()
         self._stack.close()
 
     def reset(self) -> None:
@@ -142,6 +145,15 @@ class Engine:
         self.cache.rewind(point.cache)
         del self._tokens[point.length :]
         self._logits = None if point.logits is None else point.logits.to(self.device)
+
+    def restore(self, tokens: Sequence[int], blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
+        """Begin an empty engine with tokens that were read before; see ``LrqkCache.restore``.
+
+        Prefill at least one token after them.
+        """
+        with self._computing():
+            self.cache.restore(blocks, states)
+            self._tokens = list(tokens)
 
     def prefill(
         self,
@@ -289,9 +301,9 @@ class Engine:
             device_bytes=probe.allocated_bytes(self.device),
             peak_device_bytes=probe.peak_bytes(self.device),
             weight_bytes=self._weight_bytes,
-            host_kv_bytes=self.cache.host_kv_bytes,
-            index_bytes=self.cache.index_bytes,
-            hot_bytes=self.cache.hot_bytes,
+            host_kv_bytes=layer_list.host_kv_bytes(self.cache.attention_layers),
+            index_bytes=layer_list.index_bytes(self.cache.attention_layers),
+            hot_bytes=layer_list.hot_bytes(self.cache.attention_layers),
             budget_bytes=self._budget_bytes,
         )
 

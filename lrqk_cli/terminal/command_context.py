@@ -10,16 +10,15 @@ from rich.console import Console
 from rich.text import Text
 
 from lrqk_cli.chat.archive import Archive
-from lrqk_cli.chat.context_sync import never
-from lrqk_cli.chat.events import Answer, Notice, TextDelta
+from lrqk_cli.chat.context_sync import ReadingEvent, never
+from lrqk_cli.chat.events import Answer, TextDelta
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import PageSelection
-from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.terminal.view import View
 
-ChatEvent = PrefillProgress | Notice | TextDelta | Answer
+ChatEvent = ReadingEvent | TextDelta | Answer
 ReadDocuments = Callable[[Sequence[Path], PageSelection | None], Sequence[DocumentLike]]
 LookUp = Callable[[str, Archive, Session], None]
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import typer
 
 from lrqk_cli.chat.batch import AnswersFile, BatchQuestion
-from lrqk_cli.chat.events import Answer, Notice, TextDelta
+from lrqk_cli.chat.events import Answer, Message, TextDelta
 from lrqk_cli.chat.opening import OpenSession
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.report import ChatReport, build_report
@@ -166,8 +166,8 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
         for event in session.ask(question, interrupts):
             if isinstance(event, PrefillProgress):
                 update(event)
-            elif isinstance(event, Notice):
-                view.warn(event.message)
+            elif isinstance(event, Message):
+                view.tell(event)
             elif isinstance(event, TextDelta):
                 if add is None:
                     bar.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, closing
 from typing import Protocol
 
-from lrqk_cli.chat.events import Notice, TextDelta
+from lrqk_cli.chat.events import Message, TextDelta
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.terminal.command_context import ChatEvent, ChatExit, CommandContext
@@ -97,8 +97,8 @@ class Repl:
                     bar.close()
                     add = add or stream.enter_context(self._new_stream()).add
                     add(event.text)
-                elif isinstance(event, Notice):
-                    self._ctx.view.warn(event.message)
+                elif isinstance(event, Message):
+                    self._ctx.view.tell(event)
                 else:
                     bar.close()
                     stream.close()

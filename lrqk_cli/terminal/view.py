@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from lrqk_cli.chat.events import Answer
+from lrqk_cli.chat.events import Answer, Message, Notice, Remark
 from lrqk_cli.chat.printable import printable
 from lrqk_cli.chat.summary import plan_line, settings_label, statistics_line
 from lrqk_cli.documents import ReadProgress
@@ -122,6 +122,15 @@ class View:
         """Print a less important message; not when quiet."""
         if not self.quiet:
             self.console.print(Text(message, style="dim"), soft_wrap=not self.console.is_terminal)
+
+    def tell(self, event: Message) -> None:
+        """Show a message of a conversation."""
+        if isinstance(event, Notice):
+            self.warn(event.message)
+        elif isinstance(event, Remark):
+            self.note(event.message)
+        else:
+            self.note(f"{event.tokens:,} of {event.total:,} tokens were read before and are restored.")
 
     def planned(self, plan: Plan) -> None:
         """Print a plan; the statistics name its settings from now on."""

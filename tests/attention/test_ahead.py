@@ -74,7 +74,7 @@ def test_a_text_that_grows_far_beyond_is_fitted_anew() -> None:
     )
     with attached(model):
         tokens = random_tokens(150)
-        layer = cache.layer(0)
+        layer = cache.attention_layers[0]
         assert isinstance(layer, LrqkLayer)
         for segment in tokens.split((20, 130)):
             with cache.prefilling():
@@ -102,17 +102,17 @@ def test_a_fit_serves_an_eighth_more_than_it_was_made_for(
         spec_from_config(model.config, "llama"), settings, 200, model.dtype, torch.device("cpu")
     )
     tokens = random_tokens(first + then)
-    layer = cache.layer(0)
+    layer = cache.attention_layers[0]
     assert isinstance(layer, LrqkLayer)
     with attached(model):
         list(run_segments(model, cache, tokens[:first], 10))
         before = layer.projector.key_map.clone()
-        assert layer._fit.tokens == first
+        assert layer.fit.tokens == first
         list(run_segments(model, cache, tokens[first:], 10))
     assert layer.position.length == first + then
     check_index(layer)
     assert (not torch.equal(layer.projector.key_map, before)) is is_anew
-    assert layer._fit.tokens == (first + then if is_anew else first)
+    assert layer.fit.tokens == (first + then if is_anew else first)
 
 
 def test_a_note_of_an_earlier_prompt_is_not_what_the_newest_segment_has_added(
@@ -133,12 +133,12 @@ def test_a_note_of_an_earlier_prompt_is_not_what_the_newest_segment_has_added(
     spec = spec_from_config(model.config, "llama")
     cache = LrqkCache(spec, settings, 700, model.dtype, torch.device("cpu"))
     tokens = random_tokens(630)
-    layer = cache.layer(0)
+    layer = cache.attention_layers[0]
     assert isinstance(layer, LrqkLayer)
     with attached(model):
         for start, stop, finishes in ((0, 400, True), (400, 440, True), (440, 590, False), (590, 630, True)):
             list(run_segments(model, cache, tokens[start:stop], 32, finishes=finishes))
-    assert layer._fit.tokens == 630
+    assert layer.fit.tokens == 630
     assert newest
     assert all(added == segment for added, segment in newest)
 
@@ -147,7 +147,7 @@ def test_answers_are_not_observed_and_do_not_outgrow_a_fit() -> None:
     model = tiny_model("llama")
     settings = LrqkConfig(rank=4, hot=16, top_k=8, recent=8)
     with Engine(model, spec_from_config(model.config, "llama"), settings, 200) as engine:
-        layer = engine.cache.layer(0)
+        layer = engine.cache.attention_layers[0]
         assert isinstance(layer, LrqkLayer)
         list(engine.prefill(random_tokens(100).tolist()))
         before = layer.projector.key_map.clone()
@@ -157,7 +157,7 @@ def test_answers_are_not_observed_and_do_not_outgrow_a_fit() -> None:
         list(engine.prefill(random_tokens(10, seed=2).tolist()))
         assert torch.equal(layer.projector.key_map, before)
         list(engine.prefill(random_tokens(10, seed=3).tolist()))
-        assert layer._fit.tokens == 120
+        assert layer.fit.tokens == 120
         assert layer.position.length == 150
         check_index(layer)
         assert not torch.equal(layer.projector.key_map, before)
@@ -174,7 +174,7 @@ def prefilled(segments: int, *, stop: int | None = None) -> LrqkLayer:
         run = run_segments(model, cache, random_tokens(90)[: 10 * segments], 10)
         list(islice(run, stop))
         run.close()
-    layer = cache.layer(0)
+    layer = cache.attention_layers[0]
     assert isinstance(layer, LrqkLayer)
     assert isinstance(layer.projector, JointProjector)
     return layer
@@ -190,7 +190,7 @@ def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
     threads = torch.get_num_threads()
     layer = prefilled(segments)
     assert torch.get_num_threads() == threads
-    assert layer._fit.tokens == 10 * segments
+    assert layer.fit.tokens == 10 * segments
     assert layer.position.length == 10 * segments
     # They are those of the text as it was to be expected, and the index is made by them.
     moments = alone.projector.grams.moments()
@@ -235,8 +235,8 @@ def test_a_prefill_that_is_stopped_meanwhile_leaves_the_fit_as_it_was(
     threads = torch.get_num_threads()
     layer = prefilled(9, stop=8)
     assert torch.get_num_threads() == threads
-    assert (layer.position.length, layer._fit.tokens, layer.prefill.indexed) == (80, 0, 0)
+    assert (layer.position.length, layer.fit.tokens, layer.prefill.indexed) == (80, 0, 0)
     layer.finish_prefill()
-    assert layer._fit.tokens == 80
+    assert layer.fit.tokens == 80
     assert layer.prefill is None
     check_index(layer)

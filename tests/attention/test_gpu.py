@@ -7,7 +7,7 @@ import torch
 from tiny import FAMILIES, full_attention_logits, random_tokens, tiny_model
 
 from lrqk_cli import attach
-from lrqk_cli.attention import host_store
+from lrqk_cli.attention import host_store, layer_list
 from lrqk_cli.config import AlsConfig, LrqkConfig
 from lrqk_cli.upstream import cache_argument
 
@@ -61,6 +61,6 @@ def test_the_methods_of_the_paper_choose_as_on_the_cpu(family: str, grouping: st
 def test_host_rows_are_pinned_and_exact_in_size() -> None:
     model = tiny_model("llama").to("cuda")
     with attach(model, LrqkConfig(hot=32, top_k=16, recent=8), context=300) as cache:
-        rows = [layer.store.rows for layer in cache._attention]
+        rows = [layer.store.rows for layer in cache.attention_layers]
         assert all(row.is_pinned() for row in rows)
-        assert cache.host_kv_bytes == 2 * 2 * 300 * 2 * 8 * 4
+        assert layer_list.host_kv_bytes(cache.attention_layers) == 2 * 2 * 300 * 2 * 8 * 4

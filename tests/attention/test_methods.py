@@ -33,7 +33,7 @@ def play(data: tuple[Tensor, Tensor, Tensor], **settings: Any) -> tuple[list[Ten
     defaults = {"rank": 8, "top_k": TOP_K, "recent": RECENT, "hot": 40, "index_bits": 16}
     config = LrqkConfig(**{**defaults, **settings})
     cache = LrqkCache(SPEC, config, 200, torch.float32, torch.device("cpu"))
-    layer = cache.layer(0)
+    layer = cache.attention_layers[0]
     query, key, value = data
 
     def feed(start: int, stop: int) -> Tensor:

@@ -23,7 +23,9 @@ def observe(family: str, settings: LrqkConfig, device: str = "cpu") -> list[Obse
     tokens = random_tokens(200 + STEPS).to(device)
     with attach(model, settings, context=256) as cache:
         model(tokens[:200].unsqueeze(0), **{cache_argument(): cache})
-        numbers = [n for n in range(cache.spec.num_layers) if isinstance(cache.layer(n), LrqkLayer)]
+        numbers = [
+            n for n in range(cache.spec.num_layers) if isinstance(cache.attention_layers[n], LrqkLayer)
+        ]
         observers = [LayerObserver(cache, number) for number in numbers]
         for token in tokens[200:]:
             model(token.view(1, 1), **{cache_argument(): cache})
@@ -59,7 +61,7 @@ def test_the_mass_is_the_sum_of_the_exact_weights_of_the_residents():
     tokens = random_tokens(201)
     with torch.no_grad(), attach(model, LrqkConfig(hot=40, top_k=32, recent=8), context=256) as cache:
         model(tokens[:200].unsqueeze(0), **{cache_argument(): cache})
-        layer = cache.layer(0)
+        layer = cache.attention_layers[0]
         assert isinstance(layer, LrqkLayer)
         asked = []
         observer = LayerObserver(cache, 0)

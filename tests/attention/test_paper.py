@@ -61,7 +61,7 @@ class Player:
         context = rows.key.shape[1]
         cpu = torch.device("cpu")
         self.cache = LrqkCache(spec_of(rows, context), settings, context, torch.float64, cpu)
-        self.layer = self.cache.layer(0)
+        self.layer = self.cache.attention_layers[0]
         with self.cache.prefilling():
             for start in range(0, prompt, 90):
                 self.feed(start, min(prompt, start + 90))
@@ -279,7 +279,7 @@ def captured(name: str, number: int, count: int, text: Path) -> tuple[Rows, floa
     tokens = torch.tensor(loaded.tokenizer.encode(text.read_text(encoding="utf-8")[:8000])[:count])
     seen: list = []
     with torch.no_grad(), attach(loaded.model, context=count) as cache, cache.prefilling():
-        layer = cache.layer(number)
+        layer = cache.attention_layers[number]
         real = layer.attend_segment
         layer.attend_segment = lambda *a: seen.append(a) or real(*a)
         loaded.model(tokens.unsqueeze(0), **{cache_argument(): cache})

@@ -132,7 +132,7 @@ def test_json_is_one_object_with_every_field(chat, document):
     assert report["documents"][0]["path"] == str(document)
     assert report["prompt_tokens"] > report["documents"][0]["tokens"] > 400
     assert list(report["timing"]) == [
-        "load_s", "prefill_s", "prefill_tokens_per_s", "ttft_s", "decode_tokens_per_s",
+        "load_s", "prefill_tokens", "prefill_s", "prefill_tokens_per_s", "ttft_s", "decode_tokens_per_s",
     ]  # fmt: skip
     assert all(value > 0 for value in report["timing"].values())
     assert report["timing"]["ttft_s"] >= report["timing"]["prefill_s"]

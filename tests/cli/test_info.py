@@ -13,6 +13,7 @@ import torch
 from allocated import device_kv_bytes, sliding_bytes
 
 from lrqk_cli.__main__ import main
+from lrqk_cli.attention import layer_list
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.cli import footprint_view
 from lrqk_cli.config import LrqkConfig
@@ -40,10 +41,10 @@ def test_stated_bytes_are_the_allocated_ones(
     settings = LrqkConfig(attention=mode, hot=512, top_k=128)
     cache = LrqkCache(spec, settings, 2048, torch.bfloat16, torch.device("cpu"))
     device = report["device_memory"]
-    assert report["host_memory"]["kv_rows"] == cache.host_kv_bytes
+    assert report["host_memory"]["kv_rows"] == layer_list.host_kv_bytes(cache.attention_layers)
     assert device["kv_rows"] == device_kv_bytes(cache)
-    assert device["index"] == cache.index_bytes
-    assert device["hot_rows"] == cache.hot_bytes
+    assert device["index"] == layer_list.index_bytes(cache.attention_layers)
+    assert device["hot_rows"] == layer_list.hot_bytes(cache.attention_layers)
     assert device["sliding_windows"] == sliding_bytes(cache)
     assert device["total"] == sum(size for name, size in device.items() if name != "total")
     assert report["attention"]["top_k"] == 128

@@ -170,13 +170,13 @@ def test_a_segment_that_is_interrupted_between_layers_leaves_no_codes_of_its_tok
         model(tokens[:, :100], **named)
         model(tokens[:, 100:101], **named)
         with (
-            patch.object(cache.layer(1), "attend_exactly", side_effect=KeyboardInterrupt),
+            patch.object(cache.attention_layers[1], "attend_exactly", side_effect=KeyboardInterrupt),
             pytest.raises(KeyboardInterrupt),
         ):
             model(tokens[:, 101:105], **named)
         model(tokens[:, 150:154], **named)
         cache.finish_prefill()
-        layer = cache.layer(0)
+        layer = cache.attention_layers[0]
         assert isinstance(layer, LrqkLayer)
         found = layer.index.codes[:, :105].clone()
         for key, _ in layer.store.stream(0, 105):

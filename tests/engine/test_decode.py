@@ -52,7 +52,11 @@ def prefilled(family: str, settings: LrqkConfig, *, finishes: bool = True) -> It
 def observers(engine: Engine) -> list[LayerObserver]:
     numbers = range(engine.spec.num_layers)
     cache = engine.cache
-    return [LayerObserver(cache, number) for number in numbers if isinstance(cache.layer(number), LrqkLayer)]
+    return [
+        LayerObserver(cache, number)
+        for number in numbers
+        if isinstance(cache.attention_layers[number], LrqkLayer)
+    ]
 
 
 def logits(engine: Engine, tokens: list[int]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from tiny import full_attention_logits, random_tokens, tiny_model
 from transformers import PreTrainedModel
 
+from lrqk_cli.attention import layer_list
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.attach import attach
 from lrqk_cli.engine.decode import Decoder
@@ -199,7 +200,7 @@ def test_counters_and_memory_are_those_of_the_cache(engine: Engine) -> None:
     assert engine.totals.rows_wanted == 4 * 2 * 2 * 32
     assert engine.totals.bytes_fetched == engine.totals.rows_fetched * 2 * 8 * 4
     memory = engine.memory()
-    assert memory.host_kv_bytes == engine.cache.host_kv_bytes > 0
+    assert memory.host_kv_bytes == layer_list.host_kv_bytes(engine.cache.attention_layers) > 0
     weights = [*engine.model.parameters(), *engine.model.buffers()]
     assert memory.weight_bytes == sum(tensor.nbytes for tensor in weights)
 

@@ -134,7 +134,7 @@ def test_a_fit_that_was_replaced_is_in_force_again(method: str) -> None:
         layer = point.cache.layers[0]
         assert isinstance(layer, LrqkRewindPoint)
         take(engine, second)
-        assert engine.cache.layer(0).rewind_point().fit is not layer.fit  # type: ignore[attr-defined]
+        assert engine.cache.attention_layers[0].rewind_point().fit is not layer.fit  # type: ignore[attr-defined]
         for _ in range(2):  # a point may be used again
             engine.rewind(point)
             take(engine, third)
@@ -170,7 +170,7 @@ def test_steps_with_lengths_on_the_device_are_taken_back_too(family: str) -> Non
 def test_the_state_itself_is_the_same_bit_for_bit() -> None:
     with new_engine("llama", "lrqk") as engine:
         take(engine, Turn(1, 100, 8))
-        point, layer = engine.rewind_point(), engine.cache.layer(1)
+        point, layer = engine.rewind_point(), engine.cache.attention_layers[1]
         parts = layer.hot.rows, layer.hot.slot_token, layer.hot.resident, layer.index.scale, layer.tail.slope  # type: ignore[attr-defined]
         length = engine.cache.position.length
         before = [part.clone() for part in (*parts, layer.index.codes[:, :length])]  # type: ignore[attr-defined]
@@ -211,7 +211,7 @@ def test_rewind_points_are_small_beside_the_cache() -> None:
     with new_engine("llama", "lrqk") as engine:
         take(engine, Turn(1, 500, 0))
         point = engine.rewind_point()
-        sums = engine.cache.layer(0).projector.learned()  # type: ignore[attr-defined]
+        sums = engine.cache.attention_layers[0].projector.summed()  # type: ignore[attr-defined]
         slots = 2 * 24 * 4
         assert point.nbytes == 2 * (sum(part.nbytes for part in sums) + slots) + 97 * 4
 

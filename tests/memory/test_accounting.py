@@ -9,6 +9,7 @@ import torch
 from allocated import device_kv_bytes, sliding_bytes
 from tiny import FAMILIES, tiny_model
 
+from lrqk_cli.attention import layer_list
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.position import Position
 from lrqk_cli.config import LrqkConfig, paper_settings
@@ -37,10 +38,10 @@ def test_kv_bytes_equal_the_allocated_ones(family: str, mode: str) -> None:
     ):
         cache = LrqkCache(spec, settings, CONTEXT, torch.bfloat16, torch.device("cpu"))
         expected = accounting.kv_bytes(spec, settings, CONTEXT, "bfloat16")
-        assert cache.host_kv_bytes == expected.host_kv
+        assert layer_list.host_kv_bytes(cache.attention_layers) == expected.host_kv
         assert device_kv_bytes(cache) == expected.device_kv
-        assert cache.index_bytes == expected.index
-        assert cache.hot_bytes == expected.hot
+        assert layer_list.index_bytes(cache.attention_layers) == expected.index
+        assert layer_list.hot_bytes(cache.attention_layers) == expected.hot
         assert sliding_bytes(cache) == expected.sliding
         rows = spec.num_full_layers * 2 * CONTEXT * 2 * spec.head_dim * 2
         assert expected.host_kv + expected.device_kv == rows
@@ -64,7 +65,7 @@ def tensors_of(owner: object) -> list[torch.Tensor]:
 def test_every_tensor_of_a_layer_is_counted(changes: dict[str, object]) -> None:
     spec = spec_from_config(tiny_model("llama").config, "llama")
     settings = LrqkConfig(**{"hot": 64, "top_k": 16, "recent": 8, "rank": 4, **changes})
-    layer = LrqkCache(spec, settings, CONTEXT, torch.float32, torch.device("cpu")).layer(0)
+    layer = LrqkCache(spec, settings, CONTEXT, torch.float32, torch.device("cpu")).attention_layers[0]
     storages = [tensor.untyped_storage() for tensor in tensors_of(layer)]
     allocated = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     expected = accounting.kv_bytes(spec, settings, CONTEXT, "float32")

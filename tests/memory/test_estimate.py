@@ -71,7 +71,7 @@ def test_decode_scratch_is_what_the_steps_hold(family: str, mode: str) -> None:
         with patch("lrqk_cli.attention.cache.has_device_steps", lambda *_: on_device):
             cache = LrqkCache(spec, settings, 300, torch.bfloat16, CPU)
         seen: dict[int, int] = {}
-        storages((cache._state, *cache._steps, *cache._attention), seen, set())
+        storages((cache._state, *cache._steps, *cache.attention_layers), seen, set())
         return sum(seen.values())
 
     stated_bytes = sum(shape.nbytes for shape in scratch.decode_scratch(spec, settings, 300))

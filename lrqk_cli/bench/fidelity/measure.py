@@ -122,7 +122,7 @@ def _turn(
 
 def _observers(engine: Engine) -> dict[int, LayerObserver]:
     layers = range(engine.spec.num_layers)
-    observed = [n for n in layers if isinstance(engine.cache.layer(n), LrqkLayer)]
+    observed = [n for n in layers if isinstance(engine.cache.attention_layers[n], LrqkLayer)]
     return {number: LayerObserver(engine.cache, number) for number in observed}
 
 

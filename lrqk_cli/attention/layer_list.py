@@ -1,0 +1,56 @@
+"""The layers of a cache: making them, and the bytes of their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lrqk_cli.attention.host_store import RowStore
+from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
+from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.position import Position
+from lrqk_cli.config import LrqkConfig, ModelSpec
+
+
+def make_layers(
+    spec: ModelSpec,
+    config: LrqkConfig,
+    context: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    position: Position,
+) -> list[AttentionLayer]:
+    """Return one empty layer per decoder layer, for ``context`` tokens.
+
+    Args:
+        config: ``config.attention`` chooses the class of full-attention layers.
+        position: of the cache.
+    """
+    made = list[AttentionLayer]()
+    for kind in spec.layer_kinds:
+        if kind == "sliding":
+            assert spec.sliding_window is not None  # ModelSpec checks it
+            made.append(SlidingLayer(spec, spec.sliding_window, dtype, device, position))
+        elif config.attention == "lrqk":
+            made.append(LrqkLayer(spec, config, context, dtype, device, position))
+        else:
+            store = RowStore(spec, context, dtype, device, on_device=config.attention == "dense")
+            made.append(FullLayer(spec, store, position))
+    return made
+
+
+def host_kv_bytes(layers: Sequence[AttentionLayer]) -> int:
+    """Return the bytes of the rows of all tokens in host memory."""
+    stores = [layer.store for layer in layers if isinstance(layer, FullLayer)]
+    return sum(store.rows.nbytes for store in stores if not store.on_device)
+
+
+def index_bytes(layers: Sequence[AttentionLayer]) -> int:
+    """Return the bytes of the low-rank index."""
+    return sum(layer.index.nbytes for layer in layers if isinstance(layer, LrqkLayer))
+
+
+def hot_bytes(layers: Sequence[AttentionLayer]) -> int:
+    """Return the bytes of hot rows and recent windows."""
+    return sum(layer.hot.rows.nbytes for layer in layers if isinstance(layer, LrqkLayer))

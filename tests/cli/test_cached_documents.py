@@ -1,0 +1,148 @@
+"""``lrqk chat`` reads a document once: the second time only the question, and the answer is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lrqk_cli.chat import keeping
+from lrqk_cli.engine import prefix
+
+WORDS = "The revenue of the year was 48.2 million, and the plant at Brannock employs 412 people. "
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Short texts are worth storing, in several blocks."""
+    monkeypatch.setattr(keeping, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(prefix, "BLOCK_TOKENS", 64)
+
+
+@pytest.fixture
+def document(tmp_path) -> Path:
+    file = tmp_path / "report.txt"
+    file.write_text(WORDS * 12, encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def ask(run, tiny_model):
+    """Ask a question, and return the answer's JSON and what was said on stderr."""
+
+    def run_chat(*arguments, model=tiny_model):
+        result = run(
+            *("chat", "--model", model, "--max-new-tokens", "8", "--segment", "32", "--json"), *arguments
+        )
+        assert result.code == 0, result.err
+        return json.loads(result.out), result.err
+
+    return run_chat
+
+
+def stored(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "documents").glob("*"))
+
+
+def test_the_second_chat_reads_the_question_alone(ask, document, tmp_path):
+    first, told = ask(document, "--prompt", "How much?")
+    assert "is stored for the next time" in told
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in stored(tmp_path))
+    second, told = ask(document, "--prompt", "How much?")
+    assert second["answer"] == first["answer"]
+    assert "tokens were read before and are restored" in told
+    assert first["timing"]["prefill_tokens"] == first["prompt_tokens"]
+    assert second["timing"]["prefill_tokens"] < 40
+    other, _ = ask(document, "--prompt", "Where is the plant?")
+    assert other["timing"]["prefill_tokens"] < 60
+
+
+def test_without_the_cache_the_document_is_read_again(ask, document, tmp_path):
+    first, _ = ask(document, "--prompt", "How much?", "--no-cache")
+    assert stored(tmp_path) == []
+    ask(document, "--prompt", "How much?")
+    second, told = ask(document, "--prompt", "How much?", "--no-cache")
+    assert "restored" not in told
+    assert second["timing"]["prefill_tokens"] == first["timing"]["prefill_tokens"]
+
+
+def test_a_changed_tail_reuses_the_beginning_and_a_changed_beginning_nothing(ask, document):
+    first, _ = ask(document, "--prompt", "How much?")
+    document.write_text(WORDS * 11 + "The end is another one.")
+    second, told = ask(document, "--prompt", "How much?")
+    assert "restored" in told
+    assert 40 < second["timing"]["prefill_tokens"] < first["timing"]["prefill_tokens"] // 2
+    document.write_text("Another beginning. " + WORDS * 11)
+    assert "restored" not in ask(document, "--prompt", "How much?")[1]
+
+
+def test_documents_in_another_order_reuse_what_is_equal_at_the_front(ask, document, tmp_path):
+    others = [tmp_path / name for name in ("b.txt", "c.txt")]
+    for number, other in enumerate(others):
+        other.write_text(f"Text {number}. " + WORDS[::-1] * 5)
+    ask(document, *others, "--prompt", "How much?")
+    same, _ = ask(document, *others, "--prompt", "How much?")
+    swapped, told = ask(document, *reversed(others), "--prompt", "How much?")
+    assert same["timing"]["prefill_tokens"] < 40
+    assert "restored" in told
+    assert swapped["timing"]["prefill_tokens"] > same["timing"]["prefill_tokens"]
+    assert "restored" not in ask(*others, document, "--prompt", "How much?")[1]
+
+
+@pytest.mark.parametrize("option", [("--dtype", "bfloat16"), ("--grouping", "head")])
+def test_rows_of_another_kind_are_not_reused(ask, document, option):
+    ask(document, "--prompt", "How much?", "--dtype", "float32")
+    arguments = option if option[0] == "--dtype" else ("--dtype", "float32", *option)
+    assert "restored" not in ask(document, "--prompt", "How much?", *arguments)[1]
+
+
+def test_another_model_reuses_nothing(ask, document, tiny_model, tmp_path):
+    """The same model with one changed byte in its weights."""
+    ask(document, "--prompt", "How much?")
+    weights = next(Path(tiny_model).glob("*.safetensors"))
+    before = weights.read_bytes()
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for file in Path(tiny_model).iterdir():
+        (changed / file.name).write_bytes(file.read_bytes())
+    (changed / weights.name).write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    assert "restored" not in ask(document, "--prompt", "How much?", model=changed)[1]
+    (changed / weights.name).write_bytes(before)
+    assert "restored" in ask(document, "--prompt", "How much?", model=changed)[1]
+
+
+@pytest.mark.parametrize("ending", [".block", ".state"])
+def test_a_damaged_file_costs_a_warning(ask, document, tmp_path, ending):
+    first, _ = ask(document, "--prompt", "How much?")
+    damaged = next(path for path in stored(tmp_path) if path.name.endswith(ending))
+    data = bytearray(damaged.read_bytes())
+    data[-200] ^= 1
+    damaged.write_bytes(data)
+    second, told = ask(document, "--prompt", "How much?")
+    assert "damaged" in told
+    assert second["answer"] == first["answer"]
+    third, told = ask(document, "--prompt", "How much?")
+    assert "damaged" not in told
+    assert third["timing"]["prefill_tokens"] < 40
+
+
+def test_a_folder_that_cannot_be_written_costs_a_note(ask, document, tmp_path):
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "documents").write_text("not a folder")
+    answer, told = ask(document, "--prompt", "How much?")
+    assert answer["new_tokens"]
+    assert "not stored for the next time" in told
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
+def test_questions_of_a_file_share_the_document(run, tiny_model, document, tmp_path):
+    questions = tmp_path / "questions.txt"
+    questions.write_text("How much?\nWhere?\n")
+    command = ("chat", "--model", tiny_model, "--max-new-tokens", "8", document, "--prompts-file", questions)
+    first, second = run(*command), run(*command)
+    assert first.code == second.code == 0, first.err + second.err
+    answers = [[json.loads(line)["answer"] for line in run_.out.splitlines()] for run_ in (first, second)]
+    assert answers[0] == answers[1]
+    assert "restored" in second.err
