@@ -29,6 +29,8 @@ _FORMAT = "1"
 # The least tokens of a block, except the last of a text: the sums after a block take as much space as the
 # rows of some hundred tokens.
 BLOCK_TOKENS = 4096
+# Blocks that wait, with their sums in memory, until it is known whether the text is worth storing.
+MOST_WAITING = 4
 # These settings do not change what a state holds, except for the number of filled hot slots.
 _FREE_SETTINGS = ("attention", "hot", "top_k", "tail", "segment")
 
@@ -165,7 +167,7 @@ class PrefixKeeper:
     def _segment_done(self, is_end: bool, expected_tokens: int, expected_seconds: float) -> None:
         stop = self._engine.length
         is_worth = expected_seconds >= self._worth_seconds
-        if is_end and not is_worth:
+        if not is_worth and (is_end or len(self._waiting) == MOST_WAITING):
             self._drop_waiting()
         is_due = is_worth if is_end else stop - self.covered >= BLOCK_TOKENS
         if self._is_borrowed or self.writer.failure is not None or not is_due:

@@ -417,3 +417,22 @@ def test_a_turn_that_is_undone_after_a_restart_leaves_no_trace(tmp_path: Path) -
         engine.reset()
         assert keeper.restore([*text, 0]) == len(text)
         assert converse(engine, 1) == expected
+
+
+def test_few_blocks_wait_for_the_decision(tmp_path: Path) -> None:
+    """A text that turns out to be worth storing late is stored in a larger block."""
+    text = random_tokens(400, 1).tolist()
+    with new_engine() as engine:
+        keeper = new_keeper(engine, tmp_path)
+        keeper._worth_seconds = 10.0
+        for _ in engine.prefill(text):
+            is_end = engine.length == len(text)
+            keeper.segment_done(is_end=is_end, expected_tokens=400, expected_seconds=11.0 if is_end else 1.0)
+            assert len(keeper._waiting) <= prefix.MOST_WAITING
+        keeper.writer.close()
+        expected, _ = answer(engine)
+        assert len(list(tmp_path.glob("*.block"))) <= prefix.MOST_WAITING + 1
+        engine.reset()
+        keeper = new_keeper(engine, tmp_path)
+        assert keeper.restore(text, len(text)) == len(text)
+        assert answer(engine)[0] == expected
