@@ -135,6 +135,12 @@ class ContextSync:
                 "'lrqk cache'."
             )
 
+    def keep_turns(self, name: str) -> None:
+        """Keep the turns of the session ``name`` if its documents are kept."""
+        if self._keeper is not None:
+            self._keeper.label["session"] = name
+            self._keeper.keep_turns()
+
     def forget(self, conversation: Conversation, entry: Entry) -> None:
         """Remove an entry and all later entries from the conversation and the engine."""
         conversation.cut(entry)

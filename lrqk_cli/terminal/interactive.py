@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from lrqk_cli.chat import archive
 from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.chat_session import ChatSession
 from lrqk_cli.chat.fitting import check_fit
 from lrqk_cli.chat.opening import ModelRequest, OpenSession, look_up, open_session, texts_of
 from lrqk_cli.chat.protocols import DocumentLike
@@ -40,6 +42,7 @@ def converse(
     history: Path | None,
     sources: bool = False,
     debug: bool = False,
+    chat_session: ChatSession | None = None,
 ) -> None:
     """Hold a conversation until the user leaves, also across changes of the model.
 
@@ -50,6 +53,7 @@ def converse(
         history: the file of the question history; None for no file.
         sources: find the sources of answers.
         debug: show the traceback of an unexpected failure.
+        chat_session: where the conversation is recorded, and gone on with; None for nowhere.
 
     Raises:
         LrqkError: the first model cannot be opened, or the documents do not fit.
@@ -57,13 +61,17 @@ def converse(
     """
     console = stdout_console()
     remembered = open_history(history)
-    chat_exit, said = ChatExit(request.name), list[str]()
+    chat_session = chat_session or ChatSession(None)
+    resumes, new = chat_session.saved is not None, documents
+    documents, said = chat_session.texts_with(new)
+    chat_exit = ChatExit(request.name, chat_session.saved)
     standing = request
     ctx: CommandContext | None = None
     while chat_exit.model is not None:
         asked, saved = replace(standing, name=chat_exit.model), chat_exit.archive
         if saved is not None:
-            documents, said = saved.documents, saved.said
+            if not resumes:
+                documents, said = saved.documents, saved.said
             system, generation = saved.system, saved.generation
         with ExitStack() as stack:
             try:
@@ -72,12 +80,17 @@ def converse(
                         open_session(asked, documents, system, generation, view, said=said)
                     )
                     if saved is not None:
-                        opened.session.adopt(saved.restore(opened.session.conversation.prompt))
+                        if resumes:
+                            chat_session.resume(opened, new)
+                        else:
+                            opened.session.adopt(saved.restore(opened.session.conversation.prompt))
+                        resumes = False
             except (Exception, KeyboardInterrupt) as error:
                 if saved is None:
                     raise
                 if asked.name == standing.name:
-                    _rescue(saved, view)
+                    if chat_session.name is None:
+                        _rescue(saved, view)
                     raise
                 _tell(error, view)
                 view.note(f"The chat goes on with {standing.name}.")
@@ -86,6 +99,8 @@ def converse(
             standing = asked
             opened.session.note_sources(sources)
             ctx = _make_context(opened, standing, view, console, read_documents, ctx)
+            ctx.chat_session = chat_session
+            ctx.record = partial(_record, ctx, opened)
             reader = LineReader(
                 remembered,
                 ChatCompleter(COMMANDS, lambda: list(catalog())),
@@ -93,6 +108,9 @@ def converse(
             )
             chat_exit = Repl(ctx, reader, debug).run(continues=saved is not None)
             sources = ctx.session.notes_sources
+            if chat_session.name is not None and chat_exit.model is None:
+                opened.session.keep_turns(chat_session.name)
+                view.note(f"Recorded as {chat_session.name}. Go on with it: lrqk chat --continue")
 
 
 def _make_context(
@@ -126,6 +144,10 @@ def _make_context(
         own_files=before.own_files if before is not None else frozenset(),
         threads=opened.threads,
     )
+
+
+def _record(ctx: CommandContext, opened: OpenSession) -> None:
+    ctx.chat_session.record(replace(opened, model=ctx.model), ctx.config)
 
 
 def _tell(error: BaseException, view: View) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lrqk_cli.chat import archive
 from lrqk_cli.chat.export import to_json, to_markdown
+from lrqk_cli.chat.journal import SessionStore
 from lrqk_cli.chat.private_files import write_private
 from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.command_context import CommandContext
@@ -44,6 +45,11 @@ def archive_path(text: str) -> Path:
 
 def _save(ctx: CommandContext, argument: str, replaces: bool = False) -> None:
     path = archive_path(argument)
+    if path == archive.saved_path(path.stem):
+        ctx.chat_session.rename(path.stem, replaces=replaces)
+        ctx.record()
+        ctx.say(f"Recorded as {path.stem}, turn by turn. Go on with it: lrqk chat --session {path.stem}")
+        return
     _spare_others_files(ctx, path, f"/save! {argument}", replaces)
     session = ctx.session
     archive.save(archive.make_archive(session.conversation, ctx.model, session.generation, ctx.config), path)
@@ -56,11 +62,17 @@ def _load(ctx: CommandContext, argument: str) -> None:
         _list_saved(ctx)
         return
     path = archive_path(argument)
-    saved = archive.load(path)
+    store = SessionStore()
+    name = path.stem if path == archive.saved_path(path.stem) else None
+    is_recorded = name in [info.name for info in store.list()]
+    saved = store.archive(name) if name is not None and is_recorded else archive.load(path)
     session = ctx.session
     session.adopt(saved.restore(session.conversation.prompt), saved.generation)
     ctx.own_files = frozenset()
-    _own(ctx, path)
+    if name is not None and is_recorded:
+        ctx.chat_session.switch(name)
+    else:
+        _own(ctx, path)
     entries = len(session.documents), len(session.conversation.exchanges)
     ctx.say("Loaded. Documents: {:,}, questions: {:,}.".format(*entries))
     if saved.model != ctx.model:
@@ -71,9 +83,9 @@ def _load(ctx: CommandContext, argument: str) -> None:
 
 
 def _list_saved(ctx: CommandContext) -> None:
-    saved = archive.saved_names()
+    saved = {info.name: info.updated for info in SessionStore().list()} | archive.saved_names()
     if not saved:
-        raise UsageError("No conversation has been saved under a name.", "Save this one with /save NAME.")
+        raise UsageError("No conversation has been recorded.", "Name this one with /save NAME.")
     table = make_table("Name", "Saved")
     for name, seconds in saved.items():
         table.add_row(name, time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)))
