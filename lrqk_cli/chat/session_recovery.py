@@ -45,7 +45,7 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _WholeSession:
     name: str
     created: float
     updated: float
@@ -91,9 +91,9 @@ def _move_aside(path: Path) -> Path:
     return aside
 
 
-def _read_what_is_whole(path: Path) -> tuple[list[_Found], tuple[str, ...] | None]:
+def _read_what_is_whole(path: Path) -> tuple[list[_WholeSession], tuple[str, ...] | None]:
     """Return the sessions that can be read whole, and the names of the others, None if these are unknown."""
-    found, lost = dict[str, _Found](), list[str]()
+    found, lost = dict[str, _WholeSession](), list[str]()
     try:
         with connected(path, writes=False) as connection:
             query = "SELECT id, name, created, updated FROM sessions WHERE head IS NOT NULL ORDER BY updated"
@@ -102,7 +102,7 @@ def _read_what_is_whole(path: Path) -> tuple[list[_Found], tuple[str, ...] | Non
                 with suppress(DamagedSessionsError), database_errors(path):
                     archive = read_session(connection, path, number)
                 if archive is not None and _is_plain(name, created, updated) and name not in found:
-                    found[name] = _Found(name, created, updated, archive)
+                    found[name] = _WholeSession(name, created, updated, archive)
                 else:
                     lost.append(str(name))
     except LrqkError:
