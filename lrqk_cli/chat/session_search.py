@@ -41,7 +41,8 @@ class SearchHit:
         session: the name of the session.
         exchange: the number of the exchange in it, from 1 on; None for a title.
         question: of the exchange, or the title.
-        snippet: text around the words, in order; what was left out is ``…``.
+        snippet: text around the words, in order, of the answer if one is in it, else of the question or
+            the title; what was left out is ``…``.
     """
 
     session: str
@@ -90,15 +91,16 @@ def _from_index(
     """Return hits of whole words, the best first."""
     # No text has such marks: they are drawn anew for each search.
     begin, end = (f"\ue000{secrets.token_hex(8)}{side}" for side in "<>")
-    query = f"""{_COLUMNS}, snippet(words, -1, ?, ?, '…', {_SNIPPET_WORDS})
+    snippets = [f"snippet(words, {column}, ?, ?, '…', {_SNIPPET_WORDS})" for column in range(3)]
+    query = f"""{_COLUMNS}, {", ".join(snippets)}
         FROM words JOIN entries ON entries.id = words.rowid JOIN sessions ON sessions.id = entries.session
         WHERE words MATCH ? AND sessions.head IS NOT NULL
         ORDER BY words.rank, sessions.updated DESC, entries.id DESC LIMIT ?"""
     # Between quotes nothing is an operator.
     wanted = " ".join('"' + word.replace('"', '""') + '"' for word in words)
     return [
-        _hit(path, row, _marked(row[4], begin, end))
-        for row in connection.execute(query, (begin, end, wanted, limit))
+        _hit(path, row, [_marked(text, begin, end) for text in row[4:]])
+        for row in connection.execute(query, (*[begin, end] * len(snippets), wanted, limit))
     ]
 
 
@@ -109,13 +111,15 @@ def _from_texts(connection: sqlite3.Connection, path: Path, words: Sequence[str]
     patterns = [re.compile(r"\s+".join(map(re.escape, word.split())), re.IGNORECASE) for word in words]
     any_word = re.compile("|".join(pattern.pattern for pattern in patterns), re.IGNORECASE)
     for row in connection.execute(query):
-        text = "\n".join(filter(None, map(_clean, _texts(path, row[1]))))
-        if all(pattern.search(text) for pattern in patterns):
-            yield _hit(path, row, _excerpt(text, any_word))
+        texts = [_clean(text) for text in _texts(path, row[1])]
+        if all(any(map(pattern.search, texts)) for pattern in patterns):
+            yield _hit(path, row, [_excerpt(text, any_word) for text in texts])
 
 
-def _hit(path: Path, row: Sequence[Any], snippet: tuple[SnippetPiece, ...]) -> SearchHit:
+def _hit(path: Path, row: Sequence[Any], snippets: Sequence[tuple[SnippetPiece, ...]]) -> SearchHit:
+    """Return a hit, with the snippet of the answer, else of the question, else of the title."""
     name, text, is_exchange, number = row[:4]
+    snippet = next((found for found in reversed(snippets) if any(piece.is_hit for piece in found)), ())
     title, question, _ = _texts(path, text)
     return SearchHit(name, number if is_exchange else None, question if is_exchange else title, snippet)
 

@@ -330,7 +330,8 @@ def test_questions_answers_and_titles_are_searched(search):
     assert found(search, "revenue service") == [("two", 1, "Who?")]
     assert found(search, "service revenue") == []
     assert len(found(search, "revenue", limit=1)) == 1
-    assert "[Revenue]" in marked(search.search(["revenue", "million"])[0])
+    assert marked(search.search(["revenue", "million"])[0]) == "It is 5 [million]."
+    assert marked(search.search(["revenue", "is the"])[0]) == "What [is the] [Revenue]?"
     # Parts of words, where no whole word is found.
     assert found(search, "shepp") == [("two", 1, "Who?")]
 
