@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,14 +39,17 @@ def ignore_progress(progress: PullProgress) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files under ``folder``; files that vanish meanwhile count as 0."""
+    """Bytes of all files under ``folder``; files and folders that vanish meanwhile count as 0."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file() and not path.is_symlink():
-                total += path.stat().st_size
-        except OSError:
-            continue
+    # ``Path.rglob`` raises where a folder vanishes.
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            try:
+                if path.is_file() and not path.is_symlink():
+                    total += path.stat().st_size
+            except OSError:
+                continue
     return total
 
 

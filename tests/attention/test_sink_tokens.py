@@ -17,8 +17,7 @@ PROMPT, STEPS = 200, 6
 
 
 def layers_of(engine: Engine) -> list[LrqkLayer]:
-    layers = map(engine.cache.layer, range(engine.spec.num_layers))
-    return [layer for layer in layers if isinstance(layer, LrqkLayer)]
+    return [layer for layer in engine.cache.attention_layers if isinstance(layer, LrqkLayer)]
 
 
 @pytest.mark.parametrize("on_device", [False, True])

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lrqk_cli import kernels
-from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention import cache
 from lrqk_cli.bench.collect import collect
 from lrqk_cli.bench.fidelity import measure, results, run
 from lrqk_cli.bench.fidelity.cases import Case
@@ -23,7 +23,7 @@ from lrqk_cli.bench.fidelity.run import run_fidelity
 from lrqk_cli.bench.fidelity.suite import FidelitySuite
 from lrqk_cli.bench.modes import everything_resident
 from lrqk_cli.bench.suite import SuiteOptions
-from lrqk_cli.config import LrqkConfig
+from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.kernels.buffers import FetchPlan
@@ -208,14 +208,14 @@ def test_full_attention_answers_once_whatever_the_modes_and_equal_settings_are_m
 
 
 def test_a_mode_that_runs_out_of_memory_says_so_and_the_others_go_on(monkeypatch):
-    make = LrqkCache._make_layer
+    make = cache.make_layers
 
-    def refuse(self: LrqkCache, kind: Any) -> Any:
-        if self.config.hot == RESIDENT.hot:
+    def refuse(spec: ModelSpec, config: LrqkConfig, *rest: Any) -> Any:
+        if config.hot == RESIDENT.hot:
             raise OutOfMemoryError("No room.")
-        return make(self, kind)
+        return make(spec, config, *rest)
 
-    monkeypatch.setattr(LrqkCache, "_make_layer", refuse)
+    monkeypatch.setattr(cache, "make_layers", refuse)
     resident, lrqk = measured(monkeypatch, {"resident": RESIDENT, "lrqk": SMALL})
     assert (resident.skipped, resident.kl_mean) == ("does not fit: No room.", None)
     assert lrqk.samples == 2

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import random_tokens, tiny_model
 
-from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention import cache
 from lrqk_cli.bench.modes import named_modes
 from lrqk_cli.bench.speed import measure as measuring
 from lrqk_cli.bench.speed.measure import SpeedSubject, measure
@@ -15,7 +17,7 @@ from lrqk_cli.bench.speed.results import SpeedResult
 from lrqk_cli.bench.speed.runners import EagerRunner, open_runner
 from lrqk_cli.bench.text import random_tokens as token_ids
 from lrqk_cli.bench.text import synthetic_tokens
-from lrqk_cli.config import LrqkConfig
+from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.roofline import Bandwidth
@@ -115,14 +117,14 @@ def test_a_prompt_too_large_for_one_call_goes_through_in_segments(monkeypatch: p
 def test_a_mode_that_does_not_fit_says_so_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, failure: type[Exception], message: str
 ) -> None:
-    make = LrqkCache._make_layer
+    make = cache.make_layers
 
-    def refuse_dense(self: LrqkCache, kind: str) -> object:
-        if self.config.attention == "dense":
+    def refuse_dense(spec: ModelSpec, config: LrqkConfig, *rest: Any) -> object:
+        if config.attention == "dense":
             raise failure(message)
-        return make(self, kind)
+        return make(spec, config, *rest)
 
-    monkeypatch.setattr(LrqkCache, "_make_layer", refuse_dense)
+    monkeypatch.setattr(cache, "make_layers", refuse_dense)
     results = run(PLAN)
     assert results["dense"].error == f"does not fit: {message.splitlines()[0]}"
     assert results["dense"].decode_tokens_per_s is None

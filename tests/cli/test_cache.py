@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -188,7 +189,14 @@ def answer(keys: str, reply: str) -> int:
     pexpect = pytest.importorskip("pexpect")
     if not hasattr(pexpect, "spawn"):
         pytest.skip("pseudo-terminals need a Unix system")
-    child = pexpect.spawn(sys.executable, ["-m", "lrqk_cli", "cache", "clear"], encoding="utf-8", timeout=60)
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "lrqk_cli", "cache", "clear"],
+        encoding="utf-8",
+        timeout=60,
+        # Where the tests run in the background, Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     child.expect_exact("? [y/N] ")
     child.send(keys)
     child.expect_exact(reply)

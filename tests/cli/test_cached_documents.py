@@ -146,3 +146,22 @@ def test_questions_of_a_file_share_the_document(run, tiny_model, document, tmp_p
     answers = [[json.loads(line)["answer"] for line in run_.out.splitlines()] for run_ in (first, second)]
     assert answers[0] == answers[1]
     assert "restored" in second.err
+
+
+def test_another_version_of_the_format_reuses_nothing(ask, document, monkeypatch):
+    ask(document, "--prompt", "How much?")
+    monkeypatch.setattr(prefix, "_FORMAT", "another")
+    assert "restored" not in ask(document, "--prompt", "How much?")[1]
+
+
+def test_other_pages_of_a_document_reuse_nothing(ask):
+    """The first line of a document in the prompt names its pages."""
+    report = Path(__file__).parents[2] / "docs" / "samples" / "report.pdf"
+    first, _ = ask(report, "--pages", "1-2", "--prompt", "How much?")
+    same, _ = ask(report, "--pages", "1-2", "--prompt", "How much?")
+    assert same["answer"] == first["answer"]
+    assert same["timing"]["prefill_tokens"] < 40
+    for pages in ("1-3", "2-3", "1"):
+        other, told = ask(report, "--pages", pages, "--prompt", "How much?")
+        assert "restored" not in told
+        assert other["timing"]["prefill_tokens"] == other["prompt_tokens"]

@@ -213,3 +213,20 @@ def test_listing_finding_and_removing(in_wheels: InWheels, monkeypatch: pytest.M
 def test_an_unknown_alias_has_no_path():
     with pytest.raises(ModelError):
         store.path("nothing-like-this")
+
+
+def test_a_folder_that_vanishes_while_it_is_counted_counts_as_empty(tmp_path, monkeypatch):
+    """pip removes its scratch folders while the progress of a pull is measured."""
+    (tmp_path / "kept").write_bytes(b"12345")
+    gone = tmp_path / "scratch"
+    gone.mkdir()
+    scan = os.scandir
+
+    def vanish(folder):
+        if Path(folder) == gone:
+            gone.rmdir()
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    assert folder_bytes(tmp_path) == 5
+    assert not gone.exists()
