@@ -12,6 +12,7 @@ from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
 from lrqk_cli.chat.events import AnswerEnd, Reply
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.private_files import make_private_folder, write_private
+from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason
 from lrqk_cli.errors import UsageError
@@ -136,8 +137,7 @@ def make_archive(
     entries = list[SavedDocument | SavedExchange]()
     for number, entry in enumerate(conversation.entries, start=1):
         if isinstance(entry, DocumentEntry):
-            parts = tuple(SavedSection(part.text, part.page) for part in entry.document.sections())
-            entries.append(SavedDocument(entry.use.title, entry.use.path, parts))
+            entries.append(saved_document(entry.document))
         elif isinstance(entry, Exchange):
             is_last = number == len(conversation.entries)
             end = len(conversation.tokens) if is_last else conversation.entries[number].start
@@ -145,6 +145,12 @@ def make_archive(
             entries.append(SavedExchange(entry.question, entry.answer, tokens))
     system = conversation.prompt.system
     return Archive(model, system, generation, asdict(config), tuple(entries), tokenizer)
+
+
+def saved_document(document: DocumentLike) -> SavedDocument:
+    """Return a document in the form in which it is saved."""
+    parts = tuple(SavedSection(part.text, part.page) for part in document.sections())
+    return SavedDocument(document.title, str(document.path), parts)
 
 
 def saved_path(name: str) -> Path:

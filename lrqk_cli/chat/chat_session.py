@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lrqk_cli.chat.archive import Archive, make_archive
+from lrqk_cli.chat.archive import Archive, make_archive, saved_document
 from lrqk_cli.chat.journal import Journal, SessionStore
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.session_database import DamagedSessionsError
@@ -37,28 +38,13 @@ class ChatSession:
         is_there = self._has_recorded or self.saved is not None
         return self._journal.name if self._journal is not None and is_there else None
 
-    def texts_with(self, documents: Sequence[DocumentLike]) -> tuple[list[DocumentLike], list[str]]:
-        """Return the documents of the conversation, ``documents`` among them, and what was said."""
-        if self.saved is None:
-            return list(documents), []
-        return [*self.saved.documents, *self._new(documents)], self.saved.said
-
-    def resume(self, opened: OpenSession, documents: Sequence[DocumentLike]) -> None:
-        """Put the saved conversation in place of a new one, and after it the documents that it does not have.
-
-        Raises:
-            ContextLengthError: it does not fit.
-        """
+    def add(self, documents: Sequence[DocumentLike]) -> None:
+        """Append the documents that the saved conversation does not have, by their texts."""
         if self.saved is not None:
-            prompt = opened.session.conversation.prompt
-            opened.session.adopt(self.saved.restore(prompt, opened.tokenizer_id()))
-            for document in self._new(documents):
-                opened.session.add(document)
-
-    def _new(self, documents: Sequence[DocumentLike]) -> list[DocumentLike]:
-        """Return the documents that the saved conversation does not have, by their texts."""
-        known = [_texts(document) for document in self.saved.documents] if self.saved is not None else []
-        return [document for document in documents if _texts(document) not in known]
+            known = [document.parts for document in self.saved.documents]
+            entries = [saved_document(document) for document in documents]
+            new = [entry for entry in entries if entry.parts not in known]
+            self.saved = replace(self.saved, entries=(*self.saved.entries, *new))
 
     def record(self, opened: OpenSession, config: LrqkConfig) -> None:
         """Record a conversation as it stands; nothing before its first question.
@@ -73,45 +59,10 @@ class ChatSession:
         self._journal.record(make_archive(session.conversation, opened.model, generation, config, tokenizer))
         self._has_recorded = True
 
-    def switch(self, name: str) -> None:
-        """Record in another session from now on, whose conversation is this one already.
-
-        Raises:
-            UsageError: there is no such session.
-            LrqkError: another process has it open; this one stays.
-        """
-        store = SessionStore()
-        journal = store.open(store.find(name).name)
-        self.close()
-        self._journal, self._has_recorded = journal, True
-
-    def rename(self, name: str, *, replaces: bool = False) -> None:
-        """Give the session another name, under which it can be found; begin it if nothing is recorded.
-
-        Args:
-            replaces: delete another session of that name.
-
-        Raises:
-            UsageError: the name is taken or none.
-            LrqkError: it cannot be written.
-        """
-        store = SessionStore()
-        is_own = self._journal is not None and self._journal.name == name
-        if replaces and not is_own and name in [info.name for info in store.list()]:
-            store.remove(name)
-        if self._journal is None:
-            self._journal = store.open(name, fresh=True)
-        else:
-            self._journal.rename(name)
-
     def close(self) -> None:
         """Let other processes go on with the session."""
         if self._journal is not None:
             self._journal.close()
-
-
-def _texts(document: DocumentLike) -> list[str]:
-    return [section.text for section in document.sections()]
 
 
 def open_chat_session(

@@ -83,6 +83,11 @@ class ContextSync:
         if engine.length == len(tokens) or cancelled():
             return
         keeper, documents_end = self._keeper, conversation.documents_end
+        if keeper is not None:
+            uses = conversation.documents
+            keeper.label["documents"] = [
+                {"title": use.title, "pages": use.pages, "tokens": use.tokens} for use in uses
+            ]
         if keeper is not None and not engine.length and documents_end:
             # An answer needs the logits after its question, so its last token is read.
             asks = isinstance(conversation.entries[-1], Exchange)
@@ -123,9 +128,6 @@ class ContextSync:
         end, before = conversation.documents_end, keeper.writer.queued_bytes
         left = end - self._engine.length
         seconds = read.seconds * (read.done + left) / read.done
-        keeper.label["documents"] = [
-            {"title": use.title, "pages": use.pages, "tokens": use.tokens} for use in conversation.documents
-        ]
         keeper.segment_done(is_end=not left, expected_tokens=end, expected_seconds=seconds)
         if (failure := keeper.take_failure()) is not None:
             yield Notice(failure)

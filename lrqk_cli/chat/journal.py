@@ -142,7 +142,7 @@ class SessionStore:
         old, new = self.find(old).name, session_name(new)
         with self._changing(old) as (connection, number):
             if new != old and number_of(connection, new) is not None:
-                raise _taken(new)
+                raise UsageError(f"There is a session '{new}' already.", "Choose another name.")
             connection.execute("UPDATE sessions SET name = ? WHERE id = ?", (new, number))
 
     def remove(self, name: str) -> None:
@@ -249,21 +249,6 @@ class Journal:
             index_entries(connection, self._path)
         self._recorded = state
 
-    def rename(self, name: str) -> None:
-        """Give the session another name.
-
-        Raises:
-            UsageError: the name is taken or none.
-            LrqkError: it cannot be written.
-        """
-        self._check_open()
-        name = session_name(name)
-        with connected(self._path, writes=True) as connection:
-            if name != self.name and number_of(connection, name) is not None:
-                raise _taken(name)
-            connection.execute("UPDATE sessions SET name = ? WHERE id = ?", (name, self._number))
-        self.name = name
-
     def close(self) -> None:
         """Let go of the session; one of which nothing was recorded is deleted. May be called again.
 
@@ -289,10 +274,6 @@ class Journal:
     def _check_open(self) -> None:
         if not self._lock.is_locked:
             raise LrqkError(f"The session '{self.name}' is closed.", "Open it again.")
-
-
-def _taken(name: str) -> UsageError:
-    return UsageError(f"There is a session '{name}' already.", "Choose another name.")
 
 
 def _missing(name: str, known: Sequence[str]) -> UsageError:

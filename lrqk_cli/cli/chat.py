@@ -103,7 +103,9 @@ def chat(
     with chat_sessions.opened(context, session, continue_, documents, keeps=keeps, view=view) as kept:
         begun = chat_sessions.go_on(context, kept, request, system, generation)
         if asked is not None:
-            chat_sessions.answer(kept, asked, *begun, documents, view, sources=sources)
+            with chat_sessions.conversation(kept, *begun, documents, view, asked.to_reserve()) as opened:
+                opened.session.note_sources(sources)
+                asked.answer(opened, view, partial(kept.record, opened, opened.config))
             return
         from lrqk_cli.terminal.interactive import converse
         from lrqk_cli.terminal.line_reader import history_path

@@ -14,10 +14,10 @@ from lrqk_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from lrqk_cli.chat.chat_session import ChatSession
-    from lrqk_cli.chat.opening import ModelRequest
+    from lrqk_cli.chat.opening import ModelRequest, OpenSession
+    from lrqk_cli.chat.protocols import DocumentLike
     from lrqk_cli.config import GenerationConfig
     from lrqk_cli.documents import Document
-    from lrqk_cli.terminal.oneshot import QuestionSet
     from lrqk_cli.terminal.view import View
 
 _GENERATION = {"max_new_tokens", "temperature", "top_p", "sample_top_k", "repetition_penalty", "seed"}
@@ -43,6 +43,7 @@ def opened(
         )
     title = documents[0].title if documents else None
     chat_session = open_chat_session(name, continues, title, keeps=keeps, warn=view.warn)
+    chat_session.add(documents)
     try:
         yield chat_session
     finally:
@@ -70,24 +71,25 @@ def go_on(
     return request, system, generation
 
 
-def answer(
+@contextmanager
+def conversation(
     chat_session: ChatSession,
-    asked: QuestionSet,
     request: ModelRequest,
     system: str | None,
     generation: GenerationConfig,
-    documents: Sequence[Document],
+    documents: Sequence[DocumentLike],
     view: View,
-    *,
-    sources: bool,
-) -> None:
-    """Ask questions without a chat, and record each with its answer if there is a session."""
+    questions: Sequence[str],
+) -> Iterator[OpenSession]:
+    """Open a conversation for questions of the command line, or the session's to go on with."""
     from lrqk_cli.chat.opening import open_session
 
-    texts, said = chat_session.texts_with(documents)
-    with open_session(request, texts, system, generation, view, asked.to_reserve(), said) as begun:
-        chat_session.resume(begun, documents)
-        begun.session.note_sources(sources)
-        asked.answer(begun, view, lambda: chat_session.record(begun, begun.config))
+    saved = chat_session.saved
+    texts, said = (documents, []) if saved is None else (saved.documents, saved.said)
+    with open_session(request, texts, system, generation, view, questions, said) as opened:
+        if saved is not None:
+            prompt = opened.session.conversation.prompt
+            opened.session.adopt(saved.restore(prompt, opened.tokenizer_id()))
+        yield opened
         if chat_session.name is not None:
-            begun.session.keep_turns(chat_session.name)
+            opened.session.keep_turns(chat_session.name)

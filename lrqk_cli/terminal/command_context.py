@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.text import Text
 
 from lrqk_cli.chat.archive import Archive
-from lrqk_cli.chat.chat_session import ChatSession
 from lrqk_cli.chat.context_sync import ReadingEvent, never
 from lrqk_cli.chat.events import Answer, TextDelta
 from lrqk_cli.chat.protocols import DocumentLike
@@ -70,7 +69,6 @@ class CommandContext:
         draft: the initial text of the next line.
         chat_exit: set to end the chat.
         own_files: the files that this conversation was saved to or loaded from.
-        chat_session: where the conversation is recorded.
         record: records the conversation as it stands.
         threads: CPU threads that compute; None if unknown.
     """
@@ -90,7 +88,6 @@ class CommandContext:
     attention: str = "auto"
     own_files: frozenset[Path] = frozenset()
     threads: int | None = None
-    chat_session: ChatSession = field(default_factory=lambda: ChatSession(None))
     record: Callable[[], None] = lambda: None
 
     def checkpoint(self) -> Callable[[], None]:

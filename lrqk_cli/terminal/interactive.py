@@ -62,16 +62,13 @@ def converse(
     console = stdout_console()
     remembered = open_history(history)
     chat_session = chat_session or ChatSession(None)
-    resumes, new = chat_session.saved is not None, documents
-    documents, said = chat_session.texts_with(new)
-    chat_exit = ChatExit(request.name, chat_session.saved)
+    chat_exit, said = ChatExit(request.name, chat_session.saved), list[str]()
     standing = request
     ctx: CommandContext | None = None
     while chat_exit.model is not None:
         asked, saved = replace(standing, name=chat_exit.model), chat_exit.archive
         if saved is not None:
-            if not resumes:
-                documents, said = saved.documents, saved.said
+            documents, said = saved.documents, saved.said
             system, generation = saved.system, saved.generation
         with ExitStack() as stack:
             try:
@@ -80,17 +77,13 @@ def converse(
                         open_session(asked, documents, system, generation, view, said=said)
                     )
                     if saved is not None:
-                        if resumes:
-                            chat_session.resume(opened, new)
-                        else:
-                            opened.session.adopt(saved.restore(opened.session.conversation.prompt))
-                        resumes = False
+                        restored = saved.restore(opened.session.conversation.prompt, opened.tokenizer_id())
+                        opened.session.adopt(restored)
             except (Exception, KeyboardInterrupt) as error:
                 if saved is None:
                     raise
                 if asked.name == standing.name:
-                    if chat_session.name is None:
-                        _rescue(saved, view)
+                    _rescue(saved, chat_session, view)
                     raise
                 _tell(error, view)
                 view.note(f"The chat goes on with {standing.name}.")
@@ -99,8 +92,7 @@ def converse(
             standing = asked
             opened.session.note_sources(sources)
             ctx = _make_context(opened, standing, view, console, read_documents, ctx)
-            ctx.chat_session = chat_session
-            ctx.record = partial(_record, ctx, opened)
+            ctx.record = partial(_record, ctx, opened, chat_session)
             reader = LineReader(
                 remembered,
                 ChatCompleter(COMMANDS, lambda: list(catalog())),
@@ -108,7 +100,7 @@ def converse(
             )
             chat_exit = Repl(ctx, reader, debug).run(continues=saved is not None)
             sources = ctx.session.notes_sources
-            if chat_session.name is not None and chat_exit.model is None:
+            if chat_exit.model is None and chat_session.name is not None:
                 opened.session.keep_turns(chat_session.name)
                 view.note(f"Recorded as {chat_session.name}. Go on with it: lrqk chat --continue")
 
@@ -146,8 +138,8 @@ def _make_context(
     )
 
 
-def _record(ctx: CommandContext, opened: OpenSession) -> None:
-    ctx.chat_session.record(replace(opened, model=ctx.model), ctx.config)
+def _record(ctx: CommandContext, opened: OpenSession, chat_session: ChatSession) -> None:
+    chat_session.record(replace(opened, model=ctx.model), ctx.config)
 
 
 def _tell(error: BaseException, view: View) -> None:
@@ -159,8 +151,10 @@ def _tell(error: BaseException, view: View) -> None:
         print_unexpected(view.console, error, "")
 
 
-def _rescue(saved: Archive, view: View) -> None:
-    """Save a conversation that no loaded model can continue."""
+def _rescue(saved: Archive, chat_session: ChatSession, view: View) -> None:
+    """Save a conversation that no loaded model can continue, if it is not recorded."""
+    if chat_session.name is not None:
+        return
     name = time.strftime("unfinished-%Y-%m-%d-%H%M%S")
     archive.save(saved, archive.saved_path(name))
     view.warn(f"The conversation was saved: start again, and type /load {name}.")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from lrqk_cli.chat import archive
 from lrqk_cli.chat.export import to_json, to_markdown
-from lrqk_cli.chat.journal import SessionStore
 from lrqk_cli.chat.private_files import write_private
 from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.command_context import CommandContext
@@ -45,11 +44,6 @@ def archive_path(text: str) -> Path:
 
 def _save(ctx: CommandContext, argument: str, replaces: bool = False) -> None:
     path = archive_path(argument)
-    if path == archive.saved_path(path.stem):
-        ctx.chat_session.rename(path.stem, replaces=replaces)
-        ctx.record()
-        ctx.say(f"Recorded as {path.stem}, turn by turn. Go on with it: lrqk chat --session {path.stem}")
-        return
     _spare_others_files(ctx, path, f"/save! {argument}", replaces)
     session = ctx.session
     archive.save(archive.make_archive(session.conversation, ctx.model, session.generation, ctx.config), path)
@@ -62,17 +56,11 @@ def _load(ctx: CommandContext, argument: str) -> None:
         _list_saved(ctx)
         return
     path = archive_path(argument)
-    store = SessionStore()
-    name = path.stem if path == archive.saved_path(path.stem) else None
-    is_recorded = name in [info.name for info in store.list()]
-    saved = store.archive(name) if name is not None and is_recorded else archive.load(path)
+    saved = archive.load(path)
     session = ctx.session
     session.adopt(saved.restore(session.conversation.prompt), saved.generation)
     ctx.own_files = frozenset()
-    if name is not None and is_recorded:
-        ctx.chat_session.switch(name)
-    else:
-        _own(ctx, path)
+    _own(ctx, path)
     entries = len(session.documents), len(session.conversation.exchanges)
     ctx.say("Loaded. Documents: {:,}, questions: {:,}.".format(*entries))
     if saved.model != ctx.model:
@@ -83,9 +71,9 @@ def _load(ctx: CommandContext, argument: str) -> None:
 
 
 def _list_saved(ctx: CommandContext) -> None:
-    saved = {info.name: info.updated for info in SessionStore().list()} | archive.saved_names()
+    saved = archive.saved_names()
     if not saved:
-        raise UsageError("No conversation has been recorded.", "Name this one with /save NAME.")
+        raise UsageError("No conversation has been saved under a name.", "Save this one with /save NAME.")
     table = make_table("Name", "Saved")
     for name, seconds in saved.items():
         table.add_row(name, time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)))
