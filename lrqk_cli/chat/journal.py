@@ -141,8 +141,8 @@ class SessionStore:
         """
         old, new = self.find(old).name, session_name(new)
         with self._changing(old) as (connection, number):
-            if new != old and number_of(connection, new) is not None:
-                raise UsageError(f"There is a session '{new}' already.", "Choose another name.")
+            if new != old:
+                _free_name(connection, self.path, new)
             connection.execute("UPDATE sessions SET name = ? WHERE id = ?", (new, number))
 
     def remove(self, name: str) -> None:
@@ -274,6 +274,20 @@ class Journal:
     def _check_open(self) -> None:
         if not self._lock.is_locked:
             raise LrqkError(f"The session '{self.name}' is closed.", "Open it again.")
+
+
+def _free_name(connection: sqlite3.Connection, path: Path, name: str) -> None:
+    """Refuse a name that is taken; delete what a process left of it that died before it recorded anything."""
+    if (number := number_of(connection, name)) is None:
+        return
+    if has_content(connection, number):
+        raise UsageError(f"There is a session '{name}' already.", "Choose another name.")
+    lock = held(path, number, name)
+    try:
+        delete_session(connection, number)
+    finally:
+        lock.release()
+    forget_lock(path, number)
 
 
 def _missing(name: str, known: Sequence[str]) -> UsageError:

@@ -280,6 +280,18 @@ def test_sessions_are_renamed(store):
         store.rename("one", "four")
 
 
+def test_a_session_that_died_unrecorded_does_not_keep_its_name(store):
+    record(store, "talk", talk(1))
+    with store.open("new"), pytest.raises(LrqkError, match="'new' is open in another process"):
+        store.rename("talk", "new")
+    # What is left of a process that was killed: a row, and a lock file that nobody holds.
+    store.open("new")._lock.release()
+    store.rename("talk", "new")
+    assert [info.name for info in store.list()] == ["new"]
+    assert rows(store, "sessions") == 1
+    assert store.archive("new") == talk(1)
+
+
 def test_nothing_is_left_of_what_is_removed(store):
     record(store, "kept", said("Kept?", "Yes."))
     record(store, "secret", talk(300, "Unspeakable words. " * 5000))
