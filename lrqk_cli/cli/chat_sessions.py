@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lrqk_cli.cli import options
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import LrqkError, UsageError
 
 if TYPE_CHECKING:
     from lrqk_cli.chat.chat_session import ChatSession
@@ -47,7 +47,10 @@ def opened(
     try:
         yield chat_session
     finally:
-        chat_session.close()
+        try:
+            chat_session.close()
+        except LrqkError as error:  # all turns are recorded already
+            view.warn(error.message)
 
 
 def go_on(
