@@ -89,8 +89,9 @@ class ContextSync:
                 {"title": use.title, "pages": use.pages, "tokens": use.tokens} for use in uses
             ]
         if keeper is not None and not engine.length and documents_end:
-            # An answer needs the logits after its question, so its last token is read.
-            asks = isinstance(conversation.entries[-1], Exchange)
+            # An answer needs the logits after its question, so the last token of that is read.
+            newest = conversation.entries[-1]
+            asks = isinstance(newest, Exchange) and newest.answer is None
             if reused := keeper.restore(tokens[: len(tokens) - asks], documents_end):
                 yield Reused(reused, len(tokens))
                 if reused == len(tokens):
