@@ -125,6 +125,9 @@ class FakePrompt:
     def text(self, text: str) -> list[int]:
         return list(map(ord, text))
 
+    def spells(self, tokens: Sequence[int], text: str) -> bool:
+        return "".join(map(chr, tokens)) == text
+
     def closing(self) -> list[int]:
         return [ord(">")]
 

@@ -12,8 +12,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from session_processes import talk
 
 import lrqk_cli
+from lrqk_cli.chat.journal import SessionStore
 
 PACKAGE = Path(lrqk_cli.__file__).parent
 # Packages of one tier do not import each other.
@@ -106,13 +108,30 @@ def test_modules_and_functions_stay_readable(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["cache"], ["cache", "--json"], ["cache", "prune"], ["cache", "clear", "--yes"]],
+    [
+        ["--help"],
+        ["cache"],
+        ["cache", "--json"],
+        ["cache", "prune"],
+        ["cache", "clear", "--yes"],
+        ["sessions"],
+        ["sessions", "list", "--json"],
+        ["sessions", "show", "talk"],
+        ["sessions", "search", "question"],
+        ["sessions", "export", "talk"],
+        ["sessions", "rename", "talk", "other"],
+        ["sessions", "remove", "talk", "--yes"],
+    ],
     ids=" ".join,
 )
-def test_help_and_cache_import_neither_torch_nor_transformers(arguments: list[str], tmp_path: Path) -> None:
+def test_help_cache_and_sessions_import_neither_torch_nor_transformers(
+    arguments: list[str], tmp_path: Path
+) -> None:
     documents = tmp_path / "documents"
     documents.mkdir()
     (documents / "some.block").write_bytes(b"x")
+    with SessionStore(tmp_path / "lrqk" / "sessions.sqlite3").open("talk") as journal:
+        journal.record(talk(1))
     code = (
         "import sys\n"
         "from lrqk_cli.__main__ import main\n"
@@ -120,5 +139,5 @@ def test_help_and_cache_import_neither_torch_nor_transformers(arguments: list[st
         "heavy = {'torch', 'transformers', 'numpy', 'pypdf'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    environment = {**os.environ, "LRQK_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, "LRQK_CACHE_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60, env=environment)

@@ -12,6 +12,7 @@ from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
 from lrqk_cli.chat.events import AnswerEnd, Reply
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.private_files import make_private_folder, write_private
+from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason
 from lrqk_cli.errors import UsageError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _FORMAT, _VERSION = "lrqk-conversation", 1
 _DAMAGED_HINT = "Load another one: /load alone lists them."
 _ENDS = (*get_args(FinishReason), "interrupted")
+# Ids of tokens fit in 31 bits.
+_LARGEST_TOKEN = (1 << 31) - 1
 _Value = TypeVar("_Value")
 
 
@@ -48,10 +51,15 @@ class SavedDocument:
 
 @dataclass(frozen=True, slots=True)
 class SavedExchange:
-    """A question and its answer."""
+    """A question and its answer.
+
+    Attributes:
+        tokens: those between the question and the next entry, which spell the answer; None if not known.
+    """
 
     question: str
     answer: Reply | None
+    tokens: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,7 @@ class Archive:
         generation: sampling settings of its answers.
         attention: the settings that were in force.
         entries: documents and exchanges, in order.
+        tokenizer: what identifies the tokenizer of the answers' tokens; None if there are none.
     """
 
     model: str
@@ -71,6 +80,7 @@ class Archive:
     generation: GenerationConfig
     attention: dict[str, Any]
     entries: tuple[SavedDocument | SavedExchange, ...]
+    tokenizer: str | None = None
 
     @property
     def documents(self) -> list[SavedDocument]:
@@ -87,30 +97,60 @@ class Archive:
             for text in (entry.question, entry.answer.text if entry.answer is not None else "")
         ]
 
-    def restore(self, prompt: ChatPrompt) -> Conversation:
-        """Return the conversation as tokens in a model's chat format."""
+    def restore(self, prompt: ChatPrompt, tokenizer: str | None = None) -> Conversation:
+        """Return the conversation as tokens in a model's chat format.
+
+        Answers keep the tokens they were given in, which another encoding of their text may not equal, if
+        these are of the same tokenizer. Tokens that do not spell the answer, or are control tokens, are not
+        taken from a file; the text is encoded instead.
+
+        Args:
+            tokenizer: what identifies the tokenizer of ``prompt``; None encodes all answers again.
+        """
+        is_same = tokenizer is not None and tokenizer == self.tokenizer
         conversation = Conversation(prompt.with_system(self.system))
         for entry in self.entries:
             if isinstance(entry, SavedDocument):
                 conversation.add_document(entry)
+                continue
+            conversation.add_question(entry.question).answer = entry.answer
+            text = entry.answer.text if entry.answer is not None else ""
+            if is_same and entry.tokens is not None and prompt.spells(entry.tokens, text):
+                conversation.tokens += entry.tokens
             else:
-                conversation.add_question(entry.question).answer = entry.answer
-                conversation.tokens += prompt.text(entry.answer.text) if entry.answer is not None else []
+                conversation.tokens += prompt.text(text) if text else []
         return conversation
 
 
 def make_archive(
-    conversation: Conversation, model: str, generation: GenerationConfig, config: LrqkConfig
+    conversation: Conversation,
+    model: str,
+    generation: GenerationConfig,
+    config: LrqkConfig,
+    tokenizer: str | None = None,
 ) -> Archive:
-    """Return a conversation in the form in which it is saved."""
+    """Return a conversation in the form in which it is saved.
+
+    Args:
+        tokenizer: what identifies the conversation's tokenizer; None leaves out the answers' tokens.
+    """
     entries = list[SavedDocument | SavedExchange]()
-    for entry in conversation.entries:
+    for number, entry in enumerate(conversation.entries, start=1):
         if isinstance(entry, DocumentEntry):
-            parts = tuple(SavedSection(part.text, part.page) for part in entry.document.sections())
-            entries.append(SavedDocument(entry.use.title, entry.use.path, parts))
+            entries.append(saved_document(entry.document))
         elif isinstance(entry, Exchange):
-            entries.append(SavedExchange(entry.question, entry.answer))
-    return Archive(model, conversation.prompt.system, generation, asdict(config), tuple(entries))
+            is_last = number == len(conversation.entries)
+            end = len(conversation.tokens) if is_last else conversation.entries[number].start
+            tokens = tuple(conversation.tokens[entry.answer_start : end]) if tokenizer is not None else None
+            entries.append(SavedExchange(entry.question, entry.answer, tokens))
+    system = conversation.prompt.system
+    return Archive(model, system, generation, asdict(config), tuple(entries), tokenizer)
+
+
+def saved_document(document: DocumentLike) -> SavedDocument:
+    """Return a document in the form in which it is saved."""
+    parts = tuple(SavedSection(part.text, part.page) for part in document.sections())
+    return SavedDocument(document.title, str(document.path), parts)
 
 
 def saved_path(name: str) -> Path:
@@ -135,8 +175,13 @@ def save(archive: Archive, path: Path) -> None:
     """
     if path.parent == _folder():
         make_private_folder(path.parent)
+    write_private(path, archive_json(archive))
+
+
+def archive_json(archive: Archive) -> str:
+    """Return the text of a file that ``load`` reads."""
     plain = {"format": _FORMAT, "version": _VERSION, **asdict(archive)}
-    write_private(path, to_json(plain, indent=1) + "\n")
+    return to_json(plain, indent=1) + "\n"
 
 
 def load(path: Path) -> Archive:
@@ -163,13 +208,25 @@ def load(path: Path) -> Archive:
     if version != _VERSION:
         other = f" (format {version})" if isinstance(version, int) else ""
         raise UsageError(f"{path} was saved by another version of lrqk{other}.", "Update lrqk.")
+    return read_archive(plain, str(path), _DAMAGED_HINT)
+
+
+def read_archive(plain: dict[str, Any], where: str, hint: str) -> Archive:
+    """Return the archive of which ``plain`` has the fields, as in the JSON file.
+
+    Args:
+        where, hint: of the error.
+
+    Raises:
+        UsageError: a field is missing, or holds something else.
+    """
     try:
         return _read_archive(plain)
     except UsageError as error:
-        raise UsageError(f"{path} is damaged: {error.message}", _DAMAGED_HINT) from None
+        raise UsageError(f"{where} is damaged: {error.message}", hint) from None
     except (KeyError, TypeError, ValueError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise UsageError(f"{path} is damaged: {reason}.", _DAMAGED_HINT) from error
+        raise UsageError(f"{where} is damaged: {reason}.", hint) from error
 
 
 def _folder() -> Path:
@@ -186,6 +243,7 @@ def _read_archive(plain: dict[str, Any]) -> Archive:
         generation=_read_generation(_of(dict, plain, "generation")),
         attention=_of(dict, plain, "attention"),
         entries=tuple(_read_entry(entry) for entry in _objects(plain, "entries")),
+        tokenizer=None if plain.get("tokenizer") is None else _of(str, plain, "tokenizer"),
     )
 
 
@@ -206,9 +264,18 @@ def _read_generation(plain: dict[str, Any]) -> GenerationConfig:
 def _read_entry(plain: dict[str, Any]) -> SavedDocument | SavedExchange:
     if "question" in plain:
         answer = None if plain["answer"] is None else _read_reply(_of(dict, plain, "answer"))
-        return SavedExchange(_of(str, plain, "question"), answer)
+        return SavedExchange(_of(str, plain, "question"), answer, _read_tokens(plain))
     sections = tuple(_read_section(part) for part in _objects(plain, "parts"))
     return SavedDocument(_of(str, plain, "title"), _of(str, plain, "path"), sections)
+
+
+def _read_tokens(plain: dict[str, Any]) -> tuple[int, ...] | None:
+    if plain.get("tokens") is None:
+        return None
+    values: list[Any] = _of(list, plain, "tokens")
+    if not all(type(value) is int and 0 <= value <= _LARGEST_TOKEN for value in values):
+        raise ValueError("'tokens' has a value that is no token")
+    return tuple(values)
 
 
 def _read_section(plain: dict[str, Any]) -> SavedSection:

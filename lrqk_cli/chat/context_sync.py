@@ -83,9 +83,15 @@ class ContextSync:
         if engine.length == len(tokens) or cancelled():
             return
         keeper, documents_end = self._keeper, conversation.documents_end
+        if keeper is not None:
+            uses = conversation.documents
+            keeper.label["documents"] = [
+                {"title": use.title, "pages": use.pages, "tokens": use.tokens} for use in uses
+            ]
         if keeper is not None and not engine.length and documents_end:
-            # An answer needs the logits after its question, so its last token is read.
-            asks = isinstance(conversation.entries[-1], Exchange)
+            # An answer needs the logits after its question, so the last token of that is read.
+            newest = conversation.entries[-1]
+            asks = isinstance(newest, Exchange) and newest.answer is None
             if reused := keeper.restore(tokens[: len(tokens) - asks], documents_end):
                 yield Reused(reused, len(tokens))
                 if reused == len(tokens):
@@ -123,9 +129,6 @@ class ContextSync:
         end, before = conversation.documents_end, keeper.writer.queued_bytes
         left = end - self._engine.length
         seconds = read.seconds * (read.done + left) / read.done
-        keeper.label["documents"] = [
-            {"title": use.title, "pages": use.pages, "tokens": use.tokens} for use in conversation.documents
-        ]
         keeper.segment_done(is_end=not left, expected_tokens=end, expected_seconds=seconds)
         if (failure := keeper.take_failure()) is not None:
             yield Notice(failure)
@@ -134,6 +137,12 @@ class ContextSync:
                 f"What was read is stored for the next time: {format_bytes(keeper.writer.queued_bytes)}, see "
                 "'lrqk cache'."
             )
+
+    def keep_turns(self, name: str) -> None:
+        """Keep the turns of the session ``name`` if its documents are kept."""
+        if self._keeper is not None:
+            self._keeper.label["session"] = name
+            self._keeper.keep_turns()
 
     def forget(self, conversation: Conversation, entry: Entry) -> None:
         """Remove an entry and all later entries from the conversation and the engine."""

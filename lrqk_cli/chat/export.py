@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lrqk_cli.chat import printable
+from lrqk_cli.chat.archive import Archive, SavedDocument, SavedExchange
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
 
 ENDINGS = {
@@ -14,19 +17,31 @@ ENDINGS = {
 
 def to_markdown(conversation: Conversation, model: str) -> str:
     """Return Markdown with the questions as quotes and the answers unchanged."""
-    parts = [f"# A conversation with {model}"]
-    if conversation.prompt.system:
-        parts.append(f"Instructions: {conversation.prompt.system}")
-    for entry in conversation.entries:
-        if isinstance(entry, DocumentEntry):
-            parts.append(f"*{name_document(entry)}*")
-        elif isinstance(entry, Exchange):
-            parts += ["## Question", _quoted(entry.question), "## Answer"]
-            if entry.answer is not None:
-                parts.append(entry.answer.text.strip())
-                if ending := ENDINGS.get(entry.answer.finish_reason):
-                    parts.append(f"*{ending}*")
-    return printable.printable("\n\n".join(part for part in parts if part) + "\n")
+    entries = [
+        name_document(entry) if isinstance(entry, DocumentEntry) else entry
+        for entry in conversation.entries
+        if isinstance(entry, DocumentEntry | Exchange)
+    ]
+    return _markdown(model, conversation.prompt.system, entries)
+
+
+def archive_to_markdown(archive: Archive) -> str:
+    """Return the Markdown of a saved conversation; its documents have no numbers of tokens."""
+    entries = [_name_saved(entry) if isinstance(entry, SavedDocument) else entry for entry in archive.entries]
+    return _markdown(archive.model, archive.system, entries)
+
+
+def archive_messages(archive: Archive) -> list[dict[str, object]]:
+    """Return the documents and messages of a saved conversation, as ``to_json`` lists them."""
+    items = list[dict[str, object]]()
+    for entry in archive.entries:
+        if isinstance(entry, SavedDocument):
+            items.append(
+                {"role": "document", "path": entry.path, "title": entry.title, "pages": _pages(entry)}
+            )
+        else:
+            items += _messages(entry)
+    return items
 
 
 def name_document(entry: DocumentEntry) -> str:
@@ -51,14 +66,42 @@ def to_json(conversation: Conversation, model: str) -> str:
                 }
             )
         elif isinstance(entry, Exchange):
-            items.append({"role": "user", "content": entry.question})
-            if entry.answer is not None:
-                answer = entry.answer
-                items.append(
-                    {"role": "assistant", "content": answer.text, "finish_reason": answer.finish_reason}
-                )
+            items += _messages(entry)
     plain = {"model": model, "system": conversation.prompt.system, "messages": items}
     return printable.to_json(plain, indent=2) + "\n"
+
+
+def _markdown(model: str, system: str | None, entries: Sequence[str | Exchange | SavedExchange]) -> str:
+    """Return Markdown; documents are given by their lines."""
+    parts = [f"# A conversation with {model}"]
+    if system:
+        parts.append(f"Instructions: {system}")
+    for entry in entries:
+        if isinstance(entry, str):
+            parts.append(f"*{entry}*")
+            continue
+        parts += ["## Question", _quoted(entry.question), "## Answer"]
+        if entry.answer is not None:
+            parts.append(entry.answer.text.strip())
+            if ending := ENDINGS.get(entry.answer.finish_reason):
+                parts.append(f"*{ending}*")
+    return printable.printable("\n\n".join(part for part in parts if part) + "\n")
+
+
+def _messages(exchange: Exchange | SavedExchange) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = [{"role": "user", "content": exchange.question}]
+    if (answer := exchange.answer) is not None:
+        found.append({"role": "assistant", "content": answer.text, "finish_reason": answer.finish_reason})
+    return found
+
+
+def _name_saved(document: SavedDocument) -> str:
+    pages = _pages(document)
+    return f"{document.title}{f', {pages:,} pages' if pages else ''}"
+
+
+def _pages(document: SavedDocument) -> int:
+    return len({part.page for part in document.parts} - {None})
 
 
 def _quoted(text: str) -> str:

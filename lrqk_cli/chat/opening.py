@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.chat.keeping import CacheChoice, kept_documents
@@ -77,6 +77,7 @@ class OpenSession:
         plan: the plan that chose them.
         load_s: seconds to fetch and load the model.
         threads: CPU threads that compute.
+        tokenizer_id: returns what identifies the tokenizer.
     """
 
     session: Session
@@ -85,6 +86,7 @@ class OpenSession:
     plan: Plan
     load_s: float
     threads: int
+    tokenizer_id: Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ def open_session(
         stack.enter_context(limit_vram(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
             from lrqk_cli.engine.generate import Engine
-            from lrqk_cli.models.fingerprint import model_parts, weight_stamps
+            from lrqk_cli.models.fingerprint import model_parts, tokenizer_id, weight_stamps
 
             stamps = weight_stamps(found.source)
             loaded = loading.load(
@@ -191,7 +193,8 @@ def open_session(
             new_stream=lambda: Detokenizer(tokenizer),
             keeper=stack.enter_context(kept),
         )
-        yield OpenSession(session, request.name, engine.config, plan, time.perf_counter() - began, threads)
+        seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))
+        yield OpenSession(session, request.name, engine.config, plan, seconds, threads, identify)
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:

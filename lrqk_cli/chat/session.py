@@ -260,6 +260,10 @@ class Session:
         standing, self.conversation = self.conversation, conversation
         self._context_sync.change(standing, conversation)
 
+    def keep_turns(self, name: str) -> None:
+        """Keep what the model computed for the turns, to go on from in the session ``name``."""
+        self._context_sync.keep_turns(name)
+
     def status(self) -> Status:
         """The context, memory and counters of the conversation now."""
         engine = self.engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrqk_cli.cli import options
-from lrqk_cli.errors import LrqkError, UsageError
+from lrqk_cli.cli.asking import agrees, say
+from lrqk_cli.errors import LrqkError
 from lrqk_cli.memory.units import format_bytes
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ app = typer.Typer(
     help="List and delete what is kept of documents that were read, so that they need not be read again.",
 )
 
+_UNCONFIRMED = "Deleting everything must be confirmed, and this is no terminal."
 _NAMING = "The first letters of a key, at least 4, or the title of a document."
 Name = Annotated[str, typer.Argument(help=_NAMING, metavar="NAME", show_default=False)]
 Names = Annotated[list[str], typer.Argument(help=_NAMING, metavar="NAME", show_default=False)]
@@ -92,7 +93,7 @@ def remove(names: Names) -> None:
             freed = entries.remove(store, entry)
             if entry.key in {left.key for left in entries.entries(store)}:
                 raise _not_deleted(store.folder)
-            _say(f"Removed {entry.short_key} ({titles(entry)}): {format_bytes(freed)} are free again.")
+            say(f"Removed {entry.short_key} ({titles(entry)}): {format_bytes(freed)} are free again.")
 
 
 @app.command()
@@ -102,7 +103,7 @@ def prune(cache_size: options.CacheSize = None) -> None:
         freed = store.prune()
         size, limit = store.size(), store.limit
     used = f"{format_bytes(size)} of at most {format_bytes(limit)}"
-    _say(f"{format_bytes(freed)} are free again; {used} are used.")
+    say(f"{format_bytes(freed)} are free again; {used} are used.")
     if size > limit:
         raise _not_deleted(store.folder)
 
@@ -113,32 +114,17 @@ def clear(yes: Yes = False) -> None:
     with _open() as store:
         size = store.size()
     if not size:
-        _say("The cache is empty.")
+        say("The cache is empty.")
         return
-    if not (yes or _agrees(f"Delete {format_bytes(size)} in {store.folder}?")):
-        _say("Nothing was deleted.")
+    if not (yes or agrees(f"Delete {format_bytes(size)} in {store.folder}?", _UNCONFIRMED)):
+        say("Nothing was deleted.")
         return
     with _open() as store:
         freed = store.clear()
         is_empty = not store.size()
-    _say(f"{format_bytes(freed)} are free again.")
+    say(f"{format_bytes(freed)} are free again.")
     if not is_empty:
         raise _not_deleted(store.folder)
-
-
-def _agrees(question: str) -> bool:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError("Deleting everything must be confirmed, and this is no terminal.", "Add --yes.")
-    from lrqk_cli.terminal.console import stderr_console
-
-    stderr_console().print(f"{question} [y/N] ", end="", soft_wrap=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _say(text: str) -> None:
-    from lrqk_cli.terminal.console import stderr_console
-
-    stderr_console().print(text, soft_wrap=True)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ def entry_facts(entry: CacheEntry) -> dict[str, object]:
         "key": entry.key,
         "model": entry.label.model,
         "documents": [asdict(document) for document in entry.label.documents],
+        "session": entry.label.session or None,
         "tokens": entry.tokens,
         "disk_bytes": entry.nbytes,
         "own_bytes": entry.own_bytes,
@@ -58,7 +59,8 @@ def titles(entry: CacheEntry) -> str:
         return "unknown"
     named = [document.title or "untitled" for document in entry.label.documents]
     more = [f"{len(named) - _SHOWN_TITLES} more"] if len(named) > _SHOWN_TITLES else []
-    return ", ".join([*named[:_SHOWN_TITLES], *more]) or "no documents"
+    shown = ", ".join([*named[:_SHOWN_TITLES], *more]) or "no documents"
+    return f"{shown}, session {entry.label.session}" if entry.label.session else shown
 
 
 def print_entries(report: CacheListing, console: Console) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lrqk_cli.cli import chat_options, options, questions
+from lrqk_cli.cli import chat_options, chat_sessions, options, questions
 from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_options
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.config import GenerationConfig, ReadLimits
@@ -61,6 +61,8 @@ def chat(
     quiet: options.Quiet = False,
     sources: chat_options.Sources = False,
     bell: chat_options.Bell = True,
+    session: chat_options.SessionName = None,
+    continue_: chat_options.Continue = False,
     no_history: chat_options.NoHistory = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
@@ -73,7 +75,7 @@ def chat(
     asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
 
     from lrqk_cli.chat.keeping import CacheChoice
-    from lrqk_cli.chat.opening import ModelRequest, open_session
+    from lrqk_cli.chat.opening import ModelRequest
     from lrqk_cli.documents import PageSelection
     from lrqk_cli.terminal.view import View
 
@@ -97,17 +99,21 @@ def chat(
         weights,
         CacheChoice(not no_cache, cache_size),
     )
-    if asked is None:
+    keeps = asked is None and not no_history
+    with chat_sessions.opened(context, session, continue_, documents, keeps=keeps, view=view) as kept:
+        begun = chat_sessions.go_on(context, kept, request, system, generation)
+        if asked is not None:
+            with chat_sessions.conversation(kept, *begun, documents, view, asked.to_reserve()) as opened:
+                opened.session.note_sources(sources)
+                asked.answer(opened, view, partial(kept.record, opened, opened.config))
+            return
         from lrqk_cli.terminal.interactive import converse
         from lrqk_cli.terminal.line_reader import history_path
 
+        request, system, generation = begun
         history = None if no_history else history_path()
         shows_tracebacks = context.ensure_object(options.Invocation).debug
-        converse(request, documents, system, generation, view, read, history, sources, shows_tracebacks)
-        return
-    with open_session(request, documents, system, generation, view, asked.to_reserve()) as opened:
-        opened.session.note_sources(sources)
-        asked.answer(opened, view)
+        converse(request, documents, system, generation, view, read, history, sources, shows_tracebacks, kept)
 
 
 def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path]) -> list[Path]:

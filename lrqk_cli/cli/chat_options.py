@@ -110,4 +110,13 @@ Bell = Annotated[
         "Ring the terminal's bell after reading and answering for more than half a minute.",
     ),
 ]
-NoHistory = Annotated[bool, output_option("--no-history", "Do not save the questions of a chat in a file.")]
+NoHistory = Annotated[
+    bool, output_option("--no-history", "Record neither the chat nor its questions on the disk.")
+]
+SessionName = Annotated[
+    str | None,
+    output_option(
+        "--session", "Record the conversation under this name, and go on with it if it is there.", "NAME"
+    ),
+]
+Continue = Annotated[bool, output_option("--continue", "Go on with the conversation that was held last.")]

@@ -17,6 +17,8 @@ from lrqk_cli.models.fetch import cached_repository
 from lrqk_cli.upstream import installed_version
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from lrqk_cli.config import WeightForm
     from lrqk_cli.models.loading import LoadedModel
     from lrqk_cli.models.resolving import ModelSource
@@ -61,10 +63,15 @@ def model_parts(stamps: Stamps, loaded: LoadedModel, form: WeightForm | None) ->
         "weights": weights_digest(stamps),
         "form": str(form),
         "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
-        "tokenizer": _digest(_tokenizer_text(loaded.tokenizer).encode()),
+        "tokenizer": tokenizer_id(loaded.tokenizer),
         # Another release may compute a layer differently.
         "transformers": str(installed_version("transformers")),
     }
+
+
+def tokenizer_id(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of a tokenizer: with another one, the same tokens are another text."""
+    return _digest(_tokenizer_text(tokenizer).encode())
 
 
 def weights_digest(stamps: Stamps) -> str:

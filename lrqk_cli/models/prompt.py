@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.errors import ModelError
@@ -103,6 +104,17 @@ class ChatPrompt:
             if piece
             for token in encode(piece, add_special_tokens=False, split_special_tokens=True)
         ]
+
+    def spells(self, tokens: Sequence[int], text: str) -> bool:
+        """Whether tokens, which may come from a file, are an answer of exactly this text.
+
+        They are not if one is unknown to the tokenizer, or is a control token.
+        """
+        known, control = len(self._tokenizer), _control_tokens(self._tokenizer, self._template)
+        if any(not 0 <= token < known or token in control for token in tokens):
+            return False
+        stream = Detokenizer(self._tokenizer)
+        return "".join([*map(stream.push, tokens), stream.flush()]) == text
 
     def _around_system(self, rendered: str | TemplateFailure) -> tuple[str, str] | tuple[None, None]:
         """Return the template's text before and after a system text; None twice without a system role."""
@@ -208,12 +220,17 @@ def stop_ids(
     return frozenset(ids)
 
 
-def _control_words(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Pattern[str] | None:
-    """A pattern for control tokens: special tokens, and added tokens that the template contains."""
-    words = [
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> dict[int, str]:
+    """Return id -> text of special tokens, and of added tokens that the template contains."""
+    return {
+        number: token.content
+        for number, token in tokenizer.added_tokens_decoder.items()
         if token.special or (token.content in template and not token.content.isspace())
-    ]
+    }
+
+
+def _control_words(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Pattern[str] | None:
+    """A pattern for control tokens."""
+    words = _control_tokens(tokenizer, template).values()
     longest_first = sorted((word for word in words if len(word) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None

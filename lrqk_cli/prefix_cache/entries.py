@@ -36,6 +36,7 @@ class PrefixLabel:
 
     model: str = ""
     documents: tuple[LabelledDocument, ...] = ()
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,8 @@ def _label(metadata: object) -> PrefixLabel:
         return PrefixLabel()
     documents = label.get("documents")
     named = [item for item in documents if isinstance(item, dict)] if isinstance(documents, list) else []
-    return PrefixLabel(_line(label.get("model")), tuple(map(_document, named)))
+    model, session = _line(label.get("model")), _line(label.get("session"))
+    return PrefixLabel(model, tuple(map(_document, named)), session)
 
 
 def _document(item: dict[str, Any]) -> LabelledDocument:

@@ -69,6 +69,7 @@ class CommandContext:
         draft: the initial text of the next line.
         chat_exit: set to end the chat.
         own_files: the files that this conversation was saved to or loaded from.
+        record: records the conversation as it stands.
         threads: CPU threads that compute; None if unknown.
     """
 
@@ -87,6 +88,7 @@ class CommandContext:
     attention: str = "auto"
     own_files: frozenset[Path] = frozenset()
     threads: int | None = None
+    record: Callable[[], None] = lambda: None
 
     def checkpoint(self) -> Callable[[], None]:
         """Record conversation and settings; return a function that restores them."""

@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from lrqk_cli.chat import archive
 from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.chat_session import ChatSession
 from lrqk_cli.chat.fitting import check_fit
 from lrqk_cli.chat.opening import ModelRequest, OpenSession, look_up, open_session, texts_of
 from lrqk_cli.chat.protocols import DocumentLike
@@ -40,6 +42,7 @@ def converse(
     history: Path | None,
     sources: bool = False,
     debug: bool = False,
+    chat_session: ChatSession | None = None,
 ) -> None:
     """Hold a conversation until the user leaves, also across changes of the model.
 
@@ -50,6 +53,7 @@ def converse(
         history: the file of the question history; None for no file.
         sources: find the sources of answers.
         debug: show the traceback of an unexpected failure.
+        chat_session: where the conversation is recorded, and gone on with; None for nowhere.
 
     Raises:
         LrqkError: the first model cannot be opened, or the documents do not fit.
@@ -57,7 +61,8 @@ def converse(
     """
     console = stdout_console()
     remembered = open_history(history)
-    chat_exit, said = ChatExit(request.name), list[str]()
+    chat_session = chat_session or ChatSession(None)
+    chat_exit, said = ChatExit(request.name, chat_session.saved), list[str]()
     standing = request
     ctx: CommandContext | None = None
     while chat_exit.model is not None:
@@ -72,12 +77,13 @@ def converse(
                         open_session(asked, documents, system, generation, view, said=said)
                     )
                     if saved is not None:
-                        opened.session.adopt(saved.restore(opened.session.conversation.prompt))
+                        restored = saved.restore(opened.session.conversation.prompt, opened.tokenizer_id())
+                        opened.session.adopt(restored)
             except (Exception, KeyboardInterrupt) as error:
                 if saved is None:
                     raise
                 if asked.name == standing.name:
-                    _rescue(saved, view)
+                    _rescue(saved, chat_session, view)
                     raise
                 _tell(error, view)
                 view.note(f"The chat goes on with {standing.name}.")
@@ -86,6 +92,7 @@ def converse(
             standing = asked
             opened.session.note_sources(sources)
             ctx = _make_context(opened, standing, view, console, read_documents, ctx)
+            ctx.record = partial(_record, ctx, opened, chat_session)
             reader = LineReader(
                 remembered,
                 ChatCompleter(COMMANDS, lambda: list(catalog())),
@@ -93,6 +100,9 @@ def converse(
             )
             chat_exit = Repl(ctx, reader, debug).run(continues=saved is not None)
             sources = ctx.session.notes_sources
+            if chat_exit.model is None and chat_session.name is not None:
+                opened.session.keep_turns(chat_session.name)
+                view.note(f"Recorded as {chat_session.name}. Go on with it: lrqk chat --continue")
 
 
 def _make_context(
@@ -128,6 +138,10 @@ def _make_context(
     )
 
 
+def _record(ctx: CommandContext, opened: OpenSession, chat_session: ChatSession) -> None:
+    chat_session.record(replace(opened, model=ctx.model), ctx.config)
+
+
 def _tell(error: BaseException, view: View) -> None:
     if isinstance(error, LrqkError):
         print_failure(view.console, error.message, error.hint)
@@ -137,8 +151,10 @@ def _tell(error: BaseException, view: View) -> None:
         print_unexpected(view.console, error, "")
 
 
-def _rescue(saved: Archive, view: View) -> None:
-    """Save a conversation that no loaded model can continue."""
+def _rescue(saved: Archive, chat_session: ChatSession, view: View) -> None:
+    """Save a conversation that no loaded model can continue, if it is not recorded."""
+    if chat_session.name is not None:
+        return
     name = time.strftime("unfinished-%Y-%m-%d-%H%M%S")
     archive.save(saved, archive.saved_path(name))
     view.warn(f"The conversation was saved: start again, and type /load {name}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -35,8 +35,11 @@ class QuestionSet(Protocol):
     def to_reserve(self) -> list[str]:
         """Questions that stand in the context together, for which there must be room."""
 
-    def answer(self, opened: OpenSession, view: View) -> None:
+    def answer(self, opened: OpenSession, view: View, record: Callable[[], None]) -> None:
         """Ask, and print the answers.
+
+        Args:
+            record: called after each question.
 
         Raises:
             ContextLengthError: there was no room for a question.
@@ -60,13 +63,14 @@ class FollowUpQuestions:
         """See ``QuestionSet``."""
         return list(self._prompts)
 
-    def answer(self, opened: OpenSession, view: View) -> None:
+    def answer(self, opened: OpenSession, view: View, record: Callable[[], None]) -> None:
         """See ``QuestionSet``."""
         opened.session.keep_no_rewind_points()
         for number, prompt in enumerate(self._prompts):
             if number and not self._as_json:
                 typer.echo()
             answer = answer_once(opened.session, prompt, view, streams=not self._as_json)
+            record()
             if self._as_json:
                 indent = 2 if len(self._prompts) == 1 else None
                 typer.echo(to_json(_report(opened, prompt, answer), indent))
@@ -96,7 +100,7 @@ class IndependentQuestions:
         """See ``QuestionSet``."""
         return sorted((question.prompt for question in self._questions), key=len)[-1:]
 
-    def answer(self, opened: OpenSession, view: View) -> None:
+    def answer(self, opened: OpenSession, view: View, _: Callable[[], None]) -> None:
         """See ``QuestionSet``; a question that does not fit gets a line that says so, and the rest follow."""
         done = self._total - len(self._questions)
         refusal: ContextLengthError | None = None

@@ -134,6 +134,7 @@ class Repl:
         restore = ctx.checkpoint()
         if not self._succeeds(do):
             self._succeeds(restore)
+        self._succeeds(ctx.record)
 
     def _succeeds(self, do: Callable[[], None]) -> bool:
         """Call ``do``; print its failure or interrupt, and return whether it succeeded."""

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import dataclass
 
 import pytest
+from fake_chat import FakePrompt
 
 from lrqk_cli.chat.archive import load, make_archive, save
 from lrqk_cli.chat.export import to_json, to_markdown
@@ -21,8 +23,20 @@ def session(fake_engine, fake_document, new_session):
     return session
 
 
-def archive_of(session, **changes):
-    return make_archive(session.conversation, "tiny", GenerationConfig(seed=3), LrqkConfig(**changes))
+def archive_of(session, tokenizer=None, **changes):
+    generation, config = GenerationConfig(seed=3), LrqkConfig(**changes)
+    return make_archive(session.conversation, "tiny", generation, config, tokenizer)
+
+
+@dataclass(frozen=True)
+class Folding(FakePrompt):
+    """A tokenizer with two encodings of a text, of which ``text`` gives the one in capitals."""
+
+    def with_system(self, system):
+        return Folding(system)
+
+    def text(self, text):
+        return super().text(text.upper())
 
 
 def test_a_conversation_comes_back_as_it_was(session, tmp_path):
@@ -100,3 +114,61 @@ def test_json_is_a_list_of_messages(session):
         "document", "user", "assistant", "document", "user", "assistant",
     ]  # fmt: skip
     assert plain["messages"][5] == {"role": "assistant", "content": "Ye", "finish_reason": "interrupted"}
+
+
+def test_an_answer_keeps_its_tokens_where_the_tokenizer_is_the_same(session, tmp_path):
+    save(archive_of(session, "one"), tmp_path / "x.json")
+    archive = load(tmp_path / "x.json")
+    assert archive == archive_of(session, "one")
+    assert [entry.tokens for entry in archive.entries if hasattr(entry, "tokens")] == [
+        tuple(map(ord, "Yes.")),
+        tuple(map(ord, "Ye")),
+    ]
+    prompt = Folding()
+    for tokenizer, text in (("one", "Be short."), ("two", None), (None, None)):
+        restored = "".join(map(chr, archive.restore(prompt, tokenizer).tokens))
+        assert (">Yes.|" in restored, ">YES.|" in restored) == (text is not None, text is None)
+        assert restored.endswith(">Ye" if text else ">YE")
+
+
+def test_answers_that_were_cut_off_have_tokens_too(session):
+    session.engine.answer = "Nothing more.$"
+    list(session.ask("Now?", lambda: session.engine.text.endswith("Now?>")))
+    archive = archive_of(session, "one")
+    assert archive.restore(FakePrompt(), "one").tokens == session.transcript
+    assert archive_of(session).entries[-1].tokens is None
+
+
+def test_tokens_that_do_not_spell_the_answer_are_not_taken(session, tmp_path):
+    file = tmp_path / "x.json"
+    save(archive_of(session, "one"), file)
+    plain = json.loads(file.read_text())
+    plain["entries"][1]["tokens"] = list(map(ord, "No."))
+    file.write_text(json.dumps(plain))
+    assert load(file).restore(FakePrompt(), "one").tokens == session.transcript
+
+
+@pytest.mark.parametrize("tokens", ["text", [1.0], [True], [-1], [2**31], [[1]], {"a": 1}, 7])
+def test_tokens_of_a_wrong_kind_are_refused(session, tmp_path, tokens):
+    file = tmp_path / "x.json"
+    save(archive_of(session, "one"), file)
+    plain = json.loads(file.read_text())
+    plain["entries"][1]["tokens"] = tokens
+    file.write_text(json.dumps(plain))
+    with pytest.raises(UsageError, match="damaged"):
+        load(file)
+
+
+def test_a_file_from_before_the_tokens_loads(session, tmp_path):
+    file = tmp_path / "x.json"
+    save(archive_of(session), file)
+    plain = json.loads(file.read_text())
+    del plain["tokenizer"]
+    for entry in plain["entries"]:
+        entry.pop("tokens", None)
+    file.write_text(json.dumps(plain))
+    assert load(file) == archive_of(session)
+    plain["tokenizer"] = 3
+    file.write_text(json.dumps(plain))
+    with pytest.raises(UsageError, match="'tokenizer'"):
+        load(file)

@@ -290,3 +290,22 @@ def test_a_model_whose_files_are_gone_is_not_stored(tmp_path: Path) -> None:
     assert any("not stored" in message and "no such file" in message for message in chat.messages)
     chat.leave()
     assert not tmp_path.exists() or not list(tmp_path.iterdir())
+
+
+def test_a_conversation_that_is_read_ahead_of_its_next_question_is_restored_whole(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, text(200, 1))
+    chat.ask("Why?")
+    saved = chat.session.conversation.copy()
+    # As after an answer that ended with a stop token, the model has read all of it.
+    chat.engine.next_logits()
+    read = chat.engine.cache.position.length
+    assert read == len(saved.tokens)
+    chat.session.keep_turns("talk")
+    expected = chat.ask("And then?")
+    chat.leave()
+    other = Chat(tmp_path)
+    other.session.adopt(saved)
+    other.read()
+    assert other.restored == read
+    assert other.ask("And then?") == expected
+    other.leave()

@@ -32,7 +32,14 @@ COMMANDS = [arguments for arguments in commands() if "NAME" not in arguments]
 
 def test_commands_are_found() -> None:
     assert len(COMMANDS) > 15
-    assert {arguments[0] for arguments in COMMANDS} == {"chat", "info", "models", "bench", "cache"}
+    assert {arguments[0] for arguments in COMMANDS} == {
+        "chat",
+        "info",
+        "models",
+        "bench",
+        "cache",
+        "sessions",
+    }
     assert ["chat", "-", "--prompt", "Who was absent?"] in COMMANDS
 
 

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from lrqk_cli.chat.journal import SessionStore
+
 pexpect = pytest.importorskip("pexpect")
 if not hasattr(pexpect, "spawn"):
     pytest.skip("pseudo-terminals need a Unix system", allow_module_level=True)
@@ -154,3 +156,44 @@ def test_the_password_is_asked_for_and_not_shown(tiny_model, shared_data):
     terminal.until(r"4 out")
     assert terminal.end() == 0
     assert "openpassword" not in terminal.seen
+
+
+def ask(terminal, question):
+    """Type a question, and wait for its statistics and the next prompt."""
+    terminal.at_prompt()
+    terminal.child.send(question + "\r")
+    terminal.until(r"\d out")
+
+
+def test_a_chat_that_is_killed_goes_on_after_its_last_finished_turn(tiny_model, long_document):
+    options = ("--model", tiny_model, "--max-new-tokens", 8)
+    terminal = Terminal("chat", *options, long_document)
+    ask(terminal, "One?")
+    ask(terminal, "Two?")
+    terminal.at_prompt()
+    terminal.child.kill(signal.SIGKILL)
+    terminal.child.close()
+
+    terminal = Terminal("chat", "--continue", "--max-new-tokens", 8)
+    ask(terminal, "Three?")
+    terminal.at_prompt()
+    terminal.child.send("/undo\r")
+    terminal.until("Forgotten: Three")
+    ask(terminal, "Four?")
+    terminal.at_prompt()
+    terminal.child.send("\x04")
+    terminal.until("Go on with it: lrqk chat --continue")
+    assert terminal.end() == 0
+    (info,) = SessionStore().list()
+    recorded = SessionStore().archive(info.name)
+    assert [entry.question for entry in recorded.entries[1:]] == ["One?", "Two?", "Four?"]
+    assert info.documents == ("long.txt",)
+
+
+def test_a_chat_without_history_is_not_recorded(tiny_model):
+    terminal = Terminal("chat", "--model", tiny_model, "--max-new-tokens", 8, "--no-history")
+    ask(terminal, "One?")
+    terminal.at_prompt()
+    terminal.child.send("\x04")
+    assert terminal.end() == 0
+    assert SessionStore().list() == []

@@ -230,3 +230,21 @@ def test_an_unfinished_character_is_shown_by_the_flush_only(tokenizer: PreTraine
 def test_special_tokens_are_not_shown(tokenizer: PreTrainedTokenizerFast):
     detokenizer = Detokenizer(tokenizer)
     assert [detokenizer.push(token) for token in tokenizer.encode("ab<|im_end|>c")] == ["a", "b", "", "c"]
+
+
+def test_tokens_of_an_answer_spell_its_text_in_any_division(tokenizer: PreTrainedTokenizerFast):
+    prompt, text = ChatPrompt(tokenizer), "Three 木 and a naïve <b>."
+    whole = prompt.text(text)
+    letters = [token for letter in text for token in prompt.text(letter)]
+    assert prompt.spells(whole, text)
+    assert prompt.spells(letters, text)
+    assert prompt.spells([], "")
+    assert not prompt.spells(whole[:-1], text)
+    assert not prompt.spells([], text)
+
+
+def test_a_control_token_and_one_that_there_is_not_spell_nothing(tokenizer: PreTrainedTokenizerFast):
+    prompt = ChatPrompt(tokenizer)
+    hidden = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for token in (hidden, len(tokenizer), 2**31 - 1, -1):
+        assert not prompt.spells([*prompt.text("Yes"), token], "Yes")

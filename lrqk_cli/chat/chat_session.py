@@ -1,0 +1,104 @@
+"""A chat and its session: begun or gone on with, and recorded after each turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lrqk_cli.chat.archive import Archive, make_archive, saved_document
+from lrqk_cli.chat.journal import Journal, SessionStore
+from lrqk_cli.chat.protocols import DocumentLike
+from lrqk_cli.chat.session_database import DamagedSessionsError
+from lrqk_cli.errors import LrqkError, UsageError
+
+if TYPE_CHECKING:
+    from lrqk_cli.chat.opening import OpenSession
+    from lrqk_cli.config import LrqkConfig
+
+
+class ChatSession:
+    """The session of one chat, across changes of its model.
+
+    Args:
+        journal: what is recorded; None records nothing.
+
+    Attributes:
+        saved: the conversation to go on with; None for a new one.
+    """
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal = journal
+        self._has_recorded = False
+        self.saved: Archive | None = journal.archive() if journal is not None else None
+
+    @property
+    def name(self) -> str | None:
+        """The name of the session if something of it is on the disk."""
+        is_there = self._has_recorded or self.saved is not None
+        return self._journal.name if self._journal is not None and is_there else None
+
+    def add(self, documents: Sequence[DocumentLike]) -> None:
+        """Append the documents that the saved conversation does not have, by their texts."""
+        if self.saved is not None:
+            known = [document.parts for document in self.saved.documents]
+            entries = [saved_document(document) for document in documents]
+            new = [entry for entry in entries if entry.parts not in known]
+            self.saved = replace(self.saved, entries=(*self.saved.entries, *new))
+
+    def record(self, opened: OpenSession, config: LrqkConfig) -> None:
+        """Record a conversation as it stands; nothing before its first question.
+
+        Raises:
+            LrqkError: it cannot be written.
+        """
+        session = opened.session
+        if self._journal is None or not (session.conversation.exchanges or self.name):
+            return
+        generation, tokenizer = session.generation, opened.tokenizer_id()
+        self._journal.record(make_archive(session.conversation, opened.model, generation, config, tokenizer))
+        self._has_recorded = True
+
+    def close(self) -> None:
+        """Let other processes go on with the session."""
+        if self._journal is not None:
+            self._journal.close()
+
+
+def open_chat_session(
+    name: str | None, continues: bool, title: str | None, *, keeps: bool, warn: Callable[[str], None]
+) -> ChatSession:
+    """Return the session of a chat.
+
+    Args:
+        name: of the session, which is begun if it is not there; None without a name.
+        continues: go on with the session that was changed last.
+        title: of the first document, for the name of a new session.
+        keeps: record a chat without a name too.
+        warn: tells of a failure to do so, which does not end the chat.
+
+    Raises:
+        UsageError: there is no session to go on with, or the name is none.
+        LrqkError: another process has it open, or the database cannot be used.
+    """
+    if name is not None and continues:
+        raise UsageError("--session and --continue were both given.", "Choose one of them.")
+    store = SessionStore()
+    if continues:
+        newest = store.newest()
+        if newest is None:
+            raise UsageError("There is no session to continue.", "Begin one: lrqk chat report.pdf")
+        name = newest.name
+    if name is not None:
+        return ChatSession(store.open(name))
+    if not keeps:
+        return ChatSession(None)
+    try:
+        try:
+            return ChatSession(store.open(title=title))
+        except DamagedSessionsError:
+            warn(store.recover().message)
+            return ChatSession(store.open(title=title))
+    except LrqkError as error:
+        warn(f"This chat is not recorded: {error.message}")
+        return ChatSession(None)

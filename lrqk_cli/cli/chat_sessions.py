@@ -1,0 +1,98 @@
+"""The session that ``lrqk chat`` begins or goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import typer
+
+from lrqk_cli.cli import options
+from lrqk_cli.errors import LrqkError, UsageError
+
+if TYPE_CHECKING:
+    from lrqk_cli.chat.chat_session import ChatSession
+    from lrqk_cli.chat.opening import ModelRequest, OpenSession
+    from lrqk_cli.chat.protocols import DocumentLike
+    from lrqk_cli.config import GenerationConfig
+    from lrqk_cli.documents import Document
+    from lrqk_cli.terminal.view import View
+
+_GENERATION = {"max_new_tokens", "temperature", "top_p", "sample_top_k", "repetition_penalty", "seed"}
+
+
+@contextmanager
+def opened(
+    context: typer.Context,
+    name: str | None,
+    continues: bool,
+    documents: Sequence[Document],
+    *,
+    keeps: bool,
+    view: View,
+) -> Iterator[ChatSession]:
+    """Give the session of this chat, see ``open_chat_session``, and let go of it at the end."""
+    from lrqk_cli.chat.chat_session import open_chat_session
+
+    if (name or continues) and options.on_command_line(context, {"prompts_file"}):
+        raise UsageError(
+            "A session is one conversation, and --prompts-file asks each question by itself.",
+            "Leave one of them out.",
+        )
+    title = documents[0].title if documents else None
+    chat_session = open_chat_session(name, continues, title, keeps=keeps, warn=view.warn)
+    chat_session.add(documents)
+    try:
+        yield chat_session
+    finally:
+        try:
+            chat_session.close()
+        except LrqkError as error:  # all turns are recorded already
+            view.warn(error.message)
+
+
+def go_on(
+    context: typer.Context,
+    chat_session: ChatSession,
+    request: ModelRequest,
+    system: str | None,
+    generation: GenerationConfig,
+) -> tuple[ModelRequest, str | None, GenerationConfig]:
+    """Return the model and the settings to go on with: those of the session, unless a flag names others."""
+    saved = chat_session.saved
+    if saved is None:
+        return request, system, generation
+    given = options.on_command_line(context, {"model", "system"} | _GENERATION)
+    if "model" not in given:
+        request = replace(request, name=saved.model)
+    system = system if "system" in given else saved.system
+    named = {field: getattr(generation, field) for field in _GENERATION & set(given)}
+    generation = replace(saved.generation, **named)
+    chat_session.saved = replace(saved, model=request.name, system=system, generation=generation)
+    return request, system, generation
+
+
+@contextmanager
+def conversation(
+    chat_session: ChatSession,
+    request: ModelRequest,
+    system: str | None,
+    generation: GenerationConfig,
+    documents: Sequence[DocumentLike],
+    view: View,
+    questions: Sequence[str],
+) -> Iterator[OpenSession]:
+    """Open a conversation for questions of the command line, or the session's to go on with."""
+    from lrqk_cli.chat.opening import open_session
+
+    saved = chat_session.saved
+    texts, said = (documents, []) if saved is None else (saved.documents, saved.said)
+    with open_session(request, texts, system, generation, view, questions, said) as opened:
+        if saved is not None:
+            prompt = opened.session.conversation.prompt
+            opened.session.adopt(saved.restore(prompt, opened.tokenizer_id()))
+        yield opened
+        if chat_session.name is not None:
+            opened.session.keep_turns(chat_session.name)

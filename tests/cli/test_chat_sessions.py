@@ -1,0 +1,137 @@
+"""``lrqk chat --session`` and ``--continue``: a conversation goes on in the next process."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lrqk_cli.chat import keeping
+from lrqk_cli.chat.journal import SessionStore
+from lrqk_cli.engine import prefix
+
+WORDS = "The revenue of the year was 48.2 million, and the plant at Brannock employs 412 people. "
+QUESTIONS = ("How much?", "Who works there?", "Where is that?")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Short texts are worth storing, in several blocks."""
+    monkeypatch.setattr(keeping, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(prefix, "BLOCK_TOKENS", 64)
+
+
+@pytest.fixture
+def document(tmp_path) -> Path:
+    file = tmp_path / "report.txt"
+    file.write_text(WORDS * 8, encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def chat(run, tiny_model):
+    def run_chat(*arguments, model=tiny_model):
+        named = () if model is None else ("--model", model)
+        return run("chat", *named, "--max-new-tokens", "8", "--segment", "32", *arguments)
+
+    return run_chat
+
+
+def asks(*questions: str) -> list[str]:
+    return [word for question in questions for word in ("--prompt", question)]
+
+
+def answers(result) -> list[dict]:
+    assert result.code == 0, result.err
+    one_a_line = [json.loads(line) for line in result.out.splitlines()] if result.out.count("\n{") else None
+    return one_a_line or [json.loads(result.out)]
+
+
+def test_a_conversation_goes_on_where_it_stopped(chat, document):
+    expected = answers(chat(document, "--json", "--session", "whole", *asks(*QUESTIONS)))
+    found = answers(chat(document, "--session", "talk", "--json", *asks(QUESTIONS[0])))
+    for question in QUESTIONS[1:]:
+        result = chat("--session", "talk", "--json", *asks(question))
+        found += answers(result)
+        assert "restored" in result.err
+        assert found[-1]["timing"]["prefill_tokens"] < 60
+    assert [answer["answer"] for answer in found] == [answer["answer"] for answer in expected]
+    assert [answer["prompt_tokens"] for answer in found] == [answer["prompt_tokens"] for answer in expected]
+    recorded = SessionStore().archive("talk")
+    assert [entry.question for entry in recorded.entries[1:]] == list(QUESTIONS)
+    assert SessionStore().archive("whole").entries == recorded.entries
+
+
+def test_the_newest_session_is_continued(chat, document):
+    chat(document, "--session", "older", *asks("How much?"))
+    chat(document, "--session", "newer", *asks("How much?"))
+    assert chat("--continue", *asks("Who?")).code == 0
+    turns = {info.name: info.exchanges for info in SessionStore().list()}
+    assert turns == {"older": 1, "newer": 2}
+
+
+def test_a_session_keeps_its_model_unless_another_is_named(chat, document, tiny_model, tmp_path):
+    chat(document, "--session", "talk", *asks("How much?"))
+    assert chat("--session", "talk", *asks("Who?"), model=None).code == 0
+    assert SessionStore().find("talk").model == str(tiny_model)
+    other = tmp_path / "other"
+    other.symlink_to(tiny_model)
+    assert chat("--session", "talk", *asks("Who?"), model=other).code == 0
+    assert SessionStore().find("talk").model == str(other)
+
+
+def test_documents_that_the_session_has_are_not_added_again(chat, document, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("Something else entirely.")
+    chat(document, "--session", "talk", *asks("How much?"))
+    assert chat(document, other, "--session", "talk", *asks("Who?")).code == 0
+    titles = [saved.title for saved in SessionStore().archive("talk").documents]
+    assert titles == ["report.txt", "other.txt"]
+
+
+def test_without_a_session_questions_of_the_command_line_are_not_recorded(chat, document):
+    chat(document, *asks("How much?"))
+    assert SessionStore().list() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--continue", "--prompt", "x"), "no session"),
+        (("--continue", "--session", "a", "--prompt", "x"), "Choose one"),
+        (("--session", "../a", "--prompt", "x"), "not the name"),
+        (("--session", "a", "--prompts-file", "questions.txt"), "one conversation"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_refused(chat, document, arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "questions.txt").write_text("How much?\n")
+    result = chat(document, *arguments)
+    assert result.code == 2, result.err
+    assert words in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_session_that_another_process_holds_is_refused(chat, document):
+    chat(document, "--session", "talk", *asks("How much?"))
+    with SessionStore().open("talk"):
+        result = chat("--session", "talk", *asks("Who?"))
+    assert result.code != 0
+    assert "talk" in result.err
+    assert SessionStore().find("talk").exchanges == 1
+
+
+def test_a_failed_question_leaves_the_session_as_it_was(chat, document):
+    chat(document, "--session", "talk", *asks("How much?"))
+    result = chat("--session", "talk", *asks("Who? " * 2000))
+    assert result.code in (5, 6)
+    assert SessionStore().find("talk").exchanges == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
+def test_only_the_user_can_read_sessions(chat, document, tmp_path):
+    chat(document, "--session", "talk", *asks("How much?"))
+    for file in (tmp_path / "state").rglob("*sqlite3*"):
+        assert file.stat().st_mode & 0o077 == 0
