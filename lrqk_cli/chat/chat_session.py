@@ -84,6 +84,11 @@ def open_chat_session(
     if name is not None and continues:
         raise UsageError("--session and --continue were both given.", "Choose one of them.")
     store = SessionStore()
+    try:
+        _repair(store, warn)
+    except LrqkError:
+        if name is not None or continues:
+            raise
     if continues:
         newest = store.newest()
         if newest is None:
@@ -94,11 +99,15 @@ def open_chat_session(
     if not keeps:
         return ChatSession(None)
     try:
-        try:
-            return ChatSession(store.open(title=title))
-        except DamagedSessionsError:
-            warn(store.recover().message)
-            return ChatSession(store.open(title=title))
+        return ChatSession(store.open(title=title))
     except LrqkError as error:
         warn(f"This chat is not recorded: {error.message}")
         return ChatSession(None)
+
+
+def _repair(store: SessionStore, warn: Callable[[str], None]) -> None:
+    """Move a damaged database aside, and keep what can be read of it."""
+    try:
+        store.list()
+    except DamagedSessionsError:
+        warn(store.recover().message)

@@ -135,3 +135,21 @@ def test_only_the_user_can_read_sessions(chat, document, tmp_path):
     chat(document, "--session", "talk", *asks("How much?"))
     for file in (tmp_path / "state").rglob("*sqlite3*"):
         assert file.stat().st_mode & 0o077 == 0
+
+
+def test_damaged_sessions_are_moved_aside_and_the_chat_goes_on(chat, document, tmp_path):
+    chat(document, "--session", "talk", *asks("How much?"))
+    database = next((tmp_path / "state").rglob("sessions.sqlite3"))
+    database.write_bytes(b"no database" * 1000)
+    result = chat(document, "--session", "talk", *asks("Who?"))
+    assert result.code == 0, result.err
+    assert "were damaged" in result.err
+    assert SessionStore().find("talk").exchanges == 1
+
+
+def test_a_database_that_cannot_be_opened_ends_a_named_session_only(chat, document, tmp_path):
+    (tmp_path / "state").write_text("not a folder")
+    result = chat(document, "--session", "talk", *asks("Who?"))
+    assert result.code != 0
+    assert "Traceback" not in result.err
+    assert chat(document, *asks("Who?")).code == 0
