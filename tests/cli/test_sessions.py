@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import stat
 import sys
 from dataclasses import replace
@@ -139,7 +140,14 @@ def test_removing_asks_on_a_terminal(two, keys, left):
     if not hasattr(pexpect, "spawn"):
         pytest.skip("pseudo-terminals need a Unix system")
     arguments = ["-m", "lrqk_cli", "sessions", "remove", "first"]
-    child = pexpect.spawn(sys.executable, arguments, encoding="utf-8", timeout=60)
+    child = pexpect.spawn(
+        sys.executable,
+        arguments,
+        encoding="utf-8",
+        timeout=60,
+        # Where the tests run in the background, Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     child.expect_exact("Delete first? [y/N] ")
     child.send(keys)
     child.expect(pexpect.EOF)
