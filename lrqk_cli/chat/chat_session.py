@@ -83,6 +83,8 @@ def open_chat_session(
     """
     if name is not None and continues:
         raise UsageError("--session and --continue were both given.", "Choose one of them.")
+    if name is None and not continues and not keeps:
+        return ChatSession(None)
     store = SessionStore()
     try:
         _repair(store, warn)
@@ -96,8 +98,6 @@ def open_chat_session(
         name = newest.name
     if name is not None:
         return ChatSession(store.open(name))
-    if not keeps:
-        return ChatSession(None)
     try:
         return ChatSession(store.open(title=title))
     except LrqkError as error:

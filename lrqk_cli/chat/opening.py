@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.keeping import CacheChoice, kept_documents
 from lrqk_cli.chat.protocols import DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
@@ -87,6 +88,14 @@ class OpenSession:
     load_s: float
     threads: int
     tokenizer_id: Callable[[], str]
+
+    def resume(self, saved: Archive) -> None:
+        """Put a saved conversation in place of this one, with the exact tokens of its answers if they fit.
+
+        Raises:
+            ContextLengthError: it is too long; this conversation is unchanged.
+        """
+        self.session.adopt(saved.restore(self.session.conversation.prompt, self.tokenizer_id()))
 
 
 @dataclass(frozen=True, slots=True)

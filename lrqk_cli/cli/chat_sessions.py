@@ -91,8 +91,7 @@ def conversation(
     texts, said = (documents, []) if saved is None else (saved.documents, saved.said)
     with open_session(request, texts, system, generation, view, questions, said) as opened:
         if saved is not None:
-            prompt = opened.session.conversation.prompt
-            opened.session.adopt(saved.restore(prompt, opened.tokenizer_id()))
+            opened.resume(saved)
         yield opened
         if chat_session.name is not None:
             opened.session.keep_turns(chat_session.name)

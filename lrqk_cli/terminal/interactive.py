@@ -77,8 +77,7 @@ def converse(
                         open_session(asked, documents, system, generation, view, said=said)
                     )
                     if saved is not None:
-                        restored = saved.restore(opened.session.conversation.prompt, opened.tokenizer_id())
-                        opened.session.adopt(restored)
+                        opened.resume(saved)
             except (Exception, KeyboardInterrupt) as error:
                 if saved is None:
                     raise

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from lrqk_cli.chat import keeping
 from lrqk_cli.cli.app import main
+from lrqk_cli.engine import prefix
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,13 @@ def clean_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def short_texts_are_stored(monkeypatch):
+    """Short texts are worth storing in the prefix cache, in several blocks."""
+    monkeypatch.setattr(keeping, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(prefix, "BLOCK_TOKENS", 64)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cached import add, damage, label
+from refused import fails_with
 
 from lrqk_cli.chat.document_cache import document_cache
 from lrqk_cli.models.store import cache_root
@@ -35,16 +36,6 @@ def report(store):
 def essay(store):
     """A text that was used later, 5 tokens."""
     return add(store, [3] * 5, [5], text=label("essay.txt", model="other"), used=1.1e9)
-
-
-def fails_with(result, code: int, *words: str) -> None:
-    assert (result.code, result.out) == (code, ""), result.err
-    assert "Traceback" not in result.err
-    error, hint = result.err.strip().splitlines()[-2:]
-    assert error.startswith("Error: ")
-    assert hint.startswith("Hint: ")
-    for word in words:
-        assert word in result.err
 
 
 def listed(run, *arguments):

@@ -8,17 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lrqk_cli.chat import keeping
 from lrqk_cli.engine import prefix
 
 WORDS = "The revenue of the year was 48.2 million, and the plant at Brannock employs 412 people. "
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Short texts are worth storing, in several blocks."""
-    monkeypatch.setattr(keeping, "WORTH_SECONDS", 0.0)
-    monkeypatch.setattr(prefix, "BLOCK_TOKENS", 64)
+pytestmark = pytest.mark.usefixtures("short_texts_are_stored")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import sys
 
 import pytest
+from refused import fails_with
 
 from lrqk_cli.chat.printable import printable
 
@@ -28,18 +29,6 @@ def chat(run, tiny_model):
         return run("chat", "--model", tiny_model, "--max-new-tokens", "8", *arguments, stdin=stdin)
 
     return run_chat
-
-
-def fails_with(result, code: int, *words: str) -> None:
-    """One sentence, one hint, the exit code, nothing on stdout and no traceback."""
-    assert result.code == code, result.err
-    assert result.out == ""
-    assert "Traceback" not in result.err
-    error, hint = result.err.strip().splitlines()[-2:]
-    assert error.startswith("Error: ")
-    assert hint.startswith("Hint: ")
-    for word in words:
-        assert word in result.err
 
 
 def test_the_answer_is_on_stdout_and_the_statistics_on_stderr(chat, document):

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from refused import fails_with
 from session_processes import talk
 
 from lrqk_cli.chat.archive import SavedDocument, SavedExchange, SavedSection, load
@@ -39,16 +40,6 @@ def two(store):
     record(store, "first", replace(talk(0), system="Be short.", entries=(report, asked)))
     record(store, "second", replace(talk(2), model="other", entries=talk(2).entries[1:]))
     return store
-
-
-def fails_with(result, code: int, *words: str) -> None:
-    assert (result.code, result.out) == (code, ""), result.err
-    assert "Traceback" not in result.err
-    error, hint = result.err.strip().splitlines()[-2:]
-    assert error.startswith("Error: ")
-    assert hint.startswith("Hint: ")
-    for word in words:
-        assert word in result.err
 
 
 def test_without_sessions_a_first_one_is_suggested(run, store):
