@@ -18,6 +18,7 @@ Aggregate = Literal["sum", "max"]
 LayerKind = Literal["full", "sliding"]
 WeightForm = Literal["gguf", "q8", "q4"]
 WeightChoice = Literal["auto", "bf16", "q8", "q4"]
+KvDtype = Literal["bf16", "fp8", "int8"]
 
 
 def _require(condition: bool, message: str, hint: str = "") -> None:
@@ -208,6 +209,8 @@ class LrqkConfig:
             of them in every step.
         als: settings of the ``als`` solver.
         aggregate: how the softmax weights of a row under the queries of its row set become one score.
+        kv_dtype: numbers of the rows in host memory: ``bf16`` as the model computes them, whatever its type;
+            ``fp8`` (e4m3) or ``int8`` with scales.
     """
 
     attention: AttentionMode = "lrqk"
@@ -223,6 +226,7 @@ class LrqkConfig:
     hot_policy: HotPolicy = "sticky"
     als: AlsConfig = field(default_factory=AlsConfig)
     aggregate: Aggregate = "sum"
+    kv_dtype: KvDtype = "bf16"
 
     @property
     def sink_tokens(self) -> int:
@@ -238,6 +242,7 @@ class LrqkConfig:
         _require_one_of(GroupingMode, self.grouping, "grouping")
         _require_one_of(HotPolicy, self.hot_policy, "hot policy")
         _require_one_of(Aggregate, self.aggregate, "way to aggregate")
+        _require_one_of(KvDtype, self.kv_dtype, "KV dtype")
         _require(
             self.index_bits in (4, 8, 16),
             f"The index cannot have {self.index_bits} bits.",
@@ -256,6 +261,16 @@ class LrqkConfig:
             f"`top_k` {self.top_k} rows cannot be resident in `hot` {self.hot} rows.",
             "Raise `hot` or lower `top_k`.",
         )
+        _require(
+            self.kv_dtype == "bf16" or self.attention != "dense",
+            f"`kv_dtype` {self.kv_dtype} is for rows in host memory, and `dense` keeps them on the device.",
+            "Choose another `attention`, or leave `kv_dtype` out.",
+        )
+
+
+def full_attention(base: LrqkConfig) -> LrqkConfig:
+    """Return ``base`` with full attention over exact rows on the device."""
+    return replace(base, attention="dense", kv_dtype="bf16")
 
 
 def paper_settings(base: LrqkConfig) -> LrqkConfig:
@@ -308,20 +323,3 @@ class GenerationConfig:
         _require(self.sample_top_k >= 0, "`sample_top_k` cannot be negative.")
         _require(self.repetition_penalty > 0.0, "`repetition_penalty` must be positive.")
         _require(self.seed is None or -(2**63) <= self.seed < 2**64, "`seed` must fit in 64 bits.")
-
-
-@dataclass(frozen=True, slots=True)
-class ReadLimits:
-    """Limits for reading a file or listing a folder.
-
-    Attributes:
-        timeout: seconds; a file gets one second more for each page that has been read.
-        memory: bytes of the reading process.
-    """
-
-    timeout: float = 60.0
-    memory: int = 2 << 30
-
-    def __post_init__(self) -> None:
-        _require(self.timeout > 0.0, "`read_timeout` must be positive.")
-        _require(self.memory > 0, "`read_memory` must be positive.")

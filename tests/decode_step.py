@@ -9,8 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import FetchPlan, IndexMaps, Projected, Residents, Tail, TokenScores
+from lrqk_cli.config import KvDtype
+from lrqk_cli.kernels.buffers import (
+    FetchPlan,
+    IndexMaps,
+    Projected,
+    Residents,
+    RowScales,
+    StoredRows,
+    Tail,
+    TokenScores,
+)
 from lrqk_cli.kernels.codes import pack_codes
+from lrqk_cli.kernels.quantise_rows.reference import quantise_rows
 from lrqk_cli.kernels.score_tokens import reference as score_tokens_reference
 
 _Tree = TypeVar("_Tree")
@@ -178,6 +189,21 @@ def to(tree: _Tree, device: str) -> _Tree:
 def host(store: Tensor, device: str) -> Tensor:
     """Copy a store to where it stands: in memory that the device can read by itself."""
     return store.pin_memory() if device == "cuda" else store.clone()
+
+
+def stored(store: Tensor, device: str, kv_dtype: KvDtype = "bf16") -> StoredRows:
+    """Return a store ``[KV, context, 2, d]`` as kernels take it, with its rows as they are or in 8 bits.
+
+    The scales are powers of two, and the centres short: reading back is exact in float32.
+    """
+    if kv_dtype == "bf16":
+        return StoredRows(host(store, device))
+    heads, context, _, width = store.shape
+    spread = 2.0 ** torch.randint(-2, 3, (heads, 2, width), generator=torch.Generator().manual_seed(15))
+    scales = RowScales(noise(16, heads, 2, width), spread, kv_dtype)
+    rows = torch.empty(heads, context, 2 * width + 4, dtype=torch.uint8)
+    quantise_rows(*store.nan_to_num().unbind(2), StoredRows(rows, scales))
+    return StoredRows(host(rows, device), to(scales, device))
 
 
 def assert_same(found: Any, expected: Any, *, atol: float = 0.0, rtol: float = 0.0) -> None:

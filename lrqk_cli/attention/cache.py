@@ -25,6 +25,7 @@ from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.attention.sources import AttentionTracker
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
+from lrqk_cli.memory import accounting
 from lrqk_cli.solver_pool import SolverPool, run_solvers
 
 
@@ -76,7 +77,8 @@ class LrqkCache(Cache):
         self._steps: list[DeviceStep] = []
         self._make_steps()
         self._tracker: AttentionTracker | None = None
-        row_bytes = 2 * spec.head_dim * dtype.itemsize
+        row_bytes = accounting.row_store(spec, 1, accounting.dtype_name(dtype), config.kv_dtype).nbytes
+        row_bytes //= spec.num_kv_heads
         self.counters = RowCounters(self.attention_layers, self._state, row_bytes)
         self._rewind_points: WeakSet[CacheRewindPoint] = WeakSet()
         self._order = count()

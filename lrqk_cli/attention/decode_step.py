@@ -256,7 +256,7 @@ class LrqkStep(DeviceStep):
             value.squeeze(1).contiguous(),
             maps=self._maps,
             codes=self._index.codes,
-            store=self._store.rows,
+            store=self._store.stored,
             residents=residents,
             length=length,
             out=self._projected,
@@ -281,4 +281,4 @@ class LrqkStep(DeviceStep):
             aggregate=self._config.aggregate,
             sink_tokens=self._config.sink_tokens,
         )
-        return Fetch(self._plan, self._store.rows)
+        return Fetch(self._plan, self._store.stored)

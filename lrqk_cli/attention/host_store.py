@@ -9,8 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lrqk_cli.config import ModelSpec
+from lrqk_cli import kernels
+from lrqk_cli.attention.row_scales import empty_scales, fit_scales
+from lrqk_cli.config import KvDtype, ModelSpec
 from lrqk_cli.errors import ContextLengthError
+from lrqk_cli.kernels.buffers import StoredRows
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import STREAM_ROWS
 from lrqk_cli.memory.tensors import empty, empty_host
@@ -31,13 +34,28 @@ def _copy_streams(device: torch.device) -> _CopyStreams:
 class RowStore:
     """K and V of every token, side by side: ``rows[KV, context, 2, d]``.
 
-    A row is the unit of transfer. K and V of a token are adjacent, so one transfer moves both.
+    A row is the unit of transfer. K and V of a token are adjacent, so one transfer moves both. With
+    ``kv_dtype`` fp8 or int8 a row is ``2d + 4`` bytes (``kernels.quantise_rows``), and all that reads K and V
+    of a token, its own segment included, reads the same rounded numbers.
+
+    Attributes:
+        scales: of rows in 8 bits, on the device, fitted to the segment that begins a text.
     """
 
     def __init__(
-        self, spec: ModelSpec, context: int, dtype: torch.dtype, device: torch.device, *, on_device: bool
+        self,
+        spec: ModelSpec,
+        context: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        on_device: bool,
+        kv_dtype: KvDtype = "bf16",
     ) -> None:
-        shape = accounting.row_store(spec, context, accounting.dtype_name(dtype))
+        shape = accounting.row_store(spec, context, accounting.dtype_name(dtype), kv_dtype)
+        self._dtype = dtype
+        self._width = spec.head_dim
+        self.scales = empty_scales(spec, kv_dtype, device)
         self.device = device
         self.on_device = on_device
         local = on_device or device.type == "cpu"
@@ -53,12 +71,17 @@ class RowStore:
         return self.rows.shape[1]
 
     @property
+    def stored(self) -> StoredRows:
+        """The rows with their scales, for kernels."""
+        return StoredRows(self.rows, self.scales)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one token's K and V for one KV head."""
         return self.rows[0, 0].nbytes
 
-    def write(self, start: int, key: Tensor, value: Tensor) -> None:
-        """Store K and V ``[KV, S, d]`` of the tokens from ``start`` on.
+    def write(self, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store K and V ``[KV, S, d]`` of the tokens from ``start`` on; return them as they are read back.
 
         Raises:
             ContextLengthError: the tokens exceed the capacity; nothing was written.
@@ -69,7 +92,17 @@ class RowStore:
                 f"The text reaches {stop:,} tokens, and the context was reserved for {self.capacity:,}.",
                 "Raise `context`.",
             )
-        rows = torch.stack((key, value), dim=2)
+        if self.scales is None:
+            rows = torch.stack((key, value), dim=2)
+        else:
+            if start == 0:
+                fit_scales(self.scales, key, value)
+            rows = torch.empty(*key.shape[:2], self.rows.shape[2], dtype=self.rows.dtype, device=key.device)
+            key, value = kernels.quantise_rows(key, value, StoredRows(rows, self.scales))
+        self._copy_to_host(start, stop, rows)
+        return key, value
+
+    def _copy_to_host(self, start: int, stop: int, rows: Tensor) -> None:
         if self._streams is None:
             self.rows[:, start:stop] = rows
             return
@@ -100,10 +133,9 @@ class RowStore:
         if stop <= start:
             return iter(())
         if self._streams is None:
-            rows = self.rows[:, start:stop]
-            return iter([(rows[:, :, 0], rows[:, :, 1])])
-        heads, _, _, width = self.rows.shape
-        shape = (heads, min(STREAM_ROWS, stop - start), 2, width)
+            return self._local_chunks(start, stop)
+        heads = self.rows.shape[0]
+        shape = (heads, min(STREAM_ROWS, stop - start), *self.rows.shape[2:])
         copies = self._streams.to_device
         buffers = [
             torch.empty(shape, dtype=self.rows.dtype, device=self.device)
@@ -117,6 +149,27 @@ class RowStore:
         filled = self._fill(copies, buffers[0], start, stop)
         return self._chunks(copies, buffers, filled, start, stop)
 
+    def _local_chunks(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the chunks of ``stream`` of rows that need no transfer: one, if they are plain."""
+        size = stop - start if self.scales is None else STREAM_ROWS
+        plain = self._plain_buffer(min(size, stop - start))
+        for first in range(start, stop, size):
+            yield self._key_and_value(self.rows[:, first : min(first + size, stop)], plain)
+
+    def _plain_buffer(self, count: int) -> Tensor | None:
+        """Return memory for ``count`` rows that are read back; None if they are plain."""
+        if self.scales is None:
+            return None
+        shape = (self.rows.shape[0], count, 2, self._width)
+        return torch.empty(shape, dtype=self._dtype, device=self.device)
+
+    def _key_and_value(self, rows: Tensor, plain: Tensor | None) -> tuple[Tensor, Tensor]:
+        if plain is not None:
+            plain = plain[:, : rows.shape[1]]
+            kernels.dequantise_rows(StoredRows(rows, self.scales), plain)
+            rows = plain
+        return rows[:, :, 0], rows[:, :, 1]
+
     def _chunks(
         self,
         copies: torch.cuda.Stream,
@@ -127,14 +180,14 @@ class RowStore:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the chunks of ``stream``; the copy of the first has started."""
         compute = torch.cuda.current_stream(self.device)
+        plain = self._plain_buffer(buffers[0].shape[1])
         for number, first in enumerate(range(start, stop, STREAM_ROWS)):
             compute.wait_event(filled)
             if first + STREAM_ROWS < stop:
                 # The caller's work on the other buffer must be complete before it is overwritten.
                 copies.wait_stream(compute)
                 filled = self._fill(copies, buffers[(number + 1) % 2], first + STREAM_ROWS, stop)
-            rows = buffers[number % 2][:, : stop - first]
-            yield rows[:, :, 0], rows[:, :, 1]
+            yield self._key_and_value(buffers[number % 2][:, : stop - first], plain)
 
     def _fill(self, copies: torch.cuda.Stream, buffer: Tensor, first: int, stop: int) -> torch.cuda.Event:
         count = min(STREAM_ROWS, stop - first)

@@ -144,7 +144,7 @@ class HotSet:
         plan.leaving.copy_(lost)
         store.await_writes()
         # The mask is wrong now where a token changed its slot; the caller rebuilds it.
-        kernels.replace_rows(self.residents, plan, store.rows)
+        kernels.replace_rows(self.residents, plan, store.stored)
 
     def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
         """Return K and V ``[sets, n, d]`` of all residents: the recent window, then the hot slots."""

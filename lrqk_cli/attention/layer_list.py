@@ -35,7 +35,8 @@ def make_layers(
         elif config.attention == "lrqk":
             made.append(LrqkLayer(spec, config, context, dtype, device, position))
         else:
-            store = RowStore(spec, context, dtype, device, on_device=config.attention == "dense")
+            is_dense = config.attention == "dense"
+            store = RowStore(spec, context, dtype, device, on_device=is_dense, kv_dtype=config.kv_dtype)
             made.append(FullLayer(spec, store, position))
     return made
 

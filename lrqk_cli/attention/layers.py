@@ -134,7 +134,7 @@ class FullLayer(AttentionLayer):
 
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``AttentionLayer``."""
-        output = self.attend_exactly(query, key, value, params)
+        output, key, _ = self.attend_exactly(query, key, value, params)
         if self.token_attention is not None:
             length = self.position.length + key.shape[1]
             keys = (chunk for chunk, _ in self.store.stream(0, length))
@@ -150,12 +150,18 @@ class FullLayer(AttentionLayer):
         """See ``AttentionLayer``."""
         self._streamed_rows = 0
 
-    def attend_exactly(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Attend causally within the segment and to all earlier rows chunk by chunk; merge the results."""
+    def attend_exactly(
+        self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Store a segment; attend causally within it and to all earlier rows chunk by chunk.
+
+        Returns:
+            The output, and the segment's K and V as they are read back.
+        """
         earlier, streamed = self.position.length, 0
         # Start the stream first: its first chunk arrives during attention within the segment.
         chunks = self.store.stream(0, earlier)
-        self.store.write(earlier, key, value)
+        key, value = self.store.write(earlier, key, value)
         output, lse = kernels.attend(
             query, key, value, scaling=params.scaling, softcap=params.softcap, causal=True
         )
@@ -167,7 +173,7 @@ class FullLayer(AttentionLayer):
             )
             output, lse = kernels.merge(output, lse, chunk_output, chunk_lse)
         self._streamed_rows += earlier * self.spec.num_kv_heads
-        return weigh_sinks(output, lse, params.sinks)
+        return weigh_sinks(output, lse, params.sinks), key, value
 
     def _index_keys(self, first: int, keys: Tensor) -> None:
         """Index the keys ``[KV, S, d]`` of the tokens from ``first`` on while they are on the device."""

@@ -57,7 +57,8 @@ class LrqkLayer(FullLayer):
         device: torch.device,
         position: Position,
     ) -> None:
-        super().__init__(spec, RowStore(spec, context, dtype, device, on_device=False), position)
+        store = RowStore(spec, context, dtype, device, on_device=False, kv_dtype=config.kv_dtype)
+        super().__init__(spec, store, position)
         self.config = config
         self.projector = make_projector(spec, config, device)
         self.index = LowRankIndex(spec, config, context, device)
@@ -213,7 +214,7 @@ class LrqkLayer(FullLayer):
         earlier, prefill = self.position.length, self._open_prefill()
         # A segment that was interrupted after this layer left codes that this one overwrites.
         prefill.indexed = min(prefill.indexed, earlier)
-        output = self.attend_exactly(query, key, value, params)
+        output, key, value = self.attend_exactly(query, key, value, params)
         self._index_keys(earlier, key)
         self.hot.recent.append(earlier, key, value)
         self.projector.observe(query, key, value)
@@ -245,9 +246,9 @@ class LrqkLayer(FullLayer):
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``AttentionLayer``; attends exactly to the residents, and predicts the tail."""
         length, queries = self.position.length, self._per_set(query)
+        key, value = self.store.write(length, key, value)
         codes, key_code = self.projector.step(queries.squeeze(2), key, self._active_rows)
         self.hot.append(length, key, value)
-        self.store.write(length, key, value)
         self.store.await_writes()
         self.index.write(length, key_code)
         candidates = self.hot.candidates(length + 1)
@@ -304,7 +305,7 @@ class LrqkLayer(FullLayer):
             scores = scores.clone()
             scores[:, :sinks] = torch.finfo(scores.dtype).max
         plan = kernels.plan_fetches(scores, resident, self.hot.slot_token, wanted)
-        kernels.replace_rows(self.hot.residents, plan, self.store.rows)
+        kernels.replace_rows(self.hot.residents, plan, self.store.stored)
         return plan.counts.sum()
 
     def _seed_scores(self, query: Tensor, params: AttentionParams, length: int) -> Tensor:

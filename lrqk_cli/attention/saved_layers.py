@@ -15,7 +15,7 @@ from torch import Tensor
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
-from lrqk_cli.prefix_cache.tensor_file import TensorFile
+from lrqk_cli.prefix_cache.tensor_file import DamagedFileError, TensorFile
 from lrqk_cli.prefix_cache.writer import Captured
 
 
@@ -29,6 +29,8 @@ def capture_block(layers: Sequence[AttentionLayer], start: int, stop: int) -> Ca
         if isinstance(layer, FullLayer):
             found[f"{number}.rows"] = layer.store.rows[:, start:stop]
             events[:1] = layer.store.written_events()
+            for part, tensor in enumerate(_row_scales(layer)):
+                found[f"{number}.scales.{part}"] = _to_host(tensor)
         if isinstance(layer, LrqkLayer):
             found[f"{number}.observed"] = torch.tensor(layer.projector.grams.count)
             for part, tensor in enumerate(layer.projector.summed()):
@@ -86,6 +88,28 @@ def side_stream(device: torch.device) -> Callable[[], AbstractContextManager[obj
     """Return what makes the context in which another thread copies from the device; nothing on a CPU."""
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     return lambda: torch.cuda.stream(stream)
+
+
+def _row_scales(layer: FullLayer) -> tuple[Tensor, ...]:
+    scales = layer.store.scales
+    return () if scales is None else (scales.centre, scales.spread)
+
+
+def read_row_scales(layer: AttentionLayer, number: int, blocks: Sequence[TensorFile]) -> None:
+    """Restore the scales of rows in 8 bits, which must be the same in all blocks.
+
+    Raises:
+        DamagedFileError: they are not: two processes have written blocks of one text at the same time, each
+            with the scales of its own first segment.
+    """
+    if not isinstance(layer, FullLayer):
+        return
+    for part, tensor in enumerate(_row_scales(layer)):
+        name = f"{number}.scales.{part}"
+        blocks[0].read_into(name, tensor)
+        found = tensor.cpu()
+        if not all(torch.equal(block.tensor(name), found) for block in blocks[1:]):
+            raise DamagedFileError(blocks[0].path, "the rows after it have other scales")
 
 
 def read_sums(layer: AttentionLayer, number: int, block: TensorFile, length: int) -> None:

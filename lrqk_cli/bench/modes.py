@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from lrqk_cli.config import LrqkConfig, ModelSpec, paper_settings
+from lrqk_cli.config import LrqkConfig, ModelSpec, full_attention, paper_settings
 from lrqk_cli.memory import accounting
 
 
@@ -24,8 +24,8 @@ def named_modes(names: Iterable[str], config: LrqkConfig, context: int) -> dict[
         "resident": everything_resident(config, context),
         "paper": paper_settings(config),
         "paper-no-hit-miss": replace(paper_settings(config), hot_policy="refetch"),
-        "dense": replace(config, attention="dense"),
-        "dense-eager": replace(config, attention="dense"),
+        "dense": full_attention(config),
+        "dense-eager": full_attention(config),
         "offload": replace(config, attention="offload"),
     }
     return {name: known[name] for name in names}

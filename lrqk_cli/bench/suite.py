@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lrqk_cli.bench.modes import named_modes
-from lrqk_cli.config import LrqkConfig, ReadLimits
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import UsageError, flag
 
 if TYPE_CHECKING:

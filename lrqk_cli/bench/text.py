@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrqk_cli.config import ReadLimits
+from lrqk_cli.documents.limits import ReadLimits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

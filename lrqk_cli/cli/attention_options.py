@@ -19,6 +19,7 @@ from lrqk_cli.config import (
     AttentionMode,
     GroupingMode,
     HotPolicy,
+    KvDtype,
     LrqkConfig,
     SolverName,
     TailMode,
@@ -79,6 +80,15 @@ def _config(
             "MODE",
         ),
     ] = _DEFAULT.tail,
+    kv_dtype: Annotated[
+        KvDtype,
+        _option(
+            "--kv-dtype",
+            "KV rows in CPU memory and on the disk: bf16 as the model computes them, int8 or fp8 in half the "
+            "space.",
+            "TYPE",
+        ),
+    ] = _DEFAULT.kv_dtype,
     segment: Annotated[
         int | None,
         _option(
@@ -151,6 +161,7 @@ def _config(
         top_k=top_k or default_top_k(hot),
         recent=recent,
         tail=tail,
+        kv_dtype=kv_dtype,
         segment=segment,
         solver=solver,
         grouping=grouping,

@@ -17,7 +17,8 @@ from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_opti
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_names, parse_tokens
 from lrqk_cli.cli.variations import parse_variations
-from lrqk_cli.config import LrqkConfig, ReadLimits, WeightChoice
+from lrqk_cli.config import LrqkConfig, WeightChoice
+from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 from lrqk_cli.terminal.console import print_message, stderr_console, stdout_console
 

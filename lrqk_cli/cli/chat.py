@@ -13,7 +13,8 @@ import typer
 from lrqk_cli.cli import chat_options, chat_sessions, options, questions
 from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_options
 from lrqk_cli.cli.failures import warn_of_transformers
-from lrqk_cli.config import GenerationConfig, ReadLimits
+from lrqk_cli.config import GenerationConfig
+from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 from lrqk_cli.terminal.console import stderr_console
 

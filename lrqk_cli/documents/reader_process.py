@@ -16,10 +16,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO
 
-from lrqk_cli.config import ReadLimits
 from lrqk_cli.documents import messages
 from lrqk_cli.documents.document import Document
 from lrqk_cli.documents.formats import Listing
+from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.messages import Message
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.documents.source import ReadOptions, SourceFile

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lrqk_cli.config import ReadLimits
 from lrqk_cli.documents.document import Document
 from lrqk_cli.documents.files import missing
+from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.documents.pages import PageSelection
 from lrqk_cli.documents.reader_process import ReaderProcess, too_large

@@ -31,8 +31,8 @@ _FORMAT = "1"
 BLOCK_TOKENS = 4096
 # Blocks that wait, with their sums in memory, until it is known whether the text is worth storing.
 MOST_WAITING = 4
-# These settings do not change what a state holds, except for the number of filled hot slots.
-_FREE_SETTINGS = ("attention", "hot", "top_k", "tail", "segment")
+# These settings do not change what a state of given rows holds, except for the number of filled slots.
+_FREE_SETTINGS = ("attention", "hot", "top_k", "tail", "segment", "kv_dtype")
 
 
 class PrefixKeeper:
@@ -81,6 +81,8 @@ class PrefixKeeper:
         """The roots of the engine's own chains, and of others whose rows it can use."""
         parts = {**self._model(), "format": _FORMAT, "dtype": dtype_name(self._engine.cache.dtype)}
         config = self._engine.config
+        if config.kv_dtype != "bf16":
+            parts["kv_dtype"] = config.kv_dtype
         lrqk = root_of({**parts, "sums": f"{config.grouping} {config.solver}"})
         # Full attention needs the rows alone.
         return [lrqk] if config.attention == "lrqk" else [root_of({**parts, "sums": "none"}), lrqk]

@@ -5,7 +5,8 @@ Each folder has a plain ``reference``, and most have Triton kernels for tensors 
 
 A decode step on a GPU runs these operations in this order, once per layer, in seven launches:
 ``append_token`` (one), ``score_tokens`` (one), ``select_rows`` (three), and ``attend_residents`` (two), which
-also fetches rows. With sources on, ``weigh_tokens`` (one) follows. ``replace_rows`` fetches rows outside of
+also fetches rows. Rows with scales add one (``quantise_rows``), and ``dequantise_rows`` reads them back for
+segments. With sources on, ``weigh_tokens`` (one) follows. ``replace_rows`` fetches rows outside of
 such steps. The model around attention uses ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``, and with
 packed weights ``fixed_point``, ``packed_gemv``, ``packed_gated_gemv``, ``packed_experts_gemv`` and
 ``unpack_rows``. Their Triton kernels do not wait for the device, and no shape depends on data, so a CUDA
@@ -18,6 +19,7 @@ The prefill and plain steps use ``attend`` and ``merge``; plain steps also use `
 from lrqk_cli.kernels.append_token import append_token as append_token
 from lrqk_cli.kernels.attend import attend as attend
 from lrqk_cli.kernels.attend_residents import attend_residents as attend_residents
+from lrqk_cli.kernels.dequantise_rows import dequantise_rows as dequantise_rows
 from lrqk_cli.kernels.fit_scales import fit_scales as fit_scales
 from lrqk_cli.kernels.fit_scales import fit_scales_and_minima as fit_scales_and_minima
 from lrqk_cli.kernels.fixed_point import fixed_point as fixed_point
@@ -30,6 +32,7 @@ from lrqk_cli.kernels.packed_gemv import packed_gemv as packed_gemv
 from lrqk_cli.kernels.plan_fetches import plan_fetches as plan_fetches
 from lrqk_cli.kernels.proxy_scores import group_scores as group_scores
 from lrqk_cli.kernels.proxy_scores import proxy_logits as proxy_logits
+from lrqk_cli.kernels.quantise_rows import quantise_rows as quantise_rows
 from lrqk_cli.kernels.replace_rows import replace_rows as replace_rows
 from lrqk_cli.kernels.rms_norm import rms_norm as rms_norm
 from lrqk_cli.kernels.rotate import rotate as rotate

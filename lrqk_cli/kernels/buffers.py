@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lrqk_cli.config import KvDtype
 from lrqk_cli.memory import scratch
 from lrqk_cli.memory.tensors import empty
 
@@ -139,16 +140,58 @@ class FetchPlan(NamedTuple):
         return plan
 
 
+class RowScales(NamedTuple):
+    """How 8-bit codes become the numbers of rows, see ``quantise_rows``.
+
+    Attributes:
+        centre, spread: of each channel of K and of V, float32 ``[KV, 2, d]``.
+        kv_dtype: the type of the codes.
+    """
+
+    centre: Tensor
+    spread: Tensor
+    kv_dtype: KvDtype
+
+    @property
+    def code_dtype(self) -> torch.dtype:
+        """The type of the codes."""
+        return torch.int8 if self.kv_dtype == "int8" else torch.float8_e4m3fn
+
+    @property
+    def largest_code(self) -> float:
+        """The largest code; minus that is the smallest."""
+        return 127.0 if self.kv_dtype == "int8" else 448.0
+
+
+class StoredRows(NamedTuple):
+    """The rows of all tokens; in pinned host memory if the residents are on a GPU.
+
+    Attributes:
+        rows: ``[KV, context, 2, d]``; with scales uint8 ``[KV, context, 2d + 4]``, see ``quantise_rows``.
+        scales: on the device; None for rows as the model computes them.
+    """
+
+    rows: Tensor
+    scales: RowScales | None = None
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Arguments of kernels: rows, rows as int16, centre, spread; without scales the rows four times."""
+        if self.scales is None:
+            return self.rows, self.rows, self.rows, self.rows
+        return self.rows, self.rows.view(torch.int16), self.scales.centre, self.scales.spread
+
+
 class Fetch(NamedTuple):
     """Rows to fetch into hot slots.
 
     Attributes:
         plan: the tokens and their slots.
-        store: all rows, ``[KV, context, 2, d]``; in pinned host memory if the residents are on a GPU.
+        store: all rows.
     """
 
     plan: FetchPlan
-    store: Tensor
+    store: StoredRows
 
 
 class SelectScratch(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from lrqk_cli.config import LrqkConfig, ModelSpec, WeightBytes
+from lrqk_cli.config import KvDtype, LrqkConfig, ModelSpec, WeightBytes
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory.units import format_bytes
 
@@ -47,9 +47,19 @@ class TensorShape:
         return prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
-def row_store(spec: ModelSpec, context: int, dtype: str) -> TensorShape:
-    """Return the KV store of one full layer: ``[KV, context, 2, d]``, K and V of a token side by side."""
+def row_store(spec: ModelSpec, context: int, dtype: str, kv_dtype: KvDtype = "bf16") -> TensorShape:
+    """Return the KV store of one full layer: ``[KV, context, 2, d]``, K and V of a token side by side.
+
+    Rows in 8 bits are ``[KV, context, 2d + 4]``: the codes, and a scale of 2 bytes for K and for V.
+    """
+    if kv_dtype != "bf16":
+        return TensorShape((spec.num_kv_heads, context, 2 * spec.head_dim + 4), "uint8")
     return TensorShape((spec.num_kv_heads, context, 2, spec.head_dim), dtype)
+
+
+def channel_scale(spec: ModelSpec) -> TensorShape:
+    """Return one scale for each channel of the rows of one layer: ``[KV, 2, d]``."""
+    return TensorShape((spec.num_kv_heads, 2, spec.head_dim), "float32")
 
 
 def ring(spec: ModelSpec, size: int, dtype: str) -> TensorShape:
@@ -146,7 +156,7 @@ class KvBytes:
         device_kv: rows of all tokens on the device (``dense`` only).
         index: codes and scales.
         hot: resident rows and the recent window.
-        bookkeeping: slot tables, Gram matrices and factors.
+        bookkeeping: slot tables, Gram matrices, factors, and scales of rows in 8 bits.
         sliding: the windows of sliding-window layers.
         full_attention: what full attention would hold on the device.
     """
@@ -174,6 +184,8 @@ def kv_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> K
     """Return the bytes of the cache for ``context`` tokens with rows of element type ``dtype``."""
     full = spec.num_full_layers
     rows = full * row_store(spec, context, dtype).nbytes
+    stored = full * row_store(spec, context, dtype, config.kv_dtype).nbytes
+    scales = 0 if config.kv_dtype == "bf16" else full * 2 * channel_scale(spec).nbytes
     sliding = 0
     if spec.sliding_window:
         sliding = (spec.num_layers - full) * ring(spec, spec.sliding_window, dtype).nbytes
@@ -181,11 +193,11 @@ def kv_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> K
     index = index_codes(spec, config, context).nbytes + index_scale(spec, config).nbytes
     bookkeeping = sum(shape.nbytes for shape in _bookkeeping(spec, config, context))
     return KvBytes(
-        host_kv=0 if config.attention == "dense" else rows,
+        host_kv=0 if config.attention == "dense" else stored,
         device_kv=rows if config.attention == "dense" else 0,
         index=full * index if lrqk else 0,
         hot=full * hot_rows(spec, config, context, dtype).nbytes if lrqk else 0,
-        bookkeeping=full * bookkeeping if lrqk else 0,
+        bookkeeping=scales + (full * bookkeeping if lrqk else 0),
         sliding=sliding,
         full_attention=rows + sliding,
     )

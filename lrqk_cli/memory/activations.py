@@ -5,7 +5,7 @@ The functions return upper bounds. The constants are shared with the code that t
 
 from __future__ import annotations
 
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import KvDtype, LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.accounting import ITEM_BYTES, TensorShape
 
@@ -17,6 +17,8 @@ PLAIN_LOGITS = 1 << 24
 SEED_QUERIES, SCORE_CHUNK = 32, 8192
 # Copies of a chunk's codes while an index is built: raw, scaled, rounded and clipped.
 _INDEXING_COPIES = 4
+# Copies of K and V while their rows become codes without Triton: as numbers, scaled, rounded, and read back.
+_QUANTISING_COPIES = 4
 # Packed weights that a segment unpacks at a time (``models.packed_layers``).
 UNPACKED_AT_ONCE = 1 << 25
 # Tensors that transformers' experts hold per token and expert, counted in 5.24: inner states without biases,
@@ -27,19 +29,25 @@ _ID_VECTORS = 5
 _FLOAT = ITEM_BYTES["float32"]
 
 
-def stream_buffers(spec: ModelSpec, rows: int, dtype: str) -> tuple[TensorShape, ...]:
-    """Return the buffers that receive ``rows`` stored rows of a layer, chunk by chunk."""
+def stream_buffers(
+    spec: ModelSpec, rows: int, dtype: str, kv_dtype: KvDtype = "bf16"
+) -> tuple[TensorShape, ...]:
+    """Return the buffers that receive ``rows`` stored rows of a layer, chunk by chunk.
+
+    Rows in 8 bits take one more buffer, in which a chunk is read back.
+    """
     if rows <= 0:
         return ()
-    shape = (spec.num_kv_heads, min(STREAM_ROWS, rows), 2, spec.head_dim)
-    return (TensorShape(shape, dtype),) * min(2, -(-rows // STREAM_ROWS))
+    chunk = min(STREAM_ROWS, rows)
+    buffers = (accounting.row_store(spec, chunk, dtype, kv_dtype),) * min(2, -(-rows // STREAM_ROWS))
+    return buffers if kv_dtype == "bf16" else (*buffers, accounting.row_store(spec, chunk, dtype))
 
 
 def stream_bytes(spec: ModelSpec, config: LrqkConfig, rows: int, dtype: str) -> int:
     """Return the bytes of ``stream_buffers``; 0 for ``dense``, whose rows are on the device."""
     if config.attention == "dense" or not spec.num_full_layers:
         return 0
-    return sum(shape.nbytes for shape in stream_buffers(spec, rows, dtype))
+    return sum(shape.nbytes for shape in stream_buffers(spec, rows, dtype, config.kv_dtype))
 
 
 def segment_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
@@ -67,21 +75,27 @@ def attention_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: 
         phases.append(3 * queries * _FLOAT + queries * item)
         # The output so far, while a chunk of the earlier keys is indexed.
         phases.append(queries * _FLOAT + _indexing_bytes(spec, config, earlier))
+    if config.kv_dtype != "bf16" and spec.num_full_layers:
+        phases.append(_QUANTISING_COPIES * 2 * keys * _FLOAT)
     if config.attention == "lrqk":
         # Gram matrices are summed over queries, keys and values in float32, beside the output.
         phases.append(2 * queries * _FLOAT + 3 * keys * _FLOAT)
     if "sliding" in spec.layer_kinds:
         phases.append(_plain_attention_bytes(spec, segment))
-    return layer_bytes(spec, segment, dtype) + lse + max(phases)
+    return layer_bytes(spec, config, segment, dtype) + lse + max(phases)
 
 
-def layer_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
+def layer_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, dtype: str) -> int:
     """Return the bytes that a segment needs in the attention of any layer.
 
-    These are the residual and its norm; queries, keys and values; and rows to be written to the store.
+    These are the residual and its norm; queries, keys and values; and rows to be written to the store, or
+    keys and values as they are read back, beside their codes.
     """
     queries, keys = segment * spec.num_heads * spec.head_dim, segment * spec.num_kv_heads * spec.head_dim
-    return ITEM_BYTES[dtype] * (2 * segment * spec.hidden_size + queries + 4 * keys)
+    codes = 0
+    if config.kv_dtype != "bf16" and spec.num_full_layers:
+        codes = accounting.row_store(spec, segment, dtype, config.kv_dtype).nbytes
+    return ITEM_BYTES[dtype] * (2 * segment * spec.hidden_size + queries + 4 * keys) + codes
 
 
 def _plain_attention_bytes(spec: ModelSpec, segment: int) -> int:

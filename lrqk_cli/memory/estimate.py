@@ -95,7 +95,7 @@ def transient_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: st
     if finishing:
         # The last segment may still be in the layer's attention.
         finishing += activations.stream_bytes(spec, config, context, dtype)
-        finishing += standing + activations.layer_bytes(spec, segment, dtype)
+        finishing += standing + activations.layer_bytes(spec, config, segment, dtype)
     return {
         "prefill_attention": standing + attention,
         "prefill_mlp": standing + dense_part,

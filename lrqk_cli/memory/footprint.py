@@ -6,10 +6,10 @@ The fields are named and ordered as in the JSON of these commands; sizes are in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from lrqk_cli.config import AttentionMode, LrqkConfig, ModelSpec, WeightChoice
+from lrqk_cli.config import AttentionMode, LrqkConfig, ModelSpec, WeightChoice, full_attention
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.memory.budget import Budget, host_budget
@@ -187,7 +187,7 @@ def footprint(
             spec, config, why = chosen.spec, chosen.config, chosen.why
         longest = planner.longest_context(spec, dtype, budget, ram, spec.max_context, question.wanted)
     needed = estimate(spec, config, context, dtype)
-    dense = estimate(spec, replace(config, attention="dense"), context, dtype)
+    dense = estimate(spec, full_attention(config), context, dtype)
     return Footprint(
         model=question.model,
         architecture=spec.architecture,
@@ -271,7 +271,7 @@ def _predicted(
 ) -> PredictedSpeed | None:
     if machine is None or machine.bandwidth is None:
         return None
-    modes = (config, replace(config, attention="dense"))
+    modes = (config, full_attention(config))
     reads = [step_bytes(spec, of_mode, context, dtype) for of_mode in modes]
     speeds = [read.tokens_per_second(Bandwidth(machine.bandwidth, None)) for read in reads if read]
     return PredictedSpeed(machine.bandwidth, *speeds) if len(speeds) == len(reads) else None

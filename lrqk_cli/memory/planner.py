@@ -23,7 +23,8 @@ _STEP, _LEAST_HOT, _GOOD_HOT, _MOST_HOT = 64, 1024, 4096, LrqkConfig().hot
 _WORTHWHILE = 2
 # ``longest_context`` returns a multiple of this, or its limit ``most``.
 CONTEXT_STEP = 1024
-# Setting one of these asks for LRQK: each field of ``LrqkConfig`` that has an option and only LRQK reads.
+# Setting one of these asks for LRQK: each field of ``LrqkConfig`` that has an option and only LRQK reads. So
+# does ``kv_dtype`` in 8 bits, which full attention on the device cannot have.
 _OF_LRQK = frozenset(
     {"rank", "index_bits", "hot", "top_k", "recent", "tail", "solver", "grouping", "hot_policy", "als"}
 )
@@ -190,7 +191,8 @@ def _choices(task: _Task) -> Iterator[Plan | None]:
         yield task.attempt("A CPU gets the default settings.", segment=CPU_SEGMENT)
         return
     mode = task.wanted.get("attention")
-    may_be_dense = mode == "dense" or (mode is None and not _OF_LRQK & task.wanted.keys())
+    asks_for_lrqk = _OF_LRQK & task.wanted.keys() or task.wanted.get("kv_dtype", "bf16") != "bf16"
+    may_be_dense = mode == "dense" or (mode is None and not asks_for_lrqk)
     is_slow = mode is None and may_be_dense and _dense_is_slow(task)
     if may_be_dense and not is_slow:
         yield from _dense_choices(task)
@@ -293,8 +295,11 @@ def _nearest(task: _Task) -> str:
     """Return a hint: the longest context that fits, or another change that helps."""
     arguments = task.vram, task.ram, task.context, task.wanted
     longest = longest_context(task.spec, task.dtype, *arguments)
-    if longest:
-        return f"Choose --ctx {longest} or less."
+    ways = [f"--ctx {longest} or less"] if longest else []
+    if _fits_in_8_bits(task):
+        ways.append("--kv-dtype int8, which takes half the host memory")
+    if ways:
+        return f"Choose {', or '.join(ways)}."
     if task.dtype == "float32" and (half := longest_context(task.spec, "bfloat16", *arguments)):
         return f"Choose --dtype bfloat16, where --ctx {half} fits."
     if task.wanted and (free := longest_context(task.spec, task.dtype, *arguments[:3])):
@@ -302,6 +307,14 @@ def _nearest(task: _Task) -> str:
     if task.vram is None:
         return "Choose a smaller model."
     return "Choose a smaller model, or chat with --offload-weights."
+
+
+def _fits_in_8_bits(task: _Task) -> bool:
+    """Return whether the task would fit with rows of 8 bits."""
+    if task.wanted.get("attention") == "dense":
+        return False
+    wanted = {"kv_dtype": "int8", **task.wanted}
+    return find(task.spec, task.dtype, task.context, task.vram, task.ram, wanted) is not None
 
 
 def _gib_up(size: int) -> str:

@@ -110,7 +110,7 @@ class TensorFile:
     """An open file of tensors; several threads may read from it.
 
     Attributes:
-        metadata: as written.
+        path: of the file; metadata: as written.
 
     Raises:
         DamagedFileError: the header is not as written, or the file is shorter or longer than it says.
@@ -118,7 +118,7 @@ class TensorFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._lock = Lock()
         self._file = path.open("rb", buffering=0)
         try:
@@ -147,7 +147,7 @@ class TensorFile:
         start = self._file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or not 0 < length <= min(_MAX_HEADER_BYTES, size - 8):
-            raise DamagedFileError(self._path, "its header cannot be read")
+            raise DamagedFileError(self.path, "its header cannot be read")
         header = self._file.read(length)
         entries: dict[str, Any] = json.loads(header)
         self.metadata: dict[str, str] = entries.pop("__metadata__")
@@ -156,7 +156,7 @@ class TensorFile:
         self._order = {name: number for number, name in enumerate(entries, 1)}
         begin, end = entries[_CHECKSUMS]["data_offsets"]
         if begin < 0 or self._first + end != size or end - begin != _HASH_BYTES * len(entries):
-            raise DamagedFileError(self._path, "it is not as long as it was written")
+            raise DamagedFileError(self.path, "it is not as long as it was written")
         self._file.seek(self._first + begin)
         self._hashes = self._file.read(end - begin)
         self._check(0, xxhash.xxh3_64_digest(start + header))
@@ -173,7 +173,7 @@ class TensorFile:
         try:
             found = torch.empty(entry["shape"], dtype=getattr(torch, _DTYPES[entry["dtype"]]))
         except (KeyError, TypeError, RuntimeError):
-            raise DamagedFileError(self._path, f"{name} has no shape or no type") from None
+            raise DamagedFileError(self.path, f"{name} has no shape or no type") from None
         self.read_into(name, found)
         return found
 
@@ -188,7 +188,7 @@ class TensorFile:
 
         entry = self._entry(name)
         if entry["dtype"] != _name(target) or entry["shape"] != list(target.shape):
-            raise DamagedFileError(self._path, f"{name} has another shape or type than expected")
+            raise DamagedFileError(self.path, f"{name} has another shape or type than expected")
         offset = self._first + entry["data_offsets"][0]
         digest = xxhash.xxh3_64()
         for piece in _pieces(target):
@@ -205,7 +205,7 @@ class TensorFile:
     def _entry(self, name: str) -> dict[str, Any]:
         entry: dict[str, Any] | None = self._entries.get(name)
         if entry is None:
-            raise DamagedFileError(self._path, f"it has no {name}")
+            raise DamagedFileError(self.path, f"it has no {name}")
         return entry
 
     def _read_all(self, offset: int, view: memoryview) -> None:
@@ -216,14 +216,14 @@ class TensorFile:
                     self._file.seek(offset + done)
                     count = self._file.readinto(view[done:])
             except OSError:
-                raise DamagedFileError(self._path, "it cannot be read") from None
+                raise DamagedFileError(self.path, "it cannot be read") from None
             if not count:
-                raise DamagedFileError(self._path, "it ends too early")
+                raise DamagedFileError(self.path, "it ends too early")
             done += count
 
     def _check(self, number: int, digest: bytes) -> None:
         if self._hashes[_HASH_BYTES * number : _HASH_BYTES * (number + 1)] != digest:
-            raise DamagedFileError(self._path, "a checksum differs")
+            raise DamagedFileError(self.path, "a checksum differs")
 
 
 def read_metadata(path: Path) -> dict[str, str]:

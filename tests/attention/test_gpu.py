@@ -8,7 +8,7 @@ from tiny import FAMILIES, full_attention_logits, random_tokens, tiny_model
 
 from lrqk_cli import attach
 from lrqk_cli.attention import host_store, layer_list
-from lrqk_cli.config import AlsConfig, LrqkConfig
+from lrqk_cli.config import AlsConfig, AttentionMode, KvDtype, LrqkConfig
 from lrqk_cli.upstream import cache_argument
 
 pytestmark = [
@@ -33,6 +33,36 @@ def test_logits_equal_full_attention(
     with torch.no_grad(), attach(model, settings, context=512) as cache:
         parts = [model(tokens[a:b].unsqueeze(0), **{cache_argument(): cache}).logits[0] for a, b in turns]
     torch.testing.assert_close(torch.cat(parts), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("stream_rows", [33, 8192])
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
+@pytest.mark.parametrize("attention", ["lrqk", "offload"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt-oss"])
+def test_rows_in_8_bits_give_the_logits_of_the_cpu(
+    family: str,
+    attention: AttentionMode,
+    kv_dtype: KvDtype,
+    stream_rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everything resident. A rounding may go the other way, so few numbers differ, and those by little."""
+    monkeypatch.setattr(host_store, "STREAM_ROWS", stream_rows)
+    tokens = random_tokens(400)
+    turns = [(0, 150), (150, 300), *((i, i + 1) for i in range(300, 320)), (320, 400)]
+    settings = LrqkConfig(attention, hot=512, top_k=64, recent=16, kv_dtype=kv_dtype)
+    found = []
+    for device in ("cpu", "cuda"):
+        model = tiny_model(family).to(device)
+        with torch.no_grad(), attach(model, settings, context=512) as cache:
+            parts = [
+                model(tokens[None, a:b].to(device), **{cache_argument(): cache}).logits[0] for a, b in turns
+            ]
+            found.append(torch.cat(parts).cpu())
+    exact = full_attention_logits(tiny_model(family), tokens)
+    difference = (found[1] - found[0]).abs()
+    assert difference.mean() < 0.1 * (found[0] - exact).abs().mean()
+    assert difference.max() < 0.05
 
 
 @pytest.mark.parametrize("policy", ["exact", "refetch"])

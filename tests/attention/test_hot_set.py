@@ -10,6 +10,7 @@ from torch import Tensor
 from lrqk_cli.attention.hot_set import HotSet, Ring
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import plan_fetches, replace_rows
+from lrqk_cli.kernels.buffers import StoredRows
 
 HEADS, WIDTH, CONTEXT = 2, 3, 80
 CPU = torch.device("cpu")
@@ -73,7 +74,7 @@ def test_tables_and_rows_agree_after_any_run(
         candidates = hot.candidates(length)
         scores = torch.rand(HEADS, candidates, generator=random)
         plan = plan_fetches(scores, hot.resident[:, :candidates], hot.slot_token, wanted)
-        replace_rows(hot.residents, plan, torch.stack(rows_of(torch.arange(CONTEXT)), 2))
+        replace_rows(hot.residents, plan, StoredRows(torch.stack(rows_of(torch.arange(CONTEXT)), 2)))
 
     hot.recent.append(0, *rows_of(torch.arange(prompt)))
     hot.fill(0, *rows_of(torch.arange(min(hot.candidates(prompt), hot.size))))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lrqk_cli.config import ReadLimits
 from lrqk_cli.documents import read_documents
 from lrqk_cli.documents.folders import Walk
+from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import DocumentError
 
 from .conftest import SLOW, MakePage, MakePdf

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lrqk_cli.config import ReadLimits
 from lrqk_cli.documents import read_documents
+from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.reader_process import ReaderProcess
 from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError, UsageError

@@ -8,7 +8,7 @@ from packed import pack
 from tiny import FAMILIES, random_tokens, tiny_model
 from transformers import PreTrainedModel
 
-from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
+from lrqk_cli.config import AttentionMode, GenerationConfig, KvDtype, LrqkConfig, ModelSpec
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models.loading import load, resolve
@@ -45,12 +45,16 @@ def greedy(
     return tokens
 
 
-@pytest.mark.parametrize("attention", ["lrqk", "dense"])
+@pytest.mark.parametrize(
+    ("attention", "kv_dtype"), [("lrqk", "bf16"), ("dense", "bf16"), ("lrqk", "int8"), ("lrqk", "fp8")]
+)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_replayed_graph_gives_the_tokens_of_single_kernels(family: str, attention: str) -> None:
+def test_a_replayed_graph_gives_the_tokens_of_single_kernels(
+    family: str, attention: AttentionMode, kv_dtype: KvDtype
+) -> None:
     model = tiny_model(family).to("cuda")
     spec = spec_from_config(model.config, "tiny")
-    settings = LrqkConfig(attention=attention, hot=40, top_k=16, recent=8, rank=8)  # type: ignore[arg-type]
+    settings = LrqkConfig(attention, hot=40, top_k=16, recent=8, rank=8, kv_dtype=kv_dtype)
     turns = [random_tokens(150, seed=1).tolist(), random_tokens(70, seed=2).tolist()]
     replayed = greedy(model, spec, settings, turns, 24, capture=True, stays_eager=family in STAYS_EAGER)
     assert replayed == greedy(model, spec, settings, turns, 24, capture=False)

@@ -35,8 +35,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "als-exact": {"solver": "als", "hot_policy": "exact", "grouping": "head", "als": AlsConfig("topcol")},
     "dense": {"attention": "dense"},
     "offload": {"attention": "offload"},
+    "int8-rows": {"kv_dtype": "int8"},
+    "fp8-rows-als": {"kv_dtype": "fp8", "solver": "als", "hot_policy": "exact", "als": AlsConfig("topcol")},
+    "int8-rows-offload": {"kv_dtype": "int8", "attention": "offload"},
 }
-CASES = [*(("llama", method) for method in METHODS), ("gemma3", "lrqk"), ("gemma3", "dense")]
+CASES = [
+    *(("llama", method) for method in METHODS),
+    ("gemma3", "lrqk"),
+    ("gemma3", "dense"),
+    ("gemma3", "int8-rows"),
+]
 MODEL = {"weights": "tiny"}
 QUESTION = random_tokens(9, 77).tolist()
 
@@ -95,7 +103,7 @@ def test_a_restored_text_gives_the_same_answer(tmp_path: Path, family: str, meth
 def test_without_a_state_the_index_is_built_anew(tmp_path: Path, family: str, method: str) -> None:
     """Everything resident, so that the choice of rows does not matter."""
     text = random_tokens(200, 1).tolist()
-    wide = {"hot": 320, "top_k": 320} if method not in ("dense", "offload") else {}
+    wide = {} if "attention" in METHODS[method] else {"hot": 320, "top_k": 320}
     with new_engine(family, method, **wide) as engine:
         read(engine, new_keeper(engine, tmp_path), text)
         expected, logits = answer(engine)
@@ -122,6 +130,45 @@ def test_other_settings_reuse_the_rows(tmp_path: Path, changes: dict[str, Any]) 
         assert len(found) == 24
         kept = [layer.store.rows[:, :200] for layer in engine.cache.attention_layers]
         assert all(torch.equal(now, before) for now, before in zip(kept, rows, strict=True))
+
+
+@pytest.mark.parametrize(("first", "second"), [("bf16", "int8"), ("int8", "bf16"), ("int8", "fp8")])
+def test_rows_of_another_type_are_not_reused(tmp_path: Path, first: str, second: str) -> None:
+    text = random_tokens(200, 1).tolist()
+    for kv_dtype in (first, second, first, second):
+        with new_engine(kv_dtype=kv_dtype) as engine:
+            restored = read(engine, new_keeper(engine, tmp_path), text)
+            tokens, _ = answer(engine)
+        with new_engine(kv_dtype=kv_dtype) as engine:
+            list(engine.prefill(text))
+            engine.cache.finish_prefill()
+            assert answer(engine)[0] == tokens
+    assert restored == len(text)
+
+
+def test_rows_whose_scales_do_not_fit_together_are_read_anew(tmp_path: Path) -> None:
+    """Two processes read one text with other segments at the same time, and each writes some blocks of it."""
+    text = random_tokens(200, 1).tolist()
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder, segment in zip(folders, (16, 32), strict=True):
+        with new_engine(kv_dtype="int8", segment=segment) as engine:
+            read(engine, new_keeper(engine, folder), text)
+    chain = PrefixStore(folders[0], 1 << 30).longest(root_in(folders[0]), text)
+    assert len(chain) > 2
+    last = PrefixStore(folders[0], 1 << 30).path(chain[-1])
+    last.write_bytes((folders[1] / last.name).read_bytes())
+    with new_engine(kv_dtype="int8", segment=16) as engine:
+        keeper = new_keeper(engine, folders[0])
+        with pytest.raises(DamagedFileError, match="other scales"):
+            keeper.restore(text)
+        assert read(engine, keeper, text) == 0
+    with new_engine(kv_dtype="int8", segment=16) as engine:
+        assert read(engine, new_keeper(engine, folders[0]), text) == len(text)
+
+
+def root_in(folder: Path) -> str:
+    with new_engine(kv_dtype="int8") as engine:
+        return new_keeper(engine, folder)._roots[0]
 
 
 def test_full_attention_reuses_the_rows_of_lrqk_but_not_the_other_way_round(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import random_tokens, tiny_model
 
-from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.config import AttentionMode, GenerationConfig, KvDtype, LrqkConfig
 from lrqk_cli.engine import prefix
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.prefix import PrefixKeeper
@@ -23,16 +23,19 @@ pytestmark = [
 TEXT, QUESTION = random_tokens(900, 1).tolist(), random_tokens(9, 2).tolist()
 
 
-@pytest.mark.parametrize("attention", ["lrqk", "dense", "offload"])
+@pytest.mark.parametrize(
+    ("attention", "kv_dtype"),
+    [("lrqk", "bf16"), ("dense", "bf16"), ("offload", "bf16"), ("lrqk", "int8"), ("offload", "fp8")],
+)
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt-oss"])
 def test_a_restored_text_gives_the_same_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, attention: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, attention: AttentionMode, kv_dtype: KvDtype
 ) -> None:
     """The blocks are written while steps are captured; the text is long enough for factors fitted ahead."""
     monkeypatch.setattr(prefix, "BLOCK_TOKENS", 128)
     model = tiny_model(family).to("cuda")
     spec = spec_from_config(model.config, "tiny")
-    config = LrqkConfig(attention=attention, hot=40, top_k=16, recent=8, rank=8, segment=64)  # type: ignore[arg-type]
+    config = LrqkConfig(attention, hot=40, top_k=16, recent=8, rank=8, segment=64, kv_dtype=kv_dtype)
     found = []
     for restored in (0, len(TEXT)):
         with Engine(model, spec, config, 1200) as engine:

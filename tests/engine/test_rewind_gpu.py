@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import random_tokens, tiny_model
 
-from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.config import AttentionMode, GenerationConfig, KvDtype, LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models.support import spec_from_config
 
@@ -31,13 +31,17 @@ def probe(engine: Engine) -> torch.Tensor:
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("attention", ["lrqk", "dense", "offload"])
+@pytest.mark.parametrize(
+    ("attention", "kv_dtype"), [("lrqk", "bf16"), ("dense", "bf16"), ("offload", "bf16"), ("lrqk", "int8")]
+)
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt-oss"])
-def test_a_turn_that_was_taken_back_leaves_no_trace(family: str, attention: str) -> None:
+def test_a_turn_that_was_taken_back_leaves_no_trace(
+    family: str, attention: AttentionMode, kv_dtype: KvDtype
+) -> None:
     """The second turn is long enough for another fit; the graph stays, and is used again."""
     model = tiny_model(family).to("cuda")
     spec = spec_from_config(model.config, "tiny")
-    settings = LrqkConfig(attention=attention, hot=40, top_k=16, recent=8, rank=8, segment=64)  # type: ignore[arg-type]
+    settings = LrqkConfig(attention, hot=40, top_k=16, recent=8, rank=8, segment=64, kv_dtype=kv_dtype)
     with Engine(model, spec, settings, 1200) as engine, Engine(model, spec, settings, 1200) as fresh:
         take(engine, 150, 1)
         point = engine.rewind_point()

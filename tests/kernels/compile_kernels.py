@@ -18,10 +18,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from decode_step import Shape, make_index, make_layer, make_maps, make_tail, noise
+from decode_step import Shape, make_index, make_layer, make_maps, make_tail, noise, stored
 from packed import matrix_of
 
-from lrqk_cli.kernels.buffers import AttendScratch, Fetch, FetchPlan, Projected, SelectScratch
+from lrqk_cli.config import KvDtype
+from lrqk_cli.kernels.buffers import AttendScratch, Fetch, FetchPlan, Projected, SelectScratch, StoredRows
 from lrqk_cli.kernels.fixed_point.reference import empty_fixed
 
 CPU = torch.device("cpu")
@@ -32,6 +33,7 @@ SHAPES = [
     (Shape(3000, context=4096, heads=1, queries=4, width=256, rank=32, hot=1024, recent=64), torch.int8),
     (Shape(3000, context=4100, heads=1, queries=16, width=80, rank=30, hot=1000, recent=60), torch.uint8),
 ]
+KV_DTYPES: list[KvDtype] = ["fp8", "int8"]
 # Mixtures as files have them: those of rows of whole blocks, and of others.
 PACKED = [
     (4096, ("Q4_K", "Q5_K", "Q6_K")),
@@ -75,9 +77,10 @@ def operation(package: str, name: str | None = None) -> Any:
     return getattr(import_module(f"lrqk_cli.kernels.{package}.triton"), name or package)
 
 
-def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype) -> None:
+def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype, kv_dtype: KvDtype) -> None:
     """Launch all that a layer does in a step."""
-    store, residents = make_layer(shape, dtype)
+    plain, residents = make_layer(shape, dtype)
+    store = stored(plain, "cpu", kv_dtype)
     codes, tail, length = (
         make_index(shape, codes_dtype)[1],
         make_tail(shape, codes_dtype),
@@ -147,13 +150,25 @@ def run_packed(width: int, names: tuple[str, str, str], dtype: torch.dtype) -> N
         operation("unpack_rows")(torch.empty(2, width, dtype=dtype), matrix, torch.arange(2))
 
 
+def run_segment(shape: Shape, kv_dtype: KvDtype) -> None:
+    """Launch what a prefill does with rows in 8 bits."""
+    store = stored(make_layer(shape)[0], "cpu", kv_dtype)
+    key, value = noise(12, 2, shape.heads, 64, shape.width).bfloat16()
+    operation("quantise_rows")(key, value, store)
+    out = torch.empty(shape.heads, 64, 2, shape.width, dtype=torch.bfloat16)
+    operation("dequantise_rows")(StoredRows(store.rows[:, :64], store.scales), out)
+
+
 def main() -> None:
     shared: dict[str, int] = {}
     triton.runtime.driver.set_active(AbsentGpu(int(sys.argv[1])))
     compile_only(shared)
     for shape, codes in SHAPES:
         for dtype in (torch.bfloat16, torch.float16):
-            run_step(shape, codes, dtype)
+            run_step(shape, codes, dtype, "bf16")
+        for kv_dtype in KV_DTYPES:
+            run_step(shape, codes, torch.bfloat16, kv_dtype)
+            run_segment(shape, kv_dtype)
     for width, names in PACKED:
         run_packed(width, names, torch.bfloat16)
     sys.stdout.write(json.dumps(shared))

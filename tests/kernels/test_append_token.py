@@ -16,12 +16,15 @@ from decode_step import (
     make_store,
     noise,
     poisoned,
+    stored,
     to,
 )
 
+from lrqk_cli.config import KvDtype
 from lrqk_cli.kernels.append_token import reference
-from lrqk_cli.kernels.buffers import Projected, Residents
+from lrqk_cli.kernels.buffers import Projected, Residents, StoredRows
 from lrqk_cli.kernels.codes import unpack_codes
+from lrqk_cli.kernels.dequantise_rows.reference import dequantise_rows
 
 kernel = pytest.importorskip("lrqk_cli.kernels.append_token.triton", reason="Triton is not installed")
 
@@ -42,7 +45,7 @@ def make_state(shape: Shape, dtype: torch.dtype, codes: torch.dtype) -> dict[str
     return {
         "maps": make_maps(shape),
         "codes": torch.full((shape.sets, shape.context, code_bytes), 99).to(codes),
-        "store": store,
+        "store": StoredRows(store),
         "residents": make_residents(shape, store),
         "length": shape.device_length,
         "out": poisoned(Projected.empty(shape.sets, shape.queries, shape.rank, torch.device("cpu"))),
@@ -60,7 +63,7 @@ def test_matches_the_reference(shape: Shape, dtype: torch.dtype, codes: torch.dt
     key, value = noise(12, 2, shape.heads, shape.width).to(dtype)
     expected = make_state(shape, dtype, codes)
     found = to(expected, device)
-    found["store"] = host(expected["store"], device)
+    found["store"] = StoredRows(host(expected["store"].rows, device))
 
     reference.append_token(query, key, value, **expected)
     kernel.append_token(query.to(device), key.to(device), value.to(device), **found)
@@ -70,6 +73,34 @@ def test_matches_the_reference(shape: Shape, dtype: torch.dtype, codes: torch.dt
     assert_same(found.pop("codes"), expected.pop("codes"), rtol=rounding)
     for name, tensors in expected.items():
         assert_same(found[name], tensors)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows_in_8_bits_are_rounded_before_all_else(shape: Shape, kv_dtype: KvDtype, device: str) -> None:
+    query = noise(11, shape.sets, shape.queries, shape.width)
+    key, value = noise(12, 2, shape.heads, shape.width)
+    state = make_state(shape, torch.float32, torch.bfloat16)
+    rows = stored(state["store"].rows, "cpu", kv_dtype)
+    found = {**to(state, device), "store": StoredRows(host(rows.rows, device), to(rows.scales, device))}
+    plain = torch.empty(shape.heads, shape.context, 2, shape.width)
+
+    kernel.append_token(query.to(device), key.to(device), value.to(device), **found)
+
+    dequantise_rows(StoredRows(found["store"].rows.cpu(), rows.scales), plain)
+    before = torch.empty_like(plain)
+    dequantise_rows(rows, before)
+    at = shape.length
+    is_other = torch.arange(shape.context) != at
+    assert torch.equal(plain[:, is_other], before[:, is_other])
+    assert (plain[:, at] - torch.stack((key, value), 1)).abs().max() < 0.5
+    # All else is as it would be if the rounded row were the model's own.
+    reference.append_token(query, *plain[:, at].unbind(1), **state)
+    rounding = 2**-7 if device == "cpu" else 0.0
+    assert_same(found.pop("codes"), state.pop("codes"), rtol=rounding)
+    for name in ("residents", "out"):
+        assert_same(found[name], state[name])
 
 
 @pytest.mark.parametrize("append_token", [reference.append_token, kernel.append_token])
@@ -83,7 +114,7 @@ def test_a_growing_layer_keeps_its_newest_rows_and_fills_its_slots(append_token:
         state["length"][0] = length
         append_token(noise(1, shape.sets, 1, shape.width), key, value, **state)
         count = length + 1
-        rows = state["store"].repeat_interleave(shape.share, 0)
+        rows = state["store"].rows.repeat_interleave(shape.share, 0)
         for token in range(max(0, count - shape.recent), count):
             assert torch.equal(residents.rows[:, token % shape.recent], rows[:, token])
         filled = min(max(0, count - shape.recent), shape.hot)
@@ -91,7 +122,7 @@ def test_a_growing_layer_keeps_its_newest_rows_and_fills_its_slots(append_token:
         slots = torch.where(torch.arange(shape.hot) < filled, torch.arange(shape.hot), -1)
         assert torch.equal(residents.slot_token, slots.expand(shape.sets, -1))
         assert torch.equal(residents.resident.sum(1), torch.full((shape.sets,), filled))
-        assert state["store"][:, count:].isnan().all()
+        assert state["store"].rows[:, count:].isnan().all()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -102,7 +133,7 @@ def test_codes_round_half_to_even_and_saturate(
 ) -> None:
     shape = Shape(3, heads=1, width=16, rank=10, queries=1)
     state = to(make_state(shape, torch.float32, dtype), device)
-    state["store"] = host(state["store"].cpu(), device)
+    state["store"] = StoredRows(host(state["store"].rows.cpu(), device))
     state["maps"].mean.zero_()
     state["maps"].scale.fill_(1.0)
     # The key's code is its first entry times these.
@@ -139,7 +170,7 @@ def test_offsets_beyond_32_bits() -> None:
         value,
         maps=to(make_maps(shape), "cuda"),
         codes=codes,
-        store=store,
+        store=StoredRows(store),
         residents=residents,
         length=torch.tensor([context - 1], device=device),
         out=Projected.empty(3, 2, shape.rank, device),

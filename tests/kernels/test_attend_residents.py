@@ -17,12 +17,14 @@ from decode_step import (
     make_tail,
     noise,
     poisoned,
+    stored,
     to,
 )
 from torch import Tensor
 
+from lrqk_cli.config import KvDtype
 from lrqk_cli.kernels.attend_residents import reference
-from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents
+from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents, StoredRows
 from lrqk_cli.kernels.codes import unpack_codes
 from lrqk_cli.kernels.fixed_point.reference import empty_fixed, fixed_point, numbers_of
 
@@ -55,12 +57,14 @@ def run(
     softcap: float | None = None,
     codes: torch.dtype = torch.uint8,
     fetch: int | None = None,
+    kv_dtype: KvDtype = "bf16",
     fixed: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Return output and log-sum-exp, and the residents afterwards.
 
     Args:
         fetch: seed of a plan of fetches; None means that there is none.
+        kv_dtype: of the rows to fetch.
     """
     store, residents = make_layer(shape, dtype)
     every = shape.sets, shape.queries
@@ -80,7 +84,7 @@ def run(
         plan = make_plan(shape, residents, fetch)
         # What is to be replaced must not be read: it may be gone.
         residents.rows[:, shape.recent :][plan.leaving] = 1e4
-        options["fetch"] = Fetch(to(plan, device), host(store, device))
+        options["fetch"] = Fetch(to(plan, device), stored(store, device, kv_dtype))
     query, length = noise(11, *every, shape.width).to(dtype).to(device), shape.device_length.to(device)
     found = to(residents, device)
     module.attend_residents(query, found, length, scratch, out, lse, **options, fixed=fixed)
@@ -138,6 +142,20 @@ def test_fetches_while_it_attends(
     assert_same(found[1], expected[1], atol=2e-5, rtol=2e-5)
     assert_same(found[2:], expected[2:])
     assert_same(run(kernel, shape, dtype, device, **options), found)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
+@pytest.mark.parametrize(("width", "share"), [(64, 1), (80, 3), (128, 2)])
+def test_fetches_rows_in_8_bits(width: int, share: int, kv_dtype: KvDtype, device: str) -> None:
+    shape = Shape(250, hot=90, queries=3, share=share, width=width, heads=2)
+    options: dict[str, Any] = {"fetch": 0, "kv_dtype": kv_dtype}
+    expected = run(reference, shape, torch.float32, "cpu", **options)
+    found = run(kernel, shape, torch.float32, device, **options)
+    assert_same(found[:2], expected[:2], atol=2e-5, rtol=2e-5)
+    assert_same(found[2:], expected[2:])
+    exact = run(reference, shape, torch.float32, "cpu", fetch=0)
+    assert not torch.equal(exact[0], expected[0])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -229,7 +247,7 @@ def test_a_tail_without_mass_adds_nothing(fetching: bool, device: str) -> None:
             out,
             lse,
             scaling=0.1,
-            fetch=Fetch(to(plan, device), host(store, device)) if fetching else None,
+            fetch=Fetch(to(plan, device), StoredRows(host(store, device))) if fetching else None,
             tail=added,
         )
         outputs.append(out)

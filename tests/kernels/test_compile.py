@@ -15,10 +15,10 @@ pytest.importorskip("triton", reason="Triton is not installed")
 # Bytes of shared memory that a program may have, by compute capability: RTX 30 series (and 40), and H100.
 SHARED = {86: 101_376, 90: 232_448}
 KERNELS = {
-    "_append", "_fit_scales", "_fit_scales_and_minima", "_fixed_point", "_gated_gemv", "_gemv", "_merge",
-    "_normalise", "_packed_experts_gemv", "_packed_gated_gemv", "_packed_gemv", "_replace", "_rotate",
-    "_score", "_unpack_rows", "_weigh_block", "attend_split", "bin_tokens", "combine_splits",
-    "count_missing", "list_fetches",
+    "_append", "_dequantise", "_fit_scales", "_fit_scales_and_minima", "_fixed_point", "_gated_gemv", "_gemv",
+    "_merge", "_normalise", "_packed_experts_gemv", "_packed_gated_gemv", "_packed_gemv", "_quantise",
+    "_replace", "_rotate", "_score", "_unpack_rows", "_weigh_block", "attend_split", "bin_tokens",
+    "combine_splits", "count_missing", "list_fetches",
 }  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from tiny import FAMILIES, tiny_model
 from lrqk_cli.attention import layer_list
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.position import Position
-from lrqk_cli.config import LrqkConfig, paper_settings
+from lrqk_cli.config import KvDtype, LrqkConfig, paper_settings
+from lrqk_cli.kernels.buffers import RowScales
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.support import spec_from_config
 
@@ -23,6 +24,7 @@ METHODS = [
     {"grouping": "head", "index_bits": 16, "tail": "none"},
     {"solver": "als", "grouping": "head", "hot_policy": "exact"},
     {"grouping": "head", "hot_policy": "refetch", "hot": 8},
+    {"kv_dtype": "int8"},
 ]
 
 
@@ -30,11 +32,13 @@ METHODS = [
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kv_bytes_equal_the_allocated_ones(family: str, mode: str) -> None:
     spec = spec_from_config(tiny_model(family).config, family)
+    in_8_bits: tuple[KvDtype, ...] = () if mode == "dense" else ("int8", "fp8")
     for settings in (
         LrqkConfig(attention=mode, hot=64, top_k=16, recent=8, rank=4),
         LrqkConfig(attention=mode, hot=4096, rank=200, index_bits=16),
         replace(paper_settings(LrqkConfig()), attention=mode),
         LrqkConfig(mode, top_k=40, hot=4, recent=8, grouping="head", hot_policy="exact"),
+        *(LrqkConfig(mode, hot=64, top_k=16, recent=8, kv_dtype=kv_dtype) for kv_dtype in in_8_bits),
     ):
         cache = LrqkCache(spec, settings, CONTEXT, torch.bfloat16, torch.device("cpu"))
         expected = accounting.kv_bytes(spec, settings, CONTEXT, "bfloat16")
@@ -44,7 +48,8 @@ def test_kv_bytes_equal_the_allocated_ones(family: str, mode: str) -> None:
         assert layer_list.hot_bytes(cache.attention_layers) == expected.hot
         assert sliding_bytes(cache) == expected.sliding
         rows = spec.num_full_layers * 2 * CONTEXT * 2 * spec.head_dim * 2
-        assert expected.host_kv + expected.device_kv == rows
+        stored = rows if settings.kv_dtype == "bf16" else rows // 2 + spec.num_full_layers * 2 * CONTEXT * 4
+        assert expected.host_kv + expected.device_kv == stored
         assert expected.full_attention == rows + expected.sliding
 
 
@@ -56,6 +61,8 @@ def tensors_of(owner: object) -> list[torch.Tensor]:
             found.append(value)
         elif isinstance(value, Position):
             continue  # the cache's, with a number on the device that ``scratch.decode_scratch`` counts
+        elif isinstance(value, RowScales):
+            found += value[:2]
         elif type(value).__module__.startswith("lrqk_cli.attention"):
             found += tensors_of(value)
     return found

@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
-from lrqk_cli.config import LrqkConfig
+from lrqk_cli.config import AttentionMode, KvDtype, LrqkConfig
 from lrqk_cli.engine.prefill import run_segments
-from lrqk_cli.memory import activations
+from lrqk_cli.memory import accounting, activations
 from lrqk_cli.memory.estimate import transient_bytes
 from lrqk_cli.models.support import spec_from_config, with_form
 
@@ -70,9 +70,12 @@ def measured(config: LlamaConfig, settings: LrqkConfig) -> tuple[int, int]:
     return peaks[-2], peaks[-1]
 
 
-@pytest.mark.parametrize("mode", ["lrqk", "offload", "dense"])
+@pytest.mark.parametrize(
+    ("mode", "kv_dtype"),
+    [("lrqk", "bf16"), ("offload", "bf16"), ("dense", "bf16"), ("lrqk", "int8"), ("offload", "fp8")],
+)
 @pytest.mark.parametrize("inner", [64, 1024])
-def test_what_is_stated_is_what_lives(mode: str, inner: int) -> None:
+def test_what_is_stated_is_what_lives(mode: AttentionMode, kv_dtype: KvDtype, inner: int) -> None:
     config = LlamaConfig(
         vocab_size=97,
         hidden_size=128,
@@ -84,9 +87,11 @@ def test_what_is_stated_is_what_lives(mode: str, inner: int) -> None:
         max_position_embeddings=CONTEXT,
     )
     spec = spec_from_config(config, "tiny")
-    settings = LrqkConfig(attention=mode, hot=128, top_k=32, rank=8, segment=SEGMENT)
+    settings = LrqkConfig(mode, hot=128, top_k=32, rank=8, segment=SEGMENT, kv_dtype=kv_dtype)
     phases = transient_bytes(spec, settings, CONTEXT, "bfloat16")
     streamed = activations.stream_bytes(spec, settings, CONTEXT - SEGMENT, "bfloat16")
+    if kv_dtype != "bf16":  # these are read back into a buffer on a CPU too
+        streamed -= accounting.row_store(spec, CONTEXT - SEGMENT, "bfloat16").nbytes
     reading = max(phases["prefill_attention"] - streamed, phases["prefill_mlp"])
     # Queries that seed the hot set, and logits, are items of their own.
     beside = activations.seed_bytes(spec, settings, "bfloat16") + activations.logits_bytes(spec, "bfloat16")

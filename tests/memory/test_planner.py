@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrqk_cli.config import ModelSpec
+from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.accounting import weight_bytes
@@ -106,6 +107,34 @@ def test_a_refusal_names_the_least_that_is_needed(wanted: dict[str, Any]) -> Non
     named = float(re.search(r"at least ([\d.]+) GiB", str(caught.value))[1])  # type: ignore[index]
     assert planner.find(spec, "bfloat16", 40_960, int((named + 0.01) * GIB), 64 * GIB, wanted)
     assert not planner.find(spec, "bfloat16", 40_960, int((named - 0.01) * GIB), 64 * GIB, wanted)
+
+
+@pytest.mark.parametrize("vram", [None, 8 * GIB])
+def test_rows_of_8_bits_are_offered_where_host_memory_is_short(vram: int | None) -> None:
+    spec = SPECS["qwen2.5-1.5b"]
+    exact = estimate(spec, LrqkConfig(), 32_768, "bfloat16").host_kv
+    wanted: dict[str, Any] = {"attention": "lrqk"}
+    ram = 3 * exact // 4 if vram else planner.plan(spec, "bfloat16", 32_768, None, 64 * GIB).estimate.on_host
+    with pytest.raises(OutOfMemoryError, match="host memory") as caught:
+        planner.plan(spec, "bfloat16", 32_768, vram, ram - 1, wanted)
+    assert "--kv-dtype int8" in caught.value.hint
+    found = planner.plan(spec, "bfloat16", 32_768, vram, ram - 1, {**wanted, "kv_dtype": "int8"})
+    assert found.config.kv_dtype == "int8"
+    assert found.estimate.host_kv == exact * 260 // 512
+
+
+@pytest.mark.parametrize("wanted", [{"kv_dtype": "int8"}, {"attention": "dense"}], ids=str)
+def test_rows_of_8_bits_are_not_offered_where_they_do_not_help(wanted: dict[str, Any]) -> None:
+    with pytest.raises(OutOfMemoryError) as caught:
+        planner.plan(SPECS["qwen2.5-1.5b"], "bfloat16", 32_768, 2 * GIB, 1 << 20, wanted)
+    assert "--kv-dtype" not in caught.value.hint.split("Leave")[0]
+
+
+def test_who_asks_for_rows_of_8_bits_gets_rows_in_host_memory() -> None:
+    plan = partial(planner.plan, SPECS["qwen2.5-1.5b"], "bfloat16", 8192, 24 * GIB, 8 * GIB)
+    found = plan({"kv_dtype": "int8"}).config
+    assert (found.attention, found.kv_dtype) == ("lrqk", "int8")
+    assert plan({"kv_dtype": "bf16"}).config.attention == "dense"
 
 
 def test_full_attention_needs_no_approximation_where_it_fits() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents
+from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents, StoredRows
 from lrqk_cli.kernels.codes import largest_code, pack_codes
+from lrqk_cli.kernels.quantise_rows.reference import quantise_rows
 
 
 def append_token(
@@ -16,7 +17,7 @@ def append_token(
     *,
     maps: IndexMaps,
     codes: Tensor,
-    store: Tensor,
+    store: StoredRows,
     residents: Residents,
     length: Tensor,
     out: Projected,
@@ -31,7 +32,7 @@ def append_token(
         key, value: ``[KV, d]``.
         maps: see ``IndexMaps``.
         codes: the index; receives the code of the key at t; integers are rounded half to even and saturate.
-        store: all rows, ``[KV, context, 2, d]``.
+        store: all rows; with scales, the key's code and the ring are of the row as it will be read back.
         residents: see ``Residents``.
         length: int64 ``[1]``.
         out: receives the codes and offsets of the queries.
@@ -39,8 +40,13 @@ def append_token(
     position = int(length)
     sets, heads = query.shape[0], key.shape[0]
     share = sets // heads
-    row = torch.stack((key, value), 1)
-    store[:, position] = row.to(store.device)
+    if store.scales is None:
+        row = torch.stack((key, value), 1)
+        store.rows[:, position] = row.to(store.rows.device)
+    else:
+        key, value = quantise_rows(key.unsqueeze(1), value.unsqueeze(1), store, length)
+        key, value = key.squeeze(1), value.squeeze(1)
+        row = torch.stack((key, value), 1)
     _keep_leaving(residents, position - residents.recent)
     residents.rows[:, position % residents.recent] = row.repeat_interleave(share, 0)
     mean = maps.mean.repeat_interleave(share, 0)

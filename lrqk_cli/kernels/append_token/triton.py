@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents
+from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents, StoredRows
 from lrqk_cli.kernels.codes import largest_code
+from lrqk_cli.kernels.quantise_rows.triton import quantise_rows
 
 # Elements of a map that a program loads at once.
 _TILE = 4096
@@ -107,7 +108,7 @@ def _copy_rows(
     slot_token,
     resident,
     position,
-    first_of_head,
+    is_stored,
     hot,
     RECENT: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -130,7 +131,7 @@ def _copy_rows(
     tl.debug_barrier()
     tl.store(ring + dim, new_key, mask=inside)
     tl.store(ring + WIDTH + dim, new_value, mask=inside)
-    if first_of_head:
+    if is_stored:
         tl.store(store + dim, new_key, mask=inside)
         tl.store(store + WIDTH + dim, new_value, mask=inside)
 
@@ -163,6 +164,7 @@ def _append(
     RANK_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
     TOP: tl.constexpr,
+    STORES: tl.constexpr,
 ):
     member = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
@@ -202,7 +204,7 @@ def _append(
             slot_token + row_set * hot,
             resident + row_set * context,
             position,
-            row_set % share == 0,
+            STORES & (row_set % share == 0),
             hot,
             RECENT,
             WIDTH,
@@ -217,13 +219,18 @@ def append_token(
     *,
     maps: IndexMaps,
     codes: Tensor,
-    store: Tensor,
+    store: StoredRows,
     residents: Residents,
     length: Tensor,
     out: Projected,
 ) -> None:
-    """See the reference; ``store`` is in pinned host memory if the residents are on a GPU."""
+    """See the reference; ``store`` is in pinned host memory if the residents are on a GPU.
+
+    Rows with scales take a second launch.
+    """
     sets, queries, width = query.shape
+    if store.scales is not None:
+        key, value = quantise_rows(key.unsqueeze(1), value.unsqueeze(1), store, length)
     rank = out.codes.shape[2]
     rank_pad = triton.next_power_of_2(rank)
     _append[(queries + 2, sets)](
@@ -235,7 +242,7 @@ def append_token(
         maps.mean,
         maps.scale,
         codes,
-        store,
+        store.rows,
         residents.rows,
         residents.slot_token,
         residents.resident.view(torch.uint8),
@@ -253,5 +260,6 @@ def append_token(
         RANK_PAD=rank_pad,
         CHUNK=max(16, min(_TILE // rank_pad, triton.next_power_of_2(width))),
         TOP=largest_code(codes.dtype) or 0,
+        STORES=store.scales is None,
         num_warps=4,
     )

@@ -25,6 +25,7 @@ from torch import Tensor
 from lrqk_cli.kernels.attend_residents.triton_combine import combine_splits
 from lrqk_cli.kernels.attend_residents.triton_split import attend_split
 from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents, Tail
+from lrqk_cli.kernels.dequantise_rows.triton import row_format
 from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.primitives import code_width, tile_rows
 from lrqk_cli.memory.scratch import FETCH_ROWS, blocks_of, fetch_splits, split_rows
@@ -52,26 +53,31 @@ class _FetchParts(NamedTuple):
     counts: Tensor
     leaving: Tensor
     store: Tensor
+    factors: Tensor
+    centre: Tensor
+    spread: Tensor
     resident: Tensor
     splits: int
     share: int
+    format: int
 
 
 def _fetch_parts(fetch: Fetch | None, residents: Residents, stand_in: Tensor) -> _FetchParts:
     """Return the kernel's arguments; without a fetch, ``stand_in`` takes their places and is not read."""
     if fetch is None:
         none = stand_in
-        return _FetchParts(none, none, none, none, none, none, 0, 1)
+        return _FetchParts(*(none,) * 9, splits=0, share=1, format=0)
     plan, store = fetch
     return _FetchParts(
         plan.token,
         plan.slot,
         plan.counts,
         plan.leaving.view(torch.uint8),
-        store,
+        *store.parts,
         residents.resident.view(torch.uint8),
         fetch_splits(residents.hot),
-        residents.rows.shape[0] // store.shape[0],
+        residents.rows.shape[0] // store.rows.shape[0],
+        row_format(store),
     )
 
 
@@ -140,7 +146,7 @@ def attend_residents(
         length,
         parts.logits,
         parts.codes,
-        *fetched[:6],
+        *fetched[:9],
         *scratch[:3],
         parts.split_code_sums,
         residents.resident.shape[1],
@@ -155,6 +161,7 @@ def attend_residents(
         BLOCK=min(split, max(16, _TILE // width_pad)),
         FETCH_ROWS=FETCH_ROWS,
         SOFTCAP=softcap is not None,
+        FORMAT=fetched.format,
         **sizes,
         num_warps=4,
         num_stages=3 if query.element_size() == 2 else 2,

@@ -27,6 +27,11 @@ def _attend_fetched(
     plan_slot,
     planned,
     store,
+    factors,
+    centre,
+    spread,
+    head,
+    context,
     resident,
     bucket,
     first,
@@ -42,11 +47,13 @@ def _attend_fetched(
     COUNT: tl.constexpr,
     SOFTCAP: tl.constexpr,
     TAIL: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
     """Fetch planned rows from ``first`` on into their slots, a block every ``STEP``, and attend to them.
 
     Also sums the predicted contribution of the replaced rows minus that of the fetched rows.
-    All pointers are the set's own; ``rows`` points to its first hot slot.
+    The pointers of the store are of all KV heads, all others the set's own; ``rows`` points to its first hot
+    slot.
     """
     peak, total, output = nothing_attended(WIDTH_PAD)
     peaks, mass, code_sum = nothing_weighed(ROWS, RANK_PAD)
@@ -55,7 +62,8 @@ def _attend_fetched(
         entry = first + tl.arange(0, COUNT)
         inside = entry < planned
         slot, token, leaving = replace_some(
-            store, plan_token, plan_slot, rows, slot_token, resident, entry, inside, 2 * WIDTH, 2 * WIDTH_PAD
+            store, factors, centre, spread, head, context, plan_token, plan_slot, rows, slot_token, resident,
+            entry, inside, WIDTH, 2 * WIDTH_PAD, FORMAT,
         )
         # Other threads wrote the rows that a thread reads back, so all writes must come first.
         tl.debug_barrier()
@@ -135,6 +143,9 @@ def attend_split(
     plan_count,
     leaving,
     store,
+    factors,
+    centre,
+    spread,
     resident,
     split_output,
     split_lse,
@@ -160,6 +171,7 @@ def attend_split(
     FETCH_ROWS: tl.constexpr,
     SOFTCAP: tl.constexpr,
     TAIL: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
     """Attend to the rows of one split, all queries of the set in a tile of 16.
 
@@ -186,9 +198,9 @@ def attend_split(
         peak, total, output, peaks, mass, code_sum = _attend_fetched(
             queries, rows + RECENT * STRIDE, slot_token + row_set * hot, scores + row_set * QUERIES * bucket,
             codes + row_set * context * BYTES, plan_token + row_set * hot, plan_slot + row_set * hot,
-            tl.load(plan_count + row_set), store + row_set // share * context * STRIDE,
+            tl.load(plan_count + row_set), store, factors, centre, spread, row_set // share, context,
             resident + row_set * context, bucket, split * FETCH_ROWS, scaling, cap, QUERIES, ROWS, RANK,
-            RANK_PAD, WIDTH, WIDTH_PAD, FETCHES * FETCH_ROWS, FETCH_ROWS, SOFTCAP, TAIL,
+            RANK_PAD, WIDTH, WIDTH_PAD, FETCHES * FETCH_ROWS, FETCH_ROWS, SOFTCAP, TAIL, FORMAT,
         )
         if TAIL:
             store_weighed(

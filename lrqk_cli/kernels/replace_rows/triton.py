@@ -2,7 +2,8 @@
 
 The grid is fixed, as the host does not know the counts: ``sets · min(C / 4, 64)`` programs. Each takes four
 rows at a time up to the set's count, so up to 256 rows of a set are in flight, and an idle program costs one
-load. Bytes: 2·d elements per row over the link, and as many into device memory.
+load. Bytes: 2·d elements per row over the link (2·d + 4 bytes of rows with scales), and 2·d elements into
+device memory.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from lrqk_cli.kernels.buffers import FetchPlan, Residents
+from lrqk_cli.kernels.buffers import FetchPlan, Residents, StoredRows
+from lrqk_cli.kernels.dequantise_rows.triton import PLAIN_ROWS, load_rows, row_format
 from lrqk_cli.memory.scratch import blocks_of
 
 # Rows that a program copies at once: one per warp.
@@ -24,6 +25,11 @@ _PROGRAMS = 64
 @triton.jit
 def replace_some(
     store,
+    factors,
+    centre,
+    spread,
+    head,
+    context,
     plan_token,
     plan_slot,
     rows,
@@ -31,18 +37,35 @@ def replace_some(
     resident,
     entry,
     inside,
-    ROW: tl.constexpr,
+    WIDTH: tl.constexpr,
     ROW_PAD: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
     """Copy the rows of plan entries into their slots; return the slots, the new and the replaced tokens.
 
-    All pointers are the set's own; ``store`` points to its KV head, ``rows`` to its first hot slot.
+    ``store``, ``factors``, ``centre`` and ``spread`` are of all KV heads (``StoredRows.parts``), all other
+    pointers are the set's own; ``rows`` points to its first hot slot.
     """
+    ROW: tl.constexpr = 2 * WIDTH
     part = tl.arange(0, ROW_PAD)[None, :]
     token = tl.load(plan_token + entry, mask=inside, other=0).to(tl.int64)
     slot = tl.load(plan_slot + entry, mask=inside, other=0).to(tl.int64)
     mask = inside[:, None] & (part < ROW)
-    row = tl.load(store + token[:, None] * ROW + part, mask=mask)
+    if FORMAT == PLAIN_ROWS:
+        row = tl.load(store + head * context * ROW + token[:, None] * ROW + part, mask=mask)
+    else:
+        row = load_rows(
+            store + head * context * (ROW + 4),
+            factors + head * context * (WIDTH + 2),
+            centre + head * ROW,
+            spread + head * ROW,
+            token,
+            inside,
+            part,
+            mask,
+            WIDTH,
+            FORMAT,
+        ).to(rows.dtype.element_ty)
     leaving = tl.load(slot_token + slot, mask=inside, other=0)
     tl.store(rows + slot[:, None] * ROW + part, row, mask=mask)
     tl.store(resident + leaving, 0, mask=inside)
@@ -56,6 +79,9 @@ def replace_some(
 @triton.jit
 def _replace(
     store,
+    factors,
+    centre,
+    spread,
     plan_token,
     plan_slot,
     plan_count,
@@ -67,9 +93,10 @@ def _replace(
     hot,
     recent,
     programs,
-    ROW: tl.constexpr,
+    WIDTH: tl.constexpr,
     ROW_PAD: tl.constexpr,
     ROWS: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
     row_set = tl.program_id(1).to(tl.int64)
     count = tl.load(plan_count + row_set)
@@ -77,27 +104,34 @@ def _replace(
     while first < count:
         entry = first + tl.arange(0, ROWS)
         replace_some(
-            store + row_set // share * context * ROW,
+            store,
+            factors,
+            centre,
+            spread,
+            row_set // share,
+            context,
             plan_token + row_set * hot,
             plan_slot + row_set * hot,
-            rows + (row_set * (recent + hot) + recent) * ROW,
+            rows + (row_set * (recent + hot) + recent) * (2 * WIDTH),
             slot_token + row_set * hot,
             resident + row_set * context,
             entry,
             entry < count,
-            ROW,
+            WIDTH,
             ROW_PAD,
+            FORMAT,
         )
         first += programs * ROWS
 
 
-def replace_rows(residents: Residents, plan: FetchPlan, store: Tensor) -> None:
+def replace_rows(residents: Residents, plan: FetchPlan, store: StoredRows) -> None:
     """See the reference; ``store`` is in pinned host memory if the residents are on a GPU."""
-    heads, context, _, width = store.shape
+    heads, context = store.rows.shape[:2]
+    width = residents.rows.shape[3]
     sets, hot = plan.token.shape
     programs = min(_PROGRAMS, blocks_of(hot, _ROWS))
     _replace[(programs, sets)](
-        store,
+        *store.parts,
         plan.token,
         plan.slot,
         plan.counts,
@@ -109,8 +143,9 @@ def replace_rows(residents: Residents, plan: FetchPlan, store: Tensor) -> None:
         hot,
         residents.recent,
         programs,
-        ROW=2 * width,
+        WIDTH=width,
         ROW_PAD=triton.next_power_of_2(2 * width),
         ROWS=_ROWS,
+        FORMAT=row_format(store),
         num_warps=4,
     )

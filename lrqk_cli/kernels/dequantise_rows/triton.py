@@ -1,0 +1,124 @@
+"""The same in one launch; a program reads four rows. Bytes: the rows once, and 2·d numbers out."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lrqk_cli.kernels.buffers import StoredRows
+from lrqk_cli.memory.scratch import blocks_of
+
+_ROWS = 4
+# Formats of rows, which kernels are compiled for.
+PLAIN_ROWS, INT8_ROWS, FP8_ROWS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+
+
+def row_format(stored: StoredRows) -> int:
+    """Return the number of the rows' format."""
+    if stored.scales is None:
+        return int(PLAIN_ROWS.value)
+    return int((INT8_ROWS if stored.scales.kv_dtype == "int8" else FP8_ROWS).value)
+
+
+@triton.jit
+def float_of_bfloat16(bits):
+    """Return the float32 numbers of the bits of bfloat16 numbers in int16."""
+    return (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def value_of_code(code, FORMAT: tl.constexpr):
+    """Return the float32 numbers of codes in uint8."""
+    if FORMAT == INT8_ROWS:
+        return code.to(tl.int8, bitcast=True).to(tl.float32)
+    # The bits of e4m3, moved up, are those of a float16 number 2^8 times as small. GPUs before Ada and Hopper
+    # have no instruction for this type.
+    bits = code.to(tl.uint16)
+    moved = ((bits & 128) << 8) | ((bits & 127) << 7)
+    return moved.to(tl.float16, bitcast=True).to(tl.float32) * 256.0
+
+
+@triton.jit
+def load_rows(
+    rows,
+    factors,
+    centre,
+    spread,
+    token,
+    inside,
+    part,
+    mask,
+    WIDTH: tl.constexpr,
+    FORMAT: tl.constexpr,
+):
+    """Return rows ``[n, 2d]`` in float32; ``rows``, and ``factors`` (the same in int16), point to the head's.
+
+    Args:
+        token, inside: int64 ``[n]``, and whether to load it.
+        part: the place in a row ``[1, 2d]``; mask: ``[n, 2d]``, what to load.
+    """
+    codes = tl.load(rows + token[:, None] * (2 * WIDTH + 4) + part, mask=mask, other=0)
+    place = factors + token * (WIDTH + 2) + WIDTH
+    of_key = float_of_bfloat16(tl.load(place, mask=inside, other=0))
+    of_value = float_of_bfloat16(tl.load(place + 1, mask=inside, other=0))
+    factor = tl.where(part < WIDTH, of_key[:, None], of_value[:, None])
+    channel = part < 2 * WIDTH
+    wide = tl.load(spread + part, mask=channel, other=0.0)
+    # Fused in all kernels, so that all read the same numbers.
+    return tl.fma(
+        value_of_code(codes, FORMAT) * factor, wide, tl.load(centre + part, mask=channel, other=0.0)
+    )
+
+
+@triton.jit
+def _dequantise(
+    rows,
+    factors,
+    centre,
+    spread,
+    out,
+    count,
+    head_stride,
+    out_head_stride,
+    WIDTH: tl.constexpr,
+    PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    FORMAT: tl.constexpr,
+):
+    head = tl.program_id(1).to(tl.int64)
+    token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    part = tl.arange(0, PAD)[None, :]
+    inside = token < count
+    mask = inside[:, None] & (part < 2 * WIDTH)
+    row = load_rows(
+        rows + head * head_stride,
+        factors + head * (head_stride // 2),
+        centre + head * (2 * WIDTH),
+        spread + head * (2 * WIDTH),
+        token,
+        inside,
+        part,
+        mask,
+        WIDTH,
+        FORMAT,
+    )
+    place = out + head * out_head_stride + token[:, None] * (2 * WIDTH) + part
+    tl.store(place, row.to(out.dtype.element_ty), mask=mask)
+
+
+def dequantise_rows(stored: StoredRows, out: Tensor) -> None:
+    """See the reference; the rows of a head are contiguous."""
+    heads, count, _, width = out.shape
+    _dequantise[(blocks_of(count, _ROWS), heads)](
+        *stored.parts,
+        out,
+        count,
+        stored.rows.stride(0),
+        out.stride(0),
+        WIDTH=width,
+        PAD=triton.next_power_of_2(2 * width),
+        ROWS=_ROWS,
+        FORMAT=row_format(stored),
+        num_warps=4,
+    )
