@@ -23,6 +23,7 @@ from lrqk_cli.kernels.buffers import (
 from lrqk_cli.kernels.codes import pack_codes
 from lrqk_cli.kernels.quantise_rows.reference import quantise_rows
 from lrqk_cli.kernels.score_tokens import reference as score_tokens_reference
+from lrqk_cli.memory.accounting import SCALE_TOKENS
 
 _Tree = TypeVar("_Tree")
 
@@ -194,13 +195,14 @@ def host(store: Tensor, device: str) -> Tensor:
 def stored(store: Tensor, device: str, kv_dtype: KvDtype = "bf16") -> StoredRows:
     """Return a store ``[KV, context, 2, d]`` as kernels take it, with its rows as they are or in 8 bits.
 
-    The scales are powers of two, and the centres short: reading back is exact in float32.
+    The spreads are powers of two, and the centres short: reading back is exact in float32.
     """
     if kv_dtype == "bf16":
         return StoredRows(host(store, device))
     heads, context, _, width = store.shape
-    spread = 2.0 ** torch.randint(-2, 3, (heads, 2, width), generator=torch.Generator().manual_seed(15))
-    scales = RowScales(noise(16, heads, 2, width), spread, kv_dtype)
+    shape = heads, -(-context // SCALE_TOKENS), 2, width
+    spread = 2.0 ** torch.randint(-2, 3, shape, generator=torch.Generator().manual_seed(15))
+    scales = RowScales(torch.stack((noise(16, *shape), spread), 2).bfloat16(), kv_dtype)
     rows = torch.empty(heads, context, 2 * width + 4, dtype=torch.uint8)
     quantise_rows(*store.nan_to_num().unbind(2), StoredRows(rows, scales))
     return StoredRows(host(rows, device), to(scales, device))

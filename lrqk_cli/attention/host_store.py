@@ -39,7 +39,7 @@ class RowStore:
     of a token, its own segment included, reads the same rounded numbers.
 
     Attributes:
-        scales: of rows in 8 bits, on the device, fitted to the segment that begins a text.
+        scales: of rows in 8 bits, on the device.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RowStore:
         shape = accounting.row_store(spec, context, accounting.dtype_name(dtype), kv_dtype)
         self._dtype = dtype
         self._width = spec.head_dim
-        self.scales = empty_scales(spec, kv_dtype, device)
+        self.scales = empty_scales(spec, context, kv_dtype, device)
         self.device = device
         self.on_device = on_device
         local = on_device or device.type == "cpu"
@@ -95,10 +95,9 @@ class RowStore:
         if self.scales is None:
             rows = torch.stack((key, value), dim=2)
         else:
-            if start == 0:
-                fit_scales(self.scales, key, value)
+            fit_scales(self.scales, start, key, value)
             rows = torch.empty(*key.shape[:2], self.rows.shape[2], dtype=self.rows.dtype, device=key.device)
-            key, value = kernels.quantise_rows(key, value, StoredRows(rows, self.scales))
+            key, value = kernels.quantise_rows(key, value, StoredRows(rows, self.scales), start)
         self._copy_to_host(start, stop, rows)
         return key, value
 
@@ -154,7 +153,7 @@ class RowStore:
         size = stop - start if self.scales is None else STREAM_ROWS
         plain = self._plain_buffer(min(size, stop - start))
         for first in range(start, stop, size):
-            yield self._key_and_value(self.rows[:, first : min(first + size, stop)], plain)
+            yield self._key_and_value(first, self.rows[:, first : min(first + size, stop)], plain)
 
     def _plain_buffer(self, count: int) -> Tensor | None:
         """Return memory for ``count`` rows that are read back; None if they are plain."""
@@ -163,10 +162,10 @@ class RowStore:
         shape = (self.rows.shape[0], count, 2, self._width)
         return torch.empty(shape, dtype=self._dtype, device=self.device)
 
-    def _key_and_value(self, rows: Tensor, plain: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _key_and_value(self, first: int, rows: Tensor, plain: Tensor | None) -> tuple[Tensor, Tensor]:
         if plain is not None:
             plain = plain[:, : rows.shape[1]]
-            kernels.dequantise_rows(StoredRows(rows, self.scales), plain)
+            kernels.dequantise_rows(StoredRows(rows, self.scales), plain, first)
             rows = plain
         return rows[:, :, 0], rows[:, :, 1]
 
@@ -187,7 +186,7 @@ class RowStore:
                 # The caller's work on the other buffer must be complete before it is overwritten.
                 copies.wait_stream(compute)
                 filled = self._fill(copies, buffers[(number + 1) % 2], first + STREAM_ROWS, stop)
-            yield self._key_and_value(buffers[number % 2][:, : stop - first], plain)
+            yield self._key_and_value(first, buffers[number % 2][:, : stop - first], plain)
 
     def _fill(self, copies: torch.cuda.Stream, buffer: Tensor, first: int, stop: int) -> torch.cuda.Event:
         count = min(STREAM_ROWS, stop - first)

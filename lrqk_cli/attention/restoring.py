@@ -54,7 +54,7 @@ class Restoring:
         self._reads: list[list[Future[None]]] = []
         try:
             for number, layer in enumerate(layers):
-                saved_layers.read_row_scales(layer, number, [block.file for block in blocks])
+                saved_layers.read_row_scales(layer, number, blocks)
                 saved_layers.read_sums(layer, number, blocks[-1].file, self._length)
                 saved_layers.read_fit(layer, number, [state.file for state in states], self._length)
             for number, layer in enumerate(layers):

@@ -1,4 +1,4 @@
-"""Scales for rows in 8 bits: the centre and the spread of each channel, from the first segment of a text."""
+"""Scales for rows in 8 bits: the centre and the spread of each channel, block by block of tokens."""
 
 from __future__ import annotations
 
@@ -8,32 +8,54 @@ from torch import Tensor
 from lrqk_cli.config import KvDtype, ModelSpec
 from lrqk_cli.kernels.buffers import RowScales
 from lrqk_cli.memory import accounting
+from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.tensors import empty
 
-# The least spread of a channel, as a share of that of the KV head: a channel that hardly moves in the first
-# segment may move later.
+# The least spread of a channel, as a share of that of the KV head: one that hardly moves in the tokens so far
+# may move later.
 _LEAST_SHARE = 0.1
+# A block's scales are fitted to its tokens if it begins with this many at once, else copied from the block
+# before it.
+_LEAST_TOKENS = SCALE_TOKENS // 4
 
 
-def empty_scales(spec: ModelSpec, kv_dtype: KvDtype, device: torch.device) -> RowScales | None:
+def empty_scales(spec: ModelSpec, context: int, kv_dtype: KvDtype, device: torch.device) -> RowScales | None:
     """Return scales to be fitted; None for rows as the model computes them."""
     if kv_dtype == "bf16":
         return None
-    shape = accounting.channel_scale(spec)
-    return RowScales(empty(shape, device), empty(shape, device), kv_dtype)
+    return RowScales(empty(accounting.channel_scales(spec, context), device), kv_dtype)
 
 
-def fit_scales(scales: RowScales, key: Tensor, value: Tensor) -> None:
-    """Fit the scales to K and V ``[KV, S, d]`` of a first segment, in place.
+def fit_scales(scales: RowScales, start: int, key: Tensor, value: Tensor) -> None:
+    """Fit the scales of all blocks that begin among the tokens from ``start`` on to K and V ``[KV, S, d]``.
 
-    The centre is the mean, because some models add large constants to their keys, which would take most of
-    the codes. The spread is the root of the standard deviation: with none, a channel of large numbers decides
-    over the precision of all; with the standard deviation itself, all channels get the same relative
-    precision, although errors of large numbers move a logit more. docs/quality.md has their measurements.
+    The centre is the mean: some models add large constants to their keys, which would take most of the codes.
+    The spread is the root of the standard deviation: without one, channels of large numbers decide over the
+    precision of all; with the standard deviation itself, all channels have the same relative precision,
+    although an error of a large number moves a logit more. docs/quality.md has what each is worth.
     """
-    for half, rows in enumerate((key, value)):
-        deviation, mean = torch.std_mean(rows.float(), dim=1, correction=0)
-        usual = deviation.square().mean(1, keepdim=True).sqrt()
-        spread = deviation.maximum(_LEAST_SHARE * usual).sqrt()
-        scales.centre[:, half] = mean
-        scales.spread[:, half] = torch.where(spread > 0.0, spread, 1.0)
+    stop = start + key.shape[1]
+    begun = range(-(-start // SCALE_TOKENS), -(-stop // SCALE_TOKENS))
+    whole = [block for block in begun if (block + 1) * SCALE_TOKENS <= stop]
+    if whole:
+        first = whole[0] * SCALE_TOKENS - start
+        inside = slice(first, first + len(whole) * SCALE_TOKENS)
+        blocks = slice(whole[0], whole[-1] + 1)
+        for half, rows in enumerate((key, value)):
+            _fit(scales, blocks, half, rows[:, inside].unflatten(1, (len(whole), SCALE_TOKENS)))
+    for block in begun[len(whole) :]:  # at most one
+        first = block * SCALE_TOKENS - start
+        if block and stop - start - first < _LEAST_TOKENS:
+            scales.channels[:, block] = scales.channels[:, block - 1]
+            continue
+        for half, rows in enumerate((key, value)):
+            _fit(scales, slice(block, block + 1), half, rows[:, None, first:])
+
+
+def _fit(scales: RowScales, blocks: slice, half: int, rows: Tensor) -> None:
+    """Fit the scales of K (``half`` 0) or of V to their rows ``[KV, blocks, S, d]``."""
+    deviation, mean = torch.std_mean(rows, dim=2, correction=0)
+    usual = deviation.float().square().mean(2, keepdim=True).sqrt()
+    spread = deviation.float().maximum(_LEAST_SHARE * usual).sqrt()
+    scales.channels[:, blocks, 0, half] = mean.to(scales.channels.dtype)
+    scales.channels[:, blocks, 1, half] = torch.where(spread > 0.0, spread, 1.0).to(scales.channels.dtype)

@@ -15,6 +15,8 @@ from torch import Tensor
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
+from lrqk_cli.kernels.buffers import RowScales
+from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.prefix_cache.tensor_file import DamagedFileError, TensorFile
 from lrqk_cli.prefix_cache.writer import Captured
 
@@ -29,8 +31,8 @@ def capture_block(layers: Sequence[AttentionLayer], start: int, stop: int) -> Ca
         if isinstance(layer, FullLayer):
             found[f"{number}.rows"] = layer.store.rows[:, start:stop]
             events[:1] = layer.store.written_events()
-            for part, tensor in enumerate(_row_scales(layer)):
-                found[f"{number}.scales.{part}"] = _to_host(tensor)
+            if layer.store.scales is not None:
+                found[f"{number}.scales"] = _to_host(_channels(layer.store.scales, start, stop))
         if isinstance(layer, LrqkLayer):
             found[f"{number}.observed"] = torch.tensor(layer.projector.grams.count)
             for part, tensor in enumerate(layer.projector.summed()):
@@ -90,26 +92,32 @@ def side_stream(device: torch.device) -> Callable[[], AbstractContextManager[obj
     return lambda: torch.cuda.stream(stream)
 
 
-def _row_scales(layer: FullLayer) -> tuple[Tensor, ...]:
-    scales = layer.store.scales
-    return () if scales is None else (scales.centre, scales.spread)
+def _channels(scales: RowScales, start: int, stop: int) -> Tensor:
+    """Return the scales of the channels for the tokens ``[start, stop)``."""
+    return scales.channels[:, start // SCALE_TOKENS : -(-stop // SCALE_TOKENS)]
 
 
-def read_row_scales(layer: AttentionLayer, number: int, blocks: Sequence[TensorFile]) -> None:
-    """Restore the scales of rows in 8 bits, which must be the same in all blocks.
+def read_row_scales(
+    layer: AttentionLayer, number: int, blocks: Sequence[tuple[TensorFile, int, int]]
+) -> None:
+    """Restore the scales of rows in 8 bits.
+
+    Args:
+        blocks: each with the tokens whose rows it has.
 
     Raises:
-        DamagedFileError: they are not: two processes have written blocks of one text at the same time, each
-            with the scales of its own first segment.
+        DamagedFileError: two blocks have different scales for the same tokens: two processes have written a
+            text at the same time, each in segments of its own.
     """
-    if not isinstance(layer, FullLayer):
+    if not isinstance(layer, FullLayer) or layer.store.scales is None:
         return
-    for part, tensor in enumerate(_row_scales(layer)):
-        name = f"{number}.scales.{part}"
-        blocks[0].read_into(name, tensor)
-        found = tensor.cpu()
-        if not all(torch.equal(block.tensor(name), found) for block in blocks[1:]):
-            raise DamagedFileError(blocks[0].path, "the rows after it have other scales")
+    for block, start, stop in blocks:
+        target = _channels(layer.store.scales, start, stop)
+        found = torch.empty(target.shape, dtype=target.dtype)
+        block.read_into(f"{number}.scales", found)
+        if start % SCALE_TOKENS and not torch.equal(found[:, 0], target[:, 0].cpu()):
+            raise DamagedFileError(blocks[0][0].path, "the rows after it have other scales")
+        target.copy_(found)
 
 
 def read_sums(layer: AttentionLayer, number: int, block: TensorFile, length: int) -> None:

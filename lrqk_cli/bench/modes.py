@@ -37,6 +37,6 @@ def everything_resident(config: LrqkConfig, context: int) -> LrqkConfig:
 
 
 def device_share(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> float:
-    """Return the bytes of index and hot rows as a share of the KV rows of the context; 1 for ``dense``."""
+    """Return the bytes of index and hot rows as a share of a context's plain KV rows; 1 for ``dense``."""
     size = accounting.kv_bytes(spec, config, context, dtype)
-    return (size.index + size.hot + size.device_kv) / (size.host_kv + size.device_kv)
+    return (size.index + size.hot + size.device_kv) / (size.full_attention - size.sliding)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lrqk_cli.config import KvDtype
 from lrqk_cli.memory import scratch
+from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.tensors import empty
 
 # The log-score at the lower edge of the histogram's lowest bin.
@@ -144,12 +145,12 @@ class RowScales(NamedTuple):
     """How 8-bit codes become the numbers of rows, see ``quantise_rows``.
 
     Attributes:
-        centre, spread: of each channel of K and of V, float32 ``[KV, 2, d]``.
+        channels: the centre and the spread of each channel of K and of V, for every ``SCALE_TOKENS`` tokens,
+            bfloat16 ``[KV, ⌈context / SCALE_TOKENS⌉, 2, 2, d]``: centres first, K first; on the device.
         kv_dtype: the type of the codes.
     """
 
-    centre: Tensor
-    spread: Tensor
+    channels: Tensor
     kv_dtype: KvDtype
 
     @property
@@ -162,24 +163,38 @@ class RowScales(NamedTuple):
         """The largest code; minus that is the smallest."""
         return 127.0 if self.kv_dtype == "int8" else 448.0
 
+    def of_block(self, block: int) -> tuple[Tensor, Tensor]:
+        """Return centre and spread for the tokens of a block, float32 ``[KV, 1, 2, d]``."""
+        centre, spread = self.channels[:, block, None].float().unbind(2)
+        return centre, spread
+
+    def of_tokens(self, head: int, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Return centre and spread for tokens ``[S]`` of a KV head, float32 ``[S, 2, d]``."""
+        centre, spread = self.channels[head, token // SCALE_TOKENS].float().unbind(1)
+        return centre, spread
+
 
 class StoredRows(NamedTuple):
     """The rows of all tokens; in pinned host memory if the residents are on a GPU.
 
     Attributes:
         rows: ``[KV, context, 2, d]``; with scales uint8 ``[KV, context, 2d + 4]``, see ``quantise_rows``.
-        scales: on the device; None for rows as the model computes them.
+        scales: None for rows as the model computes them.
     """
 
     rows: Tensor
     scales: RowScales | None = None
 
     @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Arguments of kernels: rows, rows as int16, centre, spread; without scales the rows four times."""
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Arguments of kernels: rows, rows as int16, channels, and the number of their blocks of tokens.
+
+        Without scales the rows take the places of all tensors.
+        """
         if self.scales is None:
-            return self.rows, self.rows, self.rows, self.rows
-        return self.rows, self.rows.view(torch.int16), self.scales.centre, self.scales.spread
+            return self.rows, self.rows, self.rows, 0
+        channels = self.scales.channels
+        return self.rows, self.rows.view(torch.int16), channels, channels.shape[1]
 
 
 class Fetch(NamedTuple):

@@ -28,6 +28,10 @@ ITEM_BYTES: Mapping[str, int] = {
     "int64": 8,
 }
 
+# Tokens whose rows in 8 bits share the scales of the channels: keys drift, because their rotation depends on
+# their position. With 512, the scales of head size 128 take 2 bytes a token and KV head; the index takes 33.
+SCALE_TOKENS = 512
+
 
 def dtype_name(dtype: object) -> str:
     """Return the name of a ``torch.dtype`` without its prefix, as in ``ITEM_BYTES``."""
@@ -57,9 +61,10 @@ def row_store(spec: ModelSpec, context: int, dtype: str, kv_dtype: KvDtype = "bf
     return TensorShape((spec.num_kv_heads, context, 2, spec.head_dim), dtype)
 
 
-def channel_scale(spec: ModelSpec) -> TensorShape:
-    """Return one scale for each channel of the rows of one layer: ``[KV, 2, d]``."""
-    return TensorShape((spec.num_kv_heads, 2, spec.head_dim), "float32")
+def channel_scales(spec: ModelSpec, context: int) -> TensorShape:
+    """Return centres and spreads of channels for one layer's rows in 8 bits: ``[KV, blocks, 2, 2, d]``."""
+    blocks = -(-context // SCALE_TOKENS)
+    return TensorShape((spec.num_kv_heads, blocks, 2, 2, spec.head_dim), "bfloat16")
 
 
 def ring(spec: ModelSpec, size: int, dtype: str) -> TensorShape:
@@ -185,7 +190,7 @@ def kv_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> K
     full = spec.num_full_layers
     rows = full * row_store(spec, context, dtype).nbytes
     stored = full * row_store(spec, context, dtype, config.kv_dtype).nbytes
-    scales = 0 if config.kv_dtype == "bf16" else full * 2 * channel_scale(spec).nbytes
+    scales = 0 if config.kv_dtype == "bf16" else full * channel_scales(spec, context).nbytes
     sliding = 0
     if spec.sliding_window:
         sliding = (spec.num_layers - full) * ring(spec, spec.sliding_window, dtype).nbytes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lrqk_cli.config import KvDtype, LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
-from lrqk_cli.memory.accounting import ITEM_BYTES, TensorShape
+from lrqk_cli.memory.accounting import ITEM_BYTES, SCALE_TOKENS, TensorShape
 
 # Rows per transfer when the store is streamed (``attention.host_store``).
 STREAM_ROWS = 8192
@@ -17,7 +17,7 @@ PLAIN_LOGITS = 1 << 24
 SEED_QUERIES, SCORE_CHUNK = 32, 8192
 # Copies of a chunk's codes while an index is built: raw, scaled, rounded and clipped.
 _INDEXING_COPIES = 4
-# Copies of K and V while their rows become codes without Triton: as numbers, scaled, rounded, and read back.
+# Copies of K and V of a block of tokens while they become codes without Triton.
 _QUANTISING_COPIES = 4
 # Packed weights that a segment unpacks at a time (``models.packed_layers``).
 UNPACKED_AT_ONCE = 1 << 25
@@ -76,7 +76,7 @@ def attention_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: 
         # The output so far, while a chunk of the earlier keys is indexed.
         phases.append(queries * _FLOAT + _indexing_bytes(spec, config, earlier))
     if config.kv_dtype != "bf16" and spec.num_full_layers:
-        phases.append(_QUANTISING_COPIES * 2 * keys * _FLOAT)
+        phases.append(_QUANTISING_COPIES * 2 * keys * min(segment, SCALE_TOKENS) // segment * _FLOAT)
     if config.attention == "lrqk":
         # Gram matrices are summed over queries, keys and values in float32, beside the output.
         phases.append(2 * queries * _FLOAT + 3 * keys * _FLOAT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from lrqk_cli import attach
-from lrqk_cli.attention import host_store
+from lrqk_cli.attention import host_store, row_scales
 from lrqk_cli.attention.hook import attending_by
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.row_scales import fit_scales
@@ -30,9 +31,11 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[
 ])]  # fmt: skip
 
 
-def new_store(kv_dtype: KvDtype, device: str = "cpu", dtype: torch.dtype = torch.float32) -> RowStore:
-    spec = ModelSpec("t", "t", ("full",), 4, HEADS, WIDTH, 12, 24, 97, CONTEXT, CONTEXT, 1)
-    return RowStore(spec, CONTEXT, dtype, torch.device(device), on_device=False, kv_dtype=kv_dtype)
+def new_store(
+    kv_dtype: KvDtype, device: str = "cpu", dtype: torch.dtype = torch.float32, context: int = CONTEXT
+) -> RowStore:
+    spec = ModelSpec("t", "t", ("full",), 4, HEADS, WIDTH, 12, 24, 97, context, context, 1)
+    return RowStore(spec, context, dtype, torch.device(device), on_device=False, kv_dtype=kv_dtype)
 
 
 def rows(count: int, seed: int) -> Tensor:
@@ -42,6 +45,12 @@ def rows(count: int, seed: int) -> Tensor:
     centre = 20 * torch.randn(2, HEADS, 1, WIDTH, generator=channel)
     spread = 4 * torch.rand(2, HEADS, 1, WIDTH, generator=channel)
     return centre + spread * torch.randn(2, HEADS, count, WIDTH, generator=random)
+
+
+def drifting(count: int) -> Tensor:
+    """Return K and V whose channels move far away in the course of the tokens."""
+    token = torch.arange(count).view(1, 1, count, 1)
+    return rows(count, 7) + 50 * torch.sin(token / 1500 + torch.arange(WIDTH))
 
 
 def streamed(store: RowStore, start: int, stop: int) -> Tensor:
@@ -85,21 +94,52 @@ def test_rows_are_near_those_of_the_model(kv_dtype: KvDtype, error: float) -> No
     assert (found - exact).square().mean().sqrt() <= error * usual
 
 
-def test_a_new_text_has_its_own_scales() -> None:
-    store = new_store("int8")
-    store.write(0, *rows(50, 1))
-    before = store.scales.centre.clone()
-    store.write(50, *(1000 + rows(50, 2)))
-    assert torch.equal(store.scales.centre, before)
-    found = torch.stack(store.write(0, *(1000 + rows(50, 2))))
-    assert not torch.equal(store.scales.centre, before)
-    assert (found - 1000 - rows(50, 2)).abs().max() < 0.5
+@pytest.mark.parametrize("cuts", [[300], [16], [10, 16, 40, 128, 129, 160, 250], [*range(1, 300)]], ids=len)
+def test_a_blocks_scales_are_those_of_its_own_tokens_or_of_the_block_before(
+    cuts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However a text is cut, and only a block's beginning decides."""
+    monkeypatch.setattr(row_scales, "SCALE_TOKENS", 16)
+    monkeypatch.setattr(row_scales, "_LEAST_TOKENS", 4)
+    exact = drifting(CONTEXT)
+    scales = RowScales(torch.full((HEADS, CONTEXT // 16 + 1, 2, 2, WIDTH), float("nan")), "int8")
+    bounds = [0, *[cut for cut in cuts if cut < CONTEXT], CONTEXT]
+    for start, stop in pairwise(bounds):
+        row_scales.fit_scales(scales, start, *exact[:, :, start:stop])
+    before = None
+    for block in range(-(-CONTEXT // 16)):
+        first = block * 16
+        stop = next(bound for bound in bounds if bound > first)
+        tokens = exact[:, :, first : min(stop, first + 16)].double()
+        found = scales.channels[:, block]
+        if block and tokens.shape[2] < 4:
+            assert torch.equal(found, before)
+        else:
+            centre = tokens.mean(2).transpose(0, 1)
+            torch.testing.assert_close(found[:, 0].double(), centre, atol=1e-4, rtol=1e-4)
+            deviation = (tokens - tokens.mean(2, keepdim=True)).square().mean(2).sqrt()
+            least = 0.1 * deviation.square().mean(2, keepdim=True).sqrt()
+            spread = deviation.maximum(least).sqrt().transpose(0, 1)
+            spread = torch.where(spread > 0, spread, 1.0)
+            torch.testing.assert_close(found[:, 1].double(), spread, atol=1e-4, rtol=1e-4)
+        before = found
+
+
+def test_rows_that_drift_keep_their_precision() -> None:
+    store = new_store("int8", context=4000)
+    exact = drifting(4000)
+    found = torch.cat(
+        [torch.stack(store.write(n, *exact[:, :, n : n + 700])) for n in range(0, 4000, 700)], 2
+    )
+    error = (found - exact).square().mean((0, 1, 3)).sqrt()
+    assert error.max() < 0.2
+    assert error[-100:].mean() < 2 * error[:512].mean()
 
 
 @pytest.mark.parametrize("kv_dtype", IN_8_BITS)
 def test_one_token_alone_is_stored(kv_dtype: KvDtype) -> None:
     store = new_store(kv_dtype)
-    exact = rows(1, 3)
+    exact = rows(1, 3).bfloat16().float()
     assert torch.equal(torch.stack(store.write(0, *exact)), exact)
     later = torch.stack(store.write(1, *rows(5, 4)))
     assert later.isfinite().all()
@@ -115,8 +155,8 @@ def rounding(kv_dtype: KvDtype, first: int) -> Any:
 
     def attend(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, **options: Any) -> Any:
         heads, count, width = key.shape[1:]
-        scales = RowScales(torch.empty(heads, 2, width), torch.empty(heads, 2, width), kv_dtype)
-        fit_scales(scales, key[0, :, :first], value[0, :, :first])
+        scales = RowScales(torch.empty(heads, 1, 2, 2, width, dtype=torch.bfloat16), kv_dtype)
+        fit_scales(scales, 0, key[0, :, :first], value[0, :, :first])
         rows = torch.empty(heads, count, 2 * width + 4, dtype=torch.uint8)
         key, value = quantise_rows(key[0], value[0], StoredRows(rows, scales))
         share = query.shape[1] // heads

@@ -14,6 +14,7 @@ from lrqk_cli.config import KvDtype
 from lrqk_cli.kernels.buffers import RowScales, StoredRows
 from lrqk_cli.kernels.dequantise_rows import reference as reading
 from lrqk_cli.kernels.quantise_rows import reference
+from lrqk_cli.memory.accounting import SCALE_TOKENS
 
 kernel = pytest.importorskip("lrqk_cli.kernels.quantise_rows.triton", reason="Triton is not installed")
 reader = pytest.importorskip("lrqk_cli.kernels.dequantise_rows.triton")
@@ -21,12 +22,22 @@ reader = pytest.importorskip("lrqk_cli.kernels.dequantise_rows.triton")
 IN_8_BITS: list[KvDtype] = ["int8", "fp8"]
 # KV heads, tokens, head size.
 SHAPES = [(1, 1, 64), (3, 7, 80), (2, 33, 96), (2, 5, 128), (1, 3, 256), (2, 2, 5)]
+# The token of the first row: longer texts go on in the next block.
+FIRST = SCALE_TOKENS - 3
 
 
 def scales_of(heads: int, width: int, kv_dtype: KvDtype) -> RowScales:
     random = torch.Generator().manual_seed(3)
-    centre = torch.randn(heads, 2, width, generator=random)
-    return RowScales(centre, torch.rand(heads, 2, width, generator=random) + 0.25, kv_dtype)
+    channels = torch.randn(heads, 2, 2, 2, width, generator=random)
+    channels[:, :, 1] = channels[:, :, 1].abs() + 0.25
+    return RowScales(channels.bfloat16(), kv_dtype)
+
+
+def plain_scales(width: int, kv_dtype: KvDtype) -> RowScales:
+    """Return scales by which a number is a code times the factor of its row."""
+    channels = torch.zeros(1, 1, 2, 2, width, dtype=torch.bfloat16)
+    channels[:, :, 1] = 1.0
+    return RowScales(channels, kv_dtype)
 
 
 def rows_of(heads: int, tokens: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -41,18 +52,22 @@ def empty(heads: int, tokens: int, width: int) -> Tensor:
     return torch.full((heads, tokens, 2 * width + 4), 77, dtype=torch.uint8)
 
 
-def run(module: Any, rows: Tensor, scales: RowScales, device: str) -> tuple[Tensor, Tensor, Tensor]:
+def run(
+    module: Any, rows: Tensor, scales: RowScales, device: str, first: int = FIRST
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the bytes written, and K and V as they are read back."""
     target = empty(*rows.shape[1:])
     into = StoredRows(host(target, device), to(scales, device))
-    key, value = module.quantise_rows(*rows.to(device), into)
+    key, value = module.quantise_rows(*rows.to(device), into, first)
     return into.rows.cpu(), key.cpu(), value.cpu()
 
 
-def read(module: Any, written: Tensor, scales: RowScales, dtype: torch.dtype, device: str) -> Tensor:
+def read(
+    module: Any, written: Tensor, scales: RowScales, dtype: torch.dtype, device: str, first: int = FIRST
+) -> Tensor:
     width = (written.shape[2] - 4) // 2
     out = torch.full((*written.shape[:2], 2, width), float("nan"), dtype=dtype, device=device)
-    module.dequantise_rows(StoredRows(to(written, device), to(scales, device)), out)
+    module.dequantise_rows(StoredRows(to(written, device), to(scales, device)), out, first)
     return out.cpu()
 
 
@@ -65,7 +80,8 @@ def test_what_is_read_back_is_the_nearest_code_by_an_oracle(
     written, key, value = run(reference, rows, scales, "cpu")
     found = torch.stack((key, value), 2).double().numpy()
     exact = rows.permute(1, 2, 0, 3).double().numpy()
-    centre, spread = (part.double().numpy()[:, None] for part in scales[:2])
+    block = [(FIRST + row) // SCALE_TOKENS for row in range(shape[1])]
+    centre, spread = (scales.channels.double().numpy()[:, block, part] for part in range(2))
     relative = (exact - centre) / spread
     top = {"int8": 127, "fp8": 448}[kv_dtype]
     bits = written[:, :, 2 * shape[2] :].numpy().copy().view(np.uint16).astype(np.uint32)
@@ -113,8 +129,7 @@ def test_every_code_of_fp8_is_read_as_torch_reads_it(device: str) -> None:
     written = empty(1, 1, 256)
     written[0, 0, :256] = written[0, 0, 256:512] = torch.arange(256)
     written[0, 0, 512:] = torch.tensor([1.0, 2.0]).bfloat16().view(torch.uint8)
-    scales = RowScales(torch.zeros(1, 2, 256), torch.ones(1, 2, 256), "fp8")
-    found = read(reader, written, scales, torch.float32, device)[0, 0]
+    found = read(reader, written, plain_scales(256, "fp8"), torch.float32, device, 0)[0, 0]
     expected = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float()
     is_number = ~expected.isnan()  # which are never written
     assert torch.equal(found[0][is_number], expected[is_number])
@@ -128,9 +143,8 @@ def test_ties_round_to_even(kv_dtype: KvDtype, device: str) -> None:
     middle = (codes[1:] + codes[:-1]) / 2
     numbers = torch.cat((codes, middle, torch.tensor([-0.0]))).float()
     width = len(numbers)
-    scales = RowScales(torch.zeros(1, 2, width), torch.ones(1, 2, width), kv_dtype)
     rows = numbers.expand(2, 1, 1, width).contiguous()
-    written = run(kernel, rows, scales, device)[0]
+    written = run(kernel, rows, plain_scales(width, kv_dtype), device, 0)[0]
     expected = numbers.round().to(torch.int8) if kv_dtype == "int8" else numbers.to(torch.float8_e4m3fn)
     assert torch.equal(written[0, 0, :width], expected.view(torch.uint8))
 
@@ -139,7 +153,7 @@ def test_ties_round_to_even(kv_dtype: KvDtype, device: str) -> None:
 @pytest.mark.parametrize("kv_dtype", IN_8_BITS)
 def test_a_row_at_its_channels_centres_is_read_back_exactly(kv_dtype: KvDtype, device: str) -> None:
     scales = scales_of(2, 64, kv_dtype)
-    rows = scales.centre.permute(1, 0, 2).unsqueeze(2).contiguous()
+    rows = scales.channels[:, 0, 0].float().permute(1, 0, 2).unsqueeze(2).contiguous()
     for module, place in ((reference, "cpu"), (kernel, device)):
         written, key, value = run(module, rows, scales, place)
         assert written[:, :, :128].view(torch.int8).abs().max() == 0
@@ -147,17 +161,27 @@ def test_a_row_at_its_channels_centres_is_read_back_exactly(kv_dtype: KvDtype, d
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_writes_one_row_where_the_device_says(device: str) -> None:
-    rows, scales = rows_of(2, 1, 64, torch.float32), scales_of(2, 64, "int8")
-    expected = run(reference, rows, scales, "cpu")[0]
+@pytest.mark.parametrize("token", [0, 4, SCALE_TOKENS - 1, SCALE_TOKENS, SCALE_TOKENS + 1])
+def test_writes_one_row_where_the_device_says(token: int, device: str) -> None:
+    """The first token of a block takes the scales of the block before it."""
+    rows = rows_of(2, 1, 64, torch.float32)
     for module, place in ((reference, "cpu"), (kernel, device)):
-        into = StoredRows(host(empty(2, 9, 64), place), to(scales, place))
-        module.quantise_rows(*rows.to(place), into, torch.tensor([4], device=place))
+        scales = scales_of(2, 64, "int8")
+        if token == SCALE_TOKENS:
+            scales.channels[:, 1] = float("nan")
+        into = StoredRows(host(empty(2, SCALE_TOKENS + 9, 64), place), to(scales, place))
+        found = module.quantise_rows(*rows.to(place), into, position=torch.tensor([token], device=place))
         if place == "cuda":
             torch.cuda.synchronize()
-        assert torch.equal(into.rows[:, 4:5], expected)
-        others = torch.cat((into.rows[:, :4], into.rows[:, 5:]), 1)
-        assert (others == 77).all()
+        if token == SCALE_TOKENS:
+            scales.channels[:, 1] = scales.channels[:, 0]
+        assert torch.equal(into.scales.channels.cpu(), scales.channels)
+        alone = StoredRows(empty(2, 1, 64), scales)
+        expected = reference.quantise_rows(*rows, alone, token)
+        assert torch.equal(into.rows[:, token : token + 1], alone.rows)
+        assert_same(tuple(found), tuple(expected), atol=1e-6, rtol=1e-6)
+        is_other = torch.arange(SCALE_TOKENS + 9) != token
+        assert (into.rows[:, is_other] == 77).all()
 
 
 @pytest.mark.parametrize("device", DEVICES)

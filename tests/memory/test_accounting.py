@@ -62,7 +62,7 @@ def tensors_of(owner: object) -> list[torch.Tensor]:
         elif isinstance(value, Position):
             continue  # the cache's, with a number on the device that ``scratch.decode_scratch`` counts
         elif isinstance(value, RowScales):
-            found += value[:2]
+            found.append(value.channels)
         elif type(value).__module__.startswith("lrqk_cli.attention"):
             found += tensors_of(value)
     return found

@@ -44,7 +44,7 @@ def append_token(
         row = torch.stack((key, value), 1)
         store.rows[:, position] = row.to(store.rows.device)
     else:
-        key, value = quantise_rows(key.unsqueeze(1), value.unsqueeze(1), store, length)
+        key, value = quantise_rows(key.unsqueeze(1), value.unsqueeze(1), store, position=length)
         key, value = key.squeeze(1), value.squeeze(1)
         row = torch.stack((key, value), 1)
     _keep_leaving(residents, position - residents.recent)

@@ -230,7 +230,7 @@ def append_token(
     """
     sets, queries, width = query.shape
     if store.scales is not None:
-        key, value = quantise_rows(key.unsqueeze(1), value.unsqueeze(1), store, length)
+        key, value = quantise_rows(key.unsqueeze(1), value.unsqueeze(1), store, position=length)
     rank = out.codes.shape[2]
     rank_pad = triton.next_power_of_2(rank)
     _append[(queries + 2, sets)](

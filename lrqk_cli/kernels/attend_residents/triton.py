@@ -28,6 +28,7 @@ from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents, Tail
 from lrqk_cli.kernels.dequantise_rows.triton import row_format
 from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.primitives import code_width, tile_rows
+from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.scratch import FETCH_ROWS, blocks_of, fetch_splits, split_rows
 
 # Elements of K, and of V, that a program of the first launch loads at once; elements that the second merges.
@@ -54,8 +55,8 @@ class _FetchParts(NamedTuple):
     leaving: Tensor
     store: Tensor
     factors: Tensor
-    centre: Tensor
-    spread: Tensor
+    channels: Tensor
+    blocks: int
     resident: Tensor
     splits: int
     share: int
@@ -66,7 +67,7 @@ def _fetch_parts(fetch: Fetch | None, residents: Residents, stand_in: Tensor) ->
     """Return the kernel's arguments; without a fetch, ``stand_in`` takes their places and is not read."""
     if fetch is None:
         none = stand_in
-        return _FetchParts(*(none,) * 9, splits=0, share=1, format=0)
+        return _FetchParts(*(none,) * 7, blocks=0, resident=none, splits=0, share=1, format=0)
     plan, store = fetch
     return _FetchParts(
         plan.token,
@@ -162,6 +163,7 @@ def attend_residents(
         FETCH_ROWS=FETCH_ROWS,
         SOFTCAP=softcap is not None,
         FORMAT=fetched.format,
+        SCALE_TOKENS=SCALE_TOKENS,
         **sizes,
         num_warps=4,
         num_stages=3 if query.element_size() == 2 else 2,

@@ -28,8 +28,8 @@ def _attend_fetched(
     planned,
     store,
     factors,
-    centre,
-    spread,
+    channels,
+    blocks,
     head,
     context,
     resident,
@@ -48,6 +48,7 @@ def _attend_fetched(
     SOFTCAP: tl.constexpr,
     TAIL: tl.constexpr,
     FORMAT: tl.constexpr,
+    SCALE_TOKENS: tl.constexpr,
 ):
     """Fetch planned rows from ``first`` on into their slots, a block every ``STEP``, and attend to them.
 
@@ -62,8 +63,8 @@ def _attend_fetched(
         entry = first + tl.arange(0, COUNT)
         inside = entry < planned
         slot, token, leaving = replace_some(
-            store, factors, centre, spread, head, context, plan_token, plan_slot, rows, slot_token, resident,
-            entry, inside, WIDTH, 2 * WIDTH_PAD, FORMAT,
+            store, factors, channels, blocks, head, context, plan_token, plan_slot, rows, slot_token,
+            resident, entry, inside, WIDTH, 2 * WIDTH_PAD, FORMAT, SCALE_TOKENS,
         )
         # Other threads wrote the rows that a thread reads back, so all writes must come first.
         tl.debug_barrier()
@@ -144,8 +145,8 @@ def attend_split(
     leaving,
     store,
     factors,
-    centre,
-    spread,
+    channels,
+    blocks,
     resident,
     split_output,
     split_lse,
@@ -172,6 +173,7 @@ def attend_split(
     SOFTCAP: tl.constexpr,
     TAIL: tl.constexpr,
     FORMAT: tl.constexpr,
+    SCALE_TOKENS: tl.constexpr,
 ):
     """Attend to the rows of one split, all queries of the set in a tile of 16.
 
@@ -198,9 +200,10 @@ def attend_split(
         peak, total, output, peaks, mass, code_sum = _attend_fetched(
             queries, rows + RECENT * STRIDE, slot_token + row_set * hot, scores + row_set * QUERIES * bucket,
             codes + row_set * context * BYTES, plan_token + row_set * hot, plan_slot + row_set * hot,
-            tl.load(plan_count + row_set), store, factors, centre, spread, row_set // share, context,
+            tl.load(plan_count + row_set), store, factors, channels, blocks, row_set // share, context,
             resident + row_set * context, bucket, split * FETCH_ROWS, scaling, cap, QUERIES, ROWS, RANK,
             RANK_PAD, WIDTH, WIDTH_PAD, FETCHES * FETCH_ROWS, FETCH_ROWS, SOFTCAP, TAIL, FORMAT,
+            SCALE_TOKENS,
         )
         if TAIL:
             store_weighed(

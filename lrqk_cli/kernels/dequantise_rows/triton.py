@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import StoredRows
+from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.scratch import blocks_of
 
 _ROWS = 4
@@ -43,41 +44,43 @@ def value_of_code(code, FORMAT: tl.constexpr):
 def load_rows(
     rows,
     factors,
-    centre,
-    spread,
+    channels,
+    row,
     token,
     inside,
     part,
     mask,
     WIDTH: tl.constexpr,
     FORMAT: tl.constexpr,
+    SCALE_TOKENS: tl.constexpr,
 ):
-    """Return rows ``[n, 2d]`` in float32; ``rows``, and ``factors`` (the same in int16), point to the head's.
+    """Return rows ``[n, 2d]`` in float32; ``rows``, ``factors`` (the same in int16) and ``channels`` point to
+    those of the KV head.
 
     Args:
-        token, inside: int64 ``[n]``, and whether to load it.
+        row, token: int64 ``[n]``, the number of the row and of its token; inside: whether to load it.
         part: the place in a row ``[1, 2d]``; mask: ``[n, 2d]``, what to load.
     """
-    codes = tl.load(rows + token[:, None] * (2 * WIDTH + 4) + part, mask=mask, other=0)
-    place = factors + token * (WIDTH + 2) + WIDTH
+    codes = tl.load(rows + row[:, None] * (2 * WIDTH + 4) + part, mask=mask, other=0)
+    place = factors + row * (WIDTH + 2) + WIDTH
     of_key = float_of_bfloat16(tl.load(place, mask=inside, other=0))
     of_value = float_of_bfloat16(tl.load(place + 1, mask=inside, other=0))
     factor = tl.where(part < WIDTH, of_key[:, None], of_value[:, None])
-    channel = part < 2 * WIDTH
-    wide = tl.load(spread + part, mask=channel, other=0.0)
+    centre = channels + (token // SCALE_TOKENS)[:, None] * (4 * WIDTH) + part
+    middle = tl.load(centre, mask=mask, other=0.0).to(tl.float32)
+    wide = tl.load(centre + 2 * WIDTH, mask=mask, other=0.0).to(tl.float32)
     # Fused in all kernels, so that all read the same numbers.
-    return tl.fma(
-        value_of_code(codes, FORMAT) * factor, wide, tl.load(centre + part, mask=channel, other=0.0)
-    )
+    return tl.fma(value_of_code(codes, FORMAT) * factor, wide, middle)
 
 
 @triton.jit
 def _dequantise(
     rows,
     factors,
-    centre,
-    spread,
+    channels,
+    blocks,
     out,
+    first,
     count,
     head_stride,
     out_head_stride,
@@ -85,34 +88,37 @@ def _dequantise(
     PAD: tl.constexpr,
     ROWS: tl.constexpr,
     FORMAT: tl.constexpr,
+    SCALE_TOKENS: tl.constexpr,
 ):
     head = tl.program_id(1).to(tl.int64)
-    token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     part = tl.arange(0, PAD)[None, :]
-    inside = token < count
+    inside = row < count
     mask = inside[:, None] & (part < 2 * WIDTH)
-    row = load_rows(
+    numbers = load_rows(
         rows + head * head_stride,
         factors + head * (head_stride // 2),
-        centre + head * (2 * WIDTH),
-        spread + head * (2 * WIDTH),
-        token,
+        channels + head * blocks * (4 * WIDTH),
+        row,
+        first + row,
         inside,
         part,
         mask,
         WIDTH,
         FORMAT,
+        SCALE_TOKENS,
     )
-    place = out + head * out_head_stride + token[:, None] * (2 * WIDTH) + part
-    tl.store(place, row.to(out.dtype.element_ty), mask=mask)
+    place = out + head * out_head_stride + row[:, None] * (2 * WIDTH) + part
+    tl.store(place, numbers.to(out.dtype.element_ty), mask=mask)
 
 
-def dequantise_rows(stored: StoredRows, out: Tensor) -> None:
+def dequantise_rows(stored: StoredRows, out: Tensor, first: int = 0) -> None:
     """See the reference; the rows of a head are contiguous."""
     heads, count, _, width = out.shape
     _dequantise[(blocks_of(count, _ROWS), heads)](
         *stored.parts,
         out,
+        first,
         count,
         stored.rows.stride(0),
         out.stride(0),
@@ -120,5 +126,6 @@ def dequantise_rows(stored: StoredRows, out: Tensor) -> None:
         PAD=triton.next_power_of_2(2 * width),
         ROWS=_ROWS,
         FORMAT=row_format(stored),
+        SCALE_TOKENS=SCALE_TOKENS,
         num_warps=4,
     )

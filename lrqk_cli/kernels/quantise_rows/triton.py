@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lrqk_cli.kernels.buffers import StoredRows
 from lrqk_cli.kernels.dequantise_rows.triton import INT8_ROWS, row_format, value_of_code
+from lrqk_cli.memory.accounting import SCALE_TOKENS
 
 
 @triton.jit
@@ -31,8 +32,8 @@ def _code_of(number, FORMAT: tl.constexpr):
 @triton.jit
 def _quantise_half(
     vector,
-    centre,
-    spread,
+    channels,
+    own_channels,
     codes,
     factors,
     back,
@@ -40,13 +41,20 @@ def _quantise_half(
     PAD: tl.constexpr,
     LARGEST: tl.constexpr,
     FORMAT: tl.constexpr,
+    COPIES: tl.constexpr,
 ):
     """Quantise K, or V, of a row; ``back`` receives it as it will be read back."""
     dim = tl.arange(0, PAD)
     inside = dim < WIDTH
-    middle = tl.load(centre + dim, mask=inside, other=0.0)
-    wide = tl.load(spread + dim, mask=inside, other=1.0)
+    centre = tl.load(channels + dim, mask=inside, other=0.0)
+    spread = tl.load(channels + 2 * WIDTH + dim, mask=inside, other=1.0)
+    if COPIES:
+        tl.store(own_channels + dim, centre, mask=inside)
+        tl.store(own_channels + 2 * WIDTH + dim, spread, mask=inside)
+    middle = centre.to(tl.float32)
+    wide = spread.to(tl.float32)
     relative = tl.div_rn(tl.load(vector + dim, mask=inside, other=0.0).to(tl.float32) - middle, wide)
+    relative = tl.where(inside, relative, 0.0)
     top = tl.max(tl.abs(relative), 0)
     # Rounded up to bfloat16, so that no code saturates.
     bits = ((tl.div_rn(top, LARGEST)).to(tl.int32, bitcast=True) + 0xFFFF) & -65536
@@ -64,8 +72,8 @@ def _quantise(
     value,
     rows,
     factors,
-    centre,
-    spread,
+    channels,
+    blocks,
     position,
     key_back,
     value_back,
@@ -74,61 +82,68 @@ def _quantise(
     value_head_stride,
     value_stride,
     head_stride,
+    first,
     length,
     WIDTH: tl.constexpr,
     PAD: tl.constexpr,
     LARGEST: tl.constexpr,
     FORMAT: tl.constexpr,
     HAS_POSITION: tl.constexpr,
+    SCALE_TOKENS: tl.constexpr,
 ):
-    token = tl.program_id(0).to(tl.int64)
+    number = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1).to(tl.int64)
-    row = token
+    row = number
+    token = first + number
     if HAS_POSITION:
         row += tl.load(position)
+        token = row
+    block = token // SCALE_TOKENS
+    own = channels + (head * blocks + block) * (4 * WIDTH)
+    source = own
+    if HAS_POSITION:
+        # A token that begins a block takes the scales of the block before it.
+        source -= tl.where((token % SCALE_TOKENS == 0) & (token > 0), 4 * WIDTH, 0)
     rows += head * head_stride + row * (2 * WIDTH + 4)
     factors += head * (head_stride // 2) + row * (WIDTH + 2) + WIDTH
-    channel = head * (2 * WIDTH)
-    place = (head * length + token) * WIDTH
+    place = (head * length + number) * WIDTH
     # fmt: off
     _quantise_half(
-        key + head * key_head_stride + token * key_stride, centre + channel, spread + channel,
-        rows, factors, key_back + place, WIDTH, PAD, LARGEST, FORMAT,
+        key + head * key_head_stride + number * key_stride, source, own, rows, factors, key_back + place,
+        WIDTH, PAD, LARGEST, FORMAT, HAS_POSITION,
     )
     _quantise_half(
-        value + head * value_head_stride + token * value_stride, centre + channel + WIDTH,
-        spread + channel + WIDTH, rows + WIDTH, factors + 1, value_back + place, WIDTH, PAD, LARGEST, FORMAT,
+        value + head * value_head_stride + number * value_stride, source + WIDTH, own + WIDTH, rows + WIDTH,
+        factors + 1, value_back + place, WIDTH, PAD, LARGEST, FORMAT, HAS_POSITION,
     )
     # fmt: on
 
 
 def quantise_rows(
-    key: Tensor, value: Tensor, into: StoredRows, position: Tensor | None = None
+    key: Tensor, value: Tensor, into: StoredRows, first: int = 0, position: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """See the reference; ``into.rows`` may be in pinned host memory. The last dimensions are contiguous."""
     heads, length, width = key.shape
     assert into.scales is not None
     back = torch.empty(2, heads, length, width, dtype=key.dtype, device=key.device)
-    rows, factors, centre, spread = into.parts
     _quantise[(length, heads)](
         key,
         value,
-        rows,
-        factors,
-        centre,
-        spread,
+        *into.parts,
         key if position is None else position,
         back[0],
         back[1],
         *key.stride()[:2],
         *value.stride()[:2],
-        rows.stride(0),
+        into.rows.stride(0),
+        first,
         length,
         WIDTH=width,
         PAD=triton.next_power_of_2(width),
         LARGEST=into.scales.largest_code,
         FORMAT=row_format(into),
         HAS_POSITION=position is not None,
+        SCALE_TOKENS=SCALE_TOKENS,
         num_warps=1,
     )
     return back[0], back[1]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
-from lrqk_cli.kernels.buffers import FetchPlan, Residents, RowScales, StoredRows
-from lrqk_cli.kernels.dequantise_rows.reference import dequantise_rows
+from lrqk_cli.kernels.buffers import FetchPlan, Residents, StoredRows
+from lrqk_cli.kernels.dequantise_rows.reference import codes_and_factors, values_of
 
 
 def replace_rows(residents: Residents, plan: FetchPlan, store: StoredRows) -> None:
@@ -23,11 +21,9 @@ def replace_rows(residents: Residents, plan: FetchPlan, store: StoredRows) -> No
         head = row_set // share
         fetched = store.rows[head, token.to(store.rows.device)].to(residents.rows.device)
         if store.scales is not None:
-            centre, spread, kv_dtype = store.scales
-            scales = RowScales(centre[head : head + 1], spread[head : head + 1], kv_dtype)
-            plain = torch.empty_like(residents.rows[:1, : len(fetched)])
-            dequantise_rows(StoredRows(fetched.unsqueeze(0), scales), plain)
-            fetched = plain[0]
+            centre, spread = store.scales.of_tokens(head, token)
+            codes, factor = codes_and_factors(fetched.unsqueeze(0), store.scales.code_dtype)
+            fetched = values_of(codes[0], factor[0], centre, spread).to(residents.rows.dtype)
         residents.rows[row_set, residents.recent + slot] = fetched
         residents.resident[row_set, residents.slot_token[row_set, slot]] = False
         residents.resident[row_set, token] = True

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from lrqk_cli.kernels.buffers import FetchPlan, Residents, StoredRows
 from lrqk_cli.kernels.dequantise_rows.triton import PLAIN_ROWS, load_rows, row_format
+from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.scratch import blocks_of
 
 # Rows that a program copies at once: one per warp.
@@ -26,8 +27,8 @@ _PROGRAMS = 64
 def replace_some(
     store,
     factors,
-    centre,
-    spread,
+    channels,
+    blocks,
     head,
     context,
     plan_token,
@@ -40,11 +41,12 @@ def replace_some(
     WIDTH: tl.constexpr,
     ROW_PAD: tl.constexpr,
     FORMAT: tl.constexpr,
+    SCALE_TOKENS: tl.constexpr,
 ):
     """Copy the rows of plan entries into their slots; return the slots, the new and the replaced tokens.
 
-    ``store``, ``factors``, ``centre`` and ``spread`` are of all KV heads (``StoredRows.parts``), all other
-    pointers are the set's own; ``rows`` points to its first hot slot.
+    ``store``, ``factors`` and ``channels`` are of all KV heads (``StoredRows.parts``), all other pointers are
+    the set's own; ``rows`` points to its first hot slot.
     """
     ROW: tl.constexpr = 2 * WIDTH
     part = tl.arange(0, ROW_PAD)[None, :]
@@ -57,14 +59,15 @@ def replace_some(
         row = load_rows(
             store + head * context * (ROW + 4),
             factors + head * context * (WIDTH + 2),
-            centre + head * ROW,
-            spread + head * ROW,
+            channels + head * blocks * (2 * ROW),
+            token,
             token,
             inside,
             part,
             mask,
             WIDTH,
             FORMAT,
+            SCALE_TOKENS,
         ).to(rows.dtype.element_ty)
     leaving = tl.load(slot_token + slot, mask=inside, other=0)
     tl.store(rows + slot[:, None] * ROW + part, row, mask=mask)
@@ -80,8 +83,8 @@ def replace_some(
 def _replace(
     store,
     factors,
-    centre,
-    spread,
+    channels,
+    blocks,
     plan_token,
     plan_slot,
     plan_count,
@@ -97,6 +100,7 @@ def _replace(
     ROW_PAD: tl.constexpr,
     ROWS: tl.constexpr,
     FORMAT: tl.constexpr,
+    SCALE_TOKENS: tl.constexpr,
 ):
     row_set = tl.program_id(1).to(tl.int64)
     count = tl.load(plan_count + row_set)
@@ -106,8 +110,8 @@ def _replace(
         replace_some(
             store,
             factors,
-            centre,
-            spread,
+            channels,
+            blocks,
             row_set // share,
             context,
             plan_token + row_set * hot,
@@ -120,6 +124,7 @@ def _replace(
             WIDTH,
             ROW_PAD,
             FORMAT,
+            SCALE_TOKENS,
         )
         first += programs * ROWS
 
@@ -147,5 +152,6 @@ def replace_rows(residents: Residents, plan: FetchPlan, store: StoredRows) -> No
         ROW_PAD=triton.next_power_of_2(2 * width),
         ROWS=_ROWS,
         FORMAT=row_format(store),
+        SCALE_TOKENS=SCALE_TOKENS,
         num_warps=4,
     )
