@@ -6,10 +6,12 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 from fake_chat import FakeDocument, FakeEngine, new_session
 
 from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.chat_session import ChatSession
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import Document, PageSelection, read_documents
@@ -43,7 +45,13 @@ class Script:
 class Talk:
     """A chat of several goes; what was said before stays."""
 
-    def __init__(self, engine: FakeEngine | None = None, *, terminal: bool = False) -> None:
+    def __init__(
+        self,
+        engine: FakeEngine | None = None,
+        *,
+        terminal: bool = False,
+        chat_session: ChatSession | None = None,
+    ) -> None:
         self.engine = engine or FakeEngine()
         self.err, self.out = io.StringIO(), io.StringIO()
         self.ctx = CommandContext(
@@ -54,7 +62,19 @@ class Talk:
             console=CleanConsole(file=self.out, width=80, force_terminal=True),
             read_documents=_read,
             look_up=_look_up,
+            chat_session=chat_session or ChatSession(None),
         )
+        self.ctx.record = self._record
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ctx.chat_session.close()
+
+    def _record(self) -> None:
+        opened = SimpleNamespace(session=self.ctx.session, model=self.ctx.model, tokenizer_id=lambda: None)
+        self.ctx.chat_session.record(opened, self.ctx.config)  # type: ignore[arg-type]
 
     def say(self, *lines: str | Callable[[], object]) -> str:
         """Type lines, then Ctrl-D; return what was shown on stderr."""

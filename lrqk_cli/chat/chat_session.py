@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from lrqk_cli.chat.archive import Archive, make_archive, saved_document
 from lrqk_cli.chat.journal import Journal, SessionStore
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.session_database import DamagedSessionsError
+from lrqk_cli.chat.session_names import session_name
 from lrqk_cli.errors import LrqkError, UsageError
 
 if TYPE_CHECKING:
@@ -21,14 +23,16 @@ class ChatSession:
     """The session of one chat, across changes of its model.
 
     Args:
-        journal: what is recorded; None records nothing.
+        journal: what is recorded; None records nothing until the conversation gets a name.
+        is_named: whether the user chose its name.
 
     Attributes:
         saved: the conversation to go on with; None for a new one.
     """
 
-    def __init__(self, journal: Journal | None) -> None:
+    def __init__(self, journal: Journal | None, *, is_named: bool = False) -> None:
         self._journal = journal
+        self._is_named = is_named
         self._has_recorded = False
         self.saved: Archive | None = journal.archive() if journal is not None else None
 
@@ -59,6 +63,71 @@ class ChatSession:
         self._journal.record(make_archive(session.conversation, opened.model, generation, config, tokenizer))
         self._has_recorded = True
 
+    def save_as(self, name: str, archive: Archive, *, replaces: bool = False) -> str:
+        """Record a conversation under a name from now on; return the name.
+
+        The session so far stays as it is if the user gave it its name; otherwise it goes.
+
+        Args:
+            replaces: take the place of another session of that name.
+
+        Raises:
+            UsageError: the name is none, or there is such a session.
+            LrqkError: it cannot be written, or another process has it open; nothing has changed.
+        """
+        name, store = session_name(name), SessionStore()
+        if self._journal is not None and self._journal.name == name:
+            self._journal.record(archive)
+            self._has_recorded = True
+            return name
+        if not replaces and name in [info.name for info in store.list()]:
+            raise UsageError(
+                f"There is a session '{name}' already.",
+                f"To replace it, type /save! {name}; to go on with it, /load {name}",
+            )
+        journal = store.open(name)
+        try:
+            journal.record(archive)
+        except BaseException:
+            journal.close()
+            raise
+        before, was_named = self._journal, self._is_named
+        self._go_on_in(journal)
+        if before is not None and not was_named:
+            with suppress(LrqkError):  # it is not there if nothing was recorded
+                store.remove(before.name)
+        return name
+
+    @contextmanager
+    def switching(self, name: str) -> Iterator[Archive]:
+        """Give a session's conversation to go on with; at the end, if nothing fails, this chat records there.
+
+        Raises:
+            UsageError: there is no such session, or this is it.
+            LrqkError: another process has it open, or it cannot be read.
+        """
+        store = SessionStore()
+        name = store.find(name).name
+        if self._journal is not None and self._journal.name == name:
+            raise UsageError(f"This is the session '{name}'.", "See what there is with /load alone.")
+        journal = store.open(name)
+        try:
+            archive = journal.archive()
+            if archive is None:
+                raise UsageError(f"There is no session '{name}'.", "See what there is with /load alone.")
+            yield archive
+        except BaseException:
+            journal.close()
+            raise
+        self._go_on_in(journal)
+
+    def _go_on_in(self, journal: Journal) -> None:
+        before, self._journal = self._journal, journal
+        self._has_recorded = self._is_named = True
+        if before is not None:
+            with suppress(LrqkError):  # all turns are recorded already
+                before.close()
+
     def close(self) -> None:
         """Let other processes go on with the session."""
         if self._journal is not None:
@@ -66,7 +135,13 @@ class ChatSession:
 
 
 def open_chat_session(
-    name: str | None, continues: bool, title: str | None, *, keeps: bool, warn: Callable[[str], None]
+    name: str | None,
+    continues: bool,
+    title: str | None,
+    *,
+    keeps: bool,
+    warn: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> ChatSession:
     """Return the session of a chat.
 
@@ -76,6 +151,7 @@ def open_chat_session(
         title: of the first document, for the name of a new session.
         keeps: record a chat without a name too.
         warn: tells of a failure to do so, which does not end the chat.
+        note: offers the last session, if a new one begins.
 
     Raises:
         UsageError: there is no session to go on with, or the name is none.
@@ -97,9 +173,13 @@ def open_chat_session(
             raise UsageError("There is no session to continue.", "Begin one: lrqk chat report.pdf")
         name = newest.name
     if name is not None:
-        return ChatSession(store.open(name))
+        return ChatSession(store.open(name), is_named=True)
     try:
-        return ChatSession(store.open(title=title))
+        newest = store.newest()
+        begun = ChatSession(store.open(title=title))
+        if newest is not None:
+            note(f"To go on with the last conversation ({newest.name}) instead: lrqk chat --continue")
+        return begun
     except LrqkError as error:
         warn(f"This chat is not recorded: {error.message}")
         return ChatSession(None)

@@ -42,7 +42,7 @@ def opened(
             "Leave one of them out.",
         )
     title = documents[0].title if documents else None
-    chat_session = open_chat_session(name, continues, title, keeps=keeps, warn=view.warn)
+    chat_session = open_chat_session(name, continues, title, keeps=keeps, warn=view.warn, note=view.note)
     chat_session.add(documents)
     try:
         yield chat_session

@@ -108,13 +108,21 @@ class ChatPrompt:
     def spells(self, tokens: Sequence[int], text: str) -> bool:
         """Whether tokens, which may come from a file, are an answer of exactly this text.
 
-        They are not if one is unknown to the tokenizer, or is a control token.
+        They are not if one is unknown to the tokenizer, is special, or is a control token around turns. Other
+        control tokens, such as ``</think>``, are a part of the text that a model writes.
         """
-        known, control = len(self._tokenizer), _control_tokens(self._tokenizer, self._template)
+        known, control = len(self._tokenizer), self._turn_tokens()
         if any(not 0 <= token < known or token in control for token in tokens):
             return False
         stream = Detokenizer(self._tokenizer)
         return "".join([*map(stream.push, tokens), stream.flush()]) == text
+
+    def _turn_tokens(self) -> set[int]:
+        """Return special tokens, and control tokens that the template puts around turns."""
+        around = {*self._opening, *self._closing, *self._between}
+        control = _control_tokens(self._tokenizer, self._template)
+        special = {number for number, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+        return special | (control.keys() & around)
 
     def _around_system(self, rendered: str | TemplateFailure) -> tuple[str, str] | tuple[None, None]:
         """Return the template's text before and after a system text; None twice without a system role."""

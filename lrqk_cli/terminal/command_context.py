@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.archive import Archive, make_archive
+from lrqk_cli.chat.chat_session import ChatSession
 from lrqk_cli.chat.context_sync import ReadingEvent, never
 from lrqk_cli.chat.events import Answer, TextDelta
 from lrqk_cli.chat.protocols import DocumentLike
@@ -69,7 +70,9 @@ class CommandContext:
         draft: the initial text of the next line.
         chat_exit: set to end the chat.
         own_files: the files that this conversation was saved to or loaded from.
-        record: records the conversation as it stands.
+        chat_session: where the conversation is recorded.
+        record: records it as it stands.
+        tokenizer_id: returns what identifies the tokenizer of a saved answer's tokens; None if unknown.
         threads: CPU threads that compute; None if unknown.
     """
 
@@ -88,7 +91,9 @@ class CommandContext:
     attention: str = "auto"
     own_files: frozenset[Path] = frozenset()
     threads: int | None = None
+    chat_session: ChatSession = field(default_factory=lambda: ChatSession(None))
     record: Callable[[], None] = lambda: None
+    tokenizer_id: Callable[[], str | None] = lambda: None
 
     def checkpoint(self) -> Callable[[], None]:
         """Record conversation and settings; return a function that restores them."""
@@ -107,6 +112,11 @@ class CommandContext:
                 self.config = config
 
         return restore
+
+    def archive(self, tokenizer: str | None = None) -> Archive:
+        """Return the conversation as it is saved; ``tokenizer`` see ``make_archive``."""
+        session = self.session
+        return make_archive(session.conversation, self.model, session.generation, self.config, tokenizer)
 
     def say(self, text: str | Text = "") -> None:
         """Print a line of a command's output."""

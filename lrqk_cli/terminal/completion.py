@@ -9,8 +9,10 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 
 from lrqk_cli.chat.archive import saved_names
+from lrqk_cli.chat.journal import SessionStore
 from lrqk_cli.chat.printable import printable
 from lrqk_cli.config import TailMode
+from lrqk_cli.errors import LrqkError
 from lrqk_cli.terminal.commands.registry import Registry
 from lrqk_cli.terminal.commands.settings import HOT_SET, SAMPLING
 
@@ -40,7 +42,7 @@ class ChatCompleter(Completer):
         kind = command.argument if command is not None else "none"
         if kind in ("path", "saved"):
             if kind == "saved":
-                yield from _beginning_with(argument, saved_names())
+                yield from _beginning_with(argument, _names())
             word = argument.rpartition(" ")[2]
             for path in self._paths.get_completions(Document(word, len(word)), complete_event):
                 yield Completion(path.text, path.start_position, printable(path.display_text))
@@ -52,6 +54,15 @@ class ChatCompleter(Completer):
                 yield from _beginning_with(value, get_args(TailMode))
         elif kind == "model":
             yield from _beginning_with(argument, self._models())
+
+
+def _names() -> list[str]:
+    """Return the names of sessions, then of files of /save."""
+    try:
+        sessions = [info.name for info in SessionStore().list()]
+    except LrqkError:
+        sessions = []
+    return [*sessions, *saved_names()]
 
 
 def _beginning_with(start: str, words: Iterable[str]) -> Iterable[Completion]:

@@ -90,7 +90,7 @@ def converse(
                 continue
             standing = asked
             opened.session.note_sources(sources)
-            ctx = _make_context(opened, standing, view, console, read_documents, ctx)
+            ctx = _make_context(opened, standing, view, console, read_documents, chat_session, ctx)
             ctx.record = partial(_record, ctx, opened, chat_session)
             reader = LineReader(
                 remembered,
@@ -110,6 +110,7 @@ def _make_context(
     view: View,
     console: Console,
     read_documents: ReadDocuments,
+    chat_session: ChatSession,
     before: CommandContext | None,
 ) -> CommandContext:
     """Return a context for a model; keep from ``before`` the state that does not depend on the model."""
@@ -134,6 +135,8 @@ def _make_context(
         pages=before.pages if before is not None else None,
         own_files=before.own_files if before is not None else frozenset(),
         threads=opened.threads,
+        chat_session=chat_session,
+        tokenizer_id=opened.tokenizer_id,
     )
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lrqk_cli.chat.archive import Archive, SavedExchange
+from lrqk_cli.chat.chat_session import ChatSession, open_chat_session
 from lrqk_cli.chat.journal import SessionStore
+from lrqk_cli.config import GenerationConfig
 
 WORDS = "The revenue of the year was 48.2 million, and the plant at Brannock employs 412 people. "
 QUESTIONS = ("How much?", "Who works there?", "Where is that?")
@@ -41,6 +44,21 @@ def answers(result) -> list[dict]:
     assert result.code == 0, result.err
     one_a_line = [json.loads(line) for line in result.out.splitlines()] if result.out.count("\n{") else None
     return one_a_line or [json.loads(result.out)]
+
+
+def test_a_new_chat_offers_the_last_conversation(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    told = list[str]()
+
+    def begin(name: str | None = None, title: str | None = None) -> ChatSession:
+        return open_chat_session(name, False, title, keeps=True, warn=told.append, note=told.append)
+
+    with SessionStore().open("talk") as journal:
+        journal.record(Archive("tiny", None, GenerationConfig(), {}, (SavedExchange("What?", None),)))
+    begin("talk").close()
+    assert told == []
+    begin(title="report.pdf").close()
+    assert told == ["To go on with the last conversation (talk) instead: lrqk chat --continue"]
 
 
 def test_a_conversation_goes_on_where_it_stopped(chat, document):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import AddedToken
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from lrqk_cli.errors import ModelError
@@ -241,6 +242,21 @@ def test_tokens_of_an_answer_spell_its_text_in_any_division(tokenizer: PreTraine
     assert prompt.spells([], "")
     assert not prompt.spells(whole[:-1], text)
     assert not prompt.spells([], text)
+
+
+def test_an_answer_may_spell_a_control_token_that_is_not_around_turns(tokenizer: PreTrainedTokenizerFast):
+    """A model writes ``</think>`` itself; what a template puts around turns is refused, special or not."""
+    tokenizer.add_tokens([AddedToken("</think>", special=False), AddedToken("<turn>", special=False)])
+    tokenizer.chat_template = (
+        "{% for m in messages %}<turn>{{ m.role }} {{ m.content.split('</think>')[-1] }}<|im_end|>"
+        "{% endfor %}{% if add_generation_prompt %}<turn>assistant {% endif %}"
+    )
+    prompt = ChatPrompt(tokenizer)
+    thought, turn = tokenizer.convert_tokens_to_ids(["</think>", "<turn>"])
+    answer = [*prompt.text("Hm"), thought, *prompt.text("Yes")]
+    assert prompt.spells(answer, "Hm</think>Yes")
+    assert thought not in prompt.text("Hm</think>Yes")
+    assert not prompt.spells([*prompt.text("Yes"), turn, *prompt.text("user")], "Yes<turn>user")
 
 
 def test_a_control_token_and_one_that_there_is_not_spell_nothing(tokenizer: PreTrainedTokenizerFast):

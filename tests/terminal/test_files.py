@@ -13,7 +13,11 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from talk import Talk
 
-from lrqk_cli.errors import UsageError
+from lrqk_cli.chat.archive import SavedExchange
+from lrqk_cli.chat.chat_session import ChatSession
+from lrqk_cli.chat.journal import SessionStore
+from lrqk_cli.chat.session_database import sessions_path
+from lrqk_cli.errors import ContextLengthError, UsageError
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.completion import ChatCompleter
 from lrqk_cli.terminal.line_reader import open_history
@@ -51,13 +55,13 @@ def chats(tmp_path) -> Path:
         ("über ünïcödé", "über ünïcödé"),
     ],
 )
-def test_a_name_is_the_rest_of_the_line(typed, name, chats):
-    talk = Talk()
-    assert "Saved as " in talk.say("First?", f"/save {typed}")
-    assert [path.name for path in chats.iterdir()] == [f"{name}.json"]
-    other = Talk()
-    assert "Documents: 1, questions: 1" in other.say(f"/load {typed}")
-    assert name in other.say("/load")
+def test_a_name_is_the_rest_of_the_line(typed, name):
+    with Talk() as talk:
+        assert f"Recorded as {name} from now on" in talk.say("First?", f"/save {typed}")
+    assert [info.name for info in SessionStore().list()] == [name]
+    with Talk() as other:
+        assert "Documents: 1, questions: 1" in other.say(f"/load {typed}")
+        assert name in other.say("/load")
 
 
 @pytest.mark.parametrize(
@@ -85,19 +89,87 @@ def test_what_names_no_file_is_refused(typed):
     assert "Hint: " in shown
 
 
-def test_a_file_of_others_is_replaced_only_if_that_is_asked_for(work, chats):
+def test_what_others_wrote_is_replaced_only_if_that_is_asked_for(work):
     (work / "notes.md").write_text("mine")
-    first, second = Talk(), Talk()
-    first.say("First?", "/save talk")
-    shown = second.say("Second?", "/save talk", "/export notes.md")
-    assert "talk.json is there already." in shown
-    assert "Hint: To replace it, type /save! talk" in shown
-    assert "Hint: To replace it, type /export! notes.md" in shown
-    assert "First?" in (chats / "talk.json").read_text()
-    assert (work / "notes.md").read_text() == "mine"
-    second.say("/save! talk", "/export! notes.md")
-    assert "Second?" in (chats / "talk.json").read_text()
+    with Talk() as first:
+        first.say("First?", "/save talk", "/save talk.json")
+    with Talk() as second:
+        shown = second.say("Second?", "/save talk", "/save talk.json", "/export notes.md")
+        assert "There is a session 'talk' already." in shown
+        assert "talk.json is there already." in shown
+        assert "Hint: To replace it, type /save! talk; to go on with it, /load talk" in shown
+        assert "Hint: To replace it, type /export! notes.md" in shown
+        assert questions_of("talk") == ["First?"]
+        assert "First?" in (work / "talk.json").read_text()
+        assert (work / "notes.md").read_text() == "mine"
+        second.say("/save! talk", "/save! talk.json", "/export! notes.md")
+    assert questions_of("talk") == ["Second?"]
+    assert "Second?" in (work / "talk.json").read_text()
     assert "Second?" in (work / "notes.md").read_text()
+
+
+def questions_of(name: str) -> list[str]:
+    return [
+        entry.question for entry in SessionStore().archive(name).entries if isinstance(entry, SavedExchange)
+    ]
+
+
+def test_a_session_that_another_chat_has_open_is_left_to_it():
+    with Talk() as first, Talk() as second:
+        first.say("First?", "/save talk")
+        shown = second.say("Second?", "/save! talk", "/load talk", "Third?")
+        assert shown.count("Error: ") == 2
+        assert second.questions == ["Second?", "Third?"]
+    assert questions_of("talk") == ["First?"]
+
+
+def test_a_named_conversation_is_recorded_from_then_on():
+    with Talk() as talk:
+        talk.say("First?", "/save talk", "Second?")
+        assert questions_of("talk") == ["First?", "Second?"]
+        talk.say("/save other", "Third?")
+        assert questions_of("talk") == ["First?", "Second?"]
+        assert questions_of("other") == ["First?", "Second?", "Third?"]
+        talk.say("/load talk", "Fourth?", "/undo", "Fifth?")
+        assert questions_of("talk") == ["First?", "Second?", "Fifth?"]
+        assert "This is the session 'talk'." in talk.say("/load talk")
+    assert questions_of("other") == ["First?", "Second?", "Third?"]
+
+
+def test_a_name_takes_the_place_of_the_date():
+    store = SessionStore()
+    with Talk(chat_session=ChatSession(store.open(title="a.pdf"))) as talk:
+        talk.say("First?")
+        assert [info.name.endswith("-a") for info in store.list()] == [True]
+        talk.say("/save talk")
+        assert [info.name for info in store.list()] == ["talk"]
+
+
+def test_a_conversation_that_does_not_fit_is_not_loaded(monkeypatch):
+    with Talk() as talk:
+        talk.say("First?", "/save talk")
+    with Talk() as other:
+        other.say("Second?", "/save other")
+
+        def refuse(*_):
+            raise ContextLengthError("It is too long.")
+
+        monkeypatch.setattr(other.ctx.session, "adopt", refuse)
+        assert "It is too long." in other.say("/load talk", "Third?")
+        assert questions_of("other") == ["Second?", "Third?"]
+    assert questions_of("talk") == ["First?"]
+
+
+def test_files_of_earlier_versions_are_listed_and_loaded(chats):
+    with Talk() as talk:
+        talk.say("First?", "/save old.json")
+    chats.mkdir(parents=True)
+    Path("old.json").rename(chats / "old.json")
+    os.utime(chats / "old.json", (1e9, 1e9))
+    with Talk() as other:
+        assert "2001-09-09" in other.say("/load")
+        other.say("/load old")
+        assert other.questions == ["First?"]
 
 
 def test_a_conversation_is_saved_again_to_its_own_file_until_it_is_another(work):
@@ -138,9 +210,11 @@ def test_planted_links_are_not_followed(work, tmp_path):
 
 
 def test_saved_conversations_are_private(chats):
-    Talk().say("First?", "/save a")
-    assert stat.S_IMODE(chats.stat().st_mode) == 0o700
-    assert stat.S_IMODE((chats / "a.json").stat().st_mode) == 0o600
+    with Talk() as talk:
+        talk.say("First?", "/save a", "/save a.json")
+    assert stat.S_IMODE(chats.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(sessions_path().stat().st_mode) == 0o600
+    assert stat.S_IMODE(Path("a.json").stat().st_mode) == 0o600
 
 
 def test_halves_of_characters_are_saved_and_come_back(work):
@@ -155,16 +229,16 @@ def test_halves_of_characters_are_saved_and_come_back(work):
     assert r"\udc80" in (work / "b.md").read_text()
 
 
-def test_saved_conversations_are_listed(chats):
-    talk = Talk()
-    assert "No conversation has been saved" in talk.say("/load")
-    assert "No conversation was saved as old." in talk.say("/load old")
-    talk.say("First?", "/save old", "/save new[bold]\x1b[2J")
-    os.utime(chats / "old.json", (1e9, 1e9))
-    shown = talk.say("/load")
-    assert "2001-09-09" in shown
-    assert shown.index(r"new[bold]\x1b[2J") < shown.index("old")
-    assert "alone: list them" in talk.say("/help")
+def test_sessions_are_listed():
+    with Talk() as talk:
+        assert "There is no other conversation yet." in talk.say("/load")
+        assert "There is no session 'old'." in talk.say("/load old")
+        talk.say("First?", "/save old", "/save new[bold]")
+        shown = talk.say("/load")
+        assert shown.index("new[bold]") < shown.index("old")
+        assert "a.pdf" in shown
+        assert "control characters" in talk.say("/save new\x1b[2J")
+        assert "alone: list them" in talk.say("/help")
 
 
 def completions(line: str) -> list[str]:
@@ -177,7 +251,8 @@ def completions(line: str) -> list[str]:
 
 def test_saved_names_are_completed_first_then_paths(work):
     (work / "talks.txt").write_text("")
-    Talk().say("First?", "/save talk about it")
+    with Talk() as talk:
+        talk.say("First?", "/save talk about it")
     for command in ("/load", "/save", "/save!"):
         assert completions(f"{command} ta") == [f"{command} talk about it", f"{command} talks.txt"]
         assert completions(f"{command} talk ab") == [f"{command} talk about it"]

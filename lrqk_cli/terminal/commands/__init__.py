@@ -1,6 +1,6 @@
 """Slash commands of the interactive loop: a registry, and a module for each kind."""
 
-from lrqk_cli.terminal.commands import conversation, documents, files, information, settings
+from lrqk_cli.terminal.commands import conversation, documents, files, information, sessions, settings
 from lrqk_cli.terminal.commands.registry import Registry
 
 # tests/terminal/test_commands.py lists the names too.
@@ -10,6 +10,7 @@ COMMANDS = Registry(
         *documents.COMMANDS,
         *conversation.COMMANDS,
         *settings.COMMANDS,
+        *sessions.COMMANDS,
         *files.COMMANDS,
         *information.LAST_COMMANDS,
     )

@@ -98,10 +98,11 @@ def _pages(ctx: CommandContext, argument: str) -> None:
 
 
 def make_table(*headings: str) -> Table:
-    """Return a table in the style of the chat; columns except names and pages are right-aligned."""
+    """Return a table in the style of the chat; columns of names, pages and documents are left-aligned."""
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number == 0 or heading == "Pages" else "right")
+        is_text = number == 0 or heading in ("Pages", "Documents")
+        table.add_column(heading, justify="left" if is_text else "right")
     return table
 
 
