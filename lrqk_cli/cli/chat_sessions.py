@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import typer
 
 from lrqk_cli.cli import options
+from lrqk_cli.config import KvDtype
 from lrqk_cli.errors import LrqkError, UsageError
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ def go_on(
     given = options.on_command_line(context, {"model", "system"} | _GENERATION)
     if "model" not in given:
         request = replace(request, name=saved.model)
+    # Rows of one type cannot be used as rows of another.
+    kv_dtype = saved.attention.get("kv_dtype")
+    if kv_dtype in get_args(KvDtype) and not {"kv_dtype", "attention"} & request.wanted.keys():
+        request = replace(request, wanted={**request.wanted, "kv_dtype": kv_dtype})
     system = system if "system" in given else saved.system
     named = {field: getattr(generation, field) for field in _GENERATION & set(given)}
     generation = replace(saved.generation, **named)

@@ -46,6 +46,18 @@ def answers(result) -> list[dict]:
     return one_a_line or [json.loads(result.out)]
 
 
+def test_a_conversation_keeps_the_type_of_its_rows(chat, document):
+    first = answers(chat(document, "--kv-dtype", "int8", "--session", "talk", "--json", *asks(QUESTIONS[0])))
+    assert first[0]["attention"]["kv_dtype"] == "int8"
+    result = chat("--session", "talk", "--json", *asks(QUESTIONS[1]))
+    (found,) = answers(result)
+    assert found["attention"]["kv_dtype"] == "int8"
+    assert found["timing"]["prefill_tokens"] < 60
+    (exact,) = answers(chat("--session", "talk", "--kv-dtype", "bf16", "--json", *asks(QUESTIONS[2])))
+    assert exact["attention"]["kv_dtype"] == "bf16"
+    assert exact["timing"]["prefill_tokens"] > 60
+
+
 def test_a_new_chat_offers_the_last_conversation(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     told = list[str]()

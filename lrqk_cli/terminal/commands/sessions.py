@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from dataclasses import asdict
 from functools import partial
@@ -42,7 +43,9 @@ def _save(ctx: CommandContext, argument: str, replaces: bool = False) -> None:
     if path is None:
         saved = ctx.archive(ctx.tokenizer_id())
         name = ctx.chat_session.save_as(one_path(argument).name, saved, replaces=replaces)
-        ctx.say(f"Recorded as {name} from now on. Go on with it later: lrqk chat --session {name}")
+        ctx.say(
+            f"Recorded as {name} from now on. Go on with it later: lrqk chat --session {shlex.quote(name)}"
+        )
         return
     spare_others_files(ctx, path, f"/save! {argument}", replaces)
     archive.save(ctx.archive(), path)
