@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from lrqk_cli.bench.fidelity.suite import FidelitySuite
+from lrqk_cli.bench.qa.suite import QaSuite
 from lrqk_cli.bench.ruler.suite import RulerSuite
 from lrqk_cli.bench.speed.suite import SpeedSuite
 from lrqk_cli.bench.suite import Suite
 from lrqk_cli.errors import UsageError, flag
 
 # ``SuiteName`` in ``cli.bench_options`` lists the names too.
-SUITES: dict[str, type[Suite]] = {kind.name: kind for kind in (SpeedSuite, FidelitySuite, RulerSuite)}
+SUITES: dict[str, type[Suite]] = {
+    kind.name: kind for kind in (SpeedSuite, FidelitySuite, RulerSuite, QaSuite)
+}
 
 
 def refuse_idle(name: str, given: Collection[str]) -> None:

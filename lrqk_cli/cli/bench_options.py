@@ -12,7 +12,7 @@ from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_tokens
 from lrqk_cli.errors import UsageError, flag
 
 Output = Literal["table", "md", "json", "csv"]
-SuiteName = Literal["speed", "ruler", "fidelity"]
+SuiteName = Literal["speed", "ruler", "fidelity", "qa"]
 
 _option = partial(option, panel="Measurement")
 
@@ -20,7 +20,8 @@ SuiteOption = Annotated[
     SuiteName,
     _option(
         "--suite",
-        "speed; fidelity: distance from full attention; ruler: the 13 tasks of RULER, scored.",
+        "speed; fidelity: distance from full attention; ruler: the 13 tasks of RULER, scored; qa: questions "
+        "about documents, scored.",
         "SUITE",
     ),
 ]
@@ -77,7 +78,12 @@ Tasks = Annotated[
         "TASK,…",
     ),
 ]
-Samples = Annotated[int, _option("--samples", "fidelity, ruler: prompts per task.", "N", parse_integer)]
+Samples = Annotated[
+    int,
+    _option(
+        "--samples", "fidelity, ruler: prompts per task. qa: documents per file, at most.", "N", parse_integer
+    ),
+]
 Turns = Annotated[
     int,
     _option("--turns", "fidelity: turns of a conversation, each measured separately.", "N", parse_integer),
@@ -86,7 +92,7 @@ Vary = Annotated[
     list[str],
     _option(
         "--vary",
-        "fidelity, ruler: also measure with one setting changed, such as top-k=512,1024. Repeat for more.",
+        "fidelity, ruler, qa: also measure with a setting changed, such as top-k=512,1024. Repeat for more.",
         "NAME=V,…",
     ),
 ]
@@ -104,7 +110,8 @@ QaData = Annotated[
     list[Path],
     _option(
         "--qa-data",
-        "RULER tasks: questions in SQuAD format (qa_1) or HotpotQA format (qa_2). Repeat for both.",
+        "qa: documents with questions, JSONL of L-Eval or LongBench. RULER tasks: questions in SQuAD format "
+        "(qa_1) or HotpotQA format (qa_2). Repeat for more.",
         "PATH",
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -29,15 +30,20 @@ def test_modes_have_settings_and_options_are_those_of_the_command(name: str) -> 
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_modes_and_tasks_have_defaults(name: str) -> None:
-    asked = SUITES[name](SuiteOptions(contexts=(100,))).asked
+def test_modes_and_tasks_have_defaults(name: str, tmp_path: Path) -> None:
+    tales = tmp_path / "tales.jsonl"
+    tales.write_text(
+        '{"input": "A", "instructions": ["B?"], "outputs": ["C"], "evaluation": "f1"}', encoding="utf-8"
+    )
+    qa_data = (tales,) if name == "qa" else ()
+    asked = SUITES[name](SuiteOptions(contexts=(100,), qa_data=qa_data)).asked
     assert asked.modes == SUITES[name].default_modes
-    assert len(asked.tasks) == {"speed": 0, "fidelity": 1, "ruler": 13}[name]
+    assert len(asked.tasks) == {"speed": 0, "fidelity": 1, "ruler": 13, "qa": 0}[name]
 
 
 def test_an_option_of_other_suites_is_refused_with_their_names() -> None:
     given = {"ctx", "samples", "plot"}
     with pytest.raises(UsageError, match="--samples has no meaning for --suite speed") as refusal:
         refuse_idle("speed", given)
-    assert "--suite fidelity or ruler" in refusal.value.hint
+    assert "--suite fidelity or ruler or qa" in refusal.value.hint
     refuse_idle("ruler", given)

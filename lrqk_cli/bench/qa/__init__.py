@@ -1,0 +1,1 @@
+"""Questions about documents that people wrote, answered freely and scored by published metrics."""

@@ -1,0 +1,170 @@
+"""Run the sets: each document is read once, and each question about it is answered from there."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lrqk_cli.bench.modes import device_share
+from lrqk_cli.bench.qa.data import AskedDocument, DocumentQuestion, DocumentSet, Metric
+from lrqk_cli.bench.qa.metrics import score
+from lrqk_cli.bench.qa.results import MarkedAnswer, SetResult, mean_interval
+from lrqk_cli.bench.suite import OnProgress, SuiteOptions
+from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.errors import OutOfMemoryError
+from lrqk_cli.memory.accounting import dtype_name
+from lrqk_cli.models.loading import LoadedModel
+from lrqk_cli.models.prompt import ChatPrompt
+from lrqk_cli.telemetry.stats import DecodeTotals
+
+_INTRODUCTION = "Read this text. A question about it follows.\n\n"
+# How the answer shall look, and the most tokens that it may have.
+_FORMS: Mapping[Metric, tuple[str, int]] = {
+    "choice": ("Answer with the letter of the right option alone, such as (A).", 8),
+    "f1": ("Answer from the text, in as few words as possible.", 96),
+    "rouge_l": ("Answer from the text.", 256),
+}
+# The fewest tokens of a document that are worth reading.
+_LEAST_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """The tokens of a document and of its questions, which fit into the context together.
+
+    Attributes:
+        head: up to the end of the document; ``questions`` follow it, one at a time.
+        is_cut: whether the document lost its middle.
+    """
+
+    head: list[int]
+    questions: list[list[int]]
+    is_cut: bool
+
+
+def run_sets(
+    loaded: LoadedModel,
+    modes: Mapping[str, LrqkConfig],
+    asked: SuiteOptions,
+    sets: Sequence[DocumentSet],
+    on_progress: OnProgress,
+) -> Iterator[SetResult]:
+    """Yield one result for each context, set and mode, in this order.
+
+    Args:
+        modes: settings by name.
+        on_progress: called with the name of each step.
+    """
+    prompt = ChatPrompt(loaded.tokenizer)
+    for context in asked.contexts:
+        for questions in sets:
+            documents = questions.documents[: asked.samples]
+            prompts = [_prompt(document, context, prompt) for document in documents]
+            for mode, config in modes.items():
+                title = f"{questions.name} at {context:,} tokens, {mode}"
+                head = SetResult(questions.name, mode, context)
+                if any(found is None for found in prompts):
+                    yield _skipped(head, "a question leaves no room for its document")
+                    continue
+                found = [item for item in prompts if item is not None]
+                yield _run_set(loaded, head, config, documents, found, lambda step: on_progress(step), title)
+
+
+def _prompt(document: AskedDocument, context: int, prompt: ChatPrompt) -> _Prompt | None:
+    """Return the tokens of a document and its questions; None if a question is too long.
+
+    A document that is too long keeps its beginning and its end, as in LongBench.
+    """
+    asked = [_question(question, prompt) for question in document.questions]
+    start = [*prompt.opening(), *prompt.text(_INTRODUCTION)]
+    longest = max(
+        len(tokens) + _FORMS[question.metric][1]
+        for tokens, question in zip(asked, document.questions, strict=True)
+    )
+    room, text = context - len(start) - longest, prompt.text(document.text)
+    if room < min(_LEAST_TOKENS, len(text)):
+        return None
+    is_cut = len(text) > room
+    if is_cut:
+        text = text[: room - room // 2] + text[len(text) - room // 2 :]
+    return _Prompt([*start, *text], asked, is_cut)
+
+
+def _question(question: DocumentQuestion, prompt: ChatPrompt) -> list[int]:
+    form, _ = _FORMS[question.metric]
+    return [*prompt.text(f"\n\nQuestion: {question.text.strip()}\n{form}"), *prompt.closing()]
+
+
+def _run_set(
+    loaded: LoadedModel,
+    head: SetResult,
+    config: LrqkConfig,
+    documents: Sequence[AskedDocument],
+    prompts: Sequence[_Prompt],
+    on_progress: OnProgress,
+    title: str,
+) -> SetResult:
+    answers, totals = list[MarkedAnswer](), DecodeTotals()
+    try:
+        with Engine(loaded.model, loaded.spec, config, head.ctx) as engine:
+            for number, (document, tokens) in enumerate(zip(documents, prompts, strict=True)):
+                on_progress(f"{title}: document {number + 1} of {len(documents)}")
+                texts = _answer_all(engine, loaded, document, tokens, totals)
+                answers += [
+                    _marked(number, question, text)
+                    for question, text in zip(document.questions, texts, strict=True)
+                ]
+    except (OutOfMemoryError, torch.OutOfMemoryError) as error:
+        return _skipped(head, f"does not fit: {str(error).splitlines()[0]}")
+    mean, low, high = mean_interval(answers, [answer.score for answer in answers])
+    return SetResult(
+        head.name,
+        head.mode,
+        head.ctx,
+        documents=len(documents),
+        questions=len(answers),
+        cut=sum(tokens.is_cut for tokens in prompts),
+        score=mean,
+        score_low=low,
+        score_high=high,
+        prompt_tokens=statistics.fmean(
+            len(tokens.head) + len(question) for tokens in prompts for question in tokens.questions
+        ),
+        miss_rate=totals.miss_rate,
+        rows_fetched_per_step=totals.rows_fetched_per_step,
+        device_share=device_share(loaded.spec, config, head.ctx, dtype_name(loaded.dtype)),
+        answers=tuple(answers),
+    )
+
+
+def _answer_all(
+    engine: Engine, loaded: LoadedModel, document: AskedDocument, tokens: _Prompt, totals: DecodeTotals
+) -> Iterator[str]:
+    """Read a document, and yield the greedy answer to each question, which then is taken back."""
+    engine.reset()
+    for _ in engine.prefill(tokens.head):
+        pass
+    point = engine.rewind_point()
+    for question, asked in zip(document.questions, tokens.questions, strict=True):
+        for _ in engine.prefill(asked):
+            pass
+        greedy, new = GenerationConfig(max_new_tokens=_FORMS[question.metric][1]), list[int]()
+        for step in engine.generate(greedy, loaded.stop_ids):
+            totals.add(step.stats)
+            if step.finish_reason != "stop":
+                new.append(step.token)
+        yield str(loaded.tokenizer.decode(new, skip_special_tokens=True)).strip()
+        engine.rewind(point)
+
+
+def _marked(document: int, question: DocumentQuestion, text: str) -> MarkedAnswer:
+    found = score(question.metric, text, question.answers)
+    return MarkedAnswer(document, question.text, text, question.answers, question.metric, found)
+
+
+def _skipped(head: SetResult, reason: str) -> SetResult:
+    return SetResult(head.name, head.mode, head.ctx, skipped=reason)
