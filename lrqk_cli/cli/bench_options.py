@@ -110,7 +110,7 @@ QaData = Annotated[
     list[Path],
     _option(
         "--qa-data",
-        "qa: documents with questions, JSONL of L-Eval or LongBench. RULER tasks: questions in SQuAD format "
+        "qa: documents with questions, .jsonl of L-Eval or LongBench. RULER tasks: questions in SQuAD format "
         "(qa_1) or HotpotQA format (qa_2). Repeat for more.",
         "PATH",
     ),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from lrqk_cli.bench.fidelity.cases import Case, CaseSize, PromptInputs, ruler_cases, text_cases
+from lrqk_cli.bench.fidelity.cases import Case, CaseSize, PromptInputs, qa_cases, ruler_cases, text_cases
+from lrqk_cli.bench.qa.data import AskedDocument, DocumentQuestion, DocumentSet
 from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.tasks import TaskInputs, make_sample
 from lrqk_cli.errors import ContextLengthError, UsageError
@@ -118,3 +120,41 @@ def test_the_prompts_are_those_of_the_ruler_suite():
 def test_a_context_too_short_for_a_task_is_refused():
     with pytest.raises(ContextLengthError):
         ruler_cases("niah_multikey_3", 0, material(), CaseSize(200, 60, 1, 1))
+
+
+def sets() -> list[DocumentSet]:
+    def document(name: str, letters: int, questions: int) -> AskedDocument:
+        asked = (DocumentQuestion(f"{name}{number}?", ("yes",), "f1") for number in range(questions))
+        return AskedDocument(name * letters, tuple(asked))
+
+    return [
+        DocumentSet("tales", (document("A", 100, 2), document("B", 3000, 1))),
+        DocumentSet("talks", (document("C", 200, 3),)),
+    ]
+
+
+def test_questions_are_of_all_sets_in_turn_and_of_each_document_first():
+    shape = CaseSize(context=1500, new_tokens=50, turns=1, samples=5)
+    cases = qa_cases(replace(material(), sets=sets()), shape)
+    asked = [read(case)[0].partition("Question: ")[2].partition("?")[0] for case in cases]
+    assert asked == ["A0", "C0", "B0", "A1", "C1"]
+    assert all(case.task == "qa" for case in cases)
+    assert "A" * 100 in read(cases[0])[0]
+    # The second one of the first set is cut to what the context holds.
+    assert [length(case, shape) < 1500 for case in cases] == [True, True, False, True, True]
+    assert length(cases[2], shape) == 1500
+
+
+def test_further_turns_ask_the_next_questions_of_the_same_document():
+    shape = CaseSize(context=1500, new_tokens=50, turns=3, samples=2)
+    first, second = (read(case) for case in qa_cases(replace(material(), sets=sets()), shape))
+    assert [text.count("A1?") for text in first] == [0, 1, 0]
+    assert first[2].startswith("<end><user>")
+    assert "A0?" in first[2]
+    assert ["C1?" in second[1], "C2?" in second[2]] == [True, True]
+
+
+def test_questions_that_leave_no_room_are_refused():
+    shape = CaseSize(context=250, new_tokens=50, turns=2, samples=1)
+    with pytest.raises(ContextLengthError, match="no room"):
+        qa_cases(replace(material(), sets=sets()), shape)

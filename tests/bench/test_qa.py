@@ -84,6 +84,11 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
     assert (question.metric, question.text) == ("rouge_l", "Write a one-page summary of the text.")
 
 
+def test_a_document_without_questions_is_left_out(tmp_path: Path) -> None:
+    found = read_set(file_of(tmp_path, {**LEVAL, "input": "B", "instructions": [], "outputs": []}, LEVAL))
+    assert [document.text for document in found.documents] == ["Ann is at home."]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

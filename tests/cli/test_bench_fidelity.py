@@ -183,7 +183,7 @@ def test_progress_goes_to_stderr_line_by_line_where_there_is_no_terminal(run, ti
         (("--turns", 0), "--turns must be at least 1"),
         (("--modes", "dense"), "no mode 'dense'"),
         (("--repeat", 2), "--repeat has no meaning for --suite fidelity"),
-        (("--seed", 2), "--seed has no meaning without a task of RULER"),
+        (("--seed", 2), "--seed has no meaning without a task of RULER or qa"),
         (("--tasks", "vt", "--text", "book.txt"), "--text has no meaning without the task text"),
         (("--vary", "topk=8"), "Did you mean top-k?"),
         (("--plot", "kl.pdf"), ".svg or .png"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lrqk_cli.bench.qa.data import read_set
-from lrqk_cli.bench.qa.run import _prompt
+from lrqk_cli.bench.qa.prompts import document_prompt
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models import loading
@@ -61,7 +61,7 @@ def test_every_question_is_answered_as_if_it_were_the_only_one(qa, tales, tiny_m
     prompt = ChatPrompt(loaded.tokenizer)
     alone = []
     for document in read_set(tales).documents:
-        tokens = _prompt(document, 1024, prompt)
+        tokens = document_prompt(document, 1024, prompt)
         assert tokens is not None
         for question, asked in zip(document.questions, tokens.questions, strict=True):
             with Engine(loaded.model, loaded.spec, LrqkConfig(attention="dense"), 1024) as engine:
@@ -77,15 +77,15 @@ def test_every_question_is_answered_as_if_it_were_the_only_one(qa, tales, tiny_m
 def test_a_document_that_is_too_long_keeps_both_ends(tales, tiny_model):
     loaded = loading.load(loading.resolve(str(tiny_model)), torch.device("cpu"), torch.float32)
     prompt, document = ChatPrompt(loaded.tokenizer), read_set(tales).documents[2]
-    whole = _prompt(document, 100_000, prompt)
-    cut = _prompt(document, 700, prompt)
+    whole = document_prompt(document, 100_000, prompt)
+    cut = document_prompt(document, 700, prompt)
     assert whole is not None
     assert cut is not None
     assert (whole.is_cut, cut.is_cut) == (False, True)
     assert len(cut.head) + max(map(len, cut.questions)) + 96 == 700
     assert cut.head[:200] == whole.head[:200]
     assert cut.head[-200:] == whole.head[-200:]
-    assert _prompt(document, 150, prompt) is None
+    assert document_prompt(document, 150, prompt) is None
 
 
 def test_documents_are_limited_and_differences_are_stated(qa, tales):
@@ -109,3 +109,16 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(run, arguments, code
     result = run("bench", "--suite", "qa", "--model", "none", *arguments)
     assert result.code == code
     assert message in result.err
+
+
+def test_fidelity_is_measured_along_the_answers_too(run, tiny_model, tales):
+    small = ("--hot", 64, "--top-k", 16, "--rank", 4, "--quiet", "--ctx", "1k", "--new-tokens", 8)
+    bench = ("bench", "--suite", "fidelity", "--model", tiny_model, *small, "--output", "json")
+    report = report_of(run(*bench, "--tasks", "qa", "--qa-data", tales, "--samples", 2))
+    assert [(line["task"], line["mode"]) for line in report["results"]] == [
+        ("qa", "lrqk"),
+        ("qa", "resident"),
+    ]
+    assert all(0 <= line["kl_mean"] < 0.1 for line in report["results"])
+    skipped = report_of(run(*bench, "--tasks", "qa"))["results"][0]["skipped"]
+    assert skipped == "no --qa-data in the form of L-Eval or LongBench"

@@ -1,20 +1,25 @@
-"""Prompts to compare on: a request to summarise a text, or a RULER task, and further questions about them."""
+"""Prompts to compare on: a summary of a text, a task of RULER, or a question; and further turns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from lrqk_cli.bench.qa.data import AskedDocument, DocumentQuestion, DocumentSet
+from lrqk_cli.bench.qa.prompts import document_prompt, question_tokens
 from lrqk_cli.bench.ruler.sample import Sample, encode
 from lrqk_cli.bench.ruler.tasks import TASKS, TaskInputs, make_sample
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import ContextLengthError, UsageError
 
 if TYPE_CHECKING:
     from lrqk_cli.models.prompt import ChatPrompt
 
 TEXT = "text"
-ALL_TASKS = (TEXT, *TASKS)
+# Questions about documents that people wrote.
+QA = "qa"
+ALL_TASKS = (TEXT, *TASKS, QA)
 
 _REQUEST = "\n\nWrite a detailed summary of the text above: who and what it is about, with names and numbers."
 # The requests of later turns repeat if there are more turns than requests.
@@ -50,12 +55,13 @@ class PromptInputs:
     Attributes:
         prompt: the model's chat format.
         text: tokens of the whole text for ``text``.
-        sources: for the tasks of RULER.
+        sources: for the tasks of RULER; sets: for ``qa``.
     """
 
     prompt: ChatPrompt
     text: Sequence[int]
     sources: TaskInputs
+    sets: Sequence[DocumentSet] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,43 @@ def ruler_cases(task: str, seed: int, material: PromptInputs, shape: CaseSize) -
         for number in range(shape.samples)
     )
     return [Case(task, tuple(turns(sample))) for sample in samples]
+
+
+def qa_cases(material: PromptInputs, shape: CaseSize) -> list[Case]:
+    """Return prompts of documents with their questions: of the sets in turn, each document once if it can be.
+
+    A document that is too long loses its middle.
+
+    Raises:
+        ContextLengthError: questions leave no room for their document.
+    """
+    prompt = material.prompt
+    documents = [document for row in zip_longest(*(s.documents for s in material.sets)) for document in row]
+    known = [document for document in documents if document is not None]
+    cases = []
+    for number in range(shape.samples):
+        document = known[number % len(known)]
+        first = number // len(known)
+        asked = [_nth_question(document, first + turn) for turn in range(shape.turns)]
+        later = [_qa_turn(prompt, question) for question in asked[1:]]
+        room = sum(map(len, later)) + shape.turns * shape.new_tokens
+        one = replace(document, questions=(asked[0],))
+        found = document_prompt(one, shape.context, prompt, lambda _, room=room: room)  # type: ignore[misc]
+        if found is None:
+            raise ContextLengthError(
+                f"{QA} leaves no room for a document in a context of {shape.context:,} tokens.",
+                "Raise --ctx.",
+            )
+        cases.append(Case(QA, ([*found.head, *found.questions[0]], *later)))
+    return cases
+
+
+def _nth_question(document: AskedDocument, number: int) -> DocumentQuestion:
+    return document.questions[number % len(document.questions)]
+
+
+def _qa_turn(prompt: ChatPrompt, question: DocumentQuestion) -> list[int]:
+    return [*prompt.between(), *question_tokens(question, prompt)]
 
 
 def _ruler_turn(prompt: ChatPrompt, sample: Sample, turn: int) -> list[int]:

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lrqk_cli.bench.fidelity.cases import TEXT, Case, CaseSize, PromptInputs, ruler_cases, text_cases
+from lrqk_cli.bench.fidelity.cases import (
+    QA,
+    TEXT,
+    Case,
+    CaseSize,
+    PromptInputs,
+    qa_cases,
+    ruler_cases,
+    text_cases,
+)
 from lrqk_cli.bench.fidelity.measure import Comparison, Reference, compare, full_attention
 from lrqk_cli.bench.fidelity.results import FidelityResult, Size, result
 from lrqk_cli.bench.modes import device_share
@@ -77,9 +86,13 @@ def _cases(
     """Return the cases of a task, or why there are none."""
     if task == TEXT:
         return text_cases(material, shape), None
+    if task == QA and not material.sets:
+        return [], "no --qa-data in the form of L-Eval or LongBench"
     if reason := reason_to_skip(task, material.sources):
         return [], reason
     try:
+        if task == QA:
+            return qa_cases(material, shape), None
         return ruler_cases(task, asked.seed, material, shape), None
     except ContextLengthError as error:
         return [], error.message.rstrip(".")

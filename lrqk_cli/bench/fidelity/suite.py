@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lrqk_cli.bench.collect import collect
 from lrqk_cli.bench.fidelity.cases import ALL_TASKS, TEXT, PromptInputs
+from lrqk_cli.bench.qa.data import read_set
 from lrqk_cli.bench.report import Report
 from lrqk_cli.bench.ruler.suite import PROMPT_OPTIONS, prompt_facts, task_inputs
 from lrqk_cli.bench.ruler.tasks import check_tasks
@@ -33,7 +34,11 @@ class FidelitySuite(Suite):
         _refuse_idle(asked.given, tasks)
         self.asked = replace(self.asked, tasks=tasks)
         self._require_positive("new_tokens", "samples", "turns")
-        self._sources = task_inputs(asked)
+        # L-Eval's and LongBench's files hold one JSON object a line, those of RULER's tasks are one object.
+        by_line = [path for path in asked.qa_data if path.suffix == ".jsonl"]
+        self._sets = [read_set(path) for path in by_line]
+        others = tuple(path for path in asked.qa_data if path not in by_line)
+        self._sources = task_inputs(replace(asked, qa_data=others))
 
     def measure(self, loaded: LoadedModel, planned: BenchPlan, on_progress: OnProgress) -> Report:
         """See ``Suite``."""
@@ -44,7 +49,7 @@ class FidelitySuite(Suite):
         modes = self._modes(planned)
         most = max(asked.contexts) * asked.samples if TEXT in asked.tasks else 0
         text = text_tokens(asked.text, loaded.tokenizer, most, asked.limits)
-        material = PromptInputs(ChatPrompt(loaded.tokenizer), text, self._sources)
+        material = PromptInputs(ChatPrompt(loaded.tokenizer), text, self._sources, self._sets)
         found, ended_by = collect(run.run_fidelity(loaded, modes, asked, material, on_progress))
         together = results.overall(found)
         return Report(
@@ -71,7 +76,7 @@ def _refuse_idle(given: frozenset[str], tasks: tuple[str, ...]) -> None:
     """Raise if an option has no effect on any of the tasks."""
     idle, missing = frozenset[str](), ""
     if tasks == (TEXT,):
-        idle, missing = PROMPT_OPTIONS, "a task of RULER"
+        idle, missing = PROMPT_OPTIONS, "a task of RULER or qa"
     elif TEXT not in tasks:
         idle, missing = frozenset({"text"}), "the task text"
     for name in sorted(given & idle):

@@ -82,9 +82,8 @@ def read_set(path: Path) -> DocumentSet:
         raise DocumentError(f"'{path}' is not text in UTF-8.", _HINT) from None
     if not any(documents.values()):
         raise DocumentError(f"'{path}' has no questions.", _HINT)
-    return DocumentSet(
-        path.stem, tuple(AskedDocument(text, tuple(asked)) for text, asked in documents.items())
-    )
+    asked = [AskedDocument(text, tuple(questions)) for text, questions in documents.items() if questions]
+    return DocumentSet(path.stem, tuple(asked))
 
 
 def _read_line(path: Path, number: int, line: str) -> tuple[str, list[DocumentQuestion]]:

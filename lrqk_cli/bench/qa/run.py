@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from lrqk_cli.bench.modes import device_share
-from lrqk_cli.bench.qa.data import AskedDocument, DocumentQuestion, DocumentSet, Metric
+from lrqk_cli.bench.qa.data import AskedDocument, DocumentQuestion, DocumentSet
 from lrqk_cli.bench.qa.metrics import score
+from lrqk_cli.bench.qa.prompts import DocumentPrompt, answer_room, document_prompt
 from lrqk_cli.bench.qa.results import MarkedAnswer, SetResult, mean_interval
 from lrqk_cli.bench.suite import OnProgress, SuiteOptions
 from lrqk_cli.config import GenerationConfig, LrqkConfig
@@ -20,30 +20,6 @@ from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.models.loading import LoadedModel
 from lrqk_cli.models.prompt import ChatPrompt
 from lrqk_cli.telemetry.stats import DecodeTotals
-
-_INTRODUCTION = "Read this text. A question about it follows.\n\n"
-# How the answer shall look, and the most tokens that it may have.
-_FORMS: Mapping[Metric, tuple[str, int]] = {
-    "choice": ("Answer with the letter of the right option alone, such as (A).", 8),
-    "f1": ("Answer from the text, in as few words as possible.", 96),
-    "rouge_l": ("Answer from the text.", 256),
-}
-# The fewest tokens of a document that are worth reading.
-_LEAST_TOKENS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """The tokens of a document and of its questions, which fit into the context together.
-
-    Attributes:
-        head: up to the end of the document; ``questions`` follow it, one at a time.
-        is_cut: whether the document lost its middle.
-    """
-
-    head: list[int]
-    questions: list[list[int]]
-    is_cut: bool
 
 
 def run_sets(
@@ -63,7 +39,7 @@ def run_sets(
     for context in asked.contexts:
         for questions in sets:
             documents = questions.documents[: asked.samples]
-            prompts = [_prompt(document, context, prompt) for document in documents]
+            prompts = [document_prompt(document, context, prompt) for document in documents]
             for mode, config in modes.items():
                 title = f"{questions.name} at {context:,} tokens, {mode}"
                 head = SetResult(questions.name, mode, context)
@@ -74,37 +50,12 @@ def run_sets(
                 yield _run_set(loaded, head, config, documents, found, lambda step: on_progress(step), title)
 
 
-def _prompt(document: AskedDocument, context: int, prompt: ChatPrompt) -> _Prompt | None:
-    """Return the tokens of a document and its questions; None if a question is too long.
-
-    A document that is too long keeps its beginning and its end, as in LongBench.
-    """
-    asked = [_question(question, prompt) for question in document.questions]
-    start = [*prompt.opening(), *prompt.text(_INTRODUCTION)]
-    longest = max(
-        len(tokens) + _FORMS[question.metric][1]
-        for tokens, question in zip(asked, document.questions, strict=True)
-    )
-    room, text = context - len(start) - longest, prompt.text(document.text)
-    if room < min(_LEAST_TOKENS, len(text)):
-        return None
-    is_cut = len(text) > room
-    if is_cut:
-        text = text[: room - room // 2] + text[len(text) - room // 2 :]
-    return _Prompt([*start, *text], asked, is_cut)
-
-
-def _question(question: DocumentQuestion, prompt: ChatPrompt) -> list[int]:
-    form, _ = _FORMS[question.metric]
-    return [*prompt.text(f"\n\nQuestion: {question.text.strip()}\n{form}"), *prompt.closing()]
-
-
 def _run_set(
     loaded: LoadedModel,
     head: SetResult,
     config: LrqkConfig,
     documents: Sequence[AskedDocument],
-    prompts: Sequence[_Prompt],
+    prompts: Sequence[DocumentPrompt],
     on_progress: OnProgress,
     title: str,
 ) -> SetResult:
@@ -142,7 +93,7 @@ def _run_set(
 
 
 def _answer_all(
-    engine: Engine, loaded: LoadedModel, document: AskedDocument, tokens: _Prompt, totals: DecodeTotals
+    engine: Engine, loaded: LoadedModel, document: AskedDocument, tokens: DocumentPrompt, totals: DecodeTotals
 ) -> Iterator[str]:
     """Read a document, and yield the greedy answer to each question, which then is taken back."""
     engine.reset()
@@ -152,7 +103,7 @@ def _answer_all(
     for question, asked in zip(document.questions, tokens.questions, strict=True):
         for _ in engine.prefill(asked):
             pass
-        greedy, new = GenerationConfig(max_new_tokens=_FORMS[question.metric][1]), list[int]()
+        greedy, new = GenerationConfig(max_new_tokens=answer_room(question)), list[int]()
         for step in engine.generate(greedy, loaded.stop_ids):
             totals.add(step.stats)
             if step.finish_reason != "stop":
