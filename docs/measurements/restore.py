@@ -117,6 +117,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shape", nargs="?")
+    parser.add_argument("--kv-dtype", default="bf16")
     parser.add_argument("--model")
     parser.add_argument("--weights", default=None)
     parser.add_argument("--attention", default="lrqk")
@@ -131,7 +132,8 @@ def main() -> None:
     else:
         loaded = shapes.build(asked.shape, room, device, torch.bfloat16, form=asked.weights)
     results = list[dict[str, object]]()
-    with Engine(loaded.model, loaded.spec, LrqkConfig(attention=asked.attention), room) as engine:
+    config = LrqkConfig(attention=asked.attention, kv_dtype=asked.kv_dtype)
+    with Engine(loaded.model, loaded.spec, config, room) as engine:
         for context in contexts:
             results.append(measure(engine, asked.folder / "restore", context))
             print(json.dumps(results[-1]), file=sys.stderr, flush=True)
