@@ -106,8 +106,9 @@ def read_row_scales(
         blocks: each with the tokens whose rows it has.
 
     Raises:
-        DamagedFileError: two blocks have different scales for the same tokens: two processes have written a
-            text at the same time, each in segments of its own.
+        DamagedFileError: a block has other scales than the one before it, for tokens of the same block of
+            scales: they were written by two processes, each of which read the text in segments of its own.
+            Without the later block, the text goes on from the earlier one.
     """
     if not isinstance(layer, FullLayer) or layer.store.scales is None:
         return
@@ -116,7 +117,7 @@ def read_row_scales(
         found = torch.empty(target.shape, dtype=target.dtype)
         block.read_into(f"{number}.scales", found)
         if start % SCALE_TOKENS and not torch.equal(found[:, 0], target[:, 0].cpu()):
-            raise DamagedFileError(blocks[0][0].path, "the rows after it have other scales")
+            raise DamagedFileError(block.path, "the rows before it have other scales")
         target.copy_(found)
 
 

@@ -161,7 +161,7 @@ def test_rows_whose_scales_do_not_fit_together_are_read_anew(tmp_path: Path) -> 
         keeper = new_keeper(engine, folders[0])
         with pytest.raises(DamagedFileError, match="other scales"):
             keeper.restore(text)
-        assert read(engine, keeper, text) == 0
+        assert read(engine, keeper, text) == sum(block.tokens for block in chain[:-1])
     with new_engine(kv_dtype="int8", segment=16) as engine:
         assert read(engine, new_keeper(engine, folders[0]), text) == len(text)
 
