@@ -306,8 +306,9 @@ class PrefixKeeper:
         self._stop_jobs(lambda job: job.stop > length)
 
     def _stop_states(self) -> None:
-        """Stop reading codes, which are about to be replaced."""
+        """Stop reading codes, which are about to be replaced; no later state goes on from one not written."""
         self._stop_jobs(lambda job: job.is_state)
+        self._states = [state for state in self._states if self._store.has(state[0])]
 
     def _stop_jobs(self, concerned: Callable[[WriteJob], bool]) -> None:
         self._waiting = [job for job in self._waiting if not concerned(job)]

@@ -466,6 +466,40 @@ def test_a_turn_that_is_undone_after_a_restart_leaves_no_trace(tmp_path: Path) -
         assert converse(engine, 1) == expected
 
 
+def test_turns_do_not_go_on_from_a_state_whose_writing_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn that was taken back replaced the fit while the state of the documents was being written."""
+    write = writer.write_tensors
+
+    def write_slowly(path: Path, tensors: Any, metadata: Any, is_stopped: Any) -> int:
+        for _ in range(500):
+            time.sleep(0.0 if is_stopped() or path.suffix != ".state" or is_fast else 0.01)
+        return write(path, tensors, metadata, is_stopped)
+
+    monkeypatch.setattr(writer, "write_tensors", write_slowly)
+    text, is_fast = random_tokens(60, 1).tolist(), False
+    with new_engine() as engine:
+        keeper = new_keeper(engine, tmp_path)
+        for _ in engine.prefill(text):
+            keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=1.0)
+        point = engine.rewind_point()
+        list(engine.prefill(random_tokens(60, 2).tolist()))
+        engine.next_logits()
+        engine.rewind(point)
+        converse(engine, 0)
+        held, is_fast = list(engine.tokens), True
+        keeper.keep_turns()
+        keeper.writer.close()
+        expected = converse(engine, 1)
+    with new_engine() as engine:
+        keeper = new_keeper(engine, tmp_path)
+        assert keeper.restore([*held, 0]) == len(held) - 1
+        assert keeper._states
+        engine.append(held[-1])
+        assert converse(engine, 1) == expected
+
+
 def test_few_blocks_wait_for_the_decision(tmp_path: Path) -> None:
     """A text that turns out to be worth storing late is stored in a larger block."""
     text = random_tokens(400, 1).tolist()
