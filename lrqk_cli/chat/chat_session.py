@@ -125,7 +125,9 @@ class ChatSession:
         before, self._journal = self._journal, journal
         self._has_recorded = self._is_named = True
         if before is not None:
-            with suppress(LrqkError):  # all turns are recorded already
+            # All turns are recorded already. Whatever fails now, Ctrl-C included, must not let the chat go
+            # back to its conversation, which would then be recorded in place of the other one.
+            with suppress(Exception, KeyboardInterrupt):
                 before.close()
 
     def close(self) -> None:

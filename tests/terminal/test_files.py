@@ -15,7 +15,7 @@ from talk import Talk
 
 from lrqk_cli.chat.archive import SavedExchange
 from lrqk_cli.chat.chat_session import ChatSession
-from lrqk_cli.chat.journal import SessionStore
+from lrqk_cli.chat.journal import Journal, SessionStore
 from lrqk_cli.chat.session_database import sessions_path
 from lrqk_cli.errors import ContextLengthError, UsageError
 from lrqk_cli.terminal.commands import COMMANDS
@@ -143,6 +143,29 @@ def test_a_name_takes_the_place_of_the_date():
         assert [info.name.endswith("-a") for info in store.list()] == [True]
         talk.say("/save talk")
         assert [info.name for info in store.list()] == ["talk"]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
+def test_what_fails_after_a_change_of_sessions_overwrites_neither(failure, monkeypatch):
+    """The lock of the session that is left cannot be released, or Ctrl-C is pressed meanwhile."""
+    with Talk() as talk:
+        talk.say("First?", "/save first")
+    close, left = Journal.close, []
+
+    def fail(journal: Journal) -> None:
+        close(journal)
+        if not left:
+            left.append(journal.name)
+            raise failure
+
+    with Talk(chat_session=ChatSession(SessionStore().open("second"), is_named=True)) as talk:
+        talk.say("Second?")
+        monkeypatch.setattr(Journal, "close", fail)
+        talk.say("/load first")
+        assert left == ["second"]
+        assert talk.questions == ["First?"]
+    assert SessionStore().archive("first").said[0] == "First?"
+    assert SessionStore().archive("second").said[0] == "Second?"
 
 
 def test_a_conversation_that_does_not_fit_is_not_loaded(monkeypatch):
