@@ -78,7 +78,7 @@ class ChatSession:
         name, store = session_name(name), SessionStore()
         if self._journal is not None and self._journal.name == name:
             self._journal.record(archive)
-            self._has_recorded = True
+            self._has_recorded = self._is_named = True
             return name
         if not replaces and name in [info.name for info in store.list()]:
             raise UsageError(

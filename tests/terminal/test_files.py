@@ -145,6 +145,15 @@ def test_a_name_takes_the_place_of_the_date():
         assert [info.name for info in store.list()] == ["talk"]
 
 
+def test_the_date_stays_if_it_was_typed_as_a_name():
+    with Talk(chat_session=ChatSession(SessionStore().open(title="a.pdf"))) as talk:
+        talk.say("First?")
+        name = SessionStore().list()[0].name
+        talk.say(f"/save {name}", "/save talk", "Second?")
+        assert questions_of(name) == ["First?"]
+        assert questions_of("talk") == ["First?", "Second?"]
+
+
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
 def test_what_fails_after_a_change_of_sessions_overwrites_neither(failure, monkeypatch):
     """The lock of the session that is left cannot be released, or Ctrl-C is pressed meanwhile."""
