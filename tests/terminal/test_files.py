@@ -17,7 +17,7 @@ from lrqk_cli.chat.archive import SavedExchange
 from lrqk_cli.chat.chat_session import ChatSession
 from lrqk_cli.chat.journal import Journal, SessionStore
 from lrqk_cli.chat.session_database import sessions_path
-from lrqk_cli.errors import ContextLengthError, UsageError
+from lrqk_cli.errors import ContextLengthError, LrqkError, UsageError
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.completion import ChatCompleter
 from lrqk_cli.terminal.line_reader import open_history
@@ -152,6 +152,30 @@ def test_the_date_stays_if_it_was_typed_as_a_name():
         talk.say(f"/save {name}", "/save talk", "Second?")
         assert questions_of(name) == ["First?"]
         assert questions_of("talk") == ["First?", "Second?"]
+
+
+def test_a_turn_that_could_not_be_recorded_is_before_another_session_is_loaded(monkeypatch):
+    with Talk() as talk:
+        talk.say("First?", "/save first")
+
+    def fail(*_):
+        raise LrqkError("The disk is full.")
+
+    with Talk() as talk:
+        talk.say("Second?", "/save second")
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "record", fail)
+            shown = talk.say("Third?", "/load first")
+            assert "The disk is full." in shown
+            assert talk.questions == ["Second?", "Third?"]
+        talk.say("Fourth?")
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "record", fail)
+            talk.say("Fifth?")
+        talk.say("/load first")
+        assert talk.questions == ["First?"]
+    assert questions_of("second") == ["Second?", "Third?", "Fourth?", "Fifth?"]
+    assert questions_of("first") == ["First?"]
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])

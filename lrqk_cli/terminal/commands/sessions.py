@@ -65,6 +65,7 @@ def _load(ctx: CommandContext, argument: str) -> None:
         ctx.own_files = frozenset()
         own(ctx, path)
         return
+    ctx.record()  # a turn that could not be written before is not left behind
     with ctx.chat_session.switching(name) as saved:
         _adopt(ctx, saved)
 
