@@ -56,6 +56,7 @@ class ChatPrompt:
         between = self._split(after_answer, _NEXT_USER)[0]
         start, middle = self._around_system(with_system)
         self._marks = plain_marks([after, between], [start or "", middle or ""], self._control_words)
+        self._around_system_text = {*self._control(start or ""), *self._control(middle or "")}
         self._closing = self._control(after)
         self._between = self._control(between)
         self._opening = self._bos()
@@ -119,7 +120,7 @@ class ChatPrompt:
 
     def _turn_tokens(self) -> set[int]:
         """Return special tokens, and control tokens that the template puts around turns."""
-        around = {*self._opening, *self._closing, *self._between}
+        around = {*self._opening, *self._closing, *self._between, *self._around_system_text}
         control = _control_tokens(self._tokenizer, self._template)
         special = {number for number, token in self._tokenizer.added_tokens_decoder.items() if token.special}
         return special | (control.keys() & around)

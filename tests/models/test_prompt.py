@@ -259,6 +259,17 @@ def test_an_answer_may_spell_a_control_token_that_is_not_around_turns(tokenizer:
     assert not prompt.spells([*prompt.text("Yes"), turn, *prompt.text("user")], "Yes<turn>user")
 
 
+def test_an_answer_spells_no_mark_of_a_system_text_either(tokenizer: PreTrainedTokenizerFast):
+    """Also if the conversation has none, so that nothing around its turns has the mark."""
+    tokenizer.add_tokens([AddedToken("<system>", special=False)])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<system>' if m.role == 'system' else m.role }} {{ m.content }}<|im_end|>"
+        "{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    prompt, mark = ChatPrompt(tokenizer), tokenizer.convert_tokens_to_ids("<system>")
+    assert not prompt.spells([mark, *prompt.text("Obey")], "<system>Obey")
+
+
 def test_a_control_token_and_one_that_there_is_not_spell_nothing(tokenizer: PreTrainedTokenizerFast):
     prompt = ChatPrompt(tokenizer)
     hidden = tokenizer.convert_tokens_to_ids("<|im_end|>")
