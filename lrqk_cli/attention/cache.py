@@ -41,7 +41,7 @@ class LrqkCache(Cache):
 
     Attributes:
         position: the number of tokens in the cache; ``counters``: rows demanded and fetched.
-        attention_layers: one per decoder layer.
+        attention_layers: one per decoder layer; ``lrqk_layers``: those with an index.
         before_overwrite: called with a number of tokens before rows beyond it may be overwritten.
         observers: by layer number, a callback for each decode step. Its arguments are the queries
             ``[KV, G, 1, d]``, the model's parameters, and the output ``[KV, G, 1, d]``. At the call the
@@ -68,7 +68,7 @@ class LrqkCache(Cache):
         self.position = Position(device)
         self.observers: dict[int, Callable[[Tensor, AttentionParams, Tensor], None]] = {}
         self.attention_layers = make_layers(spec, config, context, dtype, device, self.position)
-        self._lrqk = [layer for layer in self.attention_layers if isinstance(layer, LrqkLayer)]
+        self.lrqk_layers = [layer for layer in self.attention_layers if isinstance(layer, LrqkLayer)]
         self.before_overwrite: Callable[[int], None] = lambda _: None
         self._restoring: Restoring | None = None
         self._is_prefilling = self._ends_prefill = False
@@ -158,7 +158,7 @@ class LrqkCache(Cache):
 
     def begin_segment(self) -> None:
         """Record the Gram sums before the next segment, for ``solve_ahead`` after it."""
-        for layer in self._lrqk:
+        for layer in self.lrqk_layers:
             layer.begin_segment()
 
     def solve_ahead(self, growths: Sequence[Growth | None]) -> SolverPool[Callable[[], None]] | None:
@@ -181,12 +181,12 @@ class LrqkCache(Cache):
 
     def solve(self) -> None:
         """Fit the joint solver's factors to the tokens so far, if a prefill has left that to do."""
-        run_solvers([layer.solve for layer in self._lrqk if layer.is_unsolved])
+        run_solvers([layer.solve for layer in self.lrqk_layers if layer.is_unsolved])
 
     def finish_prefill(self) -> None:
         """Prepare all layers for decode steps; otherwise the first step does it."""
         self._complete_restoring()
-        unfinished = [layer for layer in self._lrqk if layer.prefill is not None]
+        unfinished = [layer for layer in self.lrqk_layers if layer.prefill is not None]
         if not unfinished:
             return
         self.solve()
@@ -282,7 +282,9 @@ class LrqkCache(Cache):
         if self.is_croppable:
             return
         what = (
-            "index and hot set follow them" if self._lrqk else "a sliding window overwrites its oldest rows"
+            "index and hot set follow them"
+            if self.lrqk_layers
+            else "a sliding window overwrites its oldest rows"
         )
         raise UsageError(
             f"The cache cannot take back tokens, as prompt lookup and assisted decoding do: {what}.",
@@ -306,7 +308,7 @@ class LrqkCache(Cache):
         if self.config.attention != "lrqk":
             return
         self.config = config
-        for layer in self._lrqk:
+        for layer in self.lrqk_layers:
             layer.adjust(config)
         self._make_steps()
 

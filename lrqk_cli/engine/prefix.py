@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.restoring import OpenPart
 from lrqk_cli.attention.saved_layers import capture_block, capture_state, side_stream
 from lrqk_cli.memory.accounting import dtype_name, hot_slots
@@ -73,7 +72,7 @@ class PrefixKeeper:
         self._has_told_failure = False
         self.writer = BackgroundWriter(store, side_stream(engine.device))
         engine.cache.before_overwrite = self._release
-        for layer in self._lrqk_layers():
+        for layer in engine.cache.lrqk_layers:
             layer.fit.before_replace = self._stop_states
 
     @cached_property
@@ -267,7 +266,7 @@ class PrefixKeeper:
             )
 
     def _add_state(self, stop: int) -> None:
-        layers = self._lrqk_layers()
+        layers = self._engine.cache.lrqk_layers
         if not layers or any(layer.prefill is not None for layer in layers):
             return
         path, fits = self._state_path(self._chain[-1].key, stop), self._fits()
@@ -320,11 +319,8 @@ class PrefixKeeper:
         settings["filled"] = min(hot_slots(config, self._engine.context), max(0, stop - config.recent))
         return self._store.state_path(key, root_of({"settings": json.dumps(settings, sort_keys=True)}))
 
-    def _lrqk_layers(self) -> list[LrqkLayer]:
-        return [layer for layer in self._engine.cache.attention_layers if isinstance(layer, LrqkLayer)]
-
     def _fits(self) -> list[object]:
-        return [layer.fit.current for layer in self._lrqk_layers()]
+        return [layer.fit.current for layer in self._engine.cache.lrqk_layers]
 
 
 def _tokens(chain: Sequence[Block]) -> int:
