@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -112,9 +113,10 @@ class SessionStore:
         wanted = session_name(name) if name is not None else None
         with connected(self.path, writes=True) as connection:
             number = number_of(connection, wanted) if wanted is not None else None
-            if number is not None and fresh and has_content(connection, number):
+            if wanted is not None and number is not None and fresh and has_content(connection, number):
                 raise UsageError(
-                    f"There is a session '{wanted}' already.", f"Go on with it: lrqk chat --session {wanted}"
+                    f"There is a session '{wanted}' already.",
+                    f"Go on with it: lrqk chat --session {shlex.quote(wanted)}",
                 )
             if number is None:
                 taken = {found for (found,) in connection.execute("SELECT name FROM sessions")}
