@@ -80,12 +80,7 @@ class ChatSession:
             self._journal.record(archive)
             self._has_recorded = self._is_named = True
             return name
-        if not replaces and name in [info.name for info in store.list()]:
-            raise UsageError(
-                f"There is a session '{name}' already.",
-                f"To replace it, type /save! {name}; to go on with it, /load {name}",
-            )
-        journal = store.open(name)
+        journal = store.open(name, fresh=not replaces)
         try:
             journal.record(archive)
         except BaseException:

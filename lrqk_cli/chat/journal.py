@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import shlex
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -116,7 +115,7 @@ class SessionStore:
             if wanted is not None and number is not None and fresh and has_content(connection, number):
                 raise UsageError(
                     f"There is a session '{wanted}' already.",
-                    f"Go on with it: lrqk chat --session {shlex.quote(wanted)}",
+                    f"To replace it, type /save! {wanted}; to go on with it, /load {wanted}",
                 )
             if number is None:
                 taken = {found for (found,) in connection.execute("SELECT name FROM sessions")}
