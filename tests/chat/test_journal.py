@@ -215,7 +215,7 @@ def test_a_new_session_does_not_replace_one(store):
     record(store, "talk", talk(1))
     with pytest.raises(UsageError, match="'talk' already") as failure:
         store.open("talk", fresh=True)
-    assert "lrqk chat --session talk" in failure.value.hint
+    assert "/save! talk" in failure.value.hint
     store.open("other", fresh=True).close()
 
 
