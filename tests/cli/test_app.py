@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from refused import fails_with
 
 from lrqk_cli import __version__
 from lrqk_cli.cli import app as app_module
@@ -10,18 +11,6 @@ from lrqk_cli.cli.failures import report
 from lrqk_cli.errors import LrqkError
 
 pytestmark = pytest.mark.short
-
-
-def fails_with(result, code: int, *words: str) -> None:
-    """One sentence, one hint, the exit code, nothing on stdout and no traceback."""
-    assert result.code == code, result.err
-    assert result.out == ""
-    assert "Traceback" not in result.err
-    error, hint = result.err.strip().splitlines()[-2:]
-    assert error.startswith("Error: ")
-    assert hint.startswith("Hint: ")
-    for word in words:
-        assert word in result.err
 
 
 def test_the_version(run):

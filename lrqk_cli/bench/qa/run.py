@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from lrqk_cli.bench.answering import greedy_answer
 from lrqk_cli.bench.modes import device_share
 from lrqk_cli.bench.qa.data import AskedDocument, DocumentQuestion, DocumentSet
 from lrqk_cli.bench.qa.metrics import score
 from lrqk_cli.bench.qa.prompts import DocumentPrompt, answer_room, document_prompt
 from lrqk_cli.bench.qa.results import MarkedAnswer, SetResult, mean_interval
 from lrqk_cli.bench.suite import OnProgress, SuiteOptions
-from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory.accounting import dtype_name
@@ -47,7 +48,7 @@ def run_sets(
                     yield _skipped(head, "a question leaves no room for its document")
                     continue
                 found = [item for item in prompts if item is not None]
-                yield _run_set(loaded, head, config, documents, found, lambda step: on_progress(step), title)
+                yield _run_set(loaded, head, config, documents, found, on_progress, title)
 
 
 def _run_set(
@@ -103,12 +104,7 @@ def _answer_all(
     for question, asked in zip(document.questions, tokens.questions, strict=True):
         for _ in engine.prefill(asked):
             pass
-        greedy, new = GenerationConfig(max_new_tokens=answer_room(question)), list[int]()
-        for step in engine.generate(greedy, loaded.stop_ids):
-            totals.add(step.stats)
-            if step.finish_reason != "stop":
-                new.append(step.token)
-        yield str(loaded.tokenizer.decode(new, skip_special_tokens=True)).strip()
+        yield greedy_answer(engine, loaded, answer_room(question), totals).strip()
         engine.rewind(point)
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from lrqk_cli.bench.answering import greedy_answer
 from lrqk_cli.bench.modes import device_share
 from lrqk_cli.bench.report import Table
 from lrqk_cli.bench.ruler.sample import Sample, encode
 from lrqk_cli.bench.ruler.scoring import recall, wilson_interval
 from lrqk_cli.bench.ruler.tasks import TaskInputs, make_sample, reason_to_skip
 from lrqk_cli.bench.suite import OnProgress, SuiteOptions
-from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import ContextLengthError, OutOfMemoryError
@@ -145,16 +146,11 @@ def _run_task(
 def _answer(
     engine: Engine, loaded: LoadedModel, prompt: ChatPrompt, sample: Sample, totals: DecodeTotals
 ) -> ScoredAnswer:
-    tokens, new = encode(prompt, sample), list[int]()
+    tokens = encode(prompt, sample)
     engine.reset()
     for _ in engine.prefill(tokens):
         pass
-    greedy = GenerationConfig(max_new_tokens=sample.max_new_tokens)
-    for step in engine.generate(greedy, loaded.stop_ids):
-        totals.add(step.stats)
-        if step.finish_reason != "stop":
-            new.append(step.token)
-    text = str(loaded.tokenizer.decode(new, skip_special_tokens=True))
+    text = greedy_answer(engine, loaded, sample.max_new_tokens, totals)
     return ScoredAnswer(text, sample.references, recall(sample.task, text, sample.references), len(tokens))
 
 
