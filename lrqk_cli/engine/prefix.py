@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lrqk_cli.attention.restoring import OpenPart
 from lrqk_cli.attention.saved_layers import capture_block, capture_state, side_stream
-from lrqk_cli.memory.accounting import dtype_name, hot_slots
+from lrqk_cli.memory.accounting import SCALE_TOKENS, dtype_name, hot_slots
 from lrqk_cli.prefix_cache.store import Block, PrefixStore, next_block, root_of
 from lrqk_cli.prefix_cache.tensor_file import DamagedFileError, TensorFile, read_metadata
 from lrqk_cli.prefix_cache.writer import BackgroundWriter, Captured, WriteJob
@@ -81,7 +81,7 @@ class PrefixKeeper:
         parts = {**self._model(), "format": _FORMAT, "dtype": dtype_name(self._engine.cache.dtype)}
         config = self._engine.config
         if config.kv_dtype != "bf16":
-            parts["kv_dtype"] = config.kv_dtype
+            parts["kv_dtype"] = f"{config.kv_dtype} {SCALE_TOKENS}"
         lrqk = root_of({**parts, "sums": f"{config.grouping} {config.solver}"})
         # Full attention needs the rows alone.
         return [lrqk] if config.attention == "lrqk" else [root_of({**parts, "sums": "none"}), lrqk]
@@ -116,12 +116,12 @@ class PrefixKeeper:
         chain = max(chains, key=_tokens)
         # A chain of another kind of attention cannot go on here: its blocks hold more.
         self._is_borrowed = bool(chain) and chain[0].parent != self._roots[0]
-        chain, states = self._with_states(chain)
-        if not chain:
-            return 0
-        length = _tokens(chain)
         with ExitStack() as stack:
             try:
+                chain, states = self._with_states(chain)
+                if not chain:
+                    return 0
+                length = _tokens(chain)
                 blocks = self._open_blocks(stack, chain, tokens)
                 opened = [OpenPart(stack.enter_context(TensorFile(path)), *span) for path, span in states]
                 self._engine.restore(tokens[:length], blocks, opened)
@@ -246,7 +246,7 @@ class PrefixKeeper:
             try:
                 metadata = read_metadata(path)
                 start = int(metadata["start"])
-            except (OSError, KeyError, ValueError, DamagedFileError):
+            except (OSError, KeyError, ValueError):
                 return []
             found.insert(0, (path, (start, stop)))
             if not 0 <= start < stop:

@@ -23,7 +23,7 @@ from lrqk_cli.engine.prefix import PrefixKeeper
 from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.prefix_cache import writer
 from lrqk_cli.prefix_cache.store import PrefixStore
-from lrqk_cli.prefix_cache.tensor_file import DamagedFileError
+from lrqk_cli.prefix_cache.tensor_file import DamagedFileError, read_metadata
 
 CONTEXT = 600
 BLOCK = 32
@@ -247,7 +247,7 @@ def files(folder: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("number", range(8))
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "vanish"])
+@pytest.mark.parametrize("damage", ["flip", "header", "truncate", "empty", "vanish"])
 def test_a_damaged_file_is_found_and_removed(tmp_path: Path, number: int, damage: str) -> None:
     text = random_tokens(200, 1).tolist()
     # Everything resident: without its state a text is fitted anew, together with the question.
@@ -256,8 +256,8 @@ def test_a_damaged_file_is_found_and_removed(tmp_path: Path, number: int, damage
         expected, _ = answer(engine)
         path = list(files(tmp_path))[number]
         data = bytearray(path.read_bytes())
-        if damage == "flip":
-            data[len(data) // 2] ^= 4
+        if damage in ("flip", "header"):
+            data[len(data) // 2 if damage == "flip" else 20] ^= 4
         path.write_bytes({"truncate": data[:-9], "empty": b""}.get(damage, data))
         if damage == "vanish":
             path.unlink()
@@ -273,6 +273,8 @@ def test_a_damaged_file_is_found_and_removed(tmp_path: Path, number: int, damage
                 keeper = new_keeper(engine, tmp_path)
                 keeper.discard(error)
         assert found == expected
+    for path in files(tmp_path):
+        read_metadata(path)
 
 
 def test_nothing_is_written_for_texts_that_are_read_quickly(tmp_path: Path) -> None:
