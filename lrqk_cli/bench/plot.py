@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from lrqk_cli.errors import LrqkError, UsageError
@@ -19,6 +20,8 @@ _INCHES = (8.0, 5.0)
 _DOTS_PER_INCH = 150
 # Points whose shares differ by less count as one column.
 _SAME_SHARE = 0.05
+# The ends of an axis of scores; the margin keeps the mark of a perfect score whole.
+_SCORES = (0.0, 105.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,36 @@ class LineChart:
     title: str
     value: str
     points: Sequence[LinePoint]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A part of a suite, such as a task, in one mode at one context.
+
+    Attributes:
+        score, share: as ``quality`` and ``share`` of a point; None if the mode could not do the part.
+    """
+
+    part: str
+    mode: str
+    ctx: int
+    score: float | None
+    share: float | None
+
+
+def mean_scores(title: str, results: Sequence[Scored]) -> Chart:
+    """Return the mean score against bytes, over the parts for which all modes have a score."""
+    points = []
+    for context in dict.fromkeys(result.ctx for result in results):
+        here = [result for result in results if result.ctx == context]
+        missing = {result.part for result in here if result.score is None}
+        for mode in dict.fromkeys(result.mode for result in here):
+            own = [result for result in here if result.mode == mode and result.part not in missing]
+            if own:
+                share = fmean(result.share for result in own if result.share is not None)
+                score = fmean(result.score for result in own if result.score is not None)
+                points.append(Point(mode, share, score, f"{context:,} tokens"))
+    return Chart(title, "mean score", tuple(points), limits=_SCORES)
 
 
 def check_plot(path: Path) -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lrqk_cli.bench import plot
-from lrqk_cli.bench.plot import Chart, Point, check_plot, write_plot
+from lrqk_cli.bench.plot import Chart, Point, Scored, check_plot, mean_scores, write_plot
 from lrqk_cli.errors import LrqkError, UsageError
 
 pytest.importorskip("matplotlib")
@@ -50,6 +50,29 @@ def test_several_charts_share_one_picture_and_one_horizontal_axis(tmp_path):
     # The axis of scores begins at 0 though all are at 90, and the shares of both stand under the last.
     assert "<!-- 80 -->" in drawn
     assert drawn.count("<!-- 50% -->") == 1
+
+
+def test_scores_are_averaged_over_what_all_modes_have():
+    """Each context has its own parts; at the second one a mode could not do one of them."""
+    found = [
+        Scored("vt", "lrqk", 4096, 80.0, 0.4),
+        Scored("cwe", "lrqk", 4096, 60.0, 0.2),
+        Scored("vt", "dense", 4096, 90.0, 1.0),
+        Scored("cwe", "dense", 4096, 70.0, 1.0),
+        Scored("vt", "lrqk", 8192, None, None),
+        Scored("cwe", "lrqk", 8192, 50.0, 0.2),
+        Scored("vt", "dense", 8192, 100.0, 1.0),
+        Scored("cwe", "dense", 8192, 30.0, 1.0),
+    ]
+    chart = mean_scores("Scores", found)
+    points = [(point.label, point.share, point.quality, point.series) for point in chart.points]
+    assert points == [
+        ("lrqk", pytest.approx(0.3), 70.0, "4,096 tokens"),
+        ("dense", 1.0, 80.0, "4,096 tokens"),
+        ("lrqk", 0.2, 50.0, "8,192 tokens"),
+        ("dense", 1.0, 30.0, "8,192 tokens"),
+    ]
+    assert mean_scores("Scores", found[4:5]).points == ()
 
 
 def test_nothing_has_to_be_positive(tmp_path):

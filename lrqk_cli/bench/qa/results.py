@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrqk_cli.bench.plot import Chart, Point
+from lrqk_cli.bench.plot import Chart, Scored, mean_scores
 from lrqk_cli.bench.report import Table
 
 _FULL_ATTENTION = ("dense", "offload")
 _COLUMNS = ("set", "mode", "ctx", "questions", "score", "95% interval", "cut", "rows/step", "share")
 _RESAMPLES = 10_000
-_SCORES = (0.0, 100.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +140,8 @@ def table(results: Sequence[SetResult]) -> Table:
 
 def chart(results: Sequence[SetResult]) -> Chart:
     """Return the mean score over the sets that all modes have, against bytes."""
-    points = []
-    for context in dict.fromkeys(result.ctx for result in results):
-        here = [result for result in results if result.ctx == context]
-        missing = {result.name for result in here if result.score is None}
-        for mode in dict.fromkeys(result.mode for result in here):
-            own = [result for result in here if result.mode == mode and result.name not in missing]
-            if own:
-                share = float(np.mean([result.device_share for result in own]))
-                score = float(np.mean([result.score for result in own]))
-                points.append(Point(mode, share, score, f"{context:,} tokens"))
-    return Chart("Questions about documents", "mean score", tuple(points), limits=_SCORES)
+    scored = [Scored(found.name, found.mode, found.ctx, found.score, found.device_share) for found in results]
+    return mean_scores("Questions about documents", scored)
 
 
 def _cells(result: SetResult) -> tuple[str, ...]:

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrqk_cli.bench.plot import Chart, Point
+from lrqk_cli.bench.plot import Chart, Scored, mean_scores
 from lrqk_cli.bench.ruler.run import TaskResult
 
 _FULL_ATTENTION = ("dense", "offload")
 # Below this score full attention cannot do a task, so a mode has nothing to lose.
 _CAN_DO = 50.0
 _RESAMPLES = 10_000
-# The ends of the vertical axis; the margin keeps the mark of a perfect score whole.
-_SCORES = (0.0, 105.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +62,9 @@ def averages(results: Sequence[TaskResult]) -> list[Average]:
 
 
 def chart(results: Sequence[TaskResult]) -> Chart:
-    """Return the mean score against bytes, over the tasks for which all modes have a score."""
-    points = []
-    for context in dict.fromkeys(result.ctx for result in results):
-        here = [result for result in results if result.ctx == context]
-        missing = {result.task for result in here if result.score is None}
-        for mode in dict.fromkeys(result.mode for result in here):
-            own = [result for result in here if result.mode == mode and result.task not in missing]
-            if own:
-                share = _mean(result.device_share for result in own)
-                points.append(Point(mode, share, _mean(r.score for r in own), f"{context:,} tokens"))
-    return Chart("RULER", "mean score", tuple(points), limits=_SCORES)
+    """Return the mean score over the tasks that all modes have, against bytes."""
+    scored = [Scored(found.task, found.mode, found.ctx, found.score, found.device_share) for found in results]
+    return mean_scores("RULER", scored)
 
 
 def _average(mode: str, context: int, pairs: Sequence[tuple[TaskResult, TaskResult]]) -> Average:
