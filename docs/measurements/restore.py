@@ -141,7 +141,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "environment": environment(device, loaded.dtype if asked.model else torch.bfloat16, name),
+                "environment": environment(loaded, name),
                 "results": results,
             },
             indent=1,

@@ -171,7 +171,7 @@ def main() -> None:
     together = results.overall(found)
     modes = {f"{share}, {name}": settings for share, settings in sizes.items() for name in SCHEDULES}
     report = Report(facts, found, table.table(found, together), together, modes=modes)
-    print(to_json(environment(loaded.device, loaded.dtype, asked.model), LrqkConfig(), report))
+    print(to_json(environment(loaded, asked.model), LrqkConfig(), report))
 
 
 if __name__ == "__main__":

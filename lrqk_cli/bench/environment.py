@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,11 +17,19 @@ from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.machine import driver_version
 from lrqk_cli.upstream import installed_version
 
+if TYPE_CHECKING:
+    from lrqk_cli.models.loading import LoadedModel
+    from lrqk_cli.models.shapes import RandomModel
+
 _SECONDS = 10  # for git to answer
 
 
-def environment(device: torch.device, dtype: torch.dtype, model: str) -> Facts:
-    """Return the facts by name; None for those that do not apply, such as the driver of a CPU."""
+def environment(loaded: LoadedModel | RandomModel, model: str) -> Facts:
+    """Return the facts by name; None for those that do not apply, such as the driver of a CPU.
+
+    ``weights`` is the form of packed weights, or the type of plain ones.
+    """
+    device, dtype, packed = loaded.device, loaded.dtype, loaded.spec.packed
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
     return {
@@ -31,6 +40,7 @@ def environment(device: torch.device, dtype: torch.dtype, model: str) -> Facts:
         "device": name,
         "device_type": device.type,
         "dtype": dtype_name(dtype),
+        "weights": dtype_name(dtype) if packed is None else packed.form,
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),

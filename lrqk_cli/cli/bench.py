@@ -213,7 +213,7 @@ def _show(
         _print_table(measured)
     else:
         write = {"json": report.to_json, "csv": report.to_csv, "md": report.to_markdown}[output]
-        typer.echo(write(environment(loaded.device, loaded.dtype, model), config, measured))
+        typer.echo(write(environment(loaded, model), config, measured))
     if plot is not None and measured.chart is not None:
         if measured.chart.points:
             write_plot(measured.chart, plot)

@@ -46,7 +46,7 @@ def test_json_has_samples_bandwidth_and_the_build(speed):
     assert result.code == 0, result.err
     report = json.loads(result.out)
     where = report["environment"]
-    assert (where["device_type"], where["dtype"]) == ("cpu", "float32")
+    assert (where["device_type"], where["dtype"], where["weights"]) == ("cpu", "float32", "float32")
     assert where["sources"] == environment.digest(Path(lrqk_cli.__file__).parent)
     assert {"lrqk", "git_commit", "torch", "transformers", "triton", "cuda", "driver"} <= set(where)
     assert report["complete"]
