@@ -1,380 +1,123 @@
-"""Make the tables of docs/quality.md from the reports in quality/, all of one state of the sources.
+"""Make the tables of README and docs/ from the reports in quality/ and speed/.
 
-    python docs/measurements/make_tables.py           # rewrites the page
-    python docs/measurements/make_tables.py --check   # fails if the page has other tables
+    python docs/measurements/make_tables.py           # rewrites the pages
+    python docs/measurements/make_tables.py --check   # fails if a page has other tables
 
-A table stands between ``<!-- table: name -->`` and ``<!-- end -->``. The page names the commit that the
-reports are of: the one whose package has the digest that they carry. Reports of several states are refused.
+A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; a page need not have all of its tables.
+The reports of a folder are all of one state of the sources, and the table ``provenance`` names the commit:
+the one whose package has the digest that they carry. Reports of several states are refused.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import re
-import subprocess
 import sys
-import tarfile
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from lrqk_cli.bench.environment import digest
+import memory_tables
+import qa_tables
+import quality_tables
+import speed_tables
+from reports import MixedReportsError, Report, Reports, Row, Table, commit_of, provenance, read, sources
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "quality.md"
-REPORTS = HERE / "quality"
+QUALITY, SPEED = HERE / "quality", HERE / "speed"
 
 _MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_RESAMPLES = 10_000
-_NAMES = {"qwen2.5-coder-0.5b": "Qwen2.5-Coder 0.5B", "smollm2-135m": "SmolLM2 135M"}
-_COMMITS = 200  # to look for the sources in
-
-_BESIDE_NOISE = ("KL", "top-1", "noise: KL", "top-1", "rows", "worst task")
-
-Row = tuple[str, ...]
-
-
-class MixedReportsError(Exception):
-    """The reports are not all of one state of the sources, or one is missing or not complete."""
+_PROVENANCE = "provenance"
 
 
 @dataclass(frozen=True)
-class Found:
-    """The cases of one task with one mode, of one report or of several that differ in their seed.
+class Page:
+    """A page, and the folder of the reports that its tables are made from."""
 
-    Attributes:
-        settings: of the mode.
-        steps, kl, top1: of each case; the last two are means over its steps.
-    """
+    path: Path
+    folder: Path
+    tables: Mapping[str, Table]
 
-    model: str
-    ctx: int
-    task: str
-    mode: str
-    turn: int
-    settings: dict[str, Any]
-    share: float
-    rows: float
-    steps: tuple[int, ...]
-    kl: tuple[float, ...]
-    top1: tuple[float, ...]
-    largest: float
+    def takes(self, report: str) -> bool:
+        """Return whether a table of the page is made from a report of that name."""
+        return any(re.fullmatch(table.pattern, report) for table in self.tables.values())
 
-    def mean(self, values: Sequence[float]) -> float:
-        """Return the mean over all steps of what is given for each case."""
-        return float(np.average(values, weights=self.steps))
+    def filled(self, text: str, reports: Reports, commit: str) -> str:
+        """Return the text of the page with its tables replaced.
 
+        Args:
+            commit: that the reports are of.
 
-@dataclass(frozen=True)
-class Together:
-    """The mean over tasks, which weigh alike, with the 95% interval of a bootstrap over their cases."""
+        Raises:
+            MixedReportsError: there is no such table, or it has no reports.
+        """
 
-    mean: float
-    low: float
-    high: float
+        def table(match: re.Match[str]) -> str:
+            head, *lines = self._made(match[2], reports, commit)
+            rows = [head, tuple("---" for _ in head), *lines]
+            return match[1] + "".join("| " + " | ".join(row) + " |\n" for row in rows) + match[3]
 
-    @classmethod
-    def of(cls, tasks: Sequence[Found], values: Callable[[Found], Sequence[float]]) -> Together:
-        """Resample the cases of every task."""
-        random = np.random.default_rng(0)
-        total = np.zeros(_RESAMPLES)
-        for found in tasks:
-            chosen = random.integers(len(found.steps), size=(_RESAMPLES, len(found.steps)))
-            steps, of_case = np.array(found.steps)[chosen], np.array(values(found))[chosen]
-            total += (steps * of_case).sum(1) / steps.sum(1)
-        low, high = np.percentile(total / len(tasks), [2.5, 97.5])
-        mean = float(np.mean([found.mean(values(found)) for found in tasks]))
-        return cls(mean, float(low), float(high))
+        return _MARKED.sub(table, text)
+
+    def _made(self, name: str, reports: Reports, commit: str) -> list[Row]:
+        if name == _PROVENANCE:
+            own = {report: facts for report, facts in reports.items() if self.takes(report)}
+            if own:
+                return list(provenance(own, commit))
+            raise MixedReportsError(f"{self.path.name} has no reports to name.")
+        if name not in self.tables:
+            raise MixedReportsError(f"{self.path.name} has no table '{name}', only {', '.join(self.tables)}.")
+        return self.tables[name].made_from(reports)
 
 
-def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the reports by the names of their files.
-
-    Raises:
-        MixedReportsError: they are not of the same sources, or one was ended early.
-    """
-    reports = {
-        file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))
-    }
-    if cut := [name for name, report in reports.items() if not report["complete"]]:
-        raise MixedReportsError(f"Ended early: {', '.join(cut)}.")
-    states: dict[str, list[str]] = {}
-    for name, report in reports.items():
-        states.setdefault(report["environment"]["sources"], []).append(name)
-    if len(states) != 1:
-        listed = "; ".join(f"{state}: {', '.join(names)}" for state, names in states.items())
-        raise MixedReportsError(f"Reports of {len(states)} states of the sources ({listed}).")
-    return reports
+PAGES = (
+    Page(HERE.parents[1] / "README.md", SPEED, speed_tables.README_TABLES),
+    Page(HERE.parent / "performance.md", SPEED, speed_tables.TABLES),
+    Page(HERE.parent / "memory.md", SPEED, memory_tables.TABLES),
+    Page(HERE.parent / "quality.md", QUALITY, {**quality_tables.TABLES, **qa_tables.TABLES}),
+)
 
 
-def sources(reports: dict[str, dict[str, Any]]) -> str:
-    """Return the digest of the sources that all reports are of."""
-    return str(next(iter(reports.values()))["environment"]["sources"])
-
-
-def commit_of(state: str, root: Path = HERE.parents[1]) -> str:
-    """Return the newest commit of a repository whose package has that digest.
+def read_all() -> dict[Path, dict[str, Report]]:
+    """Return the reports of all folders.
 
     Raises:
-        MixedReportsError: none has.
+        MixedReportsError: a folder has reports that do not belong together, or one that no page takes.
     """
-    listed = _git(root, "log", f"-{_COMMITS}", "--format=%h", "--", "lrqk_cli").decode().split()
-    for commit in listed:
-        with tempfile.TemporaryDirectory() as folder:
-            with tarfile.open(fileobj=io.BytesIO(_git(root, "archive", commit, "lrqk_cli"))) as archive:
-                archive.extractall(folder, filter="data")
-            if digest(Path(folder) / "lrqk_cli") == state:
-                return commit
-    raise MixedReportsError(f"No commit has the sources {state}: were there changes beside it?")
+    found = {folder: read(folder) for folder in (QUALITY, SPEED)}
+    for folder, reports in found.items():
+        for name in reports:
+            if not any(page.takes(name) for page in PAGES if page.folder == folder):
+                raise MixedReportsError(f"No table is made from {folder.name}/{name}: is its name wrong?")
+    return found
 
 
-def _git(root: Path, *arguments: str) -> bytes:
-    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True).stdout
-
-
-def found_in(reports: dict[str, dict[str, Any]], pattern: str) -> list[Found]:
-    """Return what the reports have whose names fit, those of several seeds together."""
-    pooled: dict[tuple[str, int, str, str, int], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for name, report in reports.items():
-        if not re.fullmatch(pattern, name):
-            continue
-        for line in report["results"]:
-            key = (_model(report), line["ctx"], line["task"], line["mode"], line["turn"])
-            pooled.setdefault(key, []).append((line, report["modes"].get(line["mode"], report["settings"])))
-    if not pooled:
-        raise MixedReportsError(f"There is no report {pattern}.")
-    return [_pool(key, parts) for key, parts in pooled.items()]
-
-
-def _pool(key: tuple[str, int, str, str, int], parts: list[tuple[dict[str, Any], dict[str, Any]]]) -> Found:
-    model, ctx, task, mode, turn = key
-    lines, settings = zip(*parts, strict=True)
-    if any(other != settings[0] for other in settings):
-        raise MixedReportsError(f"Mode {mode} of {model} has other settings in another report.")
-    cases = [case for line in lines for case in line["by_sample"]]
-    return Found(
-        model,
-        ctx,
-        task,
-        mode,
-        turn,
-        settings[0],
-        share=lines[0]["device_share"],
-        rows=float(np.mean([line["rows_fetched_per_step"] for line in lines])),
-        steps=tuple(case["steps"] for case in cases),
-        kl=tuple(case["kl_mean"] for case in cases),
-        top1=tuple(case["top1_agreement"] for case in cases),
-        largest=max(line["kl_max"] for line in lines),
-    )
-
-
-def _model(report: dict[str, Any]) -> str:
-    name = Path(report["environment"]["model"]).name.removesuffix(".gguf")
-    return _NAMES.get(name, name)
-
-
-def overview(reports: dict[str, dict[str, Any]]) -> Iterator[Row]:
-    """Give one line for each model and settings, all tasks together."""
-    yield ("model", "context", "share", "hot rows", *_BESIDE_NOISE)
-    found = found_in(reports, r"\w+-\d+k-seed\d")
-    for tasks in _by(found, lambda f: (f.model, f.ctx, f.mode) if f.mode != "resident" else None):
-        noise = [
-            f for f in found if f.mode == "resident" and (f.model, f.ctx) == (tasks[0].model, tasks[0].ctx)
-        ]
-        yield (
-            tasks[0].model,
-            f"{tasks[0].ctx // 1024}K",
-            f"{tasks[0].share:.2%}",
-            f"{tasks[0].settings['hot']:,}",
-            *_beside_noise(tasks, noise),
-        )
-
-
-def by_task(reports: dict[str, dict[str, Any]], pattern: str) -> Iterator[Row]:
-    """Give one line a task and one column for each of the settings."""
-    found = found_in(reports, pattern)
-    columns = list(dict.fromkeys((f.mode, f"{f.share:.1%}") for f in found))
-    heads = [("noise" if mode == "resident" else share) for mode, share in columns]
-    yield (
-        "task",
-        "prompts",
-        "steps",
-        *(f"{head}: KL" for head in heads),
-        *(f"{head}: top-1" for head in heads),
-    )
-    for tasks in _by(found, lambda f: f.task):
-        ordered = [next(f for f in tasks if f.mode == mode) for mode, _ in columns]
-        yield (
-            tasks[0].task,
-            str(len(tasks[0].steps)),
-            str(sum(tasks[0].steps)),
-            *(f"{f.mean(f.kl):.5f}" for f in ordered),
-            *(f"{f.mean(f.top1):.1%}" for f in ordered),
-        )
-
-
-def turns(reports: dict[str, dict[str, Any]]) -> Iterator[Row]:
-    """Give one line for each model and turn."""
-    yield ("model", "context", "turn", *_BESIDE_NOISE)
-    for tasks in _by(found_in(reports, r".*-turns-seed\d"), lambda f: (f.model, f.turn)):
-        own = [f for f in tasks if f.mode == "lrqk"]
-        noise = [f for f in tasks if f.mode == "resident"]
-        yield (
-            own[0].model,
-            f"{own[0].ctx // 1024}K",
-            str(own[0].turn),
-            *_beside_noise(own, noise),
-        )
-
-
-def modes(reports: dict[str, dict[str, Any]], pattern: str) -> Iterator[Row]:
-    """Give one line a mode and one column a task, with the largest step of all."""
-    found = found_in(reports, pattern)
-    tasks = list(dict.fromkeys(f.task for f in found))
-    yield ("setting", "share", *tasks, "mean", "largest step", "top-1", "rows")
-    for of_mode in _by(found, lambda f: f.mode):
-        by_name = {f.task: f for f in of_mode}
-        # Of a schedule, the share that was asked for is of rows of 16 bits.
-        yield (
-            of_mode[0].mode.partition("%, ")[2] or of_mode[0].mode,
-            f"{of_mode[0].share:.1%}",
-            *(f"{by_name[task].mean(by_name[task].kl):.5f}" for task in tasks),
-            f"{Together.of(of_mode, lambda f: f.kl).mean:.5f}",
-            f"{max(f.largest for f in of_mode):.3f}",
-            f"{Together.of(of_mode, lambda f: f.top1).mean:.1%}",
-            f"{np.mean([f.rows for f in of_mode]):.0f}",
-        )
-
-
-def layers(reports: dict[str, dict[str, Any]], pattern: str) -> Iterator[Row]:
-    """Give one line for each of the layers that lose most, and their median; mean over the tasks."""
-    report = next((report for name, report in reports.items() if re.fullmatch(pattern, name)), None)
-    if report is None:
-        raise MixedReportsError(f"There is no report {pattern}.")
-    shares: dict[str, dict[int, list[dict[str, float]]]] = {}
-    for line in report["results"]:
-        for layer in line["layers"]:
-            shares.setdefault(f"{line['device_share']:.1%}", {}).setdefault(layer["layer"], []).append(layer)
-    heads = [(f"{s}: error", f"{s}: largest", f"{s}: mass") for s in shares]
-    yield ("layer", *(head for three in heads for head in three))
-
-    def cells(of_layer: Iterable[list[dict[str, float]]]) -> Iterator[str]:
-        for parts in of_layer:
-            yield f"{np.mean([p['output_error'] for p in parts]):.2%}"
-            yield f"{max(p['output_error_max'] for p in parts):.1%}"
-            yield f"{np.mean([p['captured_mass'] for p in parts]):.1%}"
-
-    smallest = list(shares.values())[-1]
-    worst = sorted(smallest, key=lambda n: -np.mean([p["output_error"] for p in smallest[n]]))
-    for number in worst[:6]:
-        yield (str(number), *cells(of_share[number] for of_share in shares.values()))
-    middle: list[str] = []
-    for of_share in shares.values():
-        errors = [np.mean([p["output_error"] for p in parts]) for parts in of_share.values()]
-        masses = [np.mean([p["captured_mass"] for p in parts]) for parts in of_share.values()]
-        middle += [f"{np.median(errors):.2%}", "", f"{np.median(masses):.1%}"]
-    yield (f"median of {len(smallest)}", *middle)
-
-
-def provenance(reports: dict[str, dict[str, Any]], commit: str) -> Iterator[Row]:
-    """Give where and of what everything was measured."""
-    yield ("commit", "sources", "device", "torch", "triton", "transformers", "reports")
-    where: dict[Row, list[str]] = {}
-    for name, report in reports.items():
-        facts = report["environment"]
-        named = tuple(str(facts[key] or "none") for key in ("torch", "triton", "transformers"))
-        device = facts["device"] if facts["device_type"] != "cpu" else f"a CPU, {facts['threads']} threads"
-        where.setdefault((device, *named), []).append(name)
-    for facts, names in where.items():
-        yield (commit, sources(reports), *facts, ", ".join(names))
-
-
-def _by(found: Sequence[Found], key: Callable[[Found], Any]) -> Iterator[list[Found]]:
-    groups: dict[Any, list[Found]] = {}
-    for each in found:
-        if (name := key(each)) is not None:
-            groups.setdefault(name, []).append(each)
-    yield from groups.values()
-
-
-def _beside_noise(tasks: Sequence[Found], noise: Sequence[Found]) -> Row:
-    """Give the cells that ``_BESIDE_NOISE`` heads, all tasks together."""
-    worst = max(tasks, key=lambda f: f.mean(f.kl))
-    rows = f"{np.mean([f.rows for f in tasks]):.0f}"
-    return (
-        _kl(tasks),
-        _top1(tasks),
-        _kl(noise),
-        _top1(noise),
-        rows,
-        f"{worst.task} {worst.mean(worst.kl):.5f}",
-    )
-
-
-def _kl(tasks: Sequence[Found]) -> str:
-    kl = Together.of(tasks, lambda f: f.kl)
-    return f"{kl.mean:.5f} ({kl.low:.5f} to {kl.high:.5f})"
-
-
-def _top1(tasks: Sequence[Found]) -> str:
-    top1 = Together.of(tasks, lambda f: f.top1)
-    return f"{top1.mean:.1%} ({top1.low:.1%} to {top1.high:.1%})"
-
-
-def tables(reports: dict[str, dict[str, Any]], commit: str) -> dict[str, Iterator[Row]]:
-    """Return all tables by name."""
-    return {
-        "provenance": provenance(reports, commit),
-        "overview": overview(reports),
-        "tasks-qwen": by_task(reports, r"qwen-32k-seed\d"),
-        "tasks-smollm2": by_task(reports, r"smol-8k-seed\d"),
-        "turns": turns(reports),
-        "schedules": modes(reports, "smol-5k-schedules"),
-        "settings": modes(reports, "smol-8k-vary"),
-        "paper": modes(reports, "smol-8k-paper"),
-        "layers": layers(reports, "smol-8k-layers"),
-    }
-
-
-def filled(page: str, reports: dict[str, dict[str, Any]], commit: str) -> str:
-    """Return the page with its tables replaced."""
-    named = tables(reports, commit)
-
-    def table(match: re.Match[str]) -> str:
-        head, *lines = named[match[2]]
-        rows = [head, tuple("---" for _ in head), *lines]
-        return match[1] + "".join("| " + " | ".join(row) + " |\n" for row in rows) + match[3]
-
-    return _MARKED.sub(table, page)
-
-
-def named_commit(page: str) -> str:
-    """Return the commit that a page names."""
-    match = re.search(r"<!-- table: provenance -->\n.*\n.*\n\| (\w+) ", page)
+def named_commit(text: str) -> str:
+    """Return the commit that the text of a page names."""
+    match = re.search(r"<!-- table: provenance -->\n.*\n.*\n\| (\w+) ", text)
     return match[1] if match else "unknown"
 
 
 def main() -> None:
-    """Rewrite the page, or check it."""
+    """Rewrite the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     is_check = parser.parse_args().check
-    page = PAGE.read_text(encoding="utf-8")
+    made: dict[Path, str] = {}
     try:
-        reports = read(REPORTS)
-        made = filled(page, reports, commit_of(sources(reports)))
+        for folder, reports in read_all().items():
+            commit = commit_of(sources(reports)) if reports else ""
+            for page in (page for page in PAGES if page.folder == folder):
+                text = page.path.read_text(encoding="utf-8")
+                if (filled := page.filled(text, reports, commit)) != text:
+                    made[page.path] = filled
     except MixedReportsError as error:
         sys.exit(str(error))
-    if not is_check:
-        PAGE.write_text(made, encoding="utf-8")
-    elif made != page:
-        sys.exit("docs/quality.md has other tables than its reports give: run this without --check.")
+    if is_check and made:
+        names = ", ".join(path.name for path in made)
+        sys.exit(f"Other tables than the reports give: {names}. Run this without --check.")
+    for path, text in made.items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
