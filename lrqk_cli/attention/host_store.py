@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli import kernels
-from lrqk_cli.attention.row_scales import empty_scales, fit_scales
+from lrqk_cli.attention.row_scales import empty_scales, fit_row_scales
 from lrqk_cli.config import KvDtype, ModelSpec
 from lrqk_cli.errors import ContextLengthError
 from lrqk_cli.kernels.buffers import StoredRows
@@ -95,7 +95,7 @@ class RowStore:
         if self.scales is None:
             rows = torch.stack((key, value), dim=2)
         else:
-            fit_scales(self.scales, start, key, value)
+            fit_row_scales(self.scales, start, key, value)
             rows = torch.empty(*key.shape[:2], self.rows.shape[2], dtype=self.rows.dtype, device=key.device)
             key, value = kernels.quantise_rows(key, value, StoredRows(rows, self.scales), start)
         self._copy_to_host(start, stop, rows)

@@ -1,4 +1,7 @@
-"""Scales for rows in 8 bits: the centre and the spread of each channel, block by block of tokens."""
+"""Scales for rows in 8 bits: the centre and the spread of each channel, for every scale group of tokens.
+
+A *scale group* is ``SCALE_TOKENS`` consecutive tokens.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from lrqk_cli.memory.tensors import empty
 # The least spread of a channel, as a share of that of the KV head: one that hardly moves in the tokens so far
 # may move later.
 _LEAST_SHARE = 0.1
-# A block's scales are fitted to its tokens if it begins with this many at once, else copied from the block
+# A group's scales are fitted to its tokens if it begins with this many at once, else copied from the group
 # before it.
 _LEAST_TOKENS = SCALE_TOKENS // 4
 
@@ -26,8 +29,8 @@ def empty_scales(spec: ModelSpec, context: int, kv_dtype: KvDtype, device: torch
     return RowScales(empty(accounting.channel_scales(spec, context), device), kv_dtype)
 
 
-def fit_scales(scales: RowScales, start: int, key: Tensor, value: Tensor) -> None:
-    """Fit the scales of all blocks that begin among the tokens from ``start`` on to K and V ``[KV, S, d]``.
+def fit_row_scales(scales: RowScales, start: int, key: Tensor, value: Tensor) -> None:
+    """Fit all scale groups that begin among the tokens from ``start`` on to their K and V ``[KV, S, d]``.
 
     The centre is the mean: some models add large constants to their keys, which would take most of the codes.
     The spread is the root of the standard deviation: without one, channels of large numbers decide over the
@@ -36,26 +39,26 @@ def fit_scales(scales: RowScales, start: int, key: Tensor, value: Tensor) -> Non
     """
     stop = start + key.shape[1]
     begun = range(-(-start // SCALE_TOKENS), -(-stop // SCALE_TOKENS))
-    whole = [block for block in begun if (block + 1) * SCALE_TOKENS <= stop]
+    whole = [group for group in begun if (group + 1) * SCALE_TOKENS <= stop]
     if whole:
         first = whole[0] * SCALE_TOKENS - start
         inside = slice(first, first + len(whole) * SCALE_TOKENS)
-        blocks = slice(whole[0], whole[-1] + 1)
+        groups = slice(whole[0], whole[-1] + 1)
         for half, rows in enumerate((key, value)):
-            _fit(scales, blocks, half, rows[:, inside].unflatten(1, (len(whole), SCALE_TOKENS)))
-    for block in begun[len(whole) :]:  # at most one
-        first = block * SCALE_TOKENS - start
-        if block and stop - start - first < _LEAST_TOKENS:
-            scales.channels[:, block] = scales.channels[:, block - 1]
+            _fit(scales, groups, half, rows[:, inside].unflatten(1, (len(whole), SCALE_TOKENS)))
+    for group in begun[len(whole) :]:  # at most one
+        first = group * SCALE_TOKENS - start
+        if group and stop - start - first < _LEAST_TOKENS:
+            scales.channels[:, group] = scales.channels[:, group - 1]
             continue
         for half, rows in enumerate((key, value)):
-            _fit(scales, slice(block, block + 1), half, rows[:, None, first:])
+            _fit(scales, slice(group, group + 1), half, rows[:, None, first:])
 
 
-def _fit(scales: RowScales, blocks: slice, half: int, rows: Tensor) -> None:
-    """Fit the scales of K (``half`` 0) or of V to their rows ``[KV, blocks, S, d]``."""
+def _fit(scales: RowScales, groups: slice, half: int, rows: Tensor) -> None:
+    """Fit the scales of K (``half`` 0) or of V to their rows ``[KV, groups, S, d]``."""
     deviation, mean = torch.std_mean(rows, dim=2, correction=0)
     usual = deviation.float().square().mean(2, keepdim=True).sqrt()
     spread = deviation.float().maximum(_LEAST_SHARE * usual).sqrt()
-    scales.channels[:, blocks, 0, half] = mean.to(scales.channels.dtype)
-    scales.channels[:, blocks, 1, half] = torch.where(spread > 0.0, spread, 1.0).to(scales.channels.dtype)
+    scales.channels[:, groups, 0, half] = mean.to(scales.channels.dtype)
+    scales.channels[:, groups, 1, half] = torch.where(spread > 0.0, spread, 1.0).to(scales.channels.dtype)

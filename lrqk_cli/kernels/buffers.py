@@ -145,8 +145,9 @@ class RowScales(NamedTuple):
     """How 8-bit codes become the numbers of rows, see ``quantise_rows``.
 
     Attributes:
-        channels: the centre and the spread of each channel of K and of V, for every ``SCALE_TOKENS`` tokens,
-            bfloat16 ``[KV, ⌈context / SCALE_TOKENS⌉, 2, 2, d]``: centres first, K first; on the device.
+        channels: the centre and the spread of each channel of K and of V, for every scale group of
+            ``SCALE_TOKENS`` tokens, bfloat16 ``[KV, ⌈context / SCALE_TOKENS⌉, 2, 2, d]``: centres first, K
+            first; on the device.
         kv_dtype: the type of the codes.
     """
 
@@ -163,9 +164,9 @@ class RowScales(NamedTuple):
         """The largest code; minus that is the smallest."""
         return 127.0 if self.kv_dtype == "int8" else 448.0
 
-    def of_block(self, block: int) -> tuple[Tensor, Tensor]:
-        """Return centre and spread for the tokens of a block, float32 ``[KV, 1, 2, d]``."""
-        centre, spread = self.channels[:, block, None].float().unbind(2)
+    def of_group(self, group: int) -> tuple[Tensor, Tensor]:
+        """Return centre and spread for the tokens of a scale group, float32 ``[KV, 1, 2, d]``."""
+        centre, spread = self.channels[:, group, None].float().unbind(2)
         return centre, spread
 
     def of_tokens(self, head: int, token: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +188,7 @@ class StoredRows(NamedTuple):
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Arguments of kernels: rows, rows as int16, channels, and the number of their blocks of tokens.
+        """Arguments of kernels: rows, rows as int16, channels, and the number of their scale groups.
 
         Without scales the rows take the places of all tensors.
         """

@@ -62,9 +62,9 @@ def row_store(spec: ModelSpec, context: int, dtype: str, kv_dtype: KvDtype = "bf
 
 
 def channel_scales(spec: ModelSpec, context: int) -> TensorShape:
-    """Return centres and spreads of channels for one layer's rows in 8 bits: ``[KV, blocks, 2, 2, d]``."""
-    blocks = -(-context // SCALE_TOKENS)
-    return TensorShape((spec.num_kv_heads, blocks, 2, 2, spec.head_dim), "bfloat16")
+    """Return centres and spreads of channels for one layer's rows in 8 bits: ``[KV, groups, 2, 2, d]``."""
+    groups = -(-context // SCALE_TOKENS)
+    return TensorShape((spec.num_kv_heads, groups, 2, 2, spec.head_dim), "bfloat16")
 
 
 def ring(spec: ModelSpec, size: int, dtype: str) -> TensorShape:

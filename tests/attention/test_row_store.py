@@ -17,7 +17,7 @@ from lrqk_cli import attach
 from lrqk_cli.attention import host_store, row_scales
 from lrqk_cli.attention.hook import attending_by
 from lrqk_cli.attention.host_store import RowStore
-from lrqk_cli.attention.row_scales import fit_scales
+from lrqk_cli.attention.row_scales import fit_row_scales
 from lrqk_cli.config import KvDtype, LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.kernels.buffers import RowScales, StoredRows
@@ -105,7 +105,7 @@ def test_a_blocks_scales_are_those_of_its_own_tokens_or_of_the_block_before(
     scales = RowScales(torch.full((HEADS, CONTEXT // 16 + 1, 2, 2, WIDTH), float("nan")), "int8")
     bounds = [0, *[cut for cut in cuts if cut < CONTEXT], CONTEXT]
     for start, stop in pairwise(bounds):
-        row_scales.fit_scales(scales, start, *exact[:, :, start:stop])
+        row_scales.fit_row_scales(scales, start, *exact[:, :, start:stop])
     before = None
     for block in range(-(-CONTEXT // 16)):
         first = block * 16
@@ -156,7 +156,7 @@ def rounding(kv_dtype: KvDtype, first: int) -> Any:
     def attend(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, **options: Any) -> Any:
         heads, count, width = key.shape[1:]
         scales = RowScales(torch.empty(heads, 1, 2, 2, width, dtype=torch.bfloat16), kv_dtype)
-        fit_scales(scales, 0, key[0, :, :first], value[0, :, :first])
+        fit_row_scales(scales, 0, key[0, :, :first], value[0, :, :first])
         rows = torch.empty(heads, count, 2 * width + 4, dtype=torch.uint8)
         key, value = quantise_rows(key[0], value[0], StoredRows(rows, scales))
         share = query.shape[1] // heads

@@ -56,7 +56,7 @@ class _FetchParts(NamedTuple):
     store: Tensor
     factors: Tensor
     channels: Tensor
-    blocks: int
+    groups: int
     resident: Tensor
     splits: int
     share: int
@@ -67,7 +67,7 @@ def _fetch_parts(fetch: Fetch | None, residents: Residents, stand_in: Tensor) ->
     """Return the kernel's arguments; without a fetch, ``stand_in`` takes their places and is not read."""
     if fetch is None:
         none = stand_in
-        return _FetchParts(*(none,) * 7, blocks=0, resident=none, splits=0, share=1, format=0)
+        return _FetchParts(*(none,) * 7, groups=0, resident=none, splits=0, share=1, format=0)
     plan, store = fetch
     return _FetchParts(
         plan.token,

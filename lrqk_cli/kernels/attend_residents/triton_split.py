@@ -29,7 +29,7 @@ def _attend_fetched(
     store,
     factors,
     channels,
-    blocks,
+    groups,
     head,
     context,
     resident,
@@ -63,7 +63,7 @@ def _attend_fetched(
         entry = first + tl.arange(0, COUNT)
         inside = entry < planned
         slot, token, leaving = replace_some(
-            store, factors, channels, blocks, head, context, plan_token, plan_slot, rows, slot_token,
+            store, factors, channels, groups, head, context, plan_token, plan_slot, rows, slot_token,
             resident, entry, inside, WIDTH, 2 * WIDTH_PAD, FORMAT, SCALE_TOKENS,
         )
         # Other threads wrote the rows that a thread reads back, so all writes must come first.
@@ -146,7 +146,7 @@ def attend_split(
     store,
     factors,
     channels,
-    blocks,
+    groups,
     resident,
     split_output,
     split_lse,
@@ -200,7 +200,7 @@ def attend_split(
         peak, total, output, peaks, mass, code_sum = _attend_fetched(
             queries, rows + RECENT * STRIDE, slot_token + row_set * hot, scores + row_set * QUERIES * bucket,
             codes + row_set * context * BYTES, plan_token + row_set * hot, plan_slot + row_set * hot,
-            tl.load(plan_count + row_set), store, factors, channels, blocks, row_set // share, context,
+            tl.load(plan_count + row_set), store, factors, channels, groups, row_set // share, context,
             resident + row_set * context, bucket, split * FETCH_ROWS, scaling, cap, QUERIES, ROWS, RANK,
             RANK_PAD, WIDTH, WIDTH_PAD, FETCHES * FETCH_ROWS, FETCH_ROWS, SOFTCAP, TAIL, FORMAT,
             SCALE_TOKENS,

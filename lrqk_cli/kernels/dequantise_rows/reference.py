@@ -21,18 +21,18 @@ def dequantise_rows(stored: StoredRows, out: Tensor, first: int = 0) -> None:
     """
     rows, scales = stored
     assert scales is not None
-    for block, part in blocks_among(first, rows.shape[1]):
+    for group, part in groups_among(first, rows.shape[1]):
         codes, factor = codes_and_factors(rows[:, part], scales.code_dtype)
-        out[:, part] = values_of(codes, factor, *scales.of_block(block))
+        out[:, part] = values_of(codes, factor, *scales.of_group(group))
 
 
-def blocks_among(first: int, count: int) -> Iterator[tuple[int, slice]]:
-    """Yield the blocks of ``count`` tokens from ``first`` on, and the place of their tokens among these."""
+def groups_among(first: int, count: int) -> Iterator[tuple[int, slice]]:
+    """Yield the scale groups of ``count`` tokens from ``first`` on, and the place of each one's tokens."""
     start = first
     while start < first + count:
-        block = start // SCALE_TOKENS
-        stop = min(first + count, (block + 1) * SCALE_TOKENS)
-        yield block, slice(start - first, stop - first)
+        group = start // SCALE_TOKENS
+        stop = min(first + count, (group + 1) * SCALE_TOKENS)
+        yield group, slice(start - first, stop - first)
         start = stop
 
 

@@ -78,7 +78,7 @@ def _dequantise(
     rows,
     factors,
     channels,
-    blocks,
+    groups,
     out,
     first,
     count,
@@ -98,7 +98,7 @@ def _dequantise(
     numbers = load_rows(
         rows + head * head_stride,
         factors + head * (head_stride // 2),
-        channels + head * blocks * (4 * WIDTH),
+        channels + head * groups * (4 * WIDTH),
         row,
         first + row,
         inside,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import StoredRows
-from lrqk_cli.kernels.dequantise_rows.reference import blocks_among, values_of
+from lrqk_cli.kernels.dequantise_rows.reference import groups_among, values_of
 from lrqk_cli.memory.accounting import SCALE_TOKENS
 
 
@@ -16,7 +16,7 @@ def quantise_rows(
     """Write rows as codes of 8 bits, and return K and V as they will be read back.
 
     A number x of a row becomes ``code · factor · spread + centre``: centre and spread are the channel's, for
-    the token's block of ``SCALE_TOKENS``, and the factor is that of the row's K, or of its V. It is the
+    the token's scale group of ``SCALE_TOKENS``, and the factor is that of the row's K, or of its V. It is the
     largest ``|x - centre| / spread`` divided by the largest code, rounded up to bfloat16, so that no code
     saturates; codes are rounded half to even.
 
@@ -26,7 +26,7 @@ def quantise_rows(
             bfloat16. Its scales are fitted.
         first: the token of row 0 of ``into``, which receives the first row.
         position: of a single token instead, int64 ``[1]``: its number, and the number of its row. A token
-            that begins a block takes the scales of the block before it.
+            that begins a scale group takes the scales of the group before it.
 
     Returns:
         K and V ``[KV, S, d]``, in the dtype of ``key``.
@@ -37,12 +37,12 @@ def quantise_rows(
     if position is not None:
         row = first = int(position)
         if row and row % SCALE_TOKENS == 0:
-            block = row // SCALE_TOKENS
-            scales.channels[:, block] = scales.channels[:, block - 1]
+            group = row // SCALE_TOKENS
+            scales.channels[:, group] = scales.channels[:, group - 1]
     target = target[:, row : row + key.shape[1]]
     back = torch.stack((key, value), dim=2)
-    for block, part in blocks_among(first, key.shape[1]):
-        centre, spread = scales.of_block(block)
+    for group, part in groups_among(first, key.shape[1]):
+        centre, spread = scales.of_group(group)
         scaled = (back[:, part].float() - centre).div_(spread)
         factor = _rounded_up(scaled.abs().amax(3, keepdim=True) / scales.largest_code)
         scaled.div_(torch.where(factor > 0.0, factor, 1.0))

@@ -73,7 +73,7 @@ def _quantise(
     rows,
     factors,
     channels,
-    blocks,
+    groups,
     position,
     key_back,
     value_back,
@@ -98,11 +98,11 @@ def _quantise(
     if HAS_POSITION:
         row += tl.load(position)
         token = row
-    block = token // SCALE_TOKENS
-    own = channels + (head * blocks + block) * (4 * WIDTH)
+    group = token // SCALE_TOKENS
+    own = channels + (head * groups + group) * (4 * WIDTH)
     source = own
     if HAS_POSITION:
-        # A token that begins a block takes the scales of the block before it.
+        # A token that begins a scale group takes the scales of the group before it.
         source -= tl.where((token % SCALE_TOKENS == 0) & (token > 0), 4 * WIDTH, 0)
     rows += head * head_stride + row * (2 * WIDTH + 4)
     factors += head * (head_stride // 2) + row * (WIDTH + 2) + WIDTH
