@@ -123,8 +123,9 @@ class HotSet:
     def append_segment(self, length: int, filled: int, key: Tensor, value: Tensor) -> int:
         """Store a segment's K and V ``[KV, S, d]``; fill free hot slots while their rows are at hand.
 
-        Slots are filled in the order of the text. Where rows are missing, or an interrupted segment has left
-        some, they must be read from the store.
+        Slots are filled in the order of the text. Where rows are missing, they must be read from the store:
+        after a restore, and after a segment that was interrupted behind this layer, whose rows have displaced
+        those that this one has to keep.
 
         Args:
             length: tokens before the segment; ``filled``: slots of each row set that were filled by then.
@@ -132,11 +133,14 @@ class HotSet:
         Returns:
             The slots that are filled now.
         """
-        if filled != self.candidates(length):
-            self.recent.append(length, key, value)
-            return min(filled, self.filled(length))
-        self.append(length, key, value)
-        return self.filled(length + key.shape[1])
+        if filled == self.candidates(length):
+            self.append(length, key, value)
+            return self.filled(length + key.shape[1])
+        self.recent.append(length, key, value)
+        kept = min(filled, self.filled(length))
+        self.slot_token[:, kept:filled] = -1
+        self.resident[:, kept:filled] = False
+        return kept
 
     def fill(self, first: int, key: Tensor, value: Tensor) -> None:
         """Copy K and V of the tokens from ``first`` on into the slots from ``first`` on.

@@ -69,9 +69,8 @@ def final_task(layer: LrqkLayer) -> SolveTask | None:
     # Another segment, a rewind and a reset replace them.
     newest = prefill.newest
     grams = projector.grams.on_cpu(non_blocking=True)
-    current = [
-        part.to("cpu", copy=True, non_blocking=True) for part in (projector.key_map, projector.key_centre())
-    ]
+    maps = () if is_outgrown else (projector.key_map, projector.key_centre())
+    current = [part.to("cpu", copy=True, non_blocking=True) for part in maps]
     await_copies = arrival(layer.store.device)
 
     def solve() -> Callable[[], None]:

@@ -46,8 +46,8 @@ def staged(tensor: Tensor, device: torch.device) -> Tensor:
 def arrival(device: torch.device) -> Callable[[], object]:
     """Return a function for any thread, which waits until the current stream has come to this point.
 
-    Whatever was copied to the host before has then arrived. The wait does not compute: many threads may wait
-    while another one feeds the device.
+    Whatever was copied to the host before has then arrived. Waiting threads sleep, so many of them do not
+    slow down the one that feeds the device.
     """
     if device.type != "cuda":
         return lambda: None
