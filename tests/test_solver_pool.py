@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -78,3 +80,40 @@ def test_a_failure_reaches_the_caller() -> None:
 def test_tasks_run_in_the_inference_mode_of_the_caller(wanted: bool) -> None:
     with torch.inference_mode(wanted):
         assert run_solvers([torch.is_inference_mode_enabled] * 3) == [wanted] * 3
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_task_that_comes_later_runs_as_its_caller_would(wanted: bool) -> None:
+    threads = torch.get_num_threads()
+    with SolverPool[bool]() as pool:
+        with torch.inference_mode(wanted):
+            found = pool.submit(torch.is_inference_mode_enabled)
+        assert found.result() is wanted
+        assert pool.results() == []
+    assert torch.get_num_threads() == threads
+
+
+def test_results_do_not_wait_for_tasks_that_come_later() -> None:
+    goes_on = threading.Event()
+    with SolverPool([lambda: 1]) as pool:
+        later = pool.submit(lambda: int(goes_on.wait(30)))
+        assert pool.results() == [1]
+        goes_on.set()
+        assert later.result() == 1
+
+
+def test_threads_of_torch_are_as_they_were_after_a_second_interrupt() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        pool = SolverPool([lambda: None])
+        with (
+            patch.object(pool._pool, "shutdown", side_effect=KeyboardInterrupt),
+            suppress(KeyboardInterrupt),
+            pool,
+        ):
+            pool.results()
+        assert torch.get_num_threads() == 3
+        pool._pool.shutdown()
+    finally:
+        torch.set_num_threads(before)

@@ -23,7 +23,7 @@ import torch
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.factors import Moments
 from lrqk_cli.attention.index_fit import IndexFit
-from lrqk_cli.attention.projection import JointProjector
+from lrqk_cli.attention.projection import JointProjector, SolvedMaps
 from lrqk_cli.bench.environment import environment
 from lrqk_cli.bench.fidelity import measure, results, table
 from lrqk_cli.bench.fidelity.cases import TEXT, Case, CaseSize, PromptInputs, ruler_cases, text_cases
@@ -57,9 +57,9 @@ def ahead_unturned(stack: ExitStack) -> None:
     """Factors are fitted to what there is, with some room for the rest, as up to commit d559b00."""
     solve = JointProjector.solve
 
-    def with_room(projector: JointProjector, moments: Moments) -> Callable[[], torch.Tensor]:
-        adopt = solve(projector, moments)
-        return lambda: ROOM * adopt()
+    def with_room(projector: JointProjector, moments: Moments) -> SolvedMaps:
+        solved = solve(projector, moments)
+        return solved._replace(install=lambda: ROOM * solved.install())
 
     stack.enter_context(patch.object(Moments, "grown", lambda moments, *_: moments))
     stack.enter_context(patch.object(JointProjector, "solve", with_room))

@@ -21,12 +21,12 @@ from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.position import Position
 from lrqk_cli.attention.restoring import OpenPart, Restoring
 from lrqk_cli.attention.rewind_points import CacheRewindPoint
-from lrqk_cli.attention.rotation import Growth
+from lrqk_cli.attention.solving import EarlySolves
 from lrqk_cli.attention.sources import AttentionTracker
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.memory import accounting
-from lrqk_cli.solver_pool import SolverPool, run_solvers
+from lrqk_cli.solver_pool import run_solvers
 
 
 class LrqkCache(Cache):
@@ -72,6 +72,7 @@ class LrqkCache(Cache):
         self.before_overwrite: Callable[[int], None] = lambda _: None
         self._restoring: Restoring | None = None
         self._is_prefilling = self._ends_prefill = False
+        self._early = EarlySolves()
         has_steps = has_device_steps(spec, config, device)
         self._state = DeviceState(spec, self.position, fixed_space) if has_steps else None
         self._steps: list[DeviceStep] = []
@@ -127,6 +128,8 @@ class LrqkCache(Cache):
             output = layer.attend_segment(query, key, value, params)
             if self._ends_prefill:
                 layer.prepare_ahead()
+                if self.has_link and isinstance(layer, LrqkLayer):
+                    self._early.begin(layer)
         else:
             if number == 0:
                 self.finish_prefill()
@@ -143,45 +146,30 @@ class LrqkCache(Cache):
         """Treat single tokens as segments too, attended exactly, inside this context.
 
         Args:
-            ends: decode steps follow, so each layer may prepare for them as soon as it has attended.
+            ends: decode steps follow, so each layer may prepare for them as soon as it has attended. Then
+                call ``finish_prefill`` in this context, which ends what the layers have begun by then.
         """
         self._is_prefilling, self._ends_prefill = True, ends
         try:
             yield
         finally:
             self._is_prefilling = self._ends_prefill = False
+            self._early.close()
 
     @property
     def has_link(self) -> bool:
-        """Whether rows cross a link to the device, so that ``solve_ahead`` saves transfers."""
+        """Whether rows cross a link to the device, so that solving ahead saves transfers."""
         return self.device.type == "cuda"
 
     def begin_segment(self) -> None:
-        """Record the Gram sums before the next segment, for ``solve_ahead`` after it."""
+        """Record the Gram sums before the next segment, for a solve ahead after it."""
         for layer in self.lrqk_layers:
             layer.begin_segment()
 
-    def solve_ahead(self, growths: Sequence[Growth | None]) -> SolverPool[Callable[[], None]] | None:
-        """Start fitting to the tokens so far and the expected rest of the prefill, in background threads.
-
-        Call each result before the last segment to install its fit: that segment then indexes all keys while
-        it attends to them. Otherwise they would cross the link once more.
-
-        Args:
-            growths: of each layer, the tokens that are still to come.
-
-        Returns:
-            None if the current fits suffice, or no layer's growth is known.
-        """
-        expected = zip(self.attention_layers, growths, strict=True)
-        layers = [(layer, coming) for layer, coming in expected if isinstance(layer, LrqkLayer)]
-        tasks = [layer.solve_ahead(coming) for layer, coming in layers if layer.is_unsolved]
-        begun = [task for task in tasks if task is not None]
-        return SolverPool(begun) if begun else None
-
     def solve(self) -> None:
         """Fit the joint solver's factors to the tokens so far, if a prefill has left that to do."""
-        run_solvers([layer.solve for layer in self.lrqk_layers if layer.is_unsolved])
+        unsolved = [layer for layer in self.lrqk_layers if layer.is_unsolved and layer not in self._early]
+        run_solvers([layer.solve for layer in unsolved])
 
     def finish_prefill(self) -> None:
         """Prepare all layers for decode steps; otherwise the first step does it."""
@@ -190,7 +178,9 @@ class LrqkCache(Cache):
         if not unfinished:
             return
         self.solve()
+        # In order, so that the device has work while later layers are still solved for.
         for layer in unfinished:
+            self._early.install(layer)
             layer.finish_prefill()
         self._refresh_steps()
 

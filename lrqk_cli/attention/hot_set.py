@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels.buffers import FetchPlan, Residents
 from lrqk_cli.memory import accounting
+from lrqk_cli.memory.activations import STREAM_ROWS
 from lrqk_cli.memory.tensors import empty
 
 
@@ -36,7 +39,10 @@ class Ring:
         self.rows[:, slots] = _rows(key[:, -count:], value[:, -count:], self.rows.shape[0])
 
     def ordered(self, length: int, count: int) -> tuple[Tensor, Tensor]:
-        """Return K and V ``[KV, count, d]`` of the newest ``count`` of ``length`` tokens, oldest first."""
+        """Return K and V ``[KV, count, d]`` of the newest ``count`` of ``length`` tokens, oldest first.
+
+        Tokens beyond ``length`` may be in the ring too, as long as they have not overwritten these.
+        """
         slots = torch.arange(length - count, length, device=self.rows.device) % self.size
         rows = self.rows[:, slots]
         return rows[:, :, 0], rows[:, :, 1]
@@ -77,6 +83,7 @@ class HotSet:
         self.recent = Ring(self.rows[:, : config.recent])
         self.residents = Residents(self.rows, self.slot_token, self.resident)
         self._hot = self.rows[:, config.recent :]
+        self._sets_per_head = self.rows.shape[0] // spec.num_kv_heads
         self.clear()
 
     @property
@@ -98,22 +105,72 @@ class HotSet:
         return min(self.candidates(length), self.size)
 
     def append(self, length: int, key: Tensor, value: Tensor) -> None:
-        """Store one token's K and V ``[KV, 1, d]``; the row that leaves the window takes a free hot slot."""
-        leaving = length - self.recent.size
-        if 0 <= leaving < self.size:
-            rows = self.recent.rows[:, length % self.recent.size].unsqueeze(1)
-            self.fill(leaving, rows[:, :, 0], rows[:, :, 1])
+        """Store K and V ``[KV, S, d]`` of the tokens from ``length`` on; all candidates so far are resident.
+
+        The rows that leave the window take the free hot slots. They come from the window, and in a segment
+        that is longer than the window also from the segment.
+        """
+        first, stop = self.candidates(length), self.filled(length + key.shape[1])
+        between = min(stop, length)
+        if first < between:
+            self.fill(first, *self.recent.ordered(between, between - first))
+        first = max(first, length)
+        if first < stop:
+            new = slice(first - length, stop - length)
+            self.fill(first, key[:, new], value[:, new])
         self.recent.append(length, key, value)
 
+    def append_segment(self, length: int, filled: int, key: Tensor, value: Tensor) -> int:
+        """Store a segment's K and V ``[KV, S, d]``; fill free hot slots while their rows are at hand.
+
+        Slots are filled in the order of the text. Where rows are missing, they must be read from the store:
+        after a restore, and after a segment that was interrupted behind this layer, whose rows have displaced
+        those that this one has to keep.
+
+        Args:
+            length: tokens before the segment; ``filled``: slots of each row set that were filled by then.
+
+        Returns:
+            The slots that are filled now.
+        """
+        if filled == self.candidates(length):
+            self.append(length, key, value)
+            return self.filled(length + key.shape[1])
+        self.recent.append(length, key, value)
+        kept = min(filled, self.filled(length))
+        self.slot_token[:, kept:filled] = -1
+        self.resident[:, kept:filled] = False
+        return kept
+
     def fill(self, first: int, key: Tensor, value: Tensor) -> None:
-        """Copy K and V ``[KV, S, d]`` of the tokens from ``first`` on into the slots from ``first`` on.
+        """Copy K and V of the tokens from ``first`` on into the slots from ``first`` on.
 
         Slot i holds token i as long as all candidates fit.
+
+        Args:
+            key, value: ``[KV, S, d]``, or ``[sets, S, d]``.
         """
         stop = first + key.shape[1]
-        self._hot[:, first:stop] = _rows(key, value, self.rows.shape[0])
+        # Without ``_rows``, which would copy a whole segment once more.
+        rows = self._hot[:, first:stop].unflatten(0, (key.shape[0], -1))
+        rows[..., 0, :] = key.unsqueeze(1)
+        rows[..., 1, :] = value.unsqueeze(1)
         self.slot_token[:, first:stop] = torch.arange(first, stop, device=self.rows.device)
         self.resident[:, first:stop] = True
+
+    def keys(self, first: int, length: int) -> Iterator[Tensor]:
+        """Yield the keys of the tokens from ``first`` on, all resident, in chunks ``[KV, S, d]``.
+
+        Args:
+            length: tokens so far; slot i holds token i for all candidates.
+        """
+        candidates, share = self.candidates(length), self._sets_per_head
+        for start in range(first, candidates, STREAM_ROWS):
+            yield self._hot[::share, start : min(start + STREAM_ROWS, candidates), 0]
+        first = max(first, candidates)
+        for start in range(first, length, STREAM_ROWS):
+            stop = min(start + STREAM_ROWS, length)
+            yield self.recent.ordered(stop, stop - start)[0][::share]
 
     def rewind(self, slot_token: Tensor, filled: int, length: int, store: RowStore) -> None:
         """Restore the residents of the time when there were ``length`` tokens.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from lrqk_cli.attention.factors import GramAccumulator
@@ -12,6 +11,7 @@ from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.projection import Projector
 from lrqk_cli.attention.rewind_points import Fit
 from lrqk_cli.attention.rotation import Growth
+from lrqk_cli.memory.tensors import arrival
 
 # A fit serves a text that has grown by at most this share. With Qwen2.5-Coder 0.5B at 32K tokens, 18% more
 # text did not harm answers, and 43% multiplied their divergence by ten and more (docs/design.md, section 4).
@@ -59,7 +59,22 @@ class IndexFit:
 
     def renew(self, indexed: int) -> None:
         """Fit to all observed tokens; this empties the index, which had ``indexed`` tokens."""
-        self._replace(self._projector.fit, self.observed, indexed)
+        self.install(self._projector.fit, self.observed, indexed)
+
+    def install(self, fit: Callable[[], Tensor], tokens: int, indexed: int) -> None:
+        """Replace the fit by one that covers ``tokens``; this empties the index, which had ``indexed``.
+
+        Args:
+            fit: puts the maps in force, and returns the deviations of the codes, see ``SolvedMaps``.
+        """
+        self.before_replace()
+        index = self._index
+        self._before = None
+        if self.tokens:  # else nothing was made with the maps, and a copy would wait for the device
+            self._fit.keep((*self._projector.fitted(), index.scale, index.codes[:, :indexed]))
+        self._fit = Fit()
+        index.rescale(fit())
+        self.tokens = tokens
 
     def begin_segment(self) -> None:
         """Copy the sums, so that ``solve_ahead`` can compute what the newest segment adds."""
@@ -84,14 +99,12 @@ class IndexFit:
         if before is None or self.observed - before.count != growth.segment:
             return None
         grams = projector.grams.on_cpu(non_blocking=True)
-        device = projector.key_map.device
-        arrived = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+        await_copies = arrival(projector.key_map.device)
 
         def solve() -> Callable[[int], None]:
-            if arrived is not None:
-                arrived.synchronize()
-            fit = projector.solve(grams.moments().grown(before.moments(), growth))
-            return lambda indexed: self._replace(fit, covered, indexed)
+            await_copies()
+            solved = projector.solve(grams.moments().grown(before.moments(), growth))
+            return lambda indexed: self.install(solved.install, covered, indexed)
 
         return solve
 
@@ -107,13 +120,3 @@ class IndexFit:
             self._fit = fit
         self.tokens = tokens
         self._before = None
-
-    def _replace(self, fit: Callable[[], Tensor], tokens: int, indexed: int) -> None:
-        """Replace the fit by one that covers ``tokens``; ``fit`` installs it and returns the deviations."""
-        self.before_replace()
-        index = self._index
-        self._before = None
-        self._fit.keep((*self._projector.fitted(), index.scale, index.codes[:, :indexed]))
-        self._fit = Fit()
-        index.rescale(fit())
-        self.tokens = tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.position import Position
 from lrqk_cli.attention.projection import ActiveRows, make_projector
 from lrqk_cli.attention.rewind_points import Copies, LayerRewindPoint, LrqkRewindPoint
-from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
@@ -123,26 +122,8 @@ class LrqkLayer(FullLayer):
         return self.prefill is not None and not self.prefill.is_solved and self.config.solver == "joint"
 
     def begin_segment(self) -> None:
-        """Record the Gram sums before the newest segment, for ``solve_ahead`` after it."""
+        """Record the Gram sums before the newest segment, for a solve ahead after it."""
         self.fit.begin_segment()
-
-    def solve_ahead(self, growth: Growth | None) -> Callable[[], Callable[[], None]] | None:
-        """Return a task for the CPU: solve for the maps of the whole text; this does not change the layer.
-
-        The task returns a function that installs the fit. The next segment then builds the index from the
-        keys that it attends to. None if the current fit suffices, or the growth is unknown.
-        """
-        if growth is None or not self.fit.is_outgrown(growth.tokens):
-            return None
-        solve = self.fit.solve_ahead(growth)
-        if solve is None:
-            return None
-
-        def solve_for_index() -> Callable[[], None]:
-            replace = solve()
-            return lambda: self._index_anew(replace)
-
-        return solve_for_index
 
     def solve(self) -> None:
         """Fit the tail to the segments so far, and first the projector if the text has outgrown its fit.
@@ -151,7 +132,7 @@ class LrqkLayer(FullLayer):
         """
         prefill = self._open_prefill()
         if self.fit.is_outgrown():
-            self._index_anew(self.fit.renew)
+            self.index_anew(self.fit.renew)
         self.fit_tail()
         prefill.is_solved = True
 
@@ -162,7 +143,7 @@ class LrqkLayer(FullLayer):
             return
         if not prefill.is_solved:
             self.solve()
-        for key, _ in self.store.stream(prefill.indexed, self.position.length):
+        for key in self._keys_to_index(prefill):
             self._index_keys(prefill.indexed, key)
         if not prefill.is_seeded:
             self._seed_hot_set(prefill, self.position.length)
@@ -172,6 +153,13 @@ class LrqkLayer(FullLayer):
             self._add_weights(self.token_attention, self._per_set(query[:, :, -1:]), params, 0)
         self.prefill = None
 
+    def _keys_to_index(self, prefill: UnfinishedPrefill) -> Iterator[Tensor]:
+        """Yield the keys that are not indexed yet; they need not cross the link if all are resident."""
+        length = self.position.length
+        if prefill.filled == self.hot.candidates(length):
+            return self.hot.keys(prefill.indexed, length)
+        return (key for key, _ in self.store.stream(prefill.indexed, length))
+
     def _open_prefill(self) -> UnfinishedPrefill:
         """Return the unfinished prefill; create it if the layer is between decode steps."""
         if self.prefill is None:
@@ -179,8 +167,8 @@ class LrqkLayer(FullLayer):
             self.prefill = UnfinishedPrefill(length, self.hot.filled(length))
         return self.prefill
 
-    def _index_anew(self, replace: Callable[[int], None]) -> None:
-        """Replace the fit; all tokens must then be indexed again."""
+    def index_anew(self, replace: Callable[[int], None]) -> None:
+        """Replace the fit, given the number of indexed tokens; all tokens must then be indexed again."""
         prefill = self._open_prefill()
         replace(prefill.indexed)
         prefill.indexed = 0
@@ -216,7 +204,7 @@ class LrqkLayer(FullLayer):
         prefill.indexed = min(prefill.indexed, earlier)
         output, key, value = self.attend_exactly(query, key, value, params)
         self._index_keys(earlier, key)
-        self.hot.recent.append(earlier, key, value)
+        prefill.filled = self.hot.append_segment(earlier, prefill.filled, key, value)
         self.projector.observe(query, key, value)
         # A sticky hot set starts with the best rows for the newest queries: in a chat, the question. The
         # paper's hot sets, the exact best rows of each step, start with those of the newest query.

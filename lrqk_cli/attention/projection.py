@@ -13,7 +13,7 @@ from lrqk_cli.attention import als
 from lrqk_cli.attention.factors import GramAccumulator, Moments, solve_joint
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
-from lrqk_cli.memory.tensors import empty
+from lrqk_cli.memory.tensors import empty, staged
 
 # Fixed, so that a random start is the same in every run.
 _SEED = 0
@@ -38,6 +38,21 @@ class ActiveRows(NamedTuple):
     codes: Tensor
 
 
+class SolvedMaps(NamedTuple):
+    """Maps that a projector has been solved for, and that are not in force yet.
+
+    Attributes:
+        key_map: as it will be in force, ``[sets, d, r]``; in host memory if the solver runs there.
+        key_centre: subtracted from keys before mapping, ``[KV, d]``, there too.
+        install: puts the maps in force, and returns the root mean square ``[sets, 1, r]`` of the codes of all
+            keys, computed from their Gram matrix, without the keys.
+    """
+
+    key_map: Tensor
+    key_centre: Tensor
+    install: Callable[[], Tensor]
+
+
 class Projector(Protocol):
     """Fits maps to the prefill's segments, and maps queries and keys.
 
@@ -53,16 +68,11 @@ class Projector(Protocol):
     def observe(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Add a segment to the sums: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
 
-    def solve(self, moments: Moments) -> Callable[[], Tensor]:
-        """Solve for the maps of these queries and keys; this does not change the projector.
-
-        Returns:
-            A function that installs the maps and returns the root mean square ``[sets, 1, r]`` of the codes
-            of all keys, computed from their Gram matrix, without the keys.
-        """
+    def solve(self, moments: Moments) -> SolvedMaps:
+        """Solve for the maps of these queries and keys; this does not change the projector."""
 
     def fit(self) -> Tensor:
-        """Install the maps of all observed segments; return the root mean square as ``solve`` describes."""
+        """Install the maps of all observed segments; return what ``SolvedMaps.install`` returns."""
 
     def project_keys(self, key: Tensor) -> Tensor:
         """Return the codes ``[sets, S, r]`` of keys ``[KV, S, d]``, by the maps of the last fit."""
@@ -115,26 +125,25 @@ class JointProjector:
         """See ``Projector``."""
         self.grams.add(query, key, value)
 
-    def solve(self, moments: Moments) -> Callable[[], Tensor]:
+    def solve(self, moments: Moments) -> SolvedMaps:
         """See ``Projector``; runs on the CPU and does not wait for the device."""
         key_gram = moments.centred_key
         sets, _, rank = self.key_map.shape
         query_map, key_map = solve_joint(moments.query, per_set(key_gram, sets), rank)
         deviations = _code_deviations(key_gram, moments.count, key_map.float())
-        # Pinned, so that the copies to a GPU are asynchronous.
-        solved = [part.float() for part in (query_map, key_map, moments.mean, deviations)]
-        *maps, deviations = [part.pin_memory() for part in solved] if self.key_map.is_cuda else solved
+        solved = query_map, key_map, moments.mean, deviations
+        *maps, deviations = [staged(part, self.key_map.device) for part in solved]
 
-        def adopt() -> Tensor:
+        def install() -> Tensor:
             for tensor, part in zip(self.fitted(), maps, strict=True):
                 tensor.copy_(part, non_blocking=True)
             return deviations.to(self.key_map.device, non_blocking=True)
 
-        return adopt
+        return SolvedMaps(maps[1], maps[2], install)
 
     def fit(self) -> Tensor:
         """See ``Projector``."""
-        return self.solve(self.grams.on_cpu().moments())()
+        return self.solve(self.grams.on_cpu().moments()).install()
 
     def project_keys(self, key: Tensor) -> Tensor:
         """See ``Projector``."""
@@ -197,24 +206,24 @@ class AlsProjector:
         self.query_magnitude += query.float().abs().sum(2).reshape(sets, -1, query.shape[-1]).sum(1)
         self.key_magnitude += key.float().abs().sum(1)
 
-    def solve(self, moments: Moments) -> Callable[[], Tensor]:
+    def solve(self, moments: Moments) -> SolvedMaps:
         """See ``Projector``."""
         grams = moments.query, per_set(moments.key, self.query_map.shape[0])
         counts = int(moments.count) * self._group, int(moments.count)
         solved = als.solve_als(*grams, counts, self._start(grams, counts), self._config)
 
-        def adopt() -> Tensor:
+        def install() -> Tensor:
             self.query_map.copy_(solved.query_map)
             self.key_map.copy_(solved.key_map)
             self.query_basis.copy_(solved.query_basis)
             self.key_basis.copy_(solved.key_basis)
             return _code_deviations(moments.key, moments.count, self.key_map)
 
-        return adopt
+        return SolvedMaps(solved.key_map, self.key_centre(), install)
 
     def fit(self) -> Tensor:
         """See ``Projector``."""
-        return self.solve(self.grams.moments())()
+        return self.solve(self.grams.moments()).install()
 
     def _start(self, grams: tuple[Tensor, Tensor], counts: tuple[int, int]) -> tuple[als.Sketch, als.Sketch]:
         sets, _, rank = self.query_map.shape

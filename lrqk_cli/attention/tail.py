@@ -7,16 +7,26 @@ with predicted weights w add ``Σ w v ≈ (Σ w)·b + (Σ w k̂) M``: one weight
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from lrqk_cli.attention.factors import GramAccumulator
 from lrqk_cli.attention.projection import Projector, per_set
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
-from lrqk_cli.memory.tensors import empty
+from lrqk_cli.memory.tensors import empty, staged
 
 # Relative to the mean variance of the codes: directions with little variance do not predict values.
 _RIDGE = 1e-3
+
+
+class TailFit(NamedTuple):
+    """Slope and intercept of a ``ValueTail``, in host memory; the slope is None with ``--tail mean``."""
+
+    slope: Tensor | None
+    intercept: Tensor
 
 
 class ValueTail:
@@ -35,27 +45,42 @@ class ValueTail:
         self.intercept.zero_()
 
     def fit(self, projector: Projector) -> None:
-        """Fit to the rows that a projector has observed, and to its current maps.
+        """Fit to the rows that a projector has observed, and to its current maps. Waits for the device."""
+        maps = projector.key_map.cpu(), projector.key_centre().cpu()
+        self.install(self.solve(projector.grams.on_cpu(), *maps))
+
+    def solve(self, grams: GramAccumulator, key_map: Tensor, key_centre: Tensor) -> TailFit:
+        """Return the fit to the rows in these sums; this does not change the tail.
 
         Ridge regression in float64 on the CPU: ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram
         matrices, and ``b = v̄ − k̂(μ) M``.
+
+        Args:
+            grams: on the CPU, as are the maps.
+            key_map: ``[sets, d, r]``, as the index uses it.
+            key_centre: subtracted from keys before mapping, ``[KV, d]``.
         """
         sets, rank, _ = self.slope.shape
-        grams = projector.grams.on_cpu()
         value_mean = per_set(grams.mean_value(), sets)
+        device = self.slope.device
         if not self._is_linear:
-            self.intercept.copy_(value_mean)
-            return
+            return TailFit(None, staged(value_mean, device))
         moments = grams.moments()
-        maps = projector.key_map.cpu().double()
+        maps = key_map.double()
         crossed = maps.mT @ per_set(grams.centred_keys_values(), sets)
         gram = maps.mT @ per_set(moments.centred_key, sets) @ maps
         variance = gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
         ridge = _RIDGE * variance.view(-1, 1, 1) * torch.eye(rank, dtype=gram.dtype)
         slope = torch.linalg.solve(gram + ridge, crossed)
-        mean_code = per_set(moments.mean - projector.key_centre().cpu(), sets).unsqueeze(1) @ maps
-        self.slope.copy_(slope)
-        self.intercept.copy_(value_mean - (mean_code @ slope).squeeze(1))
+        mean_code = per_set(moments.mean - key_centre, sets).unsqueeze(1) @ maps
+        intercept = value_mean - (mean_code @ slope).squeeze(1)
+        return TailFit(staged(slope, device), staged(intercept, device))
+
+    def install(self, fit: TailFit) -> None:
+        """Put a fit in force; does not wait for the device."""
+        if fit.slope is not None:
+            self.slope.copy_(fit.slope, non_blocking=True)
+        self.intercept.copy_(fit.intercept, non_blocking=True)
 
     def mean_value(self, mean_code: Tensor) -> Tensor:
         """Return the predicted mean value ``[sets, N, d]`` of rows with mean codes ``[sets, N, r]``."""

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attention_modules
+from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.rotation import Rotation, growth
+from lrqk_cli.attention.solving import solve_ahead
 from lrqk_cli.engine.decode import forward
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 from lrqk_cli.solver_pool import SolverPool
@@ -57,8 +59,12 @@ def run_segments(
             coming = total - start
             pays = coming <= 2 * segment and cache.position.length >= _AHEAD * coming
             if rotation is not None and solving is None and pays:
-                layers = range(cache.spec.num_layers)
-                solving = cache.solve_ahead([growth(rotation, n, coming, segment) for n in layers])
+                expected = [
+                    (layer, growth(rotation, number, coming, segment))
+                    for number, layer in enumerate(cache.attention_layers)
+                    if isinstance(layer, LrqkLayer)
+                ]
+                solving = solve_ahead(expected)
                 if solving is not None:
                     stack.enter_context(solving)
             if is_last and solving is not None:
@@ -67,10 +73,11 @@ def run_segments(
                 stack.close()
             if rotation is not None and solving is None and not is_last and coming <= 3 * segment:
                 cache.begin_segment()
-            with cache.prefilling(ends=is_last and finishes), telling(model, on_layer, start, stop):
-                logits = forward(model, cache, tokens[start:stop])
-            if is_last and finishes:
-                cache.finish_prefill()
+            with cache.prefilling(ends=is_last and finishes):
+                with telling(model, on_layer, start, stop):
+                    logits = forward(model, cache, tokens[start:stop])
+                if is_last and finishes:
+                    cache.finish_prefill()
             yield stop, logits
 
 

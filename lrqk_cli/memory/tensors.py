@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -34,6 +35,25 @@ def empty_host(shape: TensorShape, *, pinned: bool) -> Tensor:
     if pinned and tensor.nbytes:
         _register(tensor)
     return tensor
+
+
+def staged(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a CPU tensor in float32 that can be copied to the device without waiting: on CUDA, pinned."""
+    tensor = tensor.float()
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def arrival(device: torch.device) -> Callable[[], object]:
+    """Return a function for any thread, which waits until the current stream has come to this point.
+
+    Whatever was copied to the host before has then arrived. Waiting threads sleep, so many of them do not
+    slow down the one that feeds the device.
+    """
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event(blocking=True)
+    event.record(torch.cuda.current_stream(device))
+    return event.synchronize
 
 
 def _register(tensor: Tensor) -> None:

@@ -14,6 +14,7 @@ from lrqk_cli.attention.hook import attached, attention_modules
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.attention.rotation import Growth, Rotation, growth
+from lrqk_cli.attention.solving import ahead_task
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.decode import forward
@@ -31,7 +32,7 @@ def as_it_is(width: int) -> Growth:
 
 def fit_now(layer: LrqkLayer) -> None:
     layer.begin_segment()
-    solve = layer.solve_ahead(as_it_is(layer.spec.head_dim))
+    solve = ahead_task(layer, as_it_is(layer.spec.head_dim))
     assert solve is not None
     solve()()
 
@@ -202,7 +203,7 @@ def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
         moments = moments.grown(before.projector.grams.moments(), foreseen)
     check_index(layer)
     key_map = layer.projector.key_map.clone()
-    deviations = layer.projector.solve(moments)()
+    deviations = layer.projector.solve(moments).install()
     torch.testing.assert_close(key_map, layer.projector.key_map)
     torch.testing.assert_close(layer.index.scale, 3.0 * deviations / 7)
 

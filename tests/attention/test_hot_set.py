@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lrqk_cli.attention import hot_set
 from lrqk_cli.attention.hot_set import HotSet, Ring
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels import plan_fetches, replace_rows
@@ -86,3 +89,40 @@ def test_tables_and_rows_agree_after_any_run(
         if hot.candidates(length + 1) > hot.size:
             fetch(length + 1, max(1, hot.size // 2))
         check(hot, length + 1)
+
+
+@given(
+    capacity=st.integers(1, 60),
+    recent=st.integers(1, 20),
+    cuts=st.lists(st.integers(1, 25), min_size=1, max_size=3),
+    first=st.integers(0, 79),
+    grouping=st.sampled_from(["kv", "head"]),
+    chunk=st.sampled_from([1, 7, 8192]),
+)
+@settings(deadline=None)
+def test_free_slots_are_filled_in_order_whatever_the_segments(
+    capacity: int, recent: int, cuts: list[int], first: int, grouping: str, chunk: int
+) -> None:
+    config = LrqkConfig(hot=capacity, top_k=capacity, recent=recent, grouping=grouping)
+    hot = HotSet(spec(), config, CONTEXT, torch.float32, CPU)
+    length = 0
+    for count in cuts:
+        hot.append(length, *rows_of(torch.arange(length, length + count)))
+        length += count
+        filled = hot.filled(length)
+        assert torch.equal(
+            hot.slot_token[:, :filled], torch.arange(filled).expand_as(hot.slot_token[:, :filled])
+        )
+        assert (hot.slot_token[:, filled:] == -1).all()
+        assert hot.resident.sum(1).tolist() == [filled] * hot.rows.shape[0]
+        expected = rows_of(hot.resident_tokens(length)[0])
+        share = hot.rows.shape[0] // HEADS
+        for rows, part in zip(hot.resident_rows(length), expected, strict=True):
+            assert torch.equal(rows, part.repeat_interleave(share, 0))
+    first = min(first, length)
+    if hot.candidates(length) <= hot.size:
+        with patch.object(hot_set, "STREAM_ROWS", chunk):
+            parts = list(hot.keys(first, length))
+        assert all(0 < part.shape[1] <= chunk for part in parts)
+        keys = torch.cat(parts, 1) if parts else torch.empty(HEADS, 0, WIDTH)
+        assert torch.equal(keys, rows_of(torch.arange(first, length))[0])
