@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -48,7 +50,9 @@ def test_weights_of_a_checkpoint_get_the_form_that_was_asked_for(weights: Weight
         assert described.with_weights(weights, on_gpu=False).forms == ()
 
 
-def test_weights_of_a_gguf_file_stay_as_they_are() -> None:
+def test_weights_of_a_gguf_file_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A file that is there would be read instead of the catalog.
+    monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path))
     described = describe("smollm2-135m")
     assert described.with_weights("auto", on_gpu=True).packed == find("smollm2-135m").weights
     for on_gpu in (True, False):
