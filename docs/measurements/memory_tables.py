@@ -8,6 +8,7 @@ from reports import MixedReportsError, Reports, Row, Table, context_name
 from speed_results import (
     Measured,
     beyond,
+    card,
     check_alike,
     check_once,
     decode,
@@ -16,8 +17,6 @@ from speed_results import (
     prefill,
     scaled,
 )
-
-from lrqk_cli.memory.estimate import CUDA_CONTEXT_BYTES
 
 _MIB = 2**20
 
@@ -61,7 +60,7 @@ def limits(reports: Reports) -> Iterator[Row]:
     for cap, each in sorted(capped, key=lambda pair: (pair[0], pair[1].label, pair[1].figures.ctx)):
         figures = each.figures
         yield (
-            f"{(cap + CUDA_CONTEXT_BYTES) / 2**30:.3g} GiB",
+            card(cap),
             each.label,
             context_name(figures.ctx),
             _settings(each),

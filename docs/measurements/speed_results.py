@@ -10,6 +10,7 @@ from typing import Any
 from reports import MixedReportsError, Reports, Row, model_of, of_suite
 
 from lrqk_cli.bench.speed.results import SpeedResult
+from lrqk_cli.memory.estimate import CUDA_CONTEXT_BYTES
 
 _KNOWN = {field.name for field in fields(SpeedResult)}
 # In the order of the pages.
@@ -138,6 +139,11 @@ def prefill(figures: SpeedResult) -> str:
 def scaled(size: float | None, unit: float, decimals: int = 2) -> str:
     """Return bytes in a unit."""
     return "" if size is None else f"{size / unit:,.{decimals}f}"
+
+
+def card(allowed: int) -> str:
+    """Return the card's memory, as ``--vram`` names it, of which torch may allocate so many bytes."""
+    return f"{(allowed + CUDA_CONTEXT_BYTES) / 2**30:.3g} GiB"
 
 
 def seconds(value: float | None) -> str:

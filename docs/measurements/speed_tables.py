@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from reports import MixedReportsError, Reports, Row, Table, context_name
 from speed_results import (
     Measured,
+    card,
     check_alike,
     check_once,
     check_settings,
@@ -19,7 +20,6 @@ from speed_results import (
     share,
 )
 
-from lrqk_cli.memory.estimate import CUDA_CONTEXT_BYTES
 from lrqk_cli.models.describe import describe_shape
 from lrqk_cli.models.shapes import shapes
 
@@ -158,7 +158,7 @@ def headline(reports: Reports) -> Iterator[Row]:
         yield (
             f"{context_name(figures.ctx)} tokens",
             str(round(figures.ctx / _PAGE_TOKENS)),
-            used if cap is None else f"{(cap + CUDA_CONTEXT_BYTES) / 2**30:.3g} GiB",
+            used if cap is None else card(cap),
             f"{figures.ttft_s:.{0 if figures.ttft_s >= 10 else 1}f} s",
             f"{figures.decode_tokens_per_s:.0f} tokens/s",
         )
