@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lrqk_cli import kernels
 from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, LrqkStep
+from lrqk_cli.attention.drafts import add_drafts, empty_drafts
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
@@ -42,6 +43,7 @@ class LrqkLayer(FullLayer):
         prefill: the work that segments leave for the next decode step; None between decode steps, when all
             tokens are indexed and all possible hot slots are filled.
         fit: the current fit of the projector.
+        drafts: the rows of the newest verify step's drafts; None if the layer takes none.
     """
 
     # Decode steps change index and hot set in place; ``rewind_point`` and ``rewind`` restore them.
@@ -64,6 +66,7 @@ class LrqkLayer(FullLayer):
         self.hot = HotSet(spec, config, context, dtype, device)
         self.tail = ValueTail(spec, config, device) if config.tail != "none" else None
         self.prefill: UnfinishedPrefill | None = None
+        self.drafts = empty_drafts(spec, config, dtype, position)
         self._sets = accounting.row_sets(spec, config)
         self.fit = IndexFit(self.projector, self.index)
         self._wanted = self._fetched = 0
@@ -233,12 +236,21 @@ class LrqkLayer(FullLayer):
 
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``AttentionLayer``; attends exactly to the residents, and predicts the tail."""
-        length, queries = self.position.length, self._per_set(query)
+        return self.attend_drafts(query, key, value, params)
+
+    def attend_drafts(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """Attend with a token and its M - 1 drafts in a plain step, with lengths on the host.
+
+        The drafts are stored and indexed, and their queries count in the scores; their rows stay in
+        ``drafts`` until ``settle``. Shapes are those of ``attend_segment``, with S = M.
+        """
+        length, drafts = self.position.length, key.shape[1] - 1
+        queries = self._per_set(query).flatten(1, 2).unsqueeze(2)
         key, value = self.store.write(length, key, value)
-        codes, key_code = self.projector.step(queries.squeeze(2), key, self._active_rows)
-        self.hot.append(length, key, value)
+        codes, key_codes = self.projector.step(queries.squeeze(2), key, self._active_rows)
+        self.hot.append(length, key[:, :1], value[:, :1])
         self.store.await_writes()
-        self.index.write(length, key_code)
+        self.index.write(length, key_codes)
         candidates = self.hot.candidates(length + 1)
         wanted = min(self.config.top_k, candidates)
         self._wanted += wanted * self._sets
@@ -249,11 +261,24 @@ class LrqkLayer(FullLayer):
             self._fetched += int(self._fetch(self._scores(logits)[:, :candidates], wanted))
             output, lse = self._attend_residents(queries, params)
             if self.tail is not None:
-                tail_value, tail_lse = self._tail(self.tail, logits[:, :, :candidates])
-                output, lse = kernels.merge(output, lse, tail_value, tail_lse)
+                others = logits[:, :, :candidates].masked_fill(
+                    self.hot.resident[:, :candidates].unsqueeze(1), float("-inf")
+                )
+                output, lse = kernels.merge(output, lse, *self.tail.predict(others, self.index))
         if self.token_attention is not None:
             self._add_weights(self.token_attention, queries, params, 1)
+        grouped = self._sets, -1, drafts + 1
+        output, lse = output.reshape(*grouped, output.shape[-1]), lse.reshape(grouped)
+        if self.drafts is not None and drafts:
+            self.drafts.rows.copy_(torch.stack((key[:, 1:], value[:, 1:]), 2))
+            output, lse = add_drafts(output, lse, self._per_set(query), self.drafts.rows, params)
         return weigh_sinks(output, lse, params.sinks).reshape(query.shape)
+
+    def settle(self, count: int) -> None:
+        """Move the rows of the first ``count`` drafts, the newest tokens, into the recent window."""
+        assert self.drafts is not None  # else nothing is pending
+        key, value = self.drafts.rows[:, :count].unbind(2)
+        self.hot.append(self.position.length - count, key, value)
 
     def _per_set(self, query: Tensor) -> Tensor:
         """Return queries ``[KV, G, S, d]`` grouped by row set, ``[sets, N, S, d]``."""
@@ -272,17 +297,6 @@ class LrqkLayer(FullLayer):
         length = self.position.length + new
         key, _ = self.hot.resident_rows(length)
         add_weights(weights, query, [key], self.hot.resident_tokens(length), params)
-
-    def _tail(self, tail: ValueTail, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the predicted output ``[sets, N, 1, d]`` and log-mass ``[sets, N, 1]`` of the non-residents.
-
-        Their weights follow from the predicted logits ``[sets, N, T]``.
-        """
-        resident = self.hot.resident[:, : logits.shape[2]].unsqueeze(1)
-        logits = logits.masked_fill(resident, float("-inf"))
-        mass = logits.logsumexp(-1, keepdim=True)
-        mean_code = self.index.weighted_sum(torch.exp(logits - mass))
-        return tail.mean_value(mean_code).unsqueeze(2), mass
 
     def _fetch(self, scores: Tensor, wanted: int) -> Tensor:
         """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the fetched rows."""

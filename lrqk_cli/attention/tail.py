@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.attention.factors import GramAccumulator
+from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.projection import Projector, per_set
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
@@ -85,3 +86,14 @@ class ValueTail:
     def mean_value(self, mean_code: Tensor) -> Tensor:
         """Return the predicted mean value ``[sets, N, d]`` of rows with mean codes ``[sets, N, r]``."""
         return self.intercept.unsqueeze(1) + mean_code @ self.slope
+
+    def predict(self, logits: Tensor, index: LowRankIndex) -> tuple[Tensor, Tensor]:
+        """Return the predicted output ``[sets, N, 1, d]`` and log-mass ``[sets, N, 1]`` of non-residents.
+
+        Args:
+            logits: predicted, ``[sets, N, T]``; minus infinity for residents.
+            index: of all tokens.
+        """
+        mass = logits.logsumexp(-1, keepdim=True)
+        mean_code = index.weighted_sum(torch.exp(logits - mass))
+        return self.mean_value(mean_code).unsqueeze(2), mass

@@ -54,6 +54,18 @@ class Residents(NamedTuple):
         return self.rows.shape[1] - self.hot
 
 
+class Drafts(NamedTuple):
+    """The drafts of a layer's newest verify step; their rows are not in the ring.
+
+    Attributes:
+        rows: ``[KV, M - 1, 2, d]``, as the store gives them back; K before V.
+        pending: int64 ``[1]``, how many of them the next step moves into the ring: the accepted ones.
+    """
+
+    rows: Tensor
+    pending: Tensor
+
+
 class IndexMaps(NamedTuple):
     """The maps to the low-rank space, in float32.
 
