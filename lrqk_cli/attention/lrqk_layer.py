@@ -202,6 +202,9 @@ class LrqkLayer(FullLayer):
         earlier, prefill = self.position.length, self._open_prefill()
         # A segment that was interrupted after this layer left codes that this one overwrites.
         prefill.indexed = min(prefill.indexed, earlier)
+        if earlier:  # else a contiguous output would have to be turned into the model's order
+            # One copy serves the attention to each chunk and the sums.
+            query = query.contiguous()
         output, key, value = self.attend_exactly(query, key, value, params)
         self._index_keys(earlier, key)
         prefill.filled = self.hot.append_segment(earlier, prefill.filled, key, value)
