@@ -20,9 +20,12 @@ from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
+from lrqk_cli.solver_pool import spread
 
 # Eigenvalues below this share of the largest, or of their sum, are noise.
 _FLOOR = 1e-9
+# Row sets for which one thread solves.
+_SETS = 2
 # Rows of a product, see ``_summed_products``.
 _PIECE = 2048
 
@@ -205,14 +208,21 @@ def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor
     optimal by Eckart-Young.
 
     Args:
-        query_gram, key_gram: symmetric positive semidefinite, ``[…, d, d]``; they may broadcast.
+        query_gram, key_gram: symmetric positive semidefinite, ``[sets, d, d]``.
         rank: r, at most d.
 
     Returns:
-        W_Q and W_K, ``[…, d, r]`` in float64 on the CPU.
+        W_Q and W_K, ``[sets, d, r]`` in float64 on the CPU.
     """
-    root = _root(key_gram.cpu().double())
-    gram = root.mT @ query_gram.cpu().double() @ root
+    parts = zip(*(gram.cpu().double().split(_SETS) for gram in (query_gram, key_gram)), strict=True)
+    solved = spread(lambda part: _solve_sets(part[0], part[1], rank), parts)
+    query_maps, key_maps = zip(*solved, strict=True)
+    return torch.cat(query_maps), torch.cat(key_maps)
+
+
+def _solve_sets(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    root = _root(key_gram)
+    gram = root.mT @ query_gram @ root
     squares, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
     # eigh sorts in ascending order.
     squares, vectors = squares.flip(-1)[..., :rank], vectors.flip(-1)[..., :rank]

@@ -11,12 +11,20 @@ import torch
 from decode_step import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from lrqk_cli.attention.factors import GramAccumulator, solve_joint
+from lrqk_cli.attention import factors
+from lrqk_cli.attention.factors import GramAccumulator
 from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.config import LrqkConfig, ModelSpec
 
 WIDTH, QUERIES, KEYS = 12, 90, 70
+
+
+def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Solve for one row set."""
+    query_map, key_map = factors.solve_joint(query_gram[None], key_gram[None], rank)
+    return query_map[0], key_map[0]
 
 
 def correlated(rows: int, width: int, seed: int) -> np.ndarray:
