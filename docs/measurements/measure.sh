@@ -26,6 +26,7 @@ speed() {
     report speed/8b-bf16-modes $shape --weights bf16 --modes lrqk,dense --ctx 8k,64k,128k,256k
     report speed/8b-bf16-eager --shape llama-3.1-8b --weights bf16 --modes dense,dense-eager --ctx 64k \
         --repeat 1 --new-tokens 16
+    python "$here/profile_steps.py" llama-3.1-8b --ctx 64k,256k >"$here/speed/profile-8b-q4.json"
     local form
     for form in bf16 int8 fp8; do
         report speed/kv-8b-$form $shape --weights q4 --modes lrqk --ctx 64k,128k --kv-dtype $form
