@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from threading import local
 from typing import Generic, TypeVar
 
 import torch
 
+_Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
+
+
+class _Current(local):
+    """The pool whose task the thread runs."""
+
+    pool: ThreadPoolExecutor | None = None
+
+
+_current = _Current()
 
 
 class SolverPool(Generic[_Result]):
@@ -25,21 +37,17 @@ class SolverPool(Generic[_Result]):
     def __init__(self, tasks: Sequence[Callable[[], _Result]] = ()) -> None:
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(
-            self._threads, initializer=torch.set_num_threads, initargs=(1,), thread_name_prefix="lrqk-solver"
+            self._threads, initializer=self._begin_thread, thread_name_prefix="lrqk-solver"
         )
         self._futures = [self.submit(task) for task in tasks]
 
+    def _begin_thread(self) -> None:
+        torch.set_num_threads(1)
+        _current.pool = self._pool
+
     def submit(self, task: Callable[[], _Result]) -> Future[_Result]:
         """Add a task, which ``results`` does not cover; tasks begin in the order of their coming."""
-        # Each thread has its own inference mode and CUDA stream: the tasks need the caller's.
-        inference = torch.is_inference_mode_enabled()
-        stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
-
-        def run() -> _Result:
-            with torch.inference_mode(inference), torch.cuda.stream(stream) if stream else nullcontext():
-                return task()
-
-        return self._pool.submit(run)
+        return self._pool.submit(_as_here(task))
 
     def results(self) -> list[_Result]:
         """Wait for the tasks of the constructor and return their results, in the order of the tasks."""
@@ -54,6 +62,52 @@ class SolverPool(Generic[_Result]):
         finally:
             # The workers have changed LAPACK's thread count, which the whole process shares.
             torch.set_num_threads(self._threads)
+
+
+def spread(solve: Callable[[_Part], _Result], parts: Iterable[_Part]) -> list[_Result]:
+    """Solve for the parts of a task of a pool, with the help of its idle threads.
+
+    So the last of many tasks, which somebody waits for, takes less time. Without a pool the caller's thread
+    solves for all parts.
+
+    Returns:
+        The results, in the order of the parts.
+    """
+    waiting = deque(enumerate(parts))
+    results: dict[int, _Result] = {}
+
+    def work() -> None:
+        while waiting:
+            try:
+                number, part = waiting.popleft()
+            except IndexError:  # another thread was faster
+                return
+            results[number] = solve(part)
+
+    helpers: list[Future[None]] = []
+    if _current.pool is not None:
+        helpers = [_current.pool.submit(_as_here(work)) for _ in range(len(waiting) - 1)]
+    try:
+        work()
+    finally:
+        # A helper that has not begun finds nothing to do. Waiting for it could take forever: perhaps all
+        # threads are waiting, each in a task of its own.
+        running = [helper for helper in helpers if not helper.cancel()]
+    for helper in running:
+        helper.result()
+    return [results[number] for number in sorted(results)]
+
+
+def _as_here(task: Callable[[], _Result]) -> Callable[[], _Result]:
+    """Return a task for another thread: threads have inference modes and CUDA streams of their own."""
+    inference = torch.is_inference_mode_enabled()
+    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
+
+    def run() -> _Result:
+        with torch.inference_mode(inference), torch.cuda.stream(stream) if stream else nullcontext():
+            return task()
+
+    return run
 
 
 def run_solvers(tasks: Sequence[Callable[[], _Result]]) -> list[_Result]:

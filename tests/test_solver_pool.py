@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from unittest.mock import patch
 
 import pytest
 import torch
 
-from lrqk_cli.solver_pool import SolverPool, run_solvers
+from lrqk_cli.solver_pool import SolverPool, run_solvers, spread
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 9])
@@ -117,3 +118,58 @@ def test_threads_of_torch_are_as_they_were_after_a_second_interrupt() -> None:
         pool._pool.shutdown()
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_parts_are_solved_once_and_in_order(workers: int, count: int) -> None:
+    """Also if all threads run tasks that have parts: none waits for a thread."""
+    done: list[int] = []
+
+    def square(number: int) -> int:
+        done.append(number)
+        return number * number
+
+    expected = [number * number for number in range(count)]
+    if not workers:
+        assert spread(square, range(count)) == expected
+        assert sorted(done) == list(range(count))
+        return
+    with threads(workers):
+        tasks = [partial(spread, square, range(count))] * (2 * workers)
+        assert run_solvers(tasks) == [expected] * (2 * workers)
+    assert sorted(done) == sorted(list(range(count)) * (2 * workers))
+
+
+def test_idle_threads_help() -> None:
+    meeting = threading.Barrier(2, timeout=30)
+
+    def meet(_: int) -> bool:
+        meeting.wait()
+        return torch.is_inference_mode_enabled()
+
+    with threads(2), torch.inference_mode(), SolverPool([lambda: spread(meet, range(2))]) as running:
+        assert running.results() == [[True, True]]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_part_that_fails_fails_the_task(failing: int) -> None:
+    meeting = threading.Barrier(2, timeout=30)
+
+    def solve(number: int) -> None:
+        meeting.wait()
+        if number == failing:
+            raise RuntimeError("fails")
+
+    with threads(2), pytest.raises(RuntimeError, match="fails"), SolverPool() as pool:
+        pool.submit(lambda: spread(solve, range(2))).result()

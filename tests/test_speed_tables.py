@@ -220,3 +220,27 @@ def test_questions_have_the_figures_of_the_suite() -> None:
     assert found.difference_low < -16.7 < found.difference_high
     alone = bench_report("qa", [own])
     assert rows(qa_tables.TABLES, "qa", qa_smol=alone) == []
+
+
+def test_a_step_has_a_line_for_each_costly_kernel() -> None:
+    launch = script("profile_steps").Launch
+    results = [
+        launch("lrqk", ctx, f"_kernel_{n}", 32.0, 40.0 - n, 5.24)
+        for ctx in (65536, 262144)
+        for n in range(20)
+    ]
+    results.append(launch("lrqk", 262144, "only_there", 1.0, 5000.0, 5.24))
+    lines = rows(script("profile_tables").TABLES, "step-kernels", profile_8b=bench_report("profile", results))
+    assert lines[0] == ("`only_there`", "1", "", "", "5000.0", "5,000")
+    assert lines[1] == ("`kernel_0`", "32", "40.0", "1,280", "40.0", "1,280")
+    assert lines[-1][3::2] == ("5,240", "5,240")
+    total = sum(32 * (40 - n) for n in range(20))
+    assert lines[-2][3::2] == (f"{total:,}", f"{total + 5000:,}")
+    shown = sum(float(line[3].replace(",", "")) for line in lines[:-2] if line[3])
+    assert shown == total
+
+
+def test_two_profiles_are_refused() -> None:
+    report = bench_report("profile", [])
+    with pytest.raises(MixedReportsError, match="One profile"):
+        rows(script("profile_tables").TABLES, "step-kernels", profile_a=report, profile_b=report)

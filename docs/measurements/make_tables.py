@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import memory_tables
+import profile_tables
 import qa_tables
 import quality_tables
 import speed_tables
@@ -72,7 +73,7 @@ class Page:
 
 PAGES = (
     Page(HERE.parents[1] / "README.md", SPEED, speed_tables.README_TABLES),
-    Page(HERE.parent / "performance.md", SPEED, speed_tables.TABLES),
+    Page(HERE.parent / "performance.md", SPEED, {**speed_tables.TABLES, **profile_tables.TABLES}),
     Page(HERE.parent / "memory.md", SPEED, memory_tables.TABLES),
     Page(HERE.parent / "quality.md", QUALITY, {**quality_tables.TABLES, **qa_tables.TABLES}),
 )

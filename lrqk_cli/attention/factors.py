@@ -20,9 +20,14 @@ from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
+from lrqk_cli.solver_pool import spread
 
-# Eigenvalues below this share of the largest are noise.
+# Eigenvalues below this share of the largest, or of their sum, are noise.
 _FLOOR = 1e-9
+# Row sets for which one thread solves.
+_SETS = 2
+# Rows of a product, see ``_summed_products``.
+_PIECE = 2048
 
 
 @contextmanager
@@ -113,15 +118,14 @@ class GramAccumulator:
 
     def add(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Add a segment: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
-        queries = query.reshape(self.query_gram.shape[0], -1, query.shape[-1]).float()
+        queries = query.reshape(self.query_gram.shape[0], -1, query.shape[-1])
         keys, values = key.float(), value.float()
         if self.count == 0:
             self.shift.copy_(keys.mean(1))
         keys = keys - self.shift.unsqueeze(1)
-        with _tensor_cores():
-            self.query_gram.baddbmm_(queries.mT, queries)
-            self.key_gram.baddbmm_(keys.mT, keys)
-            self.value_gram.baddbmm_(keys.mT, values)
+        self.query_gram += _summed_products(queries, queries)
+        self.key_gram += _summed_products(keys, keys)
+        self.value_gram += _summed_products(keys, values)
         self.key_sum += keys.sum(1)
         self.value_sum += values.sum(1)
         self.count += keys.shape[1]
@@ -173,6 +177,29 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     return left.unsqueeze(2) * right.unsqueeze(1)
 
 
+def _summed_products(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``leftᵀ right`` of rows ``[sets, n, d]`` in float32, ``[sets, d, d]``.
+
+    One product of a set would keep few multiprocessors of a GPU busy: it has many terms and a small result.
+    So pieces of the rows are multiplied side by side.
+    """
+    sets, rows, _ = left.shape
+    whole = rows - rows % _PIECE
+    total = _products(left[:, whole:], right[:, whole:])
+    if whole:
+        pieces = (part[:, :whole].reshape(-1, _PIECE, part.shape[2]) for part in (left, right))
+        total += _products(*pieces).unflatten(0, (sets, -1)).sum(1)
+    return total
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``leftᵀ right`` in float32, ``[batch, d, d]``."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.bmm(left.mT, right, out_dtype=torch.float32)
+    with _tensor_cores():
+        return left.float().mT @ right.float()
+
+
 def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Solve for the best rank-r maps in float64 on the CPU; consumer GPUs are slow in float64.
 
@@ -181,26 +208,41 @@ def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor
     optimal by Eckart-Young.
 
     Args:
-        query_gram, key_gram: symmetric positive semidefinite, ``[…, d, d]``; they may broadcast.
+        query_gram, key_gram: symmetric positive semidefinite, ``[sets, d, d]``.
         rank: r, at most d.
 
     Returns:
-        W_Q and W_K, ``[…, d, r]`` in float64 on the CPU.
+        W_Q and W_K, ``[sets, d, r]`` in float64 on the CPU.
     """
-    root, inverse = _root(key_gram.cpu().double())
-    gram = root.mT @ query_gram.cpu().double() @ root
+    parts = zip(*(gram.cpu().double().split(_SETS) for gram in (query_gram, key_gram)), strict=True)
+    solved = spread(lambda part: _solve_sets(part[0], part[1], rank), parts)
+    query_maps, key_maps = zip(*solved, strict=True)
+    return torch.cat(query_maps), torch.cat(key_maps)
+
+
+def _solve_sets(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    root = _root(key_gram)
+    gram = root.mT @ query_gram @ root
     squares, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
     # eigh sorts in ascending order.
     squares, vectors = squares.flip(-1)[..., :rank], vectors.flip(-1)[..., :rank]
     weight = _floored(squares, _FLOOR**2).pow(0.25).unsqueeze(-2)
-    return root @ (vectors / weight), inverse @ (vectors * weight)
+    return root @ (vectors / weight), torch.linalg.solve_triangular(root.mT, vectors * weight, upper=True)
 
 
-def _root(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Return L with ``L Lᵀ = gram``, and ``L^{-T}``."""
-    values, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
-    roots = _floored(values, _FLOOR).sqrt().unsqueeze(-2)
-    return vectors * roots, vectors / roots
+def _root(gram: Tensor) -> Tensor:
+    """Return a lower triangular L with ``L Lᵀ = gram``, up to a ridge of ``_FLOOR`` times its trace."""
+    gram = (gram + gram.mT) / 2
+    ridge = (gram.diagonal(dim1=-2, dim2=-1).sum(-1) * _FLOOR).clamp(min=1e-30)
+    ridge = ridge[..., None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype)
+    root: Tensor
+    root, failures = torch.linalg.cholesky_ex(gram + ridge)
+    if failures.any():
+        # The sums are in float32, so their rounding may leave eigenvalues below zero.
+        values, vectors = torch.linalg.eigh(gram)
+        values = _floored(values, _FLOOR).unsqueeze(-2)
+        root = torch.linalg.cholesky(vectors * values @ vectors.mT + ridge)
+    return root
 
 
 def _floored(values: Tensor, share: float) -> Tensor:

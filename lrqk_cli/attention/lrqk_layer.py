@@ -146,19 +146,26 @@ class LrqkLayer(FullLayer):
             return
         if not prefill.is_solved:
             self.solve()
-        for key in self._keys_to_index(prefill):
-            self._index_keys(prefill.indexed, key)
-        if not prefill.is_seeded:
-            self._seed_hot_set(prefill, self.position.length)
+        self.index_and_seed(self.position.length)
         if self.token_attention is not None and prefill.newest is not None:
             query, params = prefill.newest
             self.token_attention.zero_()
             self._add_weights(self.token_attention, self._per_set(query[:, :, -1:]), params, 0)
         self.prefill = None
 
-    def _keys_to_index(self, prefill: UnfinishedPrefill) -> Iterator[Tensor]:
+    def index_and_seed(self, length: int) -> None:
+        """Index what is not indexed of a text of ``length`` tokens, by maps that fit it; seed the hot set.
+
+        Does not wait for the device.
+        """
+        prefill = self._open_prefill()
+        for key in self._keys_to_index(prefill, length):
+            self._index_keys(prefill.indexed, key)
+        if prefill.seeded != length:
+            self._seed_hot_set(prefill, length)
+
+    def _keys_to_index(self, prefill: UnfinishedPrefill, length: int) -> Iterator[Tensor]:
         """Yield the keys that are not indexed yet; they need not cross the link if all are resident."""
-        length = self.position.length
         if prefill.filled == self.hot.candidates(length):
             return self.hot.keys(prefill.indexed, length)
         return (key for key, _ in self.store.stream(prefill.indexed, length))
@@ -185,6 +192,7 @@ class LrqkLayer(FullLayer):
         """Make the rows resident that score best for the newest queries; does not wait for the device."""
         if prefill.newest is None:  # the segment was refused, and the hot set stands
             return
+        self._forget_seeds(prefill)
         self.store.await_writes()
         candidates = self.hot.candidates(length)
         for key, value in self.store.stream(prefill.filled, self.hot.filled(length)):
@@ -192,7 +200,13 @@ class LrqkLayer(FullLayer):
             prefill.filled += key.shape[1]
         if candidates > self.hot.size:
             self._fetch(self._seed_scores(*prefill.newest, length)[:, :candidates], self.hot.size)
-        prefill.is_seeded = True
+        prefill.seeded = length
+
+    def _forget_seeds(self, prefill: UnfinishedPrefill) -> None:
+        """Empty a hot set that was seeded in a segment that was then interrupted behind this layer."""
+        if prefill.seeded:
+            self.hot.clear()
+            prefill.filled = prefill.seeded = 0
 
     def take_stats(self) -> StepStats:
         """Return the rows that decode steps demanded and fetched since the last call."""
@@ -205,6 +219,10 @@ class LrqkLayer(FullLayer):
         earlier, prefill = self.position.length, self._open_prefill()
         # A segment that was interrupted after this layer left codes that this one overwrites.
         prefill.indexed = min(prefill.indexed, earlier)
+        self._forget_seeds(prefill)
+        if earlier:  # else a contiguous output would have to be turned into the model's order
+            # One copy serves the attention to each chunk and the sums.
+            query = query.contiguous()
         output, key, value = self.attend_exactly(query, key, value, params)
         self._index_keys(earlier, key)
         prefill.filled = self.hot.append_segment(earlier, prefill.filled, key, value)
@@ -215,7 +233,7 @@ class LrqkLayer(FullLayer):
         newest = query[:, :, -count:]
         if prefill.newest is not None:
             newest = torch.cat((prefill.newest[0], newest), 2)[:, :, -count:]
-        prefill.newest, prefill.is_solved, prefill.is_seeded = (newest.clone(), params), False, False
+        prefill.newest, prefill.is_solved = (newest.clone(), params), False
         return output
 
     def prepare_ahead(self) -> None:

@@ -20,14 +20,14 @@ class UnfinishedPrefill:
         newest: the newest queries ``[KV, G, S, d]``, which seed the hot set, and their attention parameters;
             None before the first segment.
         is_solved: the projector and the tail fit the text.
-        is_seeded: the hot set has been seeded with ``newest``.
+        seeded: tokens of the text for which the hot set has been seeded with ``newest``; 0 before that.
     """
 
     indexed: int
     filled: int
     newest: tuple[Tensor, AttentionParams] | None = None
     is_solved: bool = False
-    is_seeded: bool = False
+    seeded: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -37,4 +37,4 @@ class UnfinishedPrefill:
     def to(self, device: torch.device) -> UnfinishedPrefill:
         """Return a copy with the queries on ``device``; solving and seeding must be repeated for it."""
         newest = self.newest and (self.newest[0].to(device, copy=True), self.newest[1])
-        return replace(self, newest=newest, is_solved=False, is_seeded=False)
+        return replace(self, newest=newest, is_solved=False, seeded=0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _STANDARD_DEVIATION = 0.02
 # Size of the direction that all embeddings share, in multiples of an embedding's own part. Without it
-# consecutive queries would be independent, and a step would miss most rows it demands (docs/performance.md).
+# consecutive queries would be independent, and a step would miss most rows it demands (docs/experiments.md).
 _COMMON = 2.0
 
 _NULL = "null"

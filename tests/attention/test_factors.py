@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from decode_step import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from lrqk_cli.attention.factors import solve_joint
+from lrqk_cli.attention import factors
+from lrqk_cli.attention.factors import GramAccumulator
 from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.config import LrqkConfig, ModelSpec
 
 WIDTH, QUERIES, KEYS = 12, 90, 70
+
+
+def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Solve for one row set."""
+    query_map, key_map = factors.solve_joint(query_gram[None], key_gram[None], rank)
+    return query_map[0], key_map[0]
 
 
 def correlated(rows: int, width: int, seed: int) -> np.ndarray:
@@ -58,6 +68,43 @@ def test_fewer_rows_than_dimensions_are_reproduced_exactly(rows: int) -> None:
 def test_a_single_key_leaves_no_infinity() -> None:
     maps = solve_joint(torch.eye(4), torch.zeros(4, 4), 2)
     assert all(torch.isfinite(part).all() for part in maps)
+
+
+def test_sums_whose_rounding_leaves_negative_eigenvalues() -> None:
+    """Sums in float32 of rows of low rank are not quite positive semidefinite."""
+    key = torch.tensor(correlated(5, WIDTH, 1))
+    query = torch.tensor(correlated(QUERIES, WIDTH, 2))
+    gram = key.T @ key
+    values, vectors = torch.linalg.eigh(gram)
+    values[0] = -1e-7 * values[-1]
+    maps = solve_joint(query.T @ query, vectors * values @ vectors.mT, 5)
+    scores = query @ key.T
+    assert torch.dist((query @ maps[0]) @ (key @ maps[1]).T, scores) < 1e-3 * scores.norm()
+
+
+@pytest.mark.parametrize("rows", [7, 2048, 2 * 2048 + 5])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grouping", ["kv", "head"])
+def test_sums_of_a_long_segment(
+    rows: int, dtype: torch.dtype, device: str, grouping: Literal["kv", "head"]
+) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    query = torch.randn(2, rows, 2, WIDTH, generator=generator).to(device, dtype)
+    query = query.transpose(1, 2)  # as models have it
+    key, value = (torch.randn(2, rows, WIDTH, generator=generator).to(query) for _ in range(2))
+    grams = GramAccumulator(spec(), LrqkConfig(grouping=grouping), torch.device(device))
+    grams.add(query, key + 3, value)
+    sums = grams.on_cpu()
+    queries = query.cpu().double().reshape(len(sums.query_gram), -1, WIDTH)
+    keys, values = (key + 3).cpu().double(), value.cpu().double()
+    expected = queries.mT @ queries
+    torch.testing.assert_close(sums.query_gram.double(), expected, rtol=1e-4, atol=1e-4 * rows**0.5)
+    centred = keys - keys.mean(1, keepdim=True)
+    torch.testing.assert_close(sums.moments().mean, keys.mean(1), rtol=1e-5, atol=1e-5)
+    tolerance = (1e-2 if device == "cuda" else 1e-4) * rows**0.5
+    torch.testing.assert_close(sums.moments().centred_key, centred.mT @ centred, rtol=1e-3, atol=tolerance)
+    torch.testing.assert_close(sums.centred_keys_values(), centred.mT @ values, rtol=1e-3, atol=tolerance)
 
 
 def spec() -> ModelSpec:

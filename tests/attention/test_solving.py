@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from unittest.mock import patch
@@ -145,15 +145,16 @@ def threads_as_before() -> Iterator[None]:
 )
 @pytest.mark.parametrize("hot", [32, 200])
 @pytest.mark.parametrize("segment", [120, 40, 45, 7])
+@pytest.mark.parametrize("behind", [0, 1, 6])
 def test_a_prefill_leaves_the_same_whenever_it_is_solved(
-    segment: int, hot: int, changes: dict[str, object]
+    behind: int, segment: int, hot: int, changes: dict[str, object]
 ) -> None:
     changes = {**changes, "hot": hot}
     tokens = random_tokens(120)
     # Texts of three segments are not fitted ahead, which would give other maps.
     with link(segment in (45, 7)), late():
         reference = prefill(new_cache(**changes), tokens, segment)
-    with link():
+    with link(), patch.object(solving, "_LAYERS_BEHIND", behind):
         ours = prefill(new_cache(**changes), tokens, segment)
     check_same(ours, reference)
     check_rows(ours)
@@ -243,6 +244,46 @@ def test_the_first_layers_are_indexed_while_the_last_is_solved_for() -> None:
     with link(), patch.object(ValueTail, "solve", wait), patch.object(LrqkLayer, "finish_prefill", note):
         prefill(cache, random_tokens(60), 60)
     assert waited == [True]
+
+
+def test_layers_are_finished_while_later_ones_attend() -> None:
+    attend, fill = LrqkLayer.attend_segment, LrqkLayer._seed_hot_set
+    cache, calls = new_cache(), []
+
+    def note(name: str, method: Callable[..., object]) -> Callable[..., object]:
+        def called(layer: LrqkLayer, *arguments: object) -> object:
+            calls.append((name, cache.lrqk_layers.index(layer)))
+            return method(layer, *arguments)
+
+        return called
+
+    with (
+        link(),
+        patch.object(solving, "_LAYERS_BEHIND", 1),
+        patch.object(LrqkLayer, "attend_segment", note("attend", attend)),
+        patch.object(LrqkLayer, "_seed_hot_set", note("seed", fill)),
+    ):
+        prefill(cache, random_tokens(60), 60)
+    assert calls == [("attend", 0), ("attend", 1), ("seed", 0), ("seed", 1)]
+
+
+@pytest.mark.parametrize("goes_on", ["step", "segment"])
+@pytest.mark.parametrize("segment", [50, 9])
+def test_a_layer_that_was_finished_in_a_segment_that_did_not_end(segment: int, goes_on: str) -> None:
+    """Its hot set has rows of tokens that are not in the text."""
+    model, tokens = tiny_model("llama"), random_tokens(130)
+    cache = prefill(new_cache(), tokens[:60], 60)
+    with link(), attached(model), patch.object(solving, "_LAYERS_BEHIND", 0):
+        with failing(LrqkLayer, "attend_segment", Stop(), after=1), pytest.raises(Stop):
+            list(run_segments(model, cache, random_tokens(40, seed=1), segment))
+        assert cache.position.length == 60
+        if goes_on == "step":
+            forward(model, cache, tokens[60:61])
+        else:
+            list(run_segments(model, cache, tokens[60:], 70))
+            check_rows(cache)  # before a step the recent window would have to be read again
+    for layer in cache.lrqk_layers:
+        assert int(layer.hot.slot_token.max()) < layer.hot.candidates(cache.position.length)
 
 
 def test_resident_keys_do_not_cross_the_link() -> None:
