@@ -73,7 +73,7 @@ class LrqkLayer(FullLayer):
 
     def make_step(self, state: DeviceState, number: int) -> DeviceStep:
         """See ``AttentionLayer``."""
-        parts = self.store, self.projector, self.index, self.hot, self.tail
+        parts = self.store, self.projector, self.index, self.hot, self.tail, self.drafts
         return LrqkStep(self.config, state, number, *parts, self.token_attention)
 
     def reset(self) -> None:

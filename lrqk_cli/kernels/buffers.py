@@ -16,6 +16,7 @@ The *codes* of the index are int8 or floating ``[sets, context, r]``, or 4-bit c
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -98,6 +99,10 @@ class Projected(NamedTuple):
         """Allocate."""
         return cls(**_allocate(scratch.projected(sets, queries, rank), device))
 
+    def part(self, queries: int) -> Projected:
+        """Return the same for fewer queries of each set, in a part of the memory."""
+        return Projected(*(_part(tensor, queries) for tensor in self))
+
 
 class TokenScores(NamedTuple):
     """Predicted logits of all tokens and sums over spans of tokens, in float32; undefined beyond n.
@@ -122,6 +127,11 @@ class TokenScores(NamedTuple):
     ) -> TokenScores:
         """Allocate; ``tail_rank`` is r, or None without a tail."""
         return cls(**_allocate(scratch.token_scores(sets, queries, columns, tail_rank), device))
+
+    def part(self, queries: int) -> TokenScores:
+        """Return the same for fewer queries of each set, in a part of the memory."""
+        code_sums = None if self.code_sums is None else _part(self.code_sums, queries)
+        return TokenScores(_part(self.logits, queries), _part(self.masses, queries), code_sums)
 
     @property
     def span(self) -> int:
@@ -287,6 +297,12 @@ class AttendScratch(NamedTuple):
         shapes = scratch.attend_scratch(sets, queries, rows, width, tail_rank, fetching=fetching)
         return cls(**_allocate(shapes, device))
 
+    def part(self, queries: int) -> AttendScratch:
+        """Return the same for fewer queries of each set, in a part of the memory."""
+        code_sums = None if self.code_sums is None else _part(self.code_sums, queries)
+        output = _part(self.output, queries, dim=2)
+        return AttendScratch(output, _part(self.lse, queries), _part(self.masses, queries), code_sums)
+
 
 class Tail(NamedTuple):
     """Inputs of the tail correction: predicted masses, and values as a linear function of codes.
@@ -303,6 +319,13 @@ class Tail(NamedTuple):
     codes: Tensor
     slope: Tensor
     intercept: Tensor
+
+
+def _part(tensor: Tensor, queries: int, dim: int = 1) -> Tensor:
+    """Return a contiguous tensor of the same shape but for a dimension, in a part of the memory."""
+    shape = list(tensor.shape)
+    shape[dim] = queries
+    return tensor.flatten()[: prod(shape)].view(shape)
 
 
 def _allocate(shapes: scratch.Shapes, device: torch.device) -> dict[str, Tensor]:

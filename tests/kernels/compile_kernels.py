@@ -89,7 +89,7 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype, kv_dtyp
     projected = Projected.empty(shape.sets, shape.queries, shape.rank, CPU)
     scaling = 1 / math.sqrt(shape.width)
     query = noise(11, shape.sets, shape.queries, shape.width).to(dtype)
-    key, value = noise(12, 2, shape.heads, shape.width).to(dtype)
+    key, value = noise(12, 2, shape.heads, 1, shape.width).to(dtype)
     operation("append_token")(
         query, key, value, maps=make_maps(shape), codes=codes, store=store, residents=residents,
         length=length, out=projected,
