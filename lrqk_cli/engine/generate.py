@@ -48,6 +48,7 @@ class Engine:
     Attributes:
         config: the settings in force, with the segment length filled in.
         totals: counters of all decode steps so far.
+        uses_lookup: whether answers may have drafts, if ``config`` gives the cache room for them.
 
     Raises:
         UnsupportedModelError: the model does not use transformers' attention interface throughout.
@@ -72,7 +73,7 @@ class Engine:
             # Kept from here on; a cache that does not fit raises above, and the block restores the model.
             self._stack = stack.pop_all()
         self._decoder = Decoder(model, self.cache)
-        self._lookup = Lookup()
+        self._lookup, self.uses_lookup = Lookup(), True
         self._tokens: list[int] = []
         self._logits: Tensor | None = None
         # Counted once, because a status line reads them often.
@@ -248,10 +249,7 @@ class Engine:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Reset the engine after a failure: one layer may have got further than another.
-
-        Otherwise leave no draft to be reached or moved, also if the iterator is closed.
-        """
+        """Reset the engine after a failure, of which layers may stand apart; otherwise settle the drafts."""
         try:
             with compute_errors():
                 yield
@@ -265,7 +263,7 @@ class Engine:
 
     def _drafts(self) -> Sequence[int]:
         """Return the drafts of the next step, which is for the newest token; empty for a plain step."""
-        count = self.cache.draft_tokens
+        count = self.cache.draft_tokens if self.uses_lookup else 0
         return self._lookup.find(self._tokens, count) if count else ()
 
     def _choose(self, sampler: Sampler, logits: Tensor) -> int:

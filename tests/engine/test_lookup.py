@@ -144,11 +144,7 @@ def opened(model: PreTrainedModel, config: LrqkConfig, prompt: Sequence[int] = R
 
 
 def answer(engine: Engine, generation: GenerationConfig = LONG) -> list[int]:
-    found = []
-    for step in engine.generate(generation, ()):
-        found.append(step.token)
-        engine.totals.add(step.stats)
-    return found
+    return [step.token for step in engine.generate(generation, ())]
 
 
 GENERATIONS = [
