@@ -60,10 +60,12 @@ class TokenSearch:
             return None
         hashes = self._hashes[begin:last]
         newest = self._tokens[last - begin : last + 1]
-        for place in np.flatnonzero(hashes == self._hashes[last])[::-1]:
-            if np.array_equal(self._tokens[place : place + NEWEST], newest):
-                return int(place) + NEWEST
-        return None
+        # Bytes are searched from the end several times faster than an array.
+        same = (hashes == self._hashes[last]).tobytes()
+        place = same.rfind(1)
+        while place >= 0 and not np.array_equal(self._tokens[place : place + NEWEST], newest):
+            place = same.rfind(1, 0, place)
+        return place + NEWEST if place >= 0 else None
 
     def after(self, place: int, count: int) -> list[int]:
         """Return ``count`` tokens from ``place`` on; at the end of the conversation they go on as before.

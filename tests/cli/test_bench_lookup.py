@@ -45,7 +45,7 @@ def test_each_question_is_answered_with_and_without_and_all_is_reported(lookup, 
 
 
 def test_made_up_sentences_are_the_default_and_the_table_has_a_line_for_each_kind(lookup):
-    result = lookup("--ctx", "1k", "--new-tokens", "8")
+    result = lookup("--ctx", "2k", "--new-tokens", "8")
     assert result.code == 0, result.err
     lines = [line.split() for line in result.out.splitlines()]
     assert [line[0] for line in lines[1:]] == ["quote", "table", "free"]
