@@ -160,10 +160,9 @@ class LrqkCache(CroppableCache):
 
     @property
     def draft_tokens(self) -> int:
-        """The drafts of a verify step now; 0 if it has no room, or if a layer is observed or tracked."""
+        """The drafts of a verify step now; 0 if it has no room, or if a layer is observed."""
         drafts = accounting.draft_tokens(self.spec, self.config)
-        is_watched = self.observers or self._tracker is not None
-        return 0 if is_watched or self.position.length + drafts >= self.context else drafts
+        return 0 if self.observers or self.position.length + drafts >= self.context else drafts
 
     def accept_draft(self) -> None:
         """Add the next draft of the newest verify step; call this before any other use of the cache."""

@@ -283,8 +283,8 @@ class LrqkLayer(FullLayer):
                     self.hot.resident[:, :candidates].unsqueeze(1), float("-inf")
                 )
                 output, lse = kernels.merge(output, lse, *self.tail.predict(others, self.index))
-        if self.token_attention is not None:
-            self._add_weights(self.token_attention, queries, params, 1)
+        if self.token_attention is not None:  # drafts may be rejected
+            self._add_weights(self.token_attention, self._per_set(query[:, :, :1]), params, 1)
         grouped = self._sets, -1, drafts + 1
         output, lse = output.reshape(*grouped, output.shape[-1]), lse.reshape(grouped)
         if self.drafts is not None and drafts:

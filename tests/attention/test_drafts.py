@@ -1,9 +1,10 @@
-"""Verify steps with lengths on the host: any mixture of steps gives the cache of single tokens."""
+"""Verify steps of either kind: any mixture of steps gives the cache of single tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from unittest.mock import patch
 
 import hypothesis.strategies as st
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import KvDtype, LrqkConfig, ModelSpec, TailMode
 from lrqk_cli.memory import accounting
 
 CONTEXT, LAYERS, HEADS, GROUP, WIDTH = 80, 2, 2, 3, 6
@@ -57,8 +58,10 @@ def verify(cache: LrqkCache, accepted: int) -> list[Tensor]:
     return found
 
 
-def new_cache(config: LrqkConfig) -> LrqkCache:
-    cache = LrqkCache(SPEC, config, CONTEXT, torch.float32, torch.device("cpu"))
+def new_cache(config: LrqkConfig, on_device: bool = False) -> LrqkCache:
+    """Return a cache; ``on_device`` with the steps of a GPU on the plain references of their kernels."""
+    with patch("lrqk_cli.attention.cache.has_device_steps", lambda *_: on_device):
+        cache = LrqkCache(SPEC, config, CONTEXT, torch.float32, torch.device("cpu"))
     for layer in cache.lrqk_layers:  # nothing undefined may be read
         assert layer.drafts is not None
         layer.drafts.rows.fill_(torch.nan)
@@ -86,9 +89,12 @@ def assert_same(found: LrqkCache, expected: LrqkCache) -> None:
 
 @pytest.mark.parametrize("grouping", ["kv", "head"])
 @pytest.mark.parametrize("accepted", range(DRAFTS + 1))
-def test_each_accepted_draft_has_the_output_of_a_step_of_its_own(accepted: int, grouping: str) -> None:
+@pytest.mark.parametrize("on_device", [False, True])
+def test_each_accepted_draft_has_the_output_of_a_step_of_its_own(
+    on_device: bool, accepted: int, grouping: str
+) -> None:
     config = replace(ALL_ROWS, grouping=grouping)
-    found, expected = new_cache(config), new_cache(config)
+    found, expected = new_cache(config, on_device), new_cache(config)
     for cache in (found, expected):
         feed(cache, range(20))
     outputs = verify(found, accepted)
@@ -98,6 +104,32 @@ def test_each_accepted_draft_has_the_output_of_a_step_of_its_own(accepted: int, 
             torch.testing.assert_close(output[:, :, place : place + 1], other, rtol=1e-4, atol=1e-5)
     found.settle()
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("tail", ["none", "linear"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_each_draft_attends_to_residents_and_the_drafts_before_it(on_device: bool, tail: TailMode) -> None:
+    """Beside a float64 oracle; the tail has no oracle but the plain step's."""
+    config = replace(ALL_ROWS, hot=8, top_k=4, tail=tail)
+    cache = new_cache(config, on_device)
+    feed(cache, range(40))
+    outputs = verify(cache, DRAFTS)
+    for number, layer in enumerate(cache.lrqk_layers):
+        residents = layer.hot.resident_tokens(41)
+        for head in range(HEADS):
+            for place in range(DRAFTS + 1):
+                tokens = [*residents[head].tolist(), *range(41, 41 + place)]
+                key, value = (
+                    torch.cat([rows(token, number, name)[head] for token in tokens]).double()
+                    for name in ("key", "value")
+                )
+                query = rows(40 + place, number, "query").view(HEADS, GROUP, WIDTH)[head].double()
+                weights = torch.softmax(query @ key.mT * PARAMS.scaling, -1)
+                found = outputs[number][head, :, place].double()
+                if tail == "none":
+                    torch.testing.assert_close(found, weights @ value, rtol=1e-5, atol=1e-5)
+                else:
+                    assert (found - weights @ value).abs().max() < 1.5
 
 
 STEPS = st.one_of(
@@ -114,12 +146,13 @@ STEPS = st.one_of(
     prompt=st.integers(1, 12),
     recent=st.integers(1, 9),
     kv_dtype=st.sampled_from(["bf16", "int8"]),
+    on_device=st.booleans(),
 )
 def test_any_sequence_leaves_the_cache_of_single_tokens(
-    steps: list[tuple[str, int]], prompt: int, recent: int, kv_dtype: str
+    steps: list[tuple[str, int]], prompt: int, recent: int, kv_dtype: KvDtype, on_device: bool
 ) -> None:
     config = replace(ALL_ROWS, recent=recent, kv_dtype=kv_dtype)
-    found, expected = new_cache(config), new_cache(config)
+    found, expected = new_cache(config, on_device), new_cache(config, on_device)
     for cache in (found, expected):
         feed(cache, range(prompt))
     points = []
@@ -151,8 +184,9 @@ def test_any_sequence_leaves_the_cache_of_single_tokens(
 
 
 @pytest.mark.parametrize("hot", [8, 17])
-def test_a_rewind_after_acceptances_is_exact_with_few_rows(hot: int) -> None:
-    cache = new_cache(replace(ALL_ROWS, hot=hot, top_k=4))
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_rewind_after_acceptances_is_exact_with_few_rows(on_device: bool, hot: int) -> None:
+    cache = new_cache(replace(ALL_ROWS, hot=hot, top_k=4), on_device)
     feed(cache, range(40))
     feed(cache, [40])
     point, before = cache.rewind_point(), state(cache)
@@ -191,15 +225,26 @@ def watch_a_layer(cache: LrqkCache) -> None:
     cache.observers[0] = lambda *_: None
 
 
-def track(cache: LrqkCache) -> None:
-    cache.track_sources(wanted=True)
+@pytest.mark.parametrize("on_device", [False, True])
+def test_of_a_verify_step_only_the_first_token_counts_for_sources(on_device: bool) -> None:
+    """The drafts may be rejected."""
+    found, expected = new_cache(ALL_ROWS, on_device), new_cache(ALL_ROWS)
+    for cache in (found, expected):
+        cache.track_sources(wanted=True)
+        feed(cache, range(20))
+    verify(found, 0)
+    feed(expected, [20])
+    found.settle()
+    assert found.source_weights is not None
+    assert expected.source_weights is not None
+    torch.testing.assert_close(torch.tensor(found.source_weights), torch.tensor(expected.source_weights))
 
 
 def fill(cache: LrqkCache) -> None:
     feed(cache, range(CONTEXT - DRAFTS))
 
 
-@pytest.mark.parametrize("prevent", [watch_a_layer, track, fill])
+@pytest.mark.parametrize("prevent", [watch_a_layer, fill])
 def test_no_drafts_while_a_layer_is_watched_or_without_room(prevent: Callable[[LrqkCache], None]) -> None:
     cache = new_cache(ALL_ROWS)
     feed(cache, range(CONTEXT - DRAFTS - 1))

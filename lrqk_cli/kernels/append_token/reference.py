@@ -72,7 +72,7 @@ def append_token(
 
 
 def _append_row(residents: Residents, token: int, row: Tensor) -> None:
-    """Store the row ``[KV, 2, d]`` of a token in the ring; the row that leaves takes its slot if it exists."""
+    """Store the row ``[KV, 2, d]`` of a token in the ring; the row that leaves takes its own hot slot."""
     recent, leaving = residents.recent, token - residents.recent
     if 0 <= leaving < residents.hot:
         residents.rows[:, recent + leaving] = residents.rows[:, token % recent]
