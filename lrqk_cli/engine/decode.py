@@ -69,7 +69,7 @@ class FixedStep:
                 self._graph.replay()
                 cache.position.advance_host(1)
                 return self._logits
-        return self._forward()
+        return newest_logits(self._model, cache, self._tokens, self._ahead)
 
     def chosen(self, logits: Tensor) -> list[int] | None:
         """Return the likeliest token after each token, -1 for logits that are not finite.
@@ -84,13 +84,6 @@ class FixedStep:
             self._chosen = chosen[0]
         return chosen
 
-    def _forward(self) -> Tensor:
-        cache, count = self._cache, len(self._tokens)
-        # On the device, so that a replay reads them; the host knows those of plain steps.
-        positions = (cache.position.tensor + self._ahead).unsqueeze(0) if cache.has_device_steps else None
-        with cache.verifying() if count > 1 else nullcontext():
-            return newest_logits(self._model, cache, self._tokens, count, positions)
-
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
         position = self._cache.position
@@ -101,7 +94,7 @@ class FixedStep:
             with torch.cuda.graph(
                 graph, pool=shared.pool() if shared else None, capture_error_mode="thread_local"
             ):
-                logits = self._forward()
+                logits = newest_logits(self._model, self._cache, self._tokens, self._ahead)
                 chosen = torch.stack([likeliest(row) for row in logits])
                 if len(chosen) == 1:
                     self._tokens.copy_(chosen)
@@ -159,20 +152,16 @@ class Decoder:
             self._accepted += 1
             self._row += 1
         else:
-            self._run([token, *find_drafts()])
+            self._drafts = find_drafts()
+            if self._drafts and self._verify is None:
+                self._verify = FixedStep(self._model, self._cache, 1 + len(self._drafts), self._plain)
+            self._step = self._verify if self._drafts and self._verify else self._plain
+            self._kept = self._step.run([token, *self._drafts])
+            self._chosen, self._row = None, 0
+            self._offered += len(self._drafts)
         assert self._kept is not None
         self._newest = self._kept[self._row]
         return self._newest
-
-    def _run(self, tokens: list[int]) -> None:
-        step = self._plain
-        if len(tokens) > 1:
-            if self._verify is None:
-                self._verify = FixedStep(self._model, self._cache, len(tokens), self._plain)
-            step = self._verify
-        self._kept, self._step = step.run(tokens), step
-        self._chosen, self._row, self._drafts = None, 0, tokens[1:]
-        self._offered += len(self._drafts)
 
     def drop_drafts(self) -> None:
         """Forget the drafts that were not reached."""
@@ -201,25 +190,34 @@ class Decoder:
 
 
 def forward(model: PreTrainedModel, cache: LrqkCache, tokens: Tensor) -> Tensor:
-    """Run ``tokens`` ``[n]`` through the model; return the logits ``[vocab]`` after the newest."""
-    return newest_logits(model, cache, tokens, 1)[-1]
+    """Run a segment ``[n]`` through the model; return the logits ``[vocab]`` after its newest token."""
+    return newest_logits(model, cache, tokens)[-1]
 
 
 @torch.inference_mode()
 def newest_logits(
-    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, count: int, positions: Tensor | None = None
+    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, ahead: Tensor | None = None
 ) -> Tensor:
-    """Run ``tokens`` ``[n]`` through the model; return the logits ``[count, vocab]`` after the newest.
+    """Run ``tokens`` ``[n]`` through the model; return the logits after the newest, or after each.
 
     Args:
-        positions: ``[1, n]`` on the device; None lets transformers count them.
+        ahead: for a step, the numbers from 0 to n - 1 on the device: how far each token is ahead of
+            ``cache.position``. None for a segment.
+
+    Returns:
+        ``[n, vocab]`` of a step, ``[1, vocab]`` of a segment.
     """
-    output = model(
-        input_ids=tokens.unsqueeze(0),
-        position_ids=positions,
-        use_cache=True,
-        logits_to_keep=count,
-        **{cache_argument(): cache},
-    )
+    positions = None
+    if ahead is not None and cache.has_device_steps:
+        # On the device, so that a replay reads them; the host knows those of plain steps.
+        positions = (cache.position.tensor + ahead).unsqueeze(0)
+    with nullcontext() if ahead is None or len(tokens) == 1 else cache.verifying():
+        output = model(
+            input_ids=tokens.unsqueeze(0),
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1 if ahead is None else len(tokens),
+            **{cache_argument(): cache},
+        )
     logits: Tensor = output.logits[0]
     return logits

@@ -163,7 +163,7 @@ def test_answers_are_the_same_with_and_without(model: PreTrainedModel, generatio
     with opened(model, WITH) as engine:
         assert answer(engine, generation) == expected
         if generation is LONG:  # greedy answers of a small model fall into a loop
-            assert engine.totals.drafts_accepted > 100
+            assert engine.totals.drafts_accepted > 50
         assert engine.cache.position.pending == 0
     assert plain.drafts_offered == 0
 
