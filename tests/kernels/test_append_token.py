@@ -56,7 +56,7 @@ def make_state(shape: Shape, dtype: torch.dtype, codes: torch.dtype) -> dict[str
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("codes", [torch.uint8, torch.int8, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("tokens", "pending"), [(1, None), (1, 2), (4, 0), (4, 3)])
+@pytest.mark.parametrize(("tokens", "pending"), [(1, None), (4, 3)])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_matches_the_reference(
     shape: Shape, tokens: int, pending: int | None, dtype: torch.dtype, codes: torch.dtype, device: str
