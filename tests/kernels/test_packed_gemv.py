@@ -120,11 +120,9 @@ def test_a_residual_is_added_to_the_rounded_product(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("names", MIXED)
-def test_several_vectors_have_the_bits_of_each_alone(
-    names: tuple[str, ...], dtype: torch.dtype, device: str
-) -> None:
+@pytest.mark.parametrize("names", MIXED[:2])
+def test_several_vectors_have_the_bits_of_each_alone(names: tuple[str, ...], device: str) -> None:
+    dtype = torch.bfloat16
     width, count, rows = 256, 3, 3
     matrices = tuple(matrix_of(name, rows, width, seed=n, size=0.01)[0] for n, name in enumerate(names))
     given = torch.randn(count, width, generator=torch.Generator().manual_seed(3)).to(dtype)
