@@ -132,7 +132,7 @@ class LrqkCache(CroppableCache):
                 layer.prepare_ahead()
                 if self.has_link and isinstance(layer, LrqkLayer):
                     self._early.begin(layer)
-                    self._early.finish_oldest(self.position.length + tokens)
+                    self._early.finish_solved(self.position.length + tokens)
         else:
             if number == 0:
                 self.prepare_step()

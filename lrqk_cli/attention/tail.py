@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.factors import GramAccumulator
+from lrqk_cli.attention.factors import GramAccumulator, Moments
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.projection import Projector, per_set
 from lrqk_cli.config import LrqkConfig, ModelSpec
@@ -48,16 +48,17 @@ class ValueTail:
     def fit(self, projector: Projector) -> None:
         """Fit to the rows that a projector has observed, and to its current maps. Waits for the device."""
         maps = projector.key_map.cpu(), projector.key_centre().cpu()
-        self.install(self.solve(projector.grams.on_cpu(), *maps))
+        grams = projector.grams.on_cpu()
+        self.install(self.solve(grams, grams.moments(), *maps))
 
-    def solve(self, grams: GramAccumulator, key_map: Tensor, key_centre: Tensor) -> TailFit:
+    def solve(self, grams: GramAccumulator, moments: Moments, key_map: Tensor, key_centre: Tensor) -> TailFit:
         """Return the fit to the rows in these sums; this does not change the tail.
 
         Ridge regression in float64 on the CPU: ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram
         matrices, and ``b = v̄ − k̂(μ) M``.
 
         Args:
-            grams: on the CPU, as are the maps.
+            grams: on the CPU, as are the maps; ``moments``: theirs.
             key_map: ``[sets, d, r]``, as the index uses it.
             key_centre: subtracted from keys before mapping, ``[KV, d]``.
         """
@@ -66,7 +67,6 @@ class ValueTail:
         device = self.slope.device
         if not self._is_linear:
             return TailFit(None, staged(value_mean, device))
-        moments = grams.moments()
         maps = key_map.double()
         crossed = maps.mT @ per_set(grams.centred_keys_values(), sets)
         gram = maps.mT @ per_set(moments.centred_key, sets) @ maps

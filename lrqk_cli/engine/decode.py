@@ -137,6 +137,11 @@ class Decoder:
         """Whether a step is a single launch that returns before the step has run."""
         return self._plain.is_captured
 
+    @property
+    def has_verified(self) -> bool:
+        """Whether there was a verify step."""
+        return self._verify is not None
+
     def step(self, token: int, find_drafts: Callable[[], Sequence[int]] = tuple) -> Tensor:
         """Append ``token`` to the sequence and return the logits ``[vocab]`` after it.
 

@@ -264,6 +264,9 @@ class Engine:
     def _drafts(self) -> Sequence[int]:
         """Return the drafts of the next step, which is for the newest token; empty for a plain step."""
         count = self.cache.draft_tokens if self.uses_lookup else 0
+        if count and self.cache.has_device_steps and not self._decoder.has_verified:
+            # Any drafts: the kernels of verify steps are compiled now, and not in the middle of an answer.
+            return self._tokens[-1:] * count
         return self._lookup.find(self._tokens, count) if count else ()
 
     def _choose(self, sampler: Sampler, logits: Tensor) -> int:
