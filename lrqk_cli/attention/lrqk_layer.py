@@ -12,7 +12,7 @@ from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, LrqkStep
 from lrqk_cli.attention.drafts import add_drafts, empty_drafts
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
-from lrqk_cli.attention.index import LowRankIndex
+from lrqk_cli.attention.index import LowRankIndex, token_scores
 from lrqk_cli.attention.index_fit import IndexFit
 from lrqk_cli.attention.layers import FullLayer, weigh_sinks
 from lrqk_cli.attention.params import AttentionParams
@@ -246,21 +246,16 @@ class LrqkLayer(FullLayer):
             self._seed_hot_set(prefill, prefill.indexed)
 
     def _index_keys(self, first: int, keys: Tensor) -> None:
-        # Extend a begun index with every segment, so that no key crosses the link again for it.
-        prefill = self._open_prefill()
+        prefill = self._open_prefill()  # a begun index grows with every segment, so no key comes again for it
         if self.fit.tokens and first == prefill.indexed:
             self.index.write(first, self.projector.project_keys(keys))
             prefill.indexed += keys.shape[1]
 
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """See ``AttentionLayer``; attends exactly to the residents, and predicts the tail."""
-        return self.attend_drafts(query, key, value, params)
+        """See ``AttentionLayer``; attends exactly to the residents, and predicts the tail.
 
-    def attend_drafts(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Attend with a token and its M - 1 drafts in a plain step, with lengths on the host.
-
-        The drafts are stored and indexed, and their queries count in the scores; their rows stay in
-        ``drafts`` until ``settle``. Shapes are those of ``attend_segment``, with S = M.
+        Drafts after the token are stored and indexed, and their queries count in the scores; their rows stay
+        in ``drafts`` until ``settle``. Shapes are those of ``attend_segment``.
         """
         length, drafts = self.position.length, key.shape[1] - 1
         queries = self._per_set(query).flatten(1, 2).unsqueeze(2)
@@ -276,13 +271,14 @@ class LrqkLayer(FullLayer):
             output, lse = self._attend_residents(queries, params)
         else:
             logits = self.index.logits(codes, length + 1, scaling=params.scaling, softcap=params.softcap)
-            self._fetched += int(self._fetch(self._scores(logits)[:, :candidates], wanted))
+            self._fetched += int(
+                self._fetch(token_scores(logits, self.config.aggregate)[:, :candidates], wanted)
+            )
             output, lse = self._attend_residents(queries, params)
             if self.tail is not None:
-                others = logits[:, :, :candidates].masked_fill(
-                    self.hot.resident[:, :candidates].unsqueeze(1), float("-inf")
-                )
-                output, lse = kernels.merge(output, lse, *self.tail.predict(others, self.index))
+                resident = self.hot.resident[:, :candidates]
+                added = self.tail.predict(logits[:, :, :candidates], resident, self.index)
+                output, lse = kernels.merge(output, lse, *added)
         if self.token_attention is not None:  # drafts may be rejected
             self._add_weights(self.token_attention, self._per_set(query[:, :, :1]), params, 1)
         grouped = self._sets, -1, drafts + 1
@@ -318,26 +314,17 @@ class LrqkLayer(FullLayer):
 
     def _fetch(self, scores: Tensor, wanted: int) -> Tensor:
         """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the fetched rows."""
-        resident = self.hot.resident[:, : scores.shape[1]]
-        if self.config.hot_policy == "refetch":
-            resident = torch.zeros_like(resident)
         if sinks := self.config.sink_tokens:
             scores = scores.clone()
             scores[:, :sinks] = torch.finfo(scores.dtype).max
-        plan = kernels.plan_fetches(scores, resident, self.hot.slot_token, wanted)
-        kernels.replace_rows(self.hot.residents, plan, self.store.stored)
-        return plan.counts.sum()
+        keeps = self.config.hot_policy != "refetch"
+        return self.hot.fetch_best(scores, wanted, self.store, keeps=keeps)
 
     def _seed_scores(self, query: Tensor, params: AttentionParams, length: int) -> Tensor:
         """Return each token's score ``[sets, length]`` for queries ``[KV, G, S, d]``."""
         codes = self.projector.project_queries(self._per_set(query).flatten(1, 2))
         scaling, softcap = params.scaling, params.softcap
         if codes.codes.shape[1] == 1:
-            return self._scores(self.index.logits(codes, length, scaling=scaling, softcap=softcap))
+            logits = self.index.logits(codes, length, scaling=scaling, softcap=softcap)
+            return token_scores(logits, self.config.aggregate)
         return self.index.total_scores(codes, length, scaling=scaling, softcap=softcap)
-
-    def _scores(self, logits: Tensor) -> Tensor:
-        """Return each token's score ``[sets, T]``: a single query's logits, which cannot underflow."""
-        if logits.shape[1] == 1:
-            return logits.squeeze(1)
-        return kernels.group_scores(logits, self.config.aggregate)

@@ -256,10 +256,8 @@ class Engine:
         except Exception:
             self.reset()
             raise
-        except BaseException:
+        finally:
             self._decoder.settle()
-            raise
-        self._decoder.settle()
 
     def _drafts(self) -> Sequence[int]:
         """Return the drafts of the next step, which is for the newest token; empty for a plain step."""

@@ -60,7 +60,7 @@ class Drafts(NamedTuple):
 
     Attributes:
         rows: ``[KV, M - 1, 2, d]``, as the store gives them back; K before V.
-        pending: int64 ``[1]``, how many of them the next step moves into the ring: the accepted ones.
+        pending: int64 ``[1]``, how many of them are accepted; the next step moves these into the ring.
     """
 
     rows: Tensor
@@ -100,8 +100,8 @@ class Projected(NamedTuple):
         return cls(**_allocate(scratch.projected(sets, queries, rank), device))
 
     def part(self, queries: int) -> Projected:
-        """Return the same for fewer queries of each set, in a part of the memory."""
-        return Projected(*(_part(tensor, queries) for tensor in self))
+        """Return the same for fewer queries of each set, in a part of this memory."""
+        return Projected(_part(self.codes, queries), _part(self.offset, queries))
 
 
 class TokenScores(NamedTuple):
@@ -129,7 +129,7 @@ class TokenScores(NamedTuple):
         return cls(**_allocate(scratch.token_scores(sets, queries, columns, tail_rank), device))
 
     def part(self, queries: int) -> TokenScores:
-        """Return the same for fewer queries of each set, in a part of the memory."""
+        """See ``Projected.part``."""
         code_sums = None if self.code_sums is None else _part(self.code_sums, queries)
         return TokenScores(_part(self.logits, queries), _part(self.masses, queries), code_sums)
 
@@ -298,10 +298,10 @@ class AttendScratch(NamedTuple):
         return cls(**_allocate(shapes, device))
 
     def part(self, queries: int) -> AttendScratch:
-        """Return the same for fewer queries of each set, in a part of the memory."""
+        """See ``Projected.part``."""
         code_sums = None if self.code_sums is None else _part(self.code_sums, queries)
-        output = _part(self.output, queries, dim=2)
-        return AttendScratch(output, _part(self.lse, queries), _part(self.masses, queries), code_sums)
+        output, masses = _part(self.output, queries, dim=2), _part(self.masses, queries)
+        return AttendScratch(output, _part(self.lse, queries), masses, code_sums)
 
 
 class Tail(NamedTuple):
@@ -310,8 +310,7 @@ class Tail(NamedTuple):
     Attributes:
         scores: from ``score_tokens``, with ``code_sums``.
         codes: the index.
-        slope: M with the scale of the index multiplied in, float32 ``[sets, r, d]``; with zeros, every row
-            has the mean value.
+        slope: M with the scale of the index multiplied in, float32 ``[sets, r, d]``; or zeros.
         intercept: b, float32 ``[sets, d]``.
     """
 
@@ -323,8 +322,7 @@ class Tail(NamedTuple):
 
 def _part(tensor: Tensor, queries: int, dim: int = 1) -> Tensor:
     """Return a contiguous tensor of the same shape but for a dimension, in a part of the memory."""
-    shape = list(tensor.shape)
-    shape[dim] = queries
+    shape = (*tensor.shape[:dim], queries, *tensor.shape[dim + 1 :])
     return tensor.flatten()[: prod(shape)].view(shape)
 
 

@@ -247,30 +247,13 @@ def _append(
         if DRAFTS > 0:
             accepted = tl.load(pending)
             _append_pending(
-                draft_rows + head * (DRAFTS * 2 * WIDTH),
-                rows,
-                slot_token,
-                resident,
-                position - accepted,
-                accepted,
-                hot,
-                RECENT,
-                WIDTH,
-                WIDTH_PAD,
-            )
+                draft_rows + head * (DRAFTS * 2 * WIDTH), rows, slot_token, resident, position - accepted,
+                accepted, hot, RECENT, WIDTH, WIDTH_PAD,
+            )  # fmt: skip
         place = head * (TOKENS * WIDTH)
         _append_row(
-            key + place,
-            value + place,
-            rows,
-            slot_token,
-            resident,
-            position,
-            hot,
-            RECENT,
-            WIDTH,
-            WIDTH_PAD,
-        )
+            key + place, value + place, rows, slot_token, resident, position, hot, RECENT, WIDTH, WIDTH_PAD
+        )  # fmt: skip
 
 
 def append_token(
