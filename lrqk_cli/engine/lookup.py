@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 # Tokens that must occur before, for those after them to be drafts.
 NEWEST = 8
-VERIFY_COST = 1.6
+VERIFY_COST = 2.2
 ALLOWANCE = 1 / 64
-MOST_CREDIT = 2.0
+MOST_CREDIT = 1.2
 
 _Array = NDArray[np.int32]
 

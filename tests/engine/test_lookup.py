@@ -98,7 +98,8 @@ def test_a_copy_is_followed() -> None:
     text = random_tokens(400, seed=3).tolist()
     cost, accepted = answer_cost(text, text[100:356])
     assert accepted >= 0.7 * 256
-    assert cost < 0.45 * 256
+    # Four tokens for each verify step, and a few plain ones.
+    assert cost < (VERIFY_COST / 4 + 0.05) * 256
 
 
 def misleading(count: int) -> tuple[list[int], list[int]]:
