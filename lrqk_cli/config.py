@@ -211,6 +211,8 @@ class LrqkConfig:
         aggregate: how the softmax weights of a row under the queries of its row set become one score.
         kv_dtype: numbers of the rows in host memory: ``bf16`` as the model computes them, whatever its type;
             ``fp8`` (e4m3) or ``int8`` with scales.
+        lookup: draft tokens of a verify step, which earlier text predicts; 0 for steps of one token only.
+            ``accounting.draft_tokens`` says how many are in force.
     """
 
     attention: AttentionMode = "lrqk"
@@ -227,6 +229,7 @@ class LrqkConfig:
     als: AlsConfig = field(default_factory=AlsConfig)
     aggregate: Aggregate = "sum"
     kv_dtype: KvDtype = "bf16"
+    lookup: int = 3
 
     @property
     def sink_tokens(self) -> int:
@@ -256,6 +259,7 @@ class LrqkConfig:
         for name in ("rank", "hot", "top_k", "recent", "segment"):
             size = getattr(self, name)
             _require(size is None or size > 0, f"`{name}` must be at least 1.")
+        _require(self.lookup >= 0, "`lookup` cannot be negative.", "0 switches it off.")
         _require(
             self.top_k <= self.hot or self.hot_policy != "sticky",
             f"`top_k` {self.top_k} rows cannot be resident in `hot` {self.hot} rows.",

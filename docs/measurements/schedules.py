@@ -33,7 +33,7 @@ from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.tasks import TaskInputs
 from lrqk_cli.cli.values import parse_tokens
 from lrqk_cli.config import LrqkConfig, default_top_k
-from lrqk_cli.engine.decode import Decoder
+from lrqk_cli.engine.decode import FixedStep
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models.devices import resolve_device_dtype
 from lrqk_cli.models.loading import LoadedModel, load, resolve
@@ -118,7 +118,7 @@ def in_force(parts: Sequence[Schedule]) -> Iterator[None]:
         stack.enter_context(patch.object(LrqkCache, "has_link", True))
         if not torch.cuda.is_available():
             stack.enter_context(patch("lrqk_cli.attention.cache.has_device_steps", lambda *_: True))
-            stack.enter_context(patch.object(Decoder, "_capture", lambda _: None))
+            stack.enter_context(patch.object(FixedStep, "_capture", lambda _: None))
         for part in parts:
             part(stack)
         yield

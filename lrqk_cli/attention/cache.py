@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from itertools import count
 from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
+from lrqk_cli.attention.adjusting import refuse_changes
 from lrqk_cli.attention.counters import RowCounters
+from lrqk_cli.attention.cropping import CroppableCache
 from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, FixedSpace, has_device_steps
 from lrqk_cli.attention.layer_list import make_layers
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
@@ -29,7 +29,7 @@ from lrqk_cli.memory import accounting
 from lrqk_cli.solver_pool import run_solvers
 
 
-class LrqkCache(Cache):
+class LrqkCache(CroppableCache):
     """KV cache of one sequence, for a model prepared by ``attach``.
 
     Args:
@@ -71,7 +71,7 @@ class LrqkCache(Cache):
         self.lrqk_layers = [layer for layer in self.attention_layers if isinstance(layer, LrqkLayer)]
         self.before_overwrite: Callable[[int], None] = lambda _: None
         self._restoring: Restoring | None = None
-        self._is_prefilling = self._ends_prefill = False
+        self._is_prefilling = self._ends_prefill = self._is_verifying = False
         self._early = EarlySolves()
         has_steps = has_device_steps(spec, config, device)
         self._state = DeviceState(spec, self.position, fixed_space) if has_steps else None
@@ -81,7 +81,7 @@ class LrqkCache(Cache):
         row_bytes = accounting.row_store(spec, 1, accounting.dtype_name(dtype), config.kv_dtype).nbytes
         row_bytes //= spec.num_kv_heads
         self.counters = RowCounters(self.attention_layers, self._state, row_bytes)
-        self._rewind_points: WeakSet[CacheRewindPoint] = WeakSet()
+        self._rewind_points = WeakSet()
         self._order = count()
         self._is_detached = False
         super().__init__(layers=list(self.attention_layers))
@@ -115,8 +115,8 @@ class LrqkCache(Cache):
         """Store K and V of the newest S tokens, and attend with their queries to all tokens so far.
 
         Several tokens, or the first token of all, are an exact segment; any other single token is a decode
-        step, except inside ``prefilling``. The model calls the layers in order; the last one advances
-        ``position``.
+        step. ``prefilling`` and ``verifying`` change that. The model calls the layers in order; the last one
+        advances ``position``.
 
         Args:
             number: of the layer, from 0; for the others and the result see ``AttentionLayer.attend_segment``.
@@ -124,23 +124,64 @@ class LrqkCache(Cache):
         layer, tokens = self.attention_layers[number], key.shape[1]
         if self._restoring is not None:
             self._restoring.complete_layer(number)
-        if self._is_prefilling or tokens > 1 or self.position.length == 0:
+        is_segment = self._is_prefilling or tokens > 1 or self.position.length == 0
+        if is_segment and not self._is_verifying:
+            self.settle()
             output = layer.attend_segment(query, key, value, params)
             if self._ends_prefill:
                 layer.prepare_ahead()
                 if self.has_link and isinstance(layer, LrqkLayer):
                     self._early.begin(layer)
-                    self._early.finish_oldest(self.position.length + tokens)
+                    self._early.finish_solved(self.position.length + tokens)
         else:
             if number == 0:
-                self.finish_prefill()
+                self.prepare_step()
+            # Only layers with an index are given drafts; others take one token.
             step = self._steps[number] if self._steps else layer.attend_token
             output = step(query, key, value, params)
             if number in self.observers:
                 self.observers[number](query, params, output)
         if layer is self.attention_layers[-1]:
-            self.position.advance(tokens)
+            self.position.advance(1 if self._is_verifying else tokens)
         return output
+
+    @contextmanager
+    def verifying(self) -> Iterator[None]:
+        """Treat several tokens as a verify step inside this context: the newest token, then its drafts.
+
+        There are always ``draft_tokens`` drafts, and the context has room for all of these tokens. The step
+        adds the newest token only; ``accept_draft`` adds the drafts. What the others wrote is never read.
+        """
+        self._is_verifying = True
+        try:
+            yield
+        finally:
+            self._is_verifying = False
+
+    @property
+    def draft_tokens(self) -> int:
+        """The drafts of a verify step now; 0 if it has no room, or if a layer is observed."""
+        drafts = accounting.draft_tokens(self.spec, self.config)
+        return 0 if self.observers or self.position.length + drafts >= self.context else drafts
+
+    def accept_draft(self) -> None:
+        """Add the next draft of the newest verify step; call this before any other use of the cache."""
+        self.position.accept_draft()
+
+    def settle(self) -> None:
+        """Move accepted drafts into the recent windows, which a device step otherwise does on the device."""
+        if self.position.pending:
+            for layer in self.lrqk_layers:
+                layer.settle(self.position.pending)
+            self.position.set(self.position.length)
+
+    def prepare_step(self) -> None:
+        """Finish a prefill and the acceptance of drafts; a captured step needs this before its launch."""
+        self.finish_prefill()
+        if self._steps:
+            self.position.send()
+        else:
+            self.settle()
 
     @contextmanager
     def prefilling(self, *, ends: bool = False) -> Iterator[None]:
@@ -197,6 +238,7 @@ class LrqkCache(Cache):
 
     def rewind_point(self) -> CacheRewindPoint:
         """Return a point to rewind to; call this between two segments or steps."""
+        self.settle()
         layers = tuple(layer.rewind_point() for layer in self.attention_layers)
         point = CacheRewindPoint(next(self._order), self.position.length, layers)
         self._rewind_points.add(point)
@@ -244,58 +286,14 @@ class LrqkCache(Cache):
             self._restoring.complete()
             self._restoring = None
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the newest tokens, exactly, if ``is_croppable``; transformers' protocol.
-
-        Args:
-            tokens_to_remove: how many, as a negative number, or 0.
-
-        Raises:
-            UsageError: layers change in place, or the cache has fewer tokens.
-        """
-        self.activate_past_recording()
-        length = self.position.length + tokens_to_remove
-        if tokens_to_remove > 0 or length < 0:
-            raise UsageError(
-                f"crop({tokens_to_remove}) was asked of a cache of {self.position.length} tokens.",
-                "Pass minus the number of tokens to take back.",
-            )
-        self.before_overwrite(length)
-        self._rewind_points -= {point for point in self._rewind_points if point.length > length}
-        self.position.set(length)
-
-    def activate_past_recording(self) -> None:
-        """Refuse if ``crop`` would; transformers calls this before it decodes with drafts.
-
-        Raises:
-            UsageError: layers change in place.
-        """
-        if self.is_croppable:
-            return
-        what = (
-            "index and hot set follow them"
-            if self.lrqk_layers
-            else "a sliding window overwrites its oldest rows"
-        )
-        raise UsageError(
-            f"The cache cannot take back tokens, as prompt lookup and assisted decoding do: {what}.",
-            "Generate without them; for a point of your own there are rewind_point() and rewind().",
-        )
-
     def adjust(self, config: LrqkConfig) -> None:
         """Change ``top_k`` or ``tail`` from the next step on. Captured graphs become invalid.
 
         Raises:
             UsageError: another setting differs, which needs a new cache; the message names it.
         """
-        free = {"tail"} if self.config.hot_policy != "sticky" else {"tail", "top_k"}
-        for field in fields(LrqkConfig):
-            name = field.name
-            if name not in free and getattr(config, name) != getattr(self.config, name):
-                raise UsageError(
-                    f"`{name}` cannot change while the conversation goes on: the cache was made for it.",
-                    f"Start again with another `{name}`.",
-                )
+        refuse_changes(self.config, config)
+        self.settle()
         if self.config.attention != "lrqk":
             return
         self.config = config
@@ -305,6 +303,7 @@ class LrqkCache(Cache):
 
     def track_sources(self, wanted: bool) -> None:
         """Start or stop summing attention weights at the next prompt. Captured graphs become invalid."""
+        self.settle()
         self._tracker = AttentionTracker(self.spec, self.context, self.device) if wanted else None
         for number, layer in enumerate(self.attention_layers):
             layer.token_attention = None if self._tracker is None else self._tracker.weights.get(number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels.buffers import (
     AttendScratch,
+    Drafts,
     Fetch,
     FetchPlan,
     IndexMaps,
@@ -87,17 +88,17 @@ class DeviceState:
         return totals
 
     def _attend_scratch(
-        self, sets: int, rows: int, tail_rank: int | None = None, fetching: int = 0
+        self, sets: int, rows: int, tail_rank: int | None = None, fetching: int = 0, tokens: int = 1
     ) -> AttendScratch:
-        queries, width = self._spec.num_heads // sets, self._spec.head_dim
+        queries, width = tokens * self._spec.num_heads // sets, self._spec.head_dim
         return AttendScratch.empty(
             sets, queries, rows, width, self._device, tail_rank=tail_rank, fetching=fetching
         )
 
     def _lrqk_scratch(
-        self, sets: int, rank: int, hot: int, context: int, tail_rank: int | None
+        self, sets: int, rank: int, hot: int, context: int, tail_rank: int | None, tokens: int
     ) -> tuple[Projected, TokenScores, SelectScratch, FetchPlan]:
-        queries = self._spec.num_heads // sets
+        queries = tokens * self._spec.num_heads // sets
         return (
             Projected.empty(sets, queries, rank, self._device),
             TokenScores.empty(sets, queries, context, self._device, tail_rank=tail_rank),
@@ -106,60 +107,71 @@ class DeviceState:
         )
 
 
+class _Chosen(NamedTuple):
+    """What a step attends to beside the residents, and the memory for it; see ``attend_residents``."""
+
+    scratch: AttendScratch
+    fetch: Fetch | None = None
+    tail: Tail | None = None
+    drafts: Tensor | None = None
+
+
 class DeviceStep(ABC):
     """One layer's part of a decode step: store the token at ``state.length``, and attend to the residents.
+
+    A step with an index may be a verify step: a token with its drafts.
 
     Args:
         state: shared by all layers.
         residents: the rows that the step attends to exactly.
-        scratch: splits of the residents and of the fetched rows.
         weights: float32 ``[context]``, to which the step adds each token's attention weight; None to skip.
     """
 
-    def __init__(
-        self, state: DeviceState, residents: Residents, scratch: AttendScratch, weights: Tensor | None
-    ) -> None:
+    def __init__(self, state: DeviceState, residents: Residents, weights: Tensor | None) -> None:
         self._state = state
         self._residents = residents
-        self._scratch = scratch
         self._token_attention = weights
-        self._tail: Tail | None = None
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """Store the token's K and V, and attend with its queries.
 
         Args:
-            query: ``[KV, G, 1, d]``.
-            key, value: ``[KV, 1, d]``.
+            query: ``[KV, G, S, d]``, where S is 1, or M in a verify step.
+            key, value: ``[KV, S, d]``.
             params: see ``AttentionParams``.
 
         Returns:
-            ``[KV, G, 1, d]`` in the query's dtype.
+            ``[KV, G, S, d]`` in the query's dtype.
         """
-        state, residents = self._state, self._residents
+        state, residents, tokens = self._state, self._residents, query.shape[2]
         queries = query.reshape(residents.rows.shape[0], -1, query.shape[-1]).contiguous()
-        fetch = self._store_and_select(queries, key, value, params)
+        chosen = self._store_and_select(queries, key, value, params)
         output = torch.empty_like(queries)
         lse = torch.empty(queries.shape[:2], dtype=torch.float32, device=query.device)
+        sinks = params.sinks
+        if sinks is not None:
+            sinks = sinks.view(-1, 1).expand(-1, tokens).reshape(lse.shape)
         kernels.attend_residents(
             queries,
             residents,
             state.length,
-            self._scratch,
+            chosen.scratch,
             output,
             lse,
             scaling=params.scaling,
             softcap=params.softcap,
-            fetch=fetch,
-            tail=self._tail,
-            sinks=None if params.sinks is None else params.sinks.view(lse.shape),
-            fixed=state.space_for(output),
+            fetch=chosen.fetch,
+            tail=chosen.tail,
+            sinks=sinks,
+            fixed=state.space_for(output) if tokens == 1 else None,
+            drafts=chosen.drafts,
         )
         if self._token_attention is not None:
+            # Of a verify step only the first token counts, because drafts may be rejected.
             kernels.weigh_tokens(
-                queries,
+                queries[:, ::tokens].contiguous(),
                 residents,
-                lse,
+                lse[:, ::tokens].contiguous(),
                 state.length,
                 self._token_attention,
                 scaling=params.scaling,
@@ -170,8 +182,8 @@ class DeviceStep(ABC):
     @abstractmethod
     def _store_and_select(
         self, queries: Tensor, key: Tensor, value: Tensor, params: AttentionParams
-    ) -> Fetch | None:
-        """Store the token's row, and choose the rows to fetch for queries ``[sets, N, d]``; None if dense."""
+    ) -> _Chosen:
+        """Store the tokens' rows, and choose what queries ``[sets, N, d]`` attend to."""
 
     @abstractmethod
     def refresh(self) -> None:
@@ -190,14 +202,25 @@ class DenseDeviceStep(DeviceStep):
         heads, size = rows.shape[:2]
         slot_token = torch.empty(heads, 0, dtype=torch.int64, device=rows.device)
         residents = Residents(rows, slot_token, torch.empty(heads, 0, dtype=torch.bool, device=rows.device))
-        super().__init__(state, residents, state.attend_scratch(heads, size), weights)
+        super().__init__(state, residents, weights)
+        self._scratch = state.attend_scratch(heads, size)
 
-    def _store_and_select(self, _: Tensor, key: Tensor, value: Tensor, __: AttentionParams) -> None:
+    def _store_and_select(self, _: Tensor, key: Tensor, value: Tensor, __: AttentionParams) -> _Chosen:
         rows = self._residents.rows
         rows.index_copy_(1, self._state.length % rows.shape[1], torch.stack((key, value), dim=2))
+        return _Chosen(self._scratch)
 
     def refresh(self) -> None:
         """See ``DeviceStep``; there are no fitted maps."""
+
+
+class _Buffers(NamedTuple):
+    """What the launches of a step hand to each other, for its number of queries."""
+
+    projected: Projected
+    scores: TokenScores
+    attend: AttendScratch
+    tail: Tail | None
 
 
 class LrqkStep(DeviceStep):
@@ -216,19 +239,22 @@ class LrqkStep(DeviceStep):
         index: LowRankIndex,
         hot: HotSet,
         tail: ValueTail | None,
+        drafts: Drafts | None = None,
         weights: Tensor | None = None,
     ) -> None:
         sets, _, rank = projector.key_map.shape
         tail_rank = rank if tail is not None else None
-        attend_scratch = state.attend_scratch(sets, hot.rows.shape[1], tail_rank, hot.size)
-        super().__init__(state, hot.residents, attend_scratch, weights)
+        super().__init__(state, hot.residents, weights)
         self._config = config
+        self._drafts = drafts
         self._store = store
         self._projector = projector
         self._index = index
         self._value_tail = tail
-        scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity, tail_rank)
-        self._projected, self._scores, self._select, plan = scratch
+        tokens = 1 if drafts is None else 1 + drafts.rows.shape[1]
+        scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity, tail_rank, tokens)
+        projected, scores, self._select, plan = scratch
+        attend = state.attend_scratch(sets, hot.rows.shape[1], tail_rank, hot.size, tokens)
         self._plan = plan._replace(totals=state.totals[layer])
         self._maps = IndexMaps(
             query=torch.empty_like(projector.query_map),
@@ -236,43 +262,53 @@ class LrqkStep(DeviceStep):
             mean=projector.key_centre(),
             scale=index.scale.squeeze(1),
         )
-        if tail is not None:
-            self._tail = Tail(self._scores, index.codes, torch.empty_like(tail.slope), tail.intercept)
+        self._slope = None if tail is None else torch.empty_like(tail.slope)
+        verifying = _Buffers(projected, scores, attend, None)
+        if tail is not None and self._slope is not None:
+            verifying = verifying._replace(tail=Tail(scores, index.codes, self._slope, tail.intercept))
+        # A plain step has fewer queries, in a part of the same memory.
+        self._buffers = {tokens: verifying, 1: _part(verifying, projected.codes.shape[1] // tokens)}
 
     def refresh(self) -> None:
         """See ``DeviceStep``; multiplies the scale of the index into the query map and the tail's slope."""
         scale = self._index.scale
         self._maps.query.copy_(self._projector.query_map * scale)
-        if self._tail is not None and self._value_tail is not None:
-            self._tail.slope.copy_(self._value_tail.slope * scale.mT)
+        if self._slope is not None and self._value_tail is not None:
+            self._slope.copy_(self._value_tail.slope * scale.mT)
 
     def _store_and_select(
         self, queries: Tensor, key: Tensor, value: Tensor, params: AttentionParams
-    ) -> Fetch:
-        residents, length = self._residents, self._state.length
-        kernels.append_token(
+    ) -> _Chosen:
+        residents, length, tokens = self._residents, self._state.length, key.shape[1]
+        buffers = self._buffers[tokens]
+        key, value = kernels.append_token(
             queries,
-            key.squeeze(1).contiguous(),
-            value.squeeze(1).contiguous(),
+            key.contiguous(),
+            value.contiguous(),
             maps=self._maps,
             codes=self._index.codes,
             store=self._store.stored,
             residents=residents,
             length=length,
-            out=self._projected,
+            out=buffers.projected,
+            drafts=self._drafts,
         )
+        rows = None
+        if self._drafts is not None and tokens > 1:
+            rows = self._drafts.rows
+            rows.copy_(torch.stack((key[:, 1:], value[:, 1:]), 2))
         kernels.score_tokens(
-            self._projected,
+            buffers.projected,
             self._index.codes,
             residents.resident,
             length,
-            self._scores,
+            buffers.scores,
             recent=residents.recent,
             scaling=params.scaling,
             softcap=params.softcap,
         )
         kernels.select_rows(
-            self._scores,
+            buffers.scores,
             residents,
             length,
             self._select,
@@ -281,4 +317,11 @@ class LrqkStep(DeviceStep):
             aggregate=self._config.aggregate,
             sink_tokens=self._config.sink_tokens,
         )
-        return Fetch(self._plan, self._store.stored)
+        return _Chosen(buffers.attend, Fetch(self._plan, self._store.stored), buffers.tail, rows)
+
+
+def _part(buffers: _Buffers, queries: int) -> _Buffers:
+    """Return the buffers for fewer queries of each row set."""
+    scores, tail = buffers.scores.part(queries), buffers.tail
+    tail = None if tail is None else tail._replace(scores=scores)
+    return _Buffers(buffers.projected.part(queries), scores, buffers.attend.part(queries), tail)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lrqk_cli import kernels
 from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, LrqkStep
+from lrqk_cli.attention.drafts import add_drafts, empty_drafts
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
-from lrqk_cli.attention.index import LowRankIndex
+from lrqk_cli.attention.index import LowRankIndex, token_scores
 from lrqk_cli.attention.index_fit import IndexFit
 from lrqk_cli.attention.layers import FullLayer, weigh_sinks
 from lrqk_cli.attention.params import AttentionParams
@@ -42,6 +43,7 @@ class LrqkLayer(FullLayer):
         prefill: the work that segments leave for the next decode step; None between decode steps, when all
             tokens are indexed and all possible hot slots are filled.
         fit: the current fit of the projector.
+        drafts: the rows of the newest verify step's drafts; None if the layer takes none.
     """
 
     # Decode steps change index and hot set in place; ``rewind_point`` and ``rewind`` restore them.
@@ -64,13 +66,14 @@ class LrqkLayer(FullLayer):
         self.hot = HotSet(spec, config, context, dtype, device)
         self.tail = ValueTail(spec, config, device) if config.tail != "none" else None
         self.prefill: UnfinishedPrefill | None = None
+        self.drafts = empty_drafts(spec, config, dtype, position)
         self._sets = accounting.row_sets(spec, config)
         self.fit = IndexFit(self.projector, self.index)
         self._wanted = self._fetched = 0
 
     def make_step(self, state: DeviceState, number: int) -> DeviceStep:
         """See ``AttentionLayer``."""
-        parts = self.store, self.projector, self.index, self.hot, self.tail
+        parts = self.store, self.projector, self.index, self.hot, self.tail, self.drafts
         return LrqkStep(self.config, state, number, *parts, self.token_attention)
 
     def reset(self) -> None:
@@ -243,20 +246,24 @@ class LrqkLayer(FullLayer):
             self._seed_hot_set(prefill, prefill.indexed)
 
     def _index_keys(self, first: int, keys: Tensor) -> None:
-        # Extend a begun index with every segment, so that no key crosses the link again for it.
-        prefill = self._open_prefill()
+        prefill = self._open_prefill()  # a begun index grows with every segment, so no key comes again for it
         if self.fit.tokens and first == prefill.indexed:
             self.index.write(first, self.projector.project_keys(keys))
             prefill.indexed += keys.shape[1]
 
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """See ``AttentionLayer``; attends exactly to the residents, and predicts the tail."""
-        length, queries = self.position.length, self._per_set(query)
+        """See ``AttentionLayer``; attends exactly to the residents, and predicts the tail.
+
+        Drafts after the token are stored and indexed, and their queries count in the scores; their rows stay
+        in ``drafts`` until ``settle``. Shapes are those of ``attend_segment``.
+        """
+        length, drafts = self.position.length, key.shape[1] - 1
+        queries = self._per_set(query).flatten(1, 2).unsqueeze(2)
         key, value = self.store.write(length, key, value)
-        codes, key_code = self.projector.step(queries.squeeze(2), key, self._active_rows)
-        self.hot.append(length, key, value)
+        codes, key_codes = self.projector.step(queries.squeeze(2), key, self._active_rows)
+        self.hot.append(length, key[:, :1], value[:, :1])
         self.store.await_writes()
-        self.index.write(length, key_code)
+        self.index.write(length, key_codes)
         candidates = self.hot.candidates(length + 1)
         wanted = min(self.config.top_k, candidates)
         self._wanted += wanted * self._sets
@@ -264,14 +271,28 @@ class LrqkLayer(FullLayer):
             output, lse = self._attend_residents(queries, params)
         else:
             logits = self.index.logits(codes, length + 1, scaling=params.scaling, softcap=params.softcap)
-            self._fetched += int(self._fetch(self._scores(logits)[:, :candidates], wanted))
+            self._fetched += int(
+                self._fetch(token_scores(logits, self.config.aggregate)[:, :candidates], wanted)
+            )
             output, lse = self._attend_residents(queries, params)
             if self.tail is not None:
-                tail_value, tail_lse = self._tail(self.tail, logits[:, :, :candidates])
-                output, lse = kernels.merge(output, lse, tail_value, tail_lse)
-        if self.token_attention is not None:
-            self._add_weights(self.token_attention, queries, params, 1)
+                resident = self.hot.resident[:, :candidates]
+                added = self.tail.predict(logits[:, :, :candidates], resident, self.index)
+                output, lse = kernels.merge(output, lse, *added)
+        if self.token_attention is not None:  # drafts may be rejected
+            self._add_weights(self.token_attention, self._per_set(query[:, :, :1]), params, 1)
+        grouped = self._sets, -1, drafts + 1
+        output, lse = output.reshape(*grouped, output.shape[-1]), lse.reshape(grouped)
+        if self.drafts is not None and drafts:
+            self.drafts.rows.copy_(torch.stack((key[:, 1:], value[:, 1:]), 2))
+            output, lse = add_drafts(output, lse, self._per_set(query), self.drafts.rows, params)
         return weigh_sinks(output, lse, params.sinks).reshape(query.shape)
+
+    def settle(self, count: int) -> None:
+        """Move the rows of the first ``count`` drafts, the newest tokens, into the recent window."""
+        assert self.drafts is not None  # else nothing is pending
+        key, value = self.drafts.rows[:, :count].unbind(2)
+        self.hot.append(self.position.length - count, key, value)
 
     def _per_set(self, query: Tensor) -> Tensor:
         """Return queries ``[KV, G, S, d]`` grouped by row set, ``[sets, N, S, d]``."""
@@ -291,39 +312,19 @@ class LrqkLayer(FullLayer):
         key, _ = self.hot.resident_rows(length)
         add_weights(weights, query, [key], self.hot.resident_tokens(length), params)
 
-    def _tail(self, tail: ValueTail, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the predicted output ``[sets, N, 1, d]`` and log-mass ``[sets, N, 1]`` of the non-residents.
-
-        Their weights follow from the predicted logits ``[sets, N, T]``.
-        """
-        resident = self.hot.resident[:, : logits.shape[2]].unsqueeze(1)
-        logits = logits.masked_fill(resident, float("-inf"))
-        mass = logits.logsumexp(-1, keepdim=True)
-        mean_code = self.index.weighted_sum(torch.exp(logits - mass))
-        return tail.mean_value(mean_code).unsqueeze(2), mass
-
     def _fetch(self, scores: Tensor, wanted: int) -> Tensor:
         """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the fetched rows."""
-        resident = self.hot.resident[:, : scores.shape[1]]
-        if self.config.hot_policy == "refetch":
-            resident = torch.zeros_like(resident)
         if sinks := self.config.sink_tokens:
             scores = scores.clone()
             scores[:, :sinks] = torch.finfo(scores.dtype).max
-        plan = kernels.plan_fetches(scores, resident, self.hot.slot_token, wanted)
-        kernels.replace_rows(self.hot.residents, plan, self.store.stored)
-        return plan.counts.sum()
+        keeps = self.config.hot_policy != "refetch"
+        return self.hot.fetch_best(scores, wanted, self.store, keeps=keeps)
 
     def _seed_scores(self, query: Tensor, params: AttentionParams, length: int) -> Tensor:
         """Return each token's score ``[sets, length]`` for queries ``[KV, G, S, d]``."""
         codes = self.projector.project_queries(self._per_set(query).flatten(1, 2))
         scaling, softcap = params.scaling, params.softcap
         if codes.codes.shape[1] == 1:
-            return self._scores(self.index.logits(codes, length, scaling=scaling, softcap=softcap))
+            logits = self.index.logits(codes, length, scaling=scaling, softcap=softcap)
+            return token_scores(logits, self.config.aggregate)
         return self.index.total_scores(codes, length, scaling=scaling, softcap=softcap)
-
-    def _scores(self, logits: Tensor) -> Tensor:
-        """Return each token's score ``[sets, T]``: a single query's logits, which cannot underflow."""
-        if logits.shape[1] == 1:
-            return logits.squeeze(1)
-        return kernels.group_scores(logits, self.config.aggregate)

@@ -17,9 +17,8 @@ from lrqk_cli.solver_pool import SolverPool
 
 SolveTask: TypeAlias = Callable[[], Callable[[], None]]
 
-# How many layers attend while a layer is solved for. On a processor of 16 cores a solve takes as long as an
-# H200 takes for three layers of the same size and 8,192 tokens; a slower GPU takes longer.
-_LAYERS_BEHIND = 6
+# Layers that the device has in its queue while the host finishes earlier ones, so that it need not wait.
+_LAYERS_QUEUED = 4
 
 
 def ahead_task(layer: LrqkLayer, growth: Growth | None) -> SolveTask | None:
@@ -79,9 +78,10 @@ def final_task(layer: LrqkLayer) -> SolveTask | None:
 
     def solve() -> Callable[[], None]:
         await_copies()
-        solved = projector.solve(grams.moments()) if is_outgrown else None
+        moments = grams.moments()
+        solved = projector.solve(moments) if is_outgrown else None
         key_map, key_centre = current if solved is None else (solved.key_map, solved.key_centre)
-        tail_fit = None if tail is None else tail.solve(grams, key_map, key_centre)
+        tail_fit = None if tail is None else tail.solve(grams, moments, key_map, key_centre)
 
         def install() -> None:
             if layer.prefill is not prefill or prefill.newest is not newest or layer.tail is not tail:
@@ -107,6 +107,8 @@ class EarlySolves:
     def __init__(self) -> None:
         self._pool: SolverPool[Callable[[], None]] | None = None
         self._begun: dict[LrqkLayer, Future[Callable[[], None]]] = {}
+        # For each of them, in their order: waits until it has attended.
+        self._attended: list[Callable[[], object]] = []
 
     def __contains__(self, layer: LrqkLayer) -> bool:
         return layer in self._begun
@@ -119,15 +121,20 @@ class EarlySolves:
             if self._pool is None:
                 self._pool = SolverPool()
             self._begun[layer] = self._pool.submit(task)
+            self._attended.append(arrival(layer.store.device))
 
-    def finish_oldest(self, length: int) -> None:
-        """Index and seed a layer whose solve began some layers ago, for a text of ``length`` tokens.
+    def finish_solved(self, length: int) -> None:
+        """Index and seed the layers that are solved for, in their order, for a text of ``length`` tokens.
 
-        So the device does that between later layers. After the last layer it would wait at every launch for
-        the host, which is far ahead of it here.
+        So the device does that between later layers; after the last one it would wait for the host at every
+        launch. The host, which would launch all layers at once, waits for the device here, but not for the
+        solves.
         """
-        if len(self._begun) > _LAYERS_BEHIND:
-            layer = next(iter(self._begun))
+        if len(self._attended) > _LAYERS_QUEUED:
+            self._attended[-1 - _LAYERS_QUEUED]()
+        for layer, solve in list(self._begun.items()):
+            if not solve.done():
+                return
             self.install(layer)
             layer.index_and_seed(length)
 
@@ -140,6 +147,7 @@ class EarlySolves:
     def close(self) -> None:
         """Forget all solves, wait for those that run, and end the threads."""
         self._begun.clear()
+        self._attended.clear()
         pool, self._pool = self._pool, None
         if pool is not None:
             with pool:

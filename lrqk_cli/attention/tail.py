@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.factors import GramAccumulator
+from lrqk_cli.attention.factors import GramAccumulator, Moments
+from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.projection import Projector, per_set
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.memory import accounting
@@ -47,16 +48,17 @@ class ValueTail:
     def fit(self, projector: Projector) -> None:
         """Fit to the rows that a projector has observed, and to its current maps. Waits for the device."""
         maps = projector.key_map.cpu(), projector.key_centre().cpu()
-        self.install(self.solve(projector.grams.on_cpu(), *maps))
+        grams = projector.grams.on_cpu()
+        self.install(self.solve(grams, grams.moments(), *maps))
 
-    def solve(self, grams: GramAccumulator, key_map: Tensor, key_centre: Tensor) -> TailFit:
+    def solve(self, grams: GramAccumulator, moments: Moments, key_map: Tensor, key_centre: Tensor) -> TailFit:
         """Return the fit to the rows in these sums; this does not change the tail.
 
         Ridge regression in float64 on the CPU: ``M = (W_Kᵀ C_K W_K + λI)⁻¹ W_Kᵀ C_KV`` with the centred Gram
         matrices, and ``b = v̄ − k̂(μ) M``.
 
         Args:
-            grams: on the CPU, as are the maps.
+            grams: on the CPU, as are the maps; ``moments``: theirs.
             key_map: ``[sets, d, r]``, as the index uses it.
             key_centre: subtracted from keys before mapping, ``[KV, d]``.
         """
@@ -65,7 +67,6 @@ class ValueTail:
         device = self.slope.device
         if not self._is_linear:
             return TailFit(None, staged(value_mean, device))
-        moments = grams.moments()
         maps = key_map.double()
         crossed = maps.mT @ per_set(grams.centred_keys_values(), sets)
         gram = maps.mT @ per_set(moments.centred_key, sets) @ maps
@@ -85,3 +86,16 @@ class ValueTail:
     def mean_value(self, mean_code: Tensor) -> Tensor:
         """Return the predicted mean value ``[sets, N, d]`` of rows with mean codes ``[sets, N, r]``."""
         return self.intercept.unsqueeze(1) + mean_code @ self.slope
+
+    def predict(self, logits: Tensor, resident: Tensor, index: LowRankIndex) -> tuple[Tensor, Tensor]:
+        """Return the predicted output ``[sets, N, 1, d]`` and log-mass ``[sets, N, 1]`` of non-residents.
+
+        Args:
+            logits: predicted, ``[sets, N, T]``.
+            resident: whether each token is, bool ``[sets, T]``.
+            index: of all tokens.
+        """
+        logits = logits.masked_fill(resident.unsqueeze(1), float("-inf"))
+        mass = logits.logsumexp(-1, keepdim=True)
+        mean_code = index.weighted_sum(torch.exp(logits - mass))
+        return self.mean_value(mean_code).unsqueeze(2), mass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from lrqk_cli.bench.fidelity.suite import FidelitySuite
+from lrqk_cli.bench.lookup.suite import LookupSuite
 from lrqk_cli.bench.qa.suite import QaSuite
 from lrqk_cli.bench.ruler.suite import RulerSuite
 from lrqk_cli.bench.speed.suite import SpeedSuite
@@ -13,7 +14,7 @@ from lrqk_cli.errors import UsageError, flag
 
 # ``SuiteName`` in ``cli.bench_options`` lists the names too.
 SUITES: dict[str, type[Suite]] = {
-    kind.name: kind for kind in (SpeedSuite, FidelitySuite, RulerSuite, QaSuite)
+    kind.name: kind for kind in (SpeedSuite, FidelitySuite, RulerSuite, QaSuite, LookupSuite)
 }
 
 

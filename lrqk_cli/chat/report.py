@@ -69,12 +69,16 @@ class CacheReport(TypedDict):
 
     ``hit_rate`` and ``miss_rate`` are shares of the demanded rows that were resident and that were not;
     ``rows_fetched_per_step`` is a mean per decode step, layer and KV head; ``bytes_fetched`` is a sum.
+    ``drafts_offered`` are the tokens that ``--lookup`` gave steps to check, and ``drafts_accepted`` those of
+    them that the answer took over.
     """
 
     hit_rate: float
     miss_rate: float
     rows_fetched_per_step: float
     bytes_fetched: int
+    drafts_offered: int
+    drafts_accepted: int
 
 
 class PlanReport(TypedDict):
@@ -164,6 +168,8 @@ def build_report(
             "miss_rate": cache.miss_rate,
             "rows_fetched_per_step": cache.rows_fetched_per_step,
             "bytes_fetched": cache.bytes_fetched,
+            "drafts_offered": cache.drafts_offered,
+            "drafts_accepted": cache.drafts_accepted,
         },
     }
 

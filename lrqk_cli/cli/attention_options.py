@@ -89,6 +89,15 @@ def _config(
             "TYPE",
         ),
     ] = _DEFAULT.kv_dtype,
+    lookup: Annotated[
+        int,
+        _option(
+            "--lookup",
+            "Tokens that a step may copy from earlier text, where the model would write the same. 0: none.",
+            "N",
+            parse_integer,
+        ),
+    ] = _DEFAULT.lookup,
     segment: Annotated[
         int | None,
         _option(
@@ -162,6 +171,7 @@ def _config(
         recent=recent,
         tail=tail,
         kv_dtype=kv_dtype,
+        lookup=lookup,
         segment=segment,
         solver=solver,
         grouping=grouping,

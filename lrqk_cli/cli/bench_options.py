@@ -12,7 +12,7 @@ from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_tokens
 from lrqk_cli.errors import UsageError, flag
 
 Output = Literal["table", "md", "json", "csv"]
-SuiteName = Literal["speed", "ruler", "fidelity", "qa"]
+SuiteName = Literal["speed", "ruler", "fidelity", "qa", "lookup"]
 
 _option = partial(option, panel="Measurement")
 
@@ -21,7 +21,7 @@ SuiteOption = Annotated[
     _option(
         "--suite",
         "speed; fidelity: distance from full attention; ruler: the 13 tasks of RULER, scored; qa: questions "
-        "about documents, scored.",
+        "about documents, scored; lookup: speed with and without --lookup.",
         "SUITE",
     ),
 ]
@@ -37,12 +37,18 @@ Modes = Annotated[
         "--modes",
         "speed: lrqk, dense, dense-eager, offload, paper, paper-no-hit-miss. "
         "fidelity: lrqk, resident (lrqk with all rows on the GPU), paper. "
-        "ruler: lrqk, resident, paper, dense, offload.",
+        "ruler: lrqk, resident, paper, dense, offload. lookup: lrqk, resident.",
         "MODE,…",
     ),
 ]
 NewTokens = Annotated[
-    int, _option("--new-tokens", "speed, fidelity: tokens to decode after each prefill.", "N", parse_tokens)
+    int,
+    _option(
+        "--new-tokens",
+        "speed, fidelity: tokens to decode after each prefill. lookup: tokens of an answer, at most (256).",
+        "N",
+        parse_tokens,
+    ),
 ]
 Repeat = Annotated[int, _option("--repeat", "speed: number of runs to average.", "N", parse_integer)]
 Shape = Annotated[
@@ -104,7 +110,11 @@ Layers = Annotated[
 ]
 Haystack = Annotated[
     Path | None,
-    _option("--haystack", "RULER tasks: text to hide the needles in. (default: generated sentences)", "PATH"),
+    _option(
+        "--haystack",
+        "RULER tasks: text to hide the needles in. lookup: text to copy from. (default: generated sentences)",
+        "PATH",
+    ),
 ]
 QaData = Annotated[
     list[Path],
@@ -115,7 +125,9 @@ QaData = Annotated[
         "PATH",
     ),
 ]
-Seed = Annotated[int, _option("--seed", "RULER tasks: random seed of the prompts.", "N", parse_integer)]
+Seed = Annotated[
+    int, _option("--seed", "RULER tasks, lookup: random seed of the prompts.", "N", parse_integer)
+]
 Plot = Annotated[
     Path | None,
     output_option(

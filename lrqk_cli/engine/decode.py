@@ -1,6 +1,9 @@
-"""A model's forward pass, and one decode step: eager, or captured once in a CUDA graph and replayed."""
+"""A model's forward pass, and its decode steps: eager, or captured once in a CUDA graph and replayed."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -11,28 +14,34 @@ from lrqk_cli.engine.sampling import likeliest
 from lrqk_cli.upstream import cache_argument
 
 
-class Decoder:
-    """Feeds single tokens to a model.
+class FixedStep:
+    """A step of a fixed number of tokens: the newest token, and drafts after it in a verify step.
 
     If the cache keeps its lengths on the device, the first step runs eagerly and compiles the kernels, the
     second is captured in a CUDA graph, and all further steps replay the graph: one launch instead of about a
     thousand. A model that reads a value back in every step, as RoPE that depends on the length does, cannot
     be captured and stays eager. While a layer is observed, steps are eager too.
 
-    A captured step also chooses the likeliest token and sends it to the host. Between two greedy steps the
-    device waits for the host, which then only reads the token and replays the graph.
+    A captured step also chooses the likeliest token after each of its tokens, and sends these to the host. A
+    step of one token feeds its choice to itself.
+
+    Args:
+        count: tokens of a step.
+        other: another step, never in flight at the same time, whose graph's memory this one may use.
     """
 
-    def __init__(self, model: PreTrainedModel, cache: LrqkCache) -> None:
+    def __init__(
+        self, model: PreTrainedModel, cache: LrqkCache, count: int, other: FixedStep | None = None
+    ) -> None:
         self._model = model
         self._cache = cache
-        self._token = torch.zeros(1, dtype=torch.int64, device=cache.device)
-        # On the device, so that a replay reads them; the host knows those of plain steps.
-        self._positions = cache.position.tensor.unsqueeze(0) if cache.has_device_steps else None
+        self._other = other
+        self._tokens = torch.zeros(count, dtype=torch.int64, device=cache.device)
+        self._ahead = torch.arange(count, device=cache.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
-        self._likeliest = torch.zeros((), dtype=torch.int64, pin_memory=cache.device.type == "cuda")
-        # The token that the newest replay chose and wrote to ``_token``; None until the host has read it.
+        self._likeliest = torch.zeros(count, dtype=torch.int64, pin_memory=cache.device.type == "cuda")
+        # The token that the newest replay chose and wrote to ``_tokens``; None until the host has read it.
         self._chosen: int | None = None
         self._steps = 0
         self._can_capture = True
@@ -42,69 +51,178 @@ class Decoder:
         """Whether a step is a single launch that returns before the step has run."""
         return self._graph is not None
 
-    def step(self, token: int) -> Tensor:
-        """Append ``token`` to the sequence and return the logits ``[vocab]`` after it.
+    def run(self, tokens: Sequence[int]) -> Tensor:
+        """Append the first of ``tokens``; return the logits ``[count, vocab]`` after each of them.
 
-        The logits are valid until the next step.
+        The logits are valid until the next step of any kind.
         """
-        if token != self._chosen:
-            self._token.fill_(token)
+        if [self._chosen] != tokens:
+            self._tokens.copy_(torch.tensor(tokens), non_blocking=True)
         self._chosen = None
         cache = self._cache
         if cache.has_device_steps and not cache.observers:
-            cache.finish_prefill()
+            cache.prepare_step()
             self._steps += 1
             if self._graph is None and self._can_capture and self._steps > 1:
                 self._capture()
             if self._graph is not None and self._logits is not None:
                 self._graph.replay()
-                cache.position.length += 1
+                cache.position.advance_host(1)
                 return self._logits
-        return forward(self._model, cache, self._token, self._positions)
+        return newest_logits(self._model, cache, self._tokens, self._ahead)
 
-    def likeliest(self, logits: Tensor) -> int | None:
-        """Return the likeliest token of ``logits``, or -1, as ``sampling.likeliest`` does.
+    def chosen(self, logits: Tensor) -> list[int] | None:
+        """Return the likeliest token after each token, -1 for logits that are not finite.
 
         Waits for the device. None if ``logits`` are not those of a replayed step.
         """
         if logits is not self._logits:
             return None
         torch.cuda.current_stream(logits.device).synchronize()
-        self._chosen = int(self._likeliest)
-        return self._chosen
+        chosen: list[int] = self._likeliest.tolist()
+        if len(chosen) == 1:
+            self._chosen = chosen[0]
+        return chosen
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
-        length = self._cache.position.length
+        position = self._cache.position
+        length, pending = position.length, position.pending
+        shared = self._other and self._other._graph
         try:
             # Another thread may copy rows to the disk meanwhile; only this thread's calls are captured.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                logits = forward(self._model, self._cache, self._token, self._positions)
-                chosen = likeliest(logits)
-                self._token.copy_(chosen)
+            with torch.cuda.graph(
+                graph, pool=shared.pool() if shared else None, capture_error_mode="thread_local"
+            ):
+                logits = newest_logits(self._model, self._cache, self._tokens, self._ahead)
+                chosen = torch.stack([likeliest(row) for row in logits])
+                if len(chosen) == 1:
+                    self._tokens.copy_(chosen)
                 self._likeliest.copy_(chosen, non_blocking=True)
             self._graph, self._logits = graph, logits
         except RuntimeError:
             self._can_capture = False
-        # Capturing runs no kernel, so undo the length that the host has counted.
-        self._cache.position.length = length
+        # Capturing runs no kernel, so undo what the host has counted.
+        position.length, position.pending = length, pending
+
+
+class Decoder:
+    """Feeds tokens to a model one by one, and drafts with them.
+
+    A verify step computes the logits after a token and after each of its drafts. As long as the following
+    tokens are the drafts, ``step`` accepts them and returns the logits that it has kept. Any other token
+    drops the rest; what the rest has written in the cache is never read.
+
+    Between two captured greedy steps the device waits for the host, which only reads the likeliest token and
+    replays the graph.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: LrqkCache) -> None:
+        self._model = model
+        self._cache = cache
+        self._plain = FixedStep(model, cache, 1)
+        self._verify: FixedStep | None = None
+        self._step = self._plain
+        # The logits of the newest step, after each of its tokens, and its likeliest tokens if they are read.
+        self._kept: Tensor | None = None
+        self._chosen: list[int] | None = None
+        # The logits that were returned last, and their row.
+        self._newest: Tensor | None = None
+        self._row = 0
+        self._drafts: Sequence[int] = ()
+        self._offered = self._accepted = 0
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether a step is a single launch that returns before the step has run."""
+        return self._plain.is_captured
+
+    @property
+    def has_verified(self) -> bool:
+        """Whether there was a verify step."""
+        return self._verify is not None
+
+    def step(self, token: int, find_drafts: Callable[[], Sequence[int]] = tuple) -> Tensor:
+        """Append ``token`` to the sequence and return the logits ``[vocab]`` after it.
+
+        The logits are valid until the next step.
+
+        Args:
+            find_drafts: returns the drafts of the step, ``cache.draft_tokens`` or none; it is not called if
+                the token is a draft itself.
+        """
+        if self._drafts and self._drafts[0] == token:
+            self._drafts = self._drafts[1:]
+            self._cache.accept_draft()
+            self._accepted += 1
+            self._row += 1
+        else:
+            self._drafts = find_drafts()
+            if self._drafts and self._verify is None:
+                self._verify = FixedStep(self._model, self._cache, 1 + len(self._drafts), self._plain)
+            self._step = self._verify if self._drafts and self._verify else self._plain
+            self._kept = self._step.run([token, *self._drafts])
+            self._chosen, self._row = None, 0
+            self._offered += len(self._drafts)
+        assert self._kept is not None
+        self._newest = self._kept[self._row]
+        return self._newest
+
+    def drop_drafts(self) -> None:
+        """Forget the drafts that were not reached."""
+        self._drafts = ()
+
+    def settle(self) -> None:
+        """Forget the drafts that were not reached, and settle the cache; call this before its other uses."""
+        self.drop_drafts()
+        self._cache.settle()
+
+    def take_drafts(self) -> tuple[int, int]:
+        """Return the drafts that steps had, and those accepted, since the last call."""
+        taken, self._offered, self._accepted = (self._offered, self._accepted), 0, 0
+        return taken
+
+    def likeliest(self, logits: Tensor) -> int | None:
+        """Return the likeliest token of ``logits``, or -1, as ``sampling.likeliest`` does.
+
+        Waits for the device once a step. None if ``logits`` are not the newest, or not of a replayed step.
+        """
+        if logits is not self._newest or self._kept is None:
+            return None
+        if self._chosen is None:
+            self._chosen = self._step.chosen(self._kept)
+        return None if self._chosen is None else self._chosen[self._row]
+
+
+def forward(model: PreTrainedModel, cache: LrqkCache, tokens: Tensor) -> Tensor:
+    """Run a segment ``[n]`` through the model; return the logits ``[vocab]`` after its newest token."""
+    return newest_logits(model, cache, tokens)[-1]
 
 
 @torch.inference_mode()
-def forward(
-    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, positions: Tensor | None = None
+def newest_logits(
+    model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, ahead: Tensor | None = None
 ) -> Tensor:
-    """Run ``tokens`` ``[n]`` through the model; return the logits ``[vocab]`` after the newest.
+    """Run ``tokens`` ``[n]`` through the model; return the logits after the newest, or after each.
 
     Args:
-        positions: ``[1, n]`` on the device; None lets transformers count them.
+        ahead: for a step, the numbers from 0 to n - 1 on the device: how far each token is ahead of
+            ``cache.position``. None for a segment.
+
+    Returns:
+        ``[n, vocab]`` of a step, ``[1, vocab]`` of a segment.
     """
-    output = model(
-        input_ids=tokens.unsqueeze(0),
-        position_ids=positions,
-        use_cache=True,
-        logits_to_keep=1,
-        **{cache_argument(): cache},
-    )
-    logits: Tensor = output.logits[0, -1]
+    positions = None
+    if ahead is not None and cache.has_device_steps:
+        # On the device, so that a replay reads them; the host knows those of plain steps.
+        positions = (cache.position.tensor + ahead).unsqueeze(0)
+    with nullcontext() if ahead is None or len(tokens) == 1 else cache.verifying():
+        output = model(
+            input_ids=tokens.unsqueeze(0),
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1 if ahead is None else len(tokens),
+            **{cache_argument(): cache},
+        )
+    logits: Tensor = output.logits[0]
     return logits

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.attention.hook import attending_by
 from lrqk_cli.engine.fused_linears import Residuals, is_its_own
+from lrqk_cli.models.packed_layers import FEW_TOKENS
 
 _PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 
@@ -36,8 +37,8 @@ def layers_with_sums(
 def _apply(
     layer: Any, original: Callable[..., Tensor], residuals: Residuals, hidden_states: Tensor, **kwargs: Any
 ) -> Tensor:
-    """Apply a layer to a single token ``[1, 1, width]``; pass other inputs to ``original``."""
-    if hidden_states.shape[:-1] != (1, 1):
+    """Apply a layer to a few tokens ``[1, n, width]``; pass other inputs to ``original``."""
+    if hidden_states.shape[0] != 1 or hidden_states.shape[1] > FEW_TOKENS:
         return original(hidden_states, **kwargs)
 
     def attend() -> Tensor:

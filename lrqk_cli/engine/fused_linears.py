@@ -1,4 +1,4 @@
-"""Linear layers for a single token, with plain or packed weights."""
+"""Linear layers for a single token, and for the few of a verify step if their weights are packed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lrqk_cli import kernels
 from lrqk_cli.kernels.fixed_point import empty_fixed
 from lrqk_cli.kernels.gated_gemv import Activation
-from lrqk_cli.models.packed_layers import PackedLinear
+from lrqk_cli.models.packed_layers import FEW_TOKENS, PackedLinear
 
 Linear: TypeAlias = nn.Linear | PackedLinear
 
@@ -36,35 +36,46 @@ def linear_parts(module: nn.Module, names: Sequence[str]) -> list[Linear]:
     return [part for name in names if is_linear(part := getattr(module, name, None))]
 
 
-def _takes(module: Linear, input: Tensor) -> bool:
-    """Return whether ``input`` is a single token of the layer's dtype."""
-    dtype = module.dtype if isinstance(module, PackedLinear) else module.weight.dtype
-    return input.numel() == module.in_features and input.dtype == dtype
+def _takes(module: Linear, vectors: Vectors | None, input: Tensor) -> bool:
+    """Return whether ``input`` is of the layer's dtype, and a single token, or a few for packed weights."""
+    if input.shape[-1] != module.in_features:
+        return False
+    tokens = input.numel() // module.in_features
+    if isinstance(module, PackedLinear):
+        return input.dtype == module.dtype and tokens <= (1 if vectors is None else FEW_TOKENS)
+    return input.dtype == module.weight.dtype and tokens == 1
 
 
 class Vectors:
-    """The newest token in fixed point, the input of packed products; converted once for all of them."""
+    """The newest tokens in fixed point, the input of packed products; converted once for all of them."""
 
     def __init__(self) -> None:
         self._input: Tensor | None = None
         self._fixed: Tensor | None = None
 
-    def space_for(self, input: Tensor) -> Tensor:
-        """Return the tensor into which the caller writes ``input`` in fixed point, before its first use."""
+    def space_for(self, input: Tensor, tokens: int = 1) -> Tensor:
+        """Return the tensor into which the caller writes ``input`` in fixed point, before its first use.
+
+        Args:
+            tokens: how many ``input`` has, one after the other.
+        """
         self._input = input
-        self._fixed = empty_fixed(input.numel(), input.dtype, input.device)
+        count = () if tokens == 1 else (tokens,)
+        self._fixed = empty_fixed(input.numel() // tokens, input.dtype, input.device, *count)
         return self._fixed
 
     def of(self, input: Tensor) -> Tensor:
-        """Return a single token in fixed point."""
+        """Return tokens ``[…, width]`` in fixed point."""
         fixed = self._fixed if self._is_newest(input) else None
         if fixed is None:
-            fixed = self.space_for(input)
-            kernels.fixed_point(fixed, input.reshape(-1))
+            tokens = input.numel() // input.shape[-1]
+            fixed = self.space_for(input, tokens)
+            rows = input.reshape(-1) if tokens == 1 else input.reshape(tokens, -1)
+            kernels.fixed_point(fixed, rows.contiguous())
         return fixed
 
     def _is_newest(self, input: Tensor) -> bool:
-        """Return whether ``input`` is the kept token, perhaps in another shape.
+        """Return whether ``input`` has the kept tokens, perhaps in another shape.
 
         Comparing addresses is enough: the kept reference prevents reuse of the memory, and models do not
         write into activations that they have passed on.
@@ -116,14 +127,13 @@ class Shared(NamedTuple):
 
 
 def project_token(module: Linear, shared: Shared, input: Tensor) -> Tensor:
-    """Apply a linear layer to a single token; pass several tokens to the layer itself."""
-    if not _takes(module, input):
+    """Apply a linear layer to a token, or to a few; pass other inputs to the layer itself."""
+    if not _takes(module, shared.vectors, input):
         result: Tensor = MethodType(type(module).forward, module)(input)
         return result
     out = input.new_empty(*input.shape[:-1], module.out_features)
     residual = shared.residuals.take(module, out)
-    flat = None if residual is None else residual.view(-1)
-    _multiply((module,), shared.vectors, input, out.view(-1), flat)
+    _multiply((module,), shared.vectors, input, out, residual)
     return out
 
 
@@ -134,23 +144,29 @@ def _multiply(
     out: Tensor,
     residual: Tensor | None = None,
 ) -> None:
-    """Apply up to three layers of one kind to a token; ``out`` holds their results one after the other."""
+    """Apply up to three layers of one kind to tokens; a row of ``out`` has their results, one by one."""
     biases = tuple(layer.bias for layer in layers)
     if vectors is not None and isinstance(layers[0], PackedLinear):
         kernels.packed_gemv(
             tuple(layer.matrix for layer in layers if isinstance(layer, PackedLinear)),
             vectors.of(input),
-            out,
+            _rows(out),
             biases=biases,
-            residual=residual,
+            residual=None if residual is None else _rows(residual),
         )
     else:
         weights = tuple(layer.weight for layer in layers if isinstance(layer, nn.Linear))
-        kernels.gemv(weights, input.reshape(-1), out, biases=biases, residual=residual)
+        flat = None if residual is None else residual.view(-1)
+        kernels.gemv(weights, input.reshape(-1), out.view(-1), biases=biases, residual=flat)
+
+
+def _rows(out: Tensor) -> Tensor:
+    """Return results as products of a single token, ``[rows]``, or of several, ``[tokens, rows]``."""
+    return out.view(-1) if out.numel() == out.shape[-1] else out.view(-1, out.shape[-1])
 
 
 class SharedInput:
-    """Linear layers called in turn with the same token: the first call computes the results of all."""
+    """Linear layers called in turn with the same tokens: the first call computes the results of all."""
 
     def __init__(self, layers: Sequence[Linear], shared: Shared) -> None:
         self._layers, self._shared = layers, shared
@@ -160,7 +176,7 @@ class SharedInput:
     def project(self, number: int, input: Tensor) -> Tensor:
         """Apply layer ``number``."""
         if input is not self._input or number not in self._results:
-            if number or not _takes(self._layers[0], input):
+            if number or not _takes(self._layers[0], self._shared.vectors, input):
                 return project_token(self._layers[number], self._shared, input)
             self._compute(input)
         result = self._results.pop(number)
@@ -170,10 +186,9 @@ class SharedInput:
 
     def _compute(self, input: Tensor) -> None:
         sizes = [layer.out_features for layer in self._layers]
-        out = input.new_empty(sum(sizes))
+        out = input.new_empty(*input.shape[:-1], sum(sizes))
         _multiply(self._layers, self._shared.vectors, input, out)
-        parts = out.split(sizes)
-        self._results = {n: part.view(*input.shape[:-1], -1) for n, part in enumerate(parts)}
+        self._results = dict(enumerate(out.split(sizes, -1)))
         self._input = input
 
 
@@ -192,11 +207,11 @@ def apply_gated(
     activation: Activation,
     x: Tensor,
 ) -> Tensor:
-    """Apply a gated MLP to a single token; pass other inputs to ``original``."""
-    if not _takes(layers.gate, x):
+    """Apply a gated MLP to a token, or to a few; pass other inputs to ``original``."""
+    if not _takes(layers.gate, vectors, x):
         return original(x)
     inner = x.new_empty(*x.shape[:-1], layers.gate.out_features)
-    gate, up, out = layers.gate, layers.up, inner.view(-1)
+    gate, up, out = layers.gate, layers.up, _rows(inner)
     if vectors is not None and isinstance(gate, PackedLinear) and isinstance(up, PackedLinear):
         kernels.packed_gated_gemv(gate.matrix, up.matrix, vectors.of(x), out, activation=activation)
     elif isinstance(gate, nn.Linear) and isinstance(up, nn.Linear):

@@ -36,7 +36,7 @@ from lrqk_cli.engine.fused_linears import (
 )
 from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels.gated_gemv import Activation
-from lrqk_cli.models.packed_layers import PackedLinear
+from lrqk_cli.models.packed_layers import FEW_TOKENS, PackedLinear
 
 _ROTATION = "apply_rotary_pos_emb"
 _GATED_MLP = ("gate_proj", "up_proj", "down_proj")
@@ -150,9 +150,9 @@ def _normalise(
     rows = hidden_states.contiguous()
     out = torch.empty_like(rows)
     width = rows.shape[-1]
-    fixed = None
-    if vectors is not None and rows.numel() == width and width % UNIT == 0:
-        fixed = vectors.space_for(out)
+    fixed, tokens = None, rows.numel() // width
+    if vectors is not None and tokens <= FEW_TOKENS and width % UNIT == 0:
+        fixed = vectors.space_for(out, tokens)
     kernels.rms_norm(
         rows.view(-1, width), weight, out.view(-1, width), eps=eps, fixed=fixed, **kind._asdict()
     )
@@ -201,19 +201,14 @@ def _rotate(
     *others: Any,
     **named: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Rotate a single token's queries ``[1, H, 1, d]`` and keys ``[1, KV, 1, d]``; else call ``original``."""
-    width = q.shape[-1]
-    if others or named or q.shape[:3:2] != (1, 1) or cos.numel() != width:
+    """Rotate queries ``[1, H, S, d]`` and keys ``[1, KV, S, d]`` of a few tokens; else call ``original``."""
+    tokens, width = q.shape[2:]
+    if others or named or q.shape[0] != 1 or tokens > FEW_TOKENS or cos.numel() != tokens * width:
         return original(q, k, cos, sin, *others, **named)
-    query, key = q.contiguous(), k.contiguous()
-    turned = torch.empty_like(query), torch.empty_like(key)
-    kernels.rotate(
-        query.view(-1, width),
-        key.view(-1, width),
-        cos.contiguous().view(-1),
-        sin.contiguous().view(-1),
-        *(rows.view(-1, width) for rows in turned),
-    )
+    query, key = (rows if rows.stride(3) == 1 else rows.contiguous() for rows in (q, k))
+    turned = query.new_empty(query.shape), key.new_empty(key.shape)
+    angles = (part.contiguous().view(tokens, width) for part in (cos, sin))
+    kernels.rotate(query[0], key[0], *angles, *(rows[0] for rows in turned))
     return turned
 
 

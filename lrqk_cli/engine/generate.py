@@ -20,10 +20,11 @@ from lrqk_cli.engine.decode import Decoder, forward
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
 from lrqk_cli.engine.failures import compute_errors
 from lrqk_cli.engine.fusion import fused
-from lrqk_cli.engine.prefill import default_segment, run_segments
+from lrqk_cli.engine.lookup import Lookup
+from lrqk_cli.engine.prefill import check_prompt, default_segment, run_segments
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
 from lrqk_cli.engine.sampling import Sampler, checked
-from lrqk_cli.errors import ContextLengthError, ModelError, UsageError
+from lrqk_cli.errors import ContextLengthError, UsageError
 from lrqk_cli.kernels import has_triton
 from lrqk_cli.memory import probe
 from lrqk_cli.memory.exhaustion import memory_errors
@@ -47,6 +48,7 @@ class Engine:
     Attributes:
         config: the settings in force, with the segment length filled in.
         totals: counters of all decode steps so far.
+        uses_lookup: whether answers may have drafts, if ``config`` gives the cache room for them.
 
     Raises:
         UnsupportedModelError: the model does not use transformers' attention interface throughout.
@@ -71,6 +73,7 @@ class Engine:
             # Kept from here on; a cache that does not fit raises above, and the block restores the model.
             self._stack = stack.pop_all()
         self._decoder = Decoder(model, self.cache)
+        self._lookup, self.uses_lookup = Lookup(), True
         self._tokens: list[int] = []
         self._logits: Tensor | None = None
         # Counted once, because a status line reads them often.
@@ -91,9 +94,11 @@ class Engine:
 
     def reset(self) -> None:
         """Forget the conversation; keep the memory and the captured graph for the next one."""
+        self._decoder.drop_drafts()
         self.cache.reset()
         self.totals = DecodeTotals()
         self._tokens = []
+        self._lookup.cut(0)
         self._logits = None
 
     @property
@@ -131,6 +136,7 @@ class Engine:
 
     def rewind_point(self) -> EngineRewindPoint:
         """Return a rewind point of the current state; do not call it within a running iterator."""
+        self._decoder.settle()
         logits = None
         if self._logits is not None and not self._waiting():
             logits = self._logits.to("cpu", copy=True)
@@ -142,8 +148,10 @@ class Engine:
         Raises:
             UsageError: an earlier rewind or a reset has made the point invalid.
         """
+        self._decoder.drop_drafts()
         self.cache.rewind(point.cache)
         del self._tokens[point.length :]
+        self._lookup.cut(point.length)
         self._logits = None if point.logits is None else point.logits.to(self.device)
 
     def restore(self, tokens: Sequence[int], blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
@@ -176,20 +184,11 @@ class Engine:
             OutOfMemoryError: memory runs out. After this and any other failure on the way the engine is
                 empty.
         """
-        if self.length + len(tokens) > self.context:
-            raise ContextLengthError(
-                f"{len(tokens):,} tokens after {self.length:,} do not fit in a context of {self.context:,}.",
-                "Raise `context`, or ask about fewer pages.",
-            )
-        if tokens and max(tokens) >= self.spec.vocab_size:
-            # Looking such a token up on a GPU makes the GPU unusable for this process.
-            raise ModelError(
-                f"The tokenizer makes the token {max(tokens)}, and the model knows {self.spec.vocab_size}.",
-                "Fetch the model again: its tokenizer and its weights do not belong together.",
-            )
+        check_prompt(tokens, self.length, self.context, self.spec)
         origin, waiting = self.length, self._waiting()
         start = time.perf_counter()
         with self._computing():
+            self._decoder.settle()
             stream = torch.tensor([*waiting, *tokens], device=self.device)
             segments = run_segments(
                 self.model, self.cache, stream, self._segment, finishes=finishes, on_layer=on_layer
@@ -242,7 +241,7 @@ class Engine:
                 waiting, start = self._waiting(), time.perf_counter()
                 is_step = bool(waiting)
                 if waiting == [token]:
-                    logits = self._logits = self._decoder.step(token)
+                    logits = self._logits = self._decoder.step(token, self._drafts)
                 else:  # the caller has used the engine since
                     logits = self.next_logits()
                 if is_captured:
@@ -250,13 +249,23 @@ class Engine:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Reset the engine after a failure: one layer may have got further than another."""
+        """Reset the engine after a failure, of which layers may stand apart; otherwise settle the drafts."""
         try:
             with compute_errors():
                 yield
         except Exception:
             self.reset()
             raise
+        finally:
+            self._decoder.settle()
+
+    def _drafts(self) -> Sequence[int]:
+        """Return the drafts of the next step, which is for the newest token; empty for a plain step."""
+        count = self.cache.draft_tokens if self.uses_lookup else 0
+        if count and self.cache.has_device_steps and not self._decoder.has_verified:
+            # Any drafts: the kernels of verify steps are compiled now, and not in the middle of an answer.
+            return self._tokens[-1:] * count
+        return self._lookup.find(self._tokens, count) if count else ()
 
     def _choose(self, sampler: Sampler, logits: Tensor) -> int:
         likeliest = self._decoder.likeliest(logits) if sampler.takes_likeliest else None
@@ -281,6 +290,7 @@ class Engine:
         if len(waiting) == 1:
             self._logits = self._decoder.step(waiting[0])
         elif waiting:
+            self._decoder.settle()
             self._logits = forward(self.model, self.cache, torch.tensor(waiting, device=self.device))
         if self._logits is None:
             raise UsageError("There is no prompt to continue.", "Prefill some tokens first.")
@@ -312,6 +322,9 @@ class Engine:
         return self._tokens[self.cache.position.length :]
 
     def _count_steps(self, steps: int, seconds: float) -> StepStats:
-        stats = self.cache.counters.take(seconds, steps)
+        offered, accepted = self._decoder.take_drafts()
+        stats = replace(
+            self.cache.counters.take(seconds, steps), drafts_offered=offered, drafts_accepted=accepted
+        )
         self.totals.add(stats)
         return stats

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -14,7 +14,9 @@ from lrqk_cli.attention.hook import attention_modules
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.rotation import Rotation, growth
 from lrqk_cli.attention.solving import solve_ahead
+from lrqk_cli.config import ModelSpec
 from lrqk_cli.engine.decode import forward
+from lrqk_cli.errors import ContextLengthError, ModelError
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 from lrqk_cli.solver_pool import SolverPool
 
@@ -106,3 +108,23 @@ def telling(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def check_prompt(tokens: Sequence[int], earlier: int, context: int, spec: ModelSpec) -> None:
+    """Raise if ``tokens`` cannot follow ``earlier`` ones.
+
+    Raises:
+        ContextLengthError: the context is too short.
+        ModelError: a token is outside the vocabulary.
+    """
+    if earlier + len(tokens) > context:
+        raise ContextLengthError(
+            f"{len(tokens):,} tokens after {earlier:,} do not fit in a context of {context:,}.",
+            "Raise `context`, or ask about fewer pages.",
+        )
+    if tokens and max(tokens) >= spec.vocab_size:
+        # Looking such a token up on a GPU makes the GPU unusable for this process.
+        raise ModelError(
+            f"The tokenizer makes the token {max(tokens)}, and the model knows {spec.vocab_size}.",
+            "Fetch the model again: its tokenizer and its weights do not belong together.",
+        )

@@ -31,7 +31,7 @@ BLOCK_TOKENS = 4096
 # Blocks that wait, with their sums in memory, until it is known whether the text is worth storing.
 MOST_WAITING = 4
 # These settings do not change what a state of given rows holds, except for the number of filled slots.
-_FREE_SETTINGS = ("attention", "hot", "top_k", "tail", "segment", "kv_dtype")
+_FREE_SETTINGS = ("attention", "hot", "top_k", "tail", "segment", "kv_dtype", "lookup")
 
 
 class PrefixKeeper:

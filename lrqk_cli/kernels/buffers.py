@@ -16,6 +16,7 @@ The *codes* of the index are int8 or floating ``[sets, context, r]``, or 4-bit c
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,18 @@ class Residents(NamedTuple):
         return self.rows.shape[1] - self.hot
 
 
+class Drafts(NamedTuple):
+    """The drafts of a layer's newest verify step; their rows are not in the ring.
+
+    Attributes:
+        rows: ``[KV, M - 1, 2, d]``, as the store gives them back; K before V.
+        pending: int64 ``[1]``, how many of them are accepted; the next step moves these into the ring.
+    """
+
+    rows: Tensor
+    pending: Tensor
+
+
 class IndexMaps(NamedTuple):
     """The maps to the low-rank space, in float32.
 
@@ -86,6 +99,10 @@ class Projected(NamedTuple):
         """Allocate."""
         return cls(**_allocate(scratch.projected(sets, queries, rank), device))
 
+    def part(self, queries: int) -> Projected:
+        """Return the same for fewer queries of each set, in a part of this memory."""
+        return Projected(_part(self.codes, queries), _part(self.offset, queries))
+
 
 class TokenScores(NamedTuple):
     """Predicted logits of all tokens and sums over spans of tokens, in float32; undefined beyond n.
@@ -110,6 +127,11 @@ class TokenScores(NamedTuple):
     ) -> TokenScores:
         """Allocate; ``tail_rank`` is r, or None without a tail."""
         return cls(**_allocate(scratch.token_scores(sets, queries, columns, tail_rank), device))
+
+    def part(self, queries: int) -> TokenScores:
+        """See ``Projected.part``."""
+        code_sums = None if self.code_sums is None else _part(self.code_sums, queries)
+        return TokenScores(_part(self.logits, queries), _part(self.masses, queries), code_sums)
 
     @property
     def span(self) -> int:
@@ -275,6 +297,12 @@ class AttendScratch(NamedTuple):
         shapes = scratch.attend_scratch(sets, queries, rows, width, tail_rank, fetching=fetching)
         return cls(**_allocate(shapes, device))
 
+    def part(self, queries: int) -> AttendScratch:
+        """See ``Projected.part``."""
+        code_sums = None if self.code_sums is None else _part(self.code_sums, queries)
+        output, masses = _part(self.output, queries, dim=2), _part(self.masses, queries)
+        return AttendScratch(output, _part(self.lse, queries), masses, code_sums)
+
 
 class Tail(NamedTuple):
     """Inputs of the tail correction: predicted masses, and values as a linear function of codes.
@@ -282,8 +310,7 @@ class Tail(NamedTuple):
     Attributes:
         scores: from ``score_tokens``, with ``code_sums``.
         codes: the index.
-        slope: M with the scale of the index multiplied in, float32 ``[sets, r, d]``; with zeros, every row
-            has the mean value.
+        slope: M with the scale of the index multiplied in, float32 ``[sets, r, d]``; or zeros.
         intercept: b, float32 ``[sets, d]``.
     """
 
@@ -291,6 +318,12 @@ class Tail(NamedTuple):
     codes: Tensor
     slope: Tensor
     intercept: Tensor
+
+
+def _part(tensor: Tensor, queries: int, dim: int = 1) -> Tensor:
+    """Return a contiguous tensor of the same shape but for a dimension, in a part of the memory."""
+    shape = (*tensor.shape[:dim], queries, *tensor.shape[dim + 1 :])
+    return tensor.flatten()[: prod(shape)].view(shape)
 
 
 def _allocate(shapes: scratch.Shapes, device: torch.device) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ import triton.language as tl
 
 
 def tile_rows(queries: int) -> int:
-    """Return the rows of one half of a two-part tile (see ``split_bits``) for up to 16 queries."""
-    return 8 if queries <= 8 else 16
+    """Return the rows of one half of a two-part tile (see ``split_bits``) for up to 32 queries."""
+    return next(rows for rows in (8, 16, 32) if queries <= rows)
 
 
 def code_width(rank: int) -> int:

@@ -32,6 +32,9 @@ ITEM_BYTES: Mapping[str, int] = {
 # their position. With 512, the scales of head size 128 take 2 bytes a token and KV head; the index takes 33.
 SCALE_TOKENS = 512
 
+# Queries of a row set in a verify step, at most: two tiles of a tensor core.
+_VERIFY_QUERIES = 32
+
 
 def dtype_name(dtype: object) -> str:
     """Return the name of a ``torch.dtype`` without its prefix, as in ``ITEM_BYTES``."""
@@ -75,6 +78,25 @@ def ring(spec: ModelSpec, size: int, dtype: str) -> TensorShape:
 def row_sets(spec: ModelSpec, config: LrqkConfig) -> int:
     """Return the number of row sets of a layer: one per KV head, or one per query head."""
     return spec.num_kv_heads if config.grouping == "kv" else spec.num_heads
+
+
+def draft_tokens(spec: ModelSpec, config: LrqkConfig) -> int:
+    """Return the draft tokens of a verify step: ``lookup``, as far as a row set has room for queries.
+
+    Only layers of which all have an index take drafts: the closed form changes nothing in a step, and a
+    sticky hot set does not depend on the rows of drafts. A sliding window would lose rows to rejected drafts.
+    """
+    if (config.attention, config.solver, config.hot_policy) != ("lrqk", "joint", "sticky"):
+        return 0
+    if spec.num_full_layers < spec.num_layers:
+        return 0
+    group = spec.num_heads // row_sets(spec, config)
+    return max(0, min(config.lookup, _VERIFY_QUERIES // group - 1))
+
+
+def draft_rows(spec: ModelSpec, config: LrqkConfig, dtype: str) -> TensorShape:
+    """Return the rows of a verify step's drafts of one layer: ``[KV, drafts, 2, d]``."""
+    return TensorShape((spec.num_kv_heads, draft_tokens(spec, config), 2, spec.head_dim), dtype)
 
 
 def hot_slots(config: LrqkConfig, context: int) -> int:
@@ -161,7 +183,7 @@ class KvBytes:
         device_kv: rows of all tokens on the device (``dense`` only).
         index: codes and scales.
         hot: resident rows and the recent window.
-        bookkeeping: slot tables, Gram matrices, factors, and scales of rows in 8 bits.
+        bookkeeping: slot tables, Gram matrices, factors, rows of drafts, and scales of rows in 8 bits.
         sliding: the windows of sliding-window layers.
         full_attention: what full attention would hold on the device.
     """
@@ -197,6 +219,7 @@ def kv_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> K
     lrqk = config.attention == "lrqk"
     index = index_codes(spec, config, context).nbytes + index_scale(spec, config).nbytes
     bookkeeping = sum(shape.nbytes for shape in _bookkeeping(spec, config, context))
+    bookkeeping += draft_rows(spec, config, dtype).nbytes
     return KvBytes(
         host_kv=0 if config.attention == "dense" else stored,
         device_kv=rows if config.attention == "dense" else 0,

@@ -118,7 +118,8 @@ def decode_scratch(spec: ModelSpec, config: LrqkConfig, context: int) -> tuple[T
 
 def _lrqk_scratch(spec: ModelSpec, config: LrqkConfig, context: int) -> list[TensorShape]:
     sets = accounting.row_sets(spec, config)
-    queries, rank = spec.num_heads // sets, accounting.index_rank(spec, config)
+    tokens = 1 + accounting.draft_tokens(spec, config)
+    queries, rank = tokens * spec.num_heads // sets, accounting.index_rank(spec, config)
     hot = accounting.hot_slots(config, context)
     rows = config.recent + hot
     tail_rank = rank if config.tail != "none" else None

@@ -18,7 +18,9 @@ class StepStats:
         row_sets: full-attention layers times KV heads (not query heads, whatever the row sets are), summed
             over the steps: the divisor for figures "per KV head".
         seconds: wall time of the steps.
-        steps: the number of steps; 0 if there is nothing to report.
+        steps: the number of steps, one a token; 0 if there is nothing to report.
+        drafts_offered: draft tokens of verify steps.
+        drafts_accepted: those that stand in the answer, whose steps were saved.
     """
 
     rows_wanted: int = 0
@@ -27,6 +29,8 @@ class StepStats:
     row_sets: int = 0
     seconds: float = 0.0
     steps: int = 1
+    drafts_offered: int = 0
+    drafts_accepted: int = 0
 
 
 NO_STEPS = StepStats(steps=0)
@@ -42,6 +46,8 @@ class DecodeTotals:
     bytes_fetched: int = 0
     row_sets: int = 0
     seconds: float = 0.0
+    drafts_offered: int = 0
+    drafts_accepted: int = 0
 
     def add(self, stats: StepStats | DecodeTotals) -> None:
         """Add the counters of further steps."""
@@ -51,6 +57,8 @@ class DecodeTotals:
         self.bytes_fetched += stats.bytes_fetched
         self.row_sets += stats.row_sets
         self.seconds += stats.seconds
+        self.drafts_offered += stats.drafts_offered
+        self.drafts_accepted += stats.drafts_accepted
 
     @property
     def miss_rate(self) -> float:

@@ -67,6 +67,11 @@ def statistics_view(ctx: CommandContext) -> RenderableType:
     if not totals.steps:
         return Group(table, Text("No token has been decoded yet."))
     table.add_row("decoded", f"{totals.steps:,} steps at {totals.tokens_per_second:.1f} tokens/s")
+    if totals.drafts_offered:
+        share = totals.drafts_accepted / totals.drafts_offered
+        table.add_row(
+            "lookup", f"{totals.drafts_accepted:,} of {totals.drafts_offered:,} drafts ({share:.0%})"
+        )
     if totals.rows_wanted:
         fetched = f"{totals.rows_fetched_per_step:.1f} rows a step and KV head"
         link = f"{format_bytes(totals.bytes_fetched)}, {format_bytes(totals.bytes_per_second)}/s"

@@ -42,7 +42,7 @@ def test_an_index_that_takes_the_first_tokens_for_needless_does_not_lose_them(
 
     monkeypatch.setattr(reference, "bin_scores", bin_scores)
     monkeypatch.setattr("lrqk_cli.attention.cache.has_device_steps", lambda *_: on_device)
-    monkeypatch.setattr("lrqk_cli.engine.decode.Decoder._capture", lambda _: None)
+    monkeypatch.setattr("lrqk_cli.engine.decode.FixedStep._capture", lambda _: None)
     model = tiny_model("llama")
     settings = LrqkConfig(rank=8, hot=128, top_k=top_k, recent=8, hot_policy=policy)
     assert settings.sink_tokens == kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from unittest.mock import patch
@@ -28,6 +29,7 @@ from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.engine.decode import forward
 from lrqk_cli.engine.prefill import run_segments
 from lrqk_cli.models.support import spec_from_config
+from lrqk_cli.solver_pool import SolverPool
 
 SIZES = {"rank": 4, "hot": 32, "top_k": 8, "recent": 8}
 CPU = torch.device("cpu")
@@ -56,6 +58,26 @@ def link(is_there: bool = True) -> Iterator[None]:
 def late() -> Iterator[None]:
     """No solve begins before the end of the text."""
     with patch.object(EarlySolves, "begin", lambda *_: None):
+        yield
+
+
+@contextmanager
+def not_between_layers() -> Iterator[None]:
+    """No layer is finished before the last has attended, however fast it is solved for."""
+    with patch.object(EarlySolves, "finish_solved", lambda *_: None):
+        yield
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """A layer is solved for before the next one attends."""
+
+    def submit(_: SolverPool[object], task: Callable[[], object]) -> Future[object]:
+        future = Future[object]()
+        future.set_result(task())
+        return future
+
+    with patch.object(SolverPool, "submit", submit):
         yield
 
 
@@ -145,16 +167,16 @@ def threads_as_before() -> Iterator[None]:
 )
 @pytest.mark.parametrize("hot", [32, 200])
 @pytest.mark.parametrize("segment", [120, 40, 45, 7])
-@pytest.mark.parametrize("behind", [0, 1, 6])
+@pytest.mark.parametrize("is_at_once", [True, False])
 def test_a_prefill_leaves_the_same_whenever_it_is_solved(
-    behind: int, segment: int, hot: int, changes: dict[str, object]
+    is_at_once: bool, segment: int, hot: int, changes: dict[str, object]
 ) -> None:
     changes = {**changes, "hot": hot}
     tokens = random_tokens(120)
     # Texts of three segments are not fitted ahead, which would give other maps.
     with link(segment in (45, 7)), late():
         reference = prefill(new_cache(**changes), tokens, segment)
-    with link(), patch.object(solving, "_LAYERS_BEHIND", behind):
+    with link(), at_once() if is_at_once else nullcontext():
         ours = prefill(new_cache(**changes), tokens, segment)
     check_same(ours, reference)
     check_rows(ours)
@@ -259,12 +281,43 @@ def test_layers_are_finished_while_later_ones_attend() -> None:
 
     with (
         link(),
-        patch.object(solving, "_LAYERS_BEHIND", 1),
+        at_once(),
         patch.object(LrqkLayer, "attend_segment", note("attend", attend)),
         patch.object(LrqkLayer, "_seed_hot_set", note("seed", fill)),
     ):
         prefill(cache, random_tokens(60), 60)
-    assert calls == [("attend", 0), ("attend", 1), ("seed", 0), ("seed", 1)]
+    assert calls == [("attend", 0), ("seed", 0), ("attend", 1), ("seed", 1)]
+
+
+def test_the_host_does_not_wait_for_a_solve_between_layers() -> None:
+    """It waits for the device alone, which has attended some layers before."""
+    goes_on, waited = threading.Event(), list[int]()
+    solve, finish = ValueTail.solve, LrqkCache.finish_prefill
+
+    def wait(tail: ValueTail, *arguments: object) -> TailFit:
+        assert goes_on.wait(30)
+        return solve(tail, *arguments)  # type: ignore[arg-type]
+
+    def note(cache: LrqkCache) -> None:
+        goes_on.set()
+        finish(cache)
+
+    def arrival(_: torch.device) -> Callable[[], object]:
+        number = len(made)
+        made.append(number)
+        return lambda: waited.append(number)
+
+    made = list[int]()
+    with (
+        link(),
+        patch.object(solving, "_LAYERS_QUEUED", 1),
+        patch.object(solving, "arrival", arrival),
+        patch.object(ValueTail, "solve", wait),
+        patch.object(LrqkCache, "finish_prefill", note),
+    ):
+        prefill(new_cache(), random_tokens(60), 60)
+    # Of each layer's two, the first is for its task, in another thread, and the second for the host.
+    assert [number for number in waited if number % 2] == [1]
 
 
 @pytest.mark.parametrize("goes_on", ["step", "segment"])
@@ -273,7 +326,7 @@ def test_a_layer_that_was_finished_in_a_segment_that_did_not_end(segment: int, g
     """Its hot set has rows of tokens that are not in the text."""
     model, tokens = tiny_model("llama"), random_tokens(130)
     cache = prefill(new_cache(), tokens[:60], 60)
-    with link(), attached(model), patch.object(solving, "_LAYERS_BEHIND", 0):
+    with link(), attached(model), at_once():
         with failing(LrqkLayer, "attend_segment", Stop(), after=1), pytest.raises(Stop):
             list(run_segments(model, cache, random_tokens(40, seed=1), segment))
         assert cache.position.length == 60
@@ -351,7 +404,7 @@ def test_what_comes_after_an_interrupt_is_as_without_it(
     owner, name, after = PLACES[place]
     cache, reference = new_cache(), new_cache()
     with attached(model):
-        with link():
+        with link(), not_between_layers():
             with failing(owner, name, error, after=after), pytest.raises(type(error)):
                 list(run_segments(model, cache, tokens[:100], 50))
             assert solver_threads() == []
@@ -372,7 +425,7 @@ def test_what_comes_after_an_interrupt_is_as_without_it(
 
 def test_a_closed_prefill_leaves_no_threads() -> None:
     model, cache = tiny_model("llama"), new_cache()
-    with link(), attached(model):
+    with link(), not_between_layers(), attached(model):
         run = run_segments(model, cache, random_tokens(100), 50)
         next(run)
         run.close()

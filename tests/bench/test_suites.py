@@ -38,7 +38,7 @@ def test_modes_and_tasks_have_defaults(name: str, tmp_path: Path) -> None:
     qa_data = (tales,) if name == "qa" else ()
     asked = SUITES[name](SuiteOptions(contexts=(100,), qa_data=qa_data)).asked
     assert asked.modes == SUITES[name].default_modes
-    assert len(asked.tasks) == {"speed": 0, "fidelity": 1, "ruler": 13, "qa": 0}[name]
+    assert len(asked.tasks) == {"speed": 0, "fidelity": 1, "ruler": 13, "qa": 0, "lookup": 0}[name]
 
 
 def test_an_option_of_other_suites_is_refused_with_their_names() -> None:

@@ -129,7 +129,8 @@ def test_json_is_one_object_with_every_field(chat, document):
         "device", "peak_device_bytes", "host_kv_bytes", "index_bytes", "hot_bytes",
     ]  # fmt: skip
     assert report["memory"]["device"] == "cpu"
-    assert list(report["cache"]) == ["hit_rate", "miss_rate", "rows_fetched_per_step", "bytes_fetched"]
+    rows = ["hit_rate", "miss_rate", "rows_fetched_per_step", "bytes_fetched"]
+    assert list(report["cache"]) == [*rows, "drafts_offered", "drafts_accepted"]
     assert report["cache"]["hit_rate"] + report["cache"]["miss_rate"] == pytest.approx(1)
 
 

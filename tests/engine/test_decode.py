@@ -14,7 +14,7 @@ from lrqk_cli.attention import cache
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.observe import LayerObserver
 from lrqk_cli.config import LrqkConfig
-from lrqk_cli.engine.decode import Decoder
+from lrqk_cli.engine.decode import FixedStep
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models.support import spec_from_config
 
@@ -31,12 +31,12 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Give caches steps on the device; return at which lengths a capture was asked for, which then fails."""
     asked: list[int] = []
 
-    def capture(decoder: Decoder) -> None:
-        asked.append(decoder._cache.get_seq_length())
-        decoder._can_capture = False
+    def capture(step: FixedStep) -> None:
+        asked.append(step._cache.get_seq_length())
+        step._can_capture = False
 
     monkeypatch.setattr(cache, "has_device_steps", lambda *_: True)
-    monkeypatch.setattr(Decoder, "_capture", capture)
+    monkeypatch.setattr(FixedStep, "_capture", capture)
     return asked
 
 

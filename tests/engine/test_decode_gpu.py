@@ -37,7 +37,7 @@ def greedy(
     tokens = []
     generation = GenerationConfig(max_new_tokens=count)
     with Engine(model, spec, settings, context=sum(map(len, turns)) + len(turns) * count) as engine:
-        engine._decoder._can_capture &= capture
+        engine._decoder._plain._can_capture &= capture
         for turn in turns:
             list(engine.prefill(turn))
             tokens += [step.token for step in engine.generate(generation, stop_ids=())]
@@ -88,7 +88,7 @@ def test_a_replayed_step_takes_whatever_token_it_is_given() -> None:
     logits: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     for capture, found in logits.items():
         with Engine(model, spec, LrqkConfig(hot=40, top_k=16, recent=8, rank=8), context=200) as engine:
-            engine._decoder._can_capture &= capture
+            engine._decoder._plain._can_capture &= capture
             list(engine.prefill(prompt))
             for token in follow:
                 engine.append(token)

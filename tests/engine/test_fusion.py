@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from packed import pack
 from tiny import FAMILIES, random_tokens, tiny_model
 from torch import nn
 from transformers import AutoModelForCausalLM, OlmoConfig
@@ -32,13 +33,44 @@ def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 def test_the_logits_are_the_same_and_the_model_is_left_as_it_was(family: str) -> None:
     model = tiny_model(family)
     before = [dict(vars(module)) for module in model.modules()]
-    for count in (1, 9):
+    for count in (1, 4, 9):
         tokens = random_tokens(count)
         expected = logits(model, tokens)
         with fused(model):
             found = logits(model, tokens)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert [dict(vars(module)) for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+def test_a_few_tokens_of_packed_weights_share_the_products(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the tokens of a verify step: with their residuals, and each converted to fixed point once."""
+    model = tiny_model(family, hidden_size=64, intermediate_size=96)
+    pack(model, "q8")
+    counts: list[tuple[int, ...]] = []
+    multiply = kernels.packed_gemv
+
+    def count(matrices: Any, vector: Any, out: torch.Tensor, **named: Any) -> None:
+        counts.append(tuple(out.shape))
+        multiply(matrices, vector, out, **named)
+
+    monkeypatch.setattr(kernels, "packed_gemv", count)
+    tokens = random_tokens(4)
+    expected = logits(model, tokens)
+    with fused(model):
+        counts.clear()
+        found = logits(model, tokens)
+        assert counts
+        assert all(shape[0] == 4 for shape in counts)
+        counts.clear()
+        logits(model, tokens[:1])
+        assert all(len(shape) == 1 for shape in counts)
+        counts.clear()
+        logits(model, random_tokens(9))
+        assert not counts
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -149,7 +149,7 @@ def test_steps_with_lengths_on_the_device_are_taken_back_too(family: str) -> Non
     def build() -> Engine:
         with patch("lrqk_cli.attention.cache.has_device_steps", lambda *_: True):
             engine = new_engine(family, "lrqk")
-        engine._decoder._can_capture = False  # there are no graphs on a CPU
+        engine._decoder._plain._can_capture = False  # there are no graphs on a CPU
         return engine
 
     first, second, third = Turn(1, 60, 8), Turn(2, 90, 8), Turn(3, 20, 8)

@@ -46,10 +46,10 @@ def test_a_turn_that_was_taken_back_leaves_no_trace(
         take(engine, 150, 1)
         point = engine.rewind_point()
         take(engine, 500, 2)
-        graph = engine._decoder._graph
+        graph = engine._decoder._plain._graph
         engine.rewind(point)
         take(engine, 70, 3)
-        assert engine._decoder._graph is graph
+        assert engine._decoder._plain._graph is graph
         take(fresh, 150, 1)
         take(fresh, 70, 3)
         assert engine.tokens == fresh.tokens

@@ -23,7 +23,7 @@ def weights_of_turns(settings: LrqkConfig, device: str, *, capture: bool = True)
         list(engine.prefill(random_tokens(20).tolist()))
         assert engine.source_weights() is None
         engine.track_sources(True)
-        engine._decoder._can_capture &= capture
+        engine._decoder._plain._can_capture &= capture
         for seed, count in ((1, 130), (2, 60)):
             list(engine.prefill(random_tokens(count, seed=seed).tolist()))
             list(engine.generate(GenerationConfig(max_new_tokens=STEPS), stop_ids=()))

@@ -89,7 +89,7 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype, kv_dtyp
     projected = Projected.empty(shape.sets, shape.queries, shape.rank, CPU)
     scaling = 1 / math.sqrt(shape.width)
     query = noise(11, shape.sets, shape.queries, shape.width).to(dtype)
-    key, value = noise(12, 2, shape.heads, shape.width).to(dtype)
+    key, value = noise(12, 2, shape.heads, 1, shape.width).to(dtype)
     operation("append_token")(
         query, key, value, maps=make_maps(shape), codes=codes, store=store, residents=residents,
         length=length, out=projected,
@@ -118,7 +118,9 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype, kv_dtyp
     rows = query.flatten(0, 1)
     operation("rms_norm")(rows, rows[0].clone(), out.view_as(rows), eps=1e-6, offset=0.0, rounds_first=True)
     angle = rows[0].clone()
-    operation("rotate")(rows, rows[:1], angle, angle, out.view_as(rows), torch.empty_like(rows[:1]))
+    heads = rows.unsqueeze(1)
+    turned = out.view_as(heads), torch.empty_like(heads[:1])
+    operation("rotate")(heads, heads[:1], angle[None], angle[None], *turned)
     weights = noise(13, 3, 96, shape.width).to(dtype)
     operation("gemv")(weights.unbind(), rows[0], torch.empty(288), biases=(None, weights[0, 0], None))
     operation("gated_gemv")(*weights[:2], rows[0], torch.empty(96), activation="silu")

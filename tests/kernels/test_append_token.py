@@ -22,9 +22,10 @@ from decode_step import (
 
 from lrqk_cli.config import KvDtype
 from lrqk_cli.kernels.append_token import reference
-from lrqk_cli.kernels.buffers import Projected, Residents, StoredRows
+from lrqk_cli.kernels.buffers import Drafts, Projected, Residents, StoredRows
 from lrqk_cli.kernels.codes import unpack_codes
 from lrqk_cli.kernels.dequantise_rows.reference import dequantise_rows
+from lrqk_cli.memory.accounting import SCALE_TOKENS
 
 kernel = pytest.importorskip("lrqk_cli.kernels.append_token.triton", reason="Triton is not installed")
 
@@ -55,13 +56,19 @@ def make_state(shape: Shape, dtype: torch.dtype, codes: torch.dtype) -> dict[str
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("codes", [torch.uint8, torch.int8, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "pending"), [(1, None), (4, 3)])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_matches_the_reference(shape: Shape, dtype: torch.dtype, codes: torch.dtype, device: str) -> None:
+def test_matches_the_reference(
+    shape: Shape, tokens: int, pending: int | None, dtype: torch.dtype, codes: torch.dtype, device: str
+) -> None:
     if codes == torch.uint8 and shape.rank % 2:
         pytest.skip("packed codes come in pairs")
     query = noise(11, shape.sets, shape.queries, shape.width).to(dtype)
-    key, value = noise(12, 2, shape.heads, shape.width).to(dtype)
+    key, value = noise(12, 2, shape.heads, tokens, shape.width).to(dtype)
     expected = make_state(shape, dtype, codes)
+    if pending is not None:
+        rows = noise(17, shape.heads, 3, 2, shape.width).to(dtype)
+        expected["drafts"] = Drafts(rows, torch.tensor([min(pending, shape.length)]))
     found = to(expected, device)
     found["store"] = StoredRows(host(expected["store"].rows, device))
 
@@ -77,26 +84,31 @@ def test_matches_the_reference(shape: Shape, dtype: torch.dtype, codes: torch.dt
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
+@pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_rows_in_8_bits_are_rounded_before_all_else(shape: Shape, kv_dtype: KvDtype, device: str) -> None:
+def test_rows_in_8_bits_are_rounded_before_all_else(
+    shape: Shape, tokens: int, kv_dtype: KvDtype, device: str
+) -> None:
     query = noise(11, shape.sets, shape.queries, shape.width)
-    key, value = noise(12, 2, shape.heads, shape.width)
+    key, value = noise(12, 2, shape.heads, tokens, shape.width)
     state = make_state(shape, torch.float32, torch.bfloat16)
     rows = stored(state["store"].rows, "cpu", kv_dtype)
     found = {**to(state, device), "store": StoredRows(host(rows.rows, device), to(rows.scales, device))}
     plain = torch.empty(shape.heads, shape.context, 2, shape.width)
 
-    kernel.append_token(query.to(device), key.to(device), value.to(device), **found)
+    back = kernel.append_token(query.to(device), key.to(device), value.to(device), **found)
 
     dequantise_rows(StoredRows(found["store"].rows.cpu(), rows.scales), plain)
     before = torch.empty_like(plain)
     dequantise_rows(rows, before)
-    at = shape.length
-    is_other = torch.arange(shape.context) != at
+    at = slice(shape.length, shape.length + tokens)
+    is_other = torch.ones(shape.context, dtype=torch.bool)
+    is_other[at] = False
     assert torch.equal(plain[:, is_other], before[:, is_other])
-    assert (plain[:, at] - torch.stack((key, value), 1)).abs().max() < 0.5
-    # All else is as it would be if the rounded row were the model's own.
-    reference.append_token(query, *plain[:, at].unbind(1), **state)
+    assert (plain[:, at] - torch.stack((key, value), 2)).abs().max() < 0.5
+    assert_same(torch.stack(back, 2), plain[:, at])
+    # All else is as it would be if the rounded rows were the model's own.
+    reference.append_token(query, *plain[:, at].unbind(2), **state)
     rounding = 2**-7 if device == "cpu" else 0.0
     assert_same(found.pop("codes"), state.pop("codes"), rtol=rounding)
     for name in ("residents", "out"):
@@ -110,7 +122,7 @@ def test_a_growing_layer_keeps_its_newest_rows_and_fills_its_slots(append_token:
     state = make_state(shape, torch.float32, torch.int8)
     residents: Residents = state["residents"]
     for length in range(16):
-        key, value = noise(20 + length, 2, shape.heads, shape.width)
+        key, value = noise(20 + length, 2, shape.heads, 1, shape.width)
         state["length"][0] = length
         append_token(noise(1, shape.sets, 1, shape.width), key, value, **state)
         count = length + 1
@@ -127,6 +139,53 @@ def test_a_growing_layer_keeps_its_newest_rows_and_fills_its_slots(append_token:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("append_token", [reference.append_token, kernel.append_token])
+@pytest.mark.parametrize(("hot", "recent"), [(6, 4), (6, 1), (40, 9)])
+@pytest.mark.parametrize("kv_dtype", ["bf16", "int8"])
+def test_accepted_drafts_end_where_tokens_one_by_one_do(
+    append_token: Any, kv_dtype: KvDtype, hot: int, recent: int, device: str
+) -> None:
+    """Also drafts that begin a scale group; what rejected ones have written is overwritten."""
+    if append_token is reference.append_token and device == "cuda":
+        pytest.skip("references are for the CPU")
+    start, stop, drafts = (SCALE_TOKENS - 9, SCALE_TOKENS + 12, 3) if kv_dtype == "int8" else (0, 30, 3)
+    shape = Shape(start, context=stop + 4, width=32, queries=1, hot=hot, recent=recent, share=2)
+    accepts = torch.randint(0, drafts + 1, (stop,), generator=torch.Generator().manual_seed(hot)).tolist()
+    rows = noise(21, 2, shape.heads, stop + drafts, shape.width)
+
+    def state() -> dict[str, Any]:
+        made = make_state(shape, torch.float32, torch.int8)
+        rows_kept = stored(made["store"].rows, device, kv_dtype)
+        return {**to(made, device), "store": rows_kept}
+
+    query = torch.zeros(shape.sets, 1, shape.width, device=device)
+    single, ours = state(), state()
+    for token in range(start, stop):
+        single["length"][0] = token
+        append_token(query, *rows[:, :, token : token + 1].contiguous().to(device), **single)
+    buffer = torch.full((shape.heads, drafts, 2, shape.width), float("nan"), device=device)
+    ours["drafts"] = Drafts(buffer, torch.zeros(1, dtype=torch.int64, device=device))
+    token = start
+    while token < stop:
+        ours["length"][0] = token
+        accepted = min(accepts[token], stop - 1 - token)
+        step = rows[:, :, token : token + 1 + drafts].clone()
+        step[:, :, 1 + accepted :] = noise(token, 2, shape.heads, drafts - accepted, shape.width)
+        key, value = append_token(query, *step.to(device), **ours)
+        buffer.copy_(torch.stack((key, value), 2)[:, 1:])
+        ours["drafts"].pending.fill_(accepted)
+        token += 1 + accepted
+    # The next step settles what is pending.
+    for made in (single, ours):
+        made["length"][0] = stop
+        append_token(query, *rows[:, :, -1:].contiguous().to(device), **made)
+    upto = slice(0, stop + 1)
+    assert_same(ours["store"].rows[:, upto], single["store"].rows[:, upto])
+    assert_same(ours["codes"][:, upto], single["codes"][:, upto])
+    assert_same(ours["residents"], single["residents"])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("append_token", [reference.append_token, kernel.append_token])
 @pytest.mark.parametrize(("dtype", "top"), [(torch.uint8, 7), (torch.int8, 127)])
 def test_codes_round_half_to_even_and_saturate(
     append_token: Any, dtype: torch.dtype, top: int, device: str
@@ -139,8 +198,8 @@ def test_codes_round_half_to_even_and_saturate(
     # The key's code is its first entry times these.
     values = [0.5, 1.5, 2.5, -0.5, -1.5, top - 0.5, top + 0.5, 500.0, -500.0, -top - 0.5]
     state["maps"].key.zero_()[0, 0] = torch.tensor(values)
-    key = torch.zeros(1, 16, device=device)
-    key[0, 0] = 1.0
+    key = torch.zeros(1, 1, 16, device=device)
+    key[0, 0, 0] = 1.0
     append_token(torch.zeros(1, 1, 16, device=device), key, key, **state)
     expected = [0, 2, 2, 0, -2, top - 1, top, top, -top, -top]
     assert unpack_codes(state["codes"][0, 3]).tolist() == expected
@@ -163,7 +222,7 @@ def test_offsets_beyond_32_bits() -> None:
     )
     assert codes.numel() > 2**31
     assert rows.numel() > 2**31
-    key, value = noise(12, 2, 3, 256).half().to(device)
+    key, value = noise(12, 2, 3, 1, 256).half().to(device)
     kernel.append_token(
         noise(11, 3, 2, 256).half().to(device),
         key,
@@ -175,8 +234,12 @@ def test_offsets_beyond_32_bits() -> None:
         length=torch.tensor([context - 1], device=device),
         out=Projected.empty(3, 2, shape.rank, device),
     )
-    assert torch.equal(store[:, -1], torch.stack((key, value), 1))
-    assert torch.equal(rows[:, (context - 1) % recent], torch.stack((key, value), 1))
+    row = torch.stack((key, value), 2)[:, 0]
+    assert torch.equal(store[:, -1], row)
+    assert torch.equal(rows[:, (context - 1) % recent], row)
     maps = make_maps(shape)
-    code = torch.einsum("hd,hdr->hr", key.cpu().double() - maps.mean.double(), maps.key.double()) / maps.scale
+    code = (
+        torch.einsum("hd,hdr->hr", key[:, 0].cpu().double() - maps.mean.double(), maps.key.double())
+        / maps.scale
+    )
     assert torch.equal(codes[:, -1].cpu(), code.round().clamp(-127, 127).to(torch.int8))

@@ -38,12 +38,17 @@ SHAPES = [
     Shape(62, queries=7, recent=40),
     Shape(150, hot=90, queries=5, width=256, heads=1),
     Shape(250, hot=170, recent=20, share=3, queries=1, width=128, heads=1),
+    Shape(250, hot=170, recent=20, queries=28),
     Shape(1024, context=1100, hot=700, queries=4, width=128, heads=1),
     pytest.param(
         Shape(70_000, context=1 << 17, hot=8192, recent=64, queries=4, width=128, heads=3),
         marks=pytest.mark.gpu,
     ),
 ]
+
+
+def draft_rows(shape: Shape, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return noise(18, shape.heads, count, 2, shape.width).to(dtype)
 
 
 def run(
@@ -59,12 +64,14 @@ def run(
     fetch: int | None = None,
     kv_dtype: KvDtype = "bf16",
     fixed: Tensor | None = None,
+    drafts: int = 0,
 ) -> tuple[Tensor, ...]:
     """Return output and log-sum-exp, and the residents afterwards.
 
     Args:
         fetch: seed of a plan of fetches; None means that there is none.
         kv_dtype: of the rows to fetch.
+        drafts: their number; queries are then those of a verify step.
     """
     store, residents = make_layer(shape, dtype)
     every = shape.sets, shape.queries
@@ -73,6 +80,7 @@ def run(
         "softcap": softcap,
         "tail": make_tail(shape, codes) if tail else None,
         "sinks": noise(12, *every) if sinks else None,
+        "drafts": draft_rows(shape, drafts, dtype) if drafts else None,
     }
     results = [torch.empty(*every, shape.width), torch.empty(every)]
     out, lse = [poisoned(to(result, device)) for result in results]
@@ -110,6 +118,35 @@ def test_matches_the_reference(
     rounding = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
     assert_same(found[0], expected[0], atol=rounding, rtol=rounding)
     assert_same(found[1:], expected[1:], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "tail": False}, {"fetch": 0}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("drafts", "shape"),
+    [
+        (3, Shape(250, hot=170, recent=20, queries=28)),
+        (3, Shape(250, hot=90, queries=16, width=128, heads=1)),
+        (1, Shape(120, hot=40, queries=2, share=3, width=80)),
+        (3, Shape(5, queries=12, width=96)),
+    ],
+    ids=str,
+)
+def test_drafts_are_attended_causally(
+    drafts: int, shape: Shape, dtype: torch.dtype, options: dict[str, Any], device: str
+) -> None:
+    if "fetch" in options and shape.length < shape.hot:
+        pytest.skip("all candidates are resident")
+    expected = run(reference, shape, dtype, "cpu", drafts=drafts, **options)
+    found = run(kernel, shape, dtype, device, drafts=drafts, **options)
+    rounding = {torch.float32: 2e-5, torch.float16: 2e-3}[dtype]
+    assert_same(found[0], expected[0], atol=rounding, rtol=rounding)
+    assert_same(found[1:], expected[1:], atol=2e-5, rtol=2e-5)
+    without = run(kernel, shape, dtype, device, **options)
+    first = slice(None, None, drafts + 1)
+    assert_same(found[0][:, first], without[0][:, first])
+    assert_same(found[1], without[1])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -182,16 +219,19 @@ def test_two_runs_are_equal_to_the_bit(device: str) -> None:
     assert_same(run(kernel, shape, torch.float16, device), run(kernel, shape, torch.float16, device))
 
 
+@pytest.mark.parametrize("drafts", [0, 2])
 @pytest.mark.parametrize("codes", [None, torch.uint8, torch.int8, torch.bfloat16])
 @pytest.mark.parametrize("module", [reference, kernel], ids=["reference", "triton"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here")
-def test_matches_the_definition_in_float64(module: Any, codes: torch.dtype | None) -> None:
+def test_matches_the_definition_in_float64(module: Any, codes: torch.dtype | None, drafts: int) -> None:
     shape = Shape(120, hot=50, recent=16, queries=3, rank=20)
+    new_key, new_value = draft_rows(shape, drafts).double().unbind(2)
     store, residents = make_layer(shape)
     tail = make_tail(shape, codes or torch.uint8)
     query = noise(11, shape.sets, shape.queries, shape.width)
     sinks = noise(12, shape.sets, shape.queries)
-    output = run(module, shape, torch.float32, "cpu", tail=codes is not None, codes=codes or torch.uint8)[0]
+    options: dict[str, Any] = {"tail": codes is not None, "codes": codes or torch.uint8, "drafts": drafts}
+    output = run(module, shape, torch.float32, "cpu", **options)[0]
     for row_set in range(shape.sets):
         key, value = store[row_set, : shape.length + 1].double().unbind(1)
         candidates = shape.length + 1 - shape.recent
@@ -201,11 +241,14 @@ def test_matches_the_definition_in_float64(module: Any, codes: torch.dtype | Non
         code = unpack_codes(tail.codes[row_set, :candidates])[outside].double()
         predicted_values = tail.intercept[row_set].double() + code @ tail.slope[row_set].double()
         for member in range(shape.queries):
-            logits = key[inside] @ query[row_set, member].double() / math.sqrt(shape.width)
+            seen = member % (drafts + 1)
+            keys = torch.cat((key[inside], new_key[row_set, :seen]))
+            values = torch.cat((value[inside], new_value[row_set, :seen]))
+            logits = keys @ query[row_set, member].double() / math.sqrt(shape.width)
             predicted = tail.scores.logits[row_set, member, :candidates][outside].double()
             weight = predicted.exp() * (codes is not None)
             total = logits.exp().sum() + weight.sum() + sinks[row_set, member].double().exp()
-            expected = (logits.exp() @ value[inside] + weight @ predicted_values) / total
+            expected = (logits.exp() @ values + weight @ predicted_values) / total
             torch.testing.assert_close(output[row_set, member].double(), expected, atol=1e-5, rtol=1e-5)
 
 

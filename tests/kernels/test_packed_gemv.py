@@ -120,6 +120,31 @@ def test_a_residual_is_added_to_the_rounded_product(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("names", MIXED[:2])
+def test_several_vectors_have_the_bits_of_each_alone(names: tuple[str, ...], device: str) -> None:
+    dtype = torch.bfloat16
+    width, count, rows = 256, 3, 3
+    matrices = tuple(matrix_of(name, rows, width, seed=n, size=0.01)[0] for n, name in enumerate(names))
+    given = torch.randn(count, width, generator=torch.Generator().manual_seed(3)).to(dtype)
+    residual = torch.randn(count, rows * len(names), generator=torch.Generator().manual_seed(4)).to(dtype)
+    for module, gated_module, place in ((reference, gated_reference, "cpu"), (kernel, gated_kernel, device)):
+        vectors = torch.stack([fixed(one, place) for one in given])
+        moved = tuple(on(place, matrix) for matrix in matrices)
+        named = {"biases": (None,) * len(names)}
+        found = poisoned(torch.empty_like(residual, device=place))
+        module.packed_gemv(moved, vectors, found, **named, residual=residual.to(place))
+        gated = poisoned(torch.empty(count, rows, dtype=dtype, device=place))
+        gated_module.packed_gated_gemv(moved[0], moved[-1], vectors, gated, activation="silu")
+        for number in range(count):
+            alone = poisoned(torch.empty_like(found[number]))
+            module.packed_gemv(moved, vectors[number], alone, **named, residual=residual[number].to(place))
+            assert torch.equal(found[number], alone)
+            alone = poisoned(torch.empty_like(gated[number]))
+            gated_module.packed_gated_gemv(moved[0], moved[-1], vectors[number], alone, activation="silu")
+            assert torch.equal(gated[number], alone)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("vectors", "has_bias"), [(1, False), (3, True)])
 @pytest.mark.parametrize(

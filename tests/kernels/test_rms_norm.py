@@ -6,6 +6,7 @@ import pytest
 import torch
 from decode_step import DEVICES, assert_same, poisoned, to
 
+from lrqk_cli.kernels.fixed_point.reference import empty_fixed, fixed_point, numbers_of
 from lrqk_cli.kernels.rms_norm import reference
 
 kernel = pytest.importorskip("lrqk_cli.kernels.rms_norm.triton", reason="Triton is not installed")
@@ -35,3 +36,22 @@ def test_the_reference_matches_the_definition() -> None:
     out = torch.empty_like(rows)
     reference.rms_norm(rows, torch.ones(4), out, eps=0.0, offset=1.0, rounds_first=False)
     torch.testing.assert_close(out, rows / 2.5 * 2.0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 4])
+def test_rows_are_written_in_fixed_point_too(count: int, dtype: torch.dtype, device: str) -> None:
+    width = 96
+    rows = torch.randn(count, width, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for module, place in ((reference, "cpu"), (kernel, device)):
+        out = torch.empty(count, width, dtype=dtype, device=place)
+        fixed = torch.full_like(empty_fixed(width, dtype, torch.device(place), count), -1)
+        weight = torch.ones(width, dtype=dtype, device=place)
+        module.rms_norm(rows.to(place), weight, out, eps=1e-5, offset=0.0, rounds_first=True, fixed=fixed)
+        expected = empty_fixed(width, dtype, torch.device("cpu"), count)
+        fixed_point(expected, out.cpu())
+        # A number between two integers may go either way.
+        for own, other in zip(fixed.cpu(), expected, strict=True):
+            difference = (numbers_of(own) - numbers_of(other)).view(-1, 32).abs()
+            assert (difference <= other[-1].view(torch.float32)[:, None]).all()

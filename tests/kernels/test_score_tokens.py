@@ -25,6 +25,7 @@ SHAPES = [
     Shape(380, context=384, rank=16, queries=3),
     Shape(290, rank=128, queries=2, heads=1, recent=64),
     Shape(290, rank=16, queries=9, heads=1, recent=280),
+    Shape(290, rank=32, queries=28, heads=1),
     pytest.param(
         Shape(70_000, context=1 << 17, rank=64, queries=4, heads=8, recent=64), marks=pytest.mark.gpu
     ),

@@ -124,6 +124,7 @@ SHAPES = [
     Shape(1023, context=1030, hot=100, queries=1),
     Shape(2500, context=3000, hot=1500, queries=4, heads=1),
     Shape(5000, context=6001, hot=2100, queries=7, heads=1, recent=64),
+    Shape(2500, context=3000, hot=900, queries=28, heads=1),
     pytest.param(Shape(70_000, context=1 << 17, hot=8192, queries=4, heads=3), marks=pytest.mark.gpu),
 ]
 
@@ -134,6 +135,8 @@ SHAPES = [
 def test_matches_the_reference(shape: Shape, share: int, spread: float, device: str) -> None:
     if shape.length > 6000 and device == "cpu":
         pytest.skip("takes the interpreter too long")
+    if shape.queries > 16 and spread < 0.01:
+        pytest.skip("sums over so many queries are all in one bin")
     top_k = max(1, shape.hot // share)
     scores, residents = make_scores(shape, spread), make_layer(shape)[1]
     length = shape.device_length

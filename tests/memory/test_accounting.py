@@ -13,7 +13,7 @@ from lrqk_cli.attention import layer_list
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.position import Position
 from lrqk_cli.config import KvDtype, LrqkConfig, paper_settings
-from lrqk_cli.kernels.buffers import RowScales
+from lrqk_cli.kernels.buffers import Drafts, RowScales
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.support import spec_from_config
 
@@ -61,6 +61,8 @@ def tensors_of(owner: object) -> list[torch.Tensor]:
             found.append(value)
         elif isinstance(value, Position):
             continue  # the cache's, with a number on the device that ``scratch.decode_scratch`` counts
+        elif isinstance(value, Drafts):
+            found.append(value.rows)
         elif isinstance(value, RowScales):
             found.append(value.channels)
         elif type(value).__module__.startswith("lrqk_cli.attention"):

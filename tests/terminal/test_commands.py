@@ -14,6 +14,7 @@ from fake_chat import FakeDocument, FakeEngine, new_session
 from lrqk_cli.chat.events import Answer
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import LrqkError, ModelError, UsageError
+from lrqk_cli.telemetry.stats import StepStats
 from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.commands.registry import is_command
@@ -321,7 +322,10 @@ def test_stats_show_memory_speed_and_misses_with_a_chart(bench):
     shown = bench.run("/stats")
     for part in ("tiny", "of 1,000 tokens", "4 steps at 10.0 tokens/s", "90.0%", "up to 40.0% in layer 2"):
         assert part in shown
+    assert "drafts" not in shown
     assert max(map(len, shown.splitlines())) <= 80
+    bench.ctx.session.history.totals.add(StepStats(steps=0, drafts_offered=12, drafts_accepted=9))
+    assert "9 of 12 drafts (75%)" in bench.run("/stats")
 
 
 def test_sources_are_shown_once_they_are_noted(bench):

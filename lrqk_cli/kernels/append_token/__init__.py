@@ -1,10 +1,12 @@
-"""Store a step's token, and project its queries to the low-rank space."""
+"""Store a step's tokens, and project their queries to the low-rank space."""
+
+from torch import Tensor
 
 from lrqk_cli.kernels.append_token import reference
 from lrqk_cli.kernels.twins import Twin, with_triton
 
 
-def _triton() -> Twin[None]:
+def _triton() -> Twin[tuple[Tensor, Tensor]]:
     from lrqk_cli.kernels.append_token import triton
 
     return triton.append_token

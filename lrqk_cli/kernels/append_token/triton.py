@@ -1,4 +1,4 @@
-"""The same in one launch of ``sets · (N + 2)`` programs: one per query, and two for the token of each set.
+"""The same in one launch of ``sets · (N + S + 1)`` programs: per query, per token, and one for the ring.
 
 Bytes: both maps once (2·sets·d·r·4; the query map again for each query, from the L2 cache), and a few rows.
 At 8 sets, d 128, r 32 that is 256 KiB, so the launch is bound by latency, not by bytes. Therefore a program
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lrqk_cli.kernels.buffers import IndexMaps, Projected, Residents, StoredRows
+from lrqk_cli.kernels.buffers import Drafts, IndexMaps, Projected, Residents, StoredRows
 from lrqk_cli.kernels.codes import largest_code
 from lrqk_cli.kernels.quantise_rows.triton import quantise_rows
 
@@ -100,15 +100,24 @@ def _store_code(
 
 
 @triton.jit
-def _copy_rows(
+def _store_row(key, value, store, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr):
+    """Copy K and V of a token to the host."""
+    dim = tl.arange(0, WIDTH_PAD)
+    inside = dim < WIDTH
+    new_key = tl.load(key + dim, mask=inside)
+    new_value = tl.load(value + dim, mask=inside)
+    tl.store(store + dim, new_key, mask=inside)
+    tl.store(store + WIDTH + dim, new_value, mask=inside)
+
+
+@triton.jit
+def _append_row(
     key,
     value,
-    store,
     rows,
     slot_token,
     resident,
     position,
-    is_stored,
     hot,
     RECENT: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -131,9 +140,30 @@ def _copy_rows(
     tl.debug_barrier()
     tl.store(ring + dim, new_key, mask=inside)
     tl.store(ring + WIDTH + dim, new_value, mask=inside)
-    if is_stored:
-        tl.store(store + dim, new_key, mask=inside)
-        tl.store(store + WIDTH + dim, new_value, mask=inside)
+
+
+@triton.jit
+def _append_pending(
+    drafts,
+    rows,
+    slot_token,
+    resident,
+    first,
+    pending,
+    hot,
+    RECENT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+):
+    """Append ``pending`` rows of the draft buffer, of the tokens from ``first`` on."""
+    number = 0
+    while number < pending:
+        row = drafts + number * (2 * WIDTH)
+        position = first + number
+        _append_row(row, row + WIDTH, rows, slot_token, resident, position, hot, RECENT, WIDTH, WIDTH_PAD)
+        # In a short ring the next row may displace this one.
+        tl.debug_barrier()
+        number += 1
 
 
 @triton.jit
@@ -151,12 +181,16 @@ def _append(
     slot_token,
     resident,
     length,
+    draft_rows,
+    pending,
     query_codes,
     offset,
     share,
     context,
     hot,
     QUERIES: tl.constexpr,
+    TOKENS: tl.constexpr,
+    DRAFTS: tl.constexpr,
     RECENT: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
@@ -181,11 +215,22 @@ def _append(
         return
     position = tl.load(length)
     head = row_set // share
-    if member == QUERIES:
+    if member < QUERIES + TOKENS:
+        number = member - QUERIES
+        position += number
         BYTES: tl.constexpr = RANK // 2 if codes.dtype.element_ty == tl.uint8 else RANK
+        place = (head * TOKENS + number) * WIDTH
+        if STORES & (row_set % share == 0):
+            _store_row(
+                key + place,
+                value + place,
+                store + (head * context + position) * (2 * WIDTH),
+                WIDTH,
+                WIDTH_PAD,
+            )
         _store_code(
             codes + (row_set * context + position) * BYTES,
-            key + head * WIDTH,
+            key + place,
             mean,
             key_map + row_set * (WIDTH * RANK),
             scale + row_set * RANK,
@@ -196,20 +241,19 @@ def _append(
             CHUNK,
         )
     else:
-        _copy_rows(
-            key + head * WIDTH,
-            value + head * WIDTH,
-            store + (head * context + position) * (2 * WIDTH),
-            rows + row_set * (RECENT + hot) * (2 * WIDTH),
-            slot_token + row_set * hot,
-            resident + row_set * context,
-            position,
-            STORES & (row_set % share == 0),
-            hot,
-            RECENT,
-            WIDTH,
-            WIDTH_PAD,
-        )
+        rows += row_set * (RECENT + hot) * (2 * WIDTH)
+        slot_token += row_set * hot
+        resident += row_set * context
+        if DRAFTS > 0:
+            accepted = tl.load(pending)
+            _append_pending(
+                draft_rows + head * (DRAFTS * 2 * WIDTH), rows, slot_token, resident, position - accepted,
+                accepted, hot, RECENT, WIDTH, WIDTH_PAD,
+            )  # fmt: skip
+        place = head * (TOKENS * WIDTH)
+        _append_row(
+            key + place, value + place, rows, slot_token, resident, position, hot, RECENT, WIDTH, WIDTH_PAD
+        )  # fmt: skip
 
 
 def append_token(
@@ -223,17 +267,19 @@ def append_token(
     residents: Residents,
     length: Tensor,
     out: Projected,
-) -> None:
+    drafts: Drafts | None = None,
+) -> tuple[Tensor, Tensor]:
     """See the reference; ``store`` is in pinned host memory if the residents are on a GPU.
 
-    Rows with scales take a second launch.
+    Rows with scales take a second launch. K and V are contiguous.
     """
     sets, queries, width = query.shape
     if store.scales is not None:
-        key, value = quantise_rows(key.unsqueeze(1), value.unsqueeze(1), store, position=length)
+        key, value = quantise_rows(key, value, store, position=length)
     rank = out.codes.shape[2]
     rank_pad = triton.next_power_of_2(rank)
-    _append[(queries + 2, sets)](
+    heads, tokens, _ = key.shape
+    _append[(queries + tokens + 1, sets)](
         query,
         key,
         value,
@@ -247,12 +293,16 @@ def append_token(
         residents.slot_token,
         residents.resident.view(torch.uint8),
         length,
+        key if drafts is None else drafts.rows,
+        length if drafts is None else drafts.pending,
         out.codes,
         out.offset,
-        sets // key.shape[0],
+        sets // heads,
         codes.shape[1],
         residents.hot,
         QUERIES=queries,
+        TOKENS=tokens,
+        DRAFTS=0 if drafts is None else drafts.rows.shape[1],
         RECENT=residents.recent,
         WIDTH=width,
         WIDTH_PAD=triton.next_power_of_2(width),
@@ -263,3 +313,4 @@ def append_token(
         STORES=store.scales is None,
         num_warps=4,
     )
+    return key, value

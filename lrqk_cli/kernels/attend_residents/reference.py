@@ -11,6 +11,7 @@ from lrqk_cli.kernels.codes import unpack_codes
 from lrqk_cli.kernels.fixed_point.reference import fixed_point
 from lrqk_cli.kernels.merge.reference import merge
 from lrqk_cli.kernels.replace_rows.reference import replace_rows
+from lrqk_cli.kernels.soft_cap import soft_cap
 
 
 def attend_residents(
@@ -27,8 +28,9 @@ def attend_residents(
     tail: Tail | None = None,
     sinks: Tensor | None = None,
     fixed: Tensor | None = None,
+    drafts: Tensor | None = None,
 ) -> None:
-    """Attend exactly to ring and hot slots; add the tail and the sinks.
+    """Attend exactly to ring and hot slots; add the drafts of a verify step, the tail and the sinks.
 
     First fetches planned rows into their slots, as ``replace_rows`` does.
 
@@ -48,6 +50,8 @@ def attend_residents(
         sinks: one extra logit per query, which joins the softmax and has no value, ``[sets, N]``.
         fixed: receives the rounded output of all heads as one vector in fixed point too, see
             ``kernels.fixed_point``; d must then be a multiple of 32.
+        drafts: rows ``[KV, M - 1, 2, d]``; query n then is of token n % M of the step, and sees the first
+            n % M of these rows too.
     """
     if fetch is not None:
         replace_rows(residents, fetch.plan, fetch.store)
@@ -57,6 +61,8 @@ def attend_residents(
     rows = residents.rows[:, :used]
     output, lse = attend(query.unsqueeze(2), rows[:, :, 0], rows[:, :, 1], scaling=scaling, softcap=softcap)
     out_lse.copy_(lse.squeeze(2))
+    if drafts is not None:
+        output, lse = merge(output, lse, *_attend_drafts(query, drafts, scaling, softcap))
     if tail is not None and candidates > residents.hot:
         output, lse = merge(output, lse, *_tail(tail, residents, candidates))
     output = output.squeeze(2)
@@ -65,6 +71,23 @@ def attend_residents(
     out.copy_(output)
     if fixed is not None:
         fixed_point(fixed, out.flatten())
+
+
+def _attend_drafts(
+    query: Tensor, drafts: Tensor, scaling: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return the attention to the drafts that each query sees, ``[sets, N, 1, d]`` and ``[sets, N, 1]``."""
+    sets, queries, width = query.shape
+    tokens = drafts.shape[1] + 1
+    key, value = drafts.repeat_interleave(sets // drafts.shape[0], 0).unbind(2)
+    grouped = query.view(sets, -1, tokens, width)
+    logits = soft_cap(grouped.float() @ key.float().mT.unsqueeze(1) * scaling, softcap)
+    seen = torch.ones(tokens, tokens - 1, dtype=torch.bool, device=query.device).tril(-1)
+    logits = logits.masked_fill(~seen, float("-inf"))
+    lse = logits.logsumexp(-1)
+    weights = torch.exp(logits - lse.nan_to_num(neginf=0.0).unsqueeze(-1))
+    output = weights @ value.float().unsqueeze(1)
+    return output.reshape(sets, queries, 1, width), lse.reshape(sets, queries, 1)
 
 
 def _tail(tail: Tail, residents: Residents, candidates: int) -> tuple[Tensor, Tensor]:

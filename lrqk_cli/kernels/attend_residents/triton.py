@@ -5,10 +5,10 @@
    set each, so that about 500 programs share the device, and hide the link's latency. Reads all resident rows
    once (33 MiB at 8 sets, C 8,192, d 128 in 16 bits), and for each row that enters or leaves its index code
    and 4 bytes per query of predicted logits; writes one output per query and split. All queries of a set are
-   one tensor-core tile, padded to 16, and K and V blocks of 8 KiB (at 16 bits) pass through a pipeline in
-   48 KiB of shared memory.
+   one tensor-core tile, padded to 16 or 32, and K and V blocks of 8 KiB (at 16 bits) pass through a pipeline
+   in 48 KiB of shared memory.
 2. ``combine_splits``: one program per query merges the splits (2.5 MiB at 80 splits, N 4), sums the code sums
-   of spans and fetches (0.6 MiB at 64K tokens), and adds tail and sinks; the slope is 32 KiB per set.
+   of spans and fetches (0.6 MiB at 64K tokens), and adds drafts, tail and sinks; the slope is 32 KiB per set.
 
 The tail is the sum of ``score_tokens`` over the candidates that were not resident before the step, minus the
 rows that enter, plus the rows that leave.
@@ -61,6 +61,16 @@ class _FetchParts(NamedTuple):
     splits: int
     share: int
     format: int
+
+
+class _Beside(NamedTuple):
+    """What a query attends to beside splits and tail."""
+
+    query: Tensor
+    drafts: Tensor | None
+    sinks: Tensor | None
+    scaling: float
+    cap: float
 
 
 def _fetch_parts(fetch: Fetch | None, residents: Residents, stand_in: Tensor) -> _FetchParts:
@@ -121,8 +131,9 @@ def attend_residents(
     tail: Tail | None = None,
     sinks: Tensor | None = None,
     fixed: Tensor | None = None,
+    drafts: Tensor | None = None,
 ) -> None:
-    """See the reference; at most 16 queries per set."""
+    """See the reference; at most 32 queries per set."""
     sets, queries, width = query.shape
     hot, recent = residents.hot, residents.recent
     split = split_rows(sets, recent + hot)
@@ -130,8 +141,9 @@ def attend_residents(
     splits = fetched.splits + blocks_of(recent + hot, split)
     width_pad = max(16, triton.next_power_of_2(width))
     parts = _tail_parts(tail, scratch, out_lse)
-    sizes = {
+    sizes: dict[str, int] = {
         "QUERIES": queries,
+        "SOFTCAP": softcap is not None,
         "RANK": parts.rank,
         "RECENT": recent,
         "WIDTH": width,
@@ -157,24 +169,25 @@ def attend_residents(
         splits,
         scaling,
         softcap or 1.0,
+        TILE=max(16, tile_rows(queries)),
         ROWS=tile_rows(queries),
         RANK_PAD=code_width(parts.rank),
         BLOCK=min(split, max(16, _TILE // width_pad)),
         FETCH_ROWS=FETCH_ROWS,
-        SOFTCAP=softcap is not None,
         FORMAT=fetched.format,
         SCALE_TOKENS=SCALE_TOKENS,
         **sizes,
         num_warps=4,
         num_stages=3 if query.element_size() == 2 else 2,
     )
-    _combine(scratch, parts, sinks, length, out, out_lse, fixed, hot, splits, sizes)
+    beside = _Beside(query, drafts, sinks, scaling, softcap or 1.0)
+    _combine(scratch, parts, beside, length, out, out_lse, fixed, hot, splits, sizes)
 
 
 def _combine(
     scratch: AttendScratch,
     parts: _TailParts,
-    sinks: Tensor | None,
+    beside: _Beside,
     length: Tensor,
     out: Tensor,
     out_lse: Tensor,
@@ -188,7 +201,10 @@ def _combine(
     splits_pad, spans_pad = triton.next_power_of_2(splits), triton.next_power_of_2(spans)
     fetches_pad = triton.next_power_of_2(max(1, sizes["FETCHES"]))
     rank_chunk = min(triton.next_power_of_2(parts.rank), _MERGE_TILE // width_pad)
+    drafts, sinks = beside.drafts, beside.sinks
     combine_splits[(queries, sets)](
+        beside.query,
+        beside.query if drafts is None else drafts,
         *scratch[:3],
         parts.split_code_sums,
         parts.masses,
@@ -203,6 +219,10 @@ def _combine(
         hot,
         spans,
         splits,
+        1 if drafts is None else sets // drafts.shape[0],
+        beside.scaling,
+        beside.cap,
+        DRAFTS=0 if drafts is None else drafts.shape[1],
         SPAN=parts.span,
         MERGE_CHUNK=min(_MERGE_TILE // width_pad, splits_pad),
         CODE_CHUNK=min(_MERGE_TILE // rank_chunk, spans_pad),

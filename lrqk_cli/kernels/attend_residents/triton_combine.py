@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from lrqk_cli.kernels.fixed_point.triton import store_fixed
+from lrqk_cli.kernels.primitives import soft_cap
 
 
 @triton.jit
@@ -156,7 +157,54 @@ def _merge(
 
 
 @triton.jit
+def _add_drafts(
+    output,
+    lse,
+    query,
+    drafts,
+    seen,
+    scaling,
+    cap,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    DRAFTS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+):
+    """Return output and log-sum-exp with the first ``seen`` drafts added; pointers are the query's own."""
+    dim = tl.arange(0, WIDTH_PAD)
+    inside = dim < WIDTH
+    own = tl.load(query + dim, mask=inside, other=0.0).to(tl.float32)
+    for number in tl.static_range(0, DRAFTS):
+        row = drafts + number * (2 * WIDTH) + dim
+        logit = tl.sum(own * tl.load(row, mask=inside, other=0.0).to(tl.float32), 0) * scaling
+        value = tl.load(row + WIDTH, mask=inside, other=0.0).to(tl.float32)
+        if SOFTCAP:
+            logit = soft_cap(logit, cap)
+        # The token itself is resident, so the log-sum-exp is finite.
+        added = tl.where(number < seen, 1.0 / (1.0 + tl.exp(tl.minimum(lse - logit, 80.0))), 0.0)
+        output = tl.where(added > 0.0, output * (1.0 - added) + value * added, output)
+        lse = lse - tl.log(tl.maximum(1.0 - added, 1e-37))
+    return output, lse
+
+
+@triton.jit
+def _store(output, query, out, fixed, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr, PLANES: tl.constexpr):
+    """Store the rounded output of a query, and with ``PLANES`` also its part of the vector in fixed point."""
+    dim = tl.arange(0, WIDTH_PAD)
+    output = output.to(out.dtype.element_ty)
+    tl.store(out + query * WIDTH + dim, output, mask=dim < WIDTH)
+    if PLANES > 0:
+        UNITS: tl.constexpr = WIDTH_PAD // 32
+        units = tl.num_programs(0) * tl.num_programs(1) * (WIDTH // 32)
+        own = tl.arange(0, UNITS)
+        unit = tl.where(own < WIDTH // 32, query.to(tl.int32) * (WIDTH // 32) + own, units)
+        store_fixed(tl.reshape(output.to(tl.float32), [UNITS, 32]), fixed, units, unit, PLANES, UNITS)
+
+
+@triton.jit
 def combine_splits(
+    query_rows,
+    drafts,
     split_output,
     split_lse,
     split_masses,
@@ -173,7 +221,12 @@ def combine_splits(
     hot,
     spans,
     splits,
+    share,
+    scaling,
+    cap,
     QUERIES: tl.constexpr,
+    DRAFTS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
     RANK: tl.constexpr,
     RECENT: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -192,7 +245,7 @@ def combine_splits(
     SINKS: tl.constexpr,
     PLANES: tl.constexpr,
 ):
-    """Merge the splits of one query by their log-sum-exps; then add the tail, then apply the sinks."""
+    """Merge the splits of one query by their log-sum-exps; then add drafts and tail, then apply the sinks."""
     row_set = tl.program_id(1).to(tl.int64)
     query = row_set * QUERIES + tl.program_id(0)
     count = tl.load(length) + 1
@@ -210,6 +263,20 @@ def combine_splits(
         MERGE_CHUNK,
     )
     tl.store(out_lse + query, lse)
+    if DRAFTS > 0:
+        output, lse = _add_drafts(
+            output,
+            lse,
+            query_rows + query * WIDTH,
+            drafts + row_set // share * (DRAFTS * 2 * WIDTH),
+            tl.program_id(0) % (DRAFTS + 1),
+            scaling,
+            cap,
+            WIDTH,
+            WIDTH_PAD,
+            DRAFTS,
+            SOFTCAP,
+        )
     if TAIL and candidates > hot:
         mean, tail_lse = _tail(
             masses + query * (3 * spans),
@@ -237,12 +304,4 @@ def combine_splits(
     if SINKS:
         sink = tl.load(sinks + query).to(tl.float32)
         output = output / (1.0 + tl.exp(tl.minimum(sink - lse, 80.0)))
-    dim = tl.arange(0, WIDTH_PAD)
-    output = output.to(out.dtype.element_ty)
-    tl.store(out + query * WIDTH + dim, output, mask=dim < WIDTH)
-    if PLANES > 0:
-        UNITS: tl.constexpr = WIDTH_PAD // 32
-        units = tl.num_programs(0) * tl.num_programs(1) * (WIDTH // 32)
-        own = tl.arange(0, UNITS)
-        unit = tl.where(own < WIDTH // 32, query.to(tl.int32) * (WIDTH // 32) + own, units)
-        store_fixed(tl.reshape(output.to(tl.float32), [UNITS, 32]), fixed, units, unit, PLANES, UNITS)
+    _store(output, query, out, fixed, WIDTH, WIDTH_PAD, PLANES)

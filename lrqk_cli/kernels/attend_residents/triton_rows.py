@@ -16,10 +16,10 @@ def nothing_weighed(ROWS: tl.constexpr, RANK_PAD: tl.constexpr):
 
 
 @triton.jit
-def nothing_attended(WIDTH_PAD: tl.constexpr):
+def nothing_attended(TILE: tl.constexpr, WIDTH_PAD: tl.constexpr):
     """Return the initial largest logit, sum of weights and weighted sum: those of no rows."""
-    output = tl.zeros([16, WIDTH_PAD], tl.float32)
-    return tl.full([16], float("-inf"), tl.float32), tl.zeros([16], tl.float32), output
+    output = tl.zeros([TILE, WIDTH_PAD], tl.float32)
+    return tl.full([TILE], float("-inf"), tl.float32), tl.zeros([TILE], tl.float32), output
 
 
 @triton.jit
@@ -137,7 +137,7 @@ def store_attended(
     WIDTH_PAD: tl.constexpr,
 ):
     """Store output and log-sum-exp of the rows of ``attend_rows``; of no rows, zeros and minus infinity."""
-    member = tl.arange(0, 16)
+    member = tl.arange(0, total.shape[0])
     dim = tl.arange(0, WIDTH_PAD)[None, :]
     sure = tl.maximum(total, 1e-37)
     place = split_output + (split * QUERIES + member[:, None]) * WIDTH + dim

@@ -56,7 +56,7 @@ def _attend_fetched(
     The pointers of the store are of all KV heads, all others the set's own; ``rows`` points to its first hot
     slot.
     """
-    peak, total, output = nothing_attended(WIDTH_PAD)
+    peak, total, output = nothing_attended(queries.shape[0], WIDTH_PAD)
     peaks, mass, code_sum = nothing_weighed(ROWS, RANK_PAD)
     # fmt: off
     while first < planned:
@@ -104,7 +104,7 @@ def _attend_held(
     SOFTCAP: tl.constexpr,
 ):
     """Attend to the rows of a split that stay; pointers are the set's own."""
-    peak, total, output = nothing_attended(WIDTH_PAD)
+    peak, total, output = nothing_attended(queries.shape[0], WIDTH_PAD)
     for begin in range(0, SPLIT, BLOCK):
         row = begin + tl.arange(0, BLOCK)
         inside = first + row < used
@@ -160,6 +160,7 @@ def attend_split(
     scaling,
     cap,
     QUERIES: tl.constexpr,
+    TILE: tl.constexpr,
     ROWS: tl.constexpr,
     RANK: tl.constexpr,
     RANK_PAD: tl.constexpr,
@@ -175,7 +176,7 @@ def attend_split(
     FORMAT: tl.constexpr,
     SCALE_TOKENS: tl.constexpr,
 ):
-    """Attend to the rows of one split, all queries of the set in a tile of 16.
+    """Attend to the rows of one split, all queries of the set in a tile.
 
     The first ``FETCHES`` splits are the fetched rows; the others skip the slots that fetched rows take.
     """
@@ -190,11 +191,11 @@ def attend_split(
     STRIDE: tl.constexpr = 2 * WIDTH
     BYTES: tl.constexpr = (RANK + 1) // 2 if codes.dtype.element_ty == tl.uint8 else RANK
     rows += row_set * (RECENT + hot) * STRIDE
-    member = tl.arange(0, 16)[:, None]
+    member = tl.arange(0, TILE)[:, None]
     dim = tl.arange(0, WIDTH_PAD)[None, :]
     place = query + (row_set * QUERIES + member) * WIDTH + dim
     queries = tl.load(place, mask=(member < QUERIES) & (dim < WIDTH), other=0.0)
-    peak, total, output = nothing_attended(WIDTH_PAD)
+    peak, total, output = nothing_attended(TILE, WIDTH_PAD)
     # fmt: off
     if FETCHES > 0 and split < FETCHES:
         peak, total, output, peaks, mass, code_sum = _attend_fetched(

@@ -18,11 +18,11 @@ def packed_gated_gemv(
 
     Args:
         gate, up: G and U, ``[rows, width]``, which may differ in format.
-        vector: x in fixed point, see ``kernels.fixed_point``.
-        out: receives the result ``[rows]``, rounded once.
+        vector: x in fixed point, see ``kernels.fixed_point``; or several, one after the other.
+        out: receives the result ``[rows]``, or ``[vectors, rows]``, rounded once.
         activation: see ``gated_gemv``.
     """
-    both = torch.empty(2 * gate.rows, device=vector.device)
+    both = torch.empty(*out.shape[:-1], 2 * gate.rows, device=vector.device)
     packed_gemv((gate, up), vector, both, biases=(None, None))
-    gated, scaled = both.chunk(2)
+    gated, scaled = both.chunk(2, -1)
     out.copy_((silu(gated) if activation == "silu" else gelu(gated, approximate="tanh")) * scaled)

@@ -25,6 +25,8 @@ def _packed_gated_gemv(
     up_scales,
     vector,
     out,
+    count,
+    vector_stride,
     rows,
     UNITS: tl.constexpr,
     GATE_FORMAT: tl.constexpr,
@@ -34,7 +36,10 @@ def _packed_gated_gemv(
     CHUNK: tl.constexpr,
     SILU: tl.constexpr,
 ):
-    member = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    number = tl.program_id(0) % count
+    vector += number * vector_stride
+    out += number * rows
+    member = tl.program_id(0) // count * ROWS + tl.arange(0, ROWS)
     gated = dot_packed_rows(
         gate_words,
         gate_floats,
@@ -61,11 +66,14 @@ def packed_gated_gemv(
     """See the reference; all tensors are contiguous."""
     units = gate.width // UNIT
     chunk, warps = tiling(units)
-    _packed_gated_gemv[(triton.cdiv(gate.rows, ROWS),)](
+    count = out.numel() // gate.rows
+    _packed_gated_gemv[(triton.cdiv(gate.rows, ROWS) * count,)](
         *arguments(gate),
         *arguments(up),
         vector,
         out,
+        count,
+        vector.numel() // count,
         gate.rows,
         UNITS=units,
         GATE_FORMAT=format_code(gate.format),

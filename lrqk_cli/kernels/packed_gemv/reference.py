@@ -1,4 +1,4 @@
-"""Multiply packed matrices by a vector."""
+"""Multiply packed matrices by a vector, or by a few."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ def packed_gemv(
 
     Args:
         matrices: each W, ``[rows, width]``.
-        vector: x in fixed point, see ``kernels.fixed_point``.
-        out: receives all results, one after the other, rounded once.
+        vector: x in fixed point, see ``kernels.fixed_point``; or several, one after the other.
+        out: receives all results, one after the other, rounded once: ``[rows of all W]``, or
+            ``[vectors, rows of all W]``.
         biases: b ``[rows]`` of each W, or None.
         residual: added to the rounded results, in the shape of ``out``; the sum is rounded again. Or None.
     """
+    if out.dim() > 1:
+        residuals = [None] * len(out) if residual is None else list(residual)
+        for number, one in enumerate(out):
+            packed_gemv(matrices, vector[number], one, biases=biases, residual=residuals[number])
+        return
     results, row = [], numbers_of(vector)
     for matrix, bias in zip(matrices, biases, strict=True):
         product = _product(matrix, row)

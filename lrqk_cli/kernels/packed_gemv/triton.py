@@ -102,6 +102,9 @@ def _packed_gemv(
     vector,
     residual,
     out,
+    count,
+    vector_stride,
+    out_stride,
     programs_0,
     programs_1,
     rows_0,
@@ -117,7 +120,12 @@ def _packed_gemv(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    program = tl.program_id(0)
+    # Adjacent programs take the same rows, so several vectors read them once from the memory.
+    number = tl.program_id(0) % count
+    program = tl.program_id(0) // count
+    vector += number * vector_stride
+    residual += number * out_stride
+    out += number * out_stride
     # One branch per matrix, because formats differ in their instructions.
     if program < programs_0:
         _store_rows(
@@ -156,11 +164,15 @@ def packed_gemv(
     formats = {f"FORMAT_{number}": format_code(matrix.format) for number, matrix in enumerate(three)}
     units = matrices[0].width // UNIT
     chunk, warps = tiling(units)
-    _packed_gemv[(sum(programs),)](
+    count = out.numel() // sum(rows)
+    _packed_gemv[(sum(programs) * count,)](
         *parts,
         vector,
         out if residual is None else residual,
         out,
+        count,
+        vector.numel() // count,
+        sum(rows),
         *programs[:2],
         *rows,
         UNITS=units,

@@ -25,8 +25,8 @@ def quantise_rows(
         into: receives the rows, uint8 ``[KV, n, 2d + 4]``: d codes of K, d codes of V, then both factors as
             bfloat16. Its scales are fitted.
         first: the token of row 0 of ``into``, which receives the first row.
-        position: of a single token instead, int64 ``[1]``: its number, and the number of its row. A token
-            that begins a scale group takes the scales of the group before it.
+        position: of the first token instead, int64 ``[1]``: its number, and the number of its row. A scale
+            group that begins with one of the tokens takes the scales of the group before it.
 
     Returns:
         K and V ``[KV, S, d]``, in the dtype of ``key``.
@@ -36,9 +36,8 @@ def quantise_rows(
     row = 0
     if position is not None:
         row = first = int(position)
-        if row and row % SCALE_TOKENS == 0:
-            group = row // SCALE_TOKENS
-            scales.channels[:, group] = scales.channels[:, group - 1]
+        begun, newest = max(row - 1, 0) // SCALE_TOKENS, (row + key.shape[1] - 1) // SCALE_TOKENS
+        scales.channels[:, begun + 1 : newest + 1] = scales.channels[:, begun : begun + 1]
     target = target[:, row : row + key.shape[1]]
     back = torch.stack((key, value), dim=2)
     for group, part in groups_among(first, key.shape[1]):

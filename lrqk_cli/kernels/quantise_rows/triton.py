@@ -95,15 +95,16 @@ def _quantise(
     head = tl.program_id(1).to(tl.int64)
     row = number
     token = first + number
+    begun = token // SCALE_TOKENS
     if HAS_POSITION:
-        row += tl.load(position)
+        start = tl.load(position)
+        row += start
         token = row
+        # A scale group that begins with one of the tokens takes the scales of the group before it.
+        begun = tl.maximum(start - 1, 0) // SCALE_TOKENS
     group = token // SCALE_TOKENS
     own = channels + (head * groups + group) * (4 * WIDTH)
-    source = own
-    if HAS_POSITION:
-        # A token that begins a scale group takes the scales of the group before it.
-        source -= tl.where((token % SCALE_TOKENS == 0) & (token > 0), 4 * WIDTH, 0)
+    source = channels + (head * groups + (tl.minimum(group, begun) if HAS_POSITION else group)) * (4 * WIDTH)
     rows += head * head_stride + row * (2 * WIDTH + 4)
     factors += head * (head_stride // 2) + row * (WIDTH + 2) + WIDTH
     place = (head * length + number) * WIDTH

@@ -29,7 +29,7 @@ def rms_norm(
         eps: added to the mean square.
         offset: 0 or 1.
         rounds_first: round to the dtype also before multiplying by the weight.
-        fixed: receives the rounded result of a single row in fixed point too; see ``kernels.fixed_point``.
+        fixed: receives the rounded rows in fixed point too, one after the other; see ``kernels.fixed_point``.
     """
     wide = rows.float()
     scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
@@ -37,4 +37,4 @@ def rms_norm(
         scaled = scaled.to(rows.dtype).float()
     out.copy_(scaled * (weight.float() + offset))
     if fixed is not None:
-        fixed_point(fixed, out[0])
+        fixed_point(fixed.view(len(out), -1, fixed.shape[-1]), out)

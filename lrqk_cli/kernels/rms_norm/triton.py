@@ -37,6 +37,7 @@ def _normalise(
     if PLANES > 0:
         UNITS: tl.constexpr = WIDTH_PAD // 32
         numbers = tl.reshape(tl.where(inside, result.to(tl.float32), 0.0), [UNITS, 32])
+        fixed += tl.program_id(0) * ((8 * PLANES + 3) * (width // 32))
         store_fixed(numbers, fixed, width // 32, tl.arange(0, UNITS), PLANES, UNITS)
 
 

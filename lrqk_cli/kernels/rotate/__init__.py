@@ -1,4 +1,4 @@
-"""Rotary position embedding of one token."""
+"""Rotary position embedding of a few tokens."""
 
 from lrqk_cli.kernels.rotate import reference
 from lrqk_cli.kernels.twins import Twin, with_triton

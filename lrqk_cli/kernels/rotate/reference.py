@@ -9,12 +9,12 @@ from torch import Tensor
 def rotate(
     query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, out_query: Tensor, out_key: Tensor
 ) -> None:
-    """Compute ``x · cos + (-x₂, x₁) · sin`` for one token, with x₁ and x₂ the halves of x, in float32.
+    """Compute ``x · cos + (-x₂, x₁) · sin`` for each token, with x₁ and x₂ the halves of x, in float32.
 
     Args:
-        query: ``[H, d]``, d even.
-        key: ``[KV, d]``.
-        cosine, sine: ``[d]``, of the token's position.
+        query: ``[H, S, d]``, d even.
+        key: ``[KV, S, d]``.
+        cosine, sine: ``[S, d]``, of the tokens' positions.
         out_query, out_key: receive the results, in their own dtypes.
     """
     for rows, out in ((query, out_query), (key, out_key)):

@@ -1,4 +1,4 @@
-"""The same in one launch, one program per head."""
+"""The same in one launch, one program per head and token."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ def _rotate(
     out_query,
     out_key,
     heads,
+    query_stride,
+    query_token_stride,
+    key_stride,
+    key_token_stride,
     HALF: tl.constexpr,
     HALF_PAD: tl.constexpr,
 ):
     head = tl.program_id(0)
+    token = tl.program_id(1)
+    tokens = tl.num_programs(1)
     dim = tl.arange(0, HALF_PAD)
     inside = dim < HALF
+    cosine += token * (2 * HALF)
+    sine += token * (2 * HALF)
     if head < heads:
-        source = query + head * (2 * HALF)
-        target = out_query + head * (2 * HALF)
+        source = query + head * query_stride + token * query_token_stride
+        target = out_query + (head * tokens + token) * (2 * HALF)
     else:
-        source = key + (head - heads) * (2 * HALF)
-        target = out_key + (head - heads) * (2 * HALF)
+        source = key + (head - heads) * key_stride + token * key_token_stride
+        target = out_key + ((head - heads) * tokens + token) * (2 * HALF)
     first = tl.load(source + dim, mask=inside).to(tl.float32)
     second = tl.load(source + HALF + dim, mask=inside).to(tl.float32)
     low = first * tl.load(cosine + dim, mask=inside).to(tl.float32)
@@ -41,9 +49,9 @@ def _rotate(
 def rotate(
     query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, out_query: Tensor, out_key: Tensor
 ) -> None:
-    """See the reference; all tensors are contiguous, and queries and keys have one dtype."""
-    heads, width = query.shape
-    _rotate[(heads + key.shape[0],)](
+    """See the reference; queries and keys have one dtype, and all but they are contiguous."""
+    heads, tokens, width = query.shape
+    _rotate[(heads + key.shape[0], tokens)](
         query,
         key,
         cosine,
@@ -51,6 +59,8 @@ def rotate(
         out_query,
         out_key,
         heads,
+        *query.stride()[:2],
+        *key.stride()[:2],
         HALF=width // 2,
         HALF_PAD=triton.next_power_of_2(width // 2),
         num_warps=1,

@@ -24,10 +24,10 @@ from lrqk_cli.kernels.select_rows.triton_bins import bin_tokens
 from lrqk_cli.kernels.select_rows.triton_plan import count_missing, list_fetches
 from lrqk_cli.memory.scratch import BINS, SELECT_BLOCK, blocks_of
 
-# Spans whose masses a program sums at once.
-_MASS_CHUNK = 256
-# Tokens or slots per program of ``bin_tokens``, and its warps.
-_BIN_BLOCK, _BIN_WARPS = 1024, 4
+# Masses that a program sums at once, of some spans for all queries.
+_MASSES = 2048
+# Logits per program of ``bin_tokens``, of some tokens or slots, the most of these, and its warps.
+_BIN_LOGITS, _BIN_BLOCK, _BIN_WARPS = 8192, 1024, 4
 
 
 def select_rows(
@@ -57,7 +57,9 @@ def bin_scores(
     """See the reference; also counts the bins in the histograms."""
     sets, queries, columns = scores.logits.shape
     blocks = scores.masses.shape[3]
-    token_blocks, slot_blocks = blocks_of(columns, _BIN_BLOCK), blocks_of(residents.hot, _BIN_BLOCK)
+    queries_pad = triton.next_power_of_2(queries)
+    block = min(_BIN_BLOCK, _BIN_LOGITS // queries_pad)
+    token_blocks, slot_blocks = blocks_of(columns, block), blocks_of(residents.hot, block)
     bin_tokens[(token_blocks + slot_blocks, sets)](
         scores.logits,
         scores.masses,
@@ -74,13 +76,13 @@ def bin_scores(
         sink_tokens,
         bins_per_nat(highest_score(queries, aggregate)),
         QUERIES=queries,
-        QUERIES_PAD=triton.next_power_of_2(queries),
+        QUERIES_PAD=queries_pad,
         SUM=aggregate == "sum",
         BINS=BINS,
         LOWEST=LOWEST_SCORE,
-        BLOCK=_BIN_BLOCK,
+        BLOCK=block,
         SPAN=scores.span,
-        CHUNK=min(_MASS_CHUNK, triton.next_power_of_2(blocks)),
+        CHUNK=min(256, _MASSES // queries_pad, triton.next_power_of_2(blocks)),
         num_warps=_BIN_WARPS,
     )
 
