@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from measurements import bench_report, script
 
+from lrqk_cli.bench.lookup.questions import Kind
+from lrqk_cli.bench.lookup.results import LookupResult, kind_means
 from lrqk_cli.bench.qa.results import MarkedAnswer, SetResult, differences
 from lrqk_cli.bench.speed.results import SpeedResult
 from lrqk_cli.bench.speed.suite import SpeedSuite
@@ -244,3 +246,17 @@ def test_two_profiles_are_refused() -> None:
     report = bench_report("profile", [])
     with pytest.raises(MixedReportsError, match="One profile"):
         rows(script("profile_tables").TABLES, "step-kernels", profile_a=report, profile_b=report)
+
+
+def test_lookup_has_a_line_for_each_kind_of_question() -> None:
+    def answered(kind: Kind, ratio: float, identical: bool) -> LookupResult:
+        return LookupResult(
+            kind, "?", "lrqk", 16384, 9000, 256, identical, 256, 600.0, 600.0 * ratio, ratio, 180, 90, "!"
+        )
+
+    results = [answered("quote", 1.5, True), answered("quote", 1.7, False), answered("free", 1.0, True)]
+    report = bench_report("lookup", results, kind_means(results))
+    assert rows(script("lookup_tables").TABLES, "lookup", lookup_qwen=report) == [
+        ("llama-3.1-8b", "16K", "quote a passage", "2", "256", "600", "960", "1.60×", "50%", "1"),
+        ("llama-3.1-8b", "16K", "a free answer", "1", "256", "600", "600", "1.00×", "50%", "1"),
+    ]

@@ -3,7 +3,7 @@
 #
 #     docs/measurements/measure.sh BOOK QA_FOLDER GROUP...
 #
-# BOOK is a long text; QA_FOLDER has the five sets of questions. Groups: speed, memory (they need the GPU for
+# BOOK is a long text; QA_FOLDER has the five sets of questions. Groups: speed, memory, lookup (they need the GPU for
 # themselves, one run after the other), quality, qa (several processes at once). QWEN and SMOL name the models.
 set -euo pipefail
 
@@ -33,6 +33,11 @@ speed() {
         report speed/kv-1b-$form --shape llama-3.2-1b --weights bf16 --modes lrqk --ctx 64k,128k \
             --repeat 2 --new-tokens 64 --kv-dtype $form
     done
+}
+
+lookup() {
+    report speed/lookup-qwen --suite lookup --model $qwen --ctx 16k,32k --haystack $book
+    report speed/lookup-smol --suite lookup --model $smol --ctx 8k --hot 1984 --haystack $book
 }
 
 memory() {
@@ -97,7 +102,7 @@ export -f report
 export here lrqk
 for group in "$@"; do
     case $group in
-    speed | memory) $group ;;
+    speed | memory | lookup) $group ;;
     quality | qa) $group | xargs -P "${PROCESSES:-8}" -I{} bash -c 'report {}' ;;
     *) echo "unknown group $group" >&2 && exit 2 ;;
     esac
