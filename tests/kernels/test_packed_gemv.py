@@ -34,7 +34,7 @@ gated_kernel = pytest.importorskip(
 unpack_kernel = pytest.importorskip("lrqk_cli.kernels.unpack_rows.triton", reason="Triton is not installed")
 
 # Fewer units than a program takes, as many, and more; rows that do not fill a program.
-SHAPES = [(1, 256), (13, 1536), (8, 4096), (5, 4864), (3, 14336)]
+SHAPES = [(1, 256), (13, 1536), (8, 4096), (3, 4864), (3, 14336)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MIXED = [("Q4_K", "Q4_K", "Q6_K"), ("Q5_0", "Q8_0", "Q4_1"), ("Q5_K", "Q5_1"), ("MXFP4", "IQ4_NL"), ("Q4_0",)]
 
@@ -67,6 +67,8 @@ def check(found: Tensor, weights: Tensor, row: Tensor, bias: Tensor | None = Non
 @pytest.mark.parametrize(("rows", "width"), SHAPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_product_is_that_of_the_unpacked_matrix(name: str, rows: int, width: int, device: str) -> None:
+    if width > 10_000 and device == "cpu":
+        pytest.skip("takes the interpreter too long")
     matrix, weights = matrix_of(name, rows, width)
     row = vector(width)
     for module, place in ((reference, "cpu"), (kernel, device)):
