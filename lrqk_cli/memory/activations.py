@@ -128,9 +128,10 @@ def norm_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
     return segment * spec.hidden_size * (2 * ITEM_BYTES[dtype] + 3 * _FLOAT)
 
 
-def logits_bytes(spec: ModelSpec, dtype: str) -> int:
-    """Return the bytes of the logits of one position, as computed and in float32."""
-    return spec.vocab_size * (ITEM_BYTES[dtype] + _FLOAT)
+def logits_bytes(spec: ModelSpec, config: LrqkConfig, dtype: str) -> int:
+    """Return the bytes of the logits after each token of a step, as computed and in float32."""
+    tokens = 1 + accounting.draft_tokens(spec, config)
+    return tokens * spec.vocab_size * (ITEM_BYTES[dtype] + _FLOAT)
 
 
 def finish_prefill_bytes(spec: ModelSpec, config: LrqkConfig, context: int) -> int:

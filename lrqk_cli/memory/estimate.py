@@ -67,7 +67,7 @@ def estimate(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> D
         "sliding_windows": kv.sliding,
         "bookkeeping": kv.bookkeeping + activations.seed_bytes(spec, config, dtype),
         "decode_scratch": sum(shape.nbytes for shape in decode_scratch(spec, config, context)),
-        "logits": activations.logits_bytes(spec, dtype),
+        "logits": activations.logits_bytes(spec, config, dtype),
         worst_phase: phase_peak,
         "cublas": CUBLAS_BYTES,
         "fragments": allocator.unusable_bytes(phase_peak, spec.num_layers),

@@ -188,6 +188,28 @@ def _add_drafts(
 
 
 @triton.jit
+def _store_output(
+    output,
+    out,
+    fixed,
+    query,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    PLANES: tl.constexpr,
+):
+    """Store the output of a query; with ``PLANES``, in fixed point too. Pointers are of all queries."""
+    dim = tl.arange(0, WIDTH_PAD)
+    output = output.to(out.dtype.element_ty)
+    tl.store(out + query * WIDTH + dim, output, mask=dim < WIDTH)
+    if PLANES > 0:
+        UNITS: tl.constexpr = WIDTH_PAD // 32
+        units = tl.num_programs(0) * tl.num_programs(1) * (WIDTH // 32)
+        own = tl.arange(0, UNITS)
+        unit = tl.where(own < WIDTH // 32, query.to(tl.int32) * (WIDTH // 32) + own, units)
+        store_fixed(tl.reshape(output.to(tl.float32), [UNITS, 32]), fixed, units, unit, PLANES, UNITS)
+
+
+@triton.jit
 def combine_splits(
     query_rows,
     drafts,
@@ -290,12 +312,4 @@ def combine_splits(
     if SINKS:
         sink = tl.load(sinks + query).to(tl.float32)
         output = output / (1.0 + tl.exp(tl.minimum(sink - lse, 80.0)))
-    dim = tl.arange(0, WIDTH_PAD)
-    output = output.to(out.dtype.element_ty)
-    tl.store(out + query * WIDTH + dim, output, mask=dim < WIDTH)
-    if PLANES > 0:
-        UNITS: tl.constexpr = WIDTH_PAD // 32
-        units = tl.num_programs(0) * tl.num_programs(1) * (WIDTH // 32)
-        own = tl.arange(0, UNITS)
-        unit = tl.where(own < WIDTH // 32, query.to(tl.int32) * (WIDTH // 32) + own, units)
-        store_fixed(tl.reshape(output.to(tl.float32), [UNITS, 32]), fixed, units, unit, PLANES, UNITS)
+    _store_output(output, out, fixed, query, WIDTH, WIDTH_PAD, PLANES)
