@@ -53,8 +53,8 @@ def storages(owner: object, seen: dict[int, int], ids: set[int]) -> None:
     ids.add(id(owner))
     if isinstance(owner, torch.Tensor):
         seen[owner.untyped_storage().data_ptr()] = owner.untyped_storage().nbytes()
-    elif isinstance(owner, tuple):
-        for part in owner:
+    elif isinstance(owner, tuple | dict):
+        for part in owner.values() if isinstance(owner, dict) else owner:
             storages(part, seen, ids)
     elif type(owner).__module__.startswith("lrqk_cli") and hasattr(owner, "__dict__"):
         for part in vars(owner).values():
