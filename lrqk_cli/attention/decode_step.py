@@ -25,17 +25,16 @@ from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels.buffers import (
-    AttendScratch,
     Drafts,
     Fetch,
     FetchPlan,
     IndexMaps,
     Projected,
     Residents,
-    SelectScratch,
     Tail,
     TokenScores,
 )
+from lrqk_cli.kernels.launch_scratch import AttendScratch, SelectScratch
 
 FixedSpace: TypeAlias = Callable[[Tensor], Tensor]
 

@@ -190,20 +190,6 @@ class HotSet:
             self.recent.append(first, key, value)
             first += key.shape[1]
 
-    def fetch_best(self, scores: Tensor, wanted: int, store: RowStore, *, keeps: bool) -> Tensor:
-        """Make the best candidates resident, in place of the worst residents; return the number of rows.
-
-        Args:
-            scores: of the candidates, ``[sets, T]``.
-            wanted: how many of each row set.
-            keeps: fetch only those that are not resident.
-        """
-        resident = self.resident[:, : scores.shape[1]]
-        resident = resident if keeps else torch.zeros_like(resident)
-        plan = kernels.plan_fetches(scores, resident, self.slot_token, wanted)
-        kernels.replace_rows(self.residents, plan, store.stored)
-        return plan.counts.sum()
-
     def _refetch(self, lost: Tensor, store: RowStore) -> None:
         """Fetch the rows of the slots in ``lost``, bool ``[sets, C]``, by their entries in ``slot_token``."""
         sets, hot = lost.shape

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lrqk_cli import kernels
 from lrqk_cli.attention.projection import QueryCodes
-from lrqk_cli.config import Aggregate, LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels.codes import largest_code, pack_codes, unpack_codes
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import SCORE_CHUNK
@@ -92,13 +92,3 @@ class LowRankIndex:
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return the sums ``[sets, N, r]`` of the first n tokens' codes, weighted by ``[sets, N, n]``."""
         return weights @ unpack_codes(self.codes[:, : weights.shape[2]]) * self.scale
-
-
-def token_scores(logits: Tensor, aggregate: Aggregate) -> Tensor:
-    """Return each token's score ``[sets, T]`` by its predicted logits ``[sets, N, T]``.
-
-    With a single query the logits themselves, which cannot underflow.
-    """
-    if logits.shape[1] == 1:
-        return logits.squeeze(1)
-    return kernels.group_scores(logits, aggregate)

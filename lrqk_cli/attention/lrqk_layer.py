@@ -7,23 +7,22 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from lrqk_cli import kernels
 from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, LrqkStep
-from lrqk_cli.attention.drafts import add_drafts, empty_drafts
+from lrqk_cli.attention.drafts import empty_drafts
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
-from lrqk_cli.attention.index import LowRankIndex, token_scores
+from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.index_fit import IndexFit
-from lrqk_cli.attention.layers import FullLayer, weigh_sinks
+from lrqk_cli.attention.layers import FullLayer
 from lrqk_cli.attention.params import AttentionParams
+from lrqk_cli.attention.plain_step import PlainStep
 from lrqk_cli.attention.position import Position
-from lrqk_cli.attention.projection import ActiveRows, make_projector
+from lrqk_cli.attention.projection import Projector, make_projector
 from lrqk_cli.attention.rewind_points import Copies, LayerRewindPoint, LrqkRewindPoint
-from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
 from lrqk_cli.config import LrqkConfig, ModelSpec
-from lrqk_cli.memory import accounting
+from lrqk_cli.kernels.buffers import Drafts
 from lrqk_cli.memory.activations import SEED_QUERIES
 from lrqk_cli.telemetry.stats import StepStats
 
@@ -67,14 +66,19 @@ class LrqkLayer(FullLayer):
         self.tail = ValueTail(spec, config, device) if config.tail != "none" else None
         self.prefill: UnfinishedPrefill | None = None
         self.drafts = empty_drafts(spec, config, dtype, position)
-        self._sets = accounting.row_sets(spec, config)
         self.fit = IndexFit(self.projector, self.index)
-        self._wanted = self._fetched = 0
+        self._step = PlainStep(config, position, *self._parts)
+
+    @property
+    def _parts(
+        self,
+    ) -> tuple[RowStore, Projector, LowRankIndex, HotSet, ValueTail | None, Drafts | None]:
+        """What a step works on."""
+        return self.store, self.projector, self.index, self.hot, self.tail, self.drafts
 
     def make_step(self, state: DeviceState, number: int) -> DeviceStep:
         """See ``AttentionLayer``."""
-        parts = self.store, self.projector, self.index, self.hot, self.tail, self.drafts
-        return LrqkStep(self.config, state, number, *parts, self.token_attention)
+        return LrqkStep(self.config, state, number, *self._parts, self.token_attention)
 
     def reset(self) -> None:
         """Forget all tokens and the fit."""
@@ -83,7 +87,7 @@ class LrqkLayer(FullLayer):
         self.hot.clear()
         self.fit.reset()
         self.prefill = None
-        self._wanted = self._fetched = 0
+        self._step.take_counts()
 
     def rewind_point(self) -> LayerRewindPoint:
         """See ``AttentionLayer``."""
@@ -112,7 +116,8 @@ class LrqkLayer(FullLayer):
         """Change the configuration from the next step on; see ``LrqkCache.adjust``."""
         if config.tail != self.config.tail:
             self.tail = ValueTail(self.spec, config, self.store.device) if config.tail != "none" else None
-        self.config = config
+        self.config = self._step.config = config
+        self._step.tail = self.tail
         self.fit_tail()
 
     @property
@@ -150,7 +155,7 @@ class LrqkLayer(FullLayer):
         if self.token_attention is not None and prefill.newest is not None:
             query, params = prefill.newest
             self.token_attention.zero_()
-            self._add_weights(self.token_attention, self._per_set(query[:, :, -1:]), params, 0)
+            self._step.add_weights(self.token_attention, query[:, :, -1:], params, self.position.length)
         self.prefill = None
 
     def index_and_seed(self, length: int) -> None:
@@ -199,7 +204,7 @@ class LrqkLayer(FullLayer):
             self.hot.fill(prefill.filled, key, value)
             prefill.filled += key.shape[1]
         if candidates > self.hot.size:
-            self._fetch(self._seed_scores(*prefill.newest, length)[:, :candidates], self.hot.size)
+            self._step.fetch(self._seed_scores(*prefill.newest, length)[:, :candidates], self.hot.size)
         prefill.seeded = length
 
     def _forget_seeds(self, prefill: UnfinishedPrefill) -> None:
@@ -210,8 +215,7 @@ class LrqkLayer(FullLayer):
 
     def take_stats(self) -> StepStats:
         """Return the rows that decode steps demanded and fetched since the last call."""
-        wanted, fetched = self._wanted, self._fetched
-        self._wanted = self._fetched = 0
+        wanted, fetched = self._step.take_counts()
         return StepStats(wanted, fetched, fetched * self.store.row_bytes, self.spec.num_kv_heads)
 
     def attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
@@ -246,47 +250,19 @@ class LrqkLayer(FullLayer):
             self._seed_hot_set(prefill, prefill.indexed)
 
     def _index_keys(self, first: int, keys: Tensor) -> None:
-        prefill = self._open_prefill()  # a begun index grows with every segment, so no key comes again for it
+        # Extend a begun index with every segment, so that no key crosses the link again for it.
+        prefill = self._open_prefill()
         if self.fit.tokens and first == prefill.indexed:
             self.index.write(first, self.projector.project_keys(keys))
             prefill.indexed += keys.shape[1]
 
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """See ``AttentionLayer``; attends exactly to the residents, and predicts the tail.
+        """See ``AttentionLayer``; attends exactly to the residents, and predicts the tail."""
+        return self.attend_drafts(query, key, value, params)
 
-        Drafts after the token are stored and indexed, and their queries count in the scores; their rows stay
-        in ``drafts`` until ``settle``. Shapes are those of ``attend_segment``.
-        """
-        length, drafts = self.position.length, key.shape[1] - 1
-        queries = self._per_set(query).flatten(1, 2).unsqueeze(2)
-        key, value = self.store.write(length, key, value)
-        codes, key_codes = self.projector.step(queries.squeeze(2), key, self._active_rows)
-        self.hot.append(length, key[:, :1], value[:, :1])
-        self.store.await_writes()
-        self.index.write(length, key_codes)
-        candidates = self.hot.candidates(length + 1)
-        wanted = min(self.config.top_k, candidates)
-        self._wanted += wanted * self._sets
-        if candidates <= self.hot.size:
-            output, lse = self._attend_residents(queries, params)
-        else:
-            logits = self.index.logits(codes, length + 1, scaling=params.scaling, softcap=params.softcap)
-            self._fetched += int(
-                self._fetch(token_scores(logits, self.config.aggregate)[:, :candidates], wanted)
-            )
-            output, lse = self._attend_residents(queries, params)
-            if self.tail is not None:
-                resident = self.hot.resident[:, :candidates]
-                added = self.tail.predict(logits[:, :, :candidates], resident, self.index)
-                output, lse = kernels.merge(output, lse, *added)
-        if self.token_attention is not None:  # drafts may be rejected
-            self._add_weights(self.token_attention, self._per_set(query[:, :, :1]), params, 1)
-        grouped = self._sets, -1, drafts + 1
-        output, lse = output.reshape(*grouped, output.shape[-1]), lse.reshape(grouped)
-        if self.drafts is not None and drafts:
-            self.drafts.rows.copy_(torch.stack((key[:, 1:], value[:, 1:]), 2))
-            output, lse = add_drafts(output, lse, self._per_set(query), self.drafts.rows, params)
-        return weigh_sinks(output, lse, params.sinks).reshape(query.shape)
+    def attend_drafts(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
+        """Attend with a token and its M - 1 drafts in a plain step; see ``PlainStep``."""
+        return self._step(query, key, value, params, self.token_attention)
 
     def settle(self, count: int) -> None:
         """Move the rows of the first ``count`` drafts, the newest tokens, into the recent window."""
@@ -294,37 +270,10 @@ class LrqkLayer(FullLayer):
         key, value = self.drafts.rows[:, :count].unbind(2)
         self.hot.append(self.position.length - count, key, value)
 
-    def _per_set(self, query: Tensor) -> Tensor:
-        """Return queries ``[KV, G, S, d]`` grouped by row set, ``[sets, N, S, d]``."""
-        return query.reshape(self._sets, -1, *query.shape[2:])
-
-    def _active_rows(self) -> ActiveRows:
-        key, _ = self.hot.resident_rows(self.position.length)
-        return ActiveRows(key, self.index.gather(self.hot.resident_tokens(self.position.length)))
-
-    def _attend_residents(self, query: Tensor, params: AttentionParams) -> tuple[Tensor, Tensor]:
-        key, value = self.hot.resident_rows(self.position.length + 1)
-        return kernels.attend(query, key, value, scaling=params.scaling, softcap=params.softcap)
-
-    def _add_weights(self, weights: Tensor, query: Tensor, params: AttentionParams, new: int) -> None:
-        """Add the residents' attention weights; ``new`` tokens are stored beyond ``position``."""
-        length = self.position.length + new
-        key, _ = self.hot.resident_rows(length)
-        add_weights(weights, query, [key], self.hot.resident_tokens(length), params)
-
-    def _fetch(self, scores: Tensor, wanted: int) -> Tensor:
-        """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the fetched rows."""
-        if sinks := self.config.sink_tokens:
-            scores = scores.clone()
-            scores[:, :sinks] = torch.finfo(scores.dtype).max
-        keeps = self.config.hot_policy != "refetch"
-        return self.hot.fetch_best(scores, wanted, self.store, keeps=keeps)
-
     def _seed_scores(self, query: Tensor, params: AttentionParams, length: int) -> Tensor:
         """Return each token's score ``[sets, length]`` for queries ``[KV, G, S, d]``."""
-        codes = self.projector.project_queries(self._per_set(query).flatten(1, 2))
+        codes = self.projector.project_queries(self._step.per_set(query).flatten(1, 2))
         scaling, softcap = params.scaling, params.softcap
         if codes.codes.shape[1] == 1:
-            logits = self.index.logits(codes, length, scaling=scaling, softcap=softcap)
-            return token_scores(logits, self.config.aggregate)
+            return self._step.scores(self.index.logits(codes, length, scaling=scaling, softcap=softcap))
         return self.index.total_scores(codes, length, scaling=scaling, softcap=softcap)

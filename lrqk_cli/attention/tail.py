@@ -87,15 +87,13 @@ class ValueTail:
         """Return the predicted mean value ``[sets, N, d]`` of rows with mean codes ``[sets, N, r]``."""
         return self.intercept.unsqueeze(1) + mean_code @ self.slope
 
-    def predict(self, logits: Tensor, resident: Tensor, index: LowRankIndex) -> tuple[Tensor, Tensor]:
+    def predict(self, logits: Tensor, index: LowRankIndex) -> tuple[Tensor, Tensor]:
         """Return the predicted output ``[sets, N, 1, d]`` and log-mass ``[sets, N, 1]`` of non-residents.
 
         Args:
-            logits: predicted, ``[sets, N, T]``.
-            resident: whether each token is, bool ``[sets, T]``.
+            logits: predicted, ``[sets, N, T]``; minus infinity for residents.
             index: of all tokens.
         """
-        logits = logits.masked_fill(resident.unsqueeze(1), float("-inf"))
         mass = logits.logsumexp(-1, keepdim=True)
         mean_code = index.weighted_sum(torch.exp(logits - mass))
         return self.mean_value(mean_code).unsqueeze(2), mass

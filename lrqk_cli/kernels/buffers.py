@@ -60,7 +60,7 @@ class Drafts(NamedTuple):
 
     Attributes:
         rows: ``[KV, M - 1, 2, d]``, as the store gives them back; K before V.
-        pending: int64 ``[1]``, how many of them are accepted; the next step moves these into the ring.
+        pending: int64 ``[1]``, how many of them the next step moves into the ring: the accepted ones.
     """
 
     rows: Tensor
@@ -97,11 +97,11 @@ class Projected(NamedTuple):
     @classmethod
     def empty(cls, sets: int, queries: int, rank: int, device: torch.device) -> Projected:
         """Allocate."""
-        return cls(**_allocate(scratch.projected(sets, queries, rank), device))
+        return cls(**allocate(scratch.projected(sets, queries, rank), device))
 
     def part(self, queries: int) -> Projected:
-        """Return the same for fewer queries of each set, in a part of this memory."""
-        return Projected(_part(self.codes, queries), _part(self.offset, queries))
+        """Return the same for fewer queries of each set, in a part of the memory."""
+        return Projected(*(part_of(tensor, queries) for tensor in self))
 
 
 class TokenScores(NamedTuple):
@@ -126,12 +126,12 @@ class TokenScores(NamedTuple):
         cls, sets: int, queries: int, columns: int, device: torch.device, *, tail_rank: int | None = None
     ) -> TokenScores:
         """Allocate; ``tail_rank`` is r, or None without a tail."""
-        return cls(**_allocate(scratch.token_scores(sets, queries, columns, tail_rank), device))
+        return cls(**allocate(scratch.token_scores(sets, queries, columns, tail_rank), device))
 
     def part(self, queries: int) -> TokenScores:
-        """See ``Projected.part``."""
-        code_sums = None if self.code_sums is None else _part(self.code_sums, queries)
-        return TokenScores(_part(self.logits, queries), _part(self.masses, queries), code_sums)
+        """Return the same for fewer queries of each set, in a part of the memory."""
+        code_sums = None if self.code_sums is None else part_of(self.code_sums, queries)
+        return TokenScores(part_of(self.logits, queries), part_of(self.masses, queries), code_sums)
 
     @property
     def span(self) -> int:
@@ -158,7 +158,7 @@ class FetchPlan(NamedTuple):
     @classmethod
     def empty(cls, sets: int, hot: int, device: torch.device) -> FetchPlan:
         """Allocate, with zero totals."""
-        plan = cls(**_allocate(scratch.fetch_plan(sets, hot), device))
+        plan = cls(**allocate(scratch.fetch_plan(sets, hot), device))
         plan.totals.zero_()
         return plan
 
@@ -232,85 +232,14 @@ class Fetch(NamedTuple):
     store: StoredRows
 
 
-class SelectScratch(NamedTuple):
-    """Intermediate results between the launches of ``select_rows``.
-
-    Attributes:
-        token_bin: int16 ``[sets, columns]``, the bin of each candidate's score.
-        slot_bin: int16 ``[sets, C]``, the bin of the score of each slot's token.
-        histogram: int32 ``[sets, 2, BINS]``, of candidates and of slots; zero between steps.
-        block_counts: int32 ``[sets, blocks]``, the tokens to fetch in each block of ``SELECT_BLOCK``.
-        decision: int32 ``[sets, 5]``: the bin above which tokens are demanded, the numbers of demanded and
-            of missing tokens, the last bin from which slots are taken, and the number of slots below it.
-    """
-
-    token_bin: Tensor
-    slot_bin: Tensor
-    histogram: Tensor
-    block_counts: Tensor
-    decision: Tensor
-
-    @classmethod
-    def empty(cls, sets: int, hot: int, columns: int, device: torch.device) -> SelectScratch:
-        """Allocate, with zero histograms."""
-        made = cls(**_allocate(scratch.select_scratch(sets, hot, columns), device))
-        made.histogram.zero_()
-        return made
-
-
-class AttendScratch(NamedTuple):
-    """Partial attention over each split of the residents, in float32; unused splits are undefined.
-
-    With a fetch, the first ``fetch_splits(C)`` splits are the fetched rows; others have ``split_rows`` rows.
-
-    Attributes:
-        output: ``[sets, splits, N, d]``, normalised within the split.
-        lse: ``[sets, N, splits]``.
-        masses: ``[sets, N, 2, fetch splits]``: the largest predicted logit x over the rows that a split
-            replaces or fetches, and ``Σ exp(logit - x)`` over the replaced minus that over the fetched rows.
-        code_sums: ``[sets, N, fetch splits, r]``, the same difference of ``Σ exp(logit - x) · code``; None
-            without a tail.
-    """
-
-    output: Tensor
-    lse: Tensor
-    masses: Tensor
-    code_sums: Tensor | None = None
-
-    @classmethod
-    def empty(
-        cls,
-        sets: int,
-        queries: int,
-        rows: int,
-        width: int,
-        device: torch.device,
-        *,
-        tail_rank: int | None = None,
-        fetching: int = 0,
-    ) -> AttendScratch:
-        """Allocate for ``rows`` (W + C) residents per set of head size ``width``, and a tail of rank r.
-
-        Args:
-            fetching: C if attention fetches rows, else 0.
-        """
-        shapes = scratch.attend_scratch(sets, queries, rows, width, tail_rank, fetching=fetching)
-        return cls(**_allocate(shapes, device))
-
-    def part(self, queries: int) -> AttendScratch:
-        """See ``Projected.part``."""
-        code_sums = None if self.code_sums is None else _part(self.code_sums, queries)
-        output, masses = _part(self.output, queries, dim=2), _part(self.masses, queries)
-        return AttendScratch(output, _part(self.lse, queries), masses, code_sums)
-
-
 class Tail(NamedTuple):
     """Inputs of the tail correction: predicted masses, and values as a linear function of codes.
 
     Attributes:
         scores: from ``score_tokens``, with ``code_sums``.
         codes: the index.
-        slope: M with the scale of the index multiplied in, float32 ``[sets, r, d]``; or zeros.
+        slope: M with the scale of the index multiplied in, float32 ``[sets, r, d]``; with zeros, every row
+            has the mean value.
         intercept: b, float32 ``[sets, d]``.
     """
 
@@ -320,11 +249,13 @@ class Tail(NamedTuple):
     intercept: Tensor
 
 
-def _part(tensor: Tensor, queries: int, dim: int = 1) -> Tensor:
+def part_of(tensor: Tensor, queries: int, dim: int = 1) -> Tensor:
     """Return a contiguous tensor of the same shape but for a dimension, in a part of the memory."""
-    shape = (*tensor.shape[:dim], queries, *tensor.shape[dim + 1 :])
+    shape = list(tensor.shape)
+    shape[dim] = queries
     return tensor.flatten()[: prod(shape)].view(shape)
 
 
-def _allocate(shapes: scratch.Shapes, device: torch.device) -> dict[str, Tensor]:
+def allocate(shapes: scratch.Shapes, device: torch.device) -> dict[str, Tensor]:
+    """Return tensors of these shapes, undefined, by name."""
     return {name: empty(shape, device) for name, shape in shapes.items()}

@@ -129,8 +129,9 @@ def norm_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
 
 
 def logits_bytes(spec: ModelSpec, config: LrqkConfig, dtype: str) -> int:
-    """Return the bytes of the logits of a step, for a token and its drafts, as computed and in float32."""
-    return (1 + accounting.draft_tokens(spec, config)) * spec.vocab_size * (ITEM_BYTES[dtype] + _FLOAT)
+    """Return the bytes of the logits after each token of a step, as computed and in float32."""
+    tokens = 1 + accounting.draft_tokens(spec, config)
+    return tokens * spec.vocab_size * (ITEM_BYTES[dtype] + _FLOAT)
 
 
 def finish_prefill_bytes(spec: ModelSpec, config: LrqkConfig, context: int) -> int:

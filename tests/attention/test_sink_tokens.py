@@ -8,6 +8,7 @@ from tiny import random_tokens, tiny_model
 from torch import Tensor
 
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.plain_step import PlainStep
 from lrqk_cli.config import HotPolicy, LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.kernels.select_rows import reference
@@ -32,9 +33,9 @@ def test_an_index_that_takes_the_first_tokens_for_needless_does_not_lose_them(
         scores[..., :4] = scores.min() - 100.0
         return scores
 
-    plain, binned = LrqkLayer._fetch, reference.bin_scores
+    plain, binned = PlainStep.fetch, reference.bin_scores
     monkeypatch.setattr(
-        LrqkLayer, "_fetch", lambda layer, scores, wanted: plain(layer, without_the_first(scores), wanted)
+        PlainStep, "fetch", lambda step, scores, wanted: plain(step, without_the_first(scores), wanted)
     )
 
     def bin_scores(scores: reference.TokenScores, *others: object) -> None:

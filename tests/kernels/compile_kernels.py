@@ -22,8 +22,9 @@ from decode_step import Shape, make_index, make_layer, make_maps, make_tail, noi
 from packed import matrix_of
 
 from lrqk_cli.config import KvDtype
-from lrqk_cli.kernels.buffers import AttendScratch, Fetch, FetchPlan, Projected, SelectScratch, StoredRows
+from lrqk_cli.kernels.buffers import Fetch, FetchPlan, Projected, StoredRows
 from lrqk_cli.kernels.fixed_point.reference import empty_fixed
+from lrqk_cli.kernels.launch_scratch import AttendScratch, SelectScratch
 
 CPU = torch.device("cpu")
 # Llama 3.1 8B, Qwen2.5 0.5B, Gemma 3 270M, and an odd one.

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from lrqk_cli.config import KvDtype
 from lrqk_cli.kernels.attend_residents import reference
-from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents, StoredRows
+from lrqk_cli.kernels.buffers import Fetch, Residents, StoredRows
 from lrqk_cli.kernels.codes import unpack_codes
 from lrqk_cli.kernels.fixed_point.reference import empty_fixed, fixed_point, numbers_of
+from lrqk_cli.kernels.launch_scratch import AttendScratch
 
 kernel = pytest.importorskip("lrqk_cli.kernels.attend_residents.triton", reason="Triton is not installed")
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lrqk_cli.config import Aggregate
-from lrqk_cli.kernels.buffers import LOWEST_SCORE, FetchPlan, Residents, SelectScratch, TokenScores
+from lrqk_cli.kernels.buffers import LOWEST_SCORE, FetchPlan, Residents, TokenScores
+from lrqk_cli.kernels.launch_scratch import SelectScratch
 from lrqk_cli.kernels.select_rows import reference
 from lrqk_cli.memory.scratch import BINS
 

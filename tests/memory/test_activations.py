@@ -94,8 +94,9 @@ def test_what_is_stated_is_what_lives(mode: AttentionMode, kv_dtype: KvDtype, in
         streamed -= accounting.row_store(spec, CONTEXT - SEGMENT, "bfloat16").nbytes
     reading = max(phases["prefill_attention"] - streamed, phases["prefill_mlp"])
     # Queries that seed the hot set, and logits, are items of their own.
-    beside = activations.seed_bytes(spec, settings, "bfloat16")
-    beside += activations.logits_bytes(spec, settings, "bfloat16")
+    beside = activations.seed_bytes(spec, settings, "bfloat16") + activations.logits_bytes(
+        spec, settings, "bfloat16"
+    )
     segment, last = measured(config, settings)
     assert 0.8 * reading <= segment <= reading + beside
     finishing = phases["settling"]

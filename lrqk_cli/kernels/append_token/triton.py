@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lrqk_cli.kernels.append_token.triton_rows import append_pending, append_row, store_row
 from lrqk_cli.kernels.buffers import Drafts, IndexMaps, Projected, Residents, StoredRows
 from lrqk_cli.kernels.codes import largest_code
 from lrqk_cli.kernels.quantise_rows.triton import quantise_rows
@@ -100,73 +101,6 @@ def _store_code(
 
 
 @triton.jit
-def _store_row(key, value, store, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr):
-    """Copy K and V of a token to the host."""
-    dim = tl.arange(0, WIDTH_PAD)
-    inside = dim < WIDTH
-    new_key = tl.load(key + dim, mask=inside)
-    new_value = tl.load(value + dim, mask=inside)
-    tl.store(store + dim, new_key, mask=inside)
-    tl.store(store + WIDTH + dim, new_value, mask=inside)
-
-
-@triton.jit
-def _append_row(
-    key,
-    value,
-    rows,
-    slot_token,
-    resident,
-    position,
-    hot,
-    RECENT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    WIDTH_PAD: tl.constexpr,
-):
-    """Copy the ring slot's old row to its hot slot, then K and V to the ring; pointers are the set's own."""
-    dim = tl.arange(0, WIDTH_PAD)
-    inside = dim < WIDTH
-    ring = rows + (position % RECENT) * (2 * WIDTH)
-    leaving = position - RECENT
-    if (leaving >= 0) & (leaving < hot):
-        slot = rows + (RECENT + leaving) * (2 * WIDTH)
-        tl.store(slot + dim, tl.load(ring + dim, mask=inside), mask=inside)
-        tl.store(slot + WIDTH + dim, tl.load(ring + WIDTH + dim, mask=inside), mask=inside)
-        tl.store(slot_token + leaving, leaving)
-        tl.store(resident + leaving, 1)
-    new_key = tl.load(key + dim, mask=inside)
-    new_value = tl.load(value + dim, mask=inside)
-    # All threads must have read the old row before any overwrites it.
-    tl.debug_barrier()
-    tl.store(ring + dim, new_key, mask=inside)
-    tl.store(ring + WIDTH + dim, new_value, mask=inside)
-
-
-@triton.jit
-def _append_pending(
-    drafts,
-    rows,
-    slot_token,
-    resident,
-    first,
-    pending,
-    hot,
-    RECENT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    WIDTH_PAD: tl.constexpr,
-):
-    """Append ``pending`` rows of the draft buffer, of the tokens from ``first`` on."""
-    number = 0
-    while number < pending:
-        row = drafts + number * (2 * WIDTH)
-        position = first + number
-        _append_row(row, row + WIDTH, rows, slot_token, resident, position, hot, RECENT, WIDTH, WIDTH_PAD)
-        # In a short ring the next row may displace this one.
-        tl.debug_barrier()
-        number += 1
-
-
-@triton.jit
 def _append(
     query,
     key,
@@ -215,30 +149,18 @@ def _append(
         return
     position = tl.load(length)
     head = row_set // share
+    # fmt: off
     if member < QUERIES + TOKENS:
         number = member - QUERIES
         position += number
         BYTES: tl.constexpr = RANK // 2 if codes.dtype.element_ty == tl.uint8 else RANK
         place = (head * TOKENS + number) * WIDTH
         if STORES & (row_set % share == 0):
-            _store_row(
-                key + place,
-                value + place,
-                store + (head * context + position) * (2 * WIDTH),
-                WIDTH,
-                WIDTH_PAD,
-            )
+            host = store + (head * context + position) * (2 * WIDTH)
+            store_row(key + place, value + place, host, WIDTH, WIDTH_PAD)
         _store_code(
-            codes + (row_set * context + position) * BYTES,
-            key + place,
-            mean,
-            key_map + row_set * (WIDTH * RANK),
-            scale + row_set * RANK,
-            TOP,
-            WIDTH,
-            RANK,
-            RANK_PAD,
-            CHUNK,
+            codes + (row_set * context + position) * BYTES, key + place, mean,
+            key_map + row_set * (WIDTH * RANK), scale + row_set * RANK, TOP, WIDTH, RANK, RANK_PAD, CHUNK,
         )
     else:
         rows += row_set * (RECENT + hot) * (2 * WIDTH)
@@ -246,14 +168,15 @@ def _append(
         resident += row_set * context
         if DRAFTS > 0:
             accepted = tl.load(pending)
-            _append_pending(
+            append_pending(
                 draft_rows + head * (DRAFTS * 2 * WIDTH), rows, slot_token, resident, position - accepted,
                 accepted, hot, RECENT, WIDTH, WIDTH_PAD,
-            )  # fmt: skip
+            )
         place = head * (TOKENS * WIDTH)
-        _append_row(
+        append_row(
             key + place, value + place, rows, slot_token, resident, position, hot, RECENT, WIDTH, WIDTH_PAD
-        )  # fmt: skip
+        )
+    # fmt: on
 
 
 def append_token(

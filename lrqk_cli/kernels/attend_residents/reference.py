@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.kernels.attend.reference import attend
-from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents, Tail
+from lrqk_cli.kernels.buffers import Fetch, Residents, Tail
 from lrqk_cli.kernels.codes import unpack_codes
 from lrqk_cli.kernels.fixed_point.reference import fixed_point
+from lrqk_cli.kernels.launch_scratch import AttendScratch
 from lrqk_cli.kernels.merge.reference import merge
 from lrqk_cli.kernels.replace_rows.reference import replace_rows
 from lrqk_cli.kernels.soft_cap import soft_cap

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from lrqk_cli.kernels.attend_residents.triton_combine import combine_splits
 from lrqk_cli.kernels.attend_residents.triton_split import attend_split
-from lrqk_cli.kernels.buffers import AttendScratch, Fetch, Residents, Tail
+from lrqk_cli.kernels.buffers import Fetch, Residents, Tail
 from lrqk_cli.kernels.dequantise_rows.triton import row_format
 from lrqk_cli.kernels.fixed_point.reference import planes_in
+from lrqk_cli.kernels.launch_scratch import AttendScratch
 from lrqk_cli.kernels.primitives import code_width, tile_rows
 from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.scratch import FETCH_ROWS, blocks_of, fetch_splits, split_rows

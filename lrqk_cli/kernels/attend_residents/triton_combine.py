@@ -188,8 +188,16 @@ def _add_drafts(
 
 
 @triton.jit
-def _store(output, query, out, fixed, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr, PLANES: tl.constexpr):
-    """Store the rounded output of a query, and with ``PLANES`` also its part of the vector in fixed point."""
+def _store_output(
+    output,
+    out,
+    fixed,
+    query,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    PLANES: tl.constexpr,
+):
+    """Store the output of a query; with ``PLANES``, in fixed point too. Pointers are of all queries."""
     dim = tl.arange(0, WIDTH_PAD)
     output = output.to(out.dtype.element_ty)
     tl.store(out + query * WIDTH + dim, output, mask=dim < WIDTH)
@@ -304,4 +312,4 @@ def combine_splits(
     if SINKS:
         sink = tl.load(sinks + query).to(tl.float32)
         output = output / (1.0 + tl.exp(tl.minimum(sink - lse, 80.0)))
-    _store(output, query, out, fixed, WIDTH, WIDTH_PAD, PLANES)
+    _store_output(output, out, fixed, query, WIDTH, WIDTH_PAD, PLANES)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.config import Aggregate
-from lrqk_cli.kernels.buffers import LOWEST_SCORE, FetchPlan, Residents, SelectScratch, TokenScores
+from lrqk_cli.kernels.buffers import LOWEST_SCORE, FetchPlan, Residents, TokenScores
+from lrqk_cli.kernels.launch_scratch import SelectScratch
 from lrqk_cli.memory.scratch import BINS
 
 
