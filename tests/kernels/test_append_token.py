@@ -147,7 +147,7 @@ def test_accepted_drafts_end_where_tokens_one_by_one_do(
     """Also drafts that begin a scale group; what rejected ones have written is overwritten."""
     if append_token is reference.append_token and device == "cuda":
         pytest.skip("references are for the CPU")
-    start, stop, drafts = (SCALE_TOKENS - 9, SCALE_TOKENS + 12, 3) if kv_dtype == "int8" else (0, 30, 3)
+    start, stop, drafts = (SCALE_TOKENS - 6, SCALE_TOKENS + 9, 3) if kv_dtype == "int8" else (0, 22, 3)
     shape = Shape(start, context=stop + 4, width=32, queries=1, hot=hot, recent=recent, share=2)
     accepts = torch.randint(0, drafts + 1, (stop,), generator=torch.Generator().manual_seed(hot)).tolist()
     rows = noise(21, 2, shape.heads, stop + drafts, shape.width)

@@ -123,7 +123,6 @@ def test_matches_the_reference(
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "tail": False}, {"fetch": 0}], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(
     ("drafts", "shape"),
     [
@@ -135,15 +134,14 @@ def test_matches_the_reference(
     ids=str,
 )
 def test_drafts_are_attended_causally(
-    drafts: int, shape: Shape, dtype: torch.dtype, options: dict[str, Any], device: str
+    drafts: int, shape: Shape, options: dict[str, Any], device: str
 ) -> None:
+    dtype = torch.float32
     if "fetch" in options and shape.length < shape.hot:
         pytest.skip("all candidates are resident")
     expected = run(reference, shape, dtype, "cpu", drafts=drafts, **options)
     found = run(kernel, shape, dtype, device, drafts=drafts, **options)
-    rounding = {torch.float32: 2e-5, torch.float16: 2e-3}[dtype]
-    assert_same(found[0], expected[0], atol=rounding, rtol=rounding)
-    assert_same(found[1:], expected[1:], atol=2e-5, rtol=2e-5)
+    assert_same(found, expected, atol=2e-5, rtol=2e-5)
     without = run(kernel, shape, dtype, device, **options)
     first = slice(None, None, drafts + 1)
     assert_same(found[0][:, first], without[0][:, first])

@@ -83,7 +83,7 @@ def test_a_product_is_that_of_the_unpacked_matrix(name: str, rows: int, width: i
 def test_matrices_of_several_formats_share_a_launch(
     names: tuple[str, ...], dtype: torch.dtype, device: str
 ) -> None:
-    width, counts = 1536, (37, 8, 3)[: len(names)]
+    width, counts = 1536, (5, 8, 3)[: len(names)]
     made = [matrix_of(n, rows, width, seed=rows, size=0.01) for n, rows in zip(names, counts, strict=True)]
     row = vector(width, dtype)
     # One matrix does without a bias.
@@ -182,7 +182,7 @@ def test_each_expert_has_the_product_of_its_own_matrix(
 def test_a_gate_is_that_of_the_unpacked_matrices(
     gate_name: str, up_name: str, activation: Any, device: str
 ) -> None:
-    rows, width = 21, 2816
+    rows, width = 7, 2816
     gate, gate_weights = matrix_of(gate_name, rows, width, seed=1, size=1e-3)
     up, up_weights = matrix_of(up_name, rows, width, seed=2, size=1e-3)
     row = vector(width)
