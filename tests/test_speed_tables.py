@@ -251,12 +251,26 @@ def test_two_profiles_are_refused() -> None:
 def test_lookup_has_a_line_for_each_kind_of_question() -> None:
     def answered(kind: Kind, ratio: float, identical: bool) -> LookupResult:
         return LookupResult(
-            kind, "?", "lrqk", 16384, 9000, 256, identical, 256, 600.0, 600.0 * ratio, ratio, 180, 90, "!"
+            kind,
+            "?",
+            "lrqk",
+            16384,
+            9000,
+            256,
+            identical,
+            256,
+            600.0,
+            600.0 * ratio,
+            ratio,
+            180,
+            90,
+            0.75,
+            "!",
         )
 
     results = [answered("quote", 1.5, True), answered("quote", 1.7, False), answered("free", 1.0, True)]
     report = bench_report("lookup", results, kind_means(results))
     assert rows(script("lookup_tables").TABLES, "lookup", lookup_qwen=report) == [
-        ("llama-3.1-8b", "16K", "quote a passage", "2", "256", "600", "960", "1.60×", "50%", "1"),
-        ("llama-3.1-8b", "16K", "a free answer", "1", "256", "600", "600", "1.00×", "50%", "1"),
+        ("llama-3.1-8b", "16K", "quote a passage", "2", "256", "600", "960", "1.60×", "50%", "75%", "1"),
+        ("llama-3.1-8b", "16K", "a free answer", "1", "256", "600", "600", "1.00×", "50%", "", "1"),
     ]

@@ -21,6 +21,7 @@ def lookup(reports: Reports) -> Iterator[Row]:
         "with lookup",
         "ratio",
         "drafts accepted",
+        "of the answer copied",
         "answers that are the same",
     )
     for report in of_suite(reports, "lookup").values():
@@ -40,6 +41,7 @@ def lookup(reports: Reports) -> Iterator[Row]:
                 f"{means['lookup_tokens_per_s']:.0f}",
                 f"{means['ratio']:.2f}×",
                 f"{means['accepted']:.0%}",
+                f"{means['copied']:.0%}" if means["kind"] != "free" else "",
                 str(sum(line["identical"] for line in own)),
             )
 

@@ -3,8 +3,9 @@
 #
 #     docs/measurements/measure.sh BOOK QA_FOLDER GROUP...
 #
-# BOOK is a long text; QA_FOLDER has the five sets of questions. Groups: speed, memory, lookup (they need the GPU for
-# themselves, one run after the other), quality, qa (several processes at once). QWEN and SMOL name the models.
+# BOOK is a long text; QA_FOLDER has the five sets of questions. Groups: speed, lookup, cards (they need the GPU for
+# themselves, one run after the other), peaks (bytes only), quality, qa (several processes at once). QWEN and SMOL
+# name the models. CUDA_VISIBLE_DEVICES and taskset let two groups run on two GPUs of a machine.
 set -euo pipefail
 
 book=$(realpath "$1") questions=$(realpath "$2")
@@ -21,17 +22,17 @@ report() {
 }
 
 speed() {
-    local shape="--shape llama-3.1-8b --repeat 2 --new-tokens 64"
+    local shape="--shape llama-3.1-8b --repeat 1 --new-tokens 64"
     report speed/8b-q4-headline $shape --weights q4 --modes lrqk --ctx 8k,64k,128k,256k
     report speed/8b-bf16-modes $shape --weights bf16 --modes lrqk,dense --ctx 8k,64k,128k,256k
     report speed/8b-bf16-eager --shape llama-3.1-8b --weights bf16 --modes dense,dense-eager --ctx 64k \
         --repeat 1 --new-tokens 16
-    python "$here/profile_steps.py" llama-3.1-8b --ctx 64k,256k >"$here/speed/profile-8b-q4.json"
+    python3 "$here/profile_steps.py" llama-3.1-8b --ctx 64k,256k >"$here/speed/profile-8b-q4.json"
     local form
     for form in bf16 int8 fp8; do
         report speed/kv-8b-$form $shape --weights q4 --modes lrqk --ctx 64k,128k --kv-dtype $form
         report speed/kv-1b-$form --shape llama-3.2-1b --weights bf16 --modes lrqk --ctx 64k,128k \
-            --repeat 2 --new-tokens 64 --kv-dtype $form
+            --repeat 1 --new-tokens 64 --kv-dtype $form
     done
 }
 
@@ -40,13 +41,16 @@ lookup() {
     report speed/lookup-smol --suite lookup --model $smol --ctx 8k --hot 1984 --haystack $book
 }
 
-memory() {
+peaks() {
     local shape small="--rank 32 --index-bits 8 --hot 4096 --segment 2048"
     for shape in llama-3.2-1b qwen2.5-1.5b llama-3.2-3b; do
         report speed/peak-$shape --shape $shape --modes lrqk,dense --ctx 8k,16k,32k,64k --repeat 1 --new-tokens 8
         report speed/peak-$shape-small --shape $shape --modes lrqk --ctx 8k,16k,32k,64k --repeat 1 \
             --new-tokens 8 $small
     done
+}
+
+cards() {
     local run="--modes lrqk --repeat 1 --new-tokens 64"
     report speed/vram-3b $run --shape llama-3.2-3b --vram 8GiB --ctx 64k
     report speed/vram-4b $run --shape qwen3-4b --vram 12GiB --ctx 40000
@@ -102,7 +106,7 @@ export -f report
 export here lrqk
 for group in "$@"; do
     case $group in
-    speed | memory | lookup) $group ;;
+    speed | lookup | cards | peaks) $group ;;
     quality | qa) $group | xargs -P "${PROCESSES:-8}" -I{} bash -c 'report {}' ;;
     *) echo "unknown group $group" >&2 && exit 2 ;;
     esac

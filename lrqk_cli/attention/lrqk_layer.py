@@ -116,8 +116,8 @@ class LrqkLayer(FullLayer):
         """Change the configuration from the next step on; see ``LrqkCache.adjust``."""
         if config.tail != self.config.tail:
             self.tail = ValueTail(self.spec, config, self.store.device) if config.tail != "none" else None
-        self.config = self._step.config = config
-        self._step.tail = self.tail
+        self.config = config
+        self._step = PlainStep(config, self.position, *self._parts)
         self.fit_tail()
 
     @property
@@ -257,11 +257,7 @@ class LrqkLayer(FullLayer):
             prefill.indexed += keys.shape[1]
 
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """See ``AttentionLayer``; attends exactly to the residents, and predicts the tail."""
-        return self.attend_drafts(query, key, value, params)
-
-    def attend_drafts(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
-        """Attend with a token and its M - 1 drafts in a plain step; see ``PlainStep``."""
+        """See ``AttentionLayer`` and ``PlainStep``; drafts may follow the token."""
         return self._step(query, key, value, params, self.token_attention)
 
     def settle(self, count: int) -> None:

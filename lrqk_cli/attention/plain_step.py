@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from lrqk_cli import kernels
-from lrqk_cli.attention.drafts import add_drafts
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
@@ -18,15 +17,13 @@ from lrqk_cli.attention.sources import add_weights
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.kernels.buffers import Drafts
+from lrqk_cli.kernels.drafts import add_drafts
 
 
 class PlainStep:
     """LRQK for one layer; ``LrqkStep`` does the same with lengths on the device.
 
     The seeding of a hot set chooses rows as a step does (``fetch``, ``scores``).
-
-    Attributes:
-        config, tail: those of the layer, which may replace them between steps.
 
     Args:
         config: of the layer.
@@ -45,8 +42,8 @@ class PlainStep:
         tail: ValueTail | None,
         drafts: Drafts | None,
     ) -> None:
-        self.config = config
-        self.tail = tail
+        self._config = config
+        self._tail = tail
         self._position = position
         self._store = store
         self._projector = projector
@@ -88,26 +85,33 @@ class PlainStep:
         output, lse = output.reshape(*grouped, output.shape[-1]), lse.reshape(grouped)
         if self._drafts is not None and drafts:
             self._drafts.rows.copy_(torch.stack((key[:, 1:], value[:, 1:]), 2))
-            output, lse = add_drafts(output, lse, self.per_set(query), self._drafts.rows, params)
+            output, lse = add_drafts(
+                output,
+                lse,
+                self.per_set(query),
+                self._drafts.rows,
+                scaling=params.scaling,
+                softcap=params.softcap,
+            )
         return weigh_sinks(output, lse, params.sinks).reshape(query.shape)
 
     def _attend(self, queries: Tensor, codes: QueryCodes, params: AttentionParams) -> tuple[Tensor, Tensor]:
         """Fetch the best rows, attend to the residents with ``[sets, N, 1, d]``, and add the tail."""
         length = self._position.length + 1
         candidates = self._hot.candidates(length)
-        wanted = min(self.config.top_k, candidates)
+        wanted = min(self._config.top_k, candidates)
         self._wanted += wanted * self._sets
         if candidates <= self._hot.size:
             return self._attend_residents(queries, params)
         logits = self._index.logits(codes, length, scaling=params.scaling, softcap=params.softcap)
         self._fetched += int(self.fetch(self.scores(logits)[:, :candidates], wanted))
         output, lse = self._attend_residents(queries, params)
-        if self.tail is None:
+        if self._tail is None:
             return output, lse
         others = logits[:, :, :candidates].masked_fill(
             self._hot.resident[:, :candidates].unsqueeze(1), float("-inf")
         )
-        return kernels.merge(output, lse, *self.tail.predict(others, self._index))
+        return kernels.merge(output, lse, *self._tail.predict(others, self._index))
 
     def per_set(self, query: Tensor) -> Tensor:
         """Return queries ``[KV, G, S, d]`` grouped by row set, ``[sets, N, S, d]``."""
@@ -130,9 +134,9 @@ class PlainStep:
     def fetch(self, scores: Tensor, wanted: int) -> Tensor:
         """Make the best ``wanted`` candidates by scores ``[sets, T]`` resident; return the fetched rows."""
         resident = self._hot.resident[:, : scores.shape[1]]
-        if self.config.hot_policy == "refetch":
+        if self._config.hot_policy == "refetch":
             resident = torch.zeros_like(resident)
-        if sinks := self.config.sink_tokens:
+        if sinks := self._config.sink_tokens:
             scores = scores.clone()
             scores[:, :sinks] = torch.finfo(scores.dtype).max
         plan = kernels.plan_fetches(scores, resident, self._hot.slot_token, wanted)
@@ -143,7 +147,7 @@ class PlainStep:
         """Return each token's score ``[sets, T]``: a single query's logits, which cannot underflow."""
         if logits.shape[1] == 1:
             return logits.squeeze(1)
-        return kernels.group_scores(logits, self.config.aggregate)
+        return kernels.group_scores(logits, self._config.aggregate)
 
     def take_counts(self) -> tuple[int, int]:
         """Return the rows demanded and the rows fetched since the last call, summed over row sets."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.conversation import Conversation, Entry, Exchange
 from lrqk_cli.chat.events import Message, Notice, Remark, Reused
 from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.engine.tokens import shared_length
 from lrqk_cli.memory.units import format_bytes
 from lrqk_cli.prefix_cache.tensor_file import DamagedFileError
 
@@ -166,9 +166,7 @@ class ContextSync:
             if entry not in old.entries:
                 entry.rewind_point = None
         held = old.tokens[: self._engine.length]
-        shared = sum(
-            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(held, new.tokens, strict=False))
-        )
+        shared = shared_length(held, new.tokens)
         if shared == self._engine.length:
             return
         self._rewind([entry for entry in old.entries if entry.start <= shared], new)

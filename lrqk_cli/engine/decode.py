@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -106,6 +107,16 @@ class FixedStep:
         position.length, position.pending = length, pending
 
 
+class DraftSource(Protocol):
+    """Finds drafts for a conversation, whose newest token is the one that a step is for."""
+
+    def find(self, count: int) -> Sequence[int]:
+        """Return ``count`` drafts that may follow, or none. Called for every step, in order."""
+
+    def prepare(self) -> None:
+        """Work ahead for the next ``find``, while the device computes a step."""
+
+
 class Decoder:
     """Feeds tokens to a model one by one, and drafts with them.
 
@@ -137,19 +148,13 @@ class Decoder:
         """Whether a step is a single launch that returns before the step has run."""
         return self._plain.is_captured
 
-    @property
-    def has_verified(self) -> bool:
-        """Whether there was a verify step."""
-        return self._verify is not None
-
-    def step(self, token: int, find_drafts: Callable[[], Sequence[int]] = tuple) -> Tensor:
+    def step(self, token: int, source: DraftSource | None = None) -> Tensor:
         """Append ``token`` to the sequence and return the logits ``[vocab]`` after it.
 
         The logits are valid until the next step.
 
         Args:
-            find_drafts: returns the drafts of the step, ``cache.draft_tokens`` or none; it is not called if
-                the token is a draft itself.
+            source: of drafts after the token, if it is no draft itself; None for a plain step.
         """
         if self._drafts and self._drafts[0] == token:
             self._drafts = self._drafts[1:]
@@ -157,16 +162,27 @@ class Decoder:
             self._accepted += 1
             self._row += 1
         else:
-            self._drafts = find_drafts()
+            self._drafts = self._found(source, token)
             if self._drafts and self._verify is None:
                 self._verify = FixedStep(self._model, self._cache, 1 + len(self._drafts), self._plain)
             self._step = self._verify if self._drafts and self._verify else self._plain
             self._kept = self._step.run([token, *self._drafts])
             self._chosen, self._row = None, 0
             self._offered += len(self._drafts)
+            if source is not None and self.is_captured:
+                source.prepare()
         assert self._kept is not None
         self._newest = self._kept[self._row]
         return self._newest
+
+    def _found(self, source: DraftSource | None, token: int) -> Sequence[int]:
+        count = self._cache.draft_tokens
+        if source is None or not count:
+            return ()
+        if self._cache.has_device_steps and self._verify is None:
+            # Any drafts: the kernels of verify steps are compiled now, and not in the middle of an answer.
+            return [token] * count
+        return source.find(count)
 
     def drop_drafts(self) -> None:
         """Forget the drafts that were not reached."""

@@ -73,8 +73,9 @@ class Engine:
             # Kept from here on; a cache that does not fit raises above, and the block restores the model.
             self._stack = stack.pop_all()
         self._decoder = Decoder(model, self.cache)
-        self._lookup, self.uses_lookup = Lookup(), True
+        # One list, which the lookup follows.
         self._tokens: list[int] = []
+        self._lookup, self.uses_lookup = Lookup(self._tokens), True
         self._logits: Tensor | None = None
         # Counted once, because a status line reads them often.
         self._weight_bytes = model.get_memory_footprint()
@@ -97,7 +98,7 @@ class Engine:
         self._decoder.drop_drafts()
         self.cache.reset()
         self.totals = DecodeTotals()
-        self._tokens = []
+        self._tokens.clear()
         self._lookup.cut(0)
         self._logits = None
 
@@ -161,7 +162,7 @@ class Engine:
         """
         with self._computing():
             self.cache.restore(blocks, states)
-            self._tokens = list(tokens)
+            self._tokens[:] = tokens
 
     def prefill(
         self,
@@ -216,6 +217,7 @@ class Engine:
             )
         limit = generation.max_new_tokens or self.context
         steps, seconds = 0, 0.0
+        drafts = self._lookup if self.uses_lookup and self.cache.draft_tokens else None
         with self._computing():
             sampler = Sampler(generation, self.device)
             self.cache.counters.take()
@@ -241,7 +243,7 @@ class Engine:
                 waiting, start = self._waiting(), time.perf_counter()
                 is_step = bool(waiting)
                 if waiting == [token]:
-                    logits = self._logits = self._decoder.step(token, self._drafts)
+                    logits = self._logits = self._decoder.step(token, drafts)
                 else:  # the caller has used the engine since
                     logits = self.next_logits()
                 if is_captured:
@@ -258,14 +260,6 @@ class Engine:
             raise
         finally:
             self._decoder.settle()
-
-    def _drafts(self) -> Sequence[int]:
-        """Return the drafts of the next step, which is for the newest token; empty for a plain step."""
-        count = self.cache.draft_tokens if self.uses_lookup else 0
-        if count and self.cache.has_device_steps and not self._decoder.has_verified:
-            # Any drafts: the kernels of verify steps are compiled now, and not in the middle of an answer.
-            return self._tokens[-1:] * count
-        return self._lookup.find(self._tokens, count) if count else ()
 
     def _choose(self, sampler: Sampler, logits: Tensor) -> int:
         likeliest = self._decoder.likeliest(logits) if sampler.takes_likeliest else None

@@ -73,9 +73,7 @@ def multiply_packed(tokens: Tensor, matrix: PackedMatrix, out: Tensor, bias: Ten
     count, width = tokens.shape
     vectors = empty_fixed(width, tokens.dtype, tokens.device, count)
     kernels.fixed_point(vectors, tokens.contiguous())
-    # One launch for all tokens: treat the matrix as the only expert of a mixture.
-    chosen = torch.zeros(count, dtype=torch.int64, device=tokens.device)
-    kernels.packed_experts_gemv(matrix, chosen, vectors, out, bias=None if bias is None else bias[None])
+    kernels.packed_gemv((matrix,), vectors, out, biases=(bias,))
 
 
 def multiply_unpacked(

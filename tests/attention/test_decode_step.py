@@ -95,6 +95,8 @@ def test_the_kernels_serve_a_step_as_their_references_do(
     kind: str, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("kernels read the CPU's memory in Triton's interpreter only")
     lengths, params = [60, 1, 1, 1], AttentionParams(0.25)
 
     def steps() -> Tensor:

@@ -33,15 +33,19 @@ def model_on_gpu(family: str = "llama", weights: str | None = None) -> PreTraine
 
 
 def answers(
-    model: PreTrainedModel, config: LrqkConfig, generation: GenerationConfig = LONG
+    model: PreTrainedModel, config: LrqkConfig, generation: GenerationConfig = LONG, accepted: int = 100
 ) -> list[list[int]]:
-    """Return the answers to two turns; their verify steps are captured where there are drafts."""
+    """Return the answers to two turns; their verify steps are captured where there are drafts.
+
+    Args:
+        accepted: drafts that must be accepted with lookup.
+    """
     found = []
     with Engine(model, spec_from_config(model.config, "tiny"), config, CONTEXT) as engine:
         for turn in (REPEATING[:300], random_tokens(30, seed=6).tolist()):
             list(engine.prefill(turn))
             found.append([step.token for step in engine.generate(generation, ())][:256])
-        assert (engine.totals.drafts_accepted > 100) == (config.lookup > 0)
+        assert (engine.totals.drafts_accepted >= accepted) == (config.lookup > 0)
         if config.lookup:
             assert engine._decoder._verify is not None
             assert engine._decoder._verify.is_captured
@@ -65,4 +69,6 @@ def test_answers_of_a_small_hot_set_go_on(grouping: str) -> None:
 
 def test_drawn_tokens_are_the_same() -> None:
     model, drawn = model_on_gpu(), replace(LONG, temperature=0.2, seed=3)
-    assert answers(model, ALL_ROWS, drawn) == answers(model, replace(ALL_ROWS, lookup=0), drawn)
+    without = answers(model, replace(ALL_ROWS, lookup=0), drawn)
+    # Drawn answers seldom repeat themselves.
+    assert answers(model, ALL_ROWS, drawn, accepted=4) == without

@@ -1,4 +1,8 @@
-"""Questions about one document whose answers copy a passage, copy a table, or are free."""
+"""Questions about one document whose answers copy a passage, copy a table, or are free.
+
+The answer to a question that asks for a copy begins with given words, because small models seldom find the
+place: they would be measured on loops of their own words.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
+from lrqk_cli.bench.qa.prompts import INTRODUCTION, asked_tokens
 from lrqk_cli.models.prompt import ChatPrompt
 
 Kind = Literal["quote", "table", "free"]
 
-_INTRODUCTION = "Read this text. A question about it follows.\n\n"
 _TITLE = "Receipts of the harbour office"
+_TABLE_BEGIN = f"{_TITLE}\n\n| name |"
 _NAMES = ("Adler", "Brandt", "Carey", "Duval", "Ekman", "Ferro", "Gray", "Holm", "Iverson", "Jonas")
 _GOODS = ("tar", "linen", "barley", "timber", "salt", "wool")
 _TABLE_DEPTH = 0.4
@@ -27,10 +32,17 @@ _FREE = (
 
 @dataclass(frozen=True, slots=True)
 class LookupQuestion:
-    """A question, and how its answer relates to the text."""
+    """A question, and how its answer relates to the text.
+
+    Attributes:
+        opening: words that the answer is given to begin with, from the text; empty for a free answer.
+        source: how the text goes on after them.
+    """
 
     kind: Kind
     text: str
+    opening: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +68,17 @@ def lookup_prompt(text: str, seed: int, prompt: ChatPrompt, room: int) -> Lookup
     words = text.split(" ")
     while len(words) >= 2 * _PASSAGE_WORDS:
         document = _with_table(words, seed)
-        head = [*prompt.opening(), *prompt.text(_INTRODUCTION + document)]
-        asked = [(question, _tokens(question, prompt)) for question in _questions(words)]
+        head = [*prompt.opening(), *prompt.text(INTRODUCTION + document)]
+        asked = [
+            (question, [*asked_tokens(question.text, prompt), *prompt.text(question.opening)])
+            for question in _questions(words, document)
+        ]
         spare = room - len(head) - max(len(tokens) for _, tokens in asked)
         if spare >= 0:
             return LookupPrompt(head, asked)
         # Tokens are spread evenly enough that a few rounds suffice.
         words = words[: min(len(words) - 1, int(len(words) * (1 + spare / len(head))))]
     return None
-
-
-def _tokens(question: LookupQuestion, prompt: ChatPrompt) -> list[int]:
-    return [*prompt.text(f"\n\nQuestion: {question.text}"), *prompt.closing()]
 
 
 def _with_table(words: list[str], seed: int) -> str:
@@ -77,22 +88,29 @@ def _with_table(words: list[str], seed: int) -> str:
 
 def _table(seed: int) -> str:
     choose = random.Random(seed)
-    lines = [_TITLE, "", "| name | goods | barrels | shillings |", "|---|---|---|---|"]
+    lines = [_TABLE_BEGIN + " goods | barrels | shillings |", "|---|---|---|---|"]
     for name in _NAMES:
         figures = f"{choose.randrange(10, 990)} | {choose.randrange(1000, 99000):,}"
         lines.append(f"| {name} | {choose.choice(_GOODS)} | {figures} |")
     return "\n".join(lines)
 
 
-def _questions(words: list[str]) -> list[LookupQuestion]:
+def _questions(words: list[str], document: str) -> list[LookupQuestion]:
     found = list[LookupQuestion]()
     for depth in _QUOTE_DEPTHS:
-        first = int(depth * (len(words) - _PASSAGE_WORDS))
-        begin = " ".join(words[first : first + _QUOTED_WORDS])
-        found.append(
-            LookupQuestion(
-                "quote", f"Repeat the passage of the text that begins with “{begin}”, word for word."
-            )
-        )
-    found.append(LookupQuestion("table", f"Copy the table “{_TITLE}” completely."))
+        begin = _passage(words, int(depth * (len(words) - _PASSAGE_WORDS)))
+        text = f"Repeat the passage of the text that begins with “{begin}”, word for word."
+        found.append(_copied("quote", text, begin, document))
+    found.append(_copied("table", f"Copy the table “{_TITLE}” completely.", _TABLE_BEGIN, document))
     return found + [LookupQuestion("free", text) for text in _FREE]
+
+
+def _passage(words: list[str], first: int) -> str:
+    """Return the beginning of the first passage from a word on that is not broken by gaps."""
+    starts = range(first, len(words) - _PASSAGE_WORDS)
+    first = next((start for start in starts if all(words[start : start + _PASSAGE_WORDS])), first)
+    return " ".join(words[first : first + _QUOTED_WORDS])
+
+
+def _copied(kind: Kind, text: str, begin: str, document: str) -> LookupQuestion:
+    return LookupQuestion(kind, text, begin, document.partition(begin)[2])

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from lrqk_cli.bench.lookup.questions import Kind
 from lrqk_cli.bench.report import Table
+from lrqk_cli.engine.tokens import shared_length
 
 _COLUMNS = (
     "kind",
@@ -20,6 +21,7 @@ _COLUMNS = (
     "with lookup",
     "ratio",
     "accepted",
+    "copied",
 )
 
 
@@ -32,6 +34,8 @@ class LookupResult:
         identical: whether both answers have the same tokens; ``common``: how many are, from the first on.
         plain_tokens_per_s, lookup_tokens_per_s: decode speed without and with; ``ratio``: of with to without.
         offered, accepted: drafts of the answer with lookup.
+        copied: share of the answer, from its beginning, that the text has after the words that the answer was
+            given; 0 for a free answer.
         answer: the text with lookup.
     """
 
@@ -48,12 +52,17 @@ class LookupResult:
     ratio: float
     offered: int
     accepted: int
+    copied: float
     answer: str
 
 
 @dataclass(frozen=True, slots=True)
 class KindMeans:
-    """Means over the questions of a kind at one context; ``identical`` and ``accepted`` are shares."""
+    """Means over the questions of a kind at one context.
+
+    Attributes:
+        identical, accepted, copied: shares.
+    """
 
     kind: Kind
     mode: str
@@ -65,6 +74,13 @@ class KindMeans:
     lookup_tokens_per_s: float
     ratio: float
     accepted: float
+    copied: float
+
+
+def copied_share(answer: str, source: str) -> float:
+    """Return the share of an answer, from its beginning, that ``source`` begins with; spaces count as one."""
+    words, own = " ".join(source.split()), " ".join(answer.split())
+    return shared_length(own, words) / len(own) if own else 0.0
 
 
 def kind_means(results: Sequence[LookupResult]) -> list[KindMeans]:
@@ -83,6 +99,7 @@ def kind_means(results: Sequence[LookupResult]) -> list[KindMeans]:
                 lookup_tokens_per_s=fmean(result.lookup_tokens_per_s for result in own),
                 ratio=fmean(result.ratio for result in own),
                 accepted=sum(result.accepted for result in own) / offered if offered else 0.0,
+                copied=fmean(result.copied for result in own),
             )
         )
     return found
@@ -105,4 +122,5 @@ def _cells(mean: KindMeans) -> tuple[str, ...]:
         f"{mean.lookup_tokens_per_s:.1f}",
         f"{mean.ratio:.2f}",
         f"{mean.accepted:.0%}",
+        f"{mean.copied:.0%}",
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lrqk_cli.bench.answering import greedy_tokens
 from lrqk_cli.bench.lookup.questions import LookupQuestion, lookup_prompt
-from lrqk_cli.bench.lookup.results import LookupResult
+from lrqk_cli.bench.lookup.results import LookupResult, copied_share
 from lrqk_cli.bench.suite import OnProgress
-from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
+from lrqk_cli.engine.tokens import shared_length
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.loading import LoadedModel
 from lrqk_cli.models.prompt import ChatPrompt
@@ -80,8 +82,7 @@ def _answered(
             _answer(engine, loaded, point, min(_WARM_UP, run.new_tokens), uses_lookup)
     plain, plain_totals = _answer(engine, loaded, point, run.new_tokens, uses_lookup=False)
     tokens, totals = _answer(engine, loaded, point, run.new_tokens, uses_lookup=True)
-    pairs = zip(plain, tokens, strict=False)
-    common = next((n for n, (own, other) in enumerate(pairs) if own != other), min(len(plain), len(tokens)))
+    answer = str(loaded.tokenizer.decode(tokens, skip_special_tokens=True))
     speeds = plain_totals.tokens_per_second, totals.tokens_per_second
     return LookupResult(
         question.kind,
@@ -91,14 +92,15 @@ def _answered(
         prompt_tokens=point.length,
         tokens=len(tokens),
         identical=plain == tokens,
-        common=common,
+        common=shared_length(plain, tokens),
         plain_tokens_per_s=speeds[0],
         lookup_tokens_per_s=speeds[1],
         # An answer of one token has no step.
         ratio=speeds[1] / speeds[0] if all(speeds) else 1.0,
         offered=totals.drafts_offered,
         accepted=totals.drafts_accepted,
-        answer=str(loaded.tokenizer.decode(tokens, skip_special_tokens=True)),
+        copied=copied_share(answer, question.source),
+        answer=answer,
     )
 
 
@@ -106,11 +108,8 @@ def _answer(
     engine: Engine, loaded: LoadedModel, point: EngineRewindPoint, new_tokens: int, uses_lookup: bool
 ) -> tuple[list[int], DecodeTotals]:
     """Return the tokens and the counters of the greedy answer at ``point``, which is then taken back."""
-    found, totals = list[int](), DecodeTotals()
+    totals = DecodeTotals()
     engine.uses_lookup = uses_lookup
-    for step in engine.generate(GenerationConfig(max_new_tokens=new_tokens), loaded.stop_ids):
-        totals.add(step.stats)
-        if step.finish_reason != "stop":
-            found.append(step.token)
+    found = greedy_tokens(engine, loaded, new_tokens, totals)
     engine.rewind(point)
     return found, totals

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lrqk_cli.bench.qa.data import AskedDocument, DocumentQuestion, Metric
 from lrqk_cli.models.prompt import ChatPrompt
 
-_INTRODUCTION = "Read this text. A question about it follows.\n\n"
+INTRODUCTION = "Read this text. A question about it follows.\n\n"
 # How the answer shall look, and the most tokens that it may have.
 _FORMS: Mapping[Metric, tuple[str, int]] = {
     "choice": ("Answer with the letter of the right option alone, such as (A).", 8),
@@ -52,7 +52,7 @@ def document_prompt(
         room_after: returns the tokens to leave free after a question.
     """
     asked = [question_tokens(question, prompt) for question in document.questions]
-    start = [*prompt.opening(), *prompt.text(_INTRODUCTION)]
+    start = [*prompt.opening(), *prompt.text(INTRODUCTION)]
     longest = max(
         len(tokens) + room_after(question) for tokens, question in zip(asked, document.questions, strict=True)
     )
@@ -68,4 +68,9 @@ def document_prompt(
 def question_tokens(question: DocumentQuestion, prompt: ChatPrompt) -> list[int]:
     """Return the tokens of a question that follows a document or an answer's end."""
     form, _ = _FORMS[question.metric]
-    return [*prompt.text(f"\n\nQuestion: {question.text.strip()}\n{form}"), *prompt.closing()]
+    return asked_tokens(f"{question.text.strip()}\n{form}", prompt)
+
+
+def asked_tokens(question: str, prompt: ChatPrompt) -> list[int]:
+    """Return the tokens of a question's text after a document, up to where the answer begins."""
+    return [*prompt.text(f"\n\nQuestion: {question}"), *prompt.closing()]

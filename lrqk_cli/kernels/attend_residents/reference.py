@@ -8,11 +8,11 @@ from torch import Tensor
 from lrqk_cli.kernels.attend.reference import attend
 from lrqk_cli.kernels.buffers import Fetch, Residents, Tail
 from lrqk_cli.kernels.codes import unpack_codes
+from lrqk_cli.kernels.drafts import add_drafts
 from lrqk_cli.kernels.fixed_point.reference import fixed_point
 from lrqk_cli.kernels.launch_scratch import AttendScratch
 from lrqk_cli.kernels.merge.reference import merge
 from lrqk_cli.kernels.replace_rows.reference import replace_rows
-from lrqk_cli.kernels.soft_cap import soft_cap
 
 
 def attend_residents(
@@ -63,7 +63,16 @@ def attend_residents(
     output, lse = attend(query.unsqueeze(2), rows[:, :, 0], rows[:, :, 1], scaling=scaling, softcap=softcap)
     out_lse.copy_(lse.squeeze(2))
     if drafts is not None:
-        output, lse = merge(output, lse, *_attend_drafts(query, drafts, scaling, softcap))
+        tokens = -1, drafts.shape[1] + 1
+        output, lse = add_drafts(
+            output.squeeze(2).unflatten(1, tokens),
+            lse.squeeze(2).unflatten(1, tokens),
+            query.unflatten(1, tokens),
+            drafts,
+            scaling=scaling,
+            softcap=softcap,
+        )
+        output, lse = (part.flatten(1, 2).unsqueeze(2) for part in (output, lse))
     if tail is not None and candidates > residents.hot:
         output, lse = merge(output, lse, *_tail(tail, residents, candidates))
     output = output.squeeze(2)
@@ -72,23 +81,6 @@ def attend_residents(
     out.copy_(output)
     if fixed is not None:
         fixed_point(fixed, out.flatten())
-
-
-def _attend_drafts(
-    query: Tensor, drafts: Tensor, scaling: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Return the attention to the drafts that each query sees, ``[sets, N, 1, d]`` and ``[sets, N, 1]``."""
-    sets, queries, width = query.shape
-    tokens = drafts.shape[1] + 1
-    key, value = drafts.repeat_interleave(sets // drafts.shape[0], 0).unbind(2)
-    grouped = query.view(sets, -1, tokens, width)
-    logits = soft_cap(grouped.float() @ key.float().mT.unsqueeze(1) * scaling, softcap)
-    seen = torch.ones(tokens, tokens - 1, dtype=torch.bool, device=query.device).tril(-1)
-    logits = logits.masked_fill(~seen, float("-inf"))
-    lse = logits.logsumexp(-1)
-    weights = torch.exp(logits - lse.nan_to_num(neginf=0.0).unsqueeze(-1))
-    output = weights @ value.float().unsqueeze(1)
-    return output.reshape(sets, queries, 1, width), lse.reshape(sets, queries, 1)
 
 
 def _tail(tail: Tail, residents: Residents, candidates: int) -> tuple[Tensor, Tensor]:

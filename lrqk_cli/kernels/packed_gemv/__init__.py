@@ -1,4 +1,4 @@
-"""Multiply packed matrices by one token, for linear layers."""
+"""Multiply packed matrices by one or a few tokens, for linear layers."""
 
 from lrqk_cli.kernels.packed_gemv import reference
 from lrqk_cli.kernels.twins import Twin, with_triton

@@ -25,8 +25,8 @@ from lrqk_cli.kernels.select_rows.triton_bins import bin_tokens
 from lrqk_cli.kernels.select_rows.triton_plan import count_missing, list_fetches
 from lrqk_cli.memory.scratch import BINS, SELECT_BLOCK, blocks_of
 
-# Masses that a program sums at once, of some spans for all queries.
-_MASSES = 2048
+# Masses that a program sums at once, of some spans for all queries, and the most of these spans.
+_MASSES, _MASS_CHUNK = 2048, 256
 # Logits per program of ``bin_tokens``, of some tokens or slots, the most of these, and its warps.
 _BIN_LOGITS, _BIN_BLOCK, _BIN_WARPS = 8192, 1024, 4
 
@@ -83,7 +83,7 @@ def bin_scores(
         LOWEST=LOWEST_SCORE,
         BLOCK=block,
         SPAN=scores.span,
-        CHUNK=min(256, _MASSES // queries_pad, triton.next_power_of_2(blocks)),
+        CHUNK=min(_MASS_CHUNK, _MASSES // queries_pad, triton.next_power_of_2(blocks)),
         num_warps=_BIN_WARPS,
     )
 
