@@ -208,15 +208,26 @@ def answers(*scores: float) -> tuple[MarkedAnswer, ...]:
 
 def test_questions_have_the_figures_of_the_suite() -> None:
     own, full = (
-        SetResult("tales", mode, 8192, 3, 3, score=score, answers=answers(*scores))
+        SetResult(
+            "tales",
+            mode,
+            8192,
+            3,
+            3,
+            score=score,
+            prompt_tokens=5000.4,
+            device_share=0.375,
+            answers=answers(*scores),
+        )
         for mode, score, scores in (("lrqk", 50.0, (0.0, 1.0, 0.5)), ("dense", 66.7, (0.5, 1.0, 0.5)))
     )
     (found,) = differences([own, full])
     report = bench_report("qa", [own, full], [found], model="smollm2-135m")
+    report["modes"] = {"lrqk": {"hot": 1984}, "dense": {"hot": 1984}}
     (line,) = rows(qa_tables.TABLES, "qa", qa_smol=report)
     bounds = f"({found.difference_low:+.1f} to {found.difference_high:+.1f})"
     assert line == (
-        *("tales", "SmolLM2 135M", "8K", "lrqk", "3", "3", "66.7", "50.0"),
+        *("tales", "SmolLM2 135M", "3", "3", "5,000", "66.7", "1,984", "37.5%", "50.0"),
         *(f"-16.7 {bounds}", "67%", "ROUGE-L"),
     )
     assert found.difference_low < -16.7 < found.difference_high

@@ -65,22 +65,18 @@ quality() {
     local fidelity="--suite fidelity --haystack $book --new-tokens 64 --samples 4"
     local large="$fidelity --model $qwen --ctx 32k --modes lrqk,resident"
     local little="$fidelity --model $smol --ctx 8k --hot 1984 --modes lrqk,resident"
-    local seed tasks=niah_multivalue,vt,cwe,fwe
+    local seed text tasks=niah_multivalue,vt,cwe,fwe
     for seed in 0 1; do
-        local text=""
-        [ $seed = 0 ] && text=text,
-        echo quality/qwen-32k-seed$seed $large --vary hot=2393 --seed $seed --text "$book" \
-            --tasks ${text}niah_multikey_3,$tasks
-        echo quality/smol-8k-seed$seed $little --vary hot=550 --seed $seed --text "$book" \
-            --tasks ${text}niah_multikey_1,$tasks
+        text="--tasks " # the text has no seed
+        [ $seed = 0 ] && text="--text $book --tasks text,"
+        echo quality/qwen-32k-seed$seed $large --vary hot=2393 --seed $seed ${text}niah_multikey_3,$tasks
+        echo quality/smol-8k-seed$seed $little --vary hot=550 --seed $seed ${text}niah_multikey_1,$tasks
     done
     for seed in 0 1 2 3; do
-        local text=""
-        [ $seed = 0 ] && text=text,
-        echo quality/qwen-32k-turns-seed$seed $large --turns 3 --seed $seed --text "$book" \
-            --tasks ${text}niah_multikey_2,vt
-        echo quality/smol-8k-turns-seed$seed $little --turns 3 --seed $seed --text "$book" \
-            --tasks ${text}niah_multikey_1,vt
+        text="--tasks "
+        [ $seed = 0 ] && text="--text $book --tasks text,"
+        echo quality/qwen-32k-turns-seed$seed $large --turns 3 --seed $seed ${text}niah_multikey_2,vt
+        echo quality/smol-8k-turns-seed$seed $little --turns 3 --seed $seed ${text}niah_multikey_1,vt
     done
     local few="--suite fidelity --haystack $book --text $book --model $smol --ctx 8k --hot 1984"
     few="$few --tasks text,cwe,fwe --samples 1 --new-tokens 48"

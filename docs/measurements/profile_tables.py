@@ -7,7 +7,7 @@ from typing import Any
 
 from reports import MixedReportsError, Reports, Row, Table, context_name, of_suite
 
-_SHOWN = 14  # kernels with a line of their own
+_SHOWN = 12
 
 
 def step_kernels(reports: Reports) -> Iterator[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reports import Reports, Row, Table, context_name, model_of, of_suite
+from reports import Reports, Row, Table, model_of, of_suite
 
 _METRICS = {"choice": "right choices", "f1": "F1", "rouge_l": "ROUGE-L"}
 
@@ -14,11 +14,12 @@ def scores(reports: Reports) -> Iterator[Row]:
     yield (
         "set",
         "model",
-        "context",
-        "mode",
         "documents",
         "questions",
+        "tokens of each",
         "full attention",
+        "hot rows",
+        "share",
         "score",
         "difference",
         "same answers",
@@ -33,11 +34,12 @@ def scores(reports: Reports) -> Iterator[Row]:
             yield (
                 beside["name"],
                 model_of(report),
-                context_name(beside["ctx"]),
-                beside["mode"],
                 str(line["documents"]),
                 str(line["questions"]),
+                f"{line['prompt_tokens']:,.0f}",
                 f"{beside['full_score']:.1f}",
+                f"{report['modes'][beside['mode']]['hot']:,}",
+                f"{line['device_share']:.1%}",
                 f"{beside['score']:.1f}",
                 f"{beside['difference']:+.1f} ({bounds})",
                 f"{beside['same']:.0%}",

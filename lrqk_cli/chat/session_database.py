@@ -113,7 +113,7 @@ def is_sound(path: Path) -> bool:
     """
     try:
         with connected(path, writes=True) as connection:
-            faults = connection.execute("PRAGMA quick_check(1)").fetchall()
+            faults = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if has_index(connection):
                 connection.execute("INSERT INTO words(words) VALUES('integrity-check')")
             return faults == [("ok",)]
@@ -150,8 +150,10 @@ def damaged(path: Path) -> DamagedSessionsError:
 
 def _explained(path: Path, error: sqlite3.Error) -> LrqkError:
     name = getattr(error, "sqlite_errorname", None) or ""
-    # What is missing or of another kind was changed by somebody; texts that are no UTF-8 have no name.
-    is_changed = str(error).startswith(("no such table", "no such column", "Could not decode to UTF-8"))
+    # Our statements are right, so one that fails shows that the tables have changed, unless this SQLite has
+    # no full-text index; texts that are no UTF-8 have no name.
+    fails = name == "SQLITE_ERROR" and not str(error).startswith("no such module")
+    is_changed = fails or str(error).startswith("Could not decode to UTF-8")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CONSTRAINT")) or is_changed:
         return damaged(path)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import session_processes
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from session_processes import exchange, talk
 
@@ -666,6 +666,18 @@ def test_what_can_be_read_of_a_damaged_database_is_kept(store):
     assert found(store, "question")
 
 
+def test_damaged_definitions_of_tables_are_damage(store):
+    record(store, "one", talk(2))
+    content = store.path.read_bytes()
+    assert content.count(b"tokenize = ") == 1
+    store.path.write_bytes(content.replace(b"tokenize = ", b"tokenize \x05 "))
+    with pytest.raises(DamagedSessionsError):
+        store.search(["question"])
+    assert store.recover().moved_to is not None
+    record(store, "two", talk(1))
+    assert store.list()[0].name == "two"
+
+
 def test_a_damaged_index_costs_no_session(store):
     record(store, "one", talk(2))
     connection = sqlite3.connect(store.path)
@@ -684,6 +696,7 @@ def test_a_damaged_index_costs_no_session(store):
     damage=st.binary(min_size=1, max_size=300),
     cuts=st.booleans(),
 )
+@example(place=0.22205387413147595, damage=b"\x05", cuts=False)  # an index without its table's row
 def test_any_damage_is_told_and_can_be_recovered_from(place, damage, cuts):
     with tempfile.TemporaryDirectory() as folder:
         store = SessionStore(Path(folder) / "sessions.sqlite3")

@@ -85,24 +85,3 @@ def test_what_fits_a_card_is_what_info_says(run) -> None:
         for name, tokens, host in named:
             assert models[name]["longest_context"] == int(tokens.replace(",", ""))
             assert round(models[name]["host_kv_rows"] / 2**30) == int(host)
-
-
-def test_times_are_those_that_were_measured() -> None:
-    docs = Path(__file__).resolve().parents[2] / "docs"
-    performance, memory = (
-        (docs / name).read_text(encoding="utf-8") for name in ("performance.md", "memory.md")
-    )
-    rows = re.findall(
-        r"^\| (\d+)K tokens \| \d+ \| ([^|]+) \| ([\d.]+) s \| (\d+) tokens/s \|$", README, re.M
-    )
-    assert [context for context, *_ in rows] == ["64", "128", "256"]
-    for context, room, first_token, speed in rows:
-        if room.startswith("all"):
-            line = next(line for line in performance.splitlines() if line.startswith(f"| {context}K |"))
-            decode, prefill = (line.split(" | ")[column].split(" ±")[0] for column in (1, 3))
-        else:
-            flags = f"--vram {room.replace(' ', '')} --ctx {context}k"
-            (line,) = [line for line in memory.splitlines() if flags in line and line.startswith("|")]
-            prefill, decode = (cell.split(" ±")[0] for cell in line.strip("| ").split(" | ")[-2:])
-        seconds = int(context) * 1024 / int(prefill.replace(",", ""))
-        assert (round(float(decode)), seconds) == (int(speed), pytest.approx(float(first_token), abs=0.5))
