@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -15,7 +16,17 @@ GroupingMode = Literal["kv", "head"]
 HotPolicy = Literal["sticky", "exact", "refetch"]
 AlsInit = Literal["randn", "top", "topcol"]
 Aggregate = Literal["sum", "max"]
-LayerKind = Literal["full", "sliding"]
+LayerKind = Literal["full", "sliding", "none"]
+# By transformers' names: the attention of a layer. ``hybrid`` layers have a state beside it.
+LAYER_KINDS: Mapping[str, LayerKind] = {
+    "full_attention": "full",
+    "hybrid": "full",
+    "sliding_attention": "sliding",
+    "linear_attention": "none",
+    "conv": "none",
+    "moe": "none",
+    "mlp": "none",
+}
 WeightForm = Literal["gguf", "q8", "q4"]
 WeightChoice = Literal["auto", "bf16", "q8", "q4"]
 KvDtype = Literal["bf16", "fp8", "int8"]
@@ -64,12 +75,21 @@ class Mixture:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSize:
+    """The numbers of all layers' states: those in the model's dtype, and those in float32 in any case."""
+
+    own: int
+    float32: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """The shape of a decoder-only transformer, as far as memory and attention depend on it.
 
     Attributes:
         name: the user's name for the model.
-        layer_kinds: one entry per layer; sliding layers keep ``sliding_window`` tokens only.
+        layer_kinds: of attention, one entry per layer; sliding layers keep ``sliding_window`` tokens only,
+            and layers of the kind ``none`` have no attention, but perhaps a state.
         num_heads, num_kv_heads: query heads H and KV heads; H is a multiple of KV.
         head_dim: d.
         max_context: tokens that the model's positions reach, RoPE scaling included.
@@ -79,6 +99,7 @@ class ModelSpec:
             reads one row, and without the experts that the token is not routed to; None if unknown.
         mixture: the experts of a layer; None without experts, or if unknown.
         packed: bytes of packed weights; None if the weights are plain numbers of one type.
+        states: of convolutions and recurrences, the same for any number of tokens; None without any.
         forms: bytes of plain weights in each packed form that loading can give them, the finest first; the
             planner chooses one of these forms or plain numbers.
     """
@@ -99,6 +120,7 @@ class ModelSpec:
     num_parameters_read: int | None = None
     mixture: Mixture | None = None
     packed: WeightBytes | None = None
+    states: StateSize | None = None
     forms: tuple[WeightBytes, ...] = ()
 
     def __post_init__(self) -> None:
@@ -108,6 +130,7 @@ class ModelSpec:
             self.num_heads % self.num_kv_heads == 0,
             f"{self.num_heads} query heads cannot be shared evenly by {self.num_kv_heads} KV heads.",
         )
+        _require(set(self.layer_kinds) != {"none"}, "No layer of the model has attention.")
         _require(
             "sliding" not in self.layer_kinds or bool(self.sliding_window),
             "A model with sliding-window layers must say how wide the window is.",

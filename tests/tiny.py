@@ -22,6 +22,18 @@ _SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
 }
 _ALTERNATING = ["sliding_attention", "full_attention"]
+_CONV = ["conv", "full_attention"]
+_MAMBA = ["mamba", "attention"]
+_MIXTURE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_DELTA_NET = {
+    "head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_SHARED_EXPERT = {"shared_expert_intermediate_size": 32}
 _GPT_OSS_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 # Family: config class and what it needs beside the common shape.
@@ -47,9 +59,52 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": _GPT_OSS_ROPE,
         },
     ),
-    "qwen3-moe": (
-        "Qwen3MoeConfig",
-        {"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "qwen3-moe": ("Qwen3MoeConfig", {"head_dim": 16, **_MIXTURE}),
+    "qwen3-next": ("Qwen3NextConfig", {**_DELTA_NET, **_MIXTURE, **_SHARED_EXPERT}),
+    "qwen3.5": ("Qwen3_5TextConfig", _DELTA_NET),
+    "qwen3.5-moe": ("Qwen3_5MoeTextConfig", {**_DELTA_NET, **_MIXTURE, **_SHARED_EXPERT}),
+    "lfm2": ("Lfm2Config", {"layer_types": _CONV}),
+    "lfm2-moe": ("Lfm2MoeConfig", {"layer_types": _CONV, **_MIXTURE, "num_dense_layers": 1}),
+    "falcon-h1": (
+        "FalconH1Config",
+        {
+            "head_dim": 8,
+            "mamba_d_ssm": 32,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_chunk_size": 16,
+        },
+    ),
+    "granite-hybrid": (
+        "GraniteMoeHybridConfig",
+        {
+            "layer_types": _MAMBA,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_chunk_size": 16,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": 32,
+        },
+    ),
+    "nemotron-h": (
+        "NemotronHConfig",
+        {
+            "layers_block_type": ["mamba", "attention", "moe", "mlp"],
+            "num_hidden_layers": 4,
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 8,
+            "ssm_state_size": 8,
+            "n_groups": 2,
+            "chunk_size": 16,
+            "head_dim": 8,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "moe_shared_expert_intermediate_size": 32,
+        },
     ),
 }
 

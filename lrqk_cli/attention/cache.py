@@ -23,6 +23,7 @@ from lrqk_cli.attention.restoring import OpenPart, Restoring
 from lrqk_cli.attention.rewind_points import CacheRewindPoint
 from lrqk_cli.attention.solving import EarlySolves
 from lrqk_cli.attention.sources import AttentionTracker
+from lrqk_cli.attention.states import LayerState
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.errors import UsageError
 from lrqk_cli.memory import accounting
@@ -68,6 +69,9 @@ class LrqkCache(CroppableCache):
         self.position = Position(device)
         self.observers: dict[int, Callable[[Tensor, AttentionParams, Tensor], None]] = {}
         self.attention_layers = make_layers(spec, config, context, dtype, device, self.position)
+        self.states = [LayerState() for _ in spec.layer_kinds]
+        attending = [number for number, kind in enumerate(spec.layer_kinds) if kind != "none"]
+        self._first, self._last = attending[0], attending[-1]
         self.lrqk_layers = [layer for layer in self.attention_layers if isinstance(layer, LrqkLayer)]
         self.before_overwrite: Callable[[int], None] = lambda _: None
         self._restoring: Restoring | None = None
@@ -75,7 +79,7 @@ class LrqkCache(CroppableCache):
         self._early = EarlySolves()
         has_steps = has_device_steps(spec, config, device)
         self._state = DeviceState(spec, self.position, fixed_space) if has_steps else None
-        self._steps: list[DeviceStep] = []
+        self._steps: dict[int, DeviceStep] = {}
         self._make_steps()
         self._tracker: AttentionTracker | None = None
         row_bytes = accounting.row_store(spec, 1, accounting.dtype_name(dtype), config.kv_dtype).nbytes
@@ -102,11 +106,15 @@ class LrqkCache(CroppableCache):
 
     def _make_steps(self) -> None:
         if self._state is not None:
-            self._steps = [layer.make_step(self._state, n) for n, layer in enumerate(self.attention_layers)]
+            self._steps = {
+                number: layer.make_step(self._state, number)
+                for number, layer in enumerate(self.attention_layers)
+                if layer.attends
+            }
             self._refresh_steps()
 
     def _refresh_steps(self) -> None:
-        for step in self._steps:
+        for step in self._steps.values():
             step.refresh()
 
     def attend(
@@ -119,7 +127,8 @@ class LrqkCache(CroppableCache):
         advances ``position``.
 
         Args:
-            number: of the layer, from 0; for the others and the result see ``AttentionLayer.attend_segment``.
+            number: of the layer, from 0, which has attention; for the others and the result see
+                ``AttentionLayer.attend_segment``.
         """
         layer, tokens = self.attention_layers[number], key.shape[1]
         if self._restoring is not None:
@@ -134,14 +143,14 @@ class LrqkCache(CroppableCache):
                     self._early.begin(layer)
                     self._early.finish_solved(self.position.length + tokens)
         else:
-            if number == 0:
+            if number == self._first:
                 self.prepare_step()
             # Only layers with an index are given drafts; others take one token.
-            step = self._steps[number] if self._steps else layer.attend_token
+            step = self._steps.get(number, layer.attend_token)
             output = step(query, key, value, params)
             if number in self.observers:
                 self.observers[number](query, params, output)
-        if layer is self.attention_layers[-1]:
+        if number == self._last:
             self.position.advance(1 if self._is_verifying else tokens)
         return output
 
@@ -235,12 +244,15 @@ class LrqkCache(CroppableCache):
         self.counters.reset()
         for layer in self.attention_layers:
             layer.reset()
+        for state in self.states:
+            state.reset()
 
     def rewind_point(self) -> CacheRewindPoint:
         """Return a point to rewind to; call this between two segments or steps."""
         self.settle()
         layers = tuple(layer.rewind_point() for layer in self.attention_layers)
-        point = CacheRewindPoint(next(self._order), self.position.length, layers)
+        states = tuple(state.rewind_point() for state in self.states)
+        point = CacheRewindPoint(next(self._order), self.position.length, layers, states)
         self._rewind_points.add(point)
         return point
 
@@ -263,6 +275,8 @@ class LrqkCache(CroppableCache):
         self.position.set(point.length)
         for layer, layer_point in zip(self.attention_layers, point.layers, strict=True):
             layer.rewind(layer_point, point.length)
+        for state, state_point in zip(self.states, point.states, strict=True):
+            state.rewind(state_point)
         self._refresh_steps()
 
     def restore(self, blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
@@ -272,7 +286,7 @@ class LrqkCache(CroppableCache):
             DamagedFileError: a file is not as it was written; later calls raise it too. Reset the cache then.
         """
         self.position.set(blocks[-1].stop)
-        self._restoring = Restoring(self.attention_layers, blocks, states)
+        self._restoring = Restoring(self.attention_layers, self.states, blocks, states)
         self._refresh_steps()
 
     def cancel_restoring(self) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from weakref import WeakSet
 
-from transformers.cache_utils import Cache
-
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.position import Position
 from lrqk_cli.attention.rewind_points import CacheRewindPoint
+from lrqk_cli.attention.states import StatefulCache
 from lrqk_cli.errors import UsageError
 
 
-class CroppableCache(Cache):
+class CroppableCache(StatefulCache):
     """A cache that can be cropped where its layers only append rows; see ``LrqkCache`` for the attributes."""
 
     position: Position

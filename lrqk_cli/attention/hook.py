@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
+from lrqk_cli.config import LAYER_KINDS
 from lrqk_cli.errors import LrqkError, UnsupportedModelError
 from lrqk_cli.upstream import CACHE_NAMES, cache_argument
 
@@ -140,19 +141,26 @@ def _hand_over_cache(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     return args, kwargs
 
 
-def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the attention module of each layer, in order.
+def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
+    """Return the attention module of each layer that has one, by the layer's number and in order.
 
     Raises:
         UnsupportedModelError: a layer does not use transformers' attention interface.
     """
-    modules = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "scaling")]
-    layers = model.config.get_text_config().num_hidden_layers
-    if len(modules) != layers:
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    expected = [number for number, kind in enumerate(kinds) if LAYER_KINDS.get(kind) != "none"]
+    found = {
+        cast(int, module.layer_idx): module
+        for module in model.modules()
+        if hasattr(module, "layer_idx") and hasattr(module, "scaling")
+    }
+    if list(found) != expected:
         raise UnsupportedModelError(
-            f"Of the model's {layers} layers, {len(modules)} use the attention interface of transformers."
+            f"Of the model's {len(expected)} attention layers, {len(found)} use the attention interface of "
+            "transformers."
         )
-    return modules
+    return found
 
 
 @contextmanager
@@ -177,7 +185,7 @@ def attached(model: PreTrainedModel) -> Iterator[None]:
     AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
     handles = [
         module.register_forward_pre_hook(_hand_over_cache, with_kwargs=True)
-        for module in attention_modules(model)
+        for module in attention_modules(model).values()
     ]
     try:
         with attending_by(model, ATTENTION_NAME):

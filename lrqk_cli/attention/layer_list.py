@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from lrqk_cli.attention.host_store import RowStore
-from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
+from lrqk_cli.attention.layers import AttentionLayer, FullLayer, NoAttention, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.position import Position
 from lrqk_cli.config import LrqkConfig, ModelSpec
@@ -29,7 +29,9 @@ def make_layers(
     """
     made = list[AttentionLayer]()
     for kind in spec.layer_kinds:
-        if kind == "sliding":
+        if kind == "none":
+            made.append(NoAttention(position))
+        elif kind == "sliding":
             assert spec.sliding_window is not None  # ModelSpec checks it
             made.append(SlidingLayer(spec, spec.sliding_window, dtype, device, position))
         elif config.attention == "lrqk":

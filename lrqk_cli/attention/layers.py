@@ -37,6 +37,7 @@ class AttentionLayer(CacheLayerMixin):
     is_compileable = False
     is_croppable = False
     is_sliding: ClassVar[bool] = False
+    attends: ClassVar[bool] = True
 
     def __init__(self, position: Position) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -112,6 +113,20 @@ class AttentionLayer(CacheLayerMixin):
     def take_stats(self) -> StepStats:
         """Return the counters since the last call."""
         return StepStats()
+
+
+class NoAttention(AttentionLayer):
+    """The place of a layer without attention, which the model never calls."""
+
+    attends = False
+
+    def attend_segment(self, *_: object) -> Tensor:
+        """Raise: the model's configuration does not say that this layer attends."""
+        raise UnsupportedModelError("A layer attends that has no attention by the model's configuration.")
+
+    def make_step(self, *_: object) -> DeviceStep:
+        """Raise, as ``attend_segment``."""
+        raise NotImplementedError
 
 
 class FullLayer(AttentionLayer):

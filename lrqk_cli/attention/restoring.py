@@ -10,6 +10,7 @@ from typing import NamedTuple
 from lrqk_cli.attention import saved_layers
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer
+from lrqk_cli.attention.states import LayerState
 from lrqk_cli.prefix_cache.tensor_file import TensorFile
 
 # Fast disks are faster than one thread that reads and checks.
@@ -31,7 +32,7 @@ class Restoring:
     layers are read in their order, so the first can compute while others are read.
 
     Args:
-        layers: of the cache.
+        layers, layer_states: of the cache.
         blocks: from the first token on, without gaps.
         states: their codes, from the first token on, of one fit; empty if there are none for the cache's
             settings.
@@ -42,7 +43,11 @@ class Restoring:
     """
 
     def __init__(
-        self, layers: Sequence[AttentionLayer], blocks: Sequence[OpenPart], states: Sequence[OpenPart]
+        self,
+        layers: Sequence[AttentionLayer],
+        layer_states: Sequence[LayerState],
+        blocks: Sequence[OpenPart],
+        states: Sequence[OpenPart],
     ) -> None:
         self._layers = layers
         self._blocks = blocks
@@ -57,6 +62,8 @@ class Restoring:
                 saved_layers.read_row_scales(layer, number, blocks)
                 saved_layers.read_sums(layer, number, blocks[-1].file, self._length)
                 saved_layers.read_fit(layer, number, [state.file for state in states], self._length)
+            for number, state in enumerate(layer_states):
+                saved_layers.read_state(state, number, blocks[-1].file, layers[number].position.tensor.device)
             for number, layer in enumerate(layers):
                 self._reads.append(
                     [self._pool.submit(self._read_rows, layer.store, number, block) for block in blocks]

@@ -7,7 +7,7 @@ points that refer to the fit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -113,6 +113,19 @@ class LrqkRewindPoint(LayerRewindPoint):
         return self.learned.nbytes + self.slot_token.nbytes + queries + self.fit.nbytes
 
 
+@dataclass(frozen=True)
+class StateRewindPoint:
+    """A point of a layer's state.
+
+    Attributes:
+        in_use: by the number of a state within the layer, whether it has read a token.
+        copies: of its tensors.
+    """
+
+    in_use: Mapping[int, bool]
+    copies: Copies
+
+
 # Compared by identity: of two points with equal fields, only one may be valid.
 @dataclass(frozen=True, eq=False)
 class CacheRewindPoint:
@@ -121,14 +134,16 @@ class CacheRewindPoint:
     Attributes:
         number: increases from point to point of a cache.
         length: tokens in the cache.
-        layers: one point per layer.
+        layers: one point per layer; ``states``: one per layer's state.
     """
 
     number: int
     length: int
     layers: tuple[LayerRewindPoint, ...]
+    states: tuple[StateRewindPoint, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes of host memory that the point takes."""
-        return sum(layer.nbytes for layer in self.layers)
+        layers = sum(layer.nbytes for layer in self.layers)
+        return layers + sum(state.copies.nbytes for state in self.states)

@@ -7,7 +7,7 @@ Moving a token forward by Δ positions multiplies its rotated query and key by a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ class Rotation:
     Args:
         model: a causal language model; not changed.
         spec: shape of the model.
-        modules: the model's attention modules, one per layer.
+        modules: the model's attention modules, by the numbers of their layers.
         distances: the distances, in tokens, that ``turn`` accepts.
     """
 
@@ -36,7 +36,7 @@ class Rotation:
         self,
         model: PreTrainedModel,
         spec: ModelSpec,
-        modules: Sequence[nn.Module],
+        modules: Mapping[int, nn.Module],
         distances: Sequence[int],
     ) -> None:
         found = [module for name, module in model.named_modules() if name.endswith(_EMBEDDING)]
@@ -45,7 +45,7 @@ class Rotation:
         self._width = spec.head_dim
         self._modules = modules
         self._found: dict[tuple[str | None, int], Tensor | None] = {}
-        for layer in range(spec.num_layers):
+        for layer in modules:
             for distance in distances:
                 if (key := (self._kind(layer), distance)) not in self._found:
                     self._found[key] = self._find(layer, *key)

@@ -1,6 +1,6 @@
 """The tensors of a cache's layers that the prefix cache keeps on the disk.
 
-A block holds what later segments need of its tokens: their rows, and the sums and rings after the last.
+A block holds what later segments need of its tokens: their rows, and sums, rings and states after the last.
 A state holds what a prefill derives from all tokens: maps, codes, and the token in each hot slot.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
+from lrqk_cli.attention.states import LayerState
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
 from lrqk_cli.kernels.buffers import RowScales
 from lrqk_cli.memory.accounting import SCALE_TOKENS
@@ -21,7 +22,9 @@ from lrqk_cli.prefix_cache.tensor_file import DamagedFileError, TensorFile
 from lrqk_cli.prefix_cache.writer import Captured
 
 
-def capture_block(layers: Sequence[AttentionLayer], start: int, stop: int) -> Captured:
+def capture_block(
+    layers: Sequence[AttentionLayer], states: Sequence[LayerState], start: int, stop: int
+) -> Captured:
     """Return the block of tokens ``[start, stop)``, the newest of the cache; does not wait for the device.
 
     The rows are views: they must not be overwritten until they have been written.
@@ -39,6 +42,8 @@ def capture_block(layers: Sequence[AttentionLayer], start: int, stop: int) -> Ca
                 found[f"{number}.summed.{part}"] = _to_host(tensor)
         if isinstance(layer, SlidingLayer):
             found[f"{number}.ring"] = _to_host(layer.ring.rows[:, :stop])
+    for number, state in enumerate(states):
+        found |= {f"{number}.{name}": _to_host(tensor) for name, tensor in state.tensors.items()}
     return _captured(found, layers, events)
 
 
@@ -129,6 +134,12 @@ def read_sums(layer: AttentionLayer, number: int, block: TensorFile, length: int
         layer.projector.grams.count = int(block.tensor(f"{number}.observed"))
     elif isinstance(layer, SlidingLayer):
         block.read_into(f"{number}.ring", layer.ring.rows[:, :length])
+
+
+def read_state(state: LayerState, number: int, block: TensorFile, device: torch.device) -> None:
+    """Restore the state of a layer from the last block."""
+    names = [name for name in ("conv", "recurrent") if f"{number}.{name}" in block]
+    state.restore({name: block.tensor(f"{number}.{name}").to(device) for name in names})
 
 
 def read_fit(layer: AttentionLayer, number: int, states: Sequence[TensorFile], length: int) -> None:

@@ -17,6 +17,7 @@ _ITEMS = {
     "index": "Low-rank index",
     "hot_rows": "Hot rows and recent window",
     "sliding_windows": "Sliding windows",
+    "states": "States of recurrent layers",
     "bookkeeping": "Tables and factors",
     "decode_scratch": "Scratch of decode steps",
     "logits": "Logits",

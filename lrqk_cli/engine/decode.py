@@ -70,7 +70,8 @@ class FixedStep:
                 self._graph.replay()
                 cache.position.advance_host(1)
                 return self._logits
-        return newest_logits(self._model, cache, self._tokens, self._ahead)
+        with cache.keeping_states():
+            return newest_logits(self._model, cache, self._tokens, self._ahead)
 
     def chosen(self, logits: Tensor) -> list[int] | None:
         """Return the likeliest token after each token, -1 for logits that are not finite.
@@ -212,7 +213,8 @@ class Decoder:
 
 def forward(model: PreTrainedModel, cache: LrqkCache, tokens: Tensor) -> Tensor:
     """Run a segment ``[n]`` through the model; return the logits ``[vocab]`` after its newest token."""
-    return newest_logits(model, cache, tokens)[-1]
+    with cache.keeping_states():
+        return newest_logits(model, cache, tokens)[-1]
 
 
 @torch.inference_mode()

@@ -101,7 +101,7 @@ def telling(
 
     handles = [
         module.register_forward_hook(hook(start + (stop - start) * number // (len(modules) + 1)))
-        for number, module in enumerate(modules, 1)
+        for number, module in enumerate(modules.values(), 1)
     ]
     try:
         yield

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -260,10 +260,9 @@ class PrefixKeeper:
             tokens = self._engine.tokens[start:stop]
             block = next_block(self._chain[-1].key if self._chain else self._roots[0], tokens)
             self._chain.append(block)
-            layers, ids = self._engine.cache.attention_layers, {"tokens": torch.tensor(tokens)}
-            self._add(
-                self._store.path(block), lambda: capture_block(layers, start, stop), (start, stop), ids, {}
-            )
+            cache, ids = self._engine.cache, {"tokens": torch.tensor(tokens)}
+            capture = partial(capture_block, cache.attention_layers, cache.states, start, stop)
+            self._add(self._store.path(block), capture, (start, stop), ids, {})
 
     def _add_state(self, stop: int) -> None:
         layers = self._engine.cache.lrqk_layers

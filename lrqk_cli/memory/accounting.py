@@ -88,7 +88,7 @@ def draft_tokens(spec: ModelSpec, config: LrqkConfig) -> int:
     """
     if (config.attention, config.solver, config.hot_policy) != ("lrqk", "joint", "sticky"):
         return 0
-    if spec.num_full_layers < spec.num_layers:
+    if spec.num_full_layers < spec.num_layers or spec.states is not None:
         return 0
     group = spec.num_heads // row_sets(spec, config)
     return max(0, min(config.lookup, _VERIFY_QUERIES // group - 1))
@@ -207,6 +207,12 @@ class KvBytes:
         return self.device_kv + self.index + self.hot + self.sliding
 
 
+def state_bytes(spec: ModelSpec, dtype: str) -> int:
+    """Return the bytes of all layers' states, for a model whose numbers are of type ``dtype``."""
+    size = spec.states
+    return 0 if size is None else size.own * ITEM_BYTES[dtype] + size.float32 * ITEM_BYTES["float32"]
+
+
 def kv_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> KvBytes:
     """Return the bytes of the cache for ``context`` tokens with rows of element type ``dtype``."""
     full = spec.num_full_layers
@@ -215,7 +221,7 @@ def kv_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> K
     scales = 0 if config.kv_dtype == "bf16" else full * channel_scales(spec, context).nbytes
     sliding = 0
     if spec.sliding_window:
-        sliding = (spec.num_layers - full) * ring(spec, spec.sliding_window, dtype).nbytes
+        sliding = spec.layer_kinds.count("sliding") * ring(spec, spec.sliding_window, dtype).nbytes
     lrqk = config.attention == "lrqk"
     index = index_codes(spec, config, context).nbytes + index_scale(spec, config).nbytes
     bookkeeping = sum(shape.nbytes for shape in _bookkeeping(spec, config, context))

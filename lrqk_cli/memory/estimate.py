@@ -65,6 +65,8 @@ def estimate(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> D
         "index": kv.index,
         "hot_rows": kv.hot,
         "sliding_windows": kv.sliding,
+        # A copy of them lasts as long as the model reads a segment.
+        "states": 2 * accounting.state_bytes(spec, dtype),
         "bookkeeping": kv.bookkeeping + activations.seed_bytes(spec, config, dtype),
         "decode_scratch": sum(shape.nbytes for shape in decode_scratch(spec, config, context)),
         "logits": activations.logits_bytes(spec, config, dtype),

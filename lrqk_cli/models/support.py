@@ -7,12 +7,13 @@ its attention layers.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lrqk_cli.config import LayerKind, Mixture, ModelSpec, WeightBytes, WeightForm
+from lrqk_cli.config import LAYER_KINDS, LayerKind, Mixture, ModelSpec, StateSize, WeightBytes, WeightForm
 from lrqk_cli.errors import ModelError, UnsupportedModelError
 from lrqk_cli.models import families
 from lrqk_cli.models.failures import config_errors
@@ -23,8 +24,6 @@ from lrqk_cli.models.sanity import check_plausible
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
-
-_LAYER_KINDS: Mapping[str, LayerKind] = {"full_attention": "full", "sliding_attention": "sliding"}
 
 # Values of a key that mean that the feature is off.
 _OFF = (None, False, 0)
@@ -40,6 +39,8 @@ _UNSUPPORTED_FEATURES = {
     "num_kv_shared_layers": "layers that share one KV cache",
     "index_topk": "sparse attention chosen by an indexer",
 }
+# A global of the modules whose attention can be replaced.
+_ATTENTION_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 
 
 def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) -> ModelSpec:
@@ -102,6 +103,7 @@ def _spec(text: Any, name: str) -> ModelSpec:
         sliding_window=window,
         num_parameters_read=_parameters_read(text, parameters, matrices),
         mixture=_mixture(text, family, skeleton),
+        states=_states(skeleton),
         forms=_forms(text, parameters, matrices),
     )
     if skeleton is not None:
@@ -124,6 +126,18 @@ def _mixture(text: Any, family: families.Family | None, skeleton: PreTrainedMode
     if experts is None:
         return None
     return Mixture(per_token, expert_shape(experts, "down_proj")[2], bool(experts.has_bias))
+
+
+def _states(skeleton: PreTrainedModel | None) -> StateSize | None:
+    if skeleton is None:
+        return None
+    from lrqk_cli.models.states import state_size
+
+    try:
+        with quiet_transformers():
+            return state_size(skeleton)
+    except (AttributeError, KeyError, RuntimeError, StopIteration, TypeError):
+        _refuse("a recurrent state of an unknown form", f"{type(skeleton).__name__} cannot be asked for it")
 
 
 def _forms(text: Any, parameters: int, matrices: list[Matrix]) -> tuple[WeightBytes, ...]:
@@ -198,7 +212,7 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any] | SimpleNamespa
     if getattr(text, "position_embedding_type", None) in ("alibi", "relative_key", "relative_key_query"):
         _refuse("position biases", f"position_embedding_type is {text.position_embedding_type}")
     for kind in sorted(set(_declared(text, "layer_types") or ())):
-        if kind not in _LAYER_KINDS:
+        if kind not in LAYER_KINDS:
             _refuse(f"layers of the kind {kind}", "layer_types names it")
     if families.family_of(text) is None:
         _check_model_class(text)
@@ -239,9 +253,11 @@ def _check_model_class(text: PreTrainedConfig) -> None:
             "no text generation of its own",
             f"transformers has no causal language model for {text.model_type}",
         )
-    if getattr(model_class, "_is_stateful", False):
-        _refuse("a recurrent state", f"{model_class.__name__} keeps one beside the KV cache")
-    if not getattr(model_class, "_supports_attention_backend", False):
+    # A model that names its layers keeps its states in transformers' own form; see ``_check_layers``.
+    is_stateful = getattr(model_class, "_is_stateful", False)
+    if is_stateful and not _declared(text, "layer_types"):
+        _refuse("a recurrent state", f"{model_class.__name__} keeps one in a form of its own")
+    if not is_stateful and not getattr(model_class, "_supports_attention_backend", False):
         _refuse("an attention that cannot be replaced", f"{model_class.__name__} has its own")
 
 
@@ -260,6 +276,8 @@ def _check_layers(skeleton: nn.Module, spec: ModelSpec) -> None:
     """Compare the built attention layers with the spec."""
     key_width = spec.num_kv_heads * spec.head_dim
     for layer in attention_layers(skeleton):
+        if _ATTENTION_INTERFACE not in inspect.unwrap(type(layer).forward).__globals__:
+            _refuse("an attention that cannot be replaced", f"{type(layer).__name__} has its own")
         if getattr(layer, "is_causal", True) is False:
             _refuse("bidirectional attention", f"{type(layer).__name__} is not causal")
         projection = getattr(layer, "k_proj", None)
@@ -277,7 +295,7 @@ def _layer_kinds(text: Any) -> tuple[tuple[LayerKind, ...], int | None]:
     window = _declared(text, "sliding_window")
     named = _declared(text, "layer_types")
     if named:
-        kinds = tuple(_LAYER_KINDS[kind] for kind in named)
+        kinds = tuple(LAYER_KINDS[kind] for kind in named)
     else:
         # Without layer_types, a window applies to every layer.
         kinds = ("sliding" if window else "full",) * text.num_hidden_layers

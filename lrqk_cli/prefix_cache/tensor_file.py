@@ -161,6 +161,9 @@ class TensorFile:
         self._hashes = self._file.read(end - begin)
         self._check(0, xxhash.xxh3_64_digest(start + header))
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
     def tensor(self, name: str) -> Tensor:
         """Return a tensor in memory of its own.
 

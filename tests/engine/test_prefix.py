@@ -43,6 +43,9 @@ CASES = [
     *(("llama", method) for method in METHODS),
     ("gemma3", "lrqk"),
     ("gemma3", "dense"),
+    ("qwen3.5", "lrqk"),
+    ("falcon-h1", "lrqk"),
+    ("lfm2", "dense"),
     ("gemma3", "int8-rows"),
 ]
 MODEL = {"weights": "tiny"}

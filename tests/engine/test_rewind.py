@@ -44,6 +44,9 @@ CASES = [
     ("gemma3", "lrqk"),
     ("gpt-oss", "lrqk"),
     ("gemma3", "dense"),
+    ("qwen3.5", "lrqk"),
+    ("falcon-h1", "lrqk"),
+    ("lfm2", "dense"),
 ]
 
 

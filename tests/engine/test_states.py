@@ -1,0 +1,90 @@
+"""States of convolutions and recurrences: an interrupted call leaves none of its tokens in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from tiny import random_tokens, tiny_model
+from transformers import PreTrainedModel
+
+from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.errors import ModelError
+from lrqk_cli.memory import accounting
+from lrqk_cli.models.support import spec_from_config
+
+HYBRIDS = ["qwen3.5", "falcon-h1", "lfm2", "granite-hybrid", "nemotron-h"]
+PROMPT = random_tokens(60, 3).tolist()
+
+
+def new_engine(model: PreTrainedModel) -> Engine:
+    config = LrqkConfig(hot=24, top_k=8, recent=8, rank=8, segment=16)
+    return Engine(model, spec_from_config(model.config, "tiny"), config, 200)
+
+
+def interrupted_at(call: int) -> Callable[..., Any]:
+    """Return a method of ``LrqkCache`` that attends, and that a user interrupts at a call."""
+    attend, calls = LrqkCache.attend, 0
+
+    def attend_or_not(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return attend(*arguments)
+
+    return attend_or_not
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_interrupted_segment_is_read_again_from_the_states_before_it(family: str, call: int) -> None:
+    model = tiny_model(family)
+    with new_engine(model) as engine, new_engine(model) as other:
+        layers = sum(kind != "none" for kind in engine.spec.layer_kinds)
+        with (
+            patch.object(LrqkCache, "attend", interrupted_at((call - 1) * layers + layers)),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            list(engine.prefill(PROMPT))
+        read = engine.length
+        assert read == (call - 1) * 16
+        list(engine.prefill(PROMPT[read:]))
+        list(other.prefill(PROMPT))
+        torch.testing.assert_close(engine.next_logits(), other.next_logits(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_an_interrupted_step_leaves_no_trace(family: str) -> None:
+    model = tiny_model(family)
+    with new_engine(model) as engine, new_engine(model) as other:
+        for each in (engine, other):
+            list(each.prefill(PROMPT))
+            each.append(5)
+        with patch.object(LrqkCache, "attend", interrupted_at(1)), pytest.raises(KeyboardInterrupt):
+            engine.next_logits()
+        assert torch.equal(engine.next_logits(), other.next_logits())
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_states_take_the_bytes_that_are_counted(family: str) -> None:
+    with new_engine(tiny_model(family)) as engine:
+        list(engine.prefill(PROMPT))
+        found = [part for state in engine.cache.states for part in state.tensors.values()]
+        assert sum(part.nbytes for part in found) == accounting.state_bytes(engine.spec, "float32") > 0
+        addresses = [part.data_ptr() for part in found]
+        engine.reset()
+        list(engine.prefill(PROMPT))
+        again = [part for state in engine.cache.states for part in state.tensors.values()]
+        assert addresses == [part.data_ptr() for part in again]
+
+
+def test_a_model_without_attention_is_refused() -> None:
+    config = tiny_model("lfm2").config.to_dict() | {"layer_types": ["conv", "conv"]}
+    with pytest.raises(ModelError, match="No layer of the model has attention"):
+        spec_from_config(config, "tiny")
