@@ -75,6 +75,14 @@ class Mixture:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadShape:
+    """The KV heads of a layer, and the size of its heads."""
+
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
 class StateSize:
     """The numbers of all layers' states: those in the model's dtype, and those in float32 in any case."""
 
@@ -92,6 +100,9 @@ class ModelSpec:
             and layers of the kind ``none`` have no attention, but perhaps a state.
         num_heads, num_kv_heads: query heads H and KV heads; H is a multiple of KV.
         head_dim: d.
+        sliding_heads: KV heads and d of sliding layers, if other than those of full layers.
+        row_owners: by layer, the number of the layer whose K and V it uses, its own or an earlier one; empty
+            if all use their own.
         max_context: tokens that the model's positions reach, RoPE scaling included.
         trained_context: tokens that the model's authors vouch for; more are allowed with a warning.
         num_parameters: parameters of the model, tied embeddings counted once.
@@ -121,6 +132,8 @@ class ModelSpec:
     mixture: Mixture | None = None
     packed: WeightBytes | None = None
     states: StateSize | None = None
+    sliding_heads: HeadShape | None = None
+    row_owners: tuple[int, ...] = ()
     forms: tuple[WeightBytes, ...] = ()
 
     def __post_init__(self) -> None:
@@ -145,6 +158,23 @@ class ModelSpec:
     def num_full_layers(self) -> int:
         """Number of layers that attend to the whole context."""
         return self.layer_kinds.count("full")
+
+    @property
+    def num_row_layers(self) -> int:
+        """Number of full-attention layers that store rows of their own."""
+        owners = self.row_owners or range(self.num_layers)
+        return sum(
+            kind == "full" and owner == number
+            for number, (kind, owner) in enumerate(zip(self.layer_kinds, owners, strict=True))
+        )
+
+    @property
+    def of_sliding(self) -> ModelSpec:
+        """The same model with the heads of sliding layers in all layers."""
+        heads = self.sliding_heads
+        if heads is None:
+            return self
+        return replace(self, num_kv_heads=heads.num_kv_heads, head_dim=heads.head_dim, sliding_heads=None)
 
     @property
     def group_size(self) -> int:

@@ -33,6 +33,13 @@ _DELTA_NET = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
+_GEMMA4 = {
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 24,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size_per_layer_input": 8,
+}
 _SHARED_EXPERT = {"shared_expert_intermediate_size": 32}
 _GPT_OSS_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
@@ -88,6 +95,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_experts_per_tok": 2,
             "shared_intermediate_size": 32,
         },
+    ),
+    "gemma4": (
+        "Gemma4TextConfig",
+        {**_GEMMA4, "layer_types": _ALTERNATING, "num_global_key_value_heads": 1, "attention_k_eq_v": True},
+    ),
+    "gemma4-shared": (
+        "Gemma4TextConfig",
+        {**_GEMMA4, "num_hidden_layers": 6, "layer_types": _ALTERNATING * 3, "num_kv_shared_layers": 2},
     ),
     "nemotron-h": (
         "NemotronHConfig",

@@ -87,9 +87,15 @@ class DeviceState:
         return totals
 
     def _attend_scratch(
-        self, sets: int, rows: int, tail_rank: int | None = None, fetching: int = 0, tokens: int = 1
+        self,
+        sets: int,
+        rows: int,
+        width: int,
+        tail_rank: int | None = None,
+        fetching: int = 0,
+        tokens: int = 1,
     ) -> AttendScratch:
-        queries, width = tokens * self._spec.num_heads // sets, self._spec.head_dim
+        queries = tokens * self._spec.num_heads // sets
         return AttendScratch.empty(
             sets, queries, rows, width, self._device, tail_rank=tail_rank, fetching=fetching
         )
@@ -202,7 +208,7 @@ class DenseDeviceStep(DeviceStep):
         slot_token = torch.empty(heads, 0, dtype=torch.int64, device=rows.device)
         residents = Residents(rows, slot_token, torch.empty(heads, 0, dtype=torch.bool, device=rows.device))
         super().__init__(state, residents, weights)
-        self._scratch = state.attend_scratch(heads, size)
+        self._scratch = state.attend_scratch(heads, size, rows.shape[-1])
 
     def _store_and_select(self, _: Tensor, key: Tensor, value: Tensor, __: AttentionParams) -> _Chosen:
         rows = self._residents.rows
@@ -253,7 +259,9 @@ class LrqkStep(DeviceStep):
         tokens = 1 if drafts is None else 1 + drafts.rows.shape[1]
         scratch = state.lrqk_scratch(sets, rank, hot.size, store.capacity, tail_rank, tokens)
         projected, scores, self._select, plan = scratch
-        attend = state.attend_scratch(sets, hot.rows.shape[1], tail_rank, hot.size, tokens)
+        attend = state.attend_scratch(
+            sets, hot.rows.shape[1], hot.rows.shape[-1], tail_rank, hot.size, tokens
+        )
         self._plan = plan._replace(totals=state.totals[layer])
         self._maps = IndexMaps(
             query=torch.empty_like(projector.query_map),

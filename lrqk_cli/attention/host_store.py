@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from functools import cache
 from typing import NamedTuple
 
@@ -40,7 +41,10 @@ class RowStore:
 
     Attributes:
         scales: of rows in 8 bits, on the device.
+        is_borrowed: the rows are another layer's, which writes them; see ``borrowed``.
     """
+
+    is_borrowed = False
 
     def __init__(
         self,
@@ -64,6 +68,12 @@ class RowStore:
         else:
             self.rows = empty_host(shape, pinned=device.type == "cuda")
         self._streams = None if local else _copy_streams(device)
+
+    def borrowed(self) -> RowStore:
+        """Return the same rows for another layer, which has the same K and V and need not write them."""
+        other = copy(self)
+        other.is_borrowed = True
+        return other
 
     @property
     def capacity(self) -> int:
@@ -95,13 +105,16 @@ class RowStore:
         if self.scales is None:
             rows = torch.stack((key, value), dim=2)
         else:
-            fit_row_scales(self.scales, start, key, value)
+            if not self.is_borrowed:
+                fit_row_scales(self.scales, start, key, value)
             rows = torch.empty(*key.shape[:2], self.rows.shape[2], dtype=self.rows.dtype, device=key.device)
             key, value = kernels.quantise_rows(key, value, StoredRows(rows, self.scales), start)
         self._copy_to_host(start, stop, rows)
         return key, value
 
     def _copy_to_host(self, start: int, stop: int, rows: Tensor) -> None:
+        if self.is_borrowed:
+            return
         if self._streams is None:
             self.rows[:, start:stop] = rows
             return

@@ -27,26 +27,36 @@ def make_layers(
         config: ``config.attention`` chooses the class of full-attention layers.
         position: of the cache.
     """
-    made = list[AttentionLayer]()
-    for kind in spec.layer_kinds:
+    made, is_dense = list[AttentionLayer](), config.attention == "dense"
+    for number, kind in enumerate(spec.layer_kinds):
         if kind == "none":
             made.append(NoAttention(position))
-        elif kind == "sliding":
+            continue
+        if kind == "sliding":
             assert spec.sliding_window is not None  # ModelSpec checks it
-            made.append(SlidingLayer(spec, spec.sliding_window, dtype, device, position))
-        elif config.attention == "lrqk":
-            made.append(LrqkLayer(spec, config, context, dtype, device, position))
+            made.append(SlidingLayer(spec.of_sliding, spec.sliding_window, dtype, device, position))
+            continue
+        owner = made[spec.row_owners[number]] if number in _borrowers(spec) else None
+        if isinstance(owner, FullLayer):
+            store = owner.store.borrowed()
         else:
-            is_dense = config.attention == "dense"
             store = RowStore(spec, context, dtype, device, on_device=is_dense, kv_dtype=config.kv_dtype)
+        if config.attention == "lrqk":
+            made.append(LrqkLayer(spec, config, context, dtype, store, position))
+        else:
             made.append(FullLayer(spec, store, position))
     return made
+
+
+def _borrowers(spec: ModelSpec) -> set[int]:
+    """Return the numbers of the layers that use another's K and V."""
+    return {number for number, owner in enumerate(spec.row_owners) if owner != number}
 
 
 def host_kv_bytes(layers: Sequence[AttentionLayer]) -> int:
     """Return the bytes of the rows of all tokens in host memory."""
     stores = [layer.store for layer in layers if isinstance(layer, FullLayer)]
-    return sum(store.rows.nbytes for store in stores if not store.on_device)
+    return sum(store.rows.nbytes for store in stores if not (store.on_device or store.is_borrowed))
 
 
 def index_bytes(layers: Sequence[AttentionLayer]) -> int:

@@ -54,10 +54,10 @@ class LrqkLayer(FullLayer):
         config: LrqkConfig,
         context: int,
         dtype: torch.dtype,
-        device: torch.device,
+        store: RowStore,
         position: Position,
     ) -> None:
-        store = RowStore(spec, context, dtype, device, on_device=False, kv_dtype=config.kv_dtype)
+        device = store.device
         super().__init__(spec, store, position)
         self.config = config
         self.projector = make_projector(spec, config, device)

@@ -67,7 +67,7 @@ class Restoring:
             for number, layer in enumerate(layers):
                 self._reads.append(
                     [self._pool.submit(self._read_rows, layer.store, number, block) for block in blocks]
-                    if isinstance(layer, FullLayer)
+                    if isinstance(layer, FullLayer) and not layer.store.is_borrowed
                     else []
                 )
         except BaseException:

@@ -31,7 +31,7 @@ def capture_block(
     """
     found, events = dict[str, Tensor](), list[torch.cuda.Event]()
     for number, layer in enumerate(layers):
-        if isinstance(layer, FullLayer):
+        if isinstance(layer, FullLayer) and not layer.store.is_borrowed:
             found[f"{number}.rows"] = layer.store.rows[:, start:stop]
             events[:1] = layer.store.written_events()
             if layer.store.scales is not None:
@@ -115,7 +115,7 @@ def read_row_scales(
             scales: they were written by two processes, each of which read the text in segments of its own.
             Without the later block, the text goes on from the earlier one.
     """
-    if not isinstance(layer, FullLayer) or layer.store.scales is None:
+    if not isinstance(layer, FullLayer) or layer.store.is_borrowed or layer.store.scales is None:
         return
     for block, start, stop in blocks:
         target = _channels(layer.store.scales, start, stop)

@@ -216,12 +216,12 @@ def state_bytes(spec: ModelSpec, dtype: str) -> int:
 def kv_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> KvBytes:
     """Return the bytes of the cache for ``context`` tokens with rows of element type ``dtype``."""
     full = spec.num_full_layers
-    rows = full * row_store(spec, context, dtype).nbytes
-    stored = full * row_store(spec, context, dtype, config.kv_dtype).nbytes
-    scales = 0 if config.kv_dtype == "bf16" else full * channel_scales(spec, context).nbytes
+    rows = spec.num_row_layers * row_store(spec, context, dtype).nbytes
+    stored = spec.num_row_layers * row_store(spec, context, dtype, config.kv_dtype).nbytes
+    scales = 0 if config.kv_dtype == "bf16" else spec.num_row_layers * channel_scales(spec, context).nbytes
     sliding = 0
     if spec.sliding_window:
-        sliding = spec.layer_kinds.count("sliding") * ring(spec, spec.sliding_window, dtype).nbytes
+        sliding = spec.layer_kinds.count("sliding") * ring(spec.of_sliding, spec.sliding_window, dtype).nbytes
     lrqk = config.attention == "lrqk"
     index = index_codes(spec, config, context).nbytes + index_scale(spec, config).nbytes
     bookkeeping = sum(shape.nbytes for shape in _bookkeeping(spec, config, context))

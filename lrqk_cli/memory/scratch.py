@@ -108,7 +108,10 @@ def decode_scratch(spec: ModelSpec, config: LrqkConfig, context: int) -> tuple[T
     shapes = [TensorShape((1,), "int64")] * 2 + [TensorShape((spec.num_layers, 2), "int64")]
     heads, width = spec.num_kv_heads, spec.head_dim
     if spec.sliding_window and "sliding" in spec.layer_kinds:
-        shapes += attend_scratch(heads, spec.group_size, spec.sliding_window, width, None).values()
+        own = spec.of_sliding
+        shapes += attend_scratch(
+            own.num_kv_heads, own.group_size, spec.sliding_window, own.head_dim, None
+        ).values()
     if config.attention == "dense" and spec.num_full_layers:
         shapes += attend_scratch(heads, spec.group_size, context, width, None).values()
     if config.attention == "lrqk" and spec.num_full_layers:

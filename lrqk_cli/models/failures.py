@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
-from lrqk_cli.errors import LrqkError, ModelError, UsageError
+from lrqk_cli.errors import LrqkError, ModelError, UnsupportedModelError, UsageError
 from lrqk_cli.memory.exhaustion import memory_errors
 
 _CONFIG_HINT = "Check its config.json, or fetch the model again."
@@ -112,3 +113,11 @@ def reason_of(error: Exception) -> str:
     said = lines[:2] if lines[0].endswith(":") else lines[:1]
     text = " ".join(line.strip() for line in said).rstrip(".:")
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
+
+
+def refuse(feature: str, where: str) -> NoReturn:
+    """Raise ``UnsupportedModelError``: the model has a feature that the engine does not implement."""
+    raise UnsupportedModelError(
+        f"The model has {feature} ({where}), which lrqk does not support.",
+        "Use a model with full or sliding-window attention, such as Llama, Qwen, Mistral, Phi-3 or Gemma.",
+    )

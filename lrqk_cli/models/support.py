@@ -11,13 +11,29 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, cast
 
-from lrqk_cli.config import LAYER_KINDS, LayerKind, Mixture, ModelSpec, StateSize, WeightBytes, WeightForm
-from lrqk_cli.errors import ModelError, UnsupportedModelError
+from lrqk_cli.config import (
+    LAYER_KINDS,
+    Mixture,
+    ModelSpec,
+    StateSize,
+    WeightBytes,
+    WeightForm,
+)
+from lrqk_cli.errors import ModelError
 from lrqk_cli.models import families
-from lrqk_cli.models.failures import config_errors
+from lrqk_cli.models.failures import config_errors, refuse
+from lrqk_cli.models.layer_shapes import (
+    declared,
+    head_shapes,
+    intermediate_size,
+    layer_configs,
+    layer_kinds,
+    row_owners,
+)
 from lrqk_cli.models.mixes import ON_LOAD, Matrix, weight_bytes
+from lrqk_cli.models.positions import context_limit
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.sanity import check_plausible
 
@@ -36,7 +52,6 @@ _UNSUPPORTED_FEATURES = {
     "use_bidirectional_attention": "bidirectional attention",
     "add_cross_attention": "cross attention",
     "cross_attention_layers": "cross attention",
-    "num_kv_shared_layers": "layers that share one KV cache",
     "index_topk": "sparse attention chosen by an indexer",
 }
 # A global of the modules whose attention can be replaced.
@@ -46,7 +61,7 @@ _ATTENTION_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) -> ModelSpec:
     """The spec of the model that ``config`` describes, or of its text part if it has several parts.
 
-    ``max_context`` depends on the kind of RoPE scaling, see ``_context_limit``; ``trained_context`` is
+    ``max_context`` depends on the kind of RoPE scaling, see ``positions``; ``trained_context`` is
     ``max_position_embeddings``.
 
     Raises:
@@ -72,8 +87,10 @@ def with_form(spec: ModelSpec, form: WeightForm | None) -> ModelSpec:
 def _spec(text: Any, name: str) -> ModelSpec:
     check_supported(text)
     heads = text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    kinds, window = _layer_kinds(text)
+    kinds, window = layer_kinds(text)
+    shapes = head_shapes(text, kinds)
+    shape = shapes.get("full") or shapes["sliding"]
+    head_dim = shape.head_dim
     family = families.family_of(text)
     skeleton = None
     if family is not None:
@@ -85,17 +102,17 @@ def _spec(text: Any, name: str) -> ModelSpec:
         skeleton = meta_model(text)
         parameters = sum(parameter.numel() for parameter in skeleton.parameters())
         matrices = list(matrices_of(skeleton))
-    limit = _context_limit(text)
+    limit = context_limit(text)
     check_plausible({"max_position_embeddings": limit})
     spec = ModelSpec(
         name=name,
         architecture=family.architecture if family else type(skeleton).__name__,
         layer_kinds=kinds,
         num_heads=heads,
-        num_kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        num_kv_heads=shape.num_kv_heads,
         head_dim=head_dim,
         hidden_size=text.hidden_size,
-        intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        intermediate_size=intermediate_size(text),
         vocab_size=text.vocab_size,
         max_context=limit,
         trained_context=text.max_position_embeddings,
@@ -104,6 +121,8 @@ def _spec(text: Any, name: str) -> ModelSpec:
         num_parameters_read=_parameters_read(text, parameters, matrices),
         mixture=_mixture(text, family, skeleton),
         states=_states(skeleton),
+        sliding_heads=None if shapes.get("sliding", shape) == shape else shapes["sliding"],
+        row_owners=row_owners(text),
         forms=_forms(text, parameters, matrices),
     )
     if skeleton is not None:
@@ -111,9 +130,14 @@ def _spec(text: Any, name: str) -> ModelSpec:
     return spec
 
 
+def _experts_per_token(text: Any) -> int:
+    found: int | None = getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None)
+    return found or 0
+
+
 def _mixture(text: Any, family: families.Family | None, skeleton: PreTrainedModel | None) -> Mixture | None:
     """Return the mixture of experts of a model; None without experts."""
-    per_token: int | None = getattr(text, "num_experts_per_tok", None)
+    per_token = _experts_per_token(text)
     if not per_token:
         return None
     if family is not None:
@@ -137,7 +161,7 @@ def _states(skeleton: PreTrainedModel | None) -> StateSize | None:
         with quiet_transformers():
             return state_size(skeleton)
     except (AttributeError, KeyError, RuntimeError, StopIteration, TypeError):
-        _refuse("a recurrent state of an unknown form", f"{type(skeleton).__name__} cannot be asked for it")
+        refuse("a recurrent state of an unknown form", f"{type(skeleton).__name__} cannot be asked for it")
 
 
 def _forms(text: Any, parameters: int, matrices: list[Matrix]) -> tuple[WeightBytes, ...]:
@@ -167,7 +191,7 @@ def plain_config(config: Any) -> Any:
 def _parameters_read(text: Any, parameters: int, matrices: list[Matrix]) -> int | None:
     """The parameters that a decode step reads; None for a mixture of unknown layout."""
     unread = sum(round(matrix.rows * matrix.width * (1 - matrix.share_read)) for matrix in matrices)
-    if getattr(text, "num_experts_per_tok", None) and not any(".experts." in each.path for each in matrices):
+    if _experts_per_token(text) and not any(".experts." in each.path for each in matrices):
         return None
     return parameters - unread - (0 if families.is_tied(text) else text.vocab_size * text.hidden_size)
 
@@ -202,18 +226,18 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any] | SimpleNamespa
         ModelError: the config lacks a field that every supported model has.
     """
     text = plain_config(config)
-    if getattr(text, "is_heterogeneous", False):
-        _refuse("layers of different shapes", "some settings hold for single layers only")
+    if getattr(text, "num_kv_shared_layers", None) and not hasattr(text, "kv_sharing_modes"):
+        refuse("layers that share one KV cache", f"num_kv_shared_layers is {text.num_kv_shared_layers}")
     for key, feature in _UNSUPPORTED_FEATURES.items():
         if getattr(text, key, None) not in _OFF:
-            _refuse(feature, f"{key} is {getattr(text, key)}")
+            refuse(feature, f"{key} is {getattr(text, key)}")
     if getattr(text, "is_causal", True) is False:
-        _refuse("bidirectional attention", "is_causal is False")
+        refuse("bidirectional attention", "is_causal is False")
     if getattr(text, "position_embedding_type", None) in ("alibi", "relative_key", "relative_key_query"):
-        _refuse("position biases", f"position_embedding_type is {text.position_embedding_type}")
-    for kind in sorted(set(_declared(text, "layer_types") or ())):
+        refuse("position biases", f"position_embedding_type is {text.position_embedding_type}")
+    for kind in sorted(set(declared(text, "layer_types") or ())):
         if kind not in LAYER_KINDS:
-            _refuse(f"layers of the kind {kind}", "layer_types names it")
+            refuse(f"layers of the kind {kind}", "layer_types names it")
     if families.family_of(text) is None:
         _check_model_class(text)
     _check_shape_fields(text)
@@ -232,13 +256,14 @@ def _check_shape_fields(text: Any) -> None:
             raise ModelError(
                 f"The model's configuration does not say its {key}.", "Use a decoder-only language model."
             )
-    for key in ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"):
-        if isinstance(getattr(text, key, None), (list, tuple)):
-            _refuse("layers of different shapes", f"{key} is a list")
-    head_dim = getattr(text, "head_dim", None)
-    for key in ("global_head_dim", "v_head_dim"):
-        if getattr(text, key, None) not in (*_OFF, head_dim):
-            _refuse("heads of different sizes", f"{key} is {getattr(text, key)}")
+    for layer in layer_configs(text):
+        for key in ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"):
+            if isinstance(getattr(layer, key, None), (list, tuple)):
+                refuse("layers of different shapes", f"{key} is a list")
+        head_dim = getattr(layer, "head_dim", None)
+        for key in ("global_head_dim", "v_head_dim"):
+            if getattr(layer, key, None) not in (*_OFF, head_dim):
+                refuse("heads of different sizes", f"{key} is {getattr(layer, key)}")
 
 
 def _check_model_class(text: PreTrainedConfig) -> None:
@@ -249,16 +274,16 @@ def _check_model_class(text: PreTrainedConfig) -> None:
         with quiet_transformers():
             model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
     except KeyError:
-        _refuse(
+        refuse(
             "no text generation of its own",
             f"transformers has no causal language model for {text.model_type}",
         )
     # A model that names its layers keeps its states in transformers' own form; see ``_check_layers``.
     is_stateful = getattr(model_class, "_is_stateful", False)
-    if is_stateful and not _declared(text, "layer_types"):
-        _refuse("a recurrent state", f"{model_class.__name__} keeps one in a form of its own")
+    if is_stateful and not declared(text, "layer_types"):
+        refuse("a recurrent state", f"{model_class.__name__} keeps one in a form of its own")
     if not is_stateful and not getattr(model_class, "_supports_attention_backend", False):
-        _refuse("an attention that cannot be replaced", f"{model_class.__name__} has its own")
+        refuse("an attention that cannot be replaced", f"{model_class.__name__} has its own")
 
 
 def meta_model(text: PreTrainedConfig) -> PreTrainedModel:
@@ -274,63 +299,18 @@ def meta_model(text: PreTrainedConfig) -> PreTrainedModel:
 
 def _check_layers(skeleton: nn.Module, spec: ModelSpec) -> None:
     """Compare the built attention layers with the spec."""
-    key_width = spec.num_kv_heads * spec.head_dim
     for layer in attention_layers(skeleton):
+        own = spec.of_sliding if spec.layer_kinds[cast(int, layer.layer_idx)] == "sliding" else spec
+        key_width = own.num_kv_heads * own.head_dim
         if _ATTENTION_INTERFACE not in inspect.unwrap(type(layer).forward).__globals__:
-            _refuse("an attention that cannot be replaced", f"{type(layer).__name__} has its own")
+            refuse("an attention that cannot be replaced", f"{type(layer).__name__} has its own")
         if getattr(layer, "is_causal", True) is False:
-            _refuse("bidirectional attention", f"{type(layer).__name__} is not causal")
+            refuse("bidirectional attention", f"{type(layer).__name__} is not causal")
         projection = getattr(layer, "k_proj", None)
         if projection is not None and projection.out_features != key_width:
-            _refuse("layers of different shapes", f"a layer makes keys of {projection.out_features} values")
+            refuse("layers of different shapes", f"a layer makes keys of {projection.out_features} values")
 
 
 def attention_layers(model: nn.Module) -> Iterator[nn.Module]:
     """Return the attention module of every layer."""
     return (layer for layer in model.modules() if hasattr(layer, "layer_idx") and hasattr(layer, "is_causal"))
-
-
-def _layer_kinds(text: Any) -> tuple[tuple[LayerKind, ...], int | None]:
-    """The kind of every layer, and the width of the window; None without sliding layers."""
-    window = _declared(text, "sliding_window")
-    named = _declared(text, "layer_types")
-    if named:
-        kinds = tuple(LAYER_KINDS[kind] for kind in named)
-    else:
-        # Without layer_types, a window applies to every layer.
-        kinds = ("sliding" if window else "full",) * text.num_hidden_layers
-    return kinds, window if "sliding" in kinds else None
-
-
-def _declared(text: Any, key: str) -> Any:
-    """The value of a key that the config's class defines; transformers keeps other keys but ignores them."""
-    if isinstance(text, SimpleNamespace):
-        return getattr(text, key, None)
-    with quiet_transformers():
-        return getattr(text, key, None) if hasattr(type(text)(), key) else None
-
-
-def _context_limit(text: Any) -> int:
-    """The tokens that the model's positions reach.
-
-    ``max_position_embeddings`` includes RoPE scaling from training, but not YaRN that was switched on later.
-    LongRoPE and dynamic NTK change all frequencies once a text exceeds a length; keys in the cache cannot
-    follow, so such a model is served up to that length only.
-    """
-    parameters = getattr(text, "rope_parameters", None) or {}
-    nested = [value for value in parameters.values() if isinstance(value, Mapping)]
-    limit: int = text.max_position_embeddings
-    for rope in nested or [parameters]:
-        original = rope.get("original_max_position_embeddings") or text.max_position_embeddings
-        if rope.get("rope_type") == "yarn":
-            limit = max(limit, int(original * (rope.get("factor") or 1.0)))
-        elif rope.get("rope_type") == "longrope":
-            limit = min(limit, original)
-    return limit
-
-
-def _refuse(feature: str, where: str) -> NoReturn:
-    raise UnsupportedModelError(
-        f"The model has {feature} ({where}), which lrqk does not support.",
-        "Use a model with full or sliding-window attention, such as Llama, Qwen, Mistral, Phi-3 or Gemma.",
-    )

@@ -46,6 +46,9 @@ CASES = [
     ("qwen3.5", "lrqk"),
     ("falcon-h1", "lrqk"),
     ("lfm2", "dense"),
+    ("gemma4-shared", "lrqk"),
+    ("gemma4-shared", "int8-rows"),
+    ("gemma4-shared", "dense"),
     ("gemma3", "int8-rows"),
 ]
 MODEL = {"weights": "tiny"}

@@ -47,6 +47,7 @@ CASES = [
     ("qwen3.5", "lrqk"),
     ("falcon-h1", "lrqk"),
     ("lfm2", "dense"),
+    ("gemma4-shared", "lrqk"),
 ]
 
 
