@@ -100,6 +100,8 @@ class ModelSpec:
             and layers of the kind ``none`` have no attention, but perhaps a state.
         num_heads, num_kv_heads: query heads H and KV heads; H is a multiple of KV.
         head_dim: d.
+        is_latent: multi-head latent attention: full layers have one KV head, whose row of a token is key and
+            value at once, d numbers instead of 2d.
         sliding_heads: KV heads and d of sliding layers, if other than those of full layers.
         row_owners: by layer, the number of the layer whose K and V it uses, its own or an earlier one; empty
             if all use their own.
@@ -132,6 +134,7 @@ class ModelSpec:
     mixture: Mixture | None = None
     packed: WeightBytes | None = None
     states: StateSize | None = None
+    is_latent: bool = False
     sliding_heads: HeadShape | None = None
     row_owners: tuple[int, ...] = ()
     forms: tuple[WeightBytes, ...] = ()
@@ -167,6 +170,11 @@ class ModelSpec:
             kind == "full" and owner == number
             for number, (kind, owner) in enumerate(zip(self.layer_kinds, owners, strict=True))
         )
+
+    @property
+    def row_parts(self) -> int:
+        """The vectors of a row: K and V, or one that is both."""
+        return 1 if self.is_latent else 2
 
     @property
     def of_sliding(self) -> ModelSpec:

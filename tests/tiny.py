@@ -40,6 +40,19 @@ _GEMMA4 = {
     "vocab_size_per_layer_input": VOCABULARY,
     "hidden_size_per_layer_input": 8,
 }
+_LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 32,
+}
 _SHARED_EXPERT = {"shared_expert_intermediate_size": 32}
 _GPT_OSS_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
@@ -104,6 +117,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma4TextConfig",
         {**_GEMMA4, "num_hidden_layers": 6, "layer_types": _ALTERNATING * 3, "num_kv_shared_layers": 2},
     ),
+    "deepseek-v3": ("DeepseekV3Config", {**_LATENT, "first_k_dense_replace": 1}),
+    "glm4-moe-lite": ("Glm4MoeLiteConfig", _LATENT),
     "nemotron-h": (
         "NemotronHConfig",
         {

@@ -82,6 +82,7 @@ class LrqkCache(CroppableCache):
         self._steps: dict[int, DeviceStep] = {}
         self._make_steps()
         self._tracker: AttentionTracker | None = None
+        self._latent_rows: Tensor | None = None
         row_bytes = accounting.row_store(spec, 1, accounting.dtype_name(dtype), config.kv_dtype).nbytes
         row_bytes //= spec.num_kv_heads
         self.counters = RowCounters(self.attention_layers, self._state, row_bytes)
@@ -98,7 +99,15 @@ class LrqkCache(CroppableCache):
                 "Use it inside, or attach the model again, which gives a new cache.",
             )
         updated: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
+        if self.spec.is_latent:
+            self._latent_rows = torch.cat(updated, -1)[0]
         return updated
+
+    def take_latent_rows(self) -> Tensor:
+        """Return the compressed rows ``[1, S, d]`` of the newest ``update``, which the model then expands."""
+        rows, self._latent_rows = self._latent_rows, None
+        assert rows is not None
+        return rows
 
     def detach(self) -> None:
         """Refuse further tokens: the model's own attention would see only these."""

@@ -44,7 +44,8 @@ _MOST_QUERIES = 16
 
 def has_device_steps(spec: ModelSpec, config: LrqkConfig, device: torch.device) -> bool:
     """Return whether all layers of a cache with this configuration can have device steps."""
-    if device.type != "cuda" or not kernels.has_triton() or spec.group_size > _MOST_QUERIES:
+    is_served = spec.group_size <= _MOST_QUERIES and not spec.is_latent
+    if device.type != "cuda" or not kernels.has_triton() or not is_served:
         return False
     if config.attention == "lrqk":
         return config.solver == "joint" and config.hot_policy != "refetch"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from lrqk_cli.attention import latent
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.config import LAYER_KINDS
@@ -99,15 +100,25 @@ def attention_forward(
             f"Layer {number} passes sliding_window={sliding_window}, "
             "which is not what the model's config says."
         )
-    heads, length, width = query.shape[1:]
-    grouped = query[0].view(key.shape[1], heads // key.shape[1], length, width)
-    params = AttentionParams(width**-0.5 if scaling is None else scaling, softcap, s_aux)
+    params = AttentionParams(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
     with torch.no_grad():
-        attended = lrqk_cache.attend(number, grouped, key[0], value[0], params)
-        output = attended.to(query.dtype).view(1, heads, length, width).transpose(1, 2)
+        if lrqk_cache.spec.is_latent:
+            rows, absorbed = lrqk_cache.take_latent_rows(), latent.absorb(module, query)
+            attended = _attend(lrqk_cache, number, absorbed, rows, rows, params)
+            output = latent.release(module, attended, query).transpose(1, 2)
+        else:
+            output = _attend(lrqk_cache, number, query, key[0], value[0], params).transpose(1, 2)
     # Without this, a backward pass would give the rest of the model wrong gradients.
     is_recorded = torch.is_grad_enabled() and query.requires_grad
     return _NoGradient.apply(output, query) if is_recorded else output, None  # type: ignore[no-untyped-call]
+
+
+def _attend(
+    cache: LrqkCache, number: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
+) -> Tensor:
+    """Return the attention of queries ``[1, H, S, d]``, of their shape and dtype; K, V ``[KV, S, d]``."""
+    grouped = query[0].unflatten(0, (key.shape[0], -1))
+    return cache.attend(number, grouped, key, value, params).to(query.dtype).view(query.shape)
 
 
 def _refuse_unknown(attention_mask: Tensor | None, dropout: float, others: Mapping[str, Any]) -> None:

@@ -32,10 +32,16 @@ def _copy_streams(device: torch.device) -> _CopyStreams:
     return _CopyStreams(torch.cuda.Stream(device), torch.cuda.Stream(device))
 
 
+def side_by_side(key: Tensor, value: Tensor, parts: int) -> Tensor:
+    """Return rows ``[KV, S, parts, d]`` of K and V ``[KV, S, d]``; in one part the key is the value too."""
+    return torch.stack((key, value), 2) if parts > 1 else key.unsqueeze(2)
+
+
 class RowStore:
     """K and V of every token, side by side: ``rows[KV, context, 2, d]``.
 
-    A row is the unit of transfer. K and V of a token are adjacent, so one transfer moves both. With
+    A row is the unit of transfer. K and V of a token are adjacent, so one transfer moves both; if K is
+    V too, rows are ``[KV, context, 1, d]``. With
     ``kv_dtype`` fp8 or int8 a row is ``2d + 4`` bytes (``kernels.quantise_rows``), and all that reads K and V
     of a token, its own segment included, reads the same rounded numbers.
 
@@ -103,7 +109,7 @@ class RowStore:
                 "Raise `context`.",
             )
         if self.scales is None:
-            rows = torch.stack((key, value), dim=2)
+            rows = side_by_side(key, value, self.rows.shape[2])
         else:
             if not self.is_borrowed:
                 fit_row_scales(self.scales, start, key, value)
@@ -180,7 +186,7 @@ class RowStore:
             plain = plain[:, : rows.shape[1]]
             kernels.dequantise_rows(StoredRows(rows, self.scales), plain, first)
             rows = plain
-        return rows[:, :, 0], rows[:, :, 1]
+        return rows[:, :, 0], rows[:, :, -1]
 
     def _chunks(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli import kernels
-from lrqk_cli.attention.host_store import RowStore
+from lrqk_cli.attention.host_store import RowStore, side_by_side
 from lrqk_cli.config import LrqkConfig, ModelSpec
 from lrqk_cli.kernels.buffers import FetchPlan, Residents
 from lrqk_cli.memory import accounting
@@ -36,7 +36,9 @@ class Ring:
         count = min(self.size, key.shape[1])
         first = length + key.shape[1] - count
         slots = torch.arange(first, first + count, device=self.rows.device) % self.size
-        self.rows[:, slots] = _rows(key[:, -count:], value[:, -count:], self.rows.shape[0])
+        rows = side_by_side(key[:, -count:], value[:, -count:], self.rows.shape[2])
+        share = self.rows.shape[0] // rows.shape[0]
+        self.rows[:, slots] = rows if share == 1 else rows.repeat_interleave(share, 0)
 
     def ordered(self, length: int, count: int) -> tuple[Tensor, Tensor]:
         """Return K and V ``[KV, count, d]`` of the newest ``count`` of ``length`` tokens, oldest first.
@@ -45,19 +47,12 @@ class Ring:
         """
         slots = torch.arange(length - count, length, device=self.rows.device) % self.size
         rows = self.rows[:, slots]
-        return rows[:, :, 0], rows[:, :, 1]
+        return rows[:, :, 0], rows[:, :, -1]
 
     def tokens(self, length: int) -> Tensor:
         """Return the token in each used slot after ``length`` tokens, ``[min(length, size)]``."""
         slots = torch.arange(min(length, self.size), device=self.rows.device)
         return length - 1 - (length - 1 - slots) % self.size
-
-
-def _rows(key: Tensor, value: Tensor, sets: int) -> Tensor:
-    """Return rows ``[sets, S, 2, d]`` of K and V ``[KV, S, d]``, repeated for the sets of a KV head."""
-    rows = torch.stack((key, value), dim=2)
-    share = sets // rows.shape[0]
-    return rows if share == 1 else rows.repeat_interleave(share, 0)
 
 
 class HotSet:
@@ -151,10 +146,11 @@ class HotSet:
             key, value: ``[KV, S, d]``, or ``[sets, S, d]``.
         """
         stop = first + key.shape[1]
-        # Without ``_rows``, which would copy a whole segment once more.
+        # Without ``side_by_side``, which would copy a whole segment once more.
         rows = self._hot[:, first:stop].unflatten(0, (key.shape[0], -1))
         rows[..., 0, :] = key.unsqueeze(1)
-        rows[..., 1, :] = value.unsqueeze(1)
+        if rows.shape[-2] > 1:
+            rows[..., 1, :] = value.unsqueeze(1)
         self.slot_token[:, first:stop] = torch.arange(first, stop, device=self.rows.device)
         self.resident[:, first:stop] = True
 
@@ -206,7 +202,7 @@ class HotSet:
     def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
         """Return K and V ``[sets, n, d]`` of all residents: the recent window, then the hot slots."""
         used = min(length, self.recent.size) + self.filled(length)
-        return self.rows[:, :used, 0], self.rows[:, :used, 1]
+        return self.rows[:, :used, 0], self.rows[:, :used, -1]
 
     def resident_tokens(self, length: int) -> Tensor:
         """Return the tokens ``[sets, n]`` of all residents, in the order of ``resident_rows``."""

@@ -11,6 +11,7 @@ from lrqk_cli.attention.layers import AttentionLayer, FullLayer, NoAttention, Sl
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.position import Position
 from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.errors import UsageError
 
 
 def make_layers(
@@ -27,6 +28,11 @@ def make_layers(
         config: ``config.attention`` chooses the class of full-attention layers.
         position: of the cache.
     """
+    if spec.is_latent and config.kv_dtype != "bf16":
+        raise UsageError(
+            f"Rows in {config.kv_dtype} are not supported with the compressed rows of this model.",
+            "Use `kv_dtype` bf16, the default; these rows are small.",
+        )
     made, is_dense = list[AttentionLayer](), config.attention == "dense"
     for number, kind in enumerate(spec.layer_kinds):
         if kind == "none":

@@ -42,7 +42,7 @@ class Rotation:
         found = [module for name, module in model.named_modules() if name.endswith(_EMBEDDING)]
         self._embedding = found[0] if len(found) == 1 else None
         self._config = model.config.get_text_config()
-        self._width = spec.head_dim
+        self._width, self._is_latent = spec.head_dim, spec.is_latent
         self._modules = modules
         self._found: dict[tuple[str | None, int], Tensor | None] = {}
         for layer in modules:
@@ -72,7 +72,8 @@ class Rotation:
 
     def _find(self, layer: int, kind: str | None, distance: int) -> Tensor | None:
         apply = inspect.unwrap(type(self._modules[layer]).forward).__globals__.get(_APPLY)
-        if self._embedding is None or apply is None:
+        # Of a compressed row only a part turns.
+        if self._embedding is None or apply is None or self._is_latent:
             return None
         types = getattr(self._embedding, "rope_type", None)
         if (types.get(kind) if isinstance(types, dict) else types) in _VARIABLE:

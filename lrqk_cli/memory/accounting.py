@@ -55,13 +55,13 @@ class TensorShape:
 
 
 def row_store(spec: ModelSpec, context: int, dtype: str, kv_dtype: KvDtype = "bf16") -> TensorShape:
-    """Return the KV store of one full layer: ``[KV, context, 2, d]``, K and V of a token side by side.
+    """Return the KV store of one full layer: ``[KV, context, parts, d]``, K and V of a token side by side.
 
     Rows in 8 bits are ``[KV, context, 2d + 4]``: the codes, and a scale of 2 bytes for K and for V.
     """
     if kv_dtype != "bf16":
         return TensorShape((spec.num_kv_heads, context, 2 * spec.head_dim + 4), "uint8")
-    return TensorShape((spec.num_kv_heads, context, 2, spec.head_dim), dtype)
+    return TensorShape((spec.num_kv_heads, context, spec.row_parts, spec.head_dim), dtype)
 
 
 def channel_scales(spec: ModelSpec, context: int) -> TensorShape:
@@ -88,7 +88,7 @@ def draft_tokens(spec: ModelSpec, config: LrqkConfig) -> int:
     """
     if (config.attention, config.solver, config.hot_policy) != ("lrqk", "joint", "sticky"):
         return 0
-    if spec.num_full_layers < spec.num_layers or spec.states is not None:
+    if spec.num_full_layers < spec.num_layers or spec.states is not None or spec.is_latent:
         return 0
     group = spec.num_heads // row_sets(spec, config)
     return max(0, min(config.lookup, _VERIFY_QUERIES // group - 1))
@@ -106,9 +106,9 @@ def hot_slots(config: LrqkConfig, context: int) -> int:
 
 
 def hot_rows(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> TensorShape:
-    """Return the buffer of one layer for recent window and hot set: ``[sets, recent + C, 2, d]``."""
+    """Return the buffer of one layer for recent window and hot set: ``[sets, recent + C, parts, d]``."""
     rows = config.recent + hot_slots(config, context)
-    return TensorShape((row_sets(spec, config), rows, 2, spec.head_dim), dtype)
+    return TensorShape((row_sets(spec, config), rows, spec.row_parts, spec.head_dim), dtype)
 
 
 def slot_tokens(spec: ModelSpec, config: LrqkConfig, context: int) -> TensorShape:

@@ -28,13 +28,25 @@ def head_shapes(text: Any, kinds: tuple[LayerKind, ...]) -> dict[LayerKind, Head
     layers = layer_configs(text)
     for number, kind in enumerate(kinds):
         layer = layers[number if len(layers) > 1 else 0]
-        shape = HeadShape(
-            getattr(layer, "num_key_value_heads", None) or heads,
-            getattr(layer, "head_dim", None) or layer.hidden_size // heads,
-        )
+        if is_latent(text):
+            shape = HeadShape(1, text.kv_lora_rank + text.qk_rope_head_dim)
+        else:
+            shape = _heads(layer, heads)
         if kind != "none" and found.setdefault(kind, shape) != shape:
             refuse("layers of different shapes", f"not all {kind} layers have heads of one shape")
     return found
+
+
+def _heads(layer: Any, heads: int) -> HeadShape:
+    return HeadShape(
+        getattr(layer, "num_key_value_heads", None) or heads,
+        getattr(layer, "head_dim", None) or layer.hidden_size // heads,
+    )
+
+
+def is_latent(text: Any) -> bool:
+    """Return whether attention works on compressed rows (multi-head latent attention)."""
+    return bool(getattr(text, "kv_lora_rank", None))
 
 
 def layer_configs(text: Any) -> tuple[Any, ...]:

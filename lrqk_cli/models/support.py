@@ -28,6 +28,7 @@ from lrqk_cli.models.layer_shapes import (
     declared,
     head_shapes,
     intermediate_size,
+    is_latent,
     layer_configs,
     layer_kinds,
     row_owners,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 _OFF = (None, False, 0)
 _UNSUPPORTED_FEATURES = {
     "is_encoder_decoder": "an encoder beside the decoder",
-    "kv_lora_rank": "multi-head latent attention",
     "attention_chunk_size": "chunked attention",
     "alibi": "ALiBi position biases",
     "relative_attention_num_buckets": "relative position biases",
@@ -123,6 +123,7 @@ def _spec(text: Any, name: str) -> ModelSpec:
         states=_states(skeleton),
         sliding_heads=None if shapes.get("sliding", shape) == shape else shapes["sliding"],
         row_owners=row_owners(text),
+        is_latent=is_latent(text),
         forms=_forms(text, parameters, matrices),
     )
     if skeleton is not None:
@@ -262,7 +263,7 @@ def _check_shape_fields(text: Any) -> None:
                 refuse("layers of different shapes", f"{key} is a list")
         head_dim = getattr(layer, "head_dim", None)
         for key in ("global_head_dim", "v_head_dim"):
-            if getattr(layer, key, None) not in (*_OFF, head_dim):
+            if getattr(layer, key, None) not in (*_OFF, head_dim) and not is_latent(text):
                 refuse("heads of different sizes", f"{key} is {getattr(layer, key)}")
 
 
