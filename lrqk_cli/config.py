@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -16,178 +15,20 @@ GroupingMode = Literal["kv", "head"]
 HotPolicy = Literal["sticky", "exact", "refetch"]
 AlsInit = Literal["randn", "top", "topcol"]
 Aggregate = Literal["sum", "max"]
-LayerKind = Literal["full", "sliding", "none"]
-# By transformers' names: the attention of a layer. ``hybrid`` layers have a state beside it.
-LAYER_KINDS: Mapping[str, LayerKind] = {
-    "full_attention": "full",
-    "hybrid": "full",
-    "sliding_attention": "sliding",
-    "linear_attention": "none",
-    "conv": "none",
-    "moe": "none",
-    "mlp": "none",
-}
 WeightForm = Literal["gguf", "q8", "q4"]
 WeightChoice = Literal["auto", "bf16", "q8", "q4"]
 KvDtype = Literal["bf16", "fp8", "int8"]
 
 
-def _require(condition: bool, message: str, hint: str = "") -> None:
+def require(condition: bool, message: str, hint: str = "") -> None:
+    """Raise a UsageError unless a condition holds."""
     if not condition:
         raise UsageError(message, hint)
 
 
 def _require_one_of(choices: object, chosen: str, what: str) -> None:
     known = get_args(choices)
-    _require(chosen in known, f"There is no {what} '{chosen}'.", f"Choose one of {', '.join(known)}.")
-
-
-@dataclass(frozen=True, slots=True)
-class WeightBytes:
-    """Bytes on the device of a model's weights, most of which are packed.
-
-    Attributes:
-        form: ``gguf`` as in a GGUF file, ``q8`` in 8 bits or ``q4`` in 4 bits.
-        total: bytes of all weights.
-        read: bytes of the weights that a decode step reads.
-        plain: bytes of the weights that are not packed, at 16 bits per number; a decode step reads them all.
-    """
-
-    form: WeightForm
-    total: int
-    read: int
-    plain: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """The experts of a layer.
-
-    Attributes:
-        per_token: experts that each token is routed to.
-        inner: inner size of an expert.
-        biased: whether the experts have biases.
-    """
-
-    per_token: int
-    inner: int
-    biased: bool
-
-
-@dataclass(frozen=True, slots=True)
-class HeadShape:
-    """The KV heads of a layer, and the size of its heads."""
-
-    num_kv_heads: int
-    head_dim: int
-
-
-@dataclass(frozen=True, slots=True)
-class StateSize:
-    """The numbers of all layers' states: those in the model's dtype, and those in float32 in any case."""
-
-    own: int
-    float32: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """The shape of a decoder-only transformer, as far as memory and attention depend on it.
-
-    Attributes:
-        name: the user's name for the model.
-        layer_kinds: of attention, one entry per layer; sliding layers keep ``sliding_window`` tokens only,
-            and layers of the kind ``none`` have no attention, but perhaps a state.
-        num_heads, num_kv_heads: query heads H and KV heads; H is a multiple of KV.
-        head_dim: d.
-        is_latent: multi-head latent attention: full layers have one KV head, whose row of a token is key and
-            value at once, d numbers instead of 2d.
-        sliding_heads: KV heads and d of sliding layers, if other than those of full layers.
-        row_owners: by layer, the number of the layer whose K and V it uses, its own or an earlier one; empty
-            if all use their own.
-        max_context: tokens that the model's positions reach, RoPE scaling included.
-        trained_context: tokens that the model's authors vouch for; more are allowed with a warning.
-        num_parameters: parameters of the model, tied embeddings counted once.
-        num_parameters_read: parameters that a decode step reads: without the input embeddings, of which it
-            reads one row, and without the experts that the token is not routed to; None if unknown.
-        mixture: the experts of a layer; None without experts, or if unknown.
-        packed: bytes of packed weights; None if the weights are plain numbers of one type.
-        states: of convolutions and recurrences, the same for any number of tokens; None without any.
-        forms: bytes of plain weights in each packed form that loading can give them, the finest first; the
-            planner chooses one of these forms or plain numbers.
-    """
-
-    name: str
-    architecture: str
-    layer_kinds: tuple[LayerKind, ...]
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    hidden_size: int
-    intermediate_size: int
-    vocab_size: int
-    max_context: int
-    trained_context: int
-    num_parameters: int
-    sliding_window: int | None = None
-    num_parameters_read: int | None = None
-    mixture: Mixture | None = None
-    packed: WeightBytes | None = None
-    states: StateSize | None = None
-    is_latent: bool = False
-    sliding_heads: HeadShape | None = None
-    row_owners: tuple[int, ...] = ()
-    forms: tuple[WeightBytes, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context"):
-            _require(getattr(self, name) > 0, f"The model's {name} must be positive.")
-        _require(
-            self.num_heads % self.num_kv_heads == 0,
-            f"{self.num_heads} query heads cannot be shared evenly by {self.num_kv_heads} KV heads.",
-        )
-        _require(set(self.layer_kinds) != {"none"}, "No layer of the model has attention.")
-        _require(
-            "sliding" not in self.layer_kinds or bool(self.sliding_window),
-            "A model with sliding-window layers must say how wide the window is.",
-        )
-
-    @property
-    def num_layers(self) -> int:
-        """Number of decoder layers."""
-        return len(self.layer_kinds)
-
-    @property
-    def num_full_layers(self) -> int:
-        """Number of layers that attend to the whole context."""
-        return self.layer_kinds.count("full")
-
-    @property
-    def num_row_layers(self) -> int:
-        """Number of full-attention layers that store rows of their own."""
-        owners = self.row_owners or range(self.num_layers)
-        return sum(
-            kind == "full" and owner == number
-            for number, (kind, owner) in enumerate(zip(self.layer_kinds, owners, strict=True))
-        )
-
-    @property
-    def row_parts(self) -> int:
-        """The vectors of a row: K and V, or one that is both."""
-        return 1 if self.is_latent else 2
-
-    @property
-    def of_sliding(self) -> ModelSpec:
-        """The same model with the heads of sliding layers in all layers."""
-        heads = self.sliding_heads
-        if heads is None:
-            return self
-        return replace(self, num_kv_heads=heads.num_kv_heads, head_dim=heads.head_dim, sliding_heads=None)
-
-    @property
-    def group_size(self) -> int:
-        """G, the query heads that share one KV head."""
-        return self.num_heads // self.num_kv_heads
+    require(chosen in known, f"There is no {what} '{chosen}'.", f"Choose one of {', '.join(known)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +48,7 @@ class AlsPenalties:
 
     def __post_init__(self) -> None:
         for name in ("query", "key", "new", "active"):
-            _require(getattr(self, name) >= 0.0, "A weight of `als.penalties` cannot be negative.")
+            require(getattr(self, name) >= 0.0, "A weight of `als.penalties` cannot be negative.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +70,8 @@ class AlsConfig:
 
     def __post_init__(self) -> None:
         _require_one_of(AlsInit, self.init, "`als.init`")
-        _require(self.iterations > 0, "`als.iterations` must be at least 1.")
-        _require(self.tolerance >= 0.0, "`als.tolerance` cannot be negative.")
+        require(self.iterations > 0, "`als.iterations` must be at least 1.")
+        require(self.tolerance >= 0.0, "`als.tolerance` cannot be negative.")
 
 
 # Together with the recent window, these are 8,192 rows: a quarter of 32K.
@@ -307,26 +148,26 @@ class LrqkConfig:
         _require_one_of(HotPolicy, self.hot_policy, "hot policy")
         _require_one_of(Aggregate, self.aggregate, "way to aggregate")
         _require_one_of(KvDtype, self.kv_dtype, "KV dtype")
-        _require(
+        require(
             self.index_bits in (4, 8, 16),
             f"The index cannot have {self.index_bits} bits.",
             "Choose 4, 8 or 16.",
         )
-        _require(
+        require(
             self.index_bits != 4 or self.rank % 2 == 0,
             f"An index of 4 bits needs an even `rank`, and {self.rank} is odd.",
             "Choose an even `rank`, or `index_bits` 8.",
         )
         for name in ("rank", "hot", "top_k", "recent", "segment"):
             size = getattr(self, name)
-            _require(size is None or size > 0, f"`{name}` must be at least 1.")
-        _require(self.lookup >= 0, "`lookup` cannot be negative.", "0 switches it off.")
-        _require(
+            require(size is None or size > 0, f"`{name}` must be at least 1.")
+        require(self.lookup >= 0, "`lookup` cannot be negative.", "0 switches it off.")
+        require(
             self.top_k <= self.hot or self.hot_policy != "sticky",
             f"`top_k` {self.top_k} rows cannot be resident in `hot` {self.hot} rows.",
             "Raise `hot` or lower `top_k`.",
         )
-        _require(
+        require(
             self.kv_dtype == "bf16" or self.attention != "dense",
             f"`kv_dtype` {self.kv_dtype} is for rows in host memory, and `dense` keeps them on the device.",
             "Choose another `attention`, or leave `kv_dtype` out.",
@@ -376,15 +217,15 @@ class GenerationConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.max_new_tokens is None or self.max_new_tokens > 0, "`max_new_tokens` must be at least 1."
         )
         for name in ("temperature", "top_p", "repetition_penalty"):
-            _require(
+            require(
                 math.isfinite(getattr(self, name)), f"`{name}` must be a finite number.", "Write it as 0.7."
             )
-        _require(self.temperature >= 0.0, "`temperature` cannot be negative.")
-        _require(0.0 < self.top_p <= 1.0, "`top_p` must be above 0 and at most 1.")
-        _require(self.sample_top_k >= 0, "`sample_top_k` cannot be negative.")
-        _require(self.repetition_penalty > 0.0, "`repetition_penalty` must be positive.")
-        _require(self.seed is None or -(2**63) <= self.seed < 2**64, "`seed` must fit in 64 bits.")
+        require(self.temperature >= 0.0, "`temperature` cannot be negative.")
+        require(0.0 < self.top_p <= 1.0, "`top_p` must be above 0 and at most 1.")
+        require(self.sample_top_k >= 0, "`sample_top_k` cannot be negative.")
+        require(self.repetition_penalty > 0.0, "`repetition_penalty` must be positive.")
+        require(self.seed is None or -(2**63) <= self.seed < 2**64, "`seed` must fit in 64 bits.")

@@ -28,6 +28,7 @@ TIERS = [
     {"models", "attention"},
     {"kernels"},
     {"memory", "telemetry", "prefix_cache"},
+    {"model_spec"},
     {"config", "formats"},
     {"errors", "solver_pool", "upstream"},
 ]

@@ -13,24 +13,24 @@ from torch import Tensor
 
 from lrqk_cli.attention.adjusting import refuse_changes
 from lrqk_cli.attention.counters import RowCounters
-from lrqk_cli.attention.cropping import CroppableCache
-from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, FixedSpace, has_device_steps
-from lrqk_cli.attention.layer_list import make_layers
+from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, FixedSpace
+from lrqk_cli.attention.layer_list import has_device_steps, make_layers
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.position import Position
 from lrqk_cli.attention.restoring import OpenPart, Restoring
-from lrqk_cli.attention.rewind_points import CacheRewindPoint
 from lrqk_cli.attention.solving import EarlySolves
 from lrqk_cli.attention.sources import AttentionTracker
 from lrqk_cli.attention.states import LayerState
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.attention.taking_back import RewindableCache
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import UsageError
 from lrqk_cli.memory import accounting
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.solver_pool import run_solvers
 
 
-class LrqkCache(CroppableCache):
+class LrqkCache(RewindableCache):
     """KV cache of one sequence, for a model prepared by ``attach``.
 
     Args:
@@ -255,38 +255,6 @@ class LrqkCache(CroppableCache):
             layer.reset()
         for state in self.states:
             state.reset()
-
-    def rewind_point(self) -> CacheRewindPoint:
-        """Return a point to rewind to; call this between two segments or steps."""
-        self.settle()
-        layers = tuple(layer.rewind_point() for layer in self.attention_layers)
-        states = tuple(state.rewind_point() for state in self.states)
-        point = CacheRewindPoint(next(self._order), self.position.length, layers, states)
-        self._rewind_points.add(point)
-        return point
-
-    def rewind(self, point: CacheRewindPoint) -> None:
-        """Restore the cache to ``point``; rows beyond it are undefined, and later points become invalid.
-
-        A captured graph stays valid, because no tensor moves. Counters of rows are not restored.
-
-        Raises:
-            UsageError: the point belongs to another cache, or an earlier rewind or reset made it invalid.
-        """
-        if point not in self._rewind_points:
-            raise UsageError(
-                "This point of the conversation is gone: it was taken back beyond it before.",
-                "Begin a new conversation.",
-            )
-        self._complete_restoring()
-        self.before_overwrite(point.length)
-        self._rewind_points -= {other for other in self._rewind_points if other.number > point.number}
-        self.position.set(point.length)
-        for layer, layer_point in zip(self.attention_layers, point.layers, strict=True):
-            layer.rewind(layer_point, point.length)
-        for state, state_point in zip(self.states, point.states, strict=True):
-            state.rewind(state_point)
-        self._refresh_steps()
 
     def restore(self, blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
         """Restore an empty cache from files, see ``Restoring``; rows arrive in the background.

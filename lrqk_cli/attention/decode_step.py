@@ -22,7 +22,7 @@ from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.position import Position
 from lrqk_cli.attention.projection import Projector
 from lrqk_cli.attention.tail import ValueTail
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels.buffers import (
     Drafts,
@@ -35,21 +35,9 @@ from lrqk_cli.kernels.buffers import (
     TokenScores,
 )
 from lrqk_cli.kernels.launch_scratch import AttendScratch, SelectScratch
+from lrqk_cli.model_spec import ModelSpec
 
 FixedSpace: TypeAlias = Callable[[Tensor], Tensor]
-
-# Rows of a tensor-core tile: one per query.
-_MOST_QUERIES = 16
-
-
-def has_device_steps(spec: ModelSpec, config: LrqkConfig, device: torch.device) -> bool:
-    """Return whether all layers of a cache with this configuration can have device steps."""
-    is_served = spec.group_size <= _MOST_QUERIES and not spec.is_latent
-    if device.type != "cuda" or not kernels.has_triton() or not is_served:
-        return False
-    if config.attention == "lrqk":
-        return config.solver == "joint" and config.hot_policy != "refetch"
-    return config.attention == "dense"
 
 
 class DeviceState:

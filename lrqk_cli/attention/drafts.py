@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from lrqk_cli.attention.position import Position
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.kernels.buffers import Drafts
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
+from lrqk_cli.model_spec import ModelSpec
 
 
 def empty_drafts(

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.attention.rotation import Growth
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.solver_pool import spread
 
 # Eigenvalues below this share of the largest, or of their sum, are noise.

@@ -14,8 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from lrqk_cli.attention import latent
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
-from lrqk_cli.config import LAYER_KINDS
 from lrqk_cli.errors import LrqkError, UnsupportedModelError
+from lrqk_cli.model_spec import LAYER_KINDS
 from lrqk_cli.upstream import CACHE_NAMES, cache_argument
 
 ATTENTION_NAME = "lrqk"

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from lrqk_cli import kernels
 from lrqk_cli.attention.row_scales import empty_scales, fit_row_scales
-from lrqk_cli.config import KvDtype, ModelSpec
+from lrqk_cli.config import KvDtype
 from lrqk_cli.errors import ContextLengthError
 from lrqk_cli.kernels.buffers import StoredRows
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import STREAM_ROWS
 from lrqk_cli.memory.tensors import empty, empty_host
+from lrqk_cli.model_spec import ModelSpec
 
 
 class _CopyStreams(NamedTuple):

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from lrqk_cli import kernels
 from lrqk_cli.attention.host_store import RowStore, side_by_side
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.kernels.buffers import FetchPlan, Residents
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import STREAM_ROWS
 from lrqk_cli.memory.tensors import empty
+from lrqk_cli.model_spec import ModelSpec
 
 
 class Ring:

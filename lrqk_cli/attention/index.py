@@ -7,11 +7,12 @@ from torch import Tensor
 
 from lrqk_cli import kernels
 from lrqk_cli.attention.projection import QueryCodes
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.kernels.codes import largest_code, pack_codes, unpack_codes
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import SCORE_CHUNK
 from lrqk_cli.memory.tensors import empty
+from lrqk_cli.model_spec import ModelSpec
 
 # Integer codes saturate at this many standard deviations. A scale that covers the few outliers, such as the
 # first token's key, would cost all other keys precision.

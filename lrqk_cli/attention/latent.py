@@ -1,9 +1,9 @@
 """Multi-head latent attention: one compressed row of a token is key and value of all heads.
 
 The row is the latent ``c`` of r numbers and the rotated key of p. A head's key is ``W_K c`` beside the
-rotated key, and its value ``W_V c``. With the query ``(q, q_p)`` the logit is ``(W_Kᵀ q) · c + q_p · k_p``, and the
-output ``W_V Σ w c``: query and output absorb the projections (DeepSeek-V2, section 2.1), so that no head needs
-keys or values of its own.
+rotated key, and its value ``W_V c``. With the query ``(q, q_p)`` the logit is ``(W_Kᵀ q) · c + q_p · k_p``,
+and the output ``W_V Σ w c``: query and output absorb the projections (DeepSeek-V2, section 2.1), so that no
+head needs keys or values of its own.
 """
 
 from __future__ import annotations

@@ -6,12 +6,27 @@ from collections.abc import Sequence
 
 import torch
 
+from lrqk_cli import kernels
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer, NoAttention, SlidingLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.position import Position
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import UsageError
+from lrqk_cli.model_spec import ModelSpec
+
+# Rows of a tensor-core tile: one per query.
+_MOST_QUERIES = 16
+
+
+def has_device_steps(spec: ModelSpec, config: LrqkConfig, device: torch.device) -> bool:
+    """Return whether all layers of a cache with this configuration can have device steps."""
+    is_served = spec.group_size <= _MOST_QUERIES and not spec.is_latent
+    if device.type != "cuda" or not kernels.has_triton() or not is_served:
+        return False
+    if config.attention == "lrqk":
+        return config.solver == "joint" and config.hot_policy != "refetch"
+    return config.attention == "dense"
 
 
 def make_layers(

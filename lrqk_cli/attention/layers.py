@@ -17,10 +17,10 @@ from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.position import Position
 from lrqk_cli.attention.rewind_points import Copies, LayerRewindPoint, SlidingRewindPoint
 from lrqk_cli.attention.sources import add_weights
-from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import UnsupportedModelError
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.telemetry.stats import StepStats
 
 

@@ -21,9 +21,10 @@ from lrqk_cli.attention.projection import Projector, make_projector
 from lrqk_cli.attention.rewind_points import Copies, LayerRewindPoint, LrqkRewindPoint
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.kernels.buffers import Drafts
 from lrqk_cli.memory.activations import SEED_QUERIES
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.telemetry.stats import StepStats
 
 

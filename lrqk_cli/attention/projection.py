@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lrqk_cli.attention import als
 from lrqk_cli.attention.factors import GramAccumulator, Moments, solve_joint
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty, staged
+from lrqk_cli.model_spec import ModelSpec
 
 # Fixed, so that a random start is the same in every run.
 _SEED = 0

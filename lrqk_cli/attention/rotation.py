@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lrqk_cli.config import ModelSpec
+from lrqk_cli.model_spec import ModelSpec
 
-_EMBEDDING = "rotary_emb"
+_EMBEDDINGS = ("rotary_emb", "pos_emb")
 _APPLY = "apply_rotary_pos_emb"
+# A key of some configurations, and its values for models without RoPE.
+_POSITIONS, _NO_ROPE = "position_embedding_type", (None, "nope")
 # Types of RoPE whose frequencies depend on the length of the text: no fixed matrix exists.
 _VARIABLE = frozenset({"dynamic", "longrope"})
 
@@ -39,10 +41,10 @@ class Rotation:
         modules: Mapping[int, nn.Module],
         distances: Sequence[int],
     ) -> None:
-        found = [module for name, module in model.named_modules() if name.endswith(_EMBEDDING)]
+        found = [module for name, module in model.named_modules() if name.endswith(_EMBEDDINGS)]
         self._embedding = found[0] if len(found) == 1 else None
         self._config = model.config.get_text_config()
-        self._width, self._is_latent = spec.head_dim, spec.is_latent
+        self._spec = spec
         self._modules = modules
         self._found: dict[tuple[str | None, int], Tensor | None] = {}
         for layer in modules:
@@ -57,7 +59,7 @@ class Rotation:
         """
         with_rope = getattr(self._config, "no_rope_layers", None)
         if with_rope and not with_rope[layer]:
-            return torch.eye(self._width, dtype=torch.float64)
+            return torch.eye(self._spec.head_dim, dtype=torch.float64)
         return self._found[self._kind(layer), distance]
 
     def _kind(self, layer: int) -> str | None:
@@ -71,20 +73,26 @@ class Rotation:
         return kind
 
     def _find(self, layer: int, kind: str | None, distance: int) -> Tensor | None:
-        apply = inspect.unwrap(type(self._modules[layer]).forward).__globals__.get(_APPLY)
+        spec, forward = self._spec, inspect.unwrap(type(self._modules[layer]).forward)
+        width = (spec.of_sliding if spec.layer_kinds[layer] == "sliding" else spec).head_dim
+        if self._embedding is None and (
+            _APPLY not in forward.__code__.co_names or getattr(self._config, _POSITIONS, "rope") in _NO_ROPE
+        ):
+            return torch.eye(width, dtype=torch.float64)
+        apply = forward.__globals__.get(_APPLY)
         # Of a compressed row only a part turns.
-        if self._embedding is None or apply is None or self._is_latent:
+        if self._embedding is None or apply is None or spec.is_latent:
             return None
         types = getattr(self._embedding, "rope_type", None)
         if (types.get(kind) if isinstance(types, dict) else types) in _VARIABLE:
             return None
-        return _turned(self._embedding, apply, () if kind is None else (kind,), distance, self._width)
+        return _turned(self._embedding, apply, () if kind is None else (kind,), distance, width)
 
 
 @torch.no_grad()
 def _turned(
     embedding: nn.Module,
-    apply: Callable[..., tuple[Tensor, Tensor]],
+    apply: Callable[..., Any],
     kind: tuple[str, ...],
     distance: int,
     width: int,
@@ -96,7 +104,9 @@ def _turned(
     unit = torch.eye(width, device=device).view(1, width, 1, width).expand(1, width, 2, width)
     try:
         cosine, sine = embedding(like, torch.tensor([[0, distance]], device=device), *kind)
-        rotated, _ = apply(unit, unit, cosine, sine)
+        # Some models rotate query and key in one call, others each by itself.
+        is_single = list(inspect.signature(apply).parameters)[1] == "cos"
+        rotated = apply(unit, cosine, sine) if is_single else apply(unit, unit, cosine, sine)[0]
     except (RuntimeError, TypeError, ValueError):
         return None
     first, later = rotated[0].double().cpu().unbind(1)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrqk_cli.config import KvDtype, ModelSpec
+from lrqk_cli.config import KvDtype
 from lrqk_cli.kernels.buffers import RowScales
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.tensors import empty
+from lrqk_cli.model_spec import ModelSpec
 
 # The least spread of a channel, as a share of that of the KV head: one that hardly moves in the tokens so far
 # may move later.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.attention.params import AttentionParams
-from lrqk_cli.config import ModelSpec
 from lrqk_cli.kernels.soft_cap import soft_cap
+from lrqk_cli.model_spec import ModelSpec
 
 
 def retrieving_layers(spec: ModelSpec) -> list[int]:

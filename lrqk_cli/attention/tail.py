@@ -15,9 +15,10 @@ from torch import Tensor
 from lrqk_cli.attention.factors import GramAccumulator, Moments
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.projection import Projector, per_set
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty, staged
+from lrqk_cli.model_spec import ModelSpec
 
 # Relative to the mean variance of the codes: directions with little variance do not predict values.
 _RIDGE = 1e-3

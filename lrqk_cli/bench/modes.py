@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from lrqk_cli.config import LrqkConfig, ModelSpec, full_attention, paper_settings
+from lrqk_cli.config import LrqkConfig, full_attention, paper_settings
 from lrqk_cli.memory import accounting
+from lrqk_cli.model_spec import ModelSpec
 
 
 def named_modes(names: Iterable[str], config: LrqkConfig, context: int) -> dict[str, LrqkConfig]:

@@ -13,12 +13,13 @@ from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.keeping import CacheChoice, kept_documents
 from lrqk_cli.chat.protocols import DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
-from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec, WeightChoice
+from lrqk_cli.config import GenerationConfig, LrqkConfig, WeightChoice
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.planner import CONTEXT_STEP, Plan
 from lrqk_cli.memory.reserve import reserve
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models import files, loading
 from lrqk_cli.models.describe import describe_source
 from lrqk_cli.models.devices import choose_device

@@ -125,6 +125,9 @@ def _fused_norm(module: nn.Module, vectors: Vectors | None) -> Callable[[Tensor]
         return None
     if len(list(module.parameters())) != 1 or next(module.children(), None) is not None:
         return None
+    # A norm with a gate takes it as well.
+    if len(inspect.signature(module.forward).parameters) != 1:
+        return None
     rows = _probe(4, weight.shape[0], like=weight)
     with torch.no_grad():
         expected = module(rows)

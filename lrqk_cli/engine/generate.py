@@ -15,7 +15,7 @@ from lrqk_cli.attention import layer_list
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
 from lrqk_cli.attention.restoring import OpenPart
-from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
+from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.decode import Decoder, forward
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
 from lrqk_cli.engine.failures import compute_errors
@@ -28,6 +28,7 @@ from lrqk_cli.errors import ContextLengthError, UsageError
 from lrqk_cli.kernels import has_triton
 from lrqk_cli.memory import probe
 from lrqk_cli.memory.exhaustion import memory_errors
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.telemetry.stats import NO_STEPS, DecodeTotals, StepStats
 
 # Reading the counters waits for the device, so they are read only this often.

@@ -14,10 +14,10 @@ from lrqk_cli.attention.hook import attention_modules
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.rotation import Rotation, growth
 from lrqk_cli.attention.solving import solve_ahead
-from lrqk_cli.config import ModelSpec
 from lrqk_cli.engine.decode import forward
 from lrqk_cli.errors import ContextLengthError, ModelError
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.solver_pool import SolverPool
 
 # Factors are fitted ahead only if the text so far is this many times as long as the tokens to come.

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from lrqk_cli.config import KvDtype, LrqkConfig, ModelSpec, WeightBytes
+from lrqk_cli.config import KvDtype, LrqkConfig
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory.units import format_bytes
+from lrqk_cli.model_spec import ModelSpec, WeightBytes
 
 ITEM_BYTES: Mapping[str, int] = {
     "bool": 1,

@@ -5,9 +5,10 @@ The functions return upper bounds. The constants are shared with the code that t
 
 from __future__ import annotations
 
-from lrqk_cli.config import KvDtype, LrqkConfig, ModelSpec
+from lrqk_cli.config import KvDtype, LrqkConfig
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.accounting import ITEM_BYTES, SCALE_TOKENS, TensorShape
+from lrqk_cli.model_spec import ModelSpec
 
 # Rows per transfer when the store is streamed (``attention.host_store``).
 STREAM_ROWS = 8192

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import accounting, activations, allocator
 from lrqk_cli.memory.scratch import decode_scratch
+from lrqk_cli.model_spec import ModelSpec
 
 DEFAULT_SEGMENT = 8192
 # A CPU takes seconds for this many tokens, and progress and interruption wait for a segment's end.

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lrqk_cli.config import AttentionMode, LrqkConfig, ModelSpec, WeightChoice, full_attention
+from lrqk_cli.config import AttentionMode, LrqkConfig, WeightChoice, full_attention
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.memory.budget import Budget, host_budget
 from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.machine import Machine
 from lrqk_cli.memory.roofline import Bandwidth, step_bytes
+from lrqk_cli.model_spec import ModelSpec
 
 _GIB = 1 << 30
 CARDS = (6, 8, 12, 16, 24, 32)

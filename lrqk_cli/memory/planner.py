@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lrqk_cli.config import LrqkConfig, ModelSpec, WeightForm, default_top_k
+from lrqk_cli.config import LrqkConfig, WeightForm, default_top_k
 from lrqk_cli.errors import OutOfMemoryError, flag
 from lrqk_cli.memory.accounting import kv_bytes, weight_bytes, weight_bytes_read
 from lrqk_cli.memory.budget import Budget
 from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT, DeviceEstimate, estimate
+from lrqk_cli.model_spec import ModelSpec
 
 _SEGMENTS = (DEFAULT_SEGMENT, 4096, 2048, 1024)
 _RANK, _LEAST_RANK = 64, 32

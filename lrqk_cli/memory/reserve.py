@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from lrqk_cli.config import ModelSpec
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.budget import Budget
 from lrqk_cli.memory.planner import CONTEXT_STEP, Plan
+from lrqk_cli.model_spec import ModelSpec
 
 # A text that may grow reserves at most 1/2 of the host memory in advance.
 _SHARE = 2

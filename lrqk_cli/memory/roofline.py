@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory.accounting import kv_bytes, weight_bytes_read
+from lrqk_cli.model_spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

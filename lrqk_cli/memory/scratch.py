@@ -5,9 +5,10 @@ Letters as there: ``sets`` row sets, ``queries`` N of each, ``context`` reserved
 
 from __future__ import annotations
 
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.accounting import TensorShape
+from lrqk_cli.model_spec import ModelSpec
 
 Shapes = dict[str, TensorShape]
 

@@ -9,8 +9,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import ModelError, did_you_mean
+from lrqk_cli.model_spec import WeightBytes
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lrqk_cli.config import ModelSpec, WeightChoice
+from lrqk_cli.config import WeightChoice
 from lrqk_cli.errors import UsageError
 from lrqk_cli.memory.accounting import dtype_name
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models import catalog, families, files, loading, shapes
 from lrqk_cli.models.failures import config_errors, hub_errors
 from lrqk_cli.models.loading import ModelSource

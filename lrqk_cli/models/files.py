@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import ModelError
 from lrqk_cli.formats import FORMATS
+from lrqk_cli.model_spec import WeightBytes
 from lrqk_cli.models import gguf, store
 from lrqk_cli.models.catalog import HubRepository
 from lrqk_cli.models.failures import load_errors

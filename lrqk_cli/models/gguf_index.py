@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrqk_cli.config import WeightBytes
+from lrqk_cli.model_spec import WeightBytes
 
 _ARCHITECTURE = "general.architecture"
 # Configuration fields that equal the rows of a tensor; transformers does not read them from the header.

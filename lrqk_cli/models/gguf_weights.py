@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrqk_cli.config import WeightBytes
 from lrqk_cli.formats import FORMATS, PackedFormat, size_bytes
+from lrqk_cli.model_spec import WeightBytes
 from lrqk_cli.models.gguf_experts import expert_parts, make_room, put_part
 from lrqk_cli.models.gguf_index import GgufIndex, TensorEntry
 from lrqk_cli.models.matrices import is_packable

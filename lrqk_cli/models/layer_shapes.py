@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from lrqk_cli.config import LAYER_KINDS, HeadShape, LayerKind
+from lrqk_cli.model_spec import LAYER_KINDS, HeadShape, LayerKind
 from lrqk_cli.models.failures import refuse
 from lrqk_cli.models.quiet import quiet_transformers
 

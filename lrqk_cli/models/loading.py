@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.config import ModelSpec, WeightForm
+from lrqk_cli.config import WeightForm
 from lrqk_cli.errors import ModelError, UsageError
 from lrqk_cli.memory.accounting import check_weights_fit, dtype_name
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models import gguf, store
 from lrqk_cli.models.checkpoint import check_quantisation, load_checkpoint
 from lrqk_cli.models.devices import choose_device, choose_dtype

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from lrqk_cli.config import WeightBytes, WeightForm
+from lrqk_cli.config import WeightForm
 from lrqk_cli.formats import FORMATS, UNIT, PackedFormat, size_bytes
+from lrqk_cli.model_spec import WeightBytes
 
 # Bytes of an unpacked number, such as in norms and biases, on a GPU.
 _PLAIN_BYTES = 2

@@ -202,8 +202,11 @@ def _path(parameter: str) -> str:
 
 
 def _spare(module: nn.Module) -> None:
-    """Keep transformers from initialising a module without own weights: some initialisers read its parts."""
-    if not any(True for _ in module.parameters(recurse=False)):
+    """Keep transformers from initialising a module without own weights: some initialisers read its parts.
+
+    A whole model is initialised all the same, because it may fill the buffers of its layers.
+    """
+    if not isinstance(module, PreTrainedModel) and not any(True for _ in module.parameters(recurse=False)):
         module._is_hf_initialized = True  # type: ignore[assignment]
 
 

@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.config import ModelSpec, WeightChoice
+from lrqk_cli.config import WeightChoice
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.accounting import dtype_name, weight_bytes
 from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.estimate import allocatable
 from lrqk_cli.memory.planner import Plan
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.describe import Description
 from lrqk_cli.models.devices import resolve_device_dtype
 

@@ -9,9 +9,10 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
-from lrqk_cli.config import ModelSpec, WeightForm
+from lrqk_cli.config import WeightForm
 from lrqk_cli.errors import UsageError, did_you_mean
 from lrqk_cli.memory import accounting
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.support import spec_from_config, text_config, with_form
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from lrqk_cli.config import StateSize
+from lrqk_cli.model_spec import StateSize
 
 # What transformers calls layers that have such a state.
 STATEFUL_LAYERS = frozenset({"linear_attention", "conv", "hybrid"})

@@ -13,15 +13,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from lrqk_cli.config import (
-    LAYER_KINDS,
-    Mixture,
-    ModelSpec,
-    StateSize,
-    WeightBytes,
-    WeightForm,
-)
+from lrqk_cli.config import WeightForm
 from lrqk_cli.errors import ModelError
+from lrqk_cli.model_spec import LAYER_KINDS, Mixture, ModelSpec, StateSize, WeightBytes
 from lrqk_cli.models import families
 from lrqk_cli.models.failures import config_errors, refuse
 from lrqk_cli.models.layer_shapes import (
@@ -239,6 +233,8 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any] | SimpleNamespa
     for kind in sorted(set(declared(text, "layer_types") or ())):
         if kind not in LAYER_KINDS:
             refuse(f"layers of the kind {kind}", "layer_types names it")
+    if {LAYER_KINDS[kind] for kind in declared(text, "layer_types") or ()} == {"none"}:
+        refuse("no layer with attention", "layer_types names none")
     if families.family_of(text) is None:
         _check_model_class(text)
     _check_shape_fields(text)
@@ -300,7 +296,11 @@ def meta_model(text: PreTrainedConfig) -> PreTrainedModel:
 
 def _check_layers(skeleton: nn.Module, spec: ModelSpec) -> None:
     """Compare the built attention layers with the spec."""
-    for layer in attention_layers(skeleton):
+    layers = list(attention_layers(skeleton))
+    attending = [number for number, kind in enumerate(spec.layer_kinds) if kind != "none"]
+    if [layer.layer_idx for layer in layers] != attending:
+        refuse("an attention that cannot be replaced", f"{spec.architecture} has it in places of its own")
+    for layer in layers:
         own = spec.of_sliding if spec.layer_kinds[cast(int, layer.layer_idx)] == "sliding" else spec
         key_width = own.num_kv_heads * own.head_dim
         if _ATTENTION_INTERFACE not in inspect.unwrap(type(layer).forward).__globals__:

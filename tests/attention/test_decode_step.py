@@ -13,7 +13,8 @@ from torch import Tensor
 from lrqk_cli import kernels
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.model_spec import ModelSpec
 
 HEADS, GROUP, WIDTH, CONTEXT = 2, 3, 16, 512
 SPEC = ModelSpec("t", "t", ("full",), HEADS * GROUP, HEADS, WIDTH, 96, 64, 97, CONTEXT, CONTEXT, 1)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
-from lrqk_cli.config import KvDtype, LrqkConfig, ModelSpec, TailMode
+from lrqk_cli.config import KvDtype, LrqkConfig, TailMode
 from lrqk_cli.memory import accounting
+from lrqk_cli.model_spec import ModelSpec
 
 CONTEXT, LAYERS, HEADS, GROUP, WIDTH = 80, 2, 2, 3, 6
 SPEC = ModelSpec(

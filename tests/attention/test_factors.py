@@ -16,7 +16,8 @@ from torch import Tensor
 from lrqk_cli.attention import factors
 from lrqk_cli.attention.factors import GramAccumulator
 from lrqk_cli.attention.projection import JointProjector
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.model_spec import ModelSpec
 
 WIDTH, QUERIES, KEYS = 12, 90, 70
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lrqk_cli.attention import hot_set
 from lrqk_cli.attention.hot_set import HotSet, Ring
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.kernels import plan_fetches, replace_rows
 from lrqk_cli.kernels.buffers import StoredRows
+from lrqk_cli.model_spec import ModelSpec
 
 HEADS, WIDTH, CONTEXT = 2, 3, 80
 CPU = torch.device("cpu")

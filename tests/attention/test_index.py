@@ -7,7 +7,8 @@ import torch
 
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.projection import QueryCodes, make_projector
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.model_spec import ModelSpec
 
 HEADS, WIDTH, TOKENS = 2, 8, 60
 CPU = torch.device("cpu")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
-from lrqk_cli.config import AlsConfig, AlsPenalties, LrqkConfig, ModelSpec
+from lrqk_cli.config import AlsConfig, AlsPenalties, LrqkConfig
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.telemetry.stats import StepStats
 
 HEADS, GROUP, WIDTH, PROMPT, STEPS = 2, 3, 16, 150, 20

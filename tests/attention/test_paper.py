@@ -16,8 +16,9 @@ from lrqk_cli.attention import als
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import AlsProjector
-from lrqk_cli.config import AlsConfig, AlsPenalties, LrqkConfig, ModelSpec
+from lrqk_cli.config import AlsConfig, AlsPenalties, LrqkConfig
 from lrqk_cli.engine.attach import attach
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.loading import choose_device, load, resolve
 from lrqk_cli.upstream import cache_argument
 

@@ -18,10 +18,11 @@ from lrqk_cli.attention import host_store, row_scales
 from lrqk_cli.attention.hook import attending_by
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.row_scales import fit_row_scales
-from lrqk_cli.config import KvDtype, LrqkConfig, ModelSpec
+from lrqk_cli.config import KvDtype, LrqkConfig
 from lrqk_cli.errors import UsageError
 from lrqk_cli.kernels.buffers import RowScales, StoredRows
 from lrqk_cli.kernels.quantise_rows.reference import quantise_rows
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.upstream import cache_argument
 
 IN_8_BITS: list[KvDtype] = ["int8", "fp8"]

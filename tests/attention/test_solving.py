@@ -25,9 +25,10 @@ from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.solving import EarlySolves
 from lrqk_cli.attention.tail import TailFit, ValueTail
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.decode import forward
 from lrqk_cli.engine.prefill import run_segments
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.solver_pool import SolverPool
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lrqk_cli import attach
 from lrqk_cli.attention.sources import retrieving_layers
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.upstream import cache_argument
 

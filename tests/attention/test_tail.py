@@ -11,7 +11,8 @@ from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import JointProjector
 from lrqk_cli.attention.tail import ValueTail
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
+from lrqk_cli.model_spec import ModelSpec
 
 HEADS, GROUP, WIDTH, PROMPT, STEPS = 2, 3, 8, 150, 6
 SPEC = ModelSpec("t", "t", ("full",), HEADS * GROUP, HEADS, WIDTH, 48, 64, 97, 400, 400, 1)

@@ -23,10 +23,11 @@ from lrqk_cli.bench.fidelity.run import run_fidelity
 from lrqk_cli.bench.fidelity.suite import FidelitySuite
 from lrqk_cli.bench.modes import everything_resident
 from lrqk_cli.bench.suite import SuiteOptions
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.kernels.buffers import FetchPlan
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.loading import LoadedModel
 from lrqk_cli.models.support import spec_from_config
 

@@ -17,10 +17,11 @@ from lrqk_cli.bench.speed.results import SpeedResult
 from lrqk_cli.bench.speed.runners import EagerRunner, open_runner
 from lrqk_cli.bench.text import random_tokens as token_ids
 from lrqk_cli.bench.text import synthetic_tokens
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.roofline import Bandwidth
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.support import spec_from_config
 
 SETTINGS = LrqkConfig(hot=32, top_k=16, recent=8, rank=4, segment=40)

@@ -8,9 +8,10 @@ from packed import pack
 from tiny import FAMILIES, random_tokens, tiny_model
 from transformers import PreTrainedModel
 
-from lrqk_cli.config import AttentionMode, GenerationConfig, KvDtype, LrqkConfig, ModelSpec
+from lrqk_cli.config import AttentionMode, GenerationConfig, KvDtype, LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import ModelError
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.loading import load, resolve
 from lrqk_cli.models.support import spec_from_config
 

@@ -21,6 +21,7 @@ from lrqk_cli.kernels.gemv import reference
 FUSED = {"llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3"}
 # Whose layers add what attention and MLP return to what came in; Gemma's normalise it before.
 ADDING = {"llama", "qwen2", "qwen3", "mistral", "mistral-sliding", "phi3", "qwen3-moe"}
+ADDING |= {"qwen3-next", "qwen3.5", "qwen3.5-moe"}
 
 
 def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:

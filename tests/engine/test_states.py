@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.generate import Engine
-from lrqk_cli.errors import ModelError
+from lrqk_cli.errors import UnsupportedModelError
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.support import spec_from_config
 
@@ -86,5 +86,5 @@ def test_states_take_the_bytes_that_are_counted(family: str) -> None:
 
 def test_a_model_without_attention_is_refused() -> None:
     config = tiny_model("lfm2").config.to_dict() | {"layer_types": ["conv", "conv"]}
-    with pytest.raises(ModelError, match="No layer of the model has attention"):
+    with pytest.raises(UnsupportedModelError, match="no layer with attention"):
         spec_from_config(config, "tiny")

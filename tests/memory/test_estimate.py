@@ -10,11 +10,12 @@ import torch
 from tiny import FAMILIES, tiny_model
 
 from lrqk_cli.attention.cache import LrqkCache
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.kernels import buffers, launch_scratch
 from lrqk_cli.memory import activations, scratch
 from lrqk_cli.memory.accounting import TensorShape
 from lrqk_cli.memory.estimate import estimate
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.support import spec_from_config
 
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ def test_decode_scratch_is_what_the_steps_hold(family: str, mode: str) -> None:
         with patch("lrqk_cli.attention.cache.has_device_steps", lambda *_: on_device):
             cache = LrqkCache(spec, settings, 300, torch.bfloat16, CPU)
         seen: dict[int, int] = {}
-        storages((cache._state, *cache._steps, *cache.attention_layers), seen, set())
+        storages((cache._state, *cache._steps.values(), *cache.attention_layers), seen, set())
         return sum(seen.values())
 
     stated_bytes = sum(shape.nbytes for shape in scratch.decode_scratch(spec, settings, 300))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.budget import Budget
@@ -14,6 +14,7 @@ from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.footprint import CARDS, CONTEXTS, Footprint, FootprintRequest, footprint, longest_text
 from lrqk_cli.memory.machine import Machine
 from lrqk_cli.memory.roofline import Bandwidth, step_bytes
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.describe import describe_shape
 
 GIB = 1 << 30

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.planner import Plan
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models import catalog, shapes
 from lrqk_cli.models.support import spec_from_config, with_form
 

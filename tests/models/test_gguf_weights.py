@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel, Qwen3MoeForCausalLM
 
-from lrqk_cli.config import WeightBytes
 from lrqk_cli.errors import ModelError, OutOfMemoryError
 from lrqk_cli.formats import FORMATS
 from lrqk_cli.memory.accounting import weight_bytes
+from lrqk_cli.model_spec import WeightBytes
 from lrqk_cli.models import files, gguf, loading, store
 from lrqk_cli.models.gguf_index import load_index, read_index
 from lrqk_cli.models.gguf_weights import survey

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny import FAMILIES, tiny_model
+from tiny import KNOWN, tiny_model
 
 from lrqk_cli.formats import FORMATS
 from lrqk_cli.models.families import family_of, is_tied, matrices
@@ -12,7 +12,7 @@ from lrqk_cli.models.mixes import Matrix, format_of
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KNOWN)
 def test_matrices_of_a_known_family_are_those_of_the_built_model(family: str, tied: bool) -> None:
     model = tiny_model(family, tie_word_embeddings=tied)
     known = family_of(model.config)

@@ -32,6 +32,8 @@ def pair(family: str, kinds: Sequence[str]) -> tuple[PreTrainedModel, PreTrained
     for number, (name, module) in enumerate(list(plain.named_modules())):
         if not (type(module) is nn.Linear or isinstance(module, nn.Embedding)):
             continue
+        if module.weight.shape[1] % 32:
+            continue
         kind = kinds[number % len(kinds)]
         blocks = torch.from_numpy(quantised(kind, module.weight.numpy()))
         module.weight.copy_(unpacked(kind, blocks))

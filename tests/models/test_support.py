@@ -6,6 +6,7 @@ import pytest
 import transformers
 from tiny import FAMILIES, tiny_model
 
+from lrqk_cli.attention.hook import attention_modules
 from lrqk_cli.errors import ModelError, UnsupportedModelError
 from lrqk_cli.models import catalog
 from lrqk_cli.models.support import check_supported, spec_from_config
@@ -15,6 +16,11 @@ _KINDS = {
     "gemma2": ("sliding", "full"),
     "gemma3": ("sliding", "full"),
     "gpt-oss": ("sliding", "full"),
+    **dict.fromkeys(("qwen3-next", "qwen3.5", "qwen3.5-moe"), ("none", "full")),
+    **dict.fromkeys(("lfm2", "lfm2-moe", "granite-hybrid"), ("none", "full")),
+    "nemotron-h": ("none", "full", "none", "none"),
+    "gemma4": ("sliding", "full"),
+    "gemma4-shared": ("sliding", "full") * 3,
 }
 
 
@@ -40,12 +46,17 @@ def test_the_spec_is_what_the_model_is(family: str):
     assert spec.architecture == type(model).__name__
     assert spec.layer_kinds == _KINDS.get(family, ("full", "full"))
     assert spec.sliding_window == (24 if "sliding" in spec.layer_kinds else None)
-    key_width = spec.num_kv_heads * spec.head_dim
-    attention = model.model.layers[0].self_attn
-    if hasattr(attention, "k_proj"):
-        assert attention.k_proj.out_features == key_width
-    else:
-        assert attention.qkv_proj.out_features == spec.num_heads * spec.head_dim + 2 * key_width
+    for number, attention in attention_modules(model).items():
+        own = spec.of_sliding if spec.layer_kinds[number] == "sliding" else spec
+        key_width = own.num_kv_heads * own.head_dim
+        if hasattr(attention, "k_proj"):
+            assert attention.k_proj.out_features == key_width
+        elif hasattr(attention, "qkv_proj"):
+            assert attention.qkv_proj.out_features == own.num_heads * own.head_dim + 2 * key_width
+        elif spec.is_latent:
+            assert attention.kv_a_proj_with_mqa.out_features == key_width
+        else:
+            assert spec.row_owners[number] < number
 
 
 @pytest.mark.parametrize(
@@ -127,14 +138,16 @@ def test_contexts_follow_rope_scaling(rope: dict[str, Any] | None, longest: int)
     [
         (("T5", {}), "an encoder beside the decoder"),
         (("Bloom", {}), "an attention that cannot be replaced"),
-        (("Mamba", {}), "layers of the kind linear_attention"),
-        (("DeepseekV3", {}), "multi-head latent attention"),
+        (("Mamba", {}), "no layer with attention"),
+        (("DeepseekV32", {}), "indexe"),
+        (
+            ("Zamba2", {"layers_block_type": ["mamba", "hybrid", "hybrid"]}),
+            "attention that cannot be replaced",
+        ),
         (("Llama4Text", {}), "chunked attention"),
-        (("Qwen3Next", {}), "layers of the kind linear_attention"),
         (("Falcon", {"alibi": True}), "ALiBi"),
         (("Gemma3Text", {"use_bidirectional_attention": True}), "bidirectional attention"),
-        (("Gemma3nText", {}), "share one KV cache"),
-        (("Gemma4Text", {}), "layers of different shapes"),
+        (("Gemma3nText", {}), "layers of different shapes"),
         (("SiglipVision", {}), "no text generation"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,

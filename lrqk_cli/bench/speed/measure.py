@@ -12,13 +12,14 @@ from transformers import PreTrainedModel
 from lrqk_cli.bench.speed.plan import SpeedPlan
 from lrqk_cli.bench.speed.results import SpeedResult, empty_result, with_figures
 from lrqk_cli.bench.speed.runners import EAGER, open_runner, release
-from lrqk_cli.config import LrqkConfig, ModelSpec
+from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import probe
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.cap import memory_cap
 from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.exhaustion import is_out_of_memory
 from lrqk_cli.memory.roofline import Bandwidth, step_bytes
+from lrqk_cli.model_spec import ModelSpec
 
 # A decode step runs eagerly, the next one is captured, and further ones are replayed.
 _WARM_UP_STEPS = 4

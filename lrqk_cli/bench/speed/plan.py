@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lrqk_cli.config import ModelSpec
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory.estimate import allocatable
+from lrqk_cli.model_spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

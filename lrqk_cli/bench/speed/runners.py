@@ -12,11 +12,12 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from lrqk_cli.bench.speed.results import Run
-from lrqk_cli.config import GenerationConfig, LrqkConfig, ModelSpec
+from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.prefill import default_segment
 from lrqk_cli.memory import probe
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.telemetry.stats import DecodeTotals
 from lrqk_cli.upstream import cache_argument
 
