@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
+
+from lrqk_cli.models.classes import causal_model_class
 
 VOCABULARY = 97
 _SHAPE: dict[str, Any] = {
@@ -52,6 +54,13 @@ _LATENT = {
     "n_group": 1,
     "topk_group": 1,
     "moe_intermediate_size": 32,
+}
+_MISTRAL4_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 512,
+    "llama_4_scaling_beta": 0.1,
 }
 _SHARED_EXPERT = {"shared_expert_intermediate_size": 32}
 _GPT_OSS_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -118,6 +127,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "deepseek-v3": ("DeepseekV3Config", {**_LATENT, "first_k_dense_replace": 1}),
     "glm4-moe-lite": ("Glm4MoeLiteConfig", _LATENT),
+    "mistral4": ("Mistral4Config", {**_LATENT, "rope_parameters": _MISTRAL4_ROPE}),
     "nemotron-h": (
         "NemotronHConfig",
         {
@@ -146,7 +156,7 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     name, extra = FAMILIES[family]
     config = getattr(transformers, name)(**{**_SHAPE, **extra, **changes})
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model = causal_model_class(config)._from_config(config, dtype=torch.float32).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.data.mul_(4.0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import WeightForm
 from lrqk_cli.errors import ModelError
+from lrqk_cli.models.classes import causal_model_class
 from lrqk_cli.models.failures import load_errors
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.weights import check_finite, check_weight_files, damaged_weights
@@ -44,8 +45,6 @@ def load_checkpoint(
     Raises:
         ModelError: weights are missing or damaged, or do not match the configuration.
     """
-    from transformers import AutoModelForCausalLM
-
     check_weight_files(name, folder)
     # This key could redirect loading to another file or index.
     options["config"].transformers_weights = None
@@ -56,7 +55,7 @@ def load_checkpoint(
         packer = options["quantization_config"] = on_load.quantisation(form)
     with load_errors(name), quiet_transformers():
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = causal_model_class(options["config"]).from_pretrained(
                 str(folder),
                 trust_remote_code=False,
                 use_safetensors=True,

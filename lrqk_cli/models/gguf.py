@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.errors import LrqkError, ModelError, OutOfMemoryError
 from lrqk_cli.memory.exhaustion import memory_errors
+from lrqk_cli.models.classes import meta_model
 from lrqk_cli.models.failures import reason_of
 from lrqk_cli.models.gguf_index import FileVersion, GgufIndex, load_index, read_index, version_of
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.sanity import check_plausible
-from lrqk_cli.models.support import meta_model
 
 if TYPE_CHECKING:
     import torch

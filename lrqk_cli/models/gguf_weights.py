@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from lrqk_cli.formats import FORMATS, PackedFormat, size_bytes
 from lrqk_cli.model_spec import WeightBytes
+from lrqk_cli.models.classes import meta_model
 from lrqk_cli.models.gguf_experts import expert_parts, make_room, put_part
 from lrqk_cli.models.gguf_index import GgufIndex, TensorEntry
 from lrqk_cli.models.matrices import is_packable
 from lrqk_cli.models.mixes import share_read
 from lrqk_cli.models.packed_layers import PackedModule, packed_module
 from lrqk_cli.models.repack import repack, unpack_blocks
-from lrqk_cli.models.support import meta_model
 from lrqk_cli.solver_pool import run_solvers
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from lrqk_cli.config import WeightForm
 from lrqk_cli.errors import ModelError
 from lrqk_cli.model_spec import LAYER_KINDS, Mixture, ModelSpec, StateSize, WeightBytes
 from lrqk_cli.models import families
+from lrqk_cli.models.classes import causal_model_class, meta_model
 from lrqk_cli.models.failures import config_errors, refuse
 from lrqk_cli.models.layer_shapes import (
     declared,
@@ -265,33 +266,13 @@ def _check_shape_fields(text: Any) -> None:
 
 def _check_model_class(text: PreTrainedConfig) -> None:
     """Refuse a class that does not generate text, or attends outside transformers' interface."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    try:
-        with quiet_transformers():
-            model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
-    except KeyError:
-        refuse(
-            "no text generation of its own",
-            f"transformers has no causal language model for {text.model_type}",
-        )
+    model_class = causal_model_class(text)
     # A model that names its layers keeps its states in transformers' own form; see ``_check_layers``.
     is_stateful = getattr(model_class, "_is_stateful", False)
     if is_stateful and not declared(text, "layer_types"):
         refuse("a recurrent state", f"{model_class.__name__} keeps one in a form of its own")
     if not is_stateful and not getattr(model_class, "_supports_attention_backend", False):
         refuse("an attention that cannot be replaced", f"{model_class.__name__} has its own")
-
-
-def meta_model(text: PreTrainedConfig) -> PreTrainedModel:
-    """The model of a text configuration on the meta device, which takes no memory."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with quiet_transformers(), torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(text)
-        model.tie_weights()
-    return model
 
 
 def _check_layers(skeleton: nn.Module, spec: ModelSpec) -> None:

@@ -9,6 +9,7 @@ import torch
 import transformers
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
+from tiny import tiny_model
 
 from lrqk_cli.errors import ModelError, OutOfMemoryError, UnsupportedModelError, UsageError
 from lrqk_cli.models import catalog, devices
@@ -117,6 +118,55 @@ def test_the_text_part_of_a_multimodal_checkpoint_loads(tmp_path: Path, tiny_fol
     assert type(loaded.model) is transformers.Gemma3ForCausalLM
     tokens = torch.arange(3, 60).unsqueeze(0)
     torch.testing.assert_close(loaded.model(tokens).logits, whole(tokens).logits)
+
+
+_WHOLE = {
+    "qwen3.5": (
+        "Qwen3_5",
+        {"depth": 1, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 16},
+    ),
+    "qwen3.5-moe": (
+        "Qwen3_5Moe",
+        {"depth": 1, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 16},
+    ),
+    "gemma4-shared": (
+        "Gemma4",
+        {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8},
+    ),
+    "mistral4": (
+        "Mistral3",
+        {
+            "model_type": "pixtral",
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 8,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("family", _WHOLE)
+def test_vision_towers_are_not_loaded(family: str, tmp_path: Path, tiny_folder: Path):
+    name, vision = _WHOLE[family]
+    text = tiny_model(family, vocab_size=264).config
+    config = getattr(transformers, f"{name}Config")(
+        text_config=text.to_dict(),
+        vision_config={"hidden_size": 16, "intermediate_size": 16, **vision},
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+    torch.manual_seed(0)
+    whole = getattr(transformers, f"{name}ForConditionalGeneration")(config).eval()
+    folder = tmp_path / "multimodal"
+    whole.save_pretrained(folder)
+    for file in tiny_folder.glob("*token*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    loaded = load(resolve(str(folder)), CPU, torch.float32)
+    assert type(loaded.model).__name__.endswith("ForCausalLM")
+    assert not any("vis" in name for name, _ in loaded.model.named_modules())
+    tokens = torch.arange(3, 60).unsqueeze(0)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(tokens).logits, whole(tokens).logits)
 
 
 def test_too_little_memory_is_refused_with_the_numbers_before_loading(tiny_folder: Path):

@@ -140,10 +140,6 @@ def test_contexts_follow_rope_scaling(rope: dict[str, Any] | None, longest: int)
         (("Bloom", {}), "an attention that cannot be replaced"),
         (("Mamba", {}), "no layer with attention"),
         (("DeepseekV32", {}), "indexe"),
-        (
-            ("Zamba2", {"layers_block_type": ["mamba", "hybrid", "hybrid"]}),
-            "attention that cannot be replaced",
-        ),
         (("Llama4Text", {}), "chunked attention"),
         (("Falcon", {"alibi": True}), "ALiBi"),
         (("Gemma3Text", {"use_bidirectional_attention": True}), "bidirectional attention"),
@@ -195,3 +191,10 @@ def test_every_catalog_entry_is_supported(alias: str):
         "smollm2-135m": 134_515_008,
         "gemma-3-270m": 268_098_176,
     }.get(alias, spec.num_parameters)
+
+
+def test_an_attention_that_layers_share_is_refused():
+    sizes = {"mamba_d_state": 8, "n_mamba_heads": 8, "num_mem_blocks": 1, "adapter_rank": 4}
+    config = _config("Zamba2", layers_block_type=["mamba", "hybrid", "hybrid"], **sizes)
+    with pytest.raises(UnsupportedModelError, match="attention that cannot be replaced"):
+        spec_from_config(config, "tiny")
