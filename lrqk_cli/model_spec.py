@@ -63,10 +63,16 @@ class HeadShape:
 
 @dataclass(frozen=True, slots=True)
 class StateSize:
-    """The numbers of all layers' states: those in the model's dtype, and those in float32 in any case."""
+    """What the states of all layers take.
+
+    Attributes:
+        own: numbers in the model's dtype; ``float32``: numbers in float32 in any case.
+        token_bytes: bytes that come and go in one layer for each token of a segment, in bfloat16.
+    """
 
     own: int
     float32: int
+    token_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma4TextConfig",
         {**_GEMMA4, "num_hidden_layers": 6, "layer_types": _ALTERNATING * 3, "num_kv_shared_layers": 2},
     ),
+    "deepseek-v2": ("DeepseekV2Config", {**_LATENT, "first_k_dense_replace": 1}),
     "deepseek-v3": ("DeepseekV3Config", {**_LATENT, "first_k_dense_replace": 1}),
     "glm4-moe-lite": ("Glm4MoeLiteConfig", _LATENT),
     "mistral4": ("Mistral4Config", {**_LATENT, "rope_parameters": _MISTRAL4_ROPE}),

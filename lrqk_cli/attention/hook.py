@@ -102,23 +102,18 @@ def attention_forward(
         )
     params = AttentionParams(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
     with torch.no_grad():
+        asked, key, value = query, key[0], value[0]
         if lrqk_cache.spec.is_latent:
-            rows, absorbed = lrqk_cache.take_latent_rows(), latent.absorb(module, query)
-            attended = _attend(lrqk_cache, number, absorbed, rows, rows, params)
-            output = latent.release(module, attended, query).transpose(1, 2)
-        else:
-            output = _attend(lrqk_cache, number, query, key[0], value[0], params).transpose(1, 2)
+            key = value = lrqk_cache.take_latent_rows()
+            asked = latent.absorb(module, query)
+        grouped = asked[0].unflatten(0, (key.shape[0], -1))
+        attended = lrqk_cache.attend(number, grouped, key, value, params).to(query.dtype).view(asked.shape)
+        if lrqk_cache.spec.is_latent:
+            attended = latent.release(module, attended, query)
+        output = attended.transpose(1, 2)
     # Without this, a backward pass would give the rest of the model wrong gradients.
     is_recorded = torch.is_grad_enabled() and query.requires_grad
     return _NoGradient.apply(output, query) if is_recorded else output, None  # type: ignore[no-untyped-call]
-
-
-def _attend(
-    cache: LrqkCache, number: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
-) -> Tensor:
-    """Return the attention of queries ``[1, H, S, d]``, of their shape and dtype; K, V ``[KV, S, d]``."""
-    grouped = query[0].unflatten(0, (key.shape[0], -1))
-    return cache.attend(number, grouped, key, value, params).to(query.dtype).view(query.shape)
 
 
 def _refuse_unknown(attention_mask: Tensor | None, dropout: float, others: Mapping[str, Any]) -> None:

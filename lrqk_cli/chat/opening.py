@@ -140,6 +140,8 @@ def look_up(
         tokenizer = loading.load_tokenizer(source, report)
     if placement.spec.packed is not None and (kinds := files.unpacked_types(source)):
         view.note(f"Weights of the types {', '.join(kinds)} are unpacked into 16 bits: no kernel reads them.")
+    if files.has_other_parts(source):
+        view.note("Only the language model of this checkpoint is loaded: lrqk reads no pictures.")
     prompt = ChatPrompt(tokenizer, system)
     needed = _needed_tokens(prompt, texts, questions, generation)
     plan = _choose(request, placement, needed, grows=questions is None)

@@ -50,9 +50,12 @@ def of_card(
         wanted: settings that the user set.
     """
     from lrqk_cli.models import catalog, shapes
+    from lrqk_cli.models.families import read_plainly
 
     dtype, budget = dtype or CARD_DTYPE, Budget(vram, ram or AMPLE)
-    names = dict.fromkeys((*catalog.catalog(), *shapes.shapes()))
+    # Others must be built for it, which takes seconds each.
+    plain = [name for name, shape in shapes.shapes().items() if read_plainly(shape) is not None]
+    names = dict.fromkeys((*catalog.catalog(), *plain))
     return CardReport(vram, dtype, tuple(longest(name, dtype, weights, budget, wanted) for name in names))
 
 

@@ -23,6 +23,7 @@ _ITEMS = {
     "logits": "Logits",
     "prefill_attention": "Prefill: attention",
     "prefill_mlp": "Prefill: MLP",
+    "prefill_state": "Prefill: recurrence",
     "settling": "Building the index",
     "cublas": "Scratch of cuBLAS",
     "fragments": "Fragmentation",

@@ -129,6 +129,14 @@ def norm_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
     return segment * spec.hidden_size * (2 * ITEM_BYTES[dtype] + 3 * _FLOAT)
 
 
+def state_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
+    """Return the bytes of a segment in a layer with a state: residual, norm, and its recurrence."""
+    if spec.states is None:
+        return 0
+    item = ITEM_BYTES[dtype]
+    return segment * (2 * spec.hidden_size * item + spec.states.token_bytes * item // ITEM_BYTES["bfloat16"])
+
+
 def logits_bytes(spec: ModelSpec, config: LrqkConfig, dtype: str) -> int:
     """Return the bytes of the logits after each token of a step, as computed and in float32."""
     tokens = 1 + accounting.draft_tokens(spec, config)

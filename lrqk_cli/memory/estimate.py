@@ -104,6 +104,9 @@ def transient_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: st
     return {
         "prefill_attention": standing + attention,
         "prefill_mlp": standing + dense_part,
+        "prefill_state": 0
+        if spec.states is None
+        else standing + activations.state_bytes(spec, segment, dtype),
         # ``finish_prefill``, by the name that it has in the JSON of ``lrqk info``.
         "settling": finishing,
     }

@@ -75,6 +75,12 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
     return _plain_config(source, _config_folder(source))
 
 
+def has_other_parts(source: ModelSource) -> bool:
+    """Whether a model has parts beside the language model, such as a vision tower, which are not loaded."""
+    published = read_config(source)
+    return text_config(published) is not published
+
+
 def folder_of(source: ModelSource, on_progress: OnProgress) -> Path:
     """The folder from which ``from_pretrained`` reads."""
     if source.entry is not None:

@@ -49,6 +49,10 @@ _UNSUPPORTED_FEATURES = {
     "cross_attention_layers": "cross attention",
     "index_topk": "sparse attention chosen by an indexer",
 }
+# Attention whose compressed rows tests compare with transformers' own.
+_LATENT = frozenset(
+    {"DeepseekV2Attention", "DeepseekV3Attention", "Glm4MoeLiteAttention", "Mistral4Attention"}
+)
 # A global of the modules whose attention can be replaced.
 _ATTENTION_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 
@@ -282,6 +286,8 @@ def _check_layers(skeleton: nn.Module, spec: ModelSpec) -> None:
     if [layer.layer_idx for layer in layers] != attending:
         refuse("an attention that cannot be replaced", f"{spec.architecture} has it in places of its own")
     for layer in layers:
+        if spec.is_latent and type(layer).__name__ not in _LATENT:
+            refuse("multi-head latent attention that lrqk was not tested with", type(layer).__name__)
         own = spec.of_sliding if spec.layer_kinds[cast(int, layer.layer_idx)] == "sliding" else spec
         key_width = own.num_kv_heads * own.head_dim
         if _ATTENTION_INTERFACE not in inspect.unwrap(type(layer).forward).__globals__:

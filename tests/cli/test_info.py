@@ -185,7 +185,9 @@ def test_a_card_alone_shows_what_fits_on_it(
         return {model["name"]: model["longest_context"] for model in report["models"]}
 
     found = longest("--vram", "8GiB")
-    assert list(found) == [*catalog.catalog(), *shapes.shapes()]
+    # A shape of unknown layout takes seconds to describe.
+    plain = [name for name, shape in shapes.shapes().items() if shape["model_type"] != "qwen3_5_text"]
+    assert list(found) == [*catalog.catalog(), *plain]
     assert found["qwen2.5-14b"] == 0
     assert found["llama-3.1-8b"] == 131072
     assert longest("--vram", "8GiB", "--weights", "bf16")["llama-3.1-8b"] == 0

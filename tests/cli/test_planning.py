@@ -161,9 +161,9 @@ def test_nonsense_is_told_in_a_sentence(run, flags, words):
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        ({"model_type": "jamba"}, "linear_attention"),
-        ({"model_type": "qwen3_next"}, "linear_attention"),
-        ({"model_type": "deepseek_v3"}, "kv_lora_rank"),
+        ({"model_type": "jamba", "num_hidden_layers": 8}, "recurrent state"),
+        ({"model_type": "mamba"}, "no layer with attention"),
+        ({"model_type": "deepseek_v32"}, "index"),
         ({"hidden_size": 64}, "model_type"),
         ({**SHAPE, "hidden_size": 0}, "hidden_size"),
         ({**SHAPE, "num_attention_heads": "four"}, "num_attention_heads"),

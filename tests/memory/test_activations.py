@@ -5,16 +5,13 @@ The CPU streams nothing, so what is compared is without the buffers of streams.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import pytest
 import torch
 import transformers
 from packed import pack
-from tiny import random_tokens
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from tiny import random_tokens, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
@@ -23,44 +20,19 @@ from lrqk_cli.config import AttentionMode, KvDtype, LrqkConfig
 from lrqk_cli.engine.prefill import run_segments
 from lrqk_cli.memory import accounting, activations
 from lrqk_cli.memory.estimate import transient_bytes
+from lrqk_cli.models.states import LiveBytes
 from lrqk_cli.models.support import spec_from_config, with_form
 
 SEGMENT, CONTEXT = 512, 2048
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors made inside it, as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage(), _storages((args, kwargs)))
-        self.peak = max(self.peak, sum(self.live.values()))
-        return output
-
-    def _note(self, storage: torch.UntypedStorage, inputs: set[int]) -> None:
-        key = storage._cdata
-        if key not in self.live and key not in inputs:
-            self.live[key] = storage.nbytes()
-            weakref.finalize(storage, self.live.pop, key, None)
-
-
-def _storages(values: Any) -> set[int]:
-    return {
-        value.untyped_storage()._cdata for value in tree_leaves(values) if isinstance(value, torch.Tensor)
-    }
-
-
 def measured(config: LlamaConfig, settings: LrqkConfig) -> tuple[int, int]:
     """Return the peak while the last but one segment is read, and of the last with ``finish_prefill``."""
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    spec = spec_from_config(config, "tiny")
+    return measured_of(AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval(), settings)
+
+
+def measured_of(model: PreTrainedModel, settings: LrqkConfig) -> tuple[int, int]:
+    spec = spec_from_config(model.config, "tiny")
     cache = LrqkCache(spec, settings, CONTEXT, torch.bfloat16, torch.device("cpu"))
     peaks = []
     with attached(model), LiveBytes() as live:
@@ -149,3 +121,15 @@ def test_experts_take_no_more_than_is_stated(
     held = 3 * sizes[0] * sizes[1] * 2 if is_packed else 0
     assert live.peak <= stated + held
     assert is_packed or live.peak >= 0.5 * stated
+
+
+@pytest.mark.parametrize("family", ["qwen3.5", "granite-hybrid", "falcon-h1", "nemotron-h", "lfm2"])
+def test_recurrences_take_no_more_than_is_stated(family: str) -> None:
+    model = tiny_model(family, max_position_embeddings=CONTEXT).bfloat16()
+    spec = spec_from_config(model.config, "tiny")
+    settings = LrqkConfig(hot=64, top_k=16, recent=8, rank=8, segment=SEGMENT)
+    phases = transient_bytes(spec, settings, CONTEXT, "bfloat16")
+    states = accounting.state_bytes(spec, "bfloat16")
+    reading, _ = measured_of(model, settings)
+    stated = max(phases[name] for name in ("prefill_attention", "prefill_mlp", "prefill_state")) + 2 * states
+    assert 0.6 * stated <= reading <= stated

@@ -47,7 +47,8 @@ def test_a_published_config_reads_the_same_without_transformers(name: str) -> No
     if not config:
         pytest.skip("the catalog leaves its config to the hub")
     # Mistral's class has a window where the config does not say that there is none.
-    assert read_plainly(config) is not None or config["model_type"] == "mistral"
+    # The layers of Qwen3.5 have no layout that is known without transformers.
+    assert read_plainly(config) is not None or config["model_type"] in ("mistral", "qwen3_5_text")
     full = AutoConfig.for_model(**config)
     spec = spec_from_config(config, name)
     assert spec == spec_from_config(full, name)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
 from lrqk_cli.errors import ModelError, OutOfMemoryError, UnsupportedModelError, UsageError
-from lrqk_cli.models import catalog, devices
+from lrqk_cli.models import catalog, devices, files
 from lrqk_cli.models.loading import choose_device, choose_dtype, load, load_spec, resolve
 from lrqk_cli.models.support import spec_from_config, with_form
 
@@ -162,6 +162,8 @@ def test_vision_towers_are_not_loaded(family: str, tmp_path: Path, tiny_folder: 
     for file in tiny_folder.glob("*token*"):
         (folder / file.name).write_bytes(file.read_bytes())
     loaded = load(resolve(str(folder)), CPU, torch.float32)
+    assert files.has_other_parts(resolve(str(folder)))
+    assert not files.has_other_parts(resolve(str(tiny_folder)))
     assert type(loaded.model).__name__.endswith("ForCausalLM")
     assert not any("vis" in name for name, _ in loaded.model.named_modules())
     tokens = torch.arange(3, 60).unsqueeze(0)

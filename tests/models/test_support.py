@@ -8,7 +8,7 @@ from tiny import FAMILIES, tiny_model
 
 from lrqk_cli.attention.hook import attention_modules
 from lrqk_cli.errors import ModelError, UnsupportedModelError
-from lrqk_cli.models import catalog
+from lrqk_cli.models import catalog, states
 from lrqk_cli.models.support import check_supported, spec_from_config
 
 _KINDS = {
@@ -193,8 +193,21 @@ def test_every_catalog_entry_is_supported(alias: str):
     }.get(alias, spec.num_parameters)
 
 
-def test_an_attention_that_layers_share_is_refused():
+def test_an_attention_that_layers_share_is_refused(monkeypatch):
+    monkeypatch.setattr(states, "_EXACT", states._EXACT | {"Zamba2MambaMixer"})
     sizes = {"mamba_d_state": 8, "n_mamba_heads": 8, "num_mem_blocks": 1, "adapter_rank": 4}
     config = _config("Zamba2", layers_block_type=["mamba", "hybrid", "hybrid"], **sizes)
     with pytest.raises(UnsupportedModelError, match="attention that cannot be replaced"):
         spec_from_config(config, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("Jamba", {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4}),
+        ("Bamba", {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8}),
+    ],
+)
+def test_states_that_transformers_does_not_continue_exactly_are_refused(name: str, changes: dict[str, Any]):
+    with pytest.raises(UnsupportedModelError, match="a recurrent state that lrqk was not tested with"):
+        spec_from_config(_config(name, **changes), "tiny")
