@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, full_attention_logits, random_tokens, tiny_model
+from tiny import FAMILIES, KNOWN, full_attention_logits, random_tokens, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -56,7 +56,7 @@ def replay(model: PreTrainedModel, cache: LrqkCache, tokens: Tensor, segment: in
     return torch.cat(logits)
 
 
-@pytest.mark.parametrize("segment", [1, 7, 64, 1000])
+@pytest.mark.parametrize("segment", [1, 7, 64])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lrqk_equals_full_attention_when_everything_is_resident(family: str, segment: int) -> None:
     model = tiny_model(family)
@@ -68,7 +68,7 @@ def test_lrqk_equals_full_attention_when_everything_is_resident(family: str, seg
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*KNOWN, "qwen3.5", "gemma4-shared", "deepseek-v3"])
 def test_every_method_equals_full_attention_when_everything_is_resident(family: str, method: str) -> None:
     model = tiny_model(family)
     tokens = random_tokens(PROMPT + ANSWER + SECOND_TURN + ANSWER)

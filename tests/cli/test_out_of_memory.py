@@ -16,7 +16,7 @@ def test_while_weights_are_loaded(run, tiny_model, monkeypatch, error: Exception
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", fail)
     result = run("chat", "--model", tiny_model, "--prompt", "x")
     assert result.code == 5
     assert "This machine has not enough free memory" in result.err

@@ -45,8 +45,6 @@ CASES = [
     ("gpt-oss", "lrqk"),
     ("gemma3", "dense"),
     ("qwen3.5", "lrqk"),
-    ("falcon-h1", "lrqk"),
-    ("lfm2", "dense"),
     ("gemma4-shared", "lrqk"),
 ]
 
