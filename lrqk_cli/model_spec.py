@@ -148,13 +148,19 @@ class ModelSpec:
         return self.layer_kinds.count("full")
 
     @property
+    def attending(self) -> list[int]:
+        """The numbers of the layers with attention."""
+        return [number for number, kind in enumerate(self.layer_kinds) if kind != "none"]
+
+    def row_owner(self, number: int) -> int:
+        """Return the number of the layer whose K and V a layer uses."""
+        return self.row_owners[number] if self.row_owners else number
+
+    @property
     def num_row_layers(self) -> int:
         """Number of full-attention layers that store rows of their own."""
-        owners = self.row_owners or range(self.num_layers)
-        return sum(
-            kind == "full" and owner == number
-            for number, (kind, owner) in enumerate(zip(self.layer_kinds, owners, strict=True))
-        )
+        full = (number for number, kind in enumerate(self.layer_kinds) if kind == "full")
+        return sum(self.row_owner(number) == number for number in full)
 
     @property
     def row_parts(self) -> int:

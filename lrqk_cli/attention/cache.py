@@ -69,9 +69,8 @@ class LrqkCache(RewindableCache):
         self.position = Position(device)
         self.observers: dict[int, Callable[[Tensor, AttentionParams, Tensor], None]] = {}
         self.attention_layers = make_layers(spec, config, context, dtype, device, self.position)
-        self.states = [LayerState() for _ in spec.layer_kinds]
-        attending = [number for number, kind in enumerate(spec.layer_kinds) if kind != "none"]
-        self._first, self._last = attending[0], attending[-1]
+        self.states = [LayerState() for _ in spec.layer_kinds] if spec.states is not None else []
+        self._first, self._last = spec.attending[0], spec.attending[-1]
         self.lrqk_layers = [layer for layer in self.attention_layers if isinstance(layer, LrqkLayer)]
         self.before_overwrite: Callable[[int], None] = lambda _: None
         self._restoring: Restoring | None = None

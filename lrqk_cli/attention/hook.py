@@ -103,13 +103,14 @@ def attention_forward(
     params = AttentionParams(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
     with torch.no_grad():
         asked, key, value = query, key[0], value[0]
-        if lrqk_cache.spec.is_latent:
+        up = latent.projections(module) if lrqk_cache.spec.is_latent else None
+        if up is not None:
             key = value = lrqk_cache.take_latent_rows()
-            asked = latent.absorb(module, query)
+            asked = latent.absorb(query, up)
         grouped = asked[0].unflatten(0, (key.shape[0], -1))
         attended = lrqk_cache.attend(number, grouped, key, value, params).to(query.dtype).view(asked.shape)
-        if lrqk_cache.spec.is_latent:
-            attended = latent.release(module, attended, query)
+        if up is not None:
+            attended = latent.release(attended, up)
         output = attended.transpose(1, 2)
     # Without this, a backward pass would give the rest of the model wrong gradients.
     is_recorded = torch.is_grad_enabled() and query.requires_grad

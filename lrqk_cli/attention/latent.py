@@ -8,45 +8,41 @@ head needs keys or values of its own.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-def absorb(module: nn.Module, query: Tensor) -> Tensor:
-    """Return queries ``[1, H, S, r + p]`` that meet compressed rows.
+class Projections(NamedTuple):
+    """What takes the latent to key and value: ``[H, n, r]`` and ``[H, v, r]`` of all heads."""
 
-    Args:
-        module: transformers' attention module.
-        query: ``[1, H, S, n + p]``: the part for the head's own key, and the rotated part.
-    """
-    own, rotated = query.split([query.shape[-1] - _rotated(module), _rotated(module)], -1)
-    return torch.cat((torch.einsum("bhsn,hnr->bhsr", own, _up(module)[:, : own.shape[-1]]), rotated), -1)
+    key: Tensor
+    value: Tensor
 
 
-def release(module: nn.Module, attended: Tensor, query: Tensor) -> Tensor:
-    """Return the heads' outputs ``[1, H, S, v]`` from attention to compressed rows.
-
-    Args:
-        attended: weighted sums of rows, ``[1, H, S, r + p]``.
-        query: as for ``absorb``.
-    """
-    up = _up(module)[:, query.shape[-1] - _rotated(module) :]
-    return torch.einsum("bhsr,hvr->bhsv", attended[..., : up.shape[-1]], up)
-
-
-def _rotated(module: Any) -> int:
-    width: int = module.qk_rope_head_dim
-    return width
-
-
-def _up(module: Any) -> Tensor:
-    """Return the projections of all heads to key and value, ``[H, n + v, r]``."""
+def projections(module: Any) -> Projections:
+    """Return the projections of transformers' attention module."""
     projection, rank = module.kv_b_proj, module.kv_lora_rank
     if isinstance(projection, nn.Linear):
         weight = projection.weight
     else:  # packed weights
         unit = torch.eye(rank, dtype=projection.dtype, device=projection.packed.device)
         weight = projection(unit).mT
-    return weight.reshape(-1, module.qk_nope_head_dim + module.v_head_dim, rank)
+    widths = module.qk_nope_head_dim, module.v_head_dim
+    return Projections(*weight.reshape(-1, sum(widths), rank).split(widths, 1))
+
+
+def absorb(query: Tensor, up: Projections) -> Tensor:
+    """Return queries ``[1, H, S, r + p]`` that meet compressed rows.
+
+    Args:
+        query: ``[1, H, S, n + p]``: the part for the head's own key, and the rotated part.
+    """
+    own, rotated = query.tensor_split([up.key.shape[1]], -1)
+    return torch.cat((torch.einsum("bhsn,hnr->bhsr", own, up.key), rotated), -1)
+
+
+def release(attended: Tensor, up: Projections) -> Tensor:
+    """Return the heads' outputs ``[1, H, S, v]`` from weighted sums of rows, ``[1, H, S, r + p]``."""
+    return torch.einsum("bhsr,hvr->bhsv", attended[..., : up.value.shape[-1]], up.value)

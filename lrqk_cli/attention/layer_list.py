@@ -57,7 +57,7 @@ def make_layers(
             assert spec.sliding_window is not None  # ModelSpec checks it
             made.append(SlidingLayer(spec.of_sliding, spec.sliding_window, dtype, device, position))
             continue
-        owner = made[spec.row_owners[number]] if number in _borrowers(spec) else None
+        owner = made[spec.row_owner(number)] if spec.row_owner(number) < number else None
         if isinstance(owner, FullLayer):
             store = owner.store.borrowed()
         else:
@@ -67,11 +67,6 @@ def make_layers(
         else:
             made.append(FullLayer(spec, store, position))
     return made
-
-
-def _borrowers(spec: ModelSpec) -> set[int]:
-    """Return the numbers of the layers that use another's K and V."""
-    return {number for number, owner in enumerate(spec.row_owners) if owner != number}
 
 
 def host_kv_bytes(layers: Sequence[AttentionLayer]) -> int:

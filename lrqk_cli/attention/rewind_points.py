@@ -7,7 +7,7 @@ points that refer to the fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,10 +16,16 @@ from lrqk_cli.attention.unfinished import UnfinishedPrefill
 
 
 class Copies:
-    """Host copies of tensors, which can be restored in place."""
+    """Copies of tensors, which can be restored in place.
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._pairs = [(tensor, tensor.to("cpu", copy=True)) for tensor in tensors]
+    Args:
+        on_host: copy to host memory, instead of beside the tensors.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], *, on_host: bool = True) -> None:
+        self._pairs = [
+            (tensor, tensor.to("cpu", copy=True) if on_host else tensor.clone()) for tensor in tensors
+        ]
 
     @property
     def nbytes(self) -> int:
@@ -118,11 +124,11 @@ class StateRewindPoint:
     """A point of a layer's state.
 
     Attributes:
-        in_use: by the number of a state within the layer, whether it has read a token.
+        in_use: whether it has read a token.
         copies: of its tensors.
     """
 
-    in_use: Mapping[int, bool]
+    in_use: bool
     copies: Copies
 
 

@@ -39,22 +39,22 @@ class LayerState(LinearAttentionLayer):
             self.tensors[name].copy_(tensor)
         self.has_previous_state[0] = bool(tensors)
 
-    def rewind_point(self) -> StateRewindPoint:
-        """Return a copy in host memory."""
-        return StateRewindPoint(dict(self.has_previous_state), Copies(list(self.tensors.values())))
+    def rewind_point(self, *, on_host: bool = True) -> StateRewindPoint:
+        """Return a copy, in host memory or beside the state."""
+        return StateRewindPoint(self.has_previous_state[0], Copies(self.tensors.values(), on_host=on_host))
 
     def rewind(self, point: StateRewindPoint) -> None:
         """Restore the state to a copy of its own."""
         self.reset()
         point.copies.put_back()
-        self.has_previous_state.update(point.in_use)
+        self.has_previous_state[0] = point.in_use
 
 
 class StatefulCache(Cache):
     """A cache whose layers may have a state, beside the rows of their attention or without any.
 
     Attributes:
-        states: one per decoder layer.
+        states: one per decoder layer; empty if no layer of the model has one.
     """
 
     states: Sequence[LayerState]
@@ -102,16 +102,10 @@ class StatefulCache(Cache):
 
         Rows do not count until ``position`` has advanced, but states change at once.
         """
-        before = [
-            (state, dict(state.has_previous_state), [(part, part.clone()) for part in state.tensors.values()])
-            for state in self.states
-        ]
+        points = [state.rewind_point(on_host=False) for state in self.states]
         try:
             yield
         except BaseException:
-            for state, in_use, parts in before:
-                state.reset()
-                for part, copy in parts:
-                    part.copy_(copy)
-                state.has_previous_state.update(in_use)
+            for state, point in zip(self.states, points, strict=True):
+                state.rewind(point)
             raise

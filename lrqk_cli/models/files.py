@@ -77,6 +77,8 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
 
 def has_other_parts(source: ModelSource) -> bool:
     """Whether a model has parts beside the language model, such as a vision tower, which are not loaded."""
+    if source.is_gguf:
+        return False
     published = read_config(source)
     return text_config(published) is not published
 

@@ -24,14 +24,11 @@ def layer_kinds(text: Any) -> tuple[tuple[LayerKind, ...], int | None]:
 
 def head_shapes(text: Any, kinds: tuple[LayerKind, ...]) -> dict[LayerKind, HeadShape]:
     """Return the KV heads and the head size of each kind of layer that has attention."""
-    found, heads = dict[LayerKind, HeadShape](), text.num_attention_heads
-    layers = layer_configs(text)
+    if is_latent(text):
+        return dict.fromkeys(kinds, HeadShape(1, text.kv_lora_rank + text.qk_rope_head_dim))
+    found, layers = dict[LayerKind, HeadShape](), layer_configs(text)
     for number, kind in enumerate(kinds):
-        layer = layers[number if len(layers) > 1 else 0]
-        if is_latent(text):
-            shape = HeadShape(1, text.kv_lora_rank + text.qk_rope_head_dim)
-        else:
-            shape = _heads(layer, heads)
+        shape = _heads(layers[number if len(layers) > 1 else 0], text.num_attention_heads)
         if kind != "none" and found.setdefault(kind, shape) != shape:
             refuse("layers of different shapes", f"not all {kind} layers have heads of one shape")
     return found

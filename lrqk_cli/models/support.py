@@ -235,10 +235,11 @@ def check_supported(config: PreTrainedConfig | Mapping[str, Any] | SimpleNamespa
         refuse("bidirectional attention", "is_causal is False")
     if getattr(text, "position_embedding_type", None) in ("alibi", "relative_key", "relative_key_query"):
         refuse("position biases", f"position_embedding_type is {text.position_embedding_type}")
-    for kind in sorted(set(declared(text, "layer_types") or ())):
+    types = sorted(set(declared(text, "layer_types") or ()))
+    for kind in types:
         if kind not in LAYER_KINDS:
             refuse(f"layers of the kind {kind}", "layer_types names it")
-    if {LAYER_KINDS[kind] for kind in declared(text, "layer_types") or ()} == {"none"}:
+    if {LAYER_KINDS[kind] for kind in types} == {"none"}:
         refuse("no layer with attention", "layer_types names none")
     if families.family_of(text) is None:
         _check_model_class(text)
@@ -282,8 +283,7 @@ def _check_model_class(text: PreTrainedConfig) -> None:
 def _check_layers(skeleton: nn.Module, spec: ModelSpec) -> None:
     """Compare the built attention layers with the spec."""
     layers = list(attention_layers(skeleton))
-    attending = [number for number, kind in enumerate(spec.layer_kinds) if kind != "none"]
-    if [layer.layer_idx for layer in layers] != attending:
+    if [layer.layer_idx for layer in layers] != spec.attending:
         refuse("an attention that cannot be replaced", f"{spec.architecture} has it in places of its own")
     for layer in layers:
         if spec.is_latent and type(layer).__name__ not in _LATENT:
