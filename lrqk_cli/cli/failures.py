@@ -31,7 +31,7 @@ EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-# Seconds between two attempts to raise Ctrl-C while torch is imported.
+# Seconds until Ctrl-C is raised again where it could not be raised at once.
 _PUT_OFF_S = 0.05
 _HELP_HINT = "Run the command with --help to see what it takes."
 _DEBUG_HINT = "Run it again with --debug to see the traceback, and please report it."
@@ -40,7 +40,8 @@ _DEBUG_HINT = "Run it again with --debug to see the traceback, and please report
 class SwallowedInterrupts:
     """Remembers Ctrl-C inside this context, because the import of a library may turn it into another failure.
 
-    While torch is imported, Ctrl-C is put off, because it would abort the process.
+    Ctrl-C is put off while torch is imported, because it would abort the process, and raised again where
+    Python cannot pass it on, in ``__del__`` methods and weak references' callbacks.
 
     Attributes:
         seen: whether the user pressed Ctrl-C.
@@ -48,25 +49,38 @@ class SwallowedInterrupts:
 
     def __init__(self) -> None:
         self.seen = False
+        self._unraisable = sys.unraisablehook
 
     def __enter__(self) -> SwallowedInterrupts:
         # Off the main thread, or where Ctrl-C is ignored, there is nothing to remember.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler and in_main_thread():
             signal.signal(signal.SIGINT, self._handle)
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = self._unraisable
         if signal.getsignal(signal.SIGINT) == self._handle:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
         if _imports_torch(frame):
-            later = threading.Timer(_PUT_OFF_S, _thread.interrupt_main)
-            later.daemon = True
-            later.start()
+            _interrupt_later()
         else:
             signal.default_int_handler(number, frame)
+
+    def _on_unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            _interrupt_later()
+        else:
+            self._unraisable(lost)
+
+
+def _interrupt_later() -> None:
+    later = threading.Timer(_PUT_OFF_S, _thread.interrupt_main)
+    later.daemon = True
+    later.start()
 
 
 def _imports_torch(frame: FrameType | None) -> bool:

@@ -31,6 +31,19 @@ def test_ctrl_c_while_a_module_is_imported_ends_that():
     assert interrupts.seen
 
 
+def test_ctrl_c_while_an_object_is_deleted_is_raised_after_it(capsys):
+    class Deleted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+
+    with SwallowedInterrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+        Deleted()
+        time.sleep(10)
+    assert interrupts.seen
+    assert not capsys.readouterr().err
+
+
 def test_ctrl_c_while_torch_is_imported_waits_for_it():
     """Its compiled part aborts the process otherwise."""
     with SwallowedInterrupts() as interrupts:
