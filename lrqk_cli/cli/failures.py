@@ -78,9 +78,18 @@ class SwallowedInterrupts:
 
 
 def _interrupt_later() -> None:
-    later = threading.Timer(_PUT_OFF_S, _thread.interrupt_main)
+    later = threading.Timer(_PUT_OFF_S, _interrupt)
     later.daemon = True
     later.start()
+
+
+def _interrupt() -> None:
+    """Raise Ctrl-C in the main thread, also while it waits in the system."""
+    main = threading.main_thread().ident
+    if sys.platform == "win32" or main is None:
+        _thread.interrupt_main()
+    else:
+        signal.pthread_kill(main, signal.SIGINT)
 
 
 def _imports_torch(frame: FrameType | None) -> bool:

@@ -35,11 +35,14 @@ def test_ctrl_c_while_an_object_is_deleted_is_raised_after_it(capsys):
     class Deleted:
         def __del__(self):
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(10)
+            time.sleep(0.01)
 
-    with SwallowedInterrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+    def delete() -> None:
         Deleted()
         time.sleep(10)
+
+    with SwallowedInterrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+        delete()
     assert interrupts.seen
     assert not capsys.readouterr().err
 
