@@ -23,19 +23,38 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
 
 @dataclass(frozen=True, slots=True)
 class WeightBytes:
-    """Bytes on the device of a model's weights, most of which are packed.
+    """Bytes of a model's weights, most of which are packed.
 
     Attributes:
         form: ``gguf`` as in a GGUF file, ``q8`` in 8 bits or ``q4`` in 4 bits.
         total: bytes of all weights.
         read: bytes of the weights that a decode step reads.
         plain: bytes of the weights that are not packed, at 16 bits per number; a decode step reads them all.
+        experts: bytes of the packed experts of mixtures; ``experts_read``: those that a decode step reads.
+        has_experts_on_host: the experts stay in host memory, where the device reads the chosen ones.
     """
 
     form: WeightForm
     total: int
     read: int
     plain: int = 0
+    experts: int = 0
+    experts_read: int = 0
+    has_experts_on_host: bool = False
+
+    @property
+    def on_host(self) -> int:
+        """Bytes in host memory."""
+        return self.experts if self.has_experts_on_host else 0
+
+    @property
+    def read_on_host(self) -> int:
+        """Bytes in host memory that a decode step reads."""
+        return self.experts_read if self.has_experts_on_host else 0
+
+    def with_experts_on_host(self) -> WeightBytes:
+        """Return the same weights with their experts in host memory."""
+        return replace(self, has_experts_on_host=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +119,7 @@ class ModelSpec:
         states: of convolutions and recurrences, the same for any number of tokens; None without any.
         forms: bytes of plain weights in each packed form that loading can give them, the finest first; the
             planner chooses one of these forms or plain numbers.
+        may_offload: the planner may keep packed experts in host memory if nothing else fits.
     """
 
     name: str
@@ -123,6 +143,7 @@ class ModelSpec:
     sliding_heads: HeadShape | None = None
     row_owners: tuple[int, ...] = ()
     forms: tuple[WeightBytes, ...] = ()
+    may_offload: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context"):
@@ -174,6 +195,15 @@ class ModelSpec:
         if heads is None:
             return self
         return replace(self, num_kv_heads=heads.num_kv_heads, head_dim=heads.head_dim, sliding_heads=None)
+
+    def with_experts_on_host(self) -> ModelSpec:
+        """Return the same model with packed experts in host memory.
+
+        Of several forms it keeps the coarsest, because a step's experts then take as long as their bytes.
+        """
+        packed = self.packed and self.packed.with_experts_on_host()
+        forms = tuple(form.with_experts_on_host() for form in self.forms[-1:])
+        return replace(self, packed=packed, forms=forms)
 
     @property
     def group_size(self) -> int:

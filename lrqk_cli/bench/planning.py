@@ -10,7 +10,7 @@ from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
-    from lrqk_cli.memory.planner import Plan
+    from lrqk_cli.memory.plan import Plan
     from lrqk_cli.models.placement import Placement
 
 

@@ -17,7 +17,8 @@ from lrqk_cli.config import GenerationConfig, LrqkConfig, WeightChoice
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory.budget import Budget, find_budget
-from lrqk_cli.memory.planner import CONTEXT_STEP, Plan
+from lrqk_cli.memory.plan import Plan
+from lrqk_cli.memory.planner import CONTEXT_STEP
 from lrqk_cli.memory.reserve import reserve
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models import files, loading
@@ -42,7 +43,8 @@ class ModelRequest:
     Attributes:
         name: an alias, a Hugging Face id, a folder or a .gguf file.
         device, dtype: None lets the loader choose.
-        offload_weights: spread a model that the device cannot hold over CPU memory.
+        offload_weights: if the device cannot hold the model, keep experts in CPU memory, or spread it over
+            both memories.
         context: tokens to reserve; None reserves what the text needs, see ``open_session``.
         vram, ram: bytes to use at most; None means all free memory.
         wanted: fields of ``LrqkConfig`` that the user set; the planner chooses the others.
@@ -187,6 +189,7 @@ def open_session(
                 placement.dtype,
                 offload_weights=placement.weight_share is not None,
                 form=plan.form,
+                experts_on_host=plan.has_experts_on_host,
                 max_device_bytes=placement.weight_share,
                 tokenizer=tokenizer,
                 on_progress=report,
@@ -228,7 +231,14 @@ def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUs
     """Return the model's placement; raise where no settings fit."""
     described = describe_source(source)
     limits = request.vram, request.ram
-    placement = find_placement(described, request.device, request.dtype, *limits, weights=request.weights)
+    placement = find_placement(
+        described,
+        request.device,
+        request.dtype,
+        *limits,
+        weights=request.weights,
+        may_offload=request.offload_weights,
+    )
     if in_use is not None:
         placement = replace(placement, budget=_with_freed(placement.budget, request, in_use))
     reserved_context(request.context, placement.spec)

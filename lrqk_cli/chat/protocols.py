@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from lrqk_cli.memory.planner import Plan
+from lrqk_cli.memory.plan import Plan
 from lrqk_cli.models.progress import OnProgress
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from lrqk_cli.chat.events import Answer, AnswerSources, DocumentUse
 from lrqk_cli.config import LrqkConfig
-from lrqk_cli.memory.planner import Plan
+from lrqk_cli.memory.plan import Plan
 
 
 class DocumentReport(TypedDict):
@@ -195,6 +195,6 @@ def _plan_report(plan: Plan) -> PlanReport:
         "context": plan.context,
         "device_bytes": needed.total if on_device else 0,
         "device_budget_bytes": plan.budget.vram or 0,
-        "host_bytes": needed.host_kv if on_device else needed.on_host,
+        "host_bytes": needed.beside_device if on_device else needed.on_host,
         "host_budget_bytes": plan.budget.ram,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lrqk_cli.chat.events import Answer
 from lrqk_cli.config import LrqkConfig
-from lrqk_cli.memory.planner import Plan
+from lrqk_cli.memory.plan import Plan
 from lrqk_cli.memory.units import format_bytes
 
 
@@ -25,9 +25,10 @@ def plan_line(plan: Plan) -> str:
         memory = f"{format_bytes(needed.on_host)} of {format_bytes(budget.ram)} memory"
     else:
         memory = f"{format_bytes(needed.total)} of {format_bytes(budget.vram)} device memory"
-        if needed.host_kv:
-            memory += f", {format_bytes(needed.host_kv)} of {format_bytes(budget.ram)} host memory"
+        if needed.beside_device:
+            memory += f", {format_bytes(needed.beside_device)} of {format_bytes(budget.ram)} host memory"
     label = settings_label(plan.config) + (f" · weights {plan.form}" if plan.form else "")
+    label += ", experts in host memory" if plan.has_experts_on_host else ""
     return f"Planned: {label} · {plan.context:,} tokens · {memory}. {plan.why}"
 
 

@@ -66,6 +66,7 @@ def bench(
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     weights: options.Weights = "auto",
+    offload_weights: options.OffloadWeights = False,
     output: bench_options.Format = "table",
     plot: bench_options.Plot = None,
     quiet: options.Quiet = False,
@@ -103,7 +104,8 @@ def bench(
     if plot is not None:
         check_plot(plot)
     shape = bench_options.chosen_shape(chosen, shape)
-    target = _Target(model, shape, device, None if dtype == "auto" else dtype, weights, vram, ram)
+    number_format = None if dtype == "auto" else dtype
+    target = _Target(model, shape, device, number_format, weights, vram, ram, offload_weights)
     view = View(stderr_console(), quiet)
     loaded, planned = _plan_and_load(target, chosen, attention.said, view)
     planned = replace(planned, varied=varied(planned.config))
@@ -124,6 +126,7 @@ class _Target:
     weights: WeightChoice
     vram: int | None
     ram: int | None
+    offload_weights: bool
 
 
 def _plan_and_load(
@@ -150,14 +153,17 @@ def _plan_and_load(
     if source is None:
         longest = max(suite.asked.contexts) + suite.answer_tokens
         with view.pulling(name, "Drawing the weights of"):
-            place = placement.device, placement.dtype
-            return shapes.build(name, longest, *place, form=planned.plan.form), planned
+            place, plan = (placement.device, placement.dtype), planned.plan
+            return shapes.build(
+                name, longest, *place, form=plan.form, experts_on_host=plan.has_experts_on_host
+            ), planned
     with view.pulling(name, "Loading") as report:
         return loading.load(
             source,
             placement.device,
             placement.dtype,
             form=planned.plan.form,
+            experts_on_host=planned.plan.has_experts_on_host,
             on_progress=report,
         ), planned
 
@@ -172,7 +178,8 @@ def _plan(
 
     seen = machine.detect_machine()  # before torch starts CUDA
     limits = target.vram, target.ram
-    placement = find_placement(described, target.device, target.dtype, *limits, weights=target.weights)
+    forms: dict[str, Any] = {"weights": target.weights, "may_offload": target.offload_weights}
+    placement = find_placement(described, target.device, target.dtype, *limits, **forms)
     limit = described.spec.max_context
     if target.shape is None:
         reserved_context(max(suite.asked.contexts), described.spec)

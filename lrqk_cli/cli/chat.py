@@ -51,7 +51,7 @@ def chat(
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
     weights: options.Weights = "auto",
-    offload_weights: chat_options.OffloadWeights = False,
+    offload_weights: options.OffloadWeights = False,
     max_new_tokens: chat_options.MaxNewTokens = _GENERATION.max_new_tokens,
     temperature: chat_options.Temperature = _GENERATION.temperature,
     top_p: chat_options.TopP = _GENERATION.top_p,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lrqk_cli.cli.options import document_option, model_option, option, output_option
+from lrqk_cli.cli.options import document_option, option, output_option
 from lrqk_cli.cli.values import parse_integer, parse_number, parse_tokens
 
 _answer_option = partial(option, panel="Answer")
@@ -27,12 +27,6 @@ File = Annotated[
 ]
 Pages = Annotated[str | None, document_option("--pages", "Pages to read, such as 3-20,25.", "PAGES")]
 Password = Annotated[str | None, document_option("--password", "Password of encrypted documents.", "TEXT")]
-OffloadWeights = Annotated[
-    bool,
-    model_option(
-        "--offload-weights", "Keep weights that do not fit on the GPU in CPU memory, which is slow."
-    ),
-]
 Prompt = Annotated[
     list[str],
     _answer_option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import WeightChoice
@@ -31,6 +32,7 @@ def of_model(question: FootprintRequest) -> Footprint:
     context = reserved_context(question.context, described.spec)
     machine, dtype = _place(question, described)
     on_card = described.with_weights(question.weights, on_gpu=True)
+    on_card = replace(on_card, may_offload=question.offload_weights)
     # A user who asks for packed weights, or for a card, plans for a GPU.
     in_mind = question.vram is not None or question.weights in ("q8", "q4")
     spec = on_card if in_mind or _is_cuda(machine, question) else described.with_weights("bf16", on_gpu=False)
@@ -38,7 +40,13 @@ def of_model(question: FootprintRequest) -> Footprint:
 
 
 def of_card(
-    vram: int, ram: int | None, dtype: str | None, weights: WeightChoice, wanted: Mapping[str, Any]
+    vram: int,
+    ram: int | None,
+    dtype: str | None,
+    weights: WeightChoice,
+    wanted: Mapping[str, Any],
+    *,
+    may_offload: bool = False,
 ) -> CardReport:
     """Return the longest texts of all known models on a card.
 
@@ -48,6 +56,7 @@ def of_card(
         dtype: the element type; None for ``CARD_DTYPE``.
         weights: their form, if a model can have it.
         wanted: settings that the user set.
+        may_offload: packed experts may stay in host memory.
     """
     from lrqk_cli.models import catalog, shapes
     from lrqk_cli.models.families import read_plainly
@@ -56,11 +65,18 @@ def of_card(
     # Others must be built for it, which takes seconds each.
     plain = [name for name, shape in shapes.shapes().items() if read_plainly(shape) is not None]
     names = dict.fromkeys((*catalog.catalog(), *plain))
-    return CardReport(vram, dtype, tuple(longest(name, dtype, weights, budget, wanted) for name in names))
+    known = (longest(name, dtype, weights, budget, wanted, may_offload=may_offload) for name in names)
+    return CardReport(vram, dtype, tuple(known))
 
 
 def longest(
-    name: str, dtype: str, weights: WeightChoice, budget: Budget, wanted: Mapping[str, Any]
+    name: str,
+    dtype: str,
+    weights: WeightChoice,
+    budget: Budget,
+    wanted: Mapping[str, Any],
+    *,
+    may_offload: bool = False,
 ) -> LongestText:
     """Return the longest text of a model that fits.
 
@@ -73,7 +89,7 @@ def longest(
     # A GGUF file has one packed form, its own.
     chosen_form = "auto" if is_file and weights != "bf16" else weights
     spec = described.with_weights(chosen_form, on_gpu=budget.vram is not None)
-    return longest_text(spec, dtype, budget, wanted)
+    return longest_text(replace(spec, may_offload=may_offload), dtype, budget, wanted)
 
 
 def _is_cuda(machine: Machine | None, question: FootprintRequest) -> bool:

@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from lrqk_cli.memory.footprint import CARDS, CONTEXTS, CardCell, CardReport, Footprint, PredictedSpeed
+from lrqk_cli.memory.footprint import (
+    CARDS,
+    CONTEXTS,
+    CardCell,
+    CardReport,
+    Footprint,
+    HostMemory,
+    PredictedSpeed,
+)
 from lrqk_cli.memory.units import format_bytes
 from lrqk_cli.models.mixes import ON_LOAD
 
@@ -30,6 +38,7 @@ _ITEMS = {
     "cuda_context": "CUDA context",
     "total": "Total",
 }
+_ON_HOST = "^"
 _BAR = 60
 # The character of each part of the bar -> its label and its items.
 _PARTS = {
@@ -54,7 +63,7 @@ def print_footprint(report: Footprint, console: Console) -> None:
     if report.budget is not None:
         console.print("\n" + _bar(report.device_memory, report.budget))
     host = report.host_memory
-    console.print("\n" + _host_memory(host.kv_rows, host.free) if host.kv_rows else "")
+    console.print("\n" + _host_memory(host) if host.kv_rows or host.weights else "")
     if report.longest_context is not None:
         longest, most = report.longest_context, shape.max_context
         limit = " (the model's limit)" if longest == most else ""
@@ -69,6 +78,8 @@ def print_footprint(report: Footprint, console: Console) -> None:
     )
     if len({cell.weights for cell in report.cards if cell.weights}) > 1:
         console.print("q8, q4: with weights packed so while loading.", style="dim")
+    if any(cell.experts_on_host for cell in report.cards):
+        console.print(f"{_ON_HOST}: with the experts in host memory.", style="dim")
     if CONTEXTS[-1] > shape.max_context:
         console.print(f"*: beyond the model's {shape.max_context:,} tokens.", style="dim")
     console.print("Sizes are those of a GPU; what comes and goes is an upper bound.", style="dim")
@@ -87,13 +98,15 @@ def print_card(report: CardReport, console: Console) -> None:
         longest, full, on_host = row.longest_context, row.longest_full_attention, row.host_kv_rows
         table.add_row(
             row.name,
-            f"{row.weights} {format_bytes(row.weight_bytes)}",
+            f"{row.weights}{_ON_HOST * bool(row.host_weights)} {format_bytes(row.weight_bytes)}",
             (f"{longest:,}" if longest else "-") + ("*" if longest == row.max_context else " "),
             f"{full:,}" if full else "-",
             format_bytes(on_host) if on_host else "-",
         )
     console.print(table)
     console.print("*: the model's limit. -: does not fit, or no KV rows there.", style="dim")
+    if any(row.host_weights for row in report.models):
+        console.print(f"{_ON_HOST}: the size on the card, with the experts in host memory.", style="dim")
     console.print("'lrqk info --model NAME --vram SIZE' tells more about one of them.", style="dim")
 
 
@@ -139,10 +152,12 @@ def _bar(items: Mapping[str, int], budget: int) -> str:
     )
 
 
-def _host_memory(rows: int, free: int) -> str:
-    text = f"In host memory: {format_bytes(rows)} of KV rows."
-    if rows > free:
-        text += f" This machine has {format_bytes(free)} for them."
+def _host_memory(host: HostMemory) -> str:
+    sizes = {"KV rows": host.kv_rows, "experts": host.weights}
+    parts = [f"{format_bytes(size)} of {name}" for name, size in sizes.items() if size]
+    text = f"In host memory: {', '.join(parts)}."
+    if host.kv_rows + host.weights > host.free:
+        text += f" This machine has {format_bytes(host.free)} for them."
     return text
 
 
@@ -170,4 +185,5 @@ def _cell(cell: CardCell) -> str:
     if cell.attention is None:
         return "-"
     text = f"{cell.hot:,}" if cell.hot else cell.attention.replace("dense", "full")
-    return f"{text} {cell.weights}" if cell.weights in ON_LOAD else text
+    text = f"{text} {cell.weights}" if cell.weights in ON_LOAD else text
+    return text + _ON_HOST * cell.experts_on_host

@@ -65,6 +65,7 @@ def info(
     device: options.Device = None,
     dtype: Dtype = "auto",
     weights: options.Weights = "auto",
+    offload_weights: options.OffloadWeights = False,
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
@@ -73,12 +74,14 @@ def info(
     config, wanted = attention.config, attention.said
     number_format = None if dtype == "auto" else dtype
     if model is not None:
-        asked = FootprintRequest(model, ctx, config, wanted, device, number_format, vram, ram, weights)
+        asked = FootprintRequest(
+            model, ctx, config, wanted, device, number_format, vram, ram, weights, offload_weights
+        )
         taken = footprint.of_model(asked)
         plain, show = asdict(taken), partial(print_footprint, taken)
     elif vram is not None:
         _refuse_idle(context, {"ctx", "device"}, "--model")
-        fitting = footprint.of_card(vram, ram, number_format, weights, wanted)
+        fitting = footprint.of_card(vram, ram, number_format, weights, wanted, may_offload=offload_weights)
         plain, show = asdict(fitting), partial(print_card, fitting)
     else:
         _refuse_idle(context, context.params.keys() - _OF_THE_MACHINE, "--model or --vram")

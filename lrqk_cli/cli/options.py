@@ -145,6 +145,14 @@ Weights = Annotated[
         "FORM",
     ),
 ]
+OffloadWeights = Annotated[
+    bool,
+    model_option(
+        "--offload-weights",
+        "If the weights do not fit on the GPU, keep packed experts in CPU memory, where a step reads the "
+        "chosen ones; in a chat, a model without them is spread over both memories, which is slow.",
+    ),
+]
 Vram = Annotated[
     int | None,
     memory_size(

@@ -1,4 +1,4 @@
-"""A matrix of packed weights on the device, in planes of codes, floats and scales.
+"""A matrix of packed weights, in planes of codes, floats and scales.
 
 A *unit* is 32 consecutive weights of a row; a row has U units. The bytes of a matrix are three parts, one
 after the other, each aligned to 16 bytes:
@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.formats import UNIT, PackedFormat, part_bounds, size_bytes
+from lrqk_cli.memory.accounting import TensorShape
+from lrqk_cli.memory.tensors import empty_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,30 @@ def empty_matrix(format: PackedFormat, rows: int, width: int, device: torch.devi
     """Return an uninitialised matrix."""
     data = torch.empty(size_bytes(format, rows, width), dtype=torch.uint8, device=device)
     return PackedMatrix(data, format, rows, width)
+
+
+def empty_host_matrix(format: PackedFormat, rows: int, width: int, *, pinned: bool) -> PackedMatrix:
+    """Return an uninitialised matrix in host memory.
+
+    Args:
+        pinned: a GPU can read it.
+
+    Raises:
+        OutOfMemoryError: the host memory cannot be allocated or pinned.
+    """
+    shape = TensorShape((size_bytes(format, rows, width),), "uint8")
+    return PackedMatrix(empty_host(shape, pinned=pinned), format, rows, width)
+
+
+def on_host(matrix: PackedMatrix) -> PackedMatrix:
+    """Return a copy of a matrix in host memory that its device can read.
+
+    Raises:
+        OutOfMemoryError: the host memory cannot be allocated or pinned.
+    """
+    copy = empty_host_matrix(matrix.format, matrix.rows, matrix.width, pinned=matrix.is_cuda)
+    copy.data.copy_(matrix.data)
+    return copy
 
 
 def pack(format: PackedFormat, codes: Tensor, floats: Tensor, scales: Tensor | None = None) -> PackedMatrix:

@@ -256,18 +256,23 @@ def _bookkeeping(spec: ModelSpec, config: LrqkConfig, context: int) -> Iterator[
 
 
 def weight_bytes(spec: ModelSpec, dtype: str) -> int:
-    """Return the bytes of the model's parameters."""
+    """Return the bytes of the model's parameters on the device."""
     if spec.packed is not None:
-        return spec.packed.total + _widened(spec.packed, dtype)
+        return spec.packed.total - spec.packed.on_host + _widened(spec.packed, dtype)
     return spec.num_parameters * ITEM_BYTES[dtype]
 
 
+def host_weight_bytes(spec: ModelSpec) -> int:
+    """Return the bytes of the model's parameters that stay in host memory."""
+    return 0 if spec.packed is None else spec.packed.on_host
+
+
 def weight_bytes_read(spec: ModelSpec, dtype: str) -> int | None:
-    """Return the bytes of weights that a decode step reads; None if they are unknown."""
+    """Return the bytes of weights on the device that a decode step reads; None if they are unknown."""
     if spec.num_parameters_read is None:
         return None
     if spec.packed is not None:
-        return spec.packed.read + _widened(spec.packed, dtype)
+        return spec.packed.read - spec.packed.read_on_host + _widened(spec.packed, dtype)
     return spec.num_parameters_read * ITEM_BYTES[dtype]
 
 

@@ -27,11 +27,12 @@ class DeviceEstimate:
     Attributes:
         items: bytes by name, in the order of display; temporary tensors are one item, named by the phase that
             needs most of them. Each item and phase needs a label in ``_ITEMS`` of ``cli.footprint_view``.
-        host_kv: bytes of the KV rows in host memory.
+        host_kv: bytes of the KV rows in host memory; ``host_weights``: those of weights.
     """
 
     items: Mapping[str, int]
     host_kv: int
+    host_weights: int = 0
 
     @property
     def total(self) -> int:
@@ -42,6 +43,11 @@ class DeviceEstimate:
     def allocated(self) -> int:
         """Peak bytes by torch's count: without the CUDA context and without memory that cannot be reused."""
         return self.total - self.items["cuda_context"] - self.items["fragments"]
+
+    @property
+    def beside_device(self) -> int:
+        """Bytes of host memory that are needed beside a GPU."""
+        return self.host_kv + self.host_weights
 
     @property
     def on_host(self) -> int:
@@ -76,7 +82,7 @@ def estimate(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> D
         "fragments": allocator.unusable_bytes(phase_peak, spec.num_layers),
         "cuda_context": CUDA_CONTEXT_BYTES,
     }
-    return DeviceEstimate(items, kv.host_kv)
+    return DeviceEstimate(items, kv.host_kv, accounting.host_weight_bytes(spec))
 
 
 def allocatable(vram: int) -> int:

@@ -11,10 +11,11 @@ from typing import Any
 
 from lrqk_cli.config import AttentionMode, LrqkConfig, WeightChoice, full_attention
 from lrqk_cli.memory import planner
-from lrqk_cli.memory.accounting import weight_bytes
+from lrqk_cli.memory.accounting import host_weight_bytes, weight_bytes
 from lrqk_cli.memory.budget import Budget, host_budget
 from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.machine import Machine
+from lrqk_cli.memory.plan import Plan
 from lrqk_cli.memory.roofline import Bandwidth, step_bytes
 from lrqk_cli.model_spec import ModelSpec
 
@@ -37,6 +38,7 @@ class FootprintRequest:
         config: the settings of options and defaults.
         wanted: the fields of it that the user set.
         weights: their form; on the card if ``vram`` is given.
+        offload_weights: packed experts may stay in host memory.
         vram, ram: bytes; None if not given. ``vram`` is the size of a card, whatever is in this machine; with
             it, only ``ram`` limits host memory.
     """
@@ -50,6 +52,7 @@ class FootprintRequest:
     vram: int | None
     ram: int | None
     weights: WeightChoice = "auto"
+    offload_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +70,28 @@ class FootprintShape:
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """Bytes of the KV rows in host memory, and bytes free for them."""
+    """Bytes of the KV rows and of weights in host memory, and bytes free for them."""
 
     kv_rows: int
     free: int
+    weights: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CardCell:
-    """The planner's choice for ``ctx`` tokens on a card: None where nothing fits; ``hot`` for LRQK only."""
+    """The planner's choice for ``ctx`` tokens on a card: None where nothing fits.
+
+    Attributes:
+        hot: for LRQK only.
+        experts_on_host: the experts of the packed weights stay in host memory.
+    """
 
     device_bytes: int
     ctx: int
     weights: str | None = None
     attention: AttentionMode | None = None
     hot: int | None = None
+    experts_on_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +145,7 @@ class LongestText:
         weights, weight_bytes: their form beside that text, and their bytes in it.
         is_comfortable: a long document fits with enough hot rows.
         host_kv_rows: bytes in host memory; None where nothing fits.
+        host_weights: bytes of weights in host memory.
     """
 
     name: str
@@ -146,6 +157,7 @@ class LongestText:
     is_comfortable: bool
     longest_full_attention: int
     host_kv_rows: int | None
+    host_weights: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +220,7 @@ def footprint(
         attention=config,
         why=why,
         device_memory={**needed.items, "total": needed.total},
-        host_memory=HostMemory(needed.host_kv, host_budget(question.ram)),
+        host_memory=HostMemory(needed.host_kv, host_budget(question.ram), needed.host_weights),
         full_attention_device_memory=dense.total,
         budget=budget,
         longest_context=longest,
@@ -243,6 +255,7 @@ def longest_text(spec: ModelSpec, dtype: str, budget: Budget, wanted: Mapping[st
         is_comfortable=usual is not None and not planner.is_poor(usual),
         longest_full_attention=planner.longest_context(spec, dtype, *budget, most, full),
         host_kv_rows=chosen.estimate.host_kv if chosen else None,
+        host_weights=chosen.estimate.host_weights if chosen else 0,
     )
 
 
@@ -260,17 +273,19 @@ def _cards(question: FootprintRequest, spec: ModelSpec) -> tuple[CardCell, ...]:
     )
 
 
-def _cell(size: int, context: int, found: planner.Plan | None) -> CardCell:
+def _cell(size: int, context: int, found: Plan | None) -> CardCell:
     if found is None:
         return CardCell(size, context)
     mode = found.config.attention
-    return CardCell(size, context, _form(found.spec), mode, found.config.hot if mode == "lrqk" else None)
+    hot = found.config.hot if mode == "lrqk" else None
+    return CardCell(size, context, _form(found.spec), mode, hot, found.has_experts_on_host)
 
 
 def _predicted(
     machine: Machine | None, spec: ModelSpec, config: LrqkConfig, context: int, dtype: str
 ) -> PredictedSpeed | None:
-    if machine is None or machine.bandwidth is None:
+    # Without torch the bandwidth of the link is unknown.
+    if machine is None or machine.bandwidth is None or host_weight_bytes(spec):
         return None
     modes = (config, full_attention(config))
     reads = [step_bytes(spec, of_mode, context, dtype) for of_mode in modes]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from lrqk_cli.config import LrqkConfig, WeightForm, default_top_k
+from lrqk_cli.config import LrqkConfig, default_top_k
 from lrqk_cli.errors import OutOfMemoryError, flag
-from lrqk_cli.memory.accounting import kv_bytes, weight_bytes, weight_bytes_read
-from lrqk_cli.memory.budget import Budget
-from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT, DeviceEstimate, estimate
+from lrqk_cli.memory.estimate import CPU_SEGMENT, estimate
+from lrqk_cli.memory.plan import SEGMENTS, Plan, PlanTask
 from lrqk_cli.model_spec import ModelSpec
 
-_SEGMENTS = (DEFAULT_SEGMENT, 4096, 2048, 1024)
 _RANK, _LEAST_RANK = 64, 32
 _BITS = 4
 # Hot rows: the step between choices, the fewest, the number preferred to a longer segment, and the most. More
@@ -31,79 +29,6 @@ _OF_LRQK = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Settings that fit.
-
-    Attributes:
-        spec: the model, with its weights in the chosen form.
-        config: with ``segment`` set.
-        context: tokens that the settings are for.
-        budget: the free memory that the settings were chosen for.
-        why: the reason for the settings, in one sentence.
-    """
-
-    spec: ModelSpec
-    config: LrqkConfig
-    context: int
-    budget: Budget
-    estimate: DeviceEstimate
-    why: str
-
-    @property
-    def form(self) -> WeightForm | None:
-        """The packed form of the weights; None for plain numbers."""
-        return self.spec.packed.form if self.spec.packed is not None else None
-
-    @property
-    def segment(self) -> int:
-        """Tokens of a prefill segment."""
-        return self.config.segment or DEFAULT_SEGMENT
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """The arguments of ``plan``, which all choices share."""
-
-    spec: ModelSpec
-    dtype: str
-    context: int
-    vram: int | None
-    ram: int
-    wanted: Mapping[str, Any]
-
-    def config(self, **chosen: Any) -> LrqkConfig:
-        """Return the chosen settings, overridden by those that the user set."""
-        merged = {**chosen, **self.wanted}
-        if "hot" in merged and "top_k" not in merged:
-            merged["top_k"] = default_top_k(merged["hot"])
-        return LrqkConfig(**merged)
-
-    def attempt(self, why: str, **chosen: Any) -> Plan | None:
-        """Return the plan of these settings if it fits."""
-        config = self.config(**chosen)
-        needed = estimate(self.spec, config, self.context, self.dtype)
-        if not self.has_room(needed):
-            return None
-        return Plan(self.spec, config, self.context, Budget(self.vram, self.ram), needed, why)
-
-    def has_room(self, needed: DeviceEstimate) -> bool:
-        """Return whether the needed memory is free."""
-        if self.vram is None:
-            return needed.on_host <= self.ram
-        return needed.total <= self.vram and needed.host_kv <= self.ram
-
-    def read(self, **chosen: Any) -> int:
-        """Return the bytes that a decode step reads at the end of the context."""
-        weights = weight_bytes_read(self.spec, self.dtype) or weight_bytes(self.spec, self.dtype)
-        return weights + kv_bytes(self.spec, self.config(**chosen), self.context, self.dtype).read
-
-    @property
-    def segments(self) -> tuple[int, ...]:
-        """Segment lengths in tokens, in the order to try them."""
-        return (self.wanted["segment"],) if self.wanted.get("segment") else _SEGMENTS
-
-
 def plan(
     spec: ModelSpec,
     dtype: str,
@@ -118,7 +43,8 @@ def plan(
     LRQK with rank 64 and 4 bits. More memory first raises the hot rows from 1,024 to 4,096 with short
     segments, then the segments, then the hot rows up to the default. Rank 32 is the last resort. A CPU gets
     the defaults. Weights are plain numbers if full attention or 4,096 hot rows fit beside them. Otherwise
-    they have the finest of ``spec.forms`` beside which these fit, or the coarsest one with a plan.
+    they have the finest of ``spec.forms`` beside which these fit, or the coarsest one with a plan. If there
+    is no plan and ``spec.may_offload``, packed experts stay in host memory, in the coarsest form.
 
     Args:
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.
@@ -131,7 +57,7 @@ def plan(
     """
     found = find(spec, dtype, context, vram, ram, wanted)
     if found is None:
-        raise _refusal(_Task(spec, dtype, context, vram, ram, wanted or {}))
+        raise _refusal(PlanTask(spec, dtype, context, vram, ram, wanted or {}))
     return found
 
 
@@ -144,9 +70,24 @@ def find(
     wanted: Mapping[str, Any] | None = None,
 ) -> Plan | None:
     """Return the plan that ``plan`` chooses; None if nothing fits."""
+    found = _find(replace(spec, may_offload=False), dtype, context, vram, ram, wanted)
+    if found is None and spec.may_offload and vram is not None:
+        offloaded = replace(spec.with_experts_on_host(), may_offload=False)
+        found = _find(offloaded, dtype, context, vram, ram, wanted)
+    return found
+
+
+def _find(
+    spec: ModelSpec,
+    dtype: str,
+    context: int,
+    vram: int | None,
+    ram: int,
+    wanted: Mapping[str, Any] | None,
+) -> Plan | None:
     poor = None
     for form in _forms(spec, vram):
-        task = _Task(form, dtype, context, vram, ram, wanted or {})
+        task = PlanTask(form, dtype, context, vram, ram, wanted or {})
         found = next(filter(None, _choices(task)), None)
         if found is not None and ("hot" in task.wanted or not is_poor(found)):
             return found
@@ -186,7 +127,7 @@ def longest_context(
     return fits * CONTEXT_STEP
 
 
-def _choices(task: _Task) -> Iterator[Plan | None]:
+def _choices(task: PlanTask) -> Iterator[Plan | None]:
     """Yield plans, the best first, and None for those that do not fit."""
     if task.vram is None:
         yield task.attempt("A CPU gets the default settings.", segment=CPU_SEGMENT)
@@ -207,17 +148,17 @@ def _choices(task: _Task) -> Iterator[Plan | None]:
         yield from _dense_choices(task)
 
 
-def _dense_choices(task: _Task) -> Iterator[Plan | None]:
+def _dense_choices(task: PlanTask) -> Iterator[Plan | None]:
     for segment in task.segments:
         yield task.attempt("All rows fit on the device.", attention="dense", segment=segment)
 
 
-def _dense_is_slow(task: _Task) -> bool:
+def _dense_is_slow(task: PlanTask) -> bool:
     lrqk = task.read(attention="lrqk", rank=_RANK, index_bits=_BITS, hot=_MOST_HOT)
     return task.read(attention="dense") > _WORTHWHILE * lrqk
 
 
-def _lrqk_choices(task: _Task) -> Iterator[Plan | None]:
+def _lrqk_choices(task: PlanTask) -> Iterator[Plan | None]:
     ordinary: dict[str, Any] = {"attention": "lrqk", "rank": _RANK, "index_bits": _BITS}
     if "hot" in task.wanted or task.wanted.get("hot_policy", "sticky") != "sticky":
         for segment in task.segments:
@@ -239,18 +180,18 @@ def _lrqk_choices(task: _Task) -> Iterator[Plan | None]:
     yield _last_resort(task, {**ordinary, "hot": least})
 
 
-def _last_resort(task: _Task, chosen: Mapping[str, Any]) -> Plan | None:
+def _last_resort(task: PlanTask, chosen: Mapping[str, Any]) -> Plan | None:
     least = {**chosen, "segment": task.segments[-1], "rank": _LEAST_RANK}
     return task.attempt("The least that still works: a narrow index and few hot rows.", **least)
 
 
-def _hot_bounds(task: _Task) -> tuple[int, int, int]:
+def _hot_bounds(task: PlanTask) -> tuple[int, int, int]:
     """Return the most hot rows to choose, the preferred number, and the fewest."""
     demanded = -(-(task.wanted.get("top_k") or 1) // _STEP) * _STEP
     return max(demanded, _MOST_HOT), max(demanded, _GOOD_HOT), max(demanded, _LEAST_HOT)
 
 
-def _most_hot(task: _Task, why: str, least: int, most: int, **chosen: Any) -> Plan | None:
+def _most_hot(task: PlanTask, why: str, least: int, most: int, **chosen: Any) -> Plan | None:
     """Return the plan with the most hot rows that fit; None if ``least`` rows do not fit."""
     best = task.attempt(why, hot=least, **chosen)
     if best is None:
@@ -266,15 +207,16 @@ def _most_hot(task: _Task, why: str, least: int, most: int, **chosen: Any) -> Pl
     return best
 
 
-def _refusal(task: _Task) -> OutOfMemoryError:
+def _refusal(task: PlanTask) -> OutOfMemoryError:
     smallest: dict[str, Any] = {"attention": "lrqk", "rank": _LEAST_RANK, "index_bits": _BITS}
-    smallest |= {"hot": _LEAST_HOT, "segment": _SEGMENTS[-1]}
+    smallest |= {"hot": _LEAST_HOT, "segment": SEGMENTS[-1]}
     if task.vram is None:
         smallest = {"hot": _MOST_HOT, "segment": CPU_SEGMENT}
     wanted = {**smallest, **task.wanted}
-    coarsest = _forms(task.spec, task.vram)[-1]
+    spec = task.spec.with_experts_on_host() if task.spec.may_offload else task.spec
+    coarsest = _forms(spec, task.vram)[-1]
     least = estimate(coarsest, LrqkConfig(**_demandable(wanted)), task.context, task.dtype)
-    short, needed, there = "host", least.host_kv, task.ram
+    short, needed, there = "host", least.beside_device, task.ram
     if task.vram is None:
         needed = least.on_host
     elif least.total > task.vram:
@@ -292,7 +234,7 @@ def _demandable(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {**wanted, "hot": hot, "top_k": wanted.get("top_k") or default_top_k(hot)}
 
 
-def _nearest(task: _Task) -> str:
+def _nearest(task: PlanTask) -> str:
     """Return a hint: the longest context that fits, or another change that helps."""
     arguments = task.vram, task.ram, task.context, task.wanted
     longest = longest_context(task.spec, task.dtype, *arguments)
@@ -307,10 +249,10 @@ def _nearest(task: _Task) -> str:
         return f"Leave {', '.join(map(flag, task.wanted))} out: then --ctx {free} fits."
     if task.vram is None:
         return "Choose a smaller model."
-    return "Choose a smaller model, or chat with --offload-weights."
+    return "Choose a smaller model, or use --offload-weights."
 
 
-def _fits_in_8_bits(task: _Task) -> bool:
+def _fits_in_8_bits(task: PlanTask) -> bool:
     """Return whether the task would fit with rows of 8 bits."""
     if task.wanted.get("attention") == "dense":
         return False

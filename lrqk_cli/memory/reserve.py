@@ -8,7 +8,8 @@ from typing import Any
 
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.budget import Budget
-from lrqk_cli.memory.planner import CONTEXT_STEP, Plan
+from lrqk_cli.memory.plan import Plan
+from lrqk_cli.memory.planner import CONTEXT_STEP
 from lrqk_cli.model_spec import ModelSpec
 
 # A text that may grow reserves at most 1/2 of the host memory in advance.
@@ -45,7 +46,7 @@ def reserve(
     kept = {field.name: getattr(chosen.config, field.name) for field in fields(chosen.config)}
     vram, ram = budget
     if vram is not None:
-        ram = max(ram // _SHARE, chosen.estimate.host_kv)
+        ram = max(ram // _SHARE, chosen.estimate.beside_device)
     # A longer context is no reason for coarser weights, so their form is fixed here.
     longest = planner.longest_context(chosen.spec, dtype, vram, ram, spec.max_context, kept)
     if longest <= context:

@@ -28,8 +28,8 @@ class StepBytes:
 
     Attributes:
         device: from the device's memory: weights, and index and hot rows or the KV rows.
-        link: from host memory: the KV rows under ``offload``. Excludes the misses of ``lrqk``: the bound
-            assumes a hit rate of 100%.
+        link: from host memory: experts that stay there, and the KV rows under ``offload``. Excludes the
+            misses of ``lrqk``: the bound assumes a hit rate of 100%.
     """
 
     device: int
@@ -60,4 +60,5 @@ def step_bytes(spec: ModelSpec, config: LrqkConfig, depth: int, dtype: str) -> S
     if weights is None:
         return None
     kv = kv_bytes(spec, config, depth, dtype)
-    return StepBytes(weights + kv.read, kv.host_kv if config.attention == "offload" else 0)
+    from_host = 0 if spec.packed is None else spec.packed.read_on_host
+    return StepBytes(weights + kv.read, from_host + (kv.host_kv if config.attention == "offload" else 0))

@@ -29,7 +29,7 @@ def empty_host(shape: TensorShape, *, pinned: bool) -> Tensor:
         tensor = torch.empty(shape.shape, dtype=getattr(torch, shape.dtype))
     except RuntimeError as error:
         raise OutOfMemoryError(
-            f"The KV rows of one layer need {shape.nbytes / 2**30:.1f} GiB of host memory that is not there.",
+            f"A layer needs {shape.nbytes / 2**30:.1f} GiB of host memory that is not there.",
             "Lower `context`, or close other programs.",
         ) from error
     if pinned and tensor.nbytes:

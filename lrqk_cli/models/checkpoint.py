@@ -33,7 +33,12 @@ _FOREIGN = (
 
 
 def load_checkpoint(
-    name: str, folder: Path, options: dict[str, Any], form: WeightForm | None
+    name: str,
+    folder: Path,
+    options: dict[str, Any],
+    form: WeightForm | None,
+    *,
+    experts_on_host: bool = False,
 ) -> PreTrainedModel:
     """Load a folder of safetensors.
 
@@ -41,6 +46,7 @@ def load_checkpoint(
         name: the user's name of the model.
         options: keyword arguments of ``from_pretrained``, ``config`` included.
         form: the form into which loading packs the weights; None for plain numbers.
+        experts_on_host: packed experts stay in host memory, which the model's device can read.
 
     Raises:
         ModelError: weights are missing or damaged, or do not match the configuration.
@@ -52,7 +58,8 @@ def load_checkpoint(
     if form is not None:
         from lrqk_cli.models import on_load
 
-        packer = options["quantization_config"] = on_load.quantisation(form)
+        packer = on_load.quantisation(form, experts_on_host=experts_on_host)
+        options["quantization_config"] = packer
     with load_errors(name), quiet_transformers():
         try:
             loaded: Any = causal_model_class(options["config"]).from_pretrained(

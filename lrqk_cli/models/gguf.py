@@ -139,6 +139,7 @@ def load(
     dtype: torch.dtype,
     *,
     packed: bool,
+    experts_on_host: bool = False,
 ) -> PreTrainedModel:
     """Build the model from a prepared file.
 
@@ -146,6 +147,7 @@ def load(
         places: the device of each module, by its path, as torch or accelerate name it; "" for all others.
         folder: the prepared folder.
         packed: keep matrices packed if a kernel can multiply their format.
+        experts_on_host: packed experts stay in host memory, which the devices can read.
 
     Raises:
         ModelError: the file does not hold the model.
@@ -157,7 +159,10 @@ def load(
 
     devices = {path: torch.device(place) for path, place in places.items()}
     with quiet_transformers(), _readable(file):
-        model = load_weights(file, load_index(folder / INDEX), config, devices, dtype, packed=packed)
+        index = load_index(folder / INDEX)
+        model = load_weights(
+            file, index, config, devices, dtype, packed=packed, experts_on_host=experts_on_host
+        )
         model.generation_config = GenerationConfig.from_pretrained(str(folder))
     return model
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lrqk_cli.formats import PackedFormat
-from lrqk_cli.kernels.packed import empty_matrix
+from lrqk_cli.kernels.packed import empty_host_matrix, empty_matrix
 from lrqk_cli.models.matrices import EXPERT_WEIGHTS, expert_shape, is_packable_experts
 from lrqk_cli.models.packed_experts import PackedExperts, put_packed
 from lrqk_cli.models.packed_layers import PackedModule
@@ -81,11 +81,22 @@ def make_room(
     format: PackedFormat | None,
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    on_host: bool = False,
 ) -> None:
-    """Allocate the whole weight to which a part belongs, packed in ``format``, or plain for None."""
+    """Allocate the whole weight to which a part belongs, packed in ``format``, or plain for None.
+
+    Args:
+        on_host: a packed weight stays in host memory, which the device can read.
+    """
     experts, width = part.shape[0], part.shape[-1]
     if format is not None:
-        put_packed(model, part.name, empty_matrix(format, experts * part.rows, width, device), dtype)
+        rows = experts * part.rows
+        if on_host:
+            matrix = empty_host_matrix(format, rows, width, pinned=device.type == "cuda")
+        else:
+            matrix = empty_matrix(format, rows, width, device)
+        put_packed(model, part.name, matrix, dtype, experts_on_host=on_host)
         return
     path, _, attribute = part.name.rpartition(".")
     module = model.get_submodule(path)

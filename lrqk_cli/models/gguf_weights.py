@@ -58,6 +58,7 @@ def load_weights(
     dtype: torch.dtype,
     *,
     packed: bool,
+    experts_on_host: bool = False,
 ) -> PreTrainedModel:
     """Build the model of ``config`` on its devices.
 
@@ -66,6 +67,7 @@ def load_weights(
         places: the device of each module, by its path; "" for all others.
         dtype: dtype of activations and of weights that are not packed.
         packed: keep matrices packed if ``formats`` has their type; else unpack them.
+        experts_on_host: packed experts stay in host memory, which the devices can read.
 
     Raises:
         ValueError: the file lacks a weight, or a weight has another shape.
@@ -77,7 +79,7 @@ def load_weights(
     mapped = np.memmap(file, mode="c")
     for one in {part.name: part for part in source.experts.values()}.values():
         format = formats.get(one.name) if packed else None
-        make_room(model, one, format, device_of(places, one.name), dtype)
+        make_room(model, one, format, device_of(places, one.name), dtype, on_host=experts_on_host)
     weights, others = list[Callable[[], None]](), list[Callable[[], None]]()
     for tensor, name in source.tensors():
         content = mapped[tensor.start : tensor.start + tensor.size]
@@ -133,11 +135,15 @@ def survey(index: GgufIndex, config: PreTrainedConfig) -> Survey:
     total = sum(sizes.values())
     read = sum(round(size * source.share_read(name)) for name, size in sizes.items())
     plain = sum(size for name, size in sizes.items() if name not in formats)
+    experts = {part.name for part in source.experts.values()} & formats.keys()
+    of_experts = sum(sizes[name] for name in experts)
+    experts_read = sum(round(sizes[name] * source.share_read(name)) for name in experts)
     if config.tie_word_embeddings and found.keys() & ends:
         found.update(ends - found.keys())
     parts = Counter(part.name for part in source.experts.values())
     lacking = [name for name, _ in skeleton.named_parameters() if found[name] < parts.get(name, 1)]
-    return Survey(WeightBytes("gguf", total, read, plain), tuple(lacking))
+    weights = WeightBytes("gguf", total, read, plain, of_experts, experts_read)
+    return Survey(weights, tuple(lacking))
 
 
 class _Source:

@@ -77,6 +77,7 @@ def load(
     *,
     offload_weights: bool = False,
     form: WeightForm | None = None,
+    experts_on_host: bool = False,
     max_device_bytes: int | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     on_progress: OnProgress = ignore_progress,
@@ -88,6 +89,7 @@ def load(
         offload_weights: keep weights that do not fit on the device in CPU memory.
         form: the form of the weights, one of the spec's ``forms``; None for plain numbers. Packed forms are
             faster on a GPU only, and exclude ``offload_weights``.
+        experts_on_host: packed experts stay in host memory, which the device can read.
         max_device_bytes: the most bytes of weights on the device; None for all free memory.
         tokenizer: the model's tokenizer, if it is loaded already.
 
@@ -113,7 +115,7 @@ def load(
     if form == "gguf":  # the exact bytes are known once the file is prepared
         folder = folder_of(source, on_progress)
         spec = replace(spec, forms=stored_form(folder))
-    spec = with_form(spec, form)
+    spec = with_form(spec, form, experts_on_host=experts_on_host)
     if not offload_weights:
         hint = "Use a smaller model, or spread the weights over CPU memory with --offload-weights."
         check_weights_fit(spec, dtype_name(dtype), str(device), room, hint)
@@ -122,13 +124,13 @@ def load(
     folder = folder or folder_of(source, on_progress)
     placement = _placement(device, room, offload_weights)
     if (file := store.gguf_file(folder, source.path)) is not None:
-        kind = device, dtype
-        model = _load_gguf(source, file, folder, config, kind, placement, packed=form is not None)
+        kind, kept = (device, dtype), {"packed": form is not None, "experts_on_host": experts_on_host}
+        model = _load_gguf(source, file, folder, config, kind, placement, kept)
     else:
         options = {"config": config, "dtype": dtype, **placement}
         if config is not published:
             options["key_mapping"] = _TEXT_PART
-        model = load_checkpoint(source.name, folder, options, form)
+        model = load_checkpoint(source.name, folder, options, form, experts_on_host=experts_on_host)
     if tokenizer is None:
         tokenizer = _load_tokenizer(source, folder)
     return LoadedModel(
@@ -175,12 +177,11 @@ def _load_gguf(
     config: PreTrainedConfig,
     kind: tuple[torch.device, torch.dtype],
     placement: dict[str, Any],
-    *,
-    packed: bool,
+    kept: dict[str, bool],
 ) -> PreTrainedModel:
     device, dtype = kind
     if "max_memory" not in placement:
-        model = gguf.load(file, folder, config, {"": device}, dtype, packed=packed)
+        model = gguf.load(file, folder, config, {"": device}, dtype, **kept)
         check_finite(source.name, model)
         return model
     from accelerate import dispatch_model

@@ -33,6 +33,11 @@ class Matrix(NamedTuple):
     is_embedding: bool = False
     share_read: float = 1.0
 
+    @property
+    def is_of_experts(self) -> bool:
+        """Whether it is the weight of all experts of a layer."""
+        return ".experts." in self.path
+
 
 def share_read(text: Any, experts: int) -> float:
     """Return the share of the experts that a decode step reads; 1 if the configuration does not say."""
@@ -69,7 +74,7 @@ def weight_bytes(
         matrices: the packable matrices.
         parameters: number of parameters of the model, tied embeddings once.
     """
-    packed = unread = 0
+    packed = unread = experts = experts_read = 0
     plain = parameters
     for matrix in matrices:
         format = format_of(form, matrix, layers, is_tied=is_tied)
@@ -79,11 +84,14 @@ def weight_bytes(
             size = size_bytes(format, matrix.rows, matrix.width)
             packed += size
             plain -= count
+            if matrix.is_of_experts:
+                experts += size
+                experts_read += round(size * matrix.share_read)
         # A step reads one row of the embeddings, unless they are the output head too.
         share = 0.0 if matrix.is_embedding and not is_tied else matrix.share_read
         unread += round(size * (1 - share))
     total = packed + plain * _PLAIN_BYTES
-    return WeightBytes(form, total, total - unread, plain * _PLAIN_BYTES)
+    return WeightBytes(form, total, total - unread, plain * _PLAIN_BYTES, experts, experts_read)
 
 
 def _of_linear(path: str, layers: int) -> str:

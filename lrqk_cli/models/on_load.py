@@ -20,7 +20,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lrqk_cli.config import WeightForm
 from lrqk_cli.formats import PackedFormat
-from lrqk_cli.models.matrices import formats_of
+from lrqk_cli.kernels.packed import on_host
+from lrqk_cli.models.matrices import EXPERT_WEIGHTS, formats_of
 from lrqk_cli.models.packed_experts import put_packed
 from lrqk_cli.models.packed_layers import PackedModule, packed_module
 from lrqk_cli.models.quantise import quantise
@@ -36,10 +37,11 @@ class Packer(QuantizationConfigMixin):
         quantizer: the quantiser that transformers made from this config.
     """
 
-    def __init__(self, form: WeightForm, **_: Any) -> None:
+    def __init__(self, form: WeightForm, experts_on_host: bool, **_: Any) -> None:
         # The registry accepts names outside transformers' own enumeration.
         self.quant_method = _METHOD  # type: ignore[assignment]
         self.form = form
+        self.experts_on_host = experts_on_host
         self.quantizer: _Quantizer | None = None
 
     @property
@@ -48,10 +50,14 @@ class Packer(QuantizationConfigMixin):
         return self.quantizer.failure if self.quantizer is not None else None
 
 
-def quantisation(form: WeightForm) -> Packer:
-    """Return the config that makes ``from_pretrained`` pack a checkpoint; call ``finish`` afterwards."""
+def quantisation(form: WeightForm, *, experts_on_host: bool = False) -> Packer:
+    """Return the config that makes ``from_pretrained`` pack a checkpoint; call ``finish`` afterwards.
+
+    Args:
+        experts_on_host: packed experts stay in host memory, which the model's device can read.
+    """
     _register()
-    return Packer(form)
+    return Packer(form, experts_on_host)
 
 
 class Packing(NamedTuple):
@@ -92,6 +98,7 @@ class _Quantizer(HfQuantizer):
     def __init__(self, quantization_config: Packer, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._form = quantization_config.form
+        self.experts_on_host = quantization_config.experts_on_host
         quantization_config.quantizer = self
         self.formats: dict[str, PackedFormat] = {}
         self.shapes: dict[str, torch.Size] = {}
@@ -191,7 +198,10 @@ class _Pack(ConversionOps):
             experts: Any = model.get_submodule(path.rpartition(".")[0])
             weight = (weight.mT if experts.is_transposed else weight).flatten(0, 1)
         matrix = quantise(quantizer.formats[path], weight)
-        put_packed(model, path, matrix, quantizer.dtype)
+        is_on_host = quantizer.experts_on_host and path.endswith(EXPERT_WEIGHTS)
+        if is_on_host:
+            matrix = on_host(matrix)
+        put_packed(model, path, matrix, quantizer.dtype, experts_on_host=is_on_host)
         missing_keys.discard(full_layer_name)
         _spare(model.get_submodule(path.rpartition(".")[0]))
 

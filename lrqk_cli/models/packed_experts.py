@@ -22,7 +22,8 @@ class PackedExperts(nn.Module):
     """The experts of a layer with packed weights; each computes ``down(gate(gate_up(x)))``.
 
     For a few tokens the kernels read the expert numbers on the device, so the host does not wait for them.
-    More tokens are sorted by expert, and the experts' matrices are unpacked one after the other.
+    More tokens are sorted by expert, and the experts' matrices are unpacked one after the other. The matrices
+    may stay in pinned host memory, where the same kernels read the chosen experts.
 
     Args:
         original: the module to replace; its biases are kept, its weights are not.
@@ -52,9 +53,13 @@ class PackedExperts(nn.Module):
             self.register_parameter(f"{name}_bias", getattr(original, f"{name}_bias", None))
             delattr(original, name)
 
-    def put(self, name: str, matrix: PackedMatrix) -> None:
-        """Set one of ``EXPERT_WEIGHTS``."""
-        setattr(self, name, PackedModule(matrix, self.dtype))
+    def put(self, name: str, matrix: PackedMatrix, *, on_host: bool) -> None:
+        """Set one of ``EXPERT_WEIGHTS``.
+
+        Args:
+            on_host: the matrix stays in host memory, whatever the model's device.
+        """
+        setattr(self, name, PackedModule(matrix, self.dtype, stays=on_host))
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Apply the experts ``[n, k]`` to their tokens ``[n, width]``; return the weighted sums."""
@@ -70,16 +75,14 @@ class PackedExperts(nn.Module):
         if tokens.shape[0] > 1:
             given = given.repeat_interleave(experts.shape[1], 0)
         gate_up = tokens.new_empty(chosen.shape[0], self._inner)
-        kernels.packed_experts_gemv(
-            self.gate_up_proj.matrix, chosen, given, gate_up, bias=self.gate_up_proj_bias
-        )
+        matrix, bias = self.gate_up_proj.matrix, self.gate_up_proj_bias
+        kernels.packed_experts_gemv(gate_up, matrix, chosen, given, bias=bias)
         inner = self._gate(gate_up).contiguous()
         given = empty_fixed(inner.shape[1], tokens.dtype, tokens.device, chosen.shape[0])
         kernels.fixed_point(given, inner)
         results = tokens.new_empty(*experts.shape, self._width, dtype=torch.float32)
-        kernels.packed_experts_gemv(
-            self.down_proj.matrix, chosen, given, results.flatten(0, 1), bias=self.down_proj_bias
-        )
+        matrix, bias = self.down_proj.matrix, self.down_proj_bias
+        kernels.packed_experts_gemv(results.flatten(0, 1), matrix, chosen, given, bias=bias)
         return torch.bmm(weights.float().unsqueeze(1), results).squeeze(1).to(tokens.dtype)
 
     def apply_by_expert(self, tokens: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
@@ -112,11 +115,14 @@ class PackedExperts(nn.Module):
         return out
 
 
-def put_packed(model: nn.Module, path: str, matrix: PackedMatrix, dtype: torch.dtype) -> None:
+def put_packed(
+    model: nn.Module, path: str, matrix: PackedMatrix, dtype: torch.dtype, *, experts_on_host: bool = False
+) -> None:
     """Replace a model's linear layer, embeddings or experts' weight by a packed matrix.
 
     Args:
         path: path of the module, or of the experts' weight.
+        experts_on_host: an experts' weight stays in host memory; see ``kernels.packed.on_host``.
     """
     parent_path, _, name = path.rpartition(".")
     parent = model.get_submodule(parent_path)
@@ -124,6 +130,6 @@ def put_packed(model: nn.Module, path: str, matrix: PackedMatrix, dtype: torch.d
         parent = PackedExperts(parent, dtype)
         model.set_submodule(parent_path, parent)
     if isinstance(parent, PackedExperts):
-        parent.put(name, matrix)
+        parent.put(name, matrix, on_host=experts_on_host)
     else:
         model.set_submodule(path, packed_module(model.get_submodule(path), matrix, dtype))

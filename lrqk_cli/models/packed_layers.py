@@ -20,15 +20,21 @@ _WHOLE_TILES = 256
 class PackedModule(nn.Module):
     """A module with a packed matrix as a buffer, which moves with the model and counts as its memory.
 
+    Args:
+        stays: the matrix is no buffer: it stays where it is, and is not counted.
+
     Attributes:
         dtype: dtype of the results, which are rounded from float32.
     """
 
     packed: Tensor
 
-    def __init__(self, matrix: PackedMatrix, dtype: torch.dtype) -> None:
+    def __init__(self, matrix: PackedMatrix, dtype: torch.dtype, *, stays: bool = False) -> None:
         super().__init__()
-        self.register_buffer("packed", matrix.data)
+        if stays:
+            self.packed = matrix.data
+        else:
+            self.register_buffer("packed", matrix.data)
         self.dtype = dtype
         self._format: PackedFormat = matrix.format
         self._shape = matrix.rows, matrix.width

@@ -12,7 +12,7 @@ from lrqk_cli.memory import planner
 from lrqk_cli.memory.accounting import dtype_name, weight_bytes
 from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.estimate import allocatable
-from lrqk_cli.memory.planner import Plan
+from lrqk_cli.memory.plan import Plan
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.describe import Description
 from lrqk_cli.models.devices import resolve_device_dtype
@@ -59,7 +59,7 @@ class Placement:
         layer = weight_bytes(plain, self.dtype_name) // max(1, plain.num_layers)
         return replace(
             self,
-            spec=replace(plain, num_parameters=0, forms=()),
+            spec=replace(plain, num_parameters=0, forms=(), may_offload=False),
             budget=Budget(self.budget.vram - half, self.budget.ram),
             weight_share=max(0, half - layer),
         )
@@ -73,12 +73,14 @@ def find_placement(
     ram: int | None = None,
     *,
     weights: WeightChoice = "auto",
+    may_offload: bool = False,
 ) -> Placement:
     """Find the placement of a model.
 
     Args:
         device, dtype: None chooses the best.
         weights: the form of the weights.
+        may_offload: packed experts may stay in host memory.
         vram, ram: the most bytes that count as free.
 
     Raises:
@@ -86,6 +88,7 @@ def find_placement(
     """
     chosen, number_format = resolve_device_dtype(device, dtype, described.dtype)
     spec = described.with_weights(weights, on_gpu=chosen.type == "cuda")
+    spec = replace(spec, may_offload=may_offload)
     return Placement(spec, chosen, number_format, find_budget(chosen, vram, ram))
 
 

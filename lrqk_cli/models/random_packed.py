@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lrqk_cli.config import WeightForm
-from lrqk_cli.kernels.packed import PackedMatrix, empty_matrix
+from lrqk_cli.kernels.packed import PackedMatrix, empty_host_matrix, empty_matrix
 from lrqk_cli.models.matrices import formats_of, matrices_of
 from lrqk_cli.models.packed_experts import put_packed
 from lrqk_cli.models.packed_layers import PackedModule
@@ -22,12 +22,28 @@ _SCALE = 32
 _ROWS = 1 << 13
 
 
-def replace_by_packed(model: PreTrainedModel, form: WeightForm, dtype: torch.dtype, *, is_tied: bool) -> None:
-    """Replace the modules of a model on the meta device by packed modules without content."""
+def replace_by_packed(
+    model: PreTrainedModel,
+    form: WeightForm,
+    dtype: torch.dtype,
+    *,
+    is_tied: bool,
+    experts_for: torch.device | None = None,
+) -> None:
+    """Replace the modules of a model on the meta device by packed modules without content.
+
+    Args:
+        experts_for: packed experts are in host memory, which this device can read; None for the meta device.
+    """
     shapes = {matrix.path: matrix for matrix in matrices_of(model)}
     for path, format in formats_of(model, form, is_tied=is_tied).items():
-        matrix = empty_matrix(format, shapes[path].rows, shapes[path].width, torch.device("meta"))
-        put_packed(model, path, matrix, dtype)
+        shape = shapes[path]
+        if experts_for is None or not shape.is_of_experts:
+            matrix = empty_matrix(format, shape.rows, shape.width, torch.device("meta"))
+        else:
+            pinned = experts_for.type == "cuda"
+            matrix = empty_host_matrix(format, shape.rows, shape.width, pinned=pinned)
+        put_packed(model, path, matrix, dtype, experts_on_host=not matrix.data.is_meta)
 
 
 def draw_packed(model: PreTrainedModel, deviation: float, common: float) -> None:

@@ -88,6 +88,7 @@ def build(
     dtype: torch.dtype,
     *,
     form: WeightForm | None = None,
+    experts_on_host: bool = False,
 ) -> RandomModel:
     """Make a model of a shape; draw its weights on the device from a normal distribution.
 
@@ -96,6 +97,7 @@ def build(
     Args:
         context: tokens that its positions must reach.
         form: the form of the weights, whose codes are then drawn uniformly; None for plain numbers.
+        experts_on_host: packed experts stay in host memory, which the device can read.
 
     Raises:
         UsageError: there is no such shape.
@@ -112,7 +114,8 @@ def build(
     is_tied = config.tie_word_embeddings
     # transformers can tie plain weights only.
     config.tie_word_embeddings = is_tied and form is None
-    spec = with_form(spec_from_config(shape_config(name, context), name), form)
+    described = spec_from_config(shape_config(name, context), name)
+    spec = with_form(described, form, experts_on_host=experts_on_host)
     room = probe.free_device_bytes(device)
     accounting.check_weights_fit(
         spec, accounting.dtype_name(dtype), str(device), room, "Choose a smaller --shape."
@@ -121,7 +124,8 @@ def build(
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
         if form is not None:
-            replace_by_packed(model, form, dtype, is_tied=is_tied)
+            experts_for = device if experts_on_host else None
+            replace_by_packed(model, form, dtype, is_tied=is_tied, experts_for=experts_for)
         model.to_empty(device=device)
         # Tie before drawing, so that tied weights are drawn once; this also computes the buffers, such as
         # RoPE's frequencies.

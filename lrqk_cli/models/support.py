@@ -71,8 +71,11 @@ def spec_from_config(config: PreTrainedConfig | Mapping[str, Any], name: str) ->
         return _spec(plain_config(config), name)
 
 
-def with_form(spec: ModelSpec, form: WeightForm | None) -> ModelSpec:
+def with_form(spec: ModelSpec, form: WeightForm | None, *, experts_on_host: bool = False) -> ModelSpec:
     """Return the spec with the weights in one of ``spec.forms``, or as plain numbers for None.
+
+    Args:
+        experts_on_host: packed experts stay in host memory.
 
     Raises:
         ValueError: the weights cannot have this form.
@@ -80,7 +83,8 @@ def with_form(spec: ModelSpec, form: WeightForm | None) -> ModelSpec:
     packed = next((bytes_ for bytes_ in spec.forms if bytes_.form == form), None)
     if packed is None and form is not None:
         raise ValueError(f"The weights of {spec.name} have no form {form}.")
-    return replace(spec, packed=packed, forms=())
+    chosen = replace(spec, packed=packed, forms=())
+    return chosen.with_experts_on_host() if experts_on_host else chosen
 
 
 def _spec(text: Any, name: str) -> ModelSpec:
@@ -191,7 +195,7 @@ def plain_config(config: Any) -> Any:
 def _parameters_read(text: Any, parameters: int, matrices: list[Matrix]) -> int | None:
     """The parameters that a decode step reads; None for a mixture of unknown layout."""
     unread = sum(round(matrix.rows * matrix.width * (1 - matrix.share_read)) for matrix in matrices)
-    if _experts_per_token(text) and not any(".experts." in each.path for each in matrices):
+    if _experts_per_token(text) and not any(each.is_of_experts for each in matrices):
         return None
     return parameters - unread - (0 if families.is_tied(text) else text.vocab_size * text.hidden_size)
 

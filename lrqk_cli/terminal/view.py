@@ -23,7 +23,7 @@ from lrqk_cli.chat.printable import printable
 from lrqk_cli.chat.summary import plan_line, settings_label, statistics_line
 from lrqk_cli.documents import ReadProgress
 from lrqk_cli.engine.events import PrefillProgress
-from lrqk_cli.memory.planner import Plan
+from lrqk_cli.memory.plan import Plan
 from lrqk_cli.memory.units import format_bytes
 from lrqk_cli.models.progress import OnProgress, PullProgress
 from lrqk_cli.terminal.console import print_message

@@ -165,6 +165,27 @@ def test_a_card_is_planned_for_in_16_bits_whatever_this_machine_is(
     assert stop.value.code == 5
 
 
+def test_experts_may_stay_in_host_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--model", "qwen3-30b-a3b", "--ctx", "32k", "--vram", "8GiB"]
+    with pytest.raises(SystemExit) as stop:
+        main(["info", *flags])
+    assert stop.value.code == 5
+    assert "--offload-weights" in capsys.readouterr().err
+    report = json.loads(output_of(capsys, "info", *flags, "--offload-weights", "--json"))
+    assert report["weights"] == "q4"
+    assert report["device_memory"]["total"] <= 8 << 30
+    assert report["host_memory"]["weights"] > 15 << 30
+    # The link's bandwidth is not known here.
+    assert report["predicted"] is None
+    shown = shown_at_80_columns(capsys, monkeypatch, *flags, "--offload-weights")
+    assert " GiB of experts." in shown
+    assert "^: with the experts in host memory." in shown
+    card = output_of(capsys, "info", "--vram", "8GiB", "--offload-weights", "--weights", "q4")
+    assert "q4^" in card
+
+
 @pytest.mark.usefixtures("slow_cpu")
 def test_the_table_of_cards_is_in_16_bits_beside_a_cpu_in_32(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", "llama-3.1-8b", "--ctx", "128k", "--json"]

@@ -148,8 +148,8 @@ def run_packed(width: int, names: tuple[str, str, str], dtype: torch.dtype) -> N
     several = empty_fixed(width, dtype, CPU, 2)
     operation("fixed_point")(several, torch.stack((row, row)))
     for matrix in matrices:
-        experts = torch.zeros(2, dtype=torch.int64), several, torch.empty(2, 10)
-        operation("packed_experts_gemv")(matrix, *experts, bias=noise(16, 4, 10).to(dtype))
+        experts = torch.empty(2, 10), matrix, torch.zeros(2, dtype=torch.int64), several
+        operation("packed_experts_gemv")(*experts, bias=noise(16, 4, 10).to(dtype))
         operation("unpack_rows")(torch.empty(2, width, dtype=dtype), matrix, torch.arange(2))
 
 

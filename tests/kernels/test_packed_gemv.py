@@ -163,10 +163,10 @@ def test_each_expert_has_the_product_of_its_own_matrix(
     for module, place in ((experts_reference, "cpu"), (experts_kernel, device)):
         out = poisoned(torch.empty(3, rows, dtype=dtype, device=place))
         module.packed_experts_gemv(
+            out,
             on(place, matrix),
             chosen.to(place),
             torch.stack([fixed(row, place) for row in given]),
-            out,
             bias=None if bias is None else bias.to(place),
         )
         for number, expert in enumerate(chosen.tolist()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,10 @@ from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory import planner
 from lrqk_cli.memory.accounting import weight_bytes
+from lrqk_cli.memory.budget import Budget
 from lrqk_cli.memory.estimate import estimate
-from lrqk_cli.memory.planner import Plan
+from lrqk_cli.memory.plan import Plan
+from lrqk_cli.memory.reserve import reserve
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models import catalog, shapes
 from lrqk_cli.models.support import spec_from_config, with_form
@@ -197,3 +200,31 @@ def test_what_is_not_packed_is_as_wide_as_its_type() -> None:
     assert spec.packed.plain == 2 * (65 * 4096)  # the norms
     narrow, wide = (weight_bytes(spec, dtype) for dtype in ("bfloat16", "float32"))
     assert (narrow, wide) == (spec.packed.total, spec.packed.total + spec.packed.plain)
+
+
+MIXTURE = replace(spec_from_config(shapes.shapes()["qwen3-30b-a3b"], "mixture"), may_offload=True)
+
+
+def test_experts_stay_in_host_memory_only_where_nothing_else_fits() -> None:
+    plans = [planner.plan(MIXTURE, "bfloat16", 32768, vram * GIB, 64 * GIB) for vram in (8, 16, 24, 48)]
+    chosen = [(plan.form, plan.has_experts_on_host) for plan in plans]
+    assert chosen == [("q4", True), ("q4", True), ("q4", False), ("q8", False)]
+    small = plans[0].estimate
+    assert small.total <= 8 * GIB
+    assert small.host_weights > 15 * GIB
+    assert small.beside_device == small.host_weights + small.host_kv
+    with pytest.raises(OutOfMemoryError, match="host memory"):
+        planner.plan(MIXTURE, "bfloat16", 32768, 8 * GIB, small.host_weights - 1)
+    with pytest.raises(OutOfMemoryError, match="device memory") as caught:
+        planner.plan(replace(MIXTURE, may_offload=False), "bfloat16", 32768, 8 * GIB, 64 * GIB)
+    assert "--offload-weights" in caught.value.hint
+
+
+def test_room_for_more_text_moves_no_experts() -> None:
+    least = planner.plan(MIXTURE, "bfloat16", 8192, 20 * GIB, 64 * GIB)
+    assert not least.has_experts_on_host
+    reserved = reserve(MIXTURE, "bfloat16", 8192, Budget(20 * GIB, 64 * GIB), grows=True)
+    assert not reserved.has_experts_on_host
+    apart = reserve(MIXTURE, "bfloat16", 8192, Budget(8 * GIB, 64 * GIB), grows=True)
+    assert apart.has_experts_on_host
+    assert apart.context > 32768

@@ -11,7 +11,7 @@ from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.roofline import Bandwidth, StepBytes, step_bytes
 from lrqk_cli.models.matrices import EXPERT_WEIGHTS
-from lrqk_cli.models.support import spec_from_config
+from lrqk_cli.models.support import spec_from_config, with_form
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -48,6 +48,19 @@ def test_only_the_experts_of_a_token_are_read(family: str) -> None:
     read = held * model.config.num_experts_per_tok // layers[0].num_experts
     embedded = model.model.embed_tokens.weight.numel()
     assert spec.num_parameters_read == spec.num_parameters - embedded - held + read
+
+
+def test_experts_in_host_memory_cross_the_link() -> None:
+    config = tiny_model("qwen3-moe", hidden_size=64).config
+    spec = with_form(spec_from_config(config, "qwen3-moe"), "q8")
+    assert spec.packed is not None
+    here, apart = (
+        step_bytes(each, LrqkConfig(), 500, "float32") for each in (spec, spec.with_experts_on_host())
+    )
+    assert here is not None
+    assert apart is not None
+    assert apart.total == here.total
+    assert apart.link == spec.packed.experts_read == round(spec.packed.experts / 3) > here.link == 0
 
 
 def test_a_token_may_go_to_all_experts() -> None:

@@ -91,6 +91,23 @@ def test_experts_are_those_that_transformers_reads(
         held = sum(module.packed.nbytes for each in experts for module in each.children())
         embedding = packed.get_input_embeddings().packed.nbytes
         assert found.read == found.total - held + round(held / 3) - embedding
+        assert found.experts == held
+        assert found.experts_read == round(held / 3)
+
+
+def test_packed_experts_may_stay_in_host_memory(
+    mixture_gguf: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path / "cache"))
+    source = resolve(str(mixture_gguf("Q8_0")))
+    here, apart = (load(source, CPU, torch.float32, form="gguf", experts_on_host=on) for on in (False, True))
+    assert apart.spec.packed is not None
+    moved = here.model.get_memory_footprint() - apart.model.get_memory_footprint()
+    assert moved == apart.spec.packed.on_host > 0
+    (first, _) = (module for module in apart.model.modules() if isinstance(module, PackedExperts))
+    # They are no part of what moves to a device.
+    assert dict(first.named_buffers()) == {}
+    torch.testing.assert_close(logits(apart.model, 20), logits(here.model, 20), atol=0, rtol=0)
 
 
 def test_gate_and_up_of_experts_may_be_one_tensor(

@@ -92,6 +92,20 @@ def test_weights_take_what_was_foretold(family: str, form: WeightForm, tmp_path:
     assert found == pytest.approx(weight_bytes(spec, "bfloat16"), abs=2 * 4 * 64 * 2)
 
 
+@pytest.mark.parametrize("family", ["qwen3-moe", "gpt-oss"])
+def test_packed_experts_may_stay_in_host_memory(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family, hidden_size=64, intermediate_size=64)
+    model.save_pretrained(tmp_path)
+    config = {"config": model.config, "device_map": {"": CPU}, "dtype": torch.float32}
+    here, apart = (
+        load_checkpoint("tiny", tmp_path, {**config}, "q8", experts_on_host=on) for on in (False, True)
+    )
+    spec = with_form(spec_from_config(model.config, family), "q8")
+    assert spec.packed is not None
+    assert here.get_memory_footprint() - apart.get_memory_footprint() == spec.packed.experts > 0
+    torch.testing.assert_close(logits(apart), logits(here), atol=0, rtol=0)
+
+
 def test_a_tied_checkpoint_may_hold_both_copies(tmp_path: Path) -> None:
     model = tiny_model("gemma3")
     model.save_pretrained(tmp_path)

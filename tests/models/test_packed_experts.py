@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lrqk_cli.formats import FORMATS
+from lrqk_cli.kernels.packed import empty_host_matrix
 from lrqk_cli.models import packed_experts
 from lrqk_cli.models.gguf_experts import expert_parts, make_room, put_part
 from lrqk_cli.models.matrices import EXPERT_WEIGHTS, is_packable_experts
@@ -137,3 +138,23 @@ def test_parts_of_a_file_find_their_places(family: str, is_packed: bool, kind: s
         own.copy_(unpacked(kind, blocks).view(own.shape))
     tokens = random_tokens(20).unsqueeze(0)
     torch.testing.assert_close(made(tokens).logits, model(tokens).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", ["gpt-oss", "qwen3-moe"])
+@torch.no_grad()
+def test_a_gpu_reads_experts_in_host_memory(family: str) -> None:
+    here, apart = (pair(family)[1] for _ in range(2))
+    for module in experts_of(apart):
+        for name in EXPERT_WEIGHTS:
+            matrix = getattr(module, name).matrix
+            pinned = empty_host_matrix(matrix.format, matrix.rows, matrix.width, pinned=True)
+            pinned.data.copy_(matrix.data)
+            module.put(name, pinned, on_host=True)
+    for model in (here, apart):
+        model.to("cuda")
+    assert experts_of(apart)[0].gate_up_proj.packed.device.type == "cpu"
+    for count in (1, 40):
+        tokens = random_tokens(count).unsqueeze(0).cuda()
+        torch.testing.assert_close(apart(tokens).logits, here(tokens).logits, atol=0, rtol=0)

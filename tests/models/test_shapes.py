@@ -8,6 +8,7 @@ import torch
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
 from lrqk_cli.memory import probe
+from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.models import shapes
 from lrqk_cli.models.packed_experts import PackedExperts
 from lrqk_cli.models.packed_layers import PackedModule
@@ -113,7 +114,8 @@ def test_packed_weights_are_drawn_as_plain_ones_and_take_what_was_foretold(tiny_
     assert logits.isfinite().all()
 
 
-def test_a_packed_mixture_is_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("experts_on_host", [False, True])
+def test_a_packed_mixture_is_drawn_too(monkeypatch: pytest.MonkeyPatch, experts_on_host: bool) -> None:
     shape = {
         **shapes.shapes()["qwen3-30b-a3b"],
         "vocab_size": 97,
@@ -124,7 +126,8 @@ def test_a_packed_mixture_is_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     monkeypatch.setattr(shapes, "shapes", lambda: {"tiny": shape})
     torch.manual_seed(0)
-    made = shapes.build("tiny", 512, torch.device("cpu"), torch.bfloat16, form="q4")
+    place = torch.device("cpu"), torch.bfloat16
+    made = shapes.build("tiny", 512, *place, form="q4", experts_on_host=experts_on_host)
     matrices = [module.matrix for module in made.model.modules() if isinstance(module, PackedModule)]
     # Four matrices of attention and two of experts a layer, embeddings and output head.
     assert len(matrices) == 2 * 6 + 2
@@ -132,6 +135,10 @@ def test_a_packed_mixture_is_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.spec.packed is not None
     assert made.spec.packed.total == sum(matrix.data.nbytes for matrix in matrices) + plain
     experts = [module for module in made.model.modules() if isinstance(module, PackedExperts)]
+    of_experts = sum(part.packed.nbytes for each in experts for part in each.children())
+    assert made.spec.packed.on_host == (of_experts if experts_on_host else 0)
+    rotation = sum(buffer.nbytes for buffer in made.model.model.rotary_emb.buffers())
+    assert weight_bytes(made.spec, "bfloat16") == made.model.get_memory_footprint() - rotation
     for part in ("gate_up_proj", "down_proj"):
         matrix = getattr(experts[1], part).matrix
         weights = torch.empty(matrix.rows, matrix.width)

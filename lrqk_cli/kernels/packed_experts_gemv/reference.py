@@ -11,16 +11,17 @@ from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
 
 
 def packed_experts_gemv(
-    matrix: PackedMatrix, chosen: Tensor, vectors: Tensor, out: Tensor, *, bias: Tensor | None = None
+    out: Tensor, matrix: PackedMatrix, chosen: Tensor, vectors: Tensor, *, bias: Tensor | None = None
 ) -> None:
     """Compute ``W_e x_n + b_e`` for the n-th chosen expert e, in float32.
 
     Args:
-        matrix: all W, one after the other: ``[experts × rows, width]``.
+        out: receives the results ``[k, rows]``, rounded once.
+        matrix: all W, one after the other: ``[experts × rows, width]``; on the device of ``out``, or in
+            pinned host memory.
         chosen: numbers of the experts, int64 ``[k]``.
         vectors: x in fixed point, one per expert or one for all: ``[k, …]`` or ``[1, …]``, see
             ``kernels.fixed_point``.
-        out: receives the results ``[k, rows]``, rounded once.
         bias: ``[experts, rows]``, or None.
     """
     rows = out.shape[1]

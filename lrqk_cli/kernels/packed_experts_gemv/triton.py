@@ -48,7 +48,7 @@ def _packed_experts_gemv(
 
 
 def packed_experts_gemv(
-    matrix: PackedMatrix, chosen: Tensor, vectors: Tensor, out: Tensor, *, bias: Tensor | None = None
+    out: Tensor, matrix: PackedMatrix, chosen: Tensor, vectors: Tensor, *, bias: Tensor | None = None
 ) -> None:
     """See the reference; all tensors are contiguous."""
     count, rows = out.shape
