@@ -21,7 +21,7 @@ from lrqk_cli.models.sanity import check_plausible
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from lrqk_cli.models.gguf_weights import Survey
 
@@ -53,11 +53,16 @@ def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
     """Return the configuration in a header; takes seconds, because the whole vocabulary is read."""
     from transformers import PreTrainedConfig
 
-    from lrqk_cli.models.gguf_reader import lent_header
+    from lrqk_cli.models.gguf_families import FAMILIES
+    from lrqk_cli.models.gguf_reader import HeaderValues, lent_header
 
-    with lent_header(file):
-        settings: dict[str, Any] = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)[0]
-    settings |= read_index(file).expert_sizes()
+    index = read_index(file)
+    if (family := FAMILIES.get(index.architecture)) is not None:
+        settings = family.settings(HeaderValues(file))
+    else:
+        with lent_header(file):
+            settings = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)[0]
+        settings |= index.expert_sizes()
     check_plausible(settings)
     return settings
 
@@ -79,9 +84,10 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
         ModelError: the file is not a GGUF that transformers can read.
     """
     import torch
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
 
-    from lrqk_cli.models.gguf_reader import freed_header, lent_header
+    from lrqk_cli.models.gguf_families import FAMILIES
+    from lrqk_cli.models.gguf_reader import freed_header
     from lrqk_cli.models.gguf_weights import survey
 
     settings = dict(config)
@@ -91,9 +97,10 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
             target.dtype = torch.bfloat16
             index = read_index(file)
             found = survey(index, target)
+            if found.lacking and index.architecture in FAMILIES:
+                raise ValueError(f"it lacks {min(found.lacking)}")
             plain = _unpacked(file, target, on_tensors) if found.lacking else None
-            with lent_header(file):
-                tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+            tokenizer = _tokenizer(file, index)
         # From here on only writing to the disk can fail.
         tokenizer.save_pretrained(folder)
         if plain is not None:
@@ -183,6 +190,19 @@ def spread(config: PreTrainedConfig, dtype: torch.dtype, max_memory: Mapping[Any
             "The weights do not fit into the memory of all devices together.", "Use a smaller model."
         )
     return found
+
+
+def _tokenizer(file: Path, index: GgufIndex) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    from lrqk_cli.models.gguf_families import FAMILIES
+    from lrqk_cli.models.gguf_reader import lent_header
+
+    # AutoTokenizer asks for a configuration first, by transformers' own tables.
+    kind = PreTrainedTokenizerFast if index.architecture in FAMILIES else AutoTokenizer
+    with lent_header(file):
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(file.parent), gguf_file=file.name)
+    return tokenizer
 
 
 def _unpacked(file: Path, target: PreTrainedConfig, on_tensors: OnTensors) -> PreTrainedModel:
