@@ -35,7 +35,7 @@ def read_config(file: Path) -> PreTrainedConfig:
     """The configuration in a GGUF file's header, with transformers' keys.
 
     Raises:
-        ModelError: the file is not a GGUF that transformers can read.
+        ModelError: the file is not a GGUF that can be read.
     """
     from transformers import AutoConfig
 
@@ -81,7 +81,7 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
         Whether the weights are to be loaded from the file.
 
     Raises:
-        ModelError: the file is not a GGUF that transformers can read.
+        ModelError: the file is not a GGUF that can be read.
     """
     import torch
     from transformers import AutoConfig, GenerationConfig
@@ -116,7 +116,7 @@ def survey_file(file: Path) -> Survey:
     """Return the survey of a file that has not been prepared.
 
     Raises:
-        ModelError: the file is not a GGUF that transformers can read.
+        ModelError: the file is not a GGUF that can be read.
     """
     from lrqk_cli.models.gguf_weights import survey
 
@@ -256,7 +256,7 @@ def _readable(file: Path) -> Iterator[None]:
         raise
     except Exception as error:  # the readers of weights and tokenizers may raise anything
         raise ModelError(
-            f"'{file.name}' is not a GGUF model that transformers can read: {reason_of(error)}.",
+            f"'{file.name}' is not a GGUF model that lrqk can read: {reason_of(error)}.",
             "Use a complete file of a supported architecture, or a folder with safetensors weights.",
         ) from None
 

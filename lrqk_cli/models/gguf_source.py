@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lrqk_cli.formats import FORMATS, PackedFormat
-from lrqk_cli.models.gguf_experts import expert_parts
 from lrqk_cli.models.gguf_families import FAMILIES
 from lrqk_cli.models.gguf_families.base import GgufLayout, Numbers
 from lrqk_cli.models.gguf_index import GgufIndex, TensorEntry
+from lrqk_cli.models.gguf_parts import expert_parts, head_parts
 from lrqk_cli.models.matrices import is_packable
 from lrqk_cli.models.mixes import share_read
 
@@ -33,7 +33,7 @@ class GgufSource:
     Layers of the model that the file has in another form are replaced by that form, without weights.
 
     Attributes:
-        experts: the parts of the experts' weights, by the file's names.
+        parts: the tensors that are parts of a weight, by the file's names.
         has_output: the file has a matrix for the output head, also if it is tied to the embeddings.
     """
 
@@ -46,9 +46,11 @@ class GgufSource:
         self._processor = _processor(index.architecture, config) if family is None else None
         self._changes = layout.changes
         _arrange(model, layout)
-        self.experts = expert_parts(model, held)
+        experts = expert_parts(model, held)
+        self._experts = {part.name: part.shape[0] for part in experts.values()}
+        self.parts = experts | head_parts(model, layout.parts)
         self._names = _names(index.architecture, model, layout)
-        self._names |= {name: part.name for name, part in self.experts.items()}
+        self._names |= {name: part.name for name, part in self.parts.items()}
         self._is_tied = bool(config.tie_word_embeddings)
         self._config = config
         self._tensors = index.tensors
@@ -71,7 +73,7 @@ class GgufSource:
         ends = {f"{path}.weight" for path in paths_of(model, *ends_of(model))}
         if self._is_tied and found.keys() & ends:
             found.update(ends - found.keys())
-        parts = Counter(part.name for part in self.experts.values())
+        parts = Counter(part.name for part in self.parts.values())
         return tuple(name for name in model.state_dict() if found[name] < parts.get(name, 1))
 
     def formats(self, model: nn.Module) -> dict[str, PackedFormat]:
@@ -81,13 +83,13 @@ class GgufSource:
         """
         types: dict[str, set[str]] = {}
         for tensor, name in self.tensors():
-            part = self.experts.get(tensor.name)
+            part = self.parts.get(tensor.name)
             is_matrix = len(tensor.shape) == 2 and is_packable(model.get_submodule(name.rpartition(".")[0]))
-            if is_matrix if part is None else not part.is_bias:
+            if is_matrix if part is None else part.is_packable and not part.is_bias:
                 types.setdefault(name, set()).add(tensor.type)
         alike = {name: kinds.pop() for name, kinds in types.items() if len(kinds) == 1}
         found = {name: FORMATS[kind] for name, kind in alike.items() if kind in FORMATS}
-        weights = {part.name for part in self.experts.values() if not part.is_bias}
+        weights = {part.name for part in self.parts.values() if not part.is_bias}
         unpacked = {name.rpartition(".")[0] for name in weights - found.keys()}
         return {name: format for name, format in found.items() if name.rpartition(".")[0] not in unpacked}
 
@@ -95,7 +97,7 @@ class GgufSource:
         """Return the share of a weight that a decode step reads."""
         if self._names.get(_EMBEDDING) == name and not self._is_tied:
             return 0.0  # it reads one row
-        experts = next((part.shape[0] for part in self.experts.values() if part.name == name), None)
+        experts = self._experts.get(name)
         return 1.0 if experts is None else share_read(self._config, experts)
 
     def processed(self, name: str, numbers: Numbers) -> Numbers:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from lrqk_cli.formats import PackedFormat, size_bytes
 from lrqk_cli.model_spec import WeightBytes
 from lrqk_cli.models.classes import meta_model
-from lrqk_cli.models.gguf_experts import make_room, put_part
 from lrqk_cli.models.gguf_index import GgufIndex, TensorEntry
+from lrqk_cli.models.gguf_parts import make_room, put_part
 from lrqk_cli.models.gguf_source import GgufSource, ends_of, paths_of
 from lrqk_cli.models.packed_layers import PackedModule, packed_module
 from lrqk_cli.models.repack import repack, unpack_blocks
@@ -74,16 +74,16 @@ def load_weights(
     formats = source.formats(model)
     # Copy on write, so that torch may share the mapped memory.
     mapped = np.memmap(file, mode="c")
-    for one in {part.name: part for part in source.experts.values()}.values():
+    for one in {part.name: part for part in source.parts.values()}.values():
         format = formats.get(one.name) if packed else None
         make_room(model, one, format, device_of(places, one.name), dtype)
     weights, others = list[Callable[[], None]](), list[Callable[[], None]]()
     for tensor, name in source.tensors():
         content = mapped[tensor.start : tensor.start + tensor.size]
-        where = device_of(places, name), dtype
+        where = device_of(places, name), _dtype_of(model, name, dtype)
         task: Callable[[], None]
         task = partial(_put, model, name, tensor, content, source, formats.get(name), where, packed=packed)
-        part = source.experts.get(tensor.name)
+        part = source.parts.get(tensor.name)
         is_matrix = name.endswith(".weight") or (part is not None and not part.is_bias)
         (weights if is_matrix else others).append(task)
     # A packed module takes over the bias of the module that it replaces, so biases are loaded first.
@@ -138,6 +138,12 @@ def _with_real_buffers(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrain
     return model
 
 
+def _dtype_of(model: PreTrainedModel, name: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of a weight that is not packed: float32 for those that transformers never rounds."""
+    exact = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    return torch.float32 if name.endswith(tuple(f".{end}" for end in exact)) else dtype
+
+
 def _put(
     model: PreTrainedModel,
     name: str,
@@ -153,7 +159,7 @@ def _put(
     device, dtype = where
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
-    part = source.experts.get(tensor.name)
+    part = source.parts.get(tensor.name)
     expected = tuple(getattr(module, attribute).shape) if part is None else part.shape
     given = _unpacked(tensor, content, source) if format is None else torch.from_numpy(content)
     if (tuple(given.shape) if format is None else tensor.shape) != expected:

@@ -50,11 +50,14 @@ class GgufLayout:
         names: the tensors of weights whose names the package ``gguf`` does not know.
         changes: what makes the model's numbers of a tensor's. A change of a matrix only moves whole rows.
         arrangements: the linear layers that are made of other matrices.
+        parts: the weights of linear layers that are one matrix here, and in the file several tensors
+            ``[heads, rows, width]``: the rows of a head in each, by its name. They do not stay packed.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, Change] = field(default_factory=dict)
     arrangements: Mapping[str, Arrangement] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
