@@ -29,6 +29,8 @@ def write_gguf(
     values: Mapping[str, Any],
     tensors: Iterable[tuple[str, torch.Tensor]],
     kind: str | None = None,
+    *,
+    split: str | None = None,
     **others: str | None,
 ) -> Path:
     """Write a file of an architecture with this vocabulary.
@@ -36,6 +38,7 @@ def write_gguf(
     Args:
         values: of the header, by their keys without the architecture.
         kind: ggml's name of the type of matrices whose rows are long enough; None for plain numbers.
+        split: llama.cpp's name of how text is split before it is encoded.
         others: of matrices by these names, without their layer.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -52,6 +55,8 @@ def write_gguf(
         add: Any = adders.get(type(value), writer.add_string)
         add(f"{architecture}.{key}", value)
     _add_vocabulary(writer)
+    if split is not None:
+        writer.add_tokenizer_pre(split)
     for name, tensor in tensors:
         numbers = np.ascontiguousarray(tensor.detach().numpy())
         own = others.get(name.split(".")[-2], kind) if "." in name else None

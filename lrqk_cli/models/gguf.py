@@ -196,12 +196,14 @@ def _tokenizer(file: Path, index: GgufIndex) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     from lrqk_cli.models.gguf_families import FAMILIES
-    from lrqk_cli.models.gguf_reader import lent_header
+    from lrqk_cli.models.gguf_families.splits import split_as_named
+    from lrqk_cli.models.gguf_reader import HeaderValues, lent_header
 
     # AutoTokenizer asks for a configuration first, by transformers' own tables.
     kind = PreTrainedTokenizerFast if index.architecture in FAMILIES else AutoTokenizer
     with lent_header(file):
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(file.parent), gguf_file=file.name)
+    split_as_named(tokenizer, HeaderValues(file).pre_tokenizer)
     return tokenizer
 
 

@@ -127,6 +127,12 @@ class HeaderValues:
         found: int | None = self._value(f"tokenizer.ggml.{kind}_token_id", None)
         return found
 
+    @property
+    def pre_tokenizer(self) -> str | None:
+        """Return the name of the way in which text is split before it is encoded; None if there is none."""
+        found: str | None = self._value("tokenizer.ggml.pre", None)
+        return found
+
     def _value(self, key: str, default: Any) -> Any:
         field = self._reader.get_field(key)
         return default if field is None else field.contents()
