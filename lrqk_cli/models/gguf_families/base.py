@@ -48,7 +48,8 @@ class GgufLayout:
 
     Attributes:
         names: the tensors of weights whose names the package ``gguf`` does not know.
-        changes: what makes the model's numbers of a tensor's. Of matrices that can stay packed it moves whole rows.
+        changes: what makes the model's numbers of a tensor's; of matrices that can stay packed it only moves
+            whole rows.
         arrangements: the linear layers that are made of other matrices.
         parts: the weights of linear layers that are one matrix here, and in the file several tensors
             ``[heads, rows, width]``: the rows of a head in each, by its name. They do not stay packed.
