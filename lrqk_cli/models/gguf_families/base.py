@@ -76,7 +76,11 @@ class GgufFamily:
 
 
 def common_settings(header: HeaderValues) -> Settings:
-    """Return the settings that every family has, and the sizes of dense MLPs if the file has some."""
+    """Return the settings that every family has.
+
+    Raises:
+        ModelError: a size is one that no model has.
+    """
     layers = header["block_count"] - header.get("nextn_predict_layers", 0)
     settings: Settings = {
         "num_hidden_layers": layers,

@@ -62,11 +62,8 @@ def _settings(header: HeaderValues) -> Settings:
 
 
 def _qwen35_settings(header: HeaderValues) -> Settings:
-    settings = {**_settings(header), "model_type": "qwen3_5_text"}
-    # Text has equal positions on all axes, but transformers checks that the sections are stated.
-    sections = [section for section in header.get("rope.dimension_sections", ()) if section]
-    settings["rope_parameters"] |= {"mrope_section": sections or [11, 11, 10], "mrope_interleaved": True}
-    return settings
+    # A token of text has one position on all axes, so it does not matter how a head is divided among them.
+    return {**_settings(header), "model_type": "qwen3_5_text"}
 
 
 def _mixture_settings(header: HeaderValues) -> Settings:
