@@ -21,7 +21,7 @@ from lrqk_cli.models.sanity import check_plausible
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from lrqk_cli.models.gguf_weights import Survey
 
@@ -35,7 +35,7 @@ def read_config(file: Path) -> PreTrainedConfig:
     """The configuration in a GGUF file's header, with transformers' keys.
 
     Raises:
-        ModelError: the file is not a GGUF that transformers can read.
+        ModelError: the file is not a GGUF that can be read.
     """
     from transformers import AutoConfig
 
@@ -53,11 +53,16 @@ def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
     """Return the configuration in a header; takes seconds, because the whole vocabulary is read."""
     from transformers import PreTrainedConfig
 
-    from lrqk_cli.models.gguf_reader import lent_header
+    from lrqk_cli.models.gguf_families import FAMILIES
+    from lrqk_cli.models.gguf_reader import HeaderValues, lent_header
 
-    with lent_header(file):
-        settings: dict[str, Any] = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)[0]
-    settings |= read_index(file).expert_sizes()
+    index = read_index(file)
+    if (family := FAMILIES.get(index.architecture)) is not None:
+        settings = family.settings(HeaderValues(file))
+    else:
+        with lent_header(file):
+            settings = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)[0]
+        settings |= index.expert_sizes()
     check_plausible(settings)
     return settings
 
@@ -76,12 +81,13 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
         Whether the weights are to be loaded from the file.
 
     Raises:
-        ModelError: the file is not a GGUF that transformers can read.
+        ModelError: the file is not a GGUF that can be read.
     """
     import torch
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
 
-    from lrqk_cli.models.gguf_reader import freed_header, lent_header
+    from lrqk_cli.models.gguf_families import FAMILIES
+    from lrqk_cli.models.gguf_reader import freed_header
     from lrqk_cli.models.gguf_weights import survey
 
     settings = dict(config)
@@ -91,9 +97,10 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
             target.dtype = torch.bfloat16
             index = read_index(file)
             found = survey(index, target)
+            if found.lacking and index.architecture in FAMILIES:
+                raise ValueError(f"it lacks {min(found.lacking)}")
             plain = _unpacked(file, target, on_tensors) if found.lacking else None
-            with lent_header(file):
-                tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+            tokenizer = _tokenizer(file, index)
         # From here on only writing to the disk can fail.
         tokenizer.save_pretrained(folder)
         if plain is not None:
@@ -109,7 +116,7 @@ def survey_file(file: Path) -> Survey:
     """Return the survey of a file that has not been prepared.
 
     Raises:
-        ModelError: the file is not a GGUF that transformers can read.
+        ModelError: the file is not a GGUF that can be read.
     """
     from lrqk_cli.models.gguf_weights import survey
 
@@ -190,6 +197,21 @@ def spread(config: PreTrainedConfig, dtype: torch.dtype, max_memory: Mapping[Any
     return found
 
 
+def _tokenizer(file: Path, index: GgufIndex) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    from lrqk_cli.models.gguf_families import FAMILIES
+    from lrqk_cli.models.gguf_families.splits import split_as_named
+    from lrqk_cli.models.gguf_reader import HeaderValues, lent_header
+
+    # AutoTokenizer asks for a configuration first, by transformers' own tables.
+    kind = PreTrainedTokenizerFast if index.architecture in FAMILIES else AutoTokenizer
+    with lent_header(file):
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(file.parent), gguf_file=file.name)
+    split_as_named(tokenizer, HeaderValues(file).pre_tokenizer)
+    return tokenizer
+
+
 def _unpacked(file: Path, target: PreTrainedConfig, on_tensors: OnTensors) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
@@ -241,7 +263,7 @@ def _readable(file: Path) -> Iterator[None]:
         raise
     except Exception as error:  # the readers of weights and tokenizers may raise anything
         raise ModelError(
-            f"'{file.name}' is not a GGUF model that transformers can read: {reason_of(error)}.",
+            f"'{file.name}' is not a GGUF model that lrqk can read: {reason_of(error)}.",
             "Use a complete file of a supported architecture, or a folder with safetensors weights.",
         ) from None
 

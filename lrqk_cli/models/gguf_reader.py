@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from lrqk_cli.models.gguf_index import FileVersion, version_of
+from lrqk_cli.models.gguf_index import FileVersion, read_index, version_of
 
 
 class HeaderReader(gguf.GGUFReader):
@@ -73,3 +73,66 @@ def lent_header(file: Path) -> Iterator[None]:
         yield
     finally:
         package.GGUFReader = original
+
+
+class HeaderValues:
+    """The values in a header under the name of its architecture, and the shapes of the tensors.
+
+    Attributes:
+        shapes: the shape of each tensor, rows first, by its name.
+    """
+
+    def __init__(self, file: Path) -> None:
+        index = read_index(file)
+        self._reader = header_of(file)
+        self._architecture = index.architecture
+        self.shapes = {tensor.name: tensor.shape for tensor in index.tensors}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of ``<architecture>.<key>``; ``default`` if there is none."""
+        return self._value(f"{self._architecture}.{key}", default)
+
+    def __getitem__(self, key: str) -> Any:
+        """Return the value of ``<architecture>.<key>``.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if (value := self.get(key)) is None:
+            raise ValueError(f"its header does not say {key}")
+        return value
+
+    def has(self, tensor: str) -> bool:
+        """Return whether a layer, or the model, has a tensor of this name without its layer."""
+        return any(name == tensor or name.endswith(f".{tensor}") for name in self.shapes)
+
+    def listed(self, key: str, layers: int) -> list[Any]:
+        """Return a value for each layer, whether the header has a list or one value for all.
+
+        Raises:
+            ValueError: there is none, or the list has another length.
+        """
+        value = self[key]
+        found = value if isinstance(value, list) else [value] * layers
+        if len(found) < layers:
+            raise ValueError(f"its header says {key} of {len(found)} layers, not of {layers}")
+        return found[:layers]
+
+    def numbers(self, tensor: str) -> np.ndarray[Any, Any]:
+        """Return the numbers of a tensor that is not packed."""
+        return np.concatenate([each.data for each in self._reader.tensors if each.name == tensor])
+
+    def token(self, kind: str) -> int | None:
+        """Return the id of a special token, such as ``eos``; None if there is none."""
+        found: int | None = self._value(f"tokenizer.ggml.{kind}_token_id", None)
+        return found
+
+    @property
+    def pre_tokenizer(self) -> str | None:
+        """Return the name of the way in which text is split before it is encoded; None if there is none."""
+        found: str | None = self._value("tokenizer.ggml.pre", None)
+        return found
+
+    def _value(self, key: str, default: Any) -> Any:
+        field = self._reader.get_field(key)
+        return default if field is None else field.contents()

@@ -39,9 +39,14 @@ class Matrix(NamedTuple):
         return ".experts." in self.path
 
 
+def experts_per_token(text: Any) -> int:
+    """Return how many experts a token has in a layer; 0 without experts."""
+    return getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or 0
+
+
 def share_read(text: Any, experts: int) -> float:
     """Return the share of the experts that a decode step reads; 1 if the configuration does not say."""
-    return min(1.0, int(getattr(text, "num_experts_per_tok", None) or experts) / experts)
+    return min(1.0, (experts_per_token(text) or experts) / experts)
 
 
 def format_of(form: WeightForm, matrix: Matrix, layers: int, *, is_tied: bool) -> PackedFormat | None:

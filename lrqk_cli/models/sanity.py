@@ -24,11 +24,27 @@ _MOST = {
     "num_experts": 1 << 16,
     "num_local_experts": 1 << 16,
     "num_experts_per_tok": 1 << 16,
+    "n_routed_experts": 1 << 16,
+    "moe_intermediate_size": 1 << 24,
+    "shared_expert_intermediate_size": 1 << 24,
+    "linear_num_key_heads": 1 << 12,
+    "linear_num_value_heads": 1 << 12,
+    "linear_key_head_dim": 1 << 12,
+    "linear_value_head_dim": 1 << 12,
+    "global_head_dim": 1 << 16,
+    "kv_lora_rank": 1 << 16,
+    "q_lora_rank": 1 << 16,
 }
 # The most characters of a value in a message.
 _LONGEST = 40
 # Zero means that the model has none.
-_MAY_BE_ZERO = ("sliding_window", "num_experts", "num_local_experts", "num_experts_per_tok")
+_MAY_BE_ZERO = (
+    "sliding_window",
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "n_routed_experts",
+)
 _DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float", "float64", "double")
 
 

@@ -28,7 +28,7 @@ from lrqk_cli.models.layer_shapes import (
     layer_kinds,
     row_owners,
 )
-from lrqk_cli.models.mixes import ON_LOAD, Matrix, weight_bytes
+from lrqk_cli.models.mixes import ON_LOAD, Matrix, experts_per_token, weight_bytes
 from lrqk_cli.models.positions import context_limit
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.sanity import check_plausible
@@ -134,14 +134,9 @@ def _spec(text: Any, name: str) -> ModelSpec:
     return spec
 
 
-def _experts_per_token(text: Any) -> int:
-    found: int | None = getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None)
-    return found or 0
-
-
 def _mixture(text: Any, family: families.Family | None, skeleton: PreTrainedModel | None) -> Mixture | None:
     """Return the mixture of experts of a model; None without experts."""
-    per_token = _experts_per_token(text)
+    per_token = experts_per_token(text)
     if not per_token:
         return None
     if family is not None:
@@ -195,7 +190,7 @@ def plain_config(config: Any) -> Any:
 def _parameters_read(text: Any, parameters: int, matrices: list[Matrix]) -> int | None:
     """The parameters that a decode step reads; None for a mixture of unknown layout."""
     unread = sum(round(matrix.rows * matrix.width * (1 - matrix.share_read)) for matrix in matrices)
-    if _experts_per_token(text) and not any(each.is_of_experts for each in matrices):
+    if experts_per_token(text) and not any(each.is_of_experts for each in matrices):
         return None
     return parameters - unread - (0 if families.is_tied(text) else text.vocab_size * text.hidden_size)
 

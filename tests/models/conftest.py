@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from packed import quantised
+from gguf_files import CHATML, PLAIN_ADDED, SPECIAL, VOCABULARY, write_gguf
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -24,24 +23,11 @@ from transformers import (
 
 from lrqk_cli.models.catalog import CatalogEntry, WheelPart
 
-CHATML = (
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are Tiny.<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is defined and "
-    "enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-PLAIN_ADDED = ["<think>", "</think>", "<tool_call>"]
-
-
-def _vocabulary() -> list[str]:
-    return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "!!", "??"]
-
 
 def _shape() -> dict[str, Any]:
     """Return what the tiny models have in common; their vocabulary is that of ``tokenizer``."""
     return {
-        "vocab_size": len(_vocabulary()) + len(PLAIN_ADDED),
+        "vocab_size": len(VOCABULARY) + len(PLAIN_ADDED),
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -57,7 +43,7 @@ def _shape() -> dict[str, Any]:
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer with ChatML: every byte is a token, and so are two pairs of marks."""
     backend = Tokenizer(
-        models.BPE({token: i for i, token in enumerate(_vocabulary())}, [("!", "!"), ("?", "?")])
+        models.BPE({token: i for i, token in enumerate(VOCABULARY)}, [("!", "!"), ("?", "?")])
     )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -97,13 +83,13 @@ def tiny_folder(tmp_path: Path, tiny_llama: LlamaForCausalLM, tokenizer: PreTrai
 @pytest.fixture
 def tiny_gguf(tmp_path: Path, tiny_llama: LlamaForCausalLM) -> Path:
     """``tiny_llama`` as a GGUF file of plain numbers."""
-    return write_gguf(tmp_path / "tiny-model.gguf", tiny_llama)
+    return _converted(tmp_path / "tiny-model.gguf", tiny_llama)
 
 
 @pytest.fixture
 def quantised_gguf(tmp_path: Path, tiny_llama: LlamaForCausalLM) -> Callable[[str], Path]:
     """``tiny_llama`` as a GGUF file, its matrices in blocks of a type where their rows are long enough."""
-    return lambda kind: write_gguf(tmp_path / f"tiny-{kind}.gguf", tiny_llama, kind)
+    return lambda kind: _converted(tmp_path / f"tiny-{kind}.gguf", tiny_llama, kind)
 
 
 @pytest.fixture
@@ -127,10 +113,10 @@ def tiny_mixture() -> Qwen3MoeForCausalLM:
 @pytest.fixture
 def mixture_gguf(tmp_path: Path, tiny_mixture: Qwen3MoeForCausalLM) -> Callable[..., Path]:
     """``tiny_mixture`` as a GGUF file; see ``write_gguf``."""
-    return partial(write_gguf, tmp_path / "tiny-mixture.gguf", tiny_mixture)
+    return partial(_converted, tmp_path / "tiny-mixture.gguf", tiny_mixture)
 
 
-def write_gguf(
+def _converted(
     path: Path,
     model: LlamaForCausalLM | Qwen3MoeForCausalLM,
     kind: str | None = None,
@@ -141,56 +127,32 @@ def write_gguf(
     """Write a model as llama.cpp does, with the rows of a Llama's queries and keys interleaved.
 
     Args:
-        kind: ggml's name of the type of matrices; None for plain numbers.
         is_joined: gate and up of experts are one tensor.
-        others: of matrices by these names, without their layer.
+        kind, others: see ``write_gguf``.
     """
-    from gguf import GGMLQuantizationType, GGUFWriter, TokenType
-
     config = model.config
-    is_mixture = config.model_type == "qwen3_moe"
-    writer = GGUFWriter(str(path), "qwen3moe" if is_mixture else "llama")
-    writer.add_name("tiny")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    if is_mixture:
-        writer.add_key_length(config.head_dim)
-        writer.add_value_length(config.head_dim)
-        writer.add_expert_count(config.num_experts)
-        writer.add_expert_used_count(config.num_experts_per_tok)
-        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    tokens = _vocabulary() + PLAIN_ADDED
-    kinds = [TokenType.CONTROL] * len(SPECIAL) + [TokenType.NORMAL] * (len(tokens) - len(SPECIAL))
-    kinds[-len(PLAIN_ADDED) :] = [TokenType.USER_DEFINED] * len(PLAIN_ADDED)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges(["! !", "? ?"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(0)
-    writer.add_chat_template(CHATML)
-    for name, tensor in _gguf_tensors(model, is_joined=is_joined):
-        numbers = np.ascontiguousarray(tensor.numpy())
-        own = others.get(name.split(".")[-2], kind)
-        if own is None or tensor.dim() < 2 or tensor.shape[-1] % 32 or "gate_inp" in name:
-            writer.add_tensor(name, numbers)
-        else:
-            writer.add_tensor(name, quantised(own, numbers), raw_dtype=GGMLQuantizationType[own])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    values: dict[str, Any] = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "rope.dimension_count": config.head_dim,
+        "rope.freq_base": 10000.0,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "vocab_size": config.vocab_size,
+    }
+    if is_mixture := config.model_type == "qwen3_moe":
+        values |= {
+            "attention.key_length": config.head_dim,
+            "attention.value_length": config.head_dim,
+            "expert_count": config.num_experts,
+            "expert_used_count": config.num_experts_per_tok,
+            "expert_feed_forward_length": config.moe_intermediate_size,
+        }
+    tensors = _gguf_tensors(model, is_joined=is_joined)
+    return write_gguf(path, "qwen3moe" if is_mixture else "llama", values, tensors, kind, **others)
 
 
 def _gguf_tensors(

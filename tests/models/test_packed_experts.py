@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lrqk_cli.formats import FORMATS
 from lrqk_cli.kernels.packed import empty_host_matrix
 from lrqk_cli.models import packed_experts
-from lrqk_cli.models.gguf_experts import expert_parts, make_room, put_part
+from lrqk_cli.models.gguf_parts import expert_parts, make_room, put_part
 from lrqk_cli.models.matrices import EXPERT_WEIGHTS, is_packable_experts
 from lrqk_cli.models.packed_experts import PackedExperts, put_packed
 from lrqk_cli.models.repack import repack

@@ -1,10 +1,10 @@
-"""The experts of a mixture in a GGUF file: the file has gate and up as two tensors, the model as one."""
+"""Weights that a GGUF file has in parts: gate and up of experts, keys and values of latent attention."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 import torch
@@ -23,15 +23,16 @@ _PARTS = dict(zip(EXPERT_WEIGHTS, (("gate", "up"), ("down",)), strict=True))
 _JOINED = ("gate_up",)
 
 
-class ExpertPart(NamedTuple):
-    """The place of a file's tensor in the weights or biases of a model's experts.
+class WeightPart(NamedTuple):
+    """The place of a file's tensor in the weights or biases of a model's experts or heads.
 
     Attributes:
         name: the model's name of the whole weight.
-        shape: shape of the tensor: experts, rows, and the width unless it is a bias.
-        rows: rows of each expert's whole matrix.
+        shape: shape of the tensor: experts or heads, rows, and the width unless it is a bias.
+        rows: rows of each expert's or head's whole matrix.
         place: the rows of that matrix that the tensor holds.
         is_transposed: the model's layout is ``[experts, width, rows]``.
+        is_packable: the whole weight can stay packed.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ExpertPart(NamedTuple):
     rows: int
     place: slice
     is_transposed: bool
+    is_packable: bool = True
 
     @property
     def is_bias(self) -> bool:
@@ -46,7 +48,7 @@ class ExpertPart(NamedTuple):
         return len(self.shape) == 2
 
 
-def expert_parts(model: nn.Module, held: Container[str]) -> dict[str, ExpertPart]:
+def expert_parts(model: nn.Module, held: Container[str]) -> dict[str, WeightPart]:
     """Return the parts of a model's experts in a file, by the file's names.
 
     Args:
@@ -69,15 +71,37 @@ def expert_parts(model: nn.Module, held: Container[str]) -> dict[str, ExpertPart
                 name, shape = f"{path}.{weight}", (experts, rows // len(parts))
                 of_file = f"blk.{layer[1]}.ffn_{part}_exps"
                 transposed = bool(module.is_transposed)
-                found[f"{of_file}.weight"] = ExpertPart(name, (*shape, width), rows, place, transposed)
+                found[f"{of_file}.weight"] = WeightPart(name, (*shape, width), rows, place, transposed)
                 if hasattr(module, f"{weight}_bias"):
-                    found[f"{of_file}.bias"] = ExpertPart(f"{name}_bias", shape, rows, place, False)
+                    found[f"{of_file}.bias"] = WeightPart(f"{name}_bias", shape, rows, place, False)
+    return found
+
+
+def head_parts(model: nn.Module, parts: Mapping[str, Mapping[str, int]]) -> dict[str, WeightPart]:
+    """Return the parts of the weights of a model's heads in a file, by the file's names.
+
+    Args:
+        parts: as in ``GgufLayout``.
+    """
+    found = {}
+    for name, weight in model.named_parameters():
+        layer = _LAYER.search(name)
+        if layer is None or (held := parts.get(name[layer.end() :])) is None:
+            continue
+        rows, start = sum(held.values()), 0
+        for of_file, count in held.items():
+            shape = (weight.shape[0] // rows, count, weight.shape[1])
+            place = slice(start, start + count)
+            found[f"blk.{layer[1]}.{of_file}"] = WeightPart(
+                name, shape, rows, place, False, is_packable=False
+            )
+            start += count
     return found
 
 
 def make_room(
     model: nn.Module,
-    part: ExpertPart,
+    part: WeightPart,
     format: PackedFormat | None,
     device: torch.device,
     dtype: torch.dtype,
@@ -104,7 +128,7 @@ def make_room(
     setattr(module, attribute, nn.Parameter(empty, requires_grad=False))
 
 
-def put_part(model: nn.Module, part: ExpertPart, format: PackedFormat | None, content: Tensor) -> None:
+def put_part(model: nn.Module, part: WeightPart, format: PackedFormat | None, content: Tensor) -> None:
     """Write a part into the weight that ``make_room`` allocated.
 
     Args:
@@ -116,11 +140,12 @@ def put_part(model: nn.Module, part: ExpertPart, format: PackedFormat | None, co
     experts, width = part.shape[0], part.shape[-1]
     if isinstance(module, PackedExperts) and not part.is_bias:
         assert format is not None
-        whole: PackedModule = getattr(module, attribute)
-        whole.matrix.put_in_each(experts, part.place, repack(format, content, width))
+        packed: PackedModule = getattr(module, attribute)
+        packed.matrix.put_in_each(experts, part.place, repack(format, content, width))
         return
     parameter: Tensor = getattr(module, attribute)
-    target = (parameter.mT if part.is_transposed else parameter)[:, part.place]
+    whole = (parameter.mT if part.is_transposed else parameter).view(experts, part.rows, *part.shape[2:])
+    target = whole[:, part.place]
     if format is None:
         target.copy_(content)
         return

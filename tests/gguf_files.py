@@ -1,0 +1,94 @@
+"""Writes GGUF files with a tiny byte-level vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from packed import quantised
+from tokenizers import pre_tokenizers
+
+CHATML = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are Tiny.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is defined and "
+    "enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+PLAIN_ADDED = ["<think>", "</think>", "<tool_call>"]
+# All tokens but those of ``PLAIN_ADDED``, which follow them.
+VOCABULARY = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "!!", "??"]
+
+
+def write_gguf(
+    path: Path,
+    architecture: str,
+    values: Mapping[str, Any],
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    kind: str | None = None,
+    *,
+    split: str | None = None,
+    **others: str | None,
+) -> Path:
+    """Write a file of an architecture with this vocabulary.
+
+    Args:
+        values: of the header, by their keys without the architecture.
+        kind: ggml's name of the type of matrices whose rows are long enough; None for plain numbers.
+        split: llama.cpp's name of how text is split before it is encoded.
+        others: of matrices by these names, without their layer.
+    """
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(str(path), architecture)
+    writer.add_name("tiny")
+    adders = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        list: writer.add_array,
+    }
+    for key, value in values.items():
+        add: Any = adders.get(type(value), writer.add_string)
+        add(f"{architecture}.{key}", value)
+    _add_vocabulary(writer)
+    if split is not None:
+        writer.add_tokenizer_pre(split)
+    for name, tensor in tensors:
+        numbers = np.ascontiguousarray(tensor.detach().numpy())
+        own = others.get(name.split(".")[-2], kind) if "." in name else None
+        if own is None or not is_quantised(name, tensor):
+            writer.add_tensor(name, numbers)
+        else:
+            writer.add_tensor(name, quantised(own, numbers), raw_dtype=GGMLQuantizationType[own])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def is_quantised(name: str, tensor: torch.Tensor) -> bool:
+    """Return whether llama.cpp quantises a tensor: not routers, norms and kernels of convolutions."""
+    is_matrix = tensor.dim() > 1 and tensor.shape[-1] % 32 == 0 and name.endswith(".weight")
+    return is_matrix and "gate_inp" not in name and "norm" not in name
+
+
+def _add_vocabulary(writer: Any) -> None:
+    from gguf import TokenType
+
+    tokens = VOCABULARY + PLAIN_ADDED
+    kinds = [TokenType.CONTROL] * len(SPECIAL) + [TokenType.NORMAL] * (len(tokens) - len(SPECIAL))
+    kinds[-len(PLAIN_ADDED) :] = [TokenType.USER_DEFINED] * len(PLAIN_ADDED)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(["! !", "? ?"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(0)
+    writer.add_chat_template(CHATML)
