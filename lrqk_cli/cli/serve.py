@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -155,8 +156,10 @@ def _service(
     from lrqk_cli.server.worker import EngineWorker
 
     worker = EngineWorker(opened.session, max_queue, logging.getLogger("uvicorn.error").error)
+    name = Path(opened.model)
     return Service(
-        opened.model,
+        # Clients need not learn where a model lies.
+        name.name if name.exists() else opened.model,
         opened.session.engine.context,
         worker,
         UploadedFiles(limits, _MOST_FILES),

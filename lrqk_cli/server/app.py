@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-import anyio
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
@@ -178,7 +178,8 @@ def _add_failures(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def refused(_: Request, error: HTTPException) -> JSONResponse:
-        body = body_of(UsageError(f"{error.detail}."))
+        failure = error.detail if isinstance(error.detail, LrqkError) else UsageError(f"{error.detail}.")
+        body = body_of(failure)
         return JSONResponse(body.model_dump(), error.status_code, headers=error.headers)
 
 
@@ -244,19 +245,15 @@ def _submit(service: Service, job: Job) -> None:
 
 async def _unless_gone(request: Request, completion: Completion) -> Response:
     """Return the whole answer; cancel it if the client leaves meanwhile."""
-
-    async def watch() -> None:
-        while not await request.is_disconnected():
-            await anyio.sleep(_WATCH_S)
-        completion.job.is_cancelled.set()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(watch)
-        try:
-            answer = await completion.whole()
-        finally:
-            group.cancel_scope.cancel()
-    return JSONResponse(answer.model_dump())
+    answer = asyncio.ensure_future(completion.whole())
+    try:
+        while not answer.done():
+            await asyncio.wait({answer}, timeout=_WATCH_S)
+            if await request.is_disconnected():
+                completion.job.is_cancelled.set()
+        return JSONResponse(answer.result().model_dump())
+    finally:
+        answer.cancel()
 
 
 def _entry_of_model(service: Service) -> protocol.ModelEntry:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,10 +77,10 @@ class BodyLimit:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self._limit:
-                raise too_large
+                # The application passes no other exception on while it reads a body.
+                raise HTTPException(status_of(too_large), too_large)  # type: ignore[arg-type]
             return message
 
-        # The application answers with the failure.
         await self._app(scope, counted, send)
 
 
