@@ -22,7 +22,7 @@ PACKAGE = Path(lrqk_cli.__file__).parent
 TIERS = [
     {"__main__"},
     {"cli"},
-    {"terminal"},
+    {"terminal", "server"},
     {"chat", "bench"},
     {"documents", "engine"},
     {"models", "attention"},

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lrqk_cli import __version__
-from lrqk_cli.cli import bench, cache, chat, info, models, sessions
+from lrqk_cli.cli import bench, cache, chat, info, models, serve, sessions
 from lrqk_cli.cli.failures import EXIT_INTERRUPTED, SwallowedInterrupts, report
 from lrqk_cli.cli.options import Debug, Invocation
 from lrqk_cli.cli.settings import config_path, load_defaults
@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(chat.chat)
+app.command()(serve.serve)
 app.command()(bench.bench)
 app.command()(info.info)
 app.add_typer(models.app)

@@ -1,0 +1,193 @@
+"""``lrqk serve``: one model for all clients that speak the OpenAI protocol."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lrqk_cli.cli import options
+from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_options
+from lrqk_cli.cli.failures import warn_of_transformers
+from lrqk_cli.cli.values import parse_bytes, parse_integer
+from lrqk_cli.config import GenerationConfig
+from lrqk_cli.documents.limits import ReadLimits
+from lrqk_cli.errors import UsageError
+from lrqk_cli.models.catalog import DEFAULT_MODEL
+from lrqk_cli.terminal.console import stderr_console
+
+if TYPE_CHECKING:
+    from lrqk_cli.chat.opening import OpenSession
+    from lrqk_cli.server.app import Service
+    from lrqk_cli.terminal.view import View
+
+_LIMITS = ReadLimits()
+_NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+# Seconds in which running answers may come to their end.
+_GRACE_S = 3
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+# Files that a client may have uploaded at a time.
+_MOST_FILES = 1000
+
+
+_server_option = partial(options.option, panel="Server")
+
+Host = Annotated[
+    str, _server_option("--host", "Address to listen on; others than this machine need --api-key.", "ADDRESS")
+]
+Port = Annotated[
+    int, _server_option("--port", "Port to listen on; 0 takes a free one.", "PORT", parse_integer)
+]
+ApiKey = Annotated[
+    list[str],
+    _server_option(
+        "--api-key",
+        "A key that clients must send; repeat it for more. Documents of one key are not visible to another. "
+        "Better as the variable LRQK_API_KEY, because others on this machine may see command lines.",
+        "KEY",
+        show_default=False,
+    ),
+]
+MaxBody = Annotated[
+    int,
+    _server_option(
+        "--max-body",
+        "The largest request or upload, such as 64MiB. (default: 256MiB)",
+        "SIZE",
+        parse_bytes,
+        show_default=False,
+    ),
+]
+MaxQueue = Annotated[int, _server_option("--max-queue", "Requests that may wait.", "N", parse_integer)]
+
+
+@with_attention_options()
+def serve(
+    context: typer.Context,  # noqa: ARG001 - the options of the attention need it
+    *,
+    model: options.Model = DEFAULT_MODEL,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    api_key: ApiKey = [],  # noqa: B006 - typer only reads it
+    max_body: MaxBody = 256 << 20,
+    max_queue: MaxQueue = 64,
+    read_timeout: options.ReadTimeout = _LIMITS.timeout,
+    read_memory: options.ReadMemory = _LIMITS.memory,
+    ctx: options.Context = None,
+    vram: options.Vram = None,
+    ram: options.Ram = None,
+    cache_size: options.CacheSize = None,
+    no_cache: options.NoCache = False,
+    attention: AttentionChoices,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    weights: options.Weights = "auto",
+    offload_weights: options.OffloadWeights = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Serve a model to clients that speak the OpenAI protocol; documents are read once."""
+    warn_of_transformers()
+    _check_installed()
+    if not 0 <= port <= 65535:
+        raise UsageError(f"There is no port {port}.", "Choose one from 1024 to 65535, or 0 for a free one.")
+    if max_queue < 1 or max_body < 1:
+        raise UsageError("--max-queue and --max-body must be at least 1.", "Leave them out.")
+    if not _is_local(host) and not api_key:
+        raise UsageError(
+            f"Whoever reaches {host} could read the documents of all others.",
+            "Add --api-key, or leave --host out to serve this machine alone.",
+        )
+    from lrqk_cli.chat.keeping import CacheChoice
+    from lrqk_cli.chat.opening import ModelRequest, open_session
+    from lrqk_cli.terminal.view import View
+
+    view = View(stderr_console(), quiet)
+    number_format = None if dtype == "auto" else dtype
+    request = ModelRequest(
+        model,
+        device,
+        number_format,
+        offload_weights,
+        ctx,
+        vram,
+        ram,
+        attention.said,
+        threads,
+        weights,
+        CacheChoice(not no_cache, cache_size),
+    )
+    with open_session(request, [], None, GenerationConfig(), view) as opened:
+        limits = ReadLimits(read_timeout, read_memory)
+        service = _service(opened, limits, api_key, max_body, max_queue, _is_local(host))
+        _run(service, host, port, view)
+
+
+def _check_installed() -> None:
+    if any(find_spec(name) is None for name in _NEEDED):
+        raise UsageError("The server's libraries are not installed.", "Run: pip install 'lrqk[serve]'")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _service(
+    opened: OpenSession,
+    limits: ReadLimits,
+    keys: Sequence[str],
+    max_body: int,
+    max_queue: int,
+    is_local: bool,
+) -> Service:
+    import logging
+
+    from lrqk_cli.server.app import Service
+    from lrqk_cli.server.uploads import UploadedFiles
+    from lrqk_cli.server.worker import EngineWorker
+
+    worker = EngineWorker(opened.session, max_queue, logging.getLogger("uvicorn.error").error)
+    name = Path(opened.model)
+    return Service(
+        # Clients need not learn where a model lies.
+        name.name if name.exists() else opened.model,
+        opened.session.engine.context,
+        worker,
+        UploadedFiles(limits, _MOST_FILES),
+        keys=keys,
+        max_body=max_body,
+        hosts=_LOCAL_NAMES if is_local else (),
+    )
+
+
+def _run(service: Service, host: str, port: int, view: View) -> None:
+    import socket
+
+    import uvicorn
+
+    from lrqk_cli.server.app import create_app
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        service.worker.close()
+        raise UsageError(
+            f"Nothing can listen on {host}, port {port}: {error.strerror}.", "Choose another --port."
+        ) from None
+    config = uvicorn.Config(
+        create_app(service), log_level="warning", timeout_graceful_shutdown=_GRACE_S, server_header=False
+    )
+    shown = f"[{host}]" if family == socket.AF_INET6 else host
+    view.note(f"Serving {service.model} at http://{shown}:{listening.getsockname()[1]}/v1. Ctrl-C ends it.")
+    with listening:
+        uvicorn.Server(config).run(sockets=[listening])

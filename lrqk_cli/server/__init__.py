@@ -1,0 +1,1 @@
+"""A server of one model in the OpenAI protocol."""

@@ -1,0 +1,169 @@
+"""Runs one chat completion: lets the engine answer, and makes its events the protocol's answers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from lrqk_cli.chat.events import Answer, TextDelta
+from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.errors import LrqkError
+from lrqk_cli.server.protocol import (
+    AssistantMessage,
+    ChatChunk,
+    ChatCompletion,
+    Choice,
+    ChunkChoice,
+    Delta,
+    Details,
+    FinishReason,
+    PromptDetails,
+    SourceEntry,
+    Usage,
+)
+from lrqk_cli.server.worker import EngineWorker, Finished, Job, JobEvent
+
+_END = "data: [DONE]\n\n"
+
+
+@dataclass
+class Reception:
+    """The events of a job, which its thread sends and a coroutine receives."""
+
+    _events: asyncio.Queue[JobEvent] = field(default_factory=asyncio.Queue)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+
+    def send(self, event: JobEvent) -> None:
+        """Pass on an event; from any thread."""
+        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def events(self) -> AsyncIterator[PrefillProgress | TextDelta | Finished]:
+        """Yield events up to the end.
+
+        Raises:
+            LrqkError: the job failed.
+        """
+        while True:
+            event = await self._events.get()
+            if isinstance(event, LrqkError):
+                raise event
+            yield event
+            if isinstance(event, Finished):
+                return
+
+
+@dataclass
+class Completion:
+    """A chat completion on its way.
+
+    Args:
+        model: the name of the model.
+        failure: makes the body of a failure in a stream.
+    """
+
+    model: str
+    worker: EngineWorker
+    job: Job
+    reception: Reception
+    failure: Callable[[LrqkError], str]
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    async def whole(self) -> ChatCompletion:
+        """Return the finished answer; a cancelled caller cancels the job.
+
+        Raises:
+            LrqkError: the job failed.
+        """
+        try:
+            async for event in self.reception.events():
+                if isinstance(event, Finished):
+                    return self._completion(event)
+        finally:
+            self.job.is_cancelled.set()
+        raise AssertionError("A job ends with its answer or a failure.")
+
+    async def stream(self, *, includes_usage: bool) -> AsyncIterator[str]:
+        """Yield the events of a stream; a caller who stops reading cancels the job."""
+        try:
+            yield self._chunk(Delta(role="assistant", content=""))
+            async for event in self.reception.events():
+                if isinstance(event, PrefillProgress):
+                    yield f": read {event.done} of {event.total} tokens\n\n"
+                elif isinstance(event, TextDelta):
+                    if event.text:
+                        yield self._chunk(Delta(content=event.text))
+                else:
+                    yield self._chunk(Delta(), finish=_reason(event), details=details_of(event.answer))
+                    if includes_usage:
+                        yield self._chunk(None, usage=usage_of(event.answer))
+                    yield _END
+        except LrqkError as error:
+            yield f"data: {self.failure(error)}\n\n"
+        finally:
+            self.job.is_cancelled.set()
+
+    def _completion(self, end: Finished) -> ChatCompletion:
+        return ChatCompletion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=[Choice(message=AssistantMessage(content=end.text), finish_reason=_reason(end))],
+            usage=usage_of(end.answer),
+            lrqk=details_of(end.answer),
+        )
+
+    def _chunk(
+        self,
+        delta: Delta | None,
+        *,
+        finish: FinishReason | None = None,
+        usage: Usage | None = None,
+        details: Details | None = None,
+    ) -> str:
+        choices = [] if delta is None else [ChunkChoice(delta=delta, finish_reason=finish)]
+        chunk = ChatChunk(
+            id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, lrqk=details
+        )
+        left_out = {name for name, value in (("usage", usage), ("lrqk", details)) if value is None}
+        return f"data: {chunk.model_dump_json(exclude=left_out)}\n\n"
+
+
+def usage_of(answer: Answer) -> Usage:
+    """Return the tokens of an answer."""
+    cached = answer.prompt_tokens - answer.timing.prefill_tokens
+    return Usage(
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.new_tokens,
+        total_tokens=answer.prompt_tokens + answer.new_tokens,
+        prompt_tokens_details=PromptDetails(cached_tokens=max(0, cached)),
+    )
+
+
+def details_of(answer: Answer) -> Details:
+    """Return what the protocol has no field for."""
+    cache, sources = answer.cache, answer.sources
+    return Details(
+        prefill_s=answer.timing.prefill_s,
+        ttft_s=answer.timing.ttft_s,
+        decode_tokens_per_s=cache.tokens_per_second,
+        miss_rate=cache.miss_rate if cache.rows_wanted else None,
+        device_bytes=answer.memory.device_bytes,
+        host_kv_bytes=answer.memory.host_kv_bytes,
+        sources=None
+        if sources is None
+        else [
+            SourceEntry(
+                document=each.document.title, page=each.page, share=round(each.share, 4), passage=each.passage
+            )
+            for each in sources.pages
+        ],
+    )
+
+
+def _reason(end: Finished) -> FinishReason:
+    is_cut = end.answer.finish_reason in ("length", "context") and not end.is_stopped
+    return "length" if is_cut else "stop"

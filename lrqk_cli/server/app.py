@@ -1,0 +1,272 @@
+"""The routes of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from lrqk_cli import __version__
+from lrqk_cli.config import GenerationConfig
+from lrqk_cli.errors import LrqkError, UsageError
+from lrqk_cli.server import protocol
+from lrqk_cli.server.answers import Completion, Reception
+from lrqk_cli.server.failures import (
+    BusyError,
+    UnknownModelError,
+    body_of,
+    status_of,
+)
+from lrqk_cli.server.fair_queue import QueueFullError
+from lrqk_cli.server.guards import BodyLimit, KeyGuard
+from lrqk_cli.server.messages import dialogue_of
+from lrqk_cli.server.metrics import Metrics
+from lrqk_cli.server.protocol import ChatCompletion, ChatRequest, FailureBody
+from lrqk_cli.server.uploads import UploadedFile, UploadedFiles
+from lrqk_cli.server.worker import EngineWorker, Finished, Job, JobEvent
+
+_FAILURES: dict[int | str, dict[str, Any]] = {
+    status: {"model": FailureBody} for status in (400, 401, 404, 409, 413, 429, 500, 503)
+}
+# Seconds between two looks whether a client is still there.
+_WATCH_S = 0.2
+_STREAM = {"content": {"text/event-stream": {}}, "description": "The answer, or its stream"}
+
+
+def _owner(request: Request) -> str:
+    owner: str = request.state.owner
+    return owner
+
+
+_Owner = Annotated[str, Depends(_owner)]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes serve.
+
+    Attributes:
+        model: its name for clients.
+        context: tokens that it holds.
+        generation: the settings that a request does not say.
+        keys: the keys of clients; empty if nobody needs one.
+        max_body: bytes of a request.
+        hosts: names by which clients may call the server; empty for any.
+    """
+
+    model: str
+    context: int
+    worker: EngineWorker
+    files: UploadedFiles
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    keys: Sequence[str] = ()
+    max_body: int = 256 << 20
+    hosts: Sequence[str] = ()
+    began: int = field(default_factory=lambda: int(time.time()))
+
+
+def create_app(service: Service) -> FastAPI:
+    """Return the server's application; it closes the worker at its end."""
+    metrics = Metrics(service.worker)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(service.worker.close)
+
+    app = FastAPI(title="lrqk", version=__version__, lifespan=lifespan, responses=_FAILURES)
+    app.add_middleware(BodyLimit, limit=service.max_body)
+    app.add_middleware(KeyGuard, keys=service.keys)
+    if service.hosts:
+        # A web page must not reach a server on this machine by a name of its own.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*service.hosts])
+    _add_failures(app)
+
+    @app.get("/health", operation_id="health")
+    def health() -> protocol.Health:
+        """Say that requests are answered."""
+        if not service.worker.is_alive:
+            raise LrqkError("The engine has ended.", "Start the server again.")
+        return protocol.Health(waiting=len(service.worker.queue))
+
+    @app.get("/metrics", operation_id="metrics", response_class=Response)
+    def metrics_text() -> Response:
+        """Return counters in Prometheus' form."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/models", operation_id="list_models")
+    def models() -> protocol.ModelList:
+        """List the model."""
+        return protocol.ModelList(data=[_entry_of_model(service)])
+
+    @app.get("/v1/models/{model:path}", operation_id="get_model")
+    def one_model(model: str) -> protocol.ModelEntry:
+        """Describe the model."""
+        _check_model(service, model)
+        return _entry_of_model(service)
+
+    @app.post(
+        "/v1/chat/completions", operation_id="chat", response_model=ChatCompletion, responses={200: _STREAM}
+    )
+    async def chat(body: ChatRequest, request: Request, by: _Owner) -> Response:
+        """Answer the last message of a conversation."""
+        _check_model(service, body.model)
+        completion = await run_in_threadpool(_completion, service, metrics, body, by, Reception())
+        _submit(service, completion.job)
+        if body.stream:
+            includes_usage = body.stream_options is not None and body.stream_options.include_usage
+            stream = completion.stream(includes_usage=includes_usage)
+            return StreamingResponse(
+                stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+            )
+        return await _unless_gone(request, completion)
+
+    _add_files(app, service)
+    return app
+
+
+def _add_files(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/files", operation_id="upload_file")
+    def upload(
+        file: Annotated[UploadFile, File()],
+        by: _Owner,
+        purpose: Annotated[str, Form(max_length=64)] = "user_data",
+    ) -> protocol.FileEntry:
+        """Read a document, to be referred to in messages."""
+        content = file.file.read()
+        return _entry_of_file(service.files.add(by, file.filename or "", content, purpose))
+
+    @app.get("/v1/files", operation_id="list_files")
+    def files(by: _Owner) -> protocol.FileList:
+        """List the documents of this key."""
+        return protocol.FileList(data=[_entry_of_file(each) for each in service.files.list(by)])
+
+    @app.get("/v1/files/{file_id}", operation_id="get_file")
+    def one_file(file_id: str, by: _Owner) -> protocol.FileEntry:
+        """Describe a document."""
+        return _entry_of_file(service.files.get(by, file_id))
+
+    @app.delete("/v1/files/{file_id}", operation_id="delete_file")
+    def delete(file_id: str, by: _Owner) -> protocol.FileDeleted:
+        """Forget a document."""
+        return protocol.FileDeleted(id=service.files.remove(by, file_id).id)
+
+
+def _add_failures(app: FastAPI) -> None:
+    @app.exception_handler(LrqkError)
+    def failed(_: Request, error: LrqkError) -> JSONResponse:
+        return JSONResponse(body_of(error).model_dump(), status_of(error))
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        wrong = UsageError(
+            f"{place or 'The body'}: {first['msg']}.", "This server takes what its /docs list."
+        )
+        return JSONResponse(body_of(wrong, place or None).model_dump(), 400)
+
+    @app.exception_handler(HTTPException)
+    def refused(_: Request, error: HTTPException) -> JSONResponse:
+        failure = error.detail if isinstance(error.detail, LrqkError) else UsageError(f"{error.detail}.")
+        body = body_of(failure)
+        return JSONResponse(body.model_dump(), error.status_code, headers=error.headers)
+
+
+def _check_model(service: Service, name: str) -> None:
+    if name != service.model:
+        raise UnknownModelError(
+            f"There is no model '{name[:80]}' here.", f"This server has '{service.model}' only."
+        )
+
+
+def _completion(
+    service: Service, metrics: Metrics, body: ChatRequest, owner: str, reception: Reception
+) -> Completion:
+    def emit(event: JobEvent) -> None:
+        if isinstance(event, Finished):
+            metrics.answered(event)
+        elif isinstance(event, LrqkError):
+            metrics.failed()
+        reception.send(event)
+
+    stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    job = Job(
+        owner,
+        dialogue_of(body.messages, service.files, owner),
+        _generation(service.generation, body),
+        emit,
+        tuple(filter(None, stops)),
+        body.lrqk.sources,
+    )
+    return Completion(
+        service.model, service.worker, job, reception, lambda error: body_of(error).model_dump_json()
+    )
+
+
+def _generation(default: GenerationConfig, body: ChatRequest) -> GenerationConfig:
+    """Return the settings of a request; what it does not say is the server's.
+
+    Raises:
+        UsageError: two settings contradict each other.
+    """
+    most = {body.max_tokens, body.max_completion_tokens} - {None}
+    if len(most) > 1:
+        raise UsageError("max_tokens and max_completion_tokens differ.", "Send one of them.")
+    said: dict[str, Any] = {
+        "max_new_tokens": next(iter(most), None),
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "sample_top_k": body.top_k,
+        "repetition_penalty": body.repetition_penalty,
+        "seed": body.seed,
+    }
+    return replace(default, **{name: value for name, value in said.items() if value is not None})
+
+
+def _submit(service: Service, job: Job) -> None:
+    if not service.worker.is_alive:
+        raise BusyError("The server ends.", "Start it again.")
+    try:
+        service.worker.submit(job)
+    except QueueFullError:
+        raise BusyError("Too many requests wait.", "Ask again later.") from None
+
+
+async def _unless_gone(request: Request, completion: Completion) -> Response:
+    """Return the whole answer; cancel it if the client leaves meanwhile."""
+    answer = asyncio.ensure_future(completion.whole())
+    try:
+        while not answer.done():
+            await asyncio.wait({answer}, timeout=_WATCH_S)
+            if await request.is_disconnected():
+                completion.job.is_cancelled.set()
+        return JSONResponse(answer.result().model_dump())
+    finally:
+        answer.cancel()
+
+
+def _entry_of_model(service: Service) -> protocol.ModelEntry:
+    return protocol.ModelEntry(id=service.model, created=service.began, context_length=service.context)
+
+
+def _entry_of_file(file: UploadedFile) -> protocol.FileEntry:
+    return protocol.FileEntry(
+        id=file.id,
+        bytes=file.size,
+        created_at=file.created,
+        filename=file.name,
+        purpose=file.purpose,
+        pages=len(file.document.pages) if file.document.paginated else 0,
+        warnings=list(file.document.warnings),
+    )

@@ -1,0 +1,63 @@
+"""Failures in the protocol's form."""
+
+from __future__ import annotations
+
+from lrqk_cli.errors import (
+    ContextLengthError,
+    DocumentError,
+    LrqkError,
+    OutOfMemoryError,
+    UsageError,
+)
+from lrqk_cli.server.protocol import Failure, FailureBody
+from lrqk_cli.server.uploads import NoSuchFileError, TooManyFilesError
+
+
+class UnauthorisedError(LrqkError):
+    """The request has no valid key."""
+
+
+class BodyTooLargeError(LrqkError):
+    """The body of a request is larger than allowed."""
+
+
+class UnknownModelError(LrqkError):
+    """The request names a model that is not served."""
+
+
+class BusyError(LrqkError):
+    """Too many requests wait, or the server ends."""
+
+
+# Failure -> status, type and code in the protocol.
+_KINDS: dict[type[LrqkError], tuple[int, str, str | None]] = {
+    ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
+    DocumentError: (400, "invalid_request_error", "unreadable_document"),
+    UsageError: (400, "invalid_request_error", None),
+    UnauthorisedError: (401, "invalid_request_error", "invalid_api_key"),
+    NoSuchFileError: (404, "invalid_request_error", "file_not_found"),
+    UnknownModelError: (404, "invalid_request_error", "model_not_found"),
+    BodyTooLargeError: (413, "invalid_request_error", "body_too_large"),
+    TooManyFilesError: (409, "invalid_request_error", "too_many_files"),
+    BusyError: (429, "rate_limit_error", "queue_full"),
+    OutOfMemoryError: (503, "server_error", "out_of_memory"),
+}
+
+
+def status_of(error: LrqkError) -> int:
+    """Return the HTTP status of a failure."""
+    return _kind(error)[0]
+
+
+def body_of(error: LrqkError, param: str | None = None) -> FailureBody:
+    """Return the body of a failure."""
+    _, kind, code = _kind(error)
+    return FailureBody(
+        error=Failure(message=f"{error.message} {error.hint}".strip(), type=kind, param=param, code=code)
+    )
+
+
+def _kind(error: LrqkError) -> tuple[int, str, str | None]:
+    return next(
+        (kind for class_, kind in _KINDS.items() if isinstance(error, class_)), (500, "server_error", None)
+    )

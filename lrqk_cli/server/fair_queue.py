@@ -1,0 +1,67 @@
+"""A queue that takes from its owners in turn, so that nobody waits for all that another has asked."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Generic, TypeVar
+
+_Item = TypeVar("_Item")
+
+
+class QueueFullError(Exception):
+    """The queue holds as much as it may."""
+
+
+class FairQueue(Generic[_Item]):
+    """Items of several owners: first come, first served for each owner, and the owners take turns.
+
+    All methods may be called from any thread.
+
+    Args:
+        limit: the most items that wait.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # In the order in which the owners' turns come.
+        self._waiting: dict[str, deque[_Item]] = {}
+        self._count = 0
+        self._is_closed = False
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, owner: str, item: _Item) -> None:
+        """Append an item.
+
+        Raises:
+            QueueFullError: too many items wait.
+        """
+        with self._changed:
+            if self._count >= self._limit:
+                raise QueueFullError
+            self._waiting.setdefault(owner, deque()).append(item)
+            self._count += 1
+            self._changed.notify()
+
+    def take(self) -> _Item | None:
+        """Remove and return the next item; wait for one; None once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count or self._is_closed)
+            if self._is_closed:
+                return None
+            owner = next(iter(self._waiting))
+            items = self._waiting.pop(owner)
+            item = items.popleft()
+            if items:
+                self._waiting[owner] = items
+            self._count -= 1
+            return item
+
+    def close(self) -> None:
+        """Let ``take`` return None from now on."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()

@@ -1,0 +1,91 @@
+"""Refuses requests before their bodies are read: those without a key, and those that are too large."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from hashlib import sha256
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lrqk_cli.errors import LrqkError
+from lrqk_cli.server.failures import BodyTooLargeError, UnauthorisedError, body_of, status_of
+
+# What needs no key: it tells only that there is a server.
+_OPEN = frozenset({"/health"})
+
+
+class KeyGuard:
+    """An ASGI middleware: a request without one of the keys gets the status 401.
+
+    ``state.owner`` of other requests names the owner of the key, without telling the key.
+
+    Args:
+        keys: none lets everybody in, as one owner.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http":
+            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            given = key.strip().encode()
+            # Compare with all, so that the time does not tell which one is near.
+            is_known = sum(secrets.compare_digest(known, given) for known in self._keys) > 0
+            if self._keys and not (is_known and scheme.lower() == "bearer") and scope["path"] not in _OPEN:
+                hint = "Send it as 'Authorization: Bearer KEY'."
+                await _refusal(UnauthorisedError("The request has no valid key.", hint))(scope, receive, send)
+                return
+            scope.setdefault("state", {})["owner"] = sha256(given).hexdigest() if is_known else ""
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """An ASGI middleware: a request with a larger body gets the status 413.
+
+    Args:
+        limit: bytes of a body.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and count the bytes of its body."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        too_large = BodyTooLargeError(
+            f"The body is larger than {self._limit:,} bytes.",
+            "Send less, or start the server with --max-body.",
+        )
+        stated = Headers(scope=scope).get("content-length", "")
+        if stated.isdecimal() and int(stated) > self._limit:
+            await _refusal(too_large)(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._limit:
+                # The application passes no other exception on while it reads a body.
+                raise HTTPException(status_of(too_large), too_large)  # type: ignore[arg-type]
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _refusal(error: LrqkError) -> JSONResponse:
+    headers = {"connection": "close"}
+    if isinstance(error, UnauthorisedError):
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(body_of(error).model_dump(), status_of(error), headers)

@@ -1,0 +1,270 @@
+"""The requests and answers of the OpenAI protocol, as far as this server knows them.
+
+A field that would not act is refused; fields that only label a request may be sent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_Text = Annotated[str, Field(max_length=1 << 26)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class TextPart(_Request):
+    """A text within a message."""
+
+    type: Literal["text"]
+    text: _Text
+
+
+class FileReference(_Request):
+    """A document: an uploaded one, or its content as a data URL or in base64."""
+
+    file_id: str | None = None
+    file_data: str | None = None
+    filename: str | None = None
+
+
+class FilePart(_Request):
+    """A document within a message."""
+
+    type: Literal["file"]
+    file: FileReference
+
+
+class Message(_Request):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: _Text | list[Annotated[TextPart | FilePart, Field(discriminator="type")]] | None = None
+    name: str | None = None
+    refusal: None = None
+
+
+class StreamOptions(_Request):
+    """What a stream contains."""
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class ResponseFormat(_Request):
+    """The form of the answer."""
+
+    type: Literal["text"]
+
+
+class Extension(_Request):
+    """What only this server knows.
+
+    Attributes:
+        sources: the answer comes with the pages that it rests on.
+    """
+
+    sources: bool = False
+
+
+class ChatRequest(_Request):
+    """The body of ``/v1/chat/completions``."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, strict=False)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10, strict=False)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    response_format: ResponseFormat | None = None
+    n: Literal[1] | None = None
+    logprobs: Literal[False] | None = None
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+    lrqk: Extension = Extension()
+
+
+class PromptDetails(BaseModel):
+    """The tokens of a prompt that were not read for this answer."""
+
+    cached_tokens: int
+
+
+class Usage(BaseModel):
+    """The tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class SourceEntry(BaseModel):
+    """A page that an answer rests on; see ``lrqk chat --sources``."""
+
+    document: str
+    page: int | None
+    share: float
+    passage: str
+
+
+class Details(BaseModel):
+    """What only this server knows of an answer.
+
+    Attributes:
+        prefill_s, ttft_s: seconds until the prompt was read, and to the first token.
+        miss_rate: the share of demanded rows that were not on the device; None without LRQK.
+        device_bytes, host_kv_bytes: memory in use.
+        sources: None if they were not asked for.
+    """
+
+    prefill_s: float
+    ttft_s: float | None
+    decode_tokens_per_s: float
+    miss_rate: float | None
+    device_bytes: int
+    host_kv_bytes: int
+    sources: list[SourceEntry] | None
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class AssistantMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class Choice(BaseModel):
+    """The answer, and why it ended."""
+
+    index: Literal[0] = 0
+    message: AssistantMessage
+    logprobs: None = None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(BaseModel):
+    """The answer of ``/v1/chat/completions`` without ``stream``."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    lrqk: Details
+
+
+class Delta(BaseModel):
+    """What is new in an answer."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(BaseModel):
+    """What is new, or why the answer ended."""
+
+    index: Literal[0] = 0
+    delta: Delta
+    logprobs: None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChatChunk(BaseModel):
+    """A part of the stream of ``/v1/chat/completions``."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    lrqk: Details | None = None
+
+
+class ModelEntry(BaseModel):
+    """The model that is served."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["lrqk"] = "lrqk"
+    context_length: int
+
+
+class ModelList(BaseModel):
+    """The answer of ``/v1/models``."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
+
+
+class FileEntry(BaseModel):
+    """An uploaded document; ``pages`` is 0 if it has none."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+    pages: int
+    warnings: list[str]
+
+
+class FileList(BaseModel):
+    """The answer of ``/v1/files``."""
+
+    object: Literal["list"] = "list"
+    data: list[FileEntry]
+    has_more: Literal[False] = False
+
+
+class FileDeleted(BaseModel):
+    """The answer to the deletion of a file."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class Failure(BaseModel):
+    """A failure: a plain sentence and a hint in ``message``."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class FailureBody(BaseModel):
+    """The body of every answer that is a failure."""
+
+    error: Failure
+
+
+class Health(BaseModel):
+    """The answer of ``/health``."""
+
+    status: Literal["ok"] = "ok"
+    waiting: int

@@ -1,0 +1,140 @@
+"""The thread that owns the engine and answers one request after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from traceback import format_exc
+from typing import TYPE_CHECKING
+
+from lrqk_cli.chat.events import Answer, TextDelta
+from lrqk_cli.config import GenerationConfig
+from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.errors import LrqkError
+from lrqk_cli.server.dialogue import Dialogue, continued
+from lrqk_cli.server.fair_queue import FairQueue
+from lrqk_cli.server.stopping import StopTexts
+
+if TYPE_CHECKING:
+    from lrqk_cli.chat.session import Session
+    from lrqk_cli.models.prompt import ChatPrompt
+
+# Chat formats with a system text that are kept, because making one takes a process.
+_PROMPTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of an answer.
+
+    Attributes:
+        is_stopped: a stop text ended it, which it does not contain.
+    """
+
+    answer: Answer
+    text: str
+    is_stopped: bool
+
+
+JobEvent = PrefillProgress | TextDelta | Finished | LrqkError
+
+
+@dataclass(eq=False)
+class Job:
+    """A question that waits for its answer.
+
+    Attributes:
+        owner: whose turn it takes.
+        emit: called with each event, in the engine's thread; the last one is ``Finished`` or the failure.
+        stops: texts that end the answer.
+        notes_sources: the answer comes with its sources.
+        is_cancelled: set by anybody who does not want the answer any more.
+    """
+
+    owner: str
+    dialogue: Dialogue
+    generation: GenerationConfig
+    emit: Callable[[JobEvent], None]
+    stops: tuple[str, ...] = ()
+    notes_sources: bool = False
+    is_cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class EngineWorker:
+    """Answers jobs with one session, in a thread of its own.
+
+    The engine goes on with the conversation that it holds as far as a job's messages agree with it.
+
+    Args:
+        session: nobody else may use it meanwhile.
+        limit: jobs that may wait.
+        report: called with the traceback of a failure that nobody expected.
+    """
+
+    def __init__(self, session: Session, limit: int, report: Callable[[str], None]) -> None:
+        self.queue = FairQueue[Job](limit)
+        self._session = session
+        self._report = report
+        self._running: Job | None = None
+        self._is_closing = False
+        prompt = session.conversation.prompt
+        self._prompt_of: Callable[[str | None], ChatPrompt] = lru_cache(_PROMPTS)(prompt.with_system)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs are answered."""
+        return self._thread.is_alive() and not self._is_closing
+
+    def submit(self, job: Job) -> None:
+        """Let a job wait for its turn.
+
+        Raises:
+            QueueFullError: too many wait.
+        """
+        self.queue.put(job.owner, job)
+
+    def close(self) -> None:
+        """Stop the running answer within a step, and answer nothing more."""
+        self._is_closing = True
+        self.queue.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self.queue.take()) is not None:
+            if job.is_cancelled.is_set():
+                continue
+            try:
+                self._answer(job)
+            except LrqkError as error:
+                job.emit(error)
+            except Exception:  # whatever it is, the next request may succeed
+                self._report(format_exc())
+                job.emit(
+                    LrqkError("The engine failed while it answered.", "Ask again; the server's log has more.")
+                )
+
+    def _answer(self, job: Job) -> None:
+        session, stops = self._session, StopTexts(job.stops)
+
+        def is_cancelled() -> bool:
+            return self._is_closing or stops.is_hit or job.is_cancelled.is_set()
+
+        session.restore(continued(session.conversation, job.dialogue, self._prompt_of))
+        session.generation = job.generation
+        session.note_sources(job.notes_sources)
+        session.watch_reading(job.emit)
+        parts = []
+        for event in session.ask(job.dialogue.question, is_cancelled):
+            if isinstance(event, PrefillProgress):
+                job.emit(event)
+            elif isinstance(event, TextDelta):
+                parts.append(stops.push(event.text))
+                job.emit(TextDelta(parts[-1]))
+            elif isinstance(event, Answer):
+                parts.append(stops.flush())
+                job.emit(TextDelta(parts[-1]))
+                job.emit(Finished(event, "".join(parts), stops.is_hit))

@@ -1,0 +1,164 @@
+"""``lrqk serve`` with a tiny random model, and a client that people have."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from openai import APIStatusError, AuthenticationError, OpenAI
+from refused import fails_with
+
+WORDS = "The revenue of the year was 48.2 million. "
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[str]
+    address: str
+    model: str
+
+    def client(self, key: str = "mine") -> OpenAI:
+        return OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=60)
+
+    def metrics(self, key: str = "mine") -> str:
+        request = urllib.request.Request(
+            f"{self.address}/metrics", headers={"Authorization": f"Bearer {key}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return str(answer.read(), "utf-8")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("LRQK_")}
+    variables |= {"LRQK_CACHE_DIR": str(folder), "XDG_CONFIG_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "lrqk_cli", "serve", "--model", str(tiny_model), "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--api-key", "mine", "--api-key", "yours"],
+        stderr=subprocess.PIPE, text=True, env=variables,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        found = None
+        for line in process.stderr:
+            if (found := re.search(r"Serving (\S+) at (http://\S+)/v1", line)) is not None:
+                break
+        assert found is not None
+        yield Server(process, found[2], found[1])
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(30) == 130
+        assert "Traceback" not in rest
+
+
+def test_it_serves_the_name_of_a_folder_and_not_its_place(server: Server, tiny_model: Path) -> None:
+    (model,) = server.client().models.list().data
+    assert model.id == server.model == tiny_model.name
+
+
+def test_the_second_question_about_an_uploaded_document_reads_only_itself(server: Server) -> None:
+    client = server.client()
+    file = client.files.create(file=("notes.txt", (WORDS * 20).encode()), purpose="user_data")
+    parts = [{"type": "file", "file": {"file_id": file.id}}, {"type": "text", "text": "How much?"}]
+    messages: list[dict[str, object]] = [{"role": "user", "content": parts}]
+
+    def ask(**options: object) -> tuple[str, int, int]:
+        answer = client.chat.completions.create(
+            model=server.model, messages=messages, max_tokens=12, **options
+        )  # type: ignore[call-overload]
+        usage = answer.usage
+        return (
+            answer.choices[0].message.content,
+            usage.prompt_tokens,
+            usage.prompt_tokens_details.cached_tokens,
+        )
+
+    text, first, cached = ask()
+    assert (cached, first > len(WORDS) * 20) == (0, True)
+    messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "And then?"}]
+    _, second, cached = ask()
+    assert second - cached < 60
+    streamed = client.chat.completions.create(
+        model=server.model, messages=messages[:1], max_tokens=12, stream=True
+    )  # type: ignore[call-overload]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == text
+    client.files.delete(file.id)
+
+
+def test_many_clients_are_answered_in_turn(server: Server) -> None:
+    def ask(number: int) -> str:
+        answer = server.client("mine" if number % 2 else "yours").chat.completions.create(
+            model=server.model,
+            messages=[{"role": "user", "content": f"Question {number}?"}],
+            max_tokens=8,
+        )
+        return answer.choices[0].message.content or ""
+
+    alone = [ask(number) for number in range(10)]
+    with ThreadPoolExecutor(10) as pool:
+        assert list(pool.map(ask, range(10))) == alone
+
+
+def test_a_client_that_leaves_is_cancelled(server: Server) -> None:
+    messages = [{"role": "user", "content": "Tell me everything."}]
+    for streams in (True, False):
+        before = _interrupted(server)
+        client = server.client()
+        if streams:
+            stream = client.chat.completions.create(
+                model=server.model, messages=messages, max_tokens=3000, stream=True
+            )  # type: ignore[call-overload]
+            next(iter(stream))
+            stream.close()
+        else:
+            with pytest.raises(Exception, match=r"(?i)timed out|timeout"):
+                client.with_options(timeout=0.5).chat.completions.create(
+                    model=server.model, messages=messages, max_tokens=3000
+                )  # type: ignore[call-overload]
+        end = time.monotonic() + 20
+        while _interrupted(server) == before:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def _interrupted(server: Server) -> float:
+    found = re.search(r'lrqk_answers_total\{end="interrupted"\} (\S+)', server.metrics())
+    return float(found[1]) if found else 0.0
+
+
+def test_a_stranger_is_refused_and_a_fault_is_named(server: Server) -> None:
+    with pytest.raises(AuthenticationError):
+        server.client("other").models.list()
+    with pytest.raises(APIStatusError, match="Extra inputs"):
+        server.client().chat.completions.create(
+            model=server.model, messages=[{"role": "user", "content": "x"}], logit_bias={"5": 1}
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--host", "0.0.0.0"], "--api-key"),
+        (["--port", "70000"], "70000"),
+        (["--max-queue", "0"], "--max-queue"),
+    ],
+)
+def test_what_would_be_unsafe_or_senseless_is_refused_at_once(run, options: list[str], word: str) -> None:
+    fails_with(run("serve", "--model", "nowhere", *options), 2, word)
+
+
+def test_a_port_that_is_taken_is_named(run, server: Server, tiny_model: Path) -> None:
+    port = server.address.rpartition(":")[2]
+    result = run("serve", "--model", tiny_model, "--port", port, "--quiet", "--ctx", "512")
+    fails_with(result, 2, port)

@@ -1,0 +1,300 @@
+"""The routes, over an engine that answers with given characters."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fake_chat import FakeEngine, new_session
+from fastapi.testclient import TestClient
+
+from lrqk_cli.documents.limits import ReadLimits
+from lrqk_cli.errors import OutOfMemoryError
+from lrqk_cli.server.app import Service, create_app
+from lrqk_cli.server.uploads import UploadedFiles
+from lrqk_cli.server.worker import EngineWorker
+
+pytestmark = pytest.mark.short
+
+Make = Callable[..., TestClient]
+
+
+class SlowEngine(FakeEngine):
+    """Waits at every token until it may go on."""
+
+    go_on = threading.Event()
+
+    def generate(self, generation: Any, stop_ids: Any) -> Iterator[Any]:
+        for step in super().generate(generation, stop_ids):
+            assert self.go_on.wait(20)
+            yield step
+
+
+class Reported(list[str]):
+    """The tracebacks that a server has reported."""
+
+
+@pytest.fixture
+def reported() -> Reported:
+    return Reported()
+
+
+@pytest.fixture
+def make(reported: Reported) -> Iterator[Make]:
+    clients: list[TestClient] = []
+
+    def made(engine: FakeEngine | None = None, limit: int = 8, **changes: Any) -> TestClient:
+        session = new_session(engine or FakeEngine())
+        worker = EngineWorker(session, limit, reported.append)
+        service = Service("tiny", session.engine.context, worker, UploadedFiles(ReadLimits(), 10))
+        client = TestClient(create_app(replace(service, **changes)), base_url="http://localhost")
+        clients.append(client.__enter__())
+        return client
+
+    yield made
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def asking(*messages: Any, **options: Any) -> dict[str, Any]:
+    turns = [
+        {"role": "assistant" if number % 2 else "user", "content": content}
+        for number, content in enumerate(messages)
+    ]
+    return {"model": "tiny", "messages": turns, **options}
+
+
+def ask(client: TestClient, *messages: Any, key: str | None = None, **options: Any) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    answer = client.post("/v1/chat/completions", json=asking(*messages, **options), headers=headers)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_the_second_question_reads_only_itself(make: Make) -> None:
+    engine = FakeEngine()
+    client = make(engine)
+    first = ask(client, "Why is it so?")
+    assert first["choices"][0]["message"]["content"] == "Yes."
+    assert first["choices"][0]["finish_reason"] == "stop"
+    assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    second = ask(client, "Why is it so?", "Yes.", "And?")
+    assert engine.text.startswith("<Why is it so?>Yes.|And?>Yes")
+    usage = second["usage"]
+    assert usage["prompt_tokens"] == len("<Why is it so?>Yes.|And?>")
+    # The newest token of an answer has not been read when the next question comes.
+    assert usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"] <= len(".|And?>")
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert (engine.resets, engine.rewinds) == (0, 0)
+    # The same question again takes only the last turn back.
+    ask(client, "Why is it so?", "Yes.", "Or?")
+    assert (engine.resets, engine.rewinds) == (0, 1)
+
+
+def stream(client: TestClient, *messages: Any, **options: Any) -> tuple[str, list[dict[str, Any]], list[str]]:
+    """Return the text, the chunks and the comments of a streamed answer."""
+    answer = client.post("/v1/chat/completions", json=asking(*messages, stream=True, **options))
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = [event for event in answer.text.split("\n\n") if event]
+    assert events[-1] == "data: [DONE]"
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-1] if event.startswith("data")]
+    comments = [event for event in events if event.startswith(":")]
+    deltas = (choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"])
+    return "".join(filter(None, deltas)), chunks, comments
+
+
+def test_a_stream_is_the_same_answer_with_the_progress_of_reading(make: Make) -> None:
+    client = make(FakeEngine(answer="A long answer.$"))
+    question = "What do you say to a question of several segments?"
+    text, chunks, comments = stream(client, question, stream_options={"include_usage": True})
+    assert text == "A long answer."
+    assert comments[0] == f": read 0 of {len(question) + 2} tokens"
+    assert comments[-1] == f": read {len(question) + 2} of {len(question) + 2} tokens"
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]][-1] == "stop"
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == len(text)
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    text, chunks, _ = stream(client, question)
+    assert all("usage" not in chunk for chunk in chunks)
+    assert chunks[-1]["lrqk"]["ttft_s"] > 0
+
+
+def test_an_answer_ends_at_a_stop_text_or_a_limit(make: Make) -> None:
+    client = make(FakeEngine(answer="One, two, three.$"))
+    ended = ask(client, "Count.", stop=[" three", "two"])
+    assert ended["choices"][0]["message"]["content"] == "One, "
+    assert ended["choices"][0]["finish_reason"] == "stop"
+    cut = ask(client, "Count.", max_completion_tokens=4)
+    assert cut["choices"][0]["message"]["content"] == "One,"
+    assert cut["choices"][0]["finish_reason"] == "length"
+
+
+def test_documents_are_uploaded_once_and_named_as_sources(make: Make) -> None:
+    engine = FakeEngine(looks_at="blue")
+    client = make(engine)
+    sent = client.post(
+        "/v1/files", files={"file": ("notes.txt", b"The sky is blue.")}, data={"purpose": "user_data"}
+    )
+    assert sent.status_code == 200
+    file = sent.json()
+    assert client.get("/v1/files").json()["data"] == [file]
+    assert client.get(f"/v1/files/{file['id']}").json()["filename"] == "notes.txt"
+    content = [{"type": "file", "file": {"file_id": file["id"]}}, {"type": "text", "text": "What colour?"}]
+    answer = ask(client, content, lrqk={"sources": True})
+    assert "The sky is blue." in engine.text
+    (source,) = answer["lrqk"]["sources"]
+    assert (source["document"], source["page"]) == ("notes.txt", None)
+    assert ask(client, content)["lrqk"]["sources"] is None
+    assert client.delete(f"/v1/files/{file['id']}").json()["deleted"]
+    refused = client.post("/v1/chat/completions", json=asking(content))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "file_not_found")
+
+
+def test_a_stranger_gets_nothing_and_one_key_sees_nothing_of_another(make: Make) -> None:
+    client = make(keys=("first", "second"))
+    for path in ("/v1/models", "/v1/files", "/metrics", "/openapi.json", "/nowhere"):
+        for headers in ({}, {"Authorization": "Bearer third"}, {"Authorization": "first"}):
+            answer = client.get(path, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert client.get("/health").json() == {"status": "ok", "waiting": 0}
+    mine, yours = ({"Authorization": f"Bearer {key}"} for key in ("first", "second"))
+    file = client.post("/v1/files", files={"file": ("a.txt", b"mine")}, headers=mine).json()
+    assert client.get("/v1/files", headers=yours).json()["data"] == []
+    assert client.get(f"/v1/files/{file['id']}", headers=yours).status_code == 404
+    assert client.get(f"/v1/files/{file['id']}", headers=mine).status_code == 200
+    assert ask(client, "Why?", key="second")["choices"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        (asking("x") | {"model": "other"}, 404, "'tiny' only"),
+        (asking("x", n=2), 400, "n:"),
+        (asking("x", logit_bias={"5": 1}), 400, "logit_bias"),
+        (asking("x", tools=[{}]), 400, "tools"),
+        (asking("x", temperature=-1), 400, "temperature"),
+        (asking("x", temperature=float("1e400")), 400, "temperature"),
+        (asking("x", max_tokens=5, max_completion_tokens=6), 400, "differ"),
+        (asking("x", response_format={"type": "json_object"}), 400, "response_format"),
+        (asking(), 400, "messages"),
+        (asking("x", "y"), 400, "end with a question"),
+        (asking("x" * 2000), 400, "2,00"),
+        ([], 400, "body"),
+    ],
+)
+def test_a_request_that_cannot_be_answered_says_why(make: Make, body: Any, status: int, word: str) -> None:
+    client = make()
+    content = json.dumps(body).encode()
+    answer = client.post(
+        "/v1/chat/completions", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == status
+    assert word in answer.json()["error"]["message"]
+    assert ask(client, "Still there?")["choices"]
+
+
+def test_a_failure_within_a_stream_is_an_event_of_it(make: Make, reported: Reported) -> None:
+    failures: list[Exception] = []
+
+    class Failing(FakeEngine):
+        def generate(self, generation: Any, stop_ids: Any) -> Iterator[Any]:
+            yield from super().generate(generation, [])
+            raise failures[-1]
+
+    client = make(Failing(answer="Yes"))
+    for failure, code, word in (
+        (OutOfMemoryError("No memory.", "Ask for less."), "out_of_memory", "No memory. Ask for less."),
+        (ValueError("secret"), None, "The engine failed"),
+    ):
+        failures.append(failure)
+        answer = client.post("/v1/chat/completions", json=asking("Why?", stream=True))
+        events = [event for event in answer.text.split("\n\n") if event.startswith("data: ")]
+        error = json.loads(events[-1].removeprefix("data: "))["error"]
+        assert error["code"] == code
+        assert word in error["message"]
+        assert "secret" not in answer.text
+    assert len(reported) == 1
+    assert "ValueError: secret" in reported[0]
+    assert client.post("/v1/chat/completions", json=asking("Why?")).status_code == 500
+
+
+def test_too_much_is_refused_before_it_is_read(make: Make) -> None:
+    client = make(max_body=1000)
+    large = json.dumps(asking("x" * 1000)).encode()
+
+    def pieces() -> Iterator[bytes]:
+        yield from (large[start : start + 100] for start in range(0, len(large), 100))
+
+    for content in (large, pieces()):
+        answer = client.post(
+            "/v1/chat/completions", content=content, headers={"Content-Type": "application/json"}
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+def test_a_page_with_a_name_of_its_own_reaches_nothing(make: Make) -> None:
+    client = make(hosts=("localhost",))
+    assert client.get("/v1/models").status_code == 200
+    assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 400
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowEngine]:
+    SlowEngine.go_on.clear()
+    yield SlowEngine(answer="Yes indeed.$")
+    SlowEngine.go_on.set()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_owners_take_turns_and_a_full_queue_says_so(make: Make, slow: SlowEngine) -> None:
+    client = make(slow, limit=4, keys=("many", "one"))
+    done: list[str] = []
+
+    def run(key: str, name: str) -> None:
+        ask(client, f"Why, {name}?", key=key)
+        done.append(name)
+
+    def waiting() -> int:
+        found: int = client.get("/health").json()["waiting"]
+        return found
+
+    threads = []
+    for number, (key, name) in enumerate(
+        [("many", "1"), ("many", "2"), ("many", "3"), ("many", "4"), ("one", "a")]
+    ):
+        threads.append(threading.Thread(target=run, args=(key, name)))
+        threads[-1].start()
+        until(lambda number=number: waiting() == number)  # type: ignore[misc]
+    refused = client.post(
+        "/v1/chat/completions", json=asking("Why?"), headers={"Authorization": "Bearer one"}
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    slow.go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(done) == ["1", "2", "3", "4", "a"]
+    assert done.index("a") <= 2
+
+
+def test_metrics_count_tokens_and_ends(make: Make) -> None:
+    client = make()
+    ask(client, "Why?")
+    ask(client, "Why?", "Yes.", "And?", max_tokens=2)
+    text = client.get("/metrics").text
+    assert 'lrqk_answers_total{end="stop"} 1.0' in text
+    assert 'lrqk_answers_total{end="length"} 1.0' in text
+    assert 'lrqk_tokens_total{kind="generated"} 6.0' in text
+    assert "lrqk_waiting_requests 0.0" in text
