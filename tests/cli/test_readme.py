@@ -38,6 +38,7 @@ def test_commands_are_found() -> None:
         "models",
         "bench",
         "cache",
+        "serve",
         "sessions",
     }
     assert ["chat", "-", "--prompt", "Who was absent?"] in COMMANDS
