@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
+import socket
+import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,8 +26,11 @@ from lrqk_cli.models.catalog import DEFAULT_MODEL
 from lrqk_cli.terminal.console import stderr_console
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from lrqk_cli.chat.opening import OpenSession
     from lrqk_cli.server.app import Service
+    from lrqk_cli.server.worker import EngineWorker
     from lrqk_cli.terminal.view import View
 
 _LIMITS = ReadLimits()
@@ -170,8 +177,6 @@ def _service(
 
 
 def _run(service: Service, host: str, port: int, view: View) -> None:
-    import socket
-
     import uvicorn
 
     from lrqk_cli.server.app import create_app
@@ -189,5 +194,27 @@ def _run(service: Service, host: str, port: int, view: View) -> None:
     )
     shown = f"[{host}]" if family == socket.AF_INET6 else host
     view.note(f"Serving {service.model} at http://{shown}:{listening.getsockname()[1]}/v1. Ctrl-C ends it.")
-    with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+    # uvicorn raises the signal that ended it again; this lets what is being stored be finished.
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        with listening:
+            _ending(service.worker)(config).run(sockets=[listening])
+    finally:
+        service.worker.close()
+
+
+def _ending(worker: EngineWorker) -> type[uvicorn.Server]:
+    """Return a server that stops running answers before it waits for the connections to end."""
+    import uvicorn
+    from fastapi.concurrency import run_in_threadpool
+
+    class EndingServer(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await run_in_threadpool(worker.close)
+            await super().shutdown(sockets)
+
+    return EndingServer
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)

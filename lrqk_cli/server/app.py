@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -22,12 +21,10 @@ from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.server import protocol
 from lrqk_cli.server.answers import Completion, Reception
 from lrqk_cli.server.failures import (
-    BusyError,
     UnknownModelError,
     body_of,
     status_of,
 )
-from lrqk_cli.server.fair_queue import QueueFullError
 from lrqk_cli.server.guards import BodyLimit, KeyGuard
 from lrqk_cli.server.messages import dialogue_of
 from lrqk_cli.server.metrics import Metrics
@@ -76,15 +73,10 @@ class Service:
 
 
 def create_app(service: Service) -> FastAPI:
-    """Return the server's application; it closes the worker at its end."""
+    """Return the server's application."""
     metrics = Metrics(service.worker)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(service.worker.close)
-
-    app = FastAPI(title="lrqk", version=__version__, lifespan=lifespan, responses=_FAILURES)
+    # FastAPI's pages of documentation would load scripts from the network.
+    app = FastAPI(title="lrqk", version=__version__, responses=_FAILURES, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limit=service.max_body)
     app.add_middleware(KeyGuard, keys=service.keys)
     if service.hosts:
@@ -122,7 +114,7 @@ def create_app(service: Service) -> FastAPI:
         """Answer the last message of a conversation."""
         _check_model(service, body.model)
         completion = await run_in_threadpool(_completion, service, metrics, body, by, Reception())
-        _submit(service, completion.job)
+        service.worker.submit(completion.job)
         if body.stream:
             includes_usage = body.stream_options is not None and body.stream_options.include_usage
             stream = completion.stream(includes_usage=includes_usage)
@@ -167,12 +159,18 @@ def _add_failures(app: FastAPI) -> None:
     def failed(_: Request, error: LrqkError) -> JSONResponse:
         return JSONResponse(body_of(error).model_dump(), status_of(error))
 
+    @app.exception_handler(Exception)
+    def unexpected(_: Request, __: Exception) -> JSONResponse:
+        # The server's log has the traceback.
+        failure = LrqkError("The server failed.", "Its log has more; please report it.")
+        return JSONResponse(body_of(failure).model_dump(), 500)
+
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         wrong = UsageError(
-            f"{place or 'The body'}: {first['msg']}.", "This server takes what its /docs list."
+            f"{place or 'The body'}: {first['msg']}.", "This server takes what its /openapi.json says."
         )
         return JSONResponse(body_of(wrong, place or None).model_dump(), 400)
 
@@ -232,15 +230,6 @@ def _generation(default: GenerationConfig, body: ChatRequest) -> GenerationConfi
         "seed": body.seed,
     }
     return replace(default, **{name: value for name, value in said.items() if value is not None})
-
-
-def _submit(service: Service, job: Job) -> None:
-    if not service.worker.is_alive:
-        raise BusyError("The server ends.", "Start it again.")
-    try:
-        service.worker.submit(job)
-    except QueueFullError:
-        raise BusyError("Too many requests wait.", "Ask again later.") from None
 
 
 async def _unless_gone(request: Request, completion: Completion) -> Response:

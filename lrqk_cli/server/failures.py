@@ -11,6 +11,7 @@ from lrqk_cli.errors import (
 )
 from lrqk_cli.server.protocol import Failure, FailureBody
 from lrqk_cli.server.uploads import NoSuchFileError, TooManyFilesError
+from lrqk_cli.server.worker import BusyError, ClosingError
 
 
 class UnauthorisedError(LrqkError):
@@ -25,10 +26,6 @@ class UnknownModelError(LrqkError):
     """The request names a model that is not served."""
 
 
-class BusyError(LrqkError):
-    """Too many requests wait, or the server ends."""
-
-
 # Failure -> status, type and code in the protocol.
 _KINDS: dict[type[LrqkError], tuple[int, str, str | None]] = {
     ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
@@ -40,6 +37,7 @@ _KINDS: dict[type[LrqkError], tuple[int, str, str | None]] = {
     BodyTooLargeError: (413, "invalid_request_error", "body_too_large"),
     TooManyFilesError: (409, "invalid_request_error", "too_many_files"),
     BusyError: (429, "rate_limit_error", "queue_full"),
+    ClosingError: (503, "server_error", "closing"),
     OutOfMemoryError: (503, "server_error", "out_of_memory"),
 }
 

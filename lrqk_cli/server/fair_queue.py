@@ -37,10 +37,10 @@ class FairQueue(Generic[_Item]):
         """Append an item.
 
         Raises:
-            QueueFullError: too many items wait.
+            QueueFullError: too many items wait, or the queue is closed.
         """
         with self._changed:
-            if self._count >= self._limit:
+            if self._count >= self._limit or self._is_closed:
                 raise QueueFullError
             self._waiting.setdefault(owner, deque()).append(item)
             self._count += 1
@@ -60,8 +60,12 @@ class FairQueue(Generic[_Item]):
             self._count -= 1
             return item
 
-    def close(self) -> None:
-        """Let ``take`` return None from now on."""
+    def close(self) -> list[_Item]:
+        """Let ``take`` return None from now on; return the items that waited."""
         with self._changed:
             self._is_closed = True
+            left = [item for items in self._waiting.values() for item in items]
+            self._waiting.clear()
+            self._count = 0
             self._changed.notify_all()
+        return left

@@ -14,7 +14,7 @@ from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.server.dialogue import Dialogue, continued
-from lrqk_cli.server.fair_queue import FairQueue
+from lrqk_cli.server.fair_queue import FairQueue, QueueFullError
 from lrqk_cli.server.stopping import StopTexts
 
 if TYPE_CHECKING:
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 # Chat formats with a system text that are kept, because making one takes a process.
 _PROMPTS = 16
+
+
+class BusyError(LrqkError):
+    """Too many requests wait."""
+
+
+class ClosingError(LrqkError):
+    """The server ends before it has answered."""
+
+    def __init__(self) -> None:
+        super().__init__("The server ends.", "Ask again when it is there again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +104,21 @@ class EngineWorker:
         """Let a job wait for its turn.
 
         Raises:
-            QueueFullError: too many wait.
+            BusyError: too many wait.
+            ClosingError: nothing is answered any more.
         """
-        self.queue.put(job.owner, job)
+        if not self.is_alive:
+            raise ClosingError
+        try:
+            self.queue.put(job.owner, job)
+        except QueueFullError:
+            raise BusyError("Too many requests wait.", "Ask again later.") from None
 
     def close(self) -> None:
-        """Stop the running answer within a step, and answer nothing more."""
+        """Stop the running answer within a step, and answer nothing more; all that wait fail."""
         self._is_closing = True
-        self.queue.close()
+        for job in self.queue.close():
+            job.emit(ClosingError())
         self._thread.join()
 
     def _run(self) -> None:
@@ -135,6 +153,8 @@ class EngineWorker:
                 parts.append(stops.push(event.text))
                 job.emit(TextDelta(parts[-1]))
             elif isinstance(event, Answer):
+                if self._is_closing and event.finish_reason == "interrupted" and not stops.is_hit:
+                    raise ClosingError
                 parts.append(stops.flush())
                 job.emit(TextDelta(parts[-1]))
                 job.emit(Finished(event, "".join(parts), stops.is_hit))

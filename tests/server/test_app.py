@@ -48,19 +48,20 @@ def reported() -> Reported:
 
 @pytest.fixture
 def make(reported: Reported) -> Iterator[Make]:
-    clients: list[TestClient] = []
+    made_ones: list[tuple[TestClient, EngineWorker]] = []
 
     def made(engine: FakeEngine | None = None, limit: int = 8, **changes: Any) -> TestClient:
         session = new_session(engine or FakeEngine())
         worker = EngineWorker(session, limit, reported.append)
         service = Service("tiny", session.engine.context, worker, UploadedFiles(ReadLimits(), 10))
         client = TestClient(create_app(replace(service, **changes)), base_url="http://localhost")
-        clients.append(client.__enter__())
+        made_ones.append((client.__enter__(), worker))
         return client
 
     yield made
-    for client in clients:
+    for client, worker in made_ones:
         client.__exit__(None, None, None)
+        worker.close()
 
 
 def asking(*messages: Any, **options: Any) -> dict[str, Any]:
@@ -285,6 +286,32 @@ def test_owners_take_turns_and_a_full_queue_says_so(make: Make, slow: SlowEngine
         thread.join(20)
     # The first of each comes before the second of either.
     assert slow.questions == ["<1>", "<2>", "<a>", "<3>", "<4>"]
+
+
+def test_a_server_that_ends_leaves_nobody_waiting(slow: SlowEngine) -> None:
+    worker = EngineWorker(new_session(slow), 4, print)
+    service = Service("tiny", 1000, worker, UploadedFiles(ReadLimits(), 10))
+    ends: list[Any] = []
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+
+        def post() -> None:
+            answer = client.post("/v1/chat/completions", json=asking("Why?"))
+            ends.append((answer.status_code, answer.json()["error"]["code"]))
+
+        threads = [threading.Thread(target=post) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        until(lambda: slow.questions != [] and len(worker.queue) == 2)
+        closing = threading.Thread(target=worker.close)
+        closing.start()
+        until(lambda: len(ends) == 2)
+        slow.go_on.set()
+        for thread in (*threads, closing):
+            thread.join(20)
+        assert ends == [(503, "closing")] * 3
+        post()
+        assert ends[-1] == (503, "closing")
+        assert client.get("/health").status_code == 500
 
 
 def test_metrics_count_tokens_and_ends(make: Make) -> None:
