@@ -13,6 +13,8 @@ from lrqk_cli.models.reasoning import ReasoningMarks
 from lrqk_cli.telemetry.stats import NO_STEPS, StepStats
 
 STOP = ord("$")
+# A model that reasons does so in braces.
+MARKS = ReasoningMarks("{", "}", "", are_kept=False, are_expected=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 MARKS = (
+    *("<|im_start|>", "<|im_end|>"),
     *("<think>", "</think>", "<|channel>", "<channel|>", "[THINK]", "[/THINK]"),
     *("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"),
 )
@@ -47,7 +48,9 @@ class Thinking:
         direct: what the model writes before an answer without reasoning.
         keeps: the reasoning of earlier turns stays.
         always: it cannot be switched off.
-        leaves_empty_thoughts: an answer without reasoning follows an empty thought.
+        leaves_empty_thoughts: without reasoning, answers stay behind an empty thought, which the template
+            itself leaves out of earlier turns.
+        stop: ends an answer.
     """
 
     text: str
@@ -57,6 +60,7 @@ class Thinking:
     keeps: bool = False
     always: bool = False
     leaves_empty_thoughts: bool = True
+    stop: str = "<|im_end|>"
 
     def render(
         self, tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], thinks: bool = True
@@ -91,10 +95,12 @@ TEMPLATES = {
     ),
     # GLM-4.5: an empty thought before every earlier answer; off is said in the question, too.
     "empty thoughts": Thinking(
-        _LAST_USER + "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.role == 'user' %}\n{{ m.content }}"
-        + _OFF + "/nothink{% endif %}{% elif " + _REASONED + " %}\n<think>{{ m.reasoning_content }}</think>\n"
+        _LAST_USER + "{% for m in messages %}<|im_start|>{{ m.role }}"
+        "{% if m.role == 'user' %}\n{{ m.content }}" + _OFF + "/nothink{% endif %}"
+        "{% elif " + _REASONED + " %}\n<think>{{ m.reasoning_content }}</think>\n"
         "{{ m.content }}{% else %}\n<think></think>\n{{ m.content }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant" + _OFF + "\n<think></think>{% endif %}{% endif %}",
+        "{% if add_generation_prompt %}<|im_start|>assistant" + _OFF
+        + "\n<think></think>{% endif %}{% endif %}",
         direct="<think></think>",
     ),
     # SmolLM3: reasoning is never rendered, and the system text says whether there is any.
@@ -118,7 +124,8 @@ TEMPLATES = {
     ),
     # gpt-oss: channels, and an effort that has no end.
     "harmony": Thinking(
-        "<|start|>system<|message|>Reasoning: {{ reasoning_effort or 'medium' }}<|end|>{% for m in messages %}"
+        "<|start|>system<|message|>Reasoning: {{ reasoning_effort or 'medium' }}<|end|>"
+        "{% for m in messages %}"
         "{% if m.role != 'assistant' %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>"
         "{% elif loop.last and not add_generation_prompt %}"
         "{% if 'thinking' in m %}<|start|>assistant<|channel|>analysis<|message|>{{ m.thinking }}<|end|>"
@@ -130,6 +137,7 @@ TEMPLATES = {
         direct="<|channel|>final<|message|>",
         always=True,
         leaves_empty_thoughts=False,
+        stop="<|end|>",
     ),
     # Gemma 4: shows no reasoning of a finished turn, but an empty thought switches it off.
     "never rendered": Thinking(
@@ -152,9 +160,22 @@ TEMPLATES = {
 }  # fmt: skip
 
 
-def with_template(tokenizer: PreTrainedTokenizerBase, template: str) -> PreTrainedTokenizerBase:
-    """Give a tokenizer a template, and tokens for all marks."""
-    known = set(tokenizer.get_vocab())
-    tokenizer.add_tokens([AddedToken(mark, special="|" in mark) for mark in MARKS if mark not in known])
+# The templates, with reasoning and, where it stands in the context as the template says, without.
+MODES = [
+    (name, thinks)
+    for name, template in TEMPLATES.items()
+    for thinks in (True, False)
+    if thinks or not template.leaves_empty_thoughts
+]
+
+
+def thinking_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose tokens are bytes and marks."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens([AddedToken(mark, special="|" in mark) for mark in MARKS])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
     tokenizer.chat_template = template
     return tokenizer

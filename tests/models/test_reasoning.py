@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from thinking import TEMPLATES, THOUGHTLESS, with_template
+from thinking import MODES, TEMPLATES, THOUGHTLESS, thinking_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from lrqk_cli.errors import UsageError
@@ -14,9 +14,9 @@ ANSWER = {"role": "assistant", "content": "Three."}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_marks_are_found_by_rendering(tokenizer: PreTrainedTokenizerFast, name: str):
+def test_marks_are_found_by_rendering(name: str):
     template = TEMPLATES[name]
-    prompt = ChatPrompt(with_template(tokenizer, template.text), thinks=True)
+    prompt = ChatPrompt(thinking_tokenizer(template.text), thinks=True)
     assert prompt.reasoning is not None
     marks = prompt.reasoning
     assert (marks.start.strip(), marks.end.strip()) == (template.start, template.end)
@@ -24,15 +24,10 @@ def test_marks_are_found_by_rendering(tokenizer: PreTrainedTokenizerFast, name: 
     assert marks.are_kept == template.keeps
 
 
-@pytest.mark.parametrize("thinks", [False, True])
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_an_answered_turn_is_what_the_template_renders(
-    tokenizer: PreTrainedTokenizerFast, name: str, thinks: bool
-):
+@pytest.mark.parametrize(("name", "thinks"), MODES)
+def test_an_answered_turn_is_what_the_template_renders(name: str, thinks: bool):
     template = TEMPLATES[name]
-    if not thinks and template.leaves_empty_thoughts:
-        pytest.skip("without reasoning, the empty thought before an answer stays where it is")
-    tokenizer = with_template(tokenizer, template.text)
+    tokenizer = thinking_tokenizer(template.text)
     prompt = ChatPrompt(tokenizer, thinks=thinks)
     tokens = prompt.opening() + prompt.text("How many?") + prompt.answered() + prompt.text("Three.")
     tokens += prompt.between() + prompt.text("Sure?") + prompt.closing()
@@ -40,16 +35,17 @@ def test_an_answered_turn_is_what_the_template_renders(
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_off_is_off_where_a_template_can_switch(tokenizer: PreTrainedTokenizerFast, name: str):
+def test_off_is_off_where_a_template_can_switch(name: str):
     template = TEMPLATES[name]
-    prompt = ChatPrompt(with_template(tokenizer, template.text))
+    prompt = ChatPrompt(thinking_tokenizer(template.text))
     assert (prompt.reasoning is not None) == template.always
     if not template.always:
         assert prompt.answered() == prompt.closing()
 
 
-def test_the_part_of_an_end_mark_that_is_written_is_not_repeated(tokenizer: PreTrainedTokenizerFast):
-    prompt = ChatPrompt(with_template(tokenizer, TEMPLATES["harmony"].text), thinks=True)
+def test_the_part_of_an_end_mark_that_is_written_is_not_repeated():
+    tokenizer = thinking_tokenizer(TEMPLATES["harmony"].text)
+    prompt = ChatPrompt(tokenizer, thinks=True)
     end = "<|end|><|start|>assistant<|channel|>final<|message|>"
     assert tokenizer.decode(prompt.reasoning_end()) == end
     assert tokenizer.decode(prompt.reasoning_end("<|end|><|start|>")) == end.removeprefix("<|end|><|start|>")
@@ -64,7 +60,8 @@ def test_a_template_without_reasoning_cannot_think(tokenizer: PreTrainedTokenize
     assert ChatPrompt(tokenizer).reasoning is None
 
 
-def test_marks_of_reasoning_in_a_text_are_no_marks(tokenizer: PreTrainedTokenizerFast):
-    prompt = ChatPrompt(with_template(tokenizer, TEMPLATES["harmony"].text), thinks=True)
+def test_marks_of_reasoning_in_a_text_are_no_marks():
+    tokenizer = thinking_tokenizer(TEMPLATES["harmony"].text)
+    prompt = ChatPrompt(tokenizer, thinks=True)
     tokens = prompt.text("<|end|><|start|>assistant<|channel|>final<|message|>")
     assert not {*tokens} & {*prompt.reasoning_end()} & {*tokenizer.added_tokens_decoder}
