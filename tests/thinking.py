@@ -8,6 +8,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from lrqk_cli.models.rendering import Job, TemplateFailure
 
 MARKS = (
     *("<|im_start|>", "<|im_end|>"),
@@ -167,6 +170,18 @@ MODES = [
     for thinks in (True, False)
     if thinks or not template.leaves_empty_thoughts
 ]
+
+
+def render_here(template: str, jobs: Sequence[Job]) -> list[str | TemplateFailure]:
+    """Render as ``rendering.render`` does, but in this process, which takes less time."""
+    rendered = list[str | TemplateFailure]()
+    for messages, variables in jobs:
+        settings = {"add_generation_prompt": True, **variables}
+        try:
+            rendered += render_jinja_template([messages], chat_template=template, **settings)[0]
+        except Exception as error:
+            rendered.append(TemplateFailure(str(error)))
+    return rendered
 
 
 def thinking_tokenizer(template: str) -> PreTrainedTokenizerFast:

@@ -1,9 +1,9 @@
-"""Generates one answer, and the reasoning before it."""
+"""One answer, and the reasoning before it, token by token."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.events import Answer, AnswerEnd, AnswerSources, ReasoningDelta, TextDelta, Timing
 from lrqk_cli.chat.reasoning import Phase, ReasoningSplitter
 from lrqk_cli.config import GenerationConfig
-from lrqk_cli.telemetry.history import StepHistory
+from lrqk_cli.engine.events import Step
 from lrqk_cli.telemetry.stats import DecodeTotals
 
 if TYPE_CHECKING:
@@ -23,15 +23,17 @@ _ANSWER_SHARE = 4
 
 
 class AnswerRun:
-    """One answer while it is generated; appends to the conversation all tokens that the engine gets.
+    """One answer while it is generated.
+
+    The engine generates it in parts, since reasoning and answer have limits and stop tokens of their own:
+    ``next_part`` gives the settings of a call of the engine, whose steps go to ``take`` until
+    ``is_part_over``; at the end ``flush`` gives what is left.
 
     Args:
-        conversation: ends with a question, which the engine has read.
+        conversation: ends with a question, which the engine has read; gets all tokens that the engine gets.
         generation: ``max_new_tokens`` limits the answer, and ``think`` the reasoning.
         stop_ids: tokens that end an answer.
         stream: decodes the tokens of the answer.
-        counters: what adds up the counters of the steps.
-        cancelled: looked at after every token.
 
     Attributes:
         end: why the answer ended; None before that.
@@ -47,8 +49,6 @@ class AnswerRun:
         generation: GenerationConfig,
         stop_ids: Collection[int],
         stream: Detokenizer,
-        counters: Sequence[DecodeTotals | StepHistory],
-        cancelled: Callable[[], bool],
     ) -> None:
         self.end: AnswerEnd | None = None
         self.answer: list[int] = []
@@ -60,28 +60,62 @@ class AnswerRun:
         self._generation = generation
         self._stop_ids = frozenset(stop_ids)
         self._stream = stream
-        self._counters = counters
-        self._cancelled = cancelled
         marks = self._prompt.reasoning
         self._splitter = None if marks is None else ReasoningSplitter(self._prompt, marks)
-        self._calls = 0
+        self._part = self._phase
+        self._parts = 0
+        # What is put behind reasoning that has hit its limit.
+        self._forced: list[int] = []
 
     @property
-    def phase(self) -> Phase:
-        """What the next token belongs to."""
-        return "answer" if self._splitter is None else self._splitter.phase
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end this part; the end mark of reasoning may have one that ends an answer."""
+        if self._part == "answer":
+            return self._stop_ids
+        return self._stop_ids.difference(self._prompt.reasoning_end())
 
-    def events(self) -> Iterator[TextDelta | ReasoningDelta]:
-        """Generate until the answer ends."""
-        while self.end is None:
-            phase, limit = self.phase, self._limit()
-            end = (yield from self._generate(limit)) if limit is None or limit > 0 else "length"
-            if phase == "reasoning" and end == "length":
-                if self.phase == "reasoning":
-                    yield from self._end_reasoning()
-            else:
-                self.end = end
-        if self._splitter is not None and self.phase != "answer":
+    @property
+    def is_part_over(self) -> bool:
+        """Whether the engine is to generate no more with the settings of this part."""
+        return self.end is not None or self._phase != self._part
+
+    def next_part(self) -> GenerationConfig | None:
+        """Return the settings to generate the next part with; None if there is nothing left to generate."""
+        limit = self._limit()
+        if self._phase == "reasoning" and limit is not None and limit <= 0:
+            self._cut_reasoning()
+            limit = self._limit()
+        for token in self._forced:
+            # Several waiting tokens would be read as a segment, which attends to all rows.
+            self._engine.next_logits()
+            self._engine.append(token)
+            self._transcript.append(token)
+        self._forced.clear()
+        if self.end is None and limit is not None and limit <= 0:
+            self.end = "length"
+        if self.end is not None:
+            return None
+        self._part, self._parts = self._phase, self._parts + 1
+        seed = self._generation.seed
+        if seed is not None and self._parts > 1:  # no part draws what another drew
+            seed = (seed + self._parts) % (1 << 63)
+        return replace(self._generation, max_new_tokens=limit, seed=seed)
+
+    def take(self, step: Step) -> Iterator[TextDelta | ReasoningDelta]:
+        """Take a step of the engine."""
+        if self.first_token_at is None:
+            self.first_token_at = time.perf_counter()
+        if step.finish_reason != "stop":
+            self._transcript.append(step.token)
+            yield from self._split(step.token)
+        if step.finish_reason != "length":
+            self.end = step.finish_reason
+        elif self._phase == "reasoning":
+            yield self._reason(self._cut_reasoning())
+
+    def flush(self) -> Iterator[TextDelta | ReasoningDelta]:
+        """Give what was held back."""
+        if self._splitter is not None and self._phase != "answer":
             unfinished = "".join(self._splitter.finish())
             if unfinished:
                 yield self._reason(unfinished)
@@ -109,48 +143,22 @@ class AnswerRun:
     def _limit(self) -> int | None:
         """Return the most tokens to generate in this phase; None for no limit."""
         most = self._generation.max_new_tokens
-        if self.phase != "reasoning":
-            return None if most is None or self.phase == "undecided" else most - len(self.answer)
+        if self._phase != "reasoning":
+            return None if most is None or self._phase == "undecided" else most - len(self.answer)
         free = self._engine.context - len(self._transcript)
         free -= len(self._prompt.reasoning_end()) + (most or free // _ANSWER_SHARE)
         return min(free, self._generation.think or free)
 
-    def _generate(self, limit: int | None) -> Generator[TextDelta | ReasoningDelta, None, AnswerEnd | None]:
-        """Generate until the phase changes, which returns None, or something else ends it."""
-        phase = self.phase
-        # The mark at the end of reasoning may begin with the token that ends an answer.
-        stops = (
-            self._stop_ids if phase == "answer" else self._stop_ids.difference(self._prompt.reasoning_end())
-        )
-        for step in self._engine.generate(self._drawn(limit), stops):
-            if self.first_token_at is None:
-                self.first_token_at = time.perf_counter()
-            for counter in self._counters:
-                counter.add(step.stats)
-            if step.finish_reason != "stop":
-                self._transcript.append(step.token)
-                yield from self._take(step.token)
-            if step.finish_reason is not None:
-                return step.finish_reason
-            if self._cancelled():
-                break
-            if self.phase != phase:
-                return None
-        return "interrupted"
+    @property
+    def _phase(self) -> Phase:
+        return "answer" if self._splitter is None else self._splitter.phase
 
-    def _drawn(self, limit: int | None) -> GenerationConfig:
-        """Return the settings of one call of the engine; with a seed no call draws what another drew."""
-        seed, self._calls = self._generation.seed, self._calls + 1
-        if seed is not None and self._calls > 1:
-            seed = (seed + self._calls) % (1 << 63)
-        return replace(self._generation, max_new_tokens=limit, seed=seed)
-
-    def _take(self, token: int) -> Iterator[TextDelta | ReasoningDelta]:
-        if self._splitter is None or self.phase == "answer":
+    def _split(self, token: int) -> Iterator[TextDelta | ReasoningDelta]:
+        if self._splitter is None or self._phase == "answer":
             yield from self._add([token])
             return
         text = self._splitter.push(token)
-        if text or self.phase == "reasoning":
+        if text or self._phase == "reasoning":
             yield self._reason(text)
         yield from self._add(self._splitter.answer)
 
@@ -169,13 +177,9 @@ class AnswerRun:
         self.reasoning += text
         return ReasoningDelta(text)
 
-    def _end_reasoning(self) -> Iterator[ReasoningDelta]:
-        """Put the end mark behind the reasoning, so that the model goes on with its answer."""
+    def _cut_reasoning(self) -> str:
+        """Let the answer begin behind an end mark of our own; return the rest of the reasoning."""
         assert self._splitter is not None
         rest, written = self._splitter.finish()
-        for token in self._prompt.reasoning_end(written):
-            # Several waiting tokens would be read as a segment, which attends to all rows.
-            self._engine.next_logits()
-            self._engine.append(token)
-            self._transcript.append(token)
-        yield self._reason(rest)
+        self._forced = self._prompt.reasoning_end(written)
+        return rest

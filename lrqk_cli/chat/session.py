@@ -172,9 +172,10 @@ class Session:
             is_kept = self.engine.length > exchange.start
             if not is_kept:
                 self.conversation.cut(exchange)
-            run = self._new_run(generation or self.generation, cancelled)
+            drawn = generation or self.generation
+            run = AnswerRun(self.engine, self.conversation, drawn, self._stop_ids, self._new_stream())
             if is_kept and not (cancelled() or self.unread):
-                yield from self._generate(exchange, run)
+                yield from self._generate(exchange, run, cancelled)
                 if run.first_token_at is not None:
                     timing = replace(timing, ttft_s=run.first_token_at - started)
             answer = run.result(timing, self._cache, exchange.sources)
@@ -307,18 +308,23 @@ class Session:
                 f"{self._trained_context:,}. Answers may be worse."
             )
 
-    def _new_run(self, generation: GenerationConfig, cancelled: Callable[[], bool]) -> AnswerRun:
-        stream, counters = self._new_stream(), (self._cache, self.history)
-        return AnswerRun(
-            self.engine, self.conversation, generation, self._stop_ids, stream, counters, cancelled
-        )
-
-    def _generate(self, exchange: Exchange, run: AnswerRun) -> Iterator[TextDelta | ReasoningDelta | Remark]:
-        for event in run.events():
-            if isinstance(event, ReasoningDelta) and not (self.generation.thinks or self._told_of_reasoning):
-                self._told_of_reasoning = True
-                yield Remark("This model always reasons before it answers; --think off cannot change that.")
-            yield event
-        weights = self.engine.source_weights()
-        if weights is not None:
+    def _generate(
+        self, exchange: Exchange, run: AnswerRun, cancelled: Callable[[], bool]
+    ) -> Iterator[TextDelta | ReasoningDelta | Remark]:
+        while (part := run.next_part()) is not None:
+            for step in self.engine.generate(part, run.stop_ids):
+                self._cache.add(step.stats)
+                self.history.add(step.stats)
+                for delta in run.take(step):
+                    is_asked_for = self.generation.thinks or isinstance(delta, TextDelta)
+                    if not is_asked_for and not self._told_of_reasoning:
+                        self._told_of_reasoning = True
+                        yield Remark("This model reasons in any case; --think off cannot change that.")
+                    yield delta
+                if step.finish_reason is None and cancelled():
+                    run.end = "interrupted"
+                if run.is_part_over:
+                    break
+        yield from run.flush()
+        if (weights := self.engine.source_weights()) is not None:
             exchange.sources = find_sources(weights, self.conversation, self._new_stream)

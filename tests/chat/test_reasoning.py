@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from fake_chat import MARKS, FakeDocument, FakeEngine, FakePrompt, FakeStream, new_session
-from thinking import MODES, TEMPLATES, Thinking, thinking_tokenizer
+from thinking import MODES, TEMPLATES, Thinking, render_here, thinking_tokenizer
 from tiny import tiny_model
 from transformers import PreTrainedTokenizerFast
 
@@ -25,6 +25,11 @@ from lrqk_cli.models.support import spec_from_config
 
 THINK = GenerationConfig(think=None)
 PROMPT = FakePrompt(marks=MARKS, thinks=True)
+
+
+@pytest.fixture(autouse=True)
+def quick_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrqk_cli.models.template.render", render_here)
 
 
 @dataclass
@@ -177,6 +182,12 @@ def test_an_end_within_the_reasoning_leaves_no_answer_and_no_trace():
     assert engine.text.startswith("<[one]Q?>|R?>")
 
 
+def test_blanks_before_the_answer_do_not_count():
+    _, session = thinking("{hm}\n\n  Yes, indeed.$", GenerationConfig(think=None, max_new_tokens=4))
+    answer = answer_of(session.ask("Q?"))
+    assert (answer.text, answer.new_tokens, answer.finish_reason) == ("Yes,", 4, "length")
+
+
 @pytest.mark.parametrize("looks", range(4, 14))
 def test_an_interrupt_keeps_the_answer_alone(looks: int):
     engine, session = thinking("{hmm}Yes.$")
@@ -225,7 +236,9 @@ def test_a_model_that_always_reasons_is_named_once():
     always = TEMPLATES["always"]
     _, session, _ = templated(always, f"hm</think>Three.{always.stop}", thinks=False)
     events = [*session.ask("A?"), *session.ask("B?")]
-    assert len([event for event in events if isinstance(event, Remark) and "always" in event.message]) == 1
+    assert (
+        len([event for event in events if isinstance(event, Remark) and "in any case" in event.message]) == 1
+    )
     _, session, _ = templated(always, f"hm</think>Three.{always.stop}", thinks=True)
     assert not [event for event in session.ask("A?") if isinstance(event, Remark)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from thinking import MODES, TEMPLATES, THOUGHTLESS, thinking_tokenizer
+from thinking import MODES, TEMPLATES, THOUGHTLESS, render_here, thinking_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from lrqk_cli.errors import UsageError
@@ -11,6 +11,11 @@ from lrqk_cli.models.prompt import ChatPrompt
 
 QUESTION, NEXT = {"role": "user", "content": "How many?"}, {"role": "user", "content": "Sure?"}
 ANSWER = {"role": "assistant", "content": "Three."}
+
+
+@pytest.fixture(autouse=True)
+def quick_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrqk_cli.models.template.render", render_here)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
