@@ -85,6 +85,9 @@ class AnswerRun:
         if self._phase == "reasoning" and limit is not None and limit <= 0:
             self._cut_reasoning()
             limit = self._limit()
+        if self._forced and len(self._transcript) + len(self._forced) >= self._engine.context:
+            self.end = "context"
+            return None
         for token in self._forced:
             # Several waiting tokens would be read as a segment, which attends to all rows.
             self._engine.next_logits()

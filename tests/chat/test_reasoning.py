@@ -285,3 +285,10 @@ def test_a_real_engine_goes_on_as_if_the_reasoning_had_never_been():
     with Engine(model, spec, config, 512) as engine:
         list(engine.prefill(session.transcript))
         torch.testing.assert_close(engine.next_logits(), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_full_context_ends_the_reasoning_without_an_answer():
+    engine, session = thinking("{hm}Yes.$", context=12)
+    answer = answer_of(session.ask("Q?"))
+    assert (answer.text, answer.finish_reason) == ("", "context")
+    assert session.transcript[: engine.length] == engine.cached
