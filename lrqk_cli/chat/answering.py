@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # The part of the free context that reasoning leaves to an answer without a limit.
 _ANSWER_SHARE = 4
+# A model that writes more blank tokens before its answer writes nothing else.
+_MOST_BLANKS = 8
 
 
 class AnswerRun:
@@ -63,7 +65,7 @@ class AnswerRun:
         marks = self._prompt.reasoning
         self._splitter = None if marks is None else ReasoningSplitter(self._prompt, marks)
         self._part = self._phase
-        self._parts = 0
+        self._parts = self._blanks = 0
         # What is put behind reasoning that has hit its limit.
         self._forced: list[int] = []
 
@@ -81,20 +83,10 @@ class AnswerRun:
 
     def next_part(self) -> GenerationConfig | None:
         """Return the settings to generate the next part with; None if there is nothing left to generate."""
-        limit = self._limit()
-        if self._phase == "reasoning" and limit is not None and limit <= 0:
+        if self.end is None and self._phase == "reasoning" and not self._has_room():
             self._cut_reasoning()
-            limit = self._limit()
-        if self._forced and len(self._transcript) + len(self._forced) >= self._engine.context:
-            self.end = "context"
-            return None
-        for token in self._forced:
-            # Several waiting tokens would be read as a segment, which attends to all rows.
-            self._engine.next_logits()
-            self._engine.append(token)
-            self._transcript.append(token)
-        self._forced.clear()
-        if self.end is None and limit is not None and limit <= 0:
+        self._end_reasoning()
+        if self.end is None and not self._has_room():
             self.end = "length"
         if self.end is not None:
             return None
@@ -102,7 +94,7 @@ class AnswerRun:
         seed = self._generation.seed
         if seed is not None and self._parts > 1:  # no part draws what another drew
             seed = (seed + self._parts) % (1 << 63)
-        return replace(self._generation, max_new_tokens=limit, seed=seed)
+        return replace(self._generation, max_new_tokens=self._limit(), seed=seed)
 
     def take(self, step: Step) -> Iterator[TextDelta | ReasoningDelta]:
         """Take a step of the engine."""
@@ -152,6 +144,10 @@ class AnswerRun:
         free -= len(self._prompt.reasoning_end()) + (most or free // _ANSWER_SHARE)
         return min(free, self._generation.think or free)
 
+    def _has_room(self) -> bool:
+        limit = self._limit()
+        return limit is None or limit > 0
+
     @property
     def _phase(self) -> Phase:
         return "answer" if self._splitter is None else self._splitter.phase
@@ -170,7 +166,8 @@ class AnswerRun:
         is_marked = self._splitter is not None and self._splitter.is_marked
         for token in tokens:
             text = self._stream.push(token)
-            if is_marked and not self.answer and text.isspace():
+            if is_marked and not self.answer and text.isspace() and self._blanks < _MOST_BLANKS:
+                self._blanks += 1
                 continue
             self.answer.append(token)
             self.text += text
@@ -186,3 +183,15 @@ class AnswerRun:
         rest, written = self._splitter.finish()
         self._forced = self._prompt.reasoning_end(written)
         return rest
+
+    def _end_reasoning(self) -> None:
+        """Put the end mark behind reasoning that was cut, if the context has room for it and an answer."""
+        if self._forced and len(self._transcript) + len(self._forced) >= self._engine.context:
+            self.end = "context"
+            return
+        for token in self._forced:
+            # Several waiting tokens would be read as a segment, which attends to all rows.
+            self._engine.next_logits()
+            self._engine.append(token)
+            self._transcript.append(token)
+        self._forced = []

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from lrqk_cli.models.prompt import ChatPrompt
     from lrqk_cli.models.reasoning import ReasoningMarks
 
+# Tokens in which a model begins with a mark of reasoning, if it does.
+_MOST_UNDECIDED = 32
+
 Phase = Literal["undecided", "reasoning", "answer"]
 
 
@@ -66,7 +69,9 @@ class ReasoningSplitter:
             self.phase, self._text = "reasoning", text.removeprefix(self._start)
         elif self._direct and text.startswith(self._direct):
             self._begin_after_mark(text.removeprefix(self._direct))
-        elif not (self._start.startswith(text) or self._direct.startswith(text)):
+        elif len(self._undecided) >= _MOST_UNDECIDED or not (
+            self._start.startswith(text) or self._direct.startswith(text)
+        ):
             self._begin_answer(self._undecided)
 
     def _take_reasoning(self) -> str:

@@ -77,10 +77,10 @@ Think = Annotated[
     _answer_option(
         "--think",
         "Let the model reason before it answers: on, off, or at most so many tokens. on leaves "
-        "--max-new-tokens of the context, or a quarter of what is free, for the answer.",
+        "--max-new-tokens of the context, or a quarter of what is free, for the answer. (default: off)",
         "on|off|TOKENS",
         parse_think,
-        show_default="off",
+        show_default=False,
     ),
 ]
 Temperature = Annotated[

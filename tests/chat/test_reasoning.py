@@ -186,6 +186,9 @@ def test_blanks_before_the_answer_do_not_count():
     _, session = thinking("{hm}\n\n  Yes, indeed.$", GenerationConfig(think=None, max_new_tokens=4))
     answer = answer_of(session.ask("Q?"))
     assert (answer.text, answer.new_tokens, answer.finish_reason) == ("Yes,", 4, "length")
+    for said in ("{hm}" + "\n" * 200, "\n" * 200):
+        _, session = thinking(said, GenerationConfig(think=None, max_new_tokens=4))
+        assert answer_of(session.ask("Q?")).finish_reason == "length"
 
 
 @pytest.mark.parametrize("looks", range(4, 14))
