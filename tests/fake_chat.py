@@ -122,7 +122,7 @@ class FakeEngine:
 class FakePrompt:
     """``<question>answer|question>``; a system text stands before the first mark.
 
-    A model with ``marks`` reasons if it ``thinks``.
+    A model with ``marks`` reasons if it ``thinks``; its earlier turns are ``<question=answer|``.
     """
 
     system: str | None = None
@@ -142,7 +142,7 @@ class FakePrompt:
         return replace(self, thinks=thinks)
 
     def answered(self) -> list[int]:
-        return self.closing()
+        return [ord("=")] if self.reasoning else self.closing()
 
     def reasoning_end(self, written: str = "") -> list[int]:
         return list(map(ord, self.reasoning.end.removeprefix(written))) if self.reasoning else []
