@@ -55,6 +55,9 @@ def _set(ctx: CommandContext, argument: str) -> None:
     if text.strip():
         _change(ctx, name, text.strip())
     ctx.say(f"{name} {_value(ctx, name)}")
+    if name == "think":
+        # Some templates say in the system text, which stands before the documents, whether to reason.
+        ctx.say_what_is_unread()
 
 
 def _change(ctx: CommandContext, name: str, text: str) -> None:
