@@ -162,9 +162,14 @@ class AnswerRun:
         yield from self._add(self._splitter.answer)
 
     def _add(self, tokens: Iterable[int]) -> Iterator[TextDelta]:
-        """Add tokens to the answer; blanks between a mark and the answer belong to neither."""
+        """Add tokens to the answer, which gets no more than its limit of those that were undecided.
+
+        Blanks between a mark and the answer belong to neither.
+        """
         is_marked = self._splitter is not None and self._splitter.is_marked
         for token in tokens:
+            if len(self.answer) == self._generation.max_new_tokens:
+                return
             text = self._stream.push(token)
             if is_marked and not self.answer and text.isspace() and self._blanks < _MOST_BLANKS:
                 self._blanks += 1

@@ -160,8 +160,9 @@ class ContextSync:
         marks = conversation.prompt.reasoning
         if marks is None:
             return
-        if marks.are_kept and answer:
-            exchange.answer_start = len(conversation.tokens) - len(answer)
+        answer_start = len(conversation.tokens) - len(answer)
+        if marks.are_kept and answer and conversation.tokens[answer_start:] == [*answer]:
+            exchange.answer_start = answer_start
             return
         generated = conversation.copy()
         conversation.finish(exchange, answer)

@@ -191,8 +191,10 @@ def test_blanks_before_the_answer_do_not_count():
     answer = answer_of(session.ask("Q?"))
     assert (answer.text, answer.new_tokens, answer.finish_reason) == ("Yes,", 4, "length")
     for said in ("{hm}" + "\n" * 200, "\n" * 200):
-        _, session = thinking(said, GenerationConfig(think=None, max_new_tokens=4))
-        assert answer_of(session.ask("Q?")).finish_reason == "length"
+        engine, session = thinking(said, GenerationConfig(think=None, max_new_tokens=4))
+        answer = answer_of(session.ask("Q?"))
+        assert (answer.new_tokens, answer.finish_reason) == (4, "length")
+        assert session.transcript[: engine.length] == engine.cached
 
 
 @pytest.mark.parametrize("looks", range(4, 14))
