@@ -19,6 +19,9 @@ WeightForm = Literal["gguf", "q8", "q4"]
 WeightChoice = Literal["auto", "bf16", "q8", "q4"]
 KvDtype = Literal["bf16", "fp8", "int8"]
 
+# Values of ``GenerationConfig.think`` that have a name.
+THINK_WORDS: dict[str, int | None] = {"on": None, "off": 0}
+
 
 def require(condition: bool, message: str, hint: str = "") -> None:
     """Raise a UsageError unless a condition holds."""
@@ -207,6 +210,8 @@ class GenerationConfig:
         sample_top_k: candidates kept before sampling; 0 switches it off.
         repetition_penalty: above 1 discourages tokens that stand in the context; 1 switches it off.
         seed: makes sampling repeatable; None draws a fresh one.
+        think: tokens of reasoning before an answer at most; 0 for none, None for as many as the context holds
+            beside an answer.
     """
 
     max_new_tokens: int | None = None
@@ -215,6 +220,12 @@ class GenerationConfig:
     sample_top_k: int = 0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    think: int | None = 0
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model is to reason before it answers."""
+        return self.think != 0
 
     def __post_init__(self) -> None:
         require(
@@ -228,4 +239,5 @@ class GenerationConfig:
         require(0.0 < self.top_p <= 1.0, "`top_p` must be above 0 and at most 1.")
         require(self.sample_top_k >= 0, "`sample_top_k` cannot be negative.")
         require(self.repetition_penalty > 0.0, "`repetition_penalty` must be positive.")
+        require(self.think is None or self.think >= 0, "`think` cannot be negative.", "0 switches it off.")
         require(self.seed is None or -(2**63) <= self.seed < 2**64, "`seed` must fit in 64 bits.")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
 from lrqk_cli.errors import UsageError
+from lrqk_cli.models.reasoning import ReasoningMarks
 from lrqk_cli.telemetry.stats import NO_STEPS, StepStats
 
 STOP = ord("$")
+# A model that reasons does so in braces.
+MARKS = ReasoningMarks("{", "}", "", are_kept=False, are_expected=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +25,7 @@ class FakeMark:
 
 @dataclass
 class FakeEngine:
-    """Holds characters as tokens, and answers every prompt with ``answer``."""
+    """Holds characters as tokens, and answers every prompt with ``answer``, of which it has ``said`` some."""
 
     answer: str = "Yes.$"
     context: int = 1000
@@ -34,6 +37,7 @@ class FakeEngine:
     rewinds: int = 0
     looks_at: str = ""
     tracks: bool = False
+    said: int = 0
 
     @property
     def length(self) -> int:
@@ -84,27 +88,31 @@ class FakeEngine:
             if on_layer is not None:
                 on_layer(start + min(self.segment, len(tokens) - start) // 2)
             self.cached += tokens[start : start + self.segment]
+            self.said = 0
             yield PrefillProgress(min(start + self.segment, len(tokens)), len(tokens), 0.5)
 
     def generate(
         self, generation: GenerationConfig, stop_ids: Collection[int]
     ) -> Generator[Step, None, None]:
-        pending: int | None = None
-        for number, token in enumerate(map(ord, self.answer), start=1):
-            if pending is not None:
-                self.cached.append(pending)
+        for number, token in enumerate(map(ord, self.answer[self.said :]), start=1):
             reason: FinishReason | None = None
             if token in stop_ids:
                 reason = "stop"
             elif number == generation.max_new_tokens:
                 reason = "length"
-            pending = token
-            if reason == "length":
+            if reason != "stop":
                 self.cached.append(token)
+            self.said += 1
             stats = StepStats(rows_wanted=10, rows_fetched=1, bytes_fetched=64, row_sets=2, seconds=0.1)
             yield Step(token, reason, NO_STEPS if number == 1 else stats)
             if reason is not None:
                 return
+
+    def next_logits(self) -> None:
+        pass
+
+    def append(self, token: int) -> None:
+        self.cached.append(token)
 
     def memory(self) -> MemoryUse:
         return MemoryUse("cpu", 1 << 30, 2 << 30, 1 << 29, 1 << 20, 1 << 10, 1 << 12)
@@ -112,12 +120,35 @@ class FakeEngine:
 
 @dataclass(frozen=True)
 class FakePrompt:
-    """``<question>answer|question>``; a system text stands before the first mark."""
+    """``<question>answer|question>``; a system text stands before the first mark.
+
+    A model with ``marks`` reasons if it ``thinks``; its earlier turns are ``<question=answer|``.
+    """
 
     system: str | None = None
+    marks: ReasoningMarks | None = None
+    thinks: bool = False
+
+    @property
+    def reasoning(self) -> ReasoningMarks | None:
+        return self.marks if self.thinks else None
 
     def with_system(self, system: str | None) -> FakePrompt:
-        return FakePrompt(system)
+        return replace(self, system=system)
+
+    def with_thinking(self, thinks: bool) -> FakePrompt:
+        if thinks and self.marks is None:
+            raise UsageError("This model does not reason.", "Leave `think` off.")
+        return replace(self, thinks=thinks)
+
+    def answered(self) -> list[int]:
+        return [ord("=")] if self.reasoning else self.closing()
+
+    def reasoning_end(self, written: str = "") -> list[int]:
+        return list(map(ord, self.reasoning.end.removeprefix(written))) if self.reasoning else []
+
+    def marked_stream(self) -> FakeStream:
+        return FakeStream()
 
     def opening(self) -> list[int]:
         return list(map(ord, (self.system or "") + "<"))
@@ -173,10 +204,11 @@ def new_session(
     generation: GenerationConfig | None = None,
     trained_context: int = 1000,
     max_context: int = 100_000,
+    prompt: FakePrompt | None = None,
 ) -> Session:
     return Session(
         engine,
-        FakePrompt(),
+        prompt or FakePrompt(),
         documents,
         generation or GenerationConfig(),
         stop_ids={STOP},

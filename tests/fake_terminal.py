@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fake_chat import FakeDocument, FakeEngine, new_session
+from fake_chat import MARKS, FakeDocument, FakeEngine, FakePrompt, new_session
 
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import PrefillProgress, Step
@@ -43,6 +43,18 @@ total = 412 + 97
 ```
 
 That is all.$"""
+
+THOUGHT = """\
+{The user asks how many people work at the plant. Page 8 has a table of the plants, \
+and the first row says Brannock, 412.
+
+- Brannock: 412
+- Hale: 97, which is not asked for
+
+\x1b[31mSo the answer is 412.
+}
+
+"""
 
 
 @dataclass
@@ -84,13 +96,21 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--read-pause", type=float, default=0.0)
+    parser.add_argument("--think", action="store_true")
     parser.add_argument("--history", type=Path)
     parser.add_argument("--long-after", type=float, default=view.LONG_S)
     arguments = parser.parse_args()
     view.LONG_S = arguments.long_after
-    engine = SlowEngine(answer=MARKDOWN, context=100_000, segment=16)
+    thinks = arguments.think
+    engine = SlowEngine(answer=THOUGHT * thinks + MARKDOWN, context=100_000, segment=16)
     engine.pause, engine.read_pause = arguments.pause, arguments.read_pause
-    session = new_session(engine, [FakeDocument("report.pdf", ["x" * 200] * 4)], trained_context=100_000)
+    session = new_session(
+        engine,
+        [FakeDocument("report.pdf", ["x" * 200] * 4)],
+        GenerationConfig(think=None if thinks else 0),
+        trained_context=100_000,
+        prompt=FakePrompt(marks=MARKS, thinks=thinks),
+    )
     console = stdout_console()
     ctx = CommandContext(
         session=session,

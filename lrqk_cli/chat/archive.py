@@ -113,12 +113,13 @@ class Archive:
             if isinstance(entry, SavedDocument):
                 conversation.add_document(entry)
                 continue
-            conversation.add_question(entry.question).answer = entry.answer
+            exchange = conversation.add_question(entry.question)
+            exchange.answer = entry.answer
             text = entry.answer.text if entry.answer is not None else ""
             if is_same and entry.tokens is not None and prompt.spells(entry.tokens, text):
-                conversation.tokens += entry.tokens
+                conversation.finish(exchange, entry.tokens)
             else:
-                conversation.tokens += prompt.text(text) if text else []
+                conversation.finish(exchange, prompt.text(text) if text else [])
         return conversation
 
 
@@ -135,13 +136,11 @@ def make_archive(
         tokenizer: what identifies the conversation's tokenizer; None leaves out the answers' tokens.
     """
     entries = list[SavedDocument | SavedExchange]()
-    for number, entry in enumerate(conversation.entries, start=1):
+    for entry in conversation.entries:
         if isinstance(entry, DocumentEntry):
             entries.append(saved_document(entry.document))
         elif isinstance(entry, Exchange):
-            is_last = number == len(conversation.entries)
-            end = len(conversation.tokens) if is_last else conversation.entries[number].start
-            tokens = tuple(conversation.tokens[entry.answer_start : end]) if tokenizer is not None else None
+            tokens = tuple(conversation.answer_tokens(entry)) if tokenizer is not None else None
             entries.append(SavedExchange(entry.question, entry.answer, tokens))
     system = conversation.prompt.system
     return Archive(model, system, generation, asdict(config), tuple(entries), tokenizer)
@@ -249,6 +248,7 @@ def _read_archive(plain: dict[str, Any]) -> Archive:
 
 def _read_generation(plain: dict[str, Any]) -> GenerationConfig:
     read = dict[str, Any]()
+    plain = {"think": 0, **plain}  # earlier versions did not write it
     for name, kind in get_type_hints(GenerationConfig).items():
         kinds = get_args(kind) or (kind,)
         value = plain[name]

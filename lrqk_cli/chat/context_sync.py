@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.conversation import Conversation, Entry, Exchange
@@ -150,6 +150,23 @@ class ContextSync:
         if self._engine.length <= entry.start:
             return
         self._rewind((*conversation.entries, entry), conversation)
+
+    def finish(self, conversation: Conversation, exchange: Exchange, answer: Sequence[int]) -> None:
+        """Remove from the last exchange, and from the engine, what its template leaves out of earlier turns.
+
+        Args:
+            answer: the tokens of its answer.
+        """
+        marks = conversation.prompt.reasoning
+        if marks is None:
+            return
+        answer_start = len(conversation.tokens) - len(answer)
+        if marks.are_kept and answer and conversation.tokens[answer_start:] == [*answer]:
+            exchange.answer_start = answer_start
+            return
+        generated = conversation.copy()
+        conversation.finish(exchange, answer)
+        self.change(generated, conversation)
 
     def start_again(self, conversation: Conversation) -> None:
         """Reset the engine, so that the whole conversation is read again."""

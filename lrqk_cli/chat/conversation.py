@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -50,7 +50,7 @@ class Exchange(Entry):
     """A question and its answer.
 
     Attributes:
-        answer_start: tokens before the answer.
+        answer_start: tokens before the answer; before what is generated while it is not finished.
         answer: None until it is finished.
         sources: the pages that the answer rests on; None while sources are off.
     """
@@ -127,13 +127,26 @@ class Conversation:
         return entry
 
     def add_question(self, question: str) -> Exchange:
-        """Append a question; the caller appends its answer."""
+        """Append a question; the caller appends what is generated, and at the end calls ``finish``."""
         start, was_open = len(self.tokens), self.turn_is_open
         self.tokens += self.turn(question)
         entry = Exchange(start, was_open, question, len(self.tokens))
         self.entries.append(entry)
         self.turn_is_open = False
         return entry
+
+    def finish(self, exchange: Exchange, answer: Sequence[int]) -> None:
+        """Give the last exchange the tokens of an earlier turn: its question and ``answer`` alone."""
+        del self.tokens[exchange.answer_start - len(self.prompt.closing()) :]
+        self.tokens += self.prompt.answered()
+        exchange.answer_start = len(self.tokens)
+        self.tokens += answer
+
+    def answer_tokens(self, exchange: Exchange) -> list[int]:
+        """Return the tokens between an exchange's question and the next entry."""
+        following = self.entries.index(exchange) + 1
+        end = self.entries[following].start if following < len(self.entries) else len(self.tokens)
+        return self.tokens[exchange.answer_start : end]
 
     def cut(self, entry: Entry) -> None:
         """Remove an entry and all later entries."""
@@ -144,15 +157,22 @@ class Conversation:
     def with_prompt(self, prompt: ChatPrompt) -> Conversation:
         """Return the same conversation in another chat format; its answers keep their tokens."""
         moved = Conversation(prompt)
-        for number, entry in enumerate(self.entries, start=1):
+        for entry in self.entries:
             if isinstance(entry, DocumentEntry):
                 moved.add_document(entry.document)
             elif isinstance(entry, Exchange):
                 exchange = moved.add_question(entry.question)
                 exchange.answer, exchange.sources = entry.answer, entry.sources
-                end = self.entries[number].start if number < len(self.entries) else len(self.tokens)
-                moved.tokens += self.tokens[entry.answer_start : end]
+                moved.finish(exchange, self.answer_tokens(entry))
         return moved
+
+    def thinking(self, thinks: bool) -> Conversation:
+        """Return the same conversation in the chat format with reasoning on or off.
+
+        Raises:
+            UsageError: the format has no reasoning.
+        """
+        return self if self.prompt.thinks == thinks else self.with_prompt(self.prompt.with_thinking(thinks))
 
     def copy(self) -> Conversation:
         """Return a copy that later changes of this conversation do not affect."""

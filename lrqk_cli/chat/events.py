@@ -49,6 +49,13 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """One more token of the reasoning before the answer; ``text`` is empty while it may be its end."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class PageSpan:
     """The tokens of one page in the context.
 
@@ -155,11 +162,13 @@ class Answer:
 
     Attributes:
         finish_reason: the engine's reason, or ``interrupted``.
-        prompt_tokens: tokens in the context before the answer.
+        prompt_tokens: tokens in the context before answer and reasoning.
         new_tokens: tokens of the answer, without a stop token.
         memory: bytes in use at its end.
         cache: counters of its decode steps.
         sources: the pages it rests on; None while sources are off.
+        reasoning: what the model thought before it; empty without.
+        reasoning_tokens: tokens of the reasoning, with the marks around it.
     """
 
     text: str
@@ -170,6 +179,8 @@ class Answer:
     memory: MemoryUse
     cache: DecodeTotals
     sources: AnswerSources | None = None
+    reasoning: str = ""
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

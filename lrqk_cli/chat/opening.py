@@ -32,8 +32,9 @@ from lrqk_cli.models.threads import use_threads
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Tokens reserved for an answer without ``--max-new-tokens``.
+# Tokens reserved for an answer without ``--max-new-tokens``, and for its reasoning without a limit.
 _ANSWER_TOKENS = 4096
+_REASONING_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def look_up(
         view.note(f"Weights of the types {', '.join(kinds)} are unpacked into 16 bits: no kernel reads them.")
     if files.has_other_parts(source):
         view.note("Only the language model of this checkpoint is loaded: lrqk reads no pictures.")
-    prompt = ChatPrompt(tokenizer, system)
+    prompt = ChatPrompt(tokenizer, system, thinks=generation.thinks)
     needed = _needed_tokens(prompt, texts, questions, generation)
     plan = _choose(request, placement, needed, grows=questions is None)
     return Prospect(source, placement, tokenizer, prompt, plan)
@@ -290,7 +291,10 @@ def _needed_tokens(
     asked = [""] if questions is None else questions
     text = sum(len(prompt.text(part)) for part in (*texts, *asked))
     turn = len(prompt.between()) + len(prompt.closing()) + (generation.max_new_tokens or _ANSWER_TOKENS)
-    return len(prompt.opening()) + text + len(asked) * turn
+    # Only the last answer has its reasoning beside it.
+    marks = prompt.reasoning
+    reasoning = (generation.think or _REASONING_TOKENS) if marks is not None and marks.are_expected else 0
+    return len(prompt.opening()) + text + len(asked) * turn + reasoning
 
 
 def reserved_context(asked: int | None, spec: ModelSpec) -> int:

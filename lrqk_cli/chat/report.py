@@ -100,21 +100,24 @@ class PlanReport(TypedDict):
 class ChatReport(TypedDict):
     """The whole object.
 
-    ``prompt`` is the question. ``finish_reason`` is ``stop`` (a stop token), ``length`` (``--max-new-
-    tokens``), ``context`` (it is full) or ``interrupted``. ``attention`` holds the settings in force,
-    ``plan`` the reason for them. ``prompt_tokens`` counts the tokens before the answer, ``new_tokens``
-    the answer without its stop token. ``sources`` has the best page first, and is null without
-    ``--sources``.
+    ``prompt`` is the question, and ``reasoning`` what the model thought before its answer, null without.
+    ``finish_reason`` is ``stop`` (a stop token), ``length`` (``--max-new-tokens``), ``context`` (it is full)
+    or ``interrupted``. ``attention`` holds the settings in force, ``plan`` the reason for them.
+    ``prompt_tokens`` counts the tokens before reasoning and answer, ``new_tokens`` the answer without its
+    stop token, ``reasoning_tokens`` the reasoning with its marks. ``sources`` has the best page first, and is
+    null without ``--sources``.
     """
 
     prompt: str
     answer: str
+    reasoning: str | None
     finish_reason: str
     model: str
     attention: dict[str, Any]
     plan: PlanReport
     prompt_tokens: int
     new_tokens: int
+    reasoning_tokens: int
     documents: list[DocumentReport]
     sources: list[SourceReport] | None
     timing: TimingReport
@@ -137,12 +140,14 @@ def build_report(
     return {
         "prompt": prompt,
         "answer": answer.text,
+        "reasoning": answer.reasoning or None,
         "finish_reason": answer.finish_reason,
         "model": model,
         "attention": asdict(config),
         "plan": _plan_report(plan),
         "prompt_tokens": answer.prompt_tokens,
         "new_tokens": answer.new_tokens,
+        "reasoning_tokens": answer.reasoning_tokens,
         "documents": [
             {"path": document.path, "pages": document.pages, "tokens": document.tokens}
             for document in documents

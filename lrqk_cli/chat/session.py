@@ -7,15 +7,16 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lrqk_cli.chat.answering import AnswerRun
 from lrqk_cli.chat.context_sync import ContextSync, ReadingEvent, never
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
 from lrqk_cli.chat.events import (
     Answer,
-    AnswerEnd,
-    AnswerSources,
     DocumentUse,
     Notice,
     PageSpan,
+    ReasoningDelta,
+    Remark,
     Reply,
     Status,
     TextDelta,
@@ -41,11 +42,11 @@ class Session:
 
     The engine holds the first ``engine.length`` tokens of ``transcript``. Tokens that an interrupt leaves
     unread are read before the next question, so none is lost or doubled. The last documents and questions can
-    be removed exactly, see ``ContextSync``.
+    be removed exactly, see ``ContextSync``; so is the reasoning of a finished answer.
 
     Args:
         engine: holds the context; must be empty.
-        prompt: the model's chat format, with the system text in its opening.
+        prompt: the model's chat format, with the system text in its opening; reasons as ``generation`` says.
         documents: placed at the start of the first user turn.
         generation: sampling settings of the answers.
         stop_ids: tokens that end an answer.
@@ -83,6 +84,7 @@ class Session:
         self._max_context = max_context
         self._new_stream = new_stream
         self._warned = False
+        self._told_of_reasoning = False
         self._notes_sources = False
         self._cache = DecodeTotals()
         for document in documents:
@@ -119,8 +121,11 @@ class Session:
         self._context_sync.on_layer = report
 
     def keep_no_rewind_points(self) -> None:
-        """Keep no rewind points, which saves time and memory: after a removal the rest is read again."""
-        self._context_sync.keeps_rewind_points = False
+        """Keep no rewind points, which saves time and memory: after a removal the rest is read again.
+
+        A model that reasons keeps them, because its reasoning is removed after each answer.
+        """
+        self._context_sync.keeps_rewind_points = self.conversation.prompt.reasoning is not None
 
     @property
     def unread(self) -> int:
@@ -141,7 +146,7 @@ class Session:
         question: str,
         cancelled: Callable[[], bool] = never,
         generation: GenerationConfig | None = None,
-    ) -> Generator[ReadingEvent | TextDelta | Answer, None, None]:
+    ) -> Generator[ReadingEvent | TextDelta | ReasoningDelta | Answer, None, None]:
         """Ask one question. The last event is the ``Answer``, unless the engine fails.
 
         ``cancelled`` is checked after every segment and token. If it is true before any token of the question
@@ -164,18 +169,20 @@ class Session:
                 read = reading.done if isinstance(reading, PrefillProgress) else read
                 yield reading
             timing = Timing(read, time.perf_counter() - started, None)
-            if self.engine.length <= exchange.start:
+            is_kept = self.engine.length > exchange.start
+            if not is_kept:
                 self.conversation.cut(exchange)
-                yield self._answer("", "interrupted", 0, timing)
-            elif cancelled() or self.unread:
-                exchange.answer = Reply("", "interrupted", 0)
-                yield self._answer("", "interrupted", 0, timing)
-            else:
-                for event in self._generate(started, timing, cancelled, generation or self.generation):
-                    if isinstance(event, Answer):
-                        exchange.answer = Reply(event.text, event.finish_reason, event.new_tokens)
-                        exchange.sources = event.sources
-                    yield event
+            drawn = generation or self.generation
+            run = AnswerRun(self.engine, self.conversation, drawn, self._stop_ids, self._new_stream())
+            if is_kept and not (cancelled() or self.unread):
+                yield from self._generate(exchange, run, cancelled)
+                if run.first_token_at is not None:
+                    timing = replace(timing, ttft_s=run.first_token_at - started)
+            answer = run.result(timing, self._cache, exchange.sources)
+            if is_kept:
+                exchange.answer = Reply(answer.text, answer.finish_reason, answer.new_tokens)
+                self._context_sync.finish(self.conversation, exchange, run.answer)
+            yield answer
         except Exception:
             if exchange in self.conversation.entries:
                 self.conversation.cut(exchange)
@@ -248,12 +255,23 @@ class Session:
 
         Raises:
             ContextLengthError: the new conversation does not fit; the current one is unchanged.
+            UsageError: the model is to reason, and cannot.
         """
         generation = generation or self.generation
+        conversation = conversation.thinking(generation.thinks)
         needed = len(conversation.tokens) + len(conversation.turn(""))
         self._check_fit(needed, [], [], generation)
         self.conversation, self.generation = conversation, generation
         self._context_sync.start_again(conversation)
+
+    def set_generation(self, generation: GenerationConfig) -> None:
+        """Replace the sampling settings.
+
+        Raises:
+            UsageError: the model is to reason, and cannot.
+        """
+        self.restore(self.conversation.thinking(generation.thinks))
+        self.generation = generation
 
     def restore(self, conversation: Conversation) -> None:
         """Go back to an earlier copy of the conversation, see ``Conversation.copy``."""
@@ -291,34 +309,22 @@ class Session:
             )
 
     def _generate(
-        self, started: float, timing: Timing, cancelled: Callable[[], bool], generation: GenerationConfig
-    ) -> Iterator[TextDelta | Answer]:
-        stream, parts, tokens = self._new_stream(), list[str](), 0
-        end: AnswerEnd = "interrupted"
-        for step in self.engine.generate(generation, self._stop_ids):
-            if timing.ttft_s is None:
-                timing = replace(timing, ttft_s=time.perf_counter() - started)
-            self._cache.add(step.stats)
-            self.history.add(step.stats)
-            if step.finish_reason != "stop":
-                tokens += 1
-                self.transcript.append(step.token)
-                parts.append(stream.push(step.token))
-                yield TextDelta(parts[-1])
-            if step.finish_reason is not None:
-                end = step.finish_reason
-            elif cancelled():
-                break
-        if rest := stream.flush():
-            parts.append(rest)
-            yield TextDelta(rest)
-        weights = self.engine.source_weights()
-        sources = find_sources(weights, self.conversation, self._new_stream) if weights is not None else None
-        yield self._answer("".join(parts), end, tokens, timing, sources)
-
-    def _answer(
-        self, text: str, end: AnswerEnd, tokens: int, timing: Timing, sources: AnswerSources | None = None
-    ) -> Answer:
-        prompt_tokens = len(self.transcript) - tokens
-        memory = self.engine.memory()
-        return Answer(text, end, prompt_tokens, tokens, timing, memory, self._cache, sources)
+        self, exchange: Exchange, run: AnswerRun, cancelled: Callable[[], bool]
+    ) -> Iterator[TextDelta | ReasoningDelta | Remark]:
+        while (part := run.next_part()) is not None:
+            for step in self.engine.generate(part, run.stop_ids):
+                self._cache.add(step.stats)
+                self.history.add(step.stats)
+                for delta in run.take(step):
+                    is_asked_for = self.generation.thinks or isinstance(delta, TextDelta)
+                    if not is_asked_for and not self._told_of_reasoning:
+                        self._told_of_reasoning = True
+                        yield Remark("This model reasons in any case; --think off cannot change that.")
+                    yield delta
+                if step.finish_reason is None and cancelled():
+                    run.end = "interrupted"
+                if run.is_part_over:
+                    break
+        yield from run.flush()
+        if (weights := self.engine.source_weights()) is not None:
+            exchange.sources = find_sources(weights, self.conversation, self._new_stream)

@@ -38,6 +38,8 @@ def statistics_line(answer: Answer, attention: str = "") -> str:
     parts = [f"{answer.prompt_tokens:,} in"]
     if timing.ttft_s is not None:
         parts.append(f"first after {timing.ttft_s:.1f} s")
+    if answer.reasoning_tokens:
+        parts.append(f"{answer.reasoning_tokens:,} of reasoning")
     speed = f" at {cache.tokens_per_second:.1f}/s" if cache.steps else ""
     parts.append(f"{answer.new_tokens:,} out{speed}")
     if cache.rows_wanted:

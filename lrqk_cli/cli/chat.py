@@ -53,6 +53,7 @@ def chat(
     weights: options.Weights = "auto",
     offload_weights: options.OffloadWeights = False,
     max_new_tokens: chat_options.MaxNewTokens = _GENERATION.max_new_tokens,
+    think: chat_options.Think = _GENERATION.think,
     temperature: chat_options.Temperature = _GENERATION.temperature,
     top_p: chat_options.TopP = _GENERATION.top_p,
     sample_top_k: chat_options.SampleTopK = _GENERATION.sample_top_k,
@@ -70,7 +71,9 @@ def chat(
     """Chat about documents; with --prompt or --prompts-file, print answers and exit."""
     warn_of_transformers()
     wanted = attention.said
-    generation = GenerationConfig(max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed)
+    generation = GenerationConfig(
+        max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed, think
+    )
     limits = ReadLimits(read_timeout, read_memory)
     paths = _paths(context, file, files)
     asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lrqk_cli.cli.options import document_option, option, output_option
-from lrqk_cli.cli.values import parse_integer, parse_number, parse_tokens
+from lrqk_cli.cli.values import parse_integer, parse_number, parse_think, parse_tokens
 
 _answer_option = partial(option, panel="Answer")
 
@@ -61,9 +61,20 @@ MaxNewTokens = Annotated[
     int | None,
     _answer_option(
         "--max-new-tokens",
-        "Maximum length of an answer in tokens. (default: what is left of the context)",
+        "Maximum length of an answer in tokens, without reasoning. (default: what is left of the context)",
         "TOKENS",
         parse_tokens,
+    ),
+]
+Think = Annotated[
+    int | None,
+    _answer_option(
+        "--think",
+        "Let the model reason before it answers: on, off, or at most so many tokens. on leaves "
+        "--max-new-tokens of the context, or a quarter of what is free, for the answer. (default: off)",
+        "on|off|TOKENS",
+        parse_think,
+        show_default=False,
     ),
 ]
 Temperature = Annotated[

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, get_args
 
 import typer
 
 from lrqk_cli.cli import options
-from lrqk_cli.config import KvDtype
+from lrqk_cli.config import GenerationConfig, KvDtype
 from lrqk_cli.errors import LrqkError, UsageError
 
 if TYPE_CHECKING:
     from lrqk_cli.chat.chat_session import ChatSession
     from lrqk_cli.chat.opening import ModelRequest, OpenSession
     from lrqk_cli.chat.protocols import DocumentLike
-    from lrqk_cli.config import GenerationConfig
     from lrqk_cli.documents import Document
     from lrqk_cli.terminal.view import View
 
-_GENERATION = {"max_new_tokens", "temperature", "top_p", "sample_top_k", "repetition_penalty", "seed"}
+_GENERATION = {field.name for field in fields(GenerationConfig)}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from lrqk_cli.config import AlsPenalties
+from lrqk_cli.config import THINK_WORDS, AlsPenalties
 from lrqk_cli.errors import UsageError
 
 _TOKEN_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
@@ -88,6 +88,22 @@ def parse_tokens(text: str | int) -> int:
         UsageError: the text is not such a number, or it is below 1.
     """
     return _parse(text, _TOKEN_UNITS, "a number of tokens", "Write it as 65536, 64k or 1m.")
+
+
+def parse_think(text: str | int) -> int | None:
+    """Read ``on``, ``off`` or a number of tokens, see ``GenerationConfig.think``.
+
+    Raises:
+        UsageError: the text is none of these.
+    """
+    word = str(text).strip().lower()
+    if word in THINK_WORDS or word == "0":
+        return THINK_WORDS.get(word, 0)
+    try:
+        return parse_tokens(text)
+    except UsageError:
+        hint = "Write on, off, or the most tokens of reasoning, such as 2k."
+        raise UsageError(f"'{text}' is not on, off or a number of tokens.", hint) from None
 
 
 def parse_bytes(text: str | int) -> int:

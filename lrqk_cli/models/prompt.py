@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lrqk_cli.errors import ModelError
+from lrqk_cli.errors import UsageError
 from lrqk_cli.models.plain_marks import break_mark, plain_marks
-from lrqk_cli.models.rendering import TemplateFailure, render
+from lrqk_cli.models.template import read_template
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -23,53 +23,65 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
 
-# Placeholders for contents in the rendered template: no template trims, escapes or contains them.
-_SYSTEM, _USER, _ASSISTANT, _NEXT_USER = (
-    f"lrqk{name}7f3a91" for name in ("system", "user", "answer", "next")
-)
-
 
 class ChatPrompt:
     """The pieces of a model's chat template as token ids.
 
     A conversation is ``opening() + text(…) + closing()``, then the answer without its stop token, then
-    ``between() + text(…) + closing()``, and so on. Only the template's own pieces can contain control tokens;
-    ``text`` and the system text cannot, nor imitate marks of turns that are plain text. A tokenizer without a
-    template gets ``PLAIN_TEMPLATE``.
+    ``between() + text(…) + closing()``, and so on. When an answer with reasoning is finished, ``answered()``
+    and the answer alone take the place of ``closing()`` and all that was generated. Only the template's own
+    pieces can contain control tokens; ``text`` and the system text cannot, nor imitate marks of turns that
+    are plain text. A tokenizer without a template gets ``PLAIN_TEMPLATE``.
 
     Args:
         system: the system text; None for the template's own default. If a template has no system role, the
             text is put before the first user content.
+        thinks: let the model reason; otherwise it does not if the template can switch that off.
+
+    Attributes:
+        reasoning: how the model marks reasoning; None if it does not reason.
 
     Raises:
         ModelError: the template cannot be rendered.
+        UsageError: ``thinks``, and the template has no reasoning.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, system: str | None = None, *, thinks: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self.system = system
+        self.thinks = thinks
         self._template = str(tokenizer.get_chat_template()) if tokenizer.chat_template else PLAIN_TEMPLATE
         self._control_words = _control_words(tokenizer, self._template)
-        single, several, with_system = self._render()
-        before, after = self._split(self._text_of(single), _USER)
-        _, after_answer = self._split(self._text_of(several), _ASSISTANT)
-        between = self._split(after_answer, _NEXT_USER)[0]
-        start, middle = self._around_system(with_system)
-        self._marks = plain_marks([after, between], [start or "", middle or ""], self._control_words)
-        self._around_system_text = {*self._control(start or ""), *self._control(middle or "")}
-        self._closing = self._control(after)
-        self._between = self._control(between)
+        text = read_template(self._template, tokenizer.special_tokens_map, self._control_words, thinks=thinks)
+        if thinks and not text.can_think:
+            raise UsageError(
+                "This model does not reason: its chat template has no place for it.",
+                "Leave `think` off, or choose a model that reasons.",
+            )
+        start, middle = text.around_system or ("", "")
+        self.reasoning = text.marks
+        self._marks = plain_marks([text.closing, text.between], [start, middle], self._control_words)
+        self._around_system_text = {*self._control(start), *self._control(middle)}
+        self._closing = self._control(text.closing)
+        self._answered = self._control(text.answered)
+        self._between = self._control(text.between)
         self._opening = self._bos()
         if system is None:
-            self._opening += self._control(before)
-        elif start is None or middle is None:
-            self._opening += self._control(before) + self.text(system + "\n\n")
+            self._opening += self._control(text.before)
+        elif text.around_system is None:
+            self._opening += self._control(text.before) + self.text(system + "\n\n")
         else:
             self._opening += self._control(start) + self.text(system) + self._control(middle)
 
     def with_system(self, system: str | None) -> ChatPrompt:
         """Return the same format with another system text."""
-        return ChatPrompt(self._tokenizer, system)
+        return ChatPrompt(self._tokenizer, system, thinks=self.thinks)
+
+    def with_thinking(self, thinks: bool) -> ChatPrompt:
+        """Return the same format with reasoning on or off."""
+        return ChatPrompt(self._tokenizer, self.system, thinks=thinks)
 
     def opening(self) -> list[int]:
         """Everything before the first user content, the system text included."""
@@ -78,6 +90,17 @@ class ChatPrompt:
     def closing(self) -> list[int]:
         """From the end of a user content to where the answer begins."""
         return list(self._closing)
+
+    def answered(self) -> list[int]:
+        """From the end of a user content to the answer of an earlier turn, whose reasoning is left out."""
+        return list(self._answered)
+
+    def reasoning_end(self, written: str = "") -> list[int]:
+        """Everything between reasoning and answer, but for what the model has ``written`` of it already."""
+        if self.reasoning is None:
+            return []
+        end = self.reasoning.end
+        return self._control(end.lstrip().removeprefix(written) if written else end)
 
     def between(self) -> list[int]:
         """From the end of an answer, its end tag included, to where the next user content begins."""
@@ -106,6 +129,10 @@ class ChatPrompt:
             for token in encode(piece, add_special_tokens=False, split_special_tokens=True)
         ]
 
+    def marked_stream(self) -> Detokenizer:
+        """Return a decoder that shows control tokens too: the marks of reasoning may be such."""
+        return Detokenizer(self._tokenizer, shows_special=True)
+
     def spells(self, tokens: Sequence[int], text: str) -> bool:
         """Whether tokens, which may come from a file, are an answer of exactly this text.
 
@@ -120,17 +147,16 @@ class ChatPrompt:
 
     def _turn_tokens(self) -> set[int]:
         """Return special tokens, and control tokens that the template puts around turns."""
-        around = {*self._opening, *self._closing, *self._between, *self._around_system_text}
+        around = {
+            *self._opening,
+            *self._closing,
+            *self._answered,
+            *self._between,
+            *self._around_system_text,
+        }
         control = _control_tokens(self._tokenizer, self._template)
         special = {number for number, token in self._tokenizer.added_tokens_decoder.items() if token.special}
         return special | (control.keys() & around)
-
-    def _around_system(self, rendered: str | TemplateFailure) -> tuple[str, str] | tuple[None, None]:
-        """Return the template's text before and after a system text; None twice without a system role."""
-        if isinstance(rendered, TemplateFailure) or rendered.count(_SYSTEM) != 1:
-            return None, None
-        start, rest = self._split(rendered, _SYSTEM)
-        return start, self._split(rest, _USER)[0]
 
     def _bos(self) -> list[int]:
         """The BOS token for the plain template; a chat template writes its own."""
@@ -143,43 +169,16 @@ class ChatPrompt:
         tokens: list[int] = self._tokenizer.encode(piece, add_special_tokens=False) if piece else []
         return tokens
 
-    def _render(self) -> list[str | TemplateFailure]:
-        """Render a question alone, one after an answered question, and one after a system text."""
-        system = {"role": "system", "content": _SYSTEM}
-        user = {"role": "user", "content": _USER}
-        answer = {"role": "assistant", "content": _ASSISTANT}
-        following = {"role": "user", "content": _NEXT_USER}
-        # Switch thinking off if the template can, so that the answer begins at once.
-        thinking: dict[str, Any] = {"enable_thinking": False} if "enable_thinking" in self._template else {}
-        variables = {**self._tokenizer.special_tokens_map, **thinking}
-        return render(self._template, [[user], [user, answer, following], [system, user]], variables)
-
-    def _text_of(self, rendered: str | TemplateFailure) -> str:
-        if isinstance(rendered, TemplateFailure):
-            raise ModelError(
-                f"The model's chat template cannot be rendered: {rendered.reason.rstrip('.')}.",
-                "Use a model whose template takes system, user and assistant messages.",
-            )
-        return rendered
-
-    def _split(self, rendered: str, sentinel: str) -> tuple[str, str]:
-        before, found, after = rendered.partition(sentinel)
-        if not found or sentinel in after:
-            raise ModelError(
-                "The model's chat template does not show each message once.",
-                "Use a model with an ordinary chat template.",
-            )
-        return before, after
-
 
 class Detokenizer:
-    """Decodes generated ids to text one by one; leaves out special tokens.
+    """Decodes generated ids to text one by one; leaves out special tokens unless it ``shows_special`` ones.
 
     Holds text back while its last character is incomplete: a character may take several tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, shows_special: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._shows_special = shows_special
         self._ids: list[int] = []
         # Tokens before _read have been returned. Tokens from _context on are decoded again with each new one,
         # because the text of a token may depend on its neighbours.
@@ -207,7 +206,11 @@ class Detokenizer:
         ]
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(
+            self._tokenizer.decode(
+                ids, skip_special_tokens=not self._shows_special, clean_up_tokenization_spaces=False
+            )
+        )
 
 
 def stop_ids(

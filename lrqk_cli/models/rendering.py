@@ -20,7 +20,8 @@ from typing import Any
 
 from lrqk_cli.errors import ModelError
 
-Conversation = Sequence[Mapping[str, str]]
+# The messages of a conversation, and the template's variables beside these.
+Job = tuple[Sequence[Mapping[str, str]], Mapping[str, Any]]
 
 # An ordinary template takes some milliseconds and writes some hundred characters.
 _CPU_SECONDS = 5
@@ -43,18 +44,13 @@ class TemplateFailure:
     reason: str
 
 
-def render(
-    template: str, conversations: Sequence[Conversation], variables: Mapping[str, Any]
-) -> list[str | TemplateFailure]:
-    """Render each conversation up to the start of an answer.
-
-    Args:
-        variables: the template's variables beside the messages, such as the special tokens.
+def render(template: str, jobs: Sequence[Job]) -> list[str | TemplateFailure]:
+    """Render conversations, each up to the start of an answer unless its variables say otherwise.
 
     Raises:
         ModelError: the template takes too much time or memory, or writes too much text.
     """
-    request = json.dumps([template, list(conversations), dict(variables)])
+    request = json.dumps([template, jobs])
     return [TemplateFailure(text) if failed else text for failed, text in _render(request)]
 
 
@@ -96,13 +92,13 @@ def main(cpu_seconds: int) -> None:
     # Templates are written for transformers' environment, which closes known ways out of the sandbox.
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    template, conversations, variables = json.loads(sys.stdin.buffer.read())
+    template, jobs = json.loads(sys.stdin.buffer.read())
     _limit(cpu_seconds)
     answers: list[tuple[bool, str]] = []
-    for conversation in conversations:
+    for conversation, variables in jobs:
         try:
             rendered: Any = render_jinja_template(
-                [conversation], chat_template=template, add_generation_prompt=True, **variables
+                [conversation], chat_template=template, **{"add_generation_prompt": True, **variables}
             )
             answers.append((False, rendered[0][0]))
         except MemoryError:

@@ -12,14 +12,14 @@ from rich.text import Text
 from lrqk_cli.chat.archive import Archive, make_archive
 from lrqk_cli.chat.chat_session import ChatSession
 from lrqk_cli.chat.context_sync import ReadingEvent, never
-from lrqk_cli.chat.events import Answer, TextDelta
+from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import PageSelection
 from lrqk_cli.terminal.view import View
 
-ChatEvent = ReadingEvent | TextDelta | Answer
+ChatEvent = ReadingEvent | ReasoningDelta | TextDelta | Answer
 ReadDocuments = Callable[[Sequence[Path], PageSelection | None], Sequence[DocumentLike]]
 LookUp = Callable[[str, Archive, Session], None]
 

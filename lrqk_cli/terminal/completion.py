@@ -11,7 +11,7 @@ from prompt_toolkit.document import Document
 from lrqk_cli.chat.archive import saved_names
 from lrqk_cli.chat.journal import SessionStore
 from lrqk_cli.chat.printable import printable
-from lrqk_cli.config import TailMode
+from lrqk_cli.config import THINK_WORDS, TailMode
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.terminal.commands.registry import Registry
 from lrqk_cli.terminal.commands.settings import HOT_SET, SAMPLING
@@ -52,6 +52,8 @@ class ChatCompleter(Completer):
                 yield from _beginning_with(setting, (*SAMPLING, *HOT_SET))
             elif setting == "tail":
                 yield from _beginning_with(value, get_args(TailMode))
+            elif setting == "think":
+                yield from _beginning_with(value, list(THINK_WORDS))
         elif kind == "model":
             yield from _beginning_with(argument, self._models())
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Protocol
 
 import typer
 
 from lrqk_cli.chat.batch import AnswersFile, BatchQuestion
-from lrqk_cli.chat.events import Answer, Message, TextDelta
+from lrqk_cli.chat.events import Answer, Message, ReasoningDelta, TextDelta
 from lrqk_cli.chat.opening import OpenSession
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.report import ChatReport, build_report
@@ -19,7 +20,7 @@ from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import ContextLengthError
 from lrqk_cli.terminal.interrupts import Interrupts
 from lrqk_cli.terminal.sources_view import sources_view
-from lrqk_cli.terminal.streaming import PlainStream
+from lrqk_cli.terminal.streaming import DeltaStream, NoStream, PlainReasoning, PlainStream
 from lrqk_cli.terminal.view import View
 
 
@@ -50,8 +51,8 @@ class QuestionSet(Protocol):
 class FollowUpQuestions:
     """Questions of one conversation; each sees those before it and their answers.
 
-    The answers go to stdout as they come; with ``as_json`` as one object, or as one a line if there are
-    several.
+    The answers go to stdout as they come, and reasoning to stderr; with ``as_json`` both as one object, or as
+    one a line if there are several.
     """
 
     def __init__(self, prompts: Sequence[str], as_json: bool) -> None:
@@ -145,7 +146,7 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
     """Ask one question, with progress on stderr.
 
     Args:
-        streams: write the answer to stdout while it is generated.
+        streams: write the answer to stdout while it is generated, and its reasoning to stderr.
 
     Returns:
         The answer; ``interrupted`` if Ctrl-C stopped it.
@@ -154,17 +155,20 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
         ContextLengthError: the documents and the question do not fit.
         KeyboardInterrupt: Ctrl-C before the answer began, or twice.
     """
-    add = None
+    shown = DeltaStream(
+        NoStream if view.quiet or not streams else partial(PlainReasoning, view.console),
+        PlainStream if streams else NoStream,
+    )
 
     def leave() -> None:
         # Before the answer begins, Ctrl-C leaves at once; after that it only sets the flag. If a library's
         # callback swallows the exception, the flag stops the session after the segment.
-        if add is None:
+        if not shown.has_begun:
             raise KeyboardInterrupt
 
     began = time.monotonic()
     interrupts = Interrupts(leave)
-    with interrupts, ExitStack() as bar, ExitStack() as stream:
+    with interrupts, ExitStack() as bar, shown:
         update = bar.enter_context(view.prefilling("Reading"))
         session.watch_reading(update)
         for event in session.ask(question, interrupts):
@@ -172,19 +176,13 @@ def answer_once(session: Session, question: str, view: View, *, streams: bool) -
                 update(event)
             elif isinstance(event, Message):
                 view.tell(event)
-            elif isinstance(event, TextDelta):
-                if add is None:
-                    bar.close()
-                    add = stream.enter_context(PlainStream()).add if streams else _discard
-                add(event.text)
-            elif add is None and interrupts():
+            elif isinstance(event, ReasoningDelta | TextDelta):
+                bar.close()
+                shown.add(event)
+            elif not shown.has_begun and interrupts():
                 raise KeyboardInterrupt
             else:
                 if not interrupts():
                     view.ring(time.monotonic() - began)
                 return event
     raise AssertionError("A session ends with an answer.")
-
-
-def _discard(text: str) -> None:
-    """Show nothing: the caller prints the whole answer at the end."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, closing
-from typing import Protocol
 
-from lrqk_cli.chat.events import Message, TextDelta
+from lrqk_cli.chat.events import Message, ReasoningDelta, TextDelta
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.terminal.command_context import ChatEvent, ChatExit, CommandContext
@@ -19,17 +18,20 @@ from lrqk_cli.terminal.interrupts import Interrupts, LeaveAtOnce
 from lrqk_cli.terminal.line_reader import LineReader
 from lrqk_cli.terminal.markdown import MarkdownStream
 from lrqk_cli.terminal.sources_view import sources_line
-from lrqk_cli.terminal.streaming import PlainStream, StatusStream
+from lrqk_cli.terminal.streaming import (
+    DeltaStream,
+    PlainReasoning,
+    PlainStream,
+    ReasoningRows,
+    StatusStream,
+    TextStream,
+)
 from lrqk_cli.terminal.toolbar import status_line
 
 _UNEXPECTED_HINT = "The conversation is as it was before. Please report this; --debug shows more of it."
 _STOPPED = "The answer was stopped. What is here of it stays in the conversation."
 _STOPPED_BEFORE = "Stopped before the answer began."
 _STOPPING = "Stopping after this step. Press Ctrl-C again to leave at once."
-
-
-class _Stream(Protocol):
-    def add(self, text: str) -> None: ...
 
 
 class Repl:
@@ -84,24 +86,23 @@ class Repl:
     def show(self, events: Generator[ChatEvent, None, None]) -> None:
         """Show the events of a session until they end; Ctrl-C stops them and keeps the answer so far."""
         began = time.monotonic()
-        with closing(events), self._interrupts, hidden_typing(), ExitStack() as bar, ExitStack() as stream:
+        streams = DeltaStream(self._new_reasoning, self._new_stream)
+        with closing(events), self._interrupts, hidden_typing(), ExitStack() as bar, streams:
             update = None
-            add = None
             for event in events:
                 if isinstance(event, PrefillProgress):
                     if update is None:
                         update = bar.enter_context(self._ctx.view.prefilling("Reading", self.status))
                         self._ctx.session.watch_reading(update)
                     update(event)
-                elif isinstance(event, TextDelta):
+                elif isinstance(event, ReasoningDelta | TextDelta):
                     bar.close()
-                    add = add or stream.enter_context(self._new_stream()).add
-                    add(event.text)
+                    streams.add(event)
                 elif isinstance(event, Message):
                     self._ctx.view.tell(event)
                 else:
                     bar.close()
-                    stream.close()
+                    streams.close()
                     if event.finish_reason == "interrupted":
                         self._ctx.view.note(_STOPPED if event.new_tokens else _STOPPED_BEFORE)
                     self._ctx.view.statistics(event)
@@ -155,12 +156,18 @@ class Repl:
             return True
         return False
 
-    def _new_stream(self) -> AbstractContextManager[_Stream]:
+    def _new_stream(self) -> AbstractContextManager[TextStream]:
         console = self._ctx.console
         if console.is_dumb_terminal:
             return PlainStream()
         stream = StatusStream if console.no_color else MarkdownStream
         return stream(console, self.status)
+
+    def _new_reasoning(self) -> AbstractContextManager[TextStream]:
+        console = self._ctx.console
+        if console.is_dumb_terminal:
+            return PlainReasoning(console)
+        return StatusStream(console, self.status, ReasoningRows(console))
 
     def _tell_stopping(self) -> None:
         # On other terminals the status line says so, and a note would break its frames.

@@ -218,9 +218,11 @@ class View:
             yield update
 
     def statistics(self, answer: Answer) -> None:
-        """Print why the answer stopped early, if it did, and then its statistics."""
+        """Print why the answer stopped early or is empty, if so, and then its statistics."""
         if message := _ENDINGS.get(answer.finish_reason):
             self.note(message)
+        elif answer.reasoning and not answer.text and answer.finish_reason == "stop":
+            self.note("The model ended with its reasoning, without an answer.")
         self.note(statistics_line(answer, self.attention))
 
     def _bar(self, *columns: ProgressColumn) -> Progress:

@@ -46,6 +46,8 @@ def encode(text: str) -> list[int]:
 @dataclass(frozen=True)
 class Format:
     system: str | None = None
+    reasoning: None = None
+    thinks: bool = False
 
     def opening(self) -> list[int]:
         return [1, *encode(self.system or "")]

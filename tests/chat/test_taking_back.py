@@ -6,7 +6,7 @@ from itertools import count
 
 import fake_chat
 import pytest
-from fake_chat import FakeDocument, FakeEngine
+from fake_chat import MARKS, FakeDocument, FakeEngine, FakePrompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -190,11 +190,14 @@ ACTIONS = ["ask", "ask", "document", "read", "undo", "drop", "clear", "system"]
     actions=st.lists(st.sampled_from(ACTIONS), max_size=12),
     looks=st.lists(st.integers(0, 12) | st.none(), min_size=12, max_size=12),
     mark_bytes=st.sampled_from([1, 1 << 29, 1 << 31]),
+    thinks=st.booleans(),
 )
-def test_the_engine_holds_a_beginning_of_what_was_said(actions, looks, mark_bytes) -> None:
+def test_the_engine_holds_a_beginning_of_what_was_said(actions, looks, mark_bytes, thinks) -> None:
     """Whatever is said, interrupted and taken back; at the end an answer comes after exactly that."""
-    engine, numbers = FakeEngine(segment=3, mark_bytes=mark_bytes, context=10_000), count()
-    session = fake_chat.new_session(engine, trained_context=10_000)
+    said = "{hm}Yes.$" if thinks else "Yes.$"
+    engine, numbers = FakeEngine(said, segment=3, mark_bytes=mark_bytes, context=10_000), count()
+    prompt, generation = FakePrompt(marks=MARKS, thinks=thinks), GenerationConfig(think=None if thinks else 0)
+    session = fake_chat.new_session(engine, (), generation, trained_context=10_000, prompt=prompt)
 
     def cancelled(limit: int | None):
         seen = count()
@@ -218,8 +221,12 @@ def test_the_engine_holds_a_beginning_of_what_was_said(actions, looks, mark_byte
     expected = session.conversation.with_prompt(session.conversation.prompt).tokens
     assert session.transcript == expected
     play(session.ask("last?"))
+    if thinks:
+        assert "".join(map(chr, session.transcript)).endswith("last?=Yes.")
+        list(session.read())
+    else:
+        assert engine.text.endswith("last?>Yes.")
     assert engine.cached == session.transcript
-    assert engine.text.endswith("last?>Yes.")
 
 
 def test_after_a_failure_all_is_read_again_and_can_be_taken_back(

@@ -108,8 +108,8 @@ def test_json_is_one_object_with_every_field(chat, document):
     assert result.code == 0, result.err
     report = json.loads(result.out)
     assert list(report) == [
-        "prompt", "answer", "finish_reason", "model", "attention", "plan", "prompt_tokens", "new_tokens",
-        "documents", "sources", "timing", "memory", "cache",
+        "prompt", "answer", "reasoning", "finish_reason", "model", "attention", "plan", "prompt_tokens",
+        "new_tokens", "reasoning_tokens", "documents", "sources", "timing", "memory", "cache",
     ]  # fmt: skip
     assert report["prompt"] == "How much?"
     assert report["finish_reason"] == "length"

@@ -8,6 +8,7 @@ from lrqk_cli.cli.values import (
     parse_names,
     parse_number,
     parse_penalties,
+    parse_think,
     parse_tokens,
 )
 from lrqk_cli.config import AlsPenalties
@@ -44,6 +45,20 @@ def test_what_is_no_number_of_tokens_is_refused_with_a_hint(text):
     with pytest.raises(UsageError) as refusal:
         parse_tokens(text)
     assert "64k" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "think"), [("on", None), ("ON", None), ("off", 0), ("0", 0), (0, 0), ("2k", 2048), (500, 500)]
+)
+def test_reasoning_is_a_word_or_a_number_of_tokens(text, think):
+    assert parse_think(text) == think
+
+
+@pytest.mark.parametrize("text", ["maybe", "", "-1", True])
+def test_what_is_neither_is_refused_with_the_words(text):
+    with pytest.raises(UsageError) as refusal:
+        parse_think(text)
+    assert "on, off" in refusal.value.hint
 
 
 @pytest.mark.parametrize("text", ["12X", "GiB", "0", "0.1", "-1G"])

@@ -32,11 +32,11 @@ def test_templates_are_rendered_as_transformers_does_it(tokenizer: PreTrainedTok
         for chat in chats
     ]
     variables = {**tokenizer.special_tokens_map, "enable_thinking": False}
-    assert render(template, chats, variables) == expected
+    assert render(template, [(chat, variables) for chat in chats]) == expected
 
 
 def test_what_a_template_says_is_handed_on():
-    assert render("{{ raise_exception('no chat') }}", [QUESTION], {}) == [TemplateFailure("no chat")]
+    assert render("{{ raise_exception('no chat') }}", [(QUESTION, {})]) == [TemplateFailure("no chat")]
 
 
 @pytest.fixture
@@ -79,4 +79,4 @@ def test_nothing_in_the_current_folder_is_run(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "json.py").write_text("raise SystemExit(9)")
     (tmp_path / "jinja2.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)
-    assert render("{{ messages[0].content }}, here", [QUESTION], {}) == ["Hello, here"]
+    assert render("{{ messages[0].content }}, here", [(QUESTION, {})]) == ["Hello, here"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from fake_chat import FakeDocument, FakeEngine, new_session
+from fake_chat import MARKS, FakeDocument, FakeEngine, FakePrompt, new_session
 
 from lrqk_cli.chat.events import Answer
 from lrqk_cli.config import LrqkConfig
@@ -223,6 +223,17 @@ def test_sampling_is_set(bench, line, name, value):
     assert getattr(bench.ctx.session.generation, name) == value
 
 
+def test_reasoning_is_set_by_a_word_or_a_number(bench):
+    bench.ctx.session = new_session(bench.engine, prompt=FakePrompt(marks=MARKS))
+    assert bench.run("/set think") == "think off\n"
+    assert bench.run("/set think on") == "think on\n"
+    assert bench.ctx.session.conversation.prompt.thinks
+    assert bench.run("/set think 500") == "think 500\n"
+    assert bench.ctx.session.generation.think == 500
+    bench.run("/set think off")
+    assert not bench.ctx.session.conversation.prompt.thinks
+
+
 def test_hot_set_settings_reach_the_engine(bench):
     bench.run("/set top-k 100")
     bench.run("/set tail none")
@@ -249,6 +260,8 @@ def test_settings_that_cannot_change_are_shown_all_the_same(bench):
         ("/set tail both", "no tail"),
         ("/set rank 32", "cannot change"),
         ("/set temperatur 1", "no setting"),
+        ("/set think maybe", "no value"),
+        ("/set think on", "does not reason"),
     ],
 )
 def test_a_bad_setting_is_refused_and_changes_nothing(bench, line, word):

@@ -6,9 +6,10 @@ import signal
 from io import StringIO
 
 import pytest
-from fake_chat import FakeEngine
+from fake_chat import MARKS, FakeEngine, FakePrompt, new_session
 from rich.console import Console
 
+from lrqk_cli.config import GenerationConfig
 from lrqk_cli.terminal.oneshot import answer_once
 from lrqk_cli.terminal.view import View
 
@@ -64,3 +65,12 @@ def test_ctrl_c_twice_during_the_answer_ends_the_run(new_session, view):
 
     with pytest.raises(KeyboardInterrupt):
         answer_once(new_session(Impatient("Quite so.$")), "Is it?", view, streams=True)
+
+
+def test_ctrl_c_during_the_reasoning_ends_the_answer_before_it_begins(view, capsys):
+    engine, prompt = InterruptedEngine("{hmmmmm}Yes.$"), FakePrompt(marks=MARKS, thinks=True)
+    session = new_session(engine, (), GenerationConfig(think=None), prompt=prompt)
+    answer = answer_once(session, "Is it?", view, streams=True)
+    assert (answer.reasoning, answer.text, answer.finish_reason) == ("hmmm", "", "interrupted")
+    assert capsys.readouterr().out == ""
+    assert view.console.file.getvalue().endswith("Reasoning:\n│ hmmm\n\n")

@@ -33,6 +33,7 @@ def start(tmp_path):
         pause: float = 0.0,
         read_pause: float = 0.0,
         long_after: float = 30.0,
+        think: bool = False,
         shell: str | None = None,
         then: str = "",
         **settings,
@@ -43,7 +44,7 @@ def start(tmp_path):
             "EDITOR": f"{sys.executable} {tmp_path / 'editor.py'}",
         }
         pauses = "--pause", pause, "--read-pause", read_pause, "--long-after", long_after
-        command = [PROGRAM, *pauses, "--history", tmp_path / "state" / "history"]
+        command = [PROGRAM, *pauses, *["--think"] * think, "--history", tmp_path / "state" / "history"]
         if shell is not None:
             command = ["-c", shell, f"{shlex.join(map(str, [sys.executable, *command]))}; {then}"]
         terminal = Terminal(command, columns, variables=variables, **settings)
@@ -87,6 +88,31 @@ def test_a_session_looks_as_recorded(start, columns, colour):
         recorded.parent.mkdir(exist_ok=True)
         recorded.write_text(shown, encoding="utf-8")
     assert shown == recorded.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("term", "colour"), [("xterm-256color", True), ("xterm-256color", False), ("dumb", False)]
+)
+def test_reasoning_stands_above_the_answer_behind_a_rule(start, colour, term):
+    terminal = start(colour=colour, term=term, think=True)
+    if term == "dumb":
+        terminal.wait("Ask a question")
+    say(terminal, "How many?", "cpu peak")
+    lines = terminal.text().splitlines()
+    begin = lines.index("Reasoning:")
+    assert lines[begin + 1 : begin + 9] == [
+        "│ The user asks how many people work at the plant. Page 8 has a table of the",
+        "│ plants, and the first row says Brannock, 412.",
+        "│",
+        "│ - Brannock: 412",
+        "│ - Hale: 97, which is not asked for",
+        "│",
+        r"│ \x1b[31mSo the answer is 412.",
+        "",
+    ]
+    assert lines[begin + 9].endswith("Findings")
+    terminal.type("/quit\r")
+    assert terminal.end() == 0
 
 
 def test_several_lines_by_alt_enter_quotes_and_paste(start):

@@ -41,6 +41,14 @@ def test_the_statistics_name_tokens_times_misses_and_memory():
     )
 
 
+def test_the_statistics_count_reasoning_and_say_that_there_was_nothing_else():
+    thought = replace(ANSWER, reasoning="Hm.", reasoning_tokens=7)
+    assert " · 7 of reasoning · 41 out" in statistics_line(thought)
+    target = View(Console(file=io.StringIO(), width=200))
+    target.statistics(replace(thought, text="", new_tokens=0))
+    assert "without an answer" in target.console.file.getvalue()
+
+
 def test_without_tokens_the_statistics_have_no_speeds():
     empty = replace(ANSWER, new_tokens=0, timing=Timing(0, 0.0, None), cache=DecodeTotals())
     assert statistics_line(empty) == "5,210 in · 0 out · cuda:0 peak 3.00 GiB"

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from lrqk_cli.chat.archive import make_archive
-from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.config import THINK_WORDS, GenerationConfig, LrqkConfig
 from lrqk_cli.errors import UsageError, did_you_mean
 from lrqk_cli.terminal.command_context import ChatExit, CommandContext
 from lrqk_cli.terminal.commands.registry import Command
 
-_INTEGERS = ("max-new-tokens", "sample-top-k", "seed", "top-k")
-_MAY_BE_NONE = ("max-new-tokens", "seed")
+_INTEGERS = ("max-new-tokens", "sample-top-k", "seed", "think", "top-k")
+_NONE: dict[str, int | None] = {"none": None}
+# Values that are no numbers.
+_WORDS = {"max-new-tokens": _NONE, "seed": _NONE, "think": THINK_WORDS}
 _NUMBERS = ("temperature", "top-p", "repetition-penalty")
 SAMPLING = tuple(field.name.replace("_", "-") for field in fields(GenerationConfig))
 HOT_SET = ("top-k", "tail")
@@ -24,14 +26,15 @@ def parse_value(name: str, text: str) -> int | float | str | None:
     Raises:
         UsageError: the setting needs a number and the text is none.
     """
-    if name in _MAY_BE_NONE and text == "none":
-        return None
+    words = _WORDS.get(name, {})
+    if text in words:
+        return words[text]
     try:
         if name in _INTEGERS:
             return int(text.replace(",", ""))
         return float(text) if name in _NUMBERS else text
     except ValueError:
-        hint = "Write a number" + (", or none." if name in _MAY_BE_NONE else ".")
+        hint = "Write " + "".join(f"{word}, " for word in words) + "or " * bool(words) + "a number."
         raise UsageError(f"'{text}' is no value for {name}.", hint) from None
 
 
@@ -52,12 +55,15 @@ def _set(ctx: CommandContext, argument: str) -> None:
     if text.strip():
         _change(ctx, name, text.strip())
     ctx.say(f"{name} {_value(ctx, name)}")
+    if name == "think":
+        # Some templates say in the system text, which stands before the documents, whether to reason.
+        ctx.say_what_is_unread()
 
 
 def _change(ctx: CommandContext, name: str, text: str) -> None:
     change = {name.replace("-", "_"): parse_value(name, text)}
     if name in SAMPLING:
-        ctx.session.generation = replace(ctx.session.generation, **change)  # type: ignore[arg-type]
+        ctx.session.set_generation(replace(ctx.session.generation, **change))  # type: ignore[arg-type]
     else:
         config = replace(ctx.config, **change)  # type: ignore[arg-type]
         ctx.session.engine.adjust(config)
@@ -69,7 +75,8 @@ def _value(ctx: CommandContext, name: str) -> object:
         return f"auto, which chose {ctx.config.attention}"
     owner = ctx.session.generation if name in SAMPLING else ctx.config
     value = getattr(owner, name.replace("-", "_"))
-    return "none" if value is None else value
+    words = {meaning: word for word, meaning in _WORDS.get(name, _NONE).items()}
+    return words.get(value, value)
 
 
 def _show_all(ctx: CommandContext) -> None:
