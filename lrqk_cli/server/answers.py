@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from lrqk_cli.chat.events import Answer, TextDelta
+from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.server.protocol import (
@@ -17,6 +18,7 @@ from lrqk_cli.server.protocol import (
     ChatCompletion,
     Choice,
     ChunkChoice,
+    CompletionDetails,
     Delta,
     Details,
     FinishReason,
@@ -40,7 +42,7 @@ class Reception:
         """Pass on an event; from any thread."""
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def events(self) -> AsyncIterator[PrefillProgress | TextDelta | Finished]:
+    async def events(self) -> AsyncIterator[PrefillProgress | ReasoningDelta | TextDelta | Finished]:
         """Yield events up to the end.
 
         Raises:
@@ -93,6 +95,9 @@ class Completion:
             async for event in self.reception.events():
                 if isinstance(event, PrefillProgress):
                     yield f": read {event.done} of {event.total} tokens\n\n"
+                elif isinstance(event, ReasoningDelta):
+                    if event.text:
+                        yield self._chunk(Delta(reasoning_content=event.text))
                 elif isinstance(event, TextDelta):
                     if event.text:
                         yield self._chunk(Delta(content=event.text))
@@ -111,7 +116,7 @@ class Completion:
             id=self.id,
             created=self.created,
             model=self.model,
-            choices=[Choice(message=AssistantMessage(content=end.text), finish_reason=_reason(end))],
+            choices=[Choice(message=_message(end), finish_reason=_reason(end))],
             usage=usage_of(end.answer),
             lrqk=details_of(end.answer),
         )
@@ -128,18 +133,23 @@ class Completion:
         chunk = ChatChunk(
             id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, lrqk=details
         )
-        left_out = {name for name, value in (("usage", usage), ("lrqk", details)) if value is None}
-        return f"data: {chunk.model_dump_json(exclude=left_out)}\n\n"
+        # Clients expect a field only where it says something, but for the reason of an end.
+        fields = chunk.model_dump(exclude_none=True)
+        for choice in fields["choices"]:
+            choice.setdefault("finish_reason", None)
+        return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
 
 
 def usage_of(answer: Answer) -> Usage:
-    """Return the tokens of an answer."""
+    """Return the tokens of an answer and its reasoning."""
     cached = answer.prompt_tokens - answer.timing.prefill_tokens
+    generated = answer.new_tokens + answer.reasoning_tokens
     return Usage(
         prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.new_tokens,
-        total_tokens=answer.prompt_tokens + answer.new_tokens,
+        completion_tokens=generated,
+        total_tokens=answer.prompt_tokens + generated,
         prompt_tokens_details=PromptDetails(cached_tokens=max(0, cached)),
+        completion_tokens_details=CompletionDetails(reasoning_tokens=answer.reasoning_tokens),
     )
 
 
@@ -162,6 +172,10 @@ def details_of(answer: Answer) -> Details:
             for each in sources.pages
         ],
     )
+
+
+def _message(end: Finished) -> AssistantMessage:
+    return AssistantMessage(content=end.text, reasoning_content=end.answer.reasoning or None)
 
 
 def _reason(end: Finished) -> FinishReason:

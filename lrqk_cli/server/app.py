@@ -37,6 +37,8 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 }
 # Seconds between two looks whether a client is still there.
 _WATCH_S = 0.2
+# Tokens of reasoning at most.
+_EFFORTS = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096, "high": None}
 _STREAM = {"content": {"text/event-stream": {}}, "description": "The answer, or its stream"}
 
 
@@ -229,7 +231,10 @@ def _generation(default: GenerationConfig, body: ChatRequest) -> GenerationConfi
         "repetition_penalty": body.repetition_penalty,
         "seed": body.seed,
     }
-    return replace(default, **{name: value for name, value in said.items() if value is not None})
+    said = {name: value for name, value in said.items() if value is not None}
+    if body.reasoning_effort is not None:
+        said["think"] = _EFFORTS[body.reasoning_effort]
+    return replace(default, **said)
 
 
 async def _unless_gone(request: Request, completion: Completion) -> Response:

@@ -92,5 +92,5 @@ def _append(conversation: Conversation, part: _Part) -> None:
     question, answer = part
     exchange = conversation.add_question(question)
     tokens = conversation.prompt.text(answer)
-    conversation.tokens += tokens
+    conversation.finish(exchange, tokens)
     exchange.answer = Reply(answer, "stop", len(tokens))

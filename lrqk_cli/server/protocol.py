@@ -39,12 +39,13 @@ class FilePart(_Request):
 
 
 class Message(_Request):
-    """A message of a conversation."""
+    """A message of a conversation; the reasoning of an earlier answer is left out, as templates do."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: _Text | list[Annotated[TextPart | FilePart, Field(discriminator="type")]] | None = None
     name: str | None = None
     refusal: None = None
+    reasoning_content: _Text | None = None
 
 
 class StreamOptions(_Request):
@@ -85,6 +86,7 @@ class ChatRequest(_Request):
     repetition_penalty: Annotated[float, Field(gt=0, le=10, strict=False)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     response_format: ResponseFormat | None = None
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
@@ -104,6 +106,12 @@ class PromptDetails(BaseModel):
     cached_tokens: int
 
 
+class CompletionDetails(BaseModel):
+    """The tokens of what was generated that are no answer."""
+
+    reasoning_tokens: int
+
+
 class Usage(BaseModel):
     """The tokens of a request."""
 
@@ -111,6 +119,7 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
 
 
 class SourceEntry(BaseModel):
@@ -145,10 +154,11 @@ FinishReason = Literal["stop", "length"]
 
 
 class AssistantMessage(BaseModel):
-    """The answer."""
+    """The answer, and what the model thought before it."""
 
     role: Literal["assistant"] = "assistant"
     content: str
+    reasoning_content: str | None = None
     refusal: None = None
 
 
@@ -178,6 +188,7 @@ class Delta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
 
 
 class ChunkChoice(BaseModel):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from traceback import format_exc
 from typing import TYPE_CHECKING
 
-from lrqk_cli.chat.events import Answer, TextDelta
+from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
@@ -49,7 +49,7 @@ class Finished:
     is_stopped: bool
 
 
-JobEvent = PrefillProgress | TextDelta | Finished | LrqkError
+JobEvent = PrefillProgress | ReasoningDelta | TextDelta | Finished | LrqkError
 
 
 @dataclass(eq=False)
@@ -142,12 +142,12 @@ class EngineWorker:
             return self._is_closing or stops.is_hit or job.is_cancelled.is_set()
 
         session.restore(continued(session.conversation, job.dialogue, self._prompt_of))
-        session.generation = job.generation
+        session.set_generation(job.generation)
         session.note_sources(job.notes_sources)
         session.watch_reading(job.emit)
         parts = []
         for event in session.ask(job.dialogue.question, is_cancelled):
-            if isinstance(event, PrefillProgress):
+            if isinstance(event, PrefillProgress | ReasoningDelta):
                 job.emit(event)
             elif isinstance(event, TextDelta):
                 parts.append(stops.push(event.text))

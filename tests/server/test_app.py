@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
-from fake_chat import FakeEngine, new_session
+from fake_chat import MARKS, FakeEngine, FakePrompt, new_session
 from fastapi.testclient import TestClient
 
 from lrqk_cli.documents.limits import ReadLimits
@@ -50,8 +50,10 @@ def reported() -> Reported:
 def make(reported: Reported) -> Iterator[Make]:
     made_ones: list[tuple[TestClient, EngineWorker]] = []
 
-    def made(engine: FakeEngine | None = None, limit: int = 8, **changes: Any) -> TestClient:
-        session = new_session(engine or FakeEngine())
+    def made(
+        engine: FakeEngine | None = None, limit: int = 8, prompt: FakePrompt | None = None, **changes: Any
+    ) -> TestClient:
+        session = new_session(engine or FakeEngine(), prompt=prompt)
         worker = EngineWorker(session, limit, reported.append)
         service = Service("tiny", session.engine.context, worker, UploadedFiles(ReadLimits(), 10))
         client = TestClient(create_app(replace(service, **changes)), base_url="http://localhost")
@@ -137,6 +139,25 @@ def test_an_answer_ends_at_a_stop_text_or_a_limit(make: Make) -> None:
     cut = ask(client, "Count.", max_completion_tokens=4)
     assert cut["choices"][0]["message"]["content"] == "One,"
     assert cut["choices"][0]["finish_reason"] == "length"
+
+
+def test_reasoning_comes_apart_and_stays_out_of_later_turns(make: Make) -> None:
+    engine = FakeEngine(answer="{Hm, well.}Yes.$")
+    client = make(engine, prompt=FakePrompt(marks=MARKS))
+    answer = ask(client, "Why?", reasoning_effort="high")
+    assert answer["choices"][0]["message"]["content"] == "Yes."
+    assert answer["choices"][0]["message"]["reasoning_content"] == "Hm, well."
+    details = answer["usage"]["completion_tokens_details"]
+    assert details["reasoning_tokens"] == answer["usage"]["completion_tokens"] - len("Yes.") > 0
+    engine.said = 0
+    text, chunks, _ = stream(client, "Why?", "Yes.", "And?", reasoning_effort="high")
+    assert text == "Yes."
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Hm, well."
+    # The newest turn is read with the next one, in the form of an earlier turn.
+    assert engine.text == "<Why?=Yes."
+    refused = make().post("/v1/chat/completions", json=asking("Why?", reasoning_effort="low"))
+    assert (refused.status_code, "does not reason" in refused.text) == (400, True)
 
 
 def test_documents_are_uploaded_once_and_named_as_sources(make: Make) -> None:
