@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import unicodedata
+
+import charset_normalizer
 
 from lrqk_cli.documents.document import Document, Page
 from lrqk_cli.documents.normalise import normalise
@@ -19,11 +22,28 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 SNIFFED_BYTES = 8192
+# Encodings that are looked for, as Python and as people call them.
+_GUESSES = {
+    "cp1252": "Windows-1252",
+    "cp1250": "Windows-1250",
+    "cp1251": "Windows-1251",
+    "cp1253": "Windows-1253",
+    "koi8_r": "KOI8-R",
+    "cp932": "Shift-JIS",
+    "euc_jp": "EUC-JP",
+    "cp949": "EUC-KR",
+    "big5": "Big5",
+    "gb18030": "GB 18030",
+}
+_USUAL = "cp1252"
+_OF_PAIRS = frozenset({"cp932", "euc_jp", "cp949", "big5", "gb18030"})
+# Unicode's categories of what stands in no text: controls, surrogates, private and unassigned characters.
+_NO_TEXT = frozenset({"Cc", "Cs", "Co", "Cn"})
 
 
 def is_binary(data: bytes) -> bool:
-    """Whether the first 8 KiB hold a NUL byte, without a byte order mark of UTF-16 or UTF-32."""
-    return b"\0" in data[:SNIFFED_BYTES] and _marked_encoding(data) is None
+    """Whether the first 8 KiB hold a NUL byte, and are not of UTF-16 or UTF-32."""
+    return b"\0" in data[:SNIFFED_BYTES] and not (_marked_encoding(data) or _unmarked_utf_16(data))
 
 
 def read_text(source: SourceFile, options: ReadOptions) -> Document:
@@ -48,29 +68,71 @@ def read_text(source: SourceFile, options: ReadOptions) -> Document:
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """Decode by the byte order mark, else as UTF-8, else as Windows-1252.
+    """Decode by the byte order mark, else as UTF-8, else by the encoding that the bytes look like.
 
     Returns:
         The text, and a warning if the encoding was guessed or some bytes are lost; else an empty string.
     """
-    marked = _marked_encoding(data)
+    stated = _marked_encoding(data) or _unmarked_utf_16(data)
     try:
-        return data.decode(marked or "utf-8"), ""
+        return data.decode(stated or "utf-8"), ""
     except UnicodeDecodeError:
         pass
-    text = data.decode(marked or "utf-8", "replace")
+    text = data.decode(stated or "utf-8", "replace")
     damaged = text.count("\ufffd")
     intact = sum(1 for char in text if ord(char) > 127) - damaged
-    # Windows-1252 text hardly ever forms a valid UTF-8 sequence, so such sequences mean damaged UTF-8 and not
-    # another encoding.
-    if marked or intact > damaged:
-        places = "1 place" if damaged == 1 else f"{damaged:,} places"
-        return text, f"{places} could not be decoded and became \ufffd."
+    # Text in another encoding hardly ever forms a valid UTF-8 sequence, so such sequences mean damaged UTF-8.
+    if stated or intact > damaged:
+        return text, f"{_lost(damaged)}."
+    encoding = _guessed_encoding(data)
     try:
-        return data.decode("cp1252"), "it is not UTF-8 and was read as Windows-1252."
+        text = data.decode(encoding)
     except UnicodeDecodeError:
-        return data.decode("latin-1"), "it is not UTF-8 and was read as Latin-1."
+        if encoding == _USUAL:
+            return data.decode("latin-1"), "it is not UTF-8 and was read as Latin-1."
+        text = data.decode(encoding, "replace")
+    damaged = text.count("\ufffd")
+    warning = f"it is not UTF-8 and was read as {_GUESSES[encoding]}"
+    return text, f"{warning}; {_lost(damaged)}." if damaged else f"{warning}."
+
+
+def _lost(count: int) -> str:
+    places = "1 place" if count == 1 else f"{count:,} places"
+    return f"{places} could not be decoded and became \ufffd"
 
 
 def _marked_encoding(data: bytes) -> str | None:
     return next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
+
+
+def _unmarked_utf_16(data: bytes) -> str | None:
+    """Return the kind of UTF-16 that data without a mark is in, by the zeros of ASCII; None if in no such."""
+    sniffed = data[: SNIFFED_BYTES & ~1]
+    if b"\0" not in sniffed or len(data) % 2:
+        return None
+    encoding = "utf-16-le" if b"\0" in sniffed[1::2] else "utf-16-be"
+    # In a character of ASCII one byte of two is zero, always the same one.
+    if b"\0" in sniffed[::2] and b"\0" in sniffed[1::2]:
+        return None
+    text = sniffed.decode(encoding, "ignore")
+    are_characters = all(char.isspace() or unicodedata.category(char) not in _NO_TEXT for char in text)
+    # What is left out was no character, but for half of one at the end.
+    is_whole = len(text.encode(encoding)) >= len(sniffed) - 2
+    return encoding if are_characters and is_whole else None
+
+
+def _guessed_encoding(data: bytes) -> str:
+    found = charset_normalizer.from_bytes(data, cp_isolation=[*_GUESSES])
+    best = found.best()
+    if best is None:
+        return _USUAL
+    if not best.coherence:
+        # The language of a short text is not known. In scripts of many characters hardly a byte is ASCII, and
+        # other text would hardly make valid pairs of them.
+        is_dense = sum(byte > 127 for byte in data) > len(data) // 3
+        return best.encoding if is_dense and best.encoding in _OF_PAIRS else _USUAL
+    for match in found:
+        names = {match.encoding, *match.could_be_from_charset}
+        if _USUAL in names and match.chaos <= best.chaos and match.coherence >= best.coherence:
+            return _USUAL
+    return best.encoding
