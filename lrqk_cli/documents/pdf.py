@@ -9,6 +9,7 @@ are left out. Text boxes and the values of form fields are visible on the page, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from lrqk_cli.documents.document import Document, Page, format_numbers
 from lrqk_cli.documents.normalise import normalise
 from lrqk_cli.documents.pages import select_pages
 from lrqk_cli.documents.pdf_text import page_text
+from lrqk_cli.documents.shares import read_pages
 from lrqk_cli.documents.source import Password, ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
@@ -38,14 +40,9 @@ def read_pdf(source: SourceFile, options: ReadOptions) -> Document:
     """
     reader, page_count = _open(source, options.password)
     numbers = select_pages(options.pages, page_count, source.title)
-    pages, broken = [], []
-    for done, number in enumerate(numbers):
-        options.on_page(done, len(numbers))
-        text = _text_of(reader, number)
-        if text is None:
-            broken.append(number)
-        pages.append(Page(number, text or ""))
-    options.on_page(len(numbers), len(numbers))
+    texts = read_pages(partial(_text_of, reader), numbers, options.on_page)
+    pages = [Page(number, text or "") for number, text in zip(numbers, texts, strict=True)]
+    broken = [number for number, text in zip(numbers, texts, strict=True) if text is None]
     empty = [page.number for page in pages if page.number is not None and not page.text]
     _refuse_empty(source, empty, broken, len(pages))
     found = _warnings(source.title, [number for number in empty if number not in broken], broken)

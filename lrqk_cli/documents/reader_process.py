@@ -26,6 +26,7 @@ from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
 _POLL_S = 0.05
+_LIST_S = 0.5
 _LONGEST_STEP_S = 1.0
 _SECONDS_A_PAGE = 1.0
 # Readers of spreadsheets import numeric libraries, whose threads would only reserve memory.
@@ -175,6 +176,9 @@ class _Child:
         self._requests, self._answers = self._process.stdin, self._process.stdout
         self._watched = psutil.Process(self._process.pid)
         self._gone = psutil.Error
+        # Its own processes, as they were found last; to find them takes a look at all of the machine.
+        self._shares: list[psutil.Process] = []
+        self._listed_at = 0.0
         self._received: SimpleQueue[bytes] = SimpleQueue()
         # A thread reads, because not every system can wait for a pipe with a timeout.
         self._thread = threading.Thread(
@@ -210,14 +214,27 @@ class _Child:
         return messages.decode(line)
 
     def memory(self) -> int:
-        """The resident bytes of the process; 0 if it has ended."""
-        try:
-            return int(self._watched.memory_info().rss)
-        except self._gone:
-            return 0
+        """The resident bytes of the process, and those that its own processes do not share with it."""
+        used, now = 0, time.monotonic()
+        with suppress(self._gone):
+            used = int(self._watched.memory_info().rss)
+            if now - self._listed_at > _LIST_S:
+                self._shares, self._listed_at = self._watched.children(), now
+        for share in self._shares:
+            with suppress(self._gone):
+                used += int(share.memory_full_info().uss)
+        return used
 
     def kill(self) -> None:
-        """End the process and wait for its end."""
+        """End the process and its own processes, and wait for its end."""
+        shares = []
+        with suppress(self._gone):
+            # It cannot begin others while it is stopped.
+            self._watched.suspend()
+            shares = self._watched.children()
+        for share in shares:
+            with suppress(self._gone):
+                share.kill()
         self._process.kill()
         self._process.wait()
         self._thread.join()

@@ -17,6 +17,7 @@ from lrqk_cli.documents.files import load
 from lrqk_cli.documents.formats import list_folder, read_source
 from lrqk_cli.documents.messages import Message
 from lrqk_cli.documents.pages import PageSelection
+from lrqk_cli.documents.shares import ShareLostError
 from lrqk_cli.documents.source import STDIN, Password, ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError, UsageError
 
@@ -87,6 +88,8 @@ class _Worker:
             answer = {"error": messages.from_error(error)}
         except MemoryError:
             answer = {"exceeded": "memory"}
+        except ShareLostError:
+            os._exit(1)  # as if this process had crashed
         except Exception:
             answer = {"failed": traceback.format_exc()}
         self._send(answer)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
-from pathlib import Path
 
 from lrqk_cli.errors import UsageError
-
-_CGROUP = Path("/sys/fs/cgroup")
+from lrqk_cli.memory.cpus import cpu_quota
 
 
 def wait_asleep() -> None:
@@ -37,20 +34,3 @@ def use_threads(wanted: int | None) -> int:
     if chosen != torch.get_num_threads():
         torch.set_num_threads(chosen)
     return chosen
-
-
-def cpu_quota(root: Path = _CGROUP) -> int | None:
-    """Return the CPUs that the control group may use, rounded up; None without a limit.
-
-    Args:
-        root: mount point of the control groups, version 1 or 2.
-    """
-    try:
-        if (root / "cpu.max").exists():
-            quota, period = (root / "cpu.max").read_text().split()
-        else:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text()
-        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else None
-    except (OSError, ValueError):
-        return None

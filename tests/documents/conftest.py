@@ -58,9 +58,12 @@ def make_pdf(tmp_path: Path) -> MakePdf:
 
 @pytest.fixture
 def make_page(tmp_path: Path) -> MakePage:
-    """``make_page(content, notes=100)``: one page, and as many references to one long text box."""
+    """``make_page(content, notes=100)``: one page, and as many references to one long text box.
 
-    def make(content: bytes, notes: int = 0) -> Path:
+    With ``copies`` the file has the page more than once.
+    """
+
+    def make(content: bytes, notes: int = 0, copies: int = 1) -> Path:
         writer = PdfWriter()
         add_text_page(writer, "Some text.")
         page = writer.pages[0]
@@ -74,6 +77,8 @@ def make_page(tmp_path: Path) -> MakePage:
             }
         )
         page[NameObject("/Annots")] = ArrayObject([writer._add_object(box)] * notes)
+        for _ in range(1, copies):
+            writer.add_page(page)
         path = tmp_path / "page.pdf"
         with path.open("wb") as file:
             writer.write(file)

@@ -18,10 +18,18 @@ from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.reader_process import ReaderProcess
 from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError, UsageError
+from lrqk_cli.memory.cpus import usable_cpus
 
 from .conftest import SLOW, MakePage, MakePdf
 
 _MIB = 1 << 20
+
+
+def goes_on(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def children() -> list[psutil.Process]:
@@ -141,8 +149,10 @@ def test_usage_errors_and_warnings_come_through(make_pdf: MakePdf, tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as of a Unix system are needed")
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_nothing_is_left_behind_however_reading_ends(make_page: MakePage, number: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "copies"), [("SIGINT", 1), ("SIGINT", 8), ("SIGTERM", 1), ("SIGKILL", 1), ("SIGKILL", 8)]
+)
+def test_nothing_is_left_behind_however_reading_ends(make_page: MakePage, number: str, copies: int) -> None:
     code = (
         "import json, sys, psutil\n"
         "from lrqk_cli.documents import read_documents\n"
@@ -154,7 +164,7 @@ def test_nothing_is_left_behind_however_reading_ends(make_page: MakePage, number
         "told = []\n"
         "read_documents(sys.argv[1:], on_progress=tell)\n"
     )
-    command = [sys.executable, "-c", code, str(make_page(SLOW))]
+    command = [sys.executable, "-c", code, str(make_page(SLOW, copies=copies))]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -162,13 +172,15 @@ def test_nothing_is_left_behind_however_reading_ends(make_page: MakePage, number
         assert process.stdout is not None
         (reader,) = json.loads(process.stdout.readline())
         time.sleep(1.0)
-        assert psutil.pid_exists(reader)
+        # Several pages are read by several processes.
+        readers = [psutil.Process(reader), *psutil.Process(reader).children()]
+        assert len(readers) == (1 if copies == 1 or usable_cpus() == 1 else 1 + min(usable_cpus(), 2))
         start = time.monotonic()
         process.send_signal(getattr(signal, number))
         process.wait(timeout=30)
         assert time.monotonic() - start < 5.0
     deadline = time.monotonic() + 10.0
-    while psutil.pid_exists(reader) and psutil.Process(reader).status() != psutil.STATUS_ZOMBIE:
+    while any(goes_on(each) for each in readers):
         assert time.monotonic() < deadline, "the process that reads goes on"
         time.sleep(0.05)
 

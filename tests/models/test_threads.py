@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lrqk_cli.errors import UsageError
+from lrqk_cli.memory.cpus import cpu_quota
 from lrqk_cli.models import threads
 
 
@@ -45,7 +46,7 @@ def test_the_quota_of_a_control_group(tmp_path, files: dict[str, str], quota: in
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert threads.cpu_quota(tmp_path) == quota
+    assert cpu_quota(tmp_path) == quota
 
 
 def test_who_says_how_threads_wait_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
