@@ -14,6 +14,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.documents.document import Document, Page, format_numbers
+from lrqk_cli.documents.hyphens import join_words
 from lrqk_cli.documents.normalise import normalise
 from lrqk_cli.documents.pages import select_pages
 from lrqk_cli.documents.pdf_text import page_text
@@ -41,7 +42,8 @@ def read_pdf(source: SourceFile, options: ReadOptions) -> Document:
     reader, page_count = _open(source, options.password)
     numbers = select_pages(options.pages, page_count, source.title)
     texts = read_pages(partial(_text_of, reader), numbers, options.on_page)
-    pages = [Page(number, text or "") for number, text in zip(numbers, texts, strict=True)]
+    joined = join_words([text or "" for text in texts])
+    pages = [Page(number, text) for number, text in zip(numbers, joined, strict=True)]
     broken = [number for number, text in zip(numbers, texts, strict=True) if text is None]
     empty = [page.number for page in pages if page.number is not None and not page.text]
     _refuse_empty(source, empty, broken, len(pages))

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrqk_cli.documents import Document, Page
+from lrqk_cli.documents.hyphens import join_words
 from lrqk_cli.documents.normalise import normalise
 from lrqk_cli.documents.office import sniff_office
 
@@ -36,6 +37,12 @@ def quick() -> Iterator[None]:
 def test_blanks_are_cleaned_in_linear_time(text: str) -> None:
     with quick():
         normalise(text)
+
+
+@pytest.mark.parametrize("piece", ["a", "a-", "a-\n", "ab-\nab ", "\u2010", "-\na"])
+def test_split_words_are_joined_in_linear_time(piece: str) -> None:
+    with quick():
+        join_words([piece * _MANY])
 
 
 @pytest.mark.parametrize("marks", ["\u0301\u0323", "\u0344\u0323", "\u0f73\u0f71"])
