@@ -27,8 +27,8 @@ def beyond(requirement: Requirement) -> Requirement:
 
 
 project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
-extras = project["optional-dependencies"]
-lines = [*project["dependencies"], *extras["office"], *extras["plot"], *extras["test"]]
+extras = project["optional-dependencies"].values()
+lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
 for line in lines:
     if not line.startswith(("lrqk", "torch>")):  # torch is installed first, in the one build that is tested
         print(beyond(Requirement(line)))  # noqa: T201
