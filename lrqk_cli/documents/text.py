@@ -107,7 +107,7 @@ def _marked_encoding(data: bytes) -> str | None:
 
 def _unmarked_utf_16(data: bytes) -> str | None:
     """Return the kind of UTF-16 that data without a mark is in, by the zeros of ASCII; None if in no such."""
-    sniffed = data[: SNIFFED_BYTES & ~1]
+    sniffed = data[:SNIFFED_BYTES]
     if b"\0" not in sniffed or len(data) % 2:
         return None
     encoding = "utf-16-le" if b"\0" in sniffed[1::2] else "utf-16-be"
@@ -129,7 +129,7 @@ def _guessed_encoding(data: bytes) -> str:
     if not best.coherence:
         # The language of a short text is not known. In scripts of many characters hardly a byte is ASCII, and
         # other text would hardly make valid pairs of them.
-        is_dense = sum(byte > 127 for byte in data) > len(data) // 3
+        is_dense = 3 * len(data.decode("ascii", "ignore")) < 2 * len(data)
         return best.encoding if is_dense and best.encoding in _OF_PAIRS else _USUAL
     for match in found:
         names = {match.encoding, *match.could_be_from_charset}

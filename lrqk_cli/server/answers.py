@@ -6,12 +6,13 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
+from lrqk_cli.server.failures import body_of
 from lrqk_cli.server.protocol import (
     AssistantMessage,
     ChatChunk,
@@ -26,7 +27,7 @@ from lrqk_cli.server.protocol import (
     SourceEntry,
     Usage,
 )
-from lrqk_cli.server.worker import EngineWorker, Finished, Job, JobEvent
+from lrqk_cli.server.worker import Finished, Job, JobEvent
 
 _END = "data: [DONE]\n\n"
 
@@ -63,14 +64,11 @@ class Completion:
 
     Args:
         model: the name of the model.
-        failure: makes the body of a failure in a stream.
     """
 
     model: str
-    worker: EngineWorker
     job: Job
     reception: Reception
-    failure: Callable[[LrqkError], str]
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -107,7 +105,7 @@ class Completion:
                         yield self._chunk(None, usage=usage_of(event.answer))
                     yield _END
         except LrqkError as error:
-            yield f"data: {self.failure(error)}\n\n"
+            yield f"data: {body_of(error).model_dump_json()}\n\n"
         finally:
             self.job.is_cancelled.set()
 

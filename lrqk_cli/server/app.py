@@ -209,9 +209,7 @@ def _completion(
         tuple(filter(None, stops)),
         body.lrqk.sources,
     )
-    return Completion(
-        service.model, service.worker, job, reception, lambda error: body_of(error).model_dump_json()
-    )
+    return Completion(service.model, job, reception)
 
 
 def _generation(default: GenerationConfig, body: ChatRequest) -> GenerationConfig:

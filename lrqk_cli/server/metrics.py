@@ -25,7 +25,7 @@ class Metrics:
 
     def answered(self, end: Finished) -> None:
         """Count an answer."""
-        usage, cached = usage_of(end.answer), 0
+        usage = usage_of(end.answer)
         cached = usage.prompt_tokens_details.cached_tokens
         self._answers.labels("stop" if end.is_stopped else end.answer.finish_reason).inc()
         for kind, count in (

@@ -141,8 +141,9 @@ class EngineWorker:
         def is_cancelled() -> bool:
             return self._is_closing or stops.is_hit or job.is_cancelled.is_set()
 
-        session.restore(continued(session.conversation, job.dialogue, self._prompt_of))
-        session.set_generation(job.generation)
+        conversation = continued(session.conversation, job.dialogue, self._prompt_of)
+        session.restore(conversation.thinking(job.generation.thinks))
+        session.generation = job.generation
         session.note_sources(job.notes_sources)
         session.watch_reading(job.emit)
         parts = []

@@ -98,6 +98,15 @@ def common_settings(header: HeaderValues) -> Settings:
     return settings
 
 
+def mixture_settings(header: HeaderValues) -> Settings:
+    """Return the settings of the experts of most mixtures."""
+    return {
+        "num_experts": header["expert_count"],
+        "num_experts_per_tok": header["expert_used_count"],
+        "moe_intermediate_size": header["expert_feed_forward_length"],
+    }
+
+
 def rope(header: HeaderValues, **others: Any) -> Settings:
     """Return ``rope_parameters`` for a header, with ``others`` added.
 

@@ -18,6 +18,7 @@ from lrqk_cli.models.gguf_families.base import (
     in_order,
     less_one,
     log_of_negative,
+    mixture_settings,
     rope,
     with_channel,
 )
@@ -67,10 +68,7 @@ def _qwen35_settings(header: HeaderValues) -> Settings:
 
 
 def _mixture_settings(header: HeaderValues) -> Settings:
-    return {
-        "num_experts": header["expert_count"],
-        "num_experts_per_tok": header["expert_used_count"],
-        "moe_intermediate_size": header["expert_feed_forward_length"],
+    return mixture_settings(header) | {
         "shared_expert_intermediate_size": header["expert_shared_feed_forward_length"],
     }
 

@@ -9,6 +9,7 @@ from lrqk_cli.models.gguf_families.base import (
     GgufLayout,
     Settings,
     common_settings,
+    mixture_settings,
     rope,
     with_channel,
 )
@@ -40,14 +41,15 @@ def _settings(header: HeaderValues) -> Settings:
 
 
 def _mixture_settings(header: HeaderValues) -> Settings:
-    return _common(header) | {
-        "model_type": "lfm2_moe",
-        "num_experts": header["expert_count"],
-        "num_experts_per_tok": header["expert_used_count"],
-        "moe_intermediate_size": header["expert_feed_forward_length"],
-        "num_dense_layers": header["leading_dense_block_count"],
-        "use_expert_bias": header.has("exp_probs_b.bias"),
-    }
+    return (
+        _common(header)
+        | mixture_settings(header)
+        | {
+            "model_type": "lfm2_moe",
+            "num_dense_layers": header["leading_dense_block_count"],
+            "use_expert_bias": header.has("exp_probs_b.bias"),
+        }
+    )
 
 
 def _layout(_: Any, __: frozenset[str]) -> GgufLayout:

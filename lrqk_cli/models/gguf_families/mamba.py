@@ -58,27 +58,36 @@ _MIXER = {
 }
 
 
-def _falcon_settings(header: HeaderValues) -> Settings:
-    inner, heads = header["ssm.inner_size"], header["ssm.time_step_rank"]
-    # The multipliers of the published configuration are part of the file's weights.
-    return common_settings(header) | {
-        "model_type": "falcon_h1",
-        "num_key_value_heads": header["attention.head_count_kv"],
-        "head_dim": header["attention.key_length"],
-        "intermediate_size": header["feed_forward_length"],
-        "rms_norm_eps": header["attention.layer_norm_rms_epsilon"],
-        "mamba_d_ssm": inner,
+def _mamba_settings(header: HeaderValues) -> Settings:
+    heads = header["ssm.time_step_rank"]
+    return {
         "mamba_n_heads": heads,
-        "mamba_d_head": inner // heads,
+        "mamba_d_head": header["ssm.inner_size"] // heads,
         "mamba_n_groups": header["ssm.group_count"],
         "mamba_d_state": header["ssm.state_size"],
         "mamba_d_conv": header["ssm.conv_kernel"],
-        "mamba_rms_norm": header.has("ssm_norm.weight"),
-        # llama.cpp has no other order, and files do not say it.
-        "mamba_norm_before_gate": False,
         "mamba_conv_bias": header.has("ssm_conv1d.bias"),
-        "rope_parameters": rope(header),
     }
+
+
+def _falcon_settings(header: HeaderValues) -> Settings:
+    # The multipliers of the published configuration are part of the file's weights.
+    return (
+        common_settings(header)
+        | _mamba_settings(header)
+        | {
+            "model_type": "falcon_h1",
+            "num_key_value_heads": header["attention.head_count_kv"],
+            "head_dim": header["attention.key_length"],
+            "intermediate_size": header["feed_forward_length"],
+            "rms_norm_eps": header["attention.layer_norm_rms_epsilon"],
+            "mamba_d_ssm": header["ssm.inner_size"],
+            "mamba_rms_norm": header.has("ssm_norm.weight"),
+            # llama.cpp has no other order, and files do not say it.
+            "mamba_norm_before_gate": False,
+            "rope_parameters": rope(header),
+        }
+    )
 
 
 def _falcon_layout(_: Any, held: frozenset[str]) -> GgufLayout:
@@ -89,34 +98,32 @@ def _falcon_layout(_: Any, held: frozenset[str]) -> GgufLayout:
 def _granite_settings(header: HeaderValues) -> Settings:
     settings = common_settings(header)
     kv_heads = header.listed("attention.head_count_kv", settings["num_hidden_layers"])
-    inner, heads = header["ssm.inner_size"], header["ssm.time_step_rank"]
+    inner = header["ssm.inner_size"]
     if inner % settings["hidden_size"]:
         raise ValueError("its inner size of Mamba is no multiple of the hidden size")
     # Layers without KV heads do not attend.
-    return settings | {
-        "model_type": "granitemoehybrid",
-        "layer_types": ["attention" if count else "mamba" for count in kv_heads],
-        "num_key_value_heads": max(kv_heads),
-        "intermediate_size": header["feed_forward_length"],
-        "shared_intermediate_size": header.get("expert_shared_feed_forward_length")
-        or header["feed_forward_length"],
-        "num_local_experts": header.get("expert_count", 0),
-        "num_experts_per_tok": header.get("expert_used_count", 0),
-        "rms_norm_eps": header["attention.layer_norm_rms_epsilon"],
-        "attention_multiplier": header["attention.scale"],
-        "embedding_multiplier": header["embedding_scale"],
-        "residual_multiplier": header["residual_scale"],
-        "logits_scaling": header["logit_scale"],
-        "mamba_expand": inner // settings["hidden_size"],
-        "mamba_n_heads": heads,
-        "mamba_d_head": inner // heads,
-        "mamba_n_groups": header["ssm.group_count"],
-        "mamba_d_state": header["ssm.state_size"],
-        "mamba_d_conv": header["ssm.conv_kernel"],
-        "mamba_conv_bias": header.has("ssm_conv1d.bias"),
-        "position_embedding_type": "rope" if header.get("rope.scaling.finetuned") else "nope",
-        "rope_parameters": rope(header),
-    }
+    return (
+        settings
+        | _mamba_settings(header)
+        | {
+            "model_type": "granitemoehybrid",
+            "layer_types": ["attention" if count else "mamba" for count in kv_heads],
+            "num_key_value_heads": max(kv_heads),
+            "intermediate_size": header["feed_forward_length"],
+            "shared_intermediate_size": header.get("expert_shared_feed_forward_length")
+            or header["feed_forward_length"],
+            "num_local_experts": header.get("expert_count", 0),
+            "num_experts_per_tok": header.get("expert_used_count", 0),
+            "rms_norm_eps": header["attention.layer_norm_rms_epsilon"],
+            "attention_multiplier": header["attention.scale"],
+            "embedding_multiplier": header["embedding_scale"],
+            "residual_multiplier": header["residual_scale"],
+            "logits_scaling": header["logit_scale"],
+            "mamba_expand": inner // settings["hidden_size"],
+            "position_embedding_type": "rope" if header.get("rope.scaling.finetuned") else "nope",
+            "rope_parameters": rope(header),
+        }
+    )
 
 
 def _granite_layout(config: Any, held: frozenset[str]) -> GgufLayout:
