@@ -21,7 +21,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from lrqk_cli.config import WeightForm
 from lrqk_cli.formats import PackedFormat
 from lrqk_cli.kernels.packed import on_host
-from lrqk_cli.models.matrices import EXPERT_WEIGHTS, formats_of
+from lrqk_cli.models.matrices import formats_of
 from lrqk_cli.models.packed_experts import put_packed
 from lrqk_cli.models.packed_layers import PackedModule, packed_module
 from lrqk_cli.models.quantise import quantise
@@ -194,11 +194,12 @@ class _Pack(ConversionOps):
         # Quantising would turn NaN into zeros, so check first.
         if not bool(torch.stack(torch.aminmax(weight)).isfinite().all()):
             quantizer.damaged.add(full_layer_name)
-        if weight.dim() > 2:
+        is_of_experts = weight.dim() > 2
+        if is_of_experts:
             experts: Any = model.get_submodule(path.rpartition(".")[0])
             weight = (weight.mT if experts.is_transposed else weight).flatten(0, 1)
         matrix = quantise(quantizer.formats[path], weight)
-        is_on_host = quantizer.experts_on_host and path.endswith(EXPERT_WEIGHTS)
+        is_on_host = quantizer.experts_on_host and is_of_experts
         if is_on_host:
             matrix = on_host(matrix)
         put_packed(model, path, matrix, quantizer.dtype, experts_on_host=is_on_host)

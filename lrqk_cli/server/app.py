@@ -20,11 +20,7 @@ from lrqk_cli.config import GenerationConfig
 from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.server import protocol
 from lrqk_cli.server.answers import Completion, Reception
-from lrqk_cli.server.failures import (
-    UnknownModelError,
-    body_of,
-    status_of,
-)
+from lrqk_cli.server.failures import UnknownModelError, response_of
 from lrqk_cli.server.guards import BodyLimit, KeyGuard
 from lrqk_cli.server.messages import dialogue_of
 from lrqk_cli.server.metrics import Metrics
@@ -159,13 +155,12 @@ def _add_files(app: FastAPI, service: Service) -> None:
 def _add_failures(app: FastAPI) -> None:
     @app.exception_handler(LrqkError)
     def failed(_: Request, error: LrqkError) -> JSONResponse:
-        return JSONResponse(body_of(error).model_dump(), status_of(error))
+        return response_of(error)
 
     @app.exception_handler(Exception)
     def unexpected(_: Request, __: Exception) -> JSONResponse:
         # The server's log has the traceback.
-        failure = LrqkError("The server failed.", "Its log has more; please report it.")
-        return JSONResponse(body_of(failure).model_dump(), 500)
+        return response_of(LrqkError("The server failed.", "Its log has more; please report it."))
 
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -174,13 +169,12 @@ def _add_failures(app: FastAPI) -> None:
         wrong = UsageError(
             f"{place or 'The body'}: {first['msg']}.", "This server takes what its /openapi.json says."
         )
-        return JSONResponse(body_of(wrong, place or None).model_dump(), 400)
+        return response_of(wrong, param=place or None)
 
     @app.exception_handler(HTTPException)
     def refused(_: Request, error: HTTPException) -> JSONResponse:
         failure = error.detail if isinstance(error.detail, LrqkError) else UsageError(f"{error.detail}.")
-        body = body_of(failure)
-        return JSONResponse(body.model_dump(), error.status_code, headers=error.headers)
+        return response_of(failure, status=error.status_code, headers=error.headers)
 
 
 def _check_model(service: Service, name: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+
 from lrqk_cli.errors import (
     ContextLengthError,
     DocumentError,
@@ -40,6 +44,22 @@ _KINDS: dict[type[LrqkError], tuple[int, str, str | None]] = {
     ClosingError: (503, "server_error", "closing"),
     OutOfMemoryError: (503, "server_error", "out_of_memory"),
 }
+
+
+def response_of(
+    error: LrqkError,
+    *,
+    param: str | None = None,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Return the answer to a request that failed.
+
+    Args:
+        param: the field of the request that is wrong.
+        status: the HTTP status; None for that of the kind of failure.
+    """
+    return JSONResponse(body_of(error, param).model_dump(), status or status_of(error), headers)
 
 
 def status_of(error: LrqkError) -> int:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lrqk_cli.errors import LrqkError
-from lrqk_cli.server.failures import BodyTooLargeError, UnauthorisedError, body_of, status_of
+from lrqk_cli.server.failures import BodyTooLargeError, UnauthorisedError, response_of, status_of
 
 # What needs no key: it tells only that there is a server.
 _OPEN = frozenset({"/health"})
@@ -88,4 +88,4 @@ def _refusal(error: LrqkError) -> JSONResponse:
     headers = {"connection": "close"}
     if isinstance(error, UnauthorisedError):
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(body_of(error).model_dump(), status_of(error), headers)
+    return response_of(error, headers=headers)

@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from lrqk_cli.config import WeightForm
 from lrqk_cli.errors import ModelError, OutOfMemoryError, UsageError
+from lrqk_cli.kernels.packed import PackedMatrix, on_host
 from lrqk_cli.kernels.unpack_rows.reference import unpack_rows
 from lrqk_cli.memory.accounting import weight_bytes
 from lrqk_cli.models import on_load
@@ -92,8 +93,17 @@ def test_weights_take_what_was_foretold(family: str, form: WeightForm, tmp_path:
     assert found == pytest.approx(weight_bytes(spec, "bfloat16"), abs=2 * 4 * 64 * 2)
 
 
-@pytest.mark.parametrize("family", ["qwen3-moe", "gpt-oss"])
-def test_packed_experts_may_stay_in_host_memory(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "mixtures"), [("qwen3-moe", 2), ("gpt-oss", 2), ("deepseek-v2", 1)])
+def test_packed_experts_may_stay_in_host_memory(
+    family: str, mixtures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[PackedMatrix] = []
+
+    def noted(matrix: PackedMatrix) -> PackedMatrix:
+        moved.append(matrix)
+        return on_host(matrix)
+
+    monkeypatch.setattr(on_load, "on_host", noted)
     model = tiny_model(family, hidden_size=64, intermediate_size=64)
     model.save_pretrained(tmp_path)
     config = {"config": model.config, "device_map": {"": CPU}, "dtype": torch.float32}
@@ -102,6 +112,8 @@ def test_packed_experts_may_stay_in_host_memory(family: str, tmp_path: Path) -> 
     )
     spec = with_form(spec_from_config(model.config, family), "q8")
     assert spec.packed is not None
+    # The matrices of a dense MLP have the same names.
+    assert len(moved) == 2 * mixtures
     assert here.get_memory_footprint() - apart.get_memory_footprint() == spec.packed.experts > 0
     torch.testing.assert_close(logits(apart), logits(here), atol=0, rtol=0)
 
