@@ -15,6 +15,10 @@ from lrqk_cli.engine.sampling import likeliest
 from lrqk_cli.upstream import cache_argument
 
 
+# The first step compiles kernels, the second is captured.
+_STEPS_TO_CAPTURE = 2
+
+
 class FixedStep:
     """A step of a fixed number of tokens: the newest token, and drafts after it in a verify step.
 
@@ -52,6 +56,11 @@ class FixedStep:
         """Whether a step is a single launch that returns before the step has run."""
         return self._graph is not None
 
+    @property
+    def is_cold(self) -> bool:
+        """Whether the next step compiles kernels, or is captured."""
+        return self._can_capture and self._graph is None and self._steps < _STEPS_TO_CAPTURE
+
     def run(self, tokens: Sequence[int]) -> Tensor:
         """Append the first of ``tokens``; return the logits ``[count, vocab]`` after each of them.
 
@@ -64,7 +73,7 @@ class FixedStep:
         if cache.has_device_steps and not cache.observers:
             cache.prepare_step()
             self._steps += 1
-            if self._graph is None and self._can_capture and self._steps > 1:
+            if self._graph is None and self._can_capture and self._steps >= _STEPS_TO_CAPTURE:
                 self._capture()
             if self._graph is not None and self._logits is not None:
                 self._graph.replay()
@@ -143,6 +152,7 @@ class Decoder:
         self._row = 0
         self._drafts: Sequence[int] = ()
         self._offered = self._accepted = 0
+        self._warms_up = False
 
     @property
     def is_captured(self) -> bool:
@@ -160,7 +170,7 @@ class Decoder:
         if self._drafts and self._drafts[0] == token:
             self._drafts = self._drafts[1:]
             self._cache.accept_draft()
-            self._accepted += 1
+            self._accepted += not self._warms_up
             self._row += 1
         else:
             self._drafts = self._found(source, token)
@@ -169,7 +179,7 @@ class Decoder:
             self._step = self._verify if self._drafts and self._verify else self._plain
             self._kept = self._step.run([token, *self._drafts])
             self._chosen, self._row = None, 0
-            self._offered += len(self._drafts)
+            self._offered += 0 if self._warms_up else len(self._drafts)
             if source is not None and self.is_captured:
                 source.prepare()
         assert self._kept is not None
@@ -180,10 +190,9 @@ class Decoder:
         count = self._cache.draft_tokens
         if source is None or not count:
             return ()
-        if self._cache.has_device_steps and self._verify is None:
-            # Any drafts: the kernels of verify steps are compiled now, and not in the middle of an answer.
-            return [token] * count
-        return source.find(count)
+        self._warms_up = self._cache.has_device_steps and (self._verify is None or self._verify.is_cold)
+        # Any drafts will do to make verify steps ready now, and not in the middle of an answer.
+        return [token] * count if self._warms_up else source.find(count)
 
     def drop_drafts(self) -> None:
         """Forget the drafts that were not reached."""

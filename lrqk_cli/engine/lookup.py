@@ -20,6 +20,11 @@ from lrqk_cli.engine.tokens import shared_length
 # Tokens that must occur before, for those after them to be drafts.
 NEWEST = 8
 _HASHED = NEWEST - 1
+# An answer that left its source goes on with it where so many tokens agree again: in an answer a line end of
+# the source is often a blank, or a hyphen is gone. Looked for among so many tokens of the source, until the
+# answer has gone on for as many.
+_AGAIN = 2
+_APART = 12
 VERIFY_COST = 2.0
 ALLOWANCE = 1 / 64
 MOST_CREDIT = 1.2
@@ -126,11 +131,13 @@ class Lookup:
         # The newest drafts, the length of the conversation when they were offered, and their source.
         self._open: list[int] = []
         self._at = self._length = self._source = 0
+        # Where the newest source parted from the conversation, and the length of the conversation then.
+        self._parted: tuple[int, int] | None = None
 
     def cut(self, length: int) -> None:
         """Forget the tokens of the conversation from ``length`` on, which were taken back."""
         self._search.cut(length)
-        self._open = []
+        self._open, self._parted = [], None
         self._length = min(self._length, length)
 
     def prepare(self) -> None:
@@ -145,7 +152,8 @@ class Lookup:
         if self._credit < 0.0:
             return []
         self._search.follow(self._tokens)
-        source = followed if followed is not None else self._search.find()
+        source = followed if followed is not None else self._rejoined()
+        source = source if source is not None else self._search.find()
         if source is None:
             return []
         self._open, self._at, self._source = self._search.after(source, count), len(self._tokens), source
@@ -163,8 +171,26 @@ class Lookup:
         self._earn(1 + agreed - VERIFY_COST)
         # The model's own token after the last draft must agree too, for the source to go on.
         place = self._source + agreed
-        goes_on = agreed == len(drafts) < len(after) and tokens[place] == after[agreed]
-        return place + 1 if goes_on else None
+        if agreed == len(drafts) < len(after) and tokens[place] == after[agreed]:
+            return place + 1
+        self._parted = place, self._at + agreed
+        return None
+
+    def _rejoined(self) -> int | None:
+        """Return where the newest source goes on if it agrees again; None otherwise."""
+        if self._parted is None:
+            return None
+        tokens, (place, at) = self._tokens, self._parted
+        apart = len(tokens) - at
+        if apart > _APART:
+            self._parted = None
+        elif apart >= _AGAIN:
+            newest = tokens[-_AGAIN:]
+            for end in range(place + _AGAIN, min(place + _APART, at) + 1):
+                if tokens[end - _AGAIN : end] == newest:
+                    self._parted = None
+                    return end
+        return None
 
     def _earn(self, gain: float) -> None:
         self._credit = min(MOST_CREDIT, self._credit + gain)

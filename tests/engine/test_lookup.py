@@ -93,6 +93,33 @@ def test_a_copy_is_followed() -> None:
     assert cost < (VERIFY_COST / 4 + 0.05) * 256
 
 
+def test_a_copy_with_other_line_ends_goes_on_after_them() -> None:
+    text = random_tokens(400, seed=3).tolist()
+    copy = text[50:306]
+    for end in range(12, len(copy) - 1, 12):
+        # A line end and the word after it become one other token, or two.
+        copy[end : end + 2] = [98] if end % 24 else [98, 99]
+    cost, accepted = answer_cost(text, copy)
+    lines = len(copy) // 12
+    # A few plain steps a line; without going on, all eight tokens of each line would be looked for.
+    assert cost < len(copy) / 4 * VERIFY_COST + 4 * lines
+    assert accepted >= 0.4 * len(copy)
+
+
+def test_a_source_that_does_not_agree_again_is_left() -> None:
+    text = random_tokens(400, seed=3).tolist()
+    lookup = Lookup(tokens := [*text, *text[100:120]])
+    assert lookup.find(3) == text[120:123]
+    other = random_tokens(40, seed=9).add(100).tolist()
+    for token in other:
+        tokens.append(token)
+        assert lookup.find(3) == []
+    # It agrees too late.
+    for token in text[122:126]:
+        tokens.append(token)
+        assert lookup.find(3) == []
+
+
 def misleading(count: int) -> tuple[list[int], list[int]]:
     """A text in which the newest tokens always occurred before, and always go on otherwise."""
     answer = random_tokens(count, seed=5).tolist()
