@@ -16,7 +16,9 @@ from lrqk_cli.models.loading import load, resolve
 from lrqk_cli.models.support import spec_from_config
 
 # Which experts a token goes to is read back in every step, which a graph cannot do, unless they are packed.
-STAYS_EAGER = {"gpt-oss", "qwen3-moe"}
+MIXTURES = {"gpt-oss", "qwen3-moe", "qwen3-next", "qwen3.5-moe", "lfm2-moe", "granite-hybrid", "nemotron-h"}
+LATENT = {"deepseek-v2", "deepseek-v3", "glm4-moe-lite", "mistral4"}
+STAYS_EAGER = MIXTURES | LATENT
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,6 +55,8 @@ def greedy(
 def test_a_replayed_graph_gives_the_tokens_of_single_kernels(
     family: str, attention: AttentionMode, kv_dtype: KvDtype
 ) -> None:
+    if family in LATENT and kv_dtype != "bf16":
+        pytest.skip("rows of latent attention are not quantised")
     model = tiny_model(family).to("cuda")
     spec = spec_from_config(model.config, "tiny")
     settings = LrqkConfig(attention, hot=40, top_k=16, recent=8, rank=8, kv_dtype=kv_dtype)
@@ -61,7 +65,7 @@ def test_a_replayed_graph_gives_the_tokens_of_single_kernels(
     assert replayed == greedy(model, spec, settings, turns, 24, capture=False)
 
 
-@pytest.mark.parametrize("family", sorted(STAYS_EAGER))
+@pytest.mark.parametrize("family", ["gpt-oss", "qwen3-moe", "qwen3-next", "qwen3.5-moe", "lfm2-moe"])
 def test_packed_experts_are_replayed_too(family: str) -> None:
     model = tiny_model(family, intermediate_size=64)
     pack(model, "q8")

@@ -59,6 +59,22 @@ def test_matches_the_reference(
     assert_same(found, residents, rtol=2**-7 if is_cut else 0.0)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_key_that_is_the_value_too_is_one_part(device: str) -> None:
+    shape = Shape(200, width=80)
+    store, residents = make_layer(shape)
+    store, residents = (
+        store[:, :, :1].contiguous(),
+        residents._replace(rows=residents.rows[:, :, :1].contiguous()),
+    )
+    plan = make_plan(shape, residents)
+    found = to(residents, device)
+    kernel.replace_rows(found, to(plan, device), StoredRows(host(store, device)))
+    reference.replace_rows(residents, plan, StoredRows(store))
+    check(residents, store, shape)
+    assert_same(found, residents)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_offsets_beyond_32_bits() -> None:

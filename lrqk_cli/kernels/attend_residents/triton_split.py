@@ -64,7 +64,7 @@ def _attend_fetched(
         inside = entry < planned
         slot, token, leaving = replace_some(
             store, factors, channels, groups, head, context, plan_token, plan_slot, rows, slot_token,
-            resident, entry, inside, WIDTH, 2 * WIDTH_PAD, FORMAT, SCALE_TOKENS,
+            resident, entry, inside, 2 * WIDTH, 2 * WIDTH_PAD, FORMAT, SCALE_TOKENS,
         )
         # Other threads wrote the rows that a thread reads back, so all writes must come first.
         tl.debug_barrier()

@@ -2,8 +2,8 @@
 
 The grid is fixed, as the host does not know the counts: ``sets · min(C / 4, 64)`` programs. Each takes four
 rows at a time up to the set's count, so up to 256 rows of a set are in flight, and an idle program costs one
-load. Bytes: 2·d elements per row over the link (2·d + 4 bytes of rows with scales), and 2·d elements into
-device memory.
+load. Bytes: a row's elements over the link (2·d + 4 bytes of rows with scales), and as many elements into
+device memory. A row has 2·d elements, or d where the key is the value too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def replace_some(
     resident,
     entry,
     inside,
-    WIDTH: tl.constexpr,
+    ROW: tl.constexpr,
     ROW_PAD: tl.constexpr,
     FORMAT: tl.constexpr,
     SCALE_TOKENS: tl.constexpr,
@@ -46,9 +46,8 @@ def replace_some(
     """Copy the rows of plan entries into their slots; return the slots, the new and the replaced tokens.
 
     ``store``, ``factors`` and ``channels`` are of all KV heads (``StoredRows.parts``), all other pointers are
-    the set's own; ``rows`` points to its first hot slot.
+    the set's own; ``rows`` points to its first hot slot. A row has ROW elements.
     """
-    ROW: tl.constexpr = 2 * WIDTH
     part = tl.arange(0, ROW_PAD)[None, :]
     token = tl.load(plan_token + entry, mask=inside, other=0).to(tl.int64)
     slot = tl.load(plan_slot + entry, mask=inside, other=0).to(tl.int64)
@@ -58,14 +57,14 @@ def replace_some(
     else:
         row = load_rows(
             store + head * context * (ROW + 4),
-            factors + head * context * (WIDTH + 2),
+            factors + head * context * (ROW // 2 + 2),
             channels + head * groups * (2 * ROW),
             token,
             token,
             inside,
             part,
             mask,
-            WIDTH,
+            ROW // 2,
             FORMAT,
             SCALE_TOKENS,
         ).to(rows.dtype.element_ty)
@@ -96,7 +95,7 @@ def _replace(
     hot,
     recent,
     programs,
-    WIDTH: tl.constexpr,
+    ROW: tl.constexpr,
     ROW_PAD: tl.constexpr,
     ROWS: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -116,12 +115,12 @@ def _replace(
             context,
             plan_token + row_set * hot,
             plan_slot + row_set * hot,
-            rows + (row_set * (recent + hot) + recent) * (2 * WIDTH),
+            rows + (row_set * (recent + hot) + recent) * ROW,
             slot_token + row_set * hot,
             resident + row_set * context,
             entry,
             entry < count,
-            WIDTH,
+            ROW,
             ROW_PAD,
             FORMAT,
             SCALE_TOKENS,
@@ -132,7 +131,7 @@ def _replace(
 def replace_rows(residents: Residents, plan: FetchPlan, store: StoredRows) -> None:
     """See the reference; ``store`` is in pinned host memory if the residents are on a GPU."""
     heads, context = store.rows.shape[:2]
-    width = residents.rows.shape[3]
+    row = residents.rows[0, 0].numel()
     sets, hot = plan.token.shape
     programs = min(_PROGRAMS, blocks_of(hot, _ROWS))
     _replace[(programs, sets)](
@@ -148,8 +147,8 @@ def replace_rows(residents: Residents, plan: FetchPlan, store: StoredRows) -> No
         hot,
         residents.recent,
         programs,
-        WIDTH=width,
-        ROW_PAD=triton.next_power_of_2(2 * width),
+        ROW=row,
+        ROW_PAD=triton.next_power_of_2(row),
         ROWS=_ROWS,
         FORMAT=row_format(store),
         SCALE_TOKENS=SCALE_TOKENS,
