@@ -3,9 +3,9 @@
 #
 #     docs/measurements/measure.sh BOOK QA_FOLDER GROUP...
 #
-# BOOK is a long text; QA_FOLDER has the five sets of questions. Groups: speed, lookup, cards (they need the GPU for
-# themselves, one run after the other), peaks (bytes only), quality, qa (several processes at once). QWEN and SMOL
-# name the models. CUDA_VISIBLE_DEVICES and taskset let two groups run on two GPUs of a machine.
+# BOOK is a long text; QA_FOLDER has the five sets of questions. Groups: speed, lookup, cards, hybrid, mixtures,
+# recurrence (they need the GPU for themselves, one run after the other; recurrence needs flash-linear-attention, and
+# hybrid must not have it), peaks (bytes only), quality, qa (several processes at once). QWEN and SMOL name the models. CUDA_VISIBLE_DEVICES and taskset let two groups run on two GPUs of a machine.
 set -euo pipefail
 
 book=$(realpath "$1") questions=$(realpath "$2")
@@ -37,8 +37,30 @@ speed() {
 }
 
 lookup() {
-    report speed/lookup-qwen --suite lookup --model $qwen --ctx 16k,32k --haystack $book
-    report speed/lookup-smol --suite lookup --model $smol --ctx 8k --hot 1984 --haystack $book
+    report lookup/qwen --suite lookup --model $qwen --ctx 16k,32k --haystack $book
+    report lookup/smol --suite lookup --model $smol --ctx 8k --hot 1984 --haystack $book
+}
+
+# The families of this year: lrqk within 23 GiB, what a card of 24 has for it, beside full attention without a limit.
+family() {
+    report families/$1 --shape $1 --weights q4 --modes lrqk,dense --memory-cap 23GiB --repeat 1 --new-tokens 64 --ctx $2
+    python3 "$here/profile_steps.py" $1 --ctx 128k >"$here/families/profile-$1.json"
+}
+
+hybrid() {
+    family qwen3.5-27b 32k,128k,256k
+}
+
+mixtures() {
+    family gpt-oss-20b 32k,128k
+    family qwen3-30b-a3b 32k,128k,256k
+    report families/offloaded-qwen3-30b-a3b --shape qwen3-30b-a3b --weights q4 --modes lrqk --vram 8GiB \
+        --offload-weights --repeat 1 --new-tokens 64 --ctx 32k
+}
+
+recurrence() {
+    report families/recurrence-qwen3.5-27b --shape qwen3.5-27b --weights q4 --modes lrqk,dense --memory-cap 23GiB \
+        --repeat 1 --new-tokens 64 --ctx 32k,128k,256k
 }
 
 peaks() {
@@ -102,7 +124,7 @@ export -f report
 export here lrqk
 for group in "$@"; do
     case $group in
-    speed | lookup | cards | peaks) $group ;;
+    speed | lookup | cards | hybrid | mixtures | recurrence | peaks) $group ;;
     quality | qa) $group | xargs -P "${PROCESSES:-8}" -I{} bash -c 'report {}' ;;
     *) echo "unknown group $group" >&2 && exit 2 ;;
     esac

@@ -47,6 +47,7 @@ def environment(loaded: LoadedModel | RandomModel, model: str) -> Facts:
         "torch": torch.__version__,
         "transformers": installed_version("transformers"),
         "triton": installed_version("triton"),
+        "flash_linear_attention": installed_version("flash-linear-attention"),
         "cuda": torch.version.cuda if on_gpu else None,
         "driver": driver_version() if on_gpu else None,
         "platform": platform.platform(),

@@ -14,7 +14,6 @@ from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.engine.sampling import likeliest
 from lrqk_cli.upstream import cache_argument
 
-
 # The first step compiles kernels, the second is captured.
 _STEPS_TO_CAPTURE = 2
 

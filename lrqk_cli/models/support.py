@@ -154,8 +154,10 @@ def _mixture(text: Any, family: families.Family | None, skeleton: PreTrainedMode
 def _states(skeleton: PreTrainedModel | None) -> StateSize | None:
     if skeleton is None:
         return None
+    from lrqk_cli.models.recurrence_kernels import keep_to_gpus
     from lrqk_cli.models.states import state_size
 
+    keep_to_gpus(skeleton)
     try:
         with quiet_transformers():
             return state_size(skeleton)
