@@ -182,6 +182,7 @@ def open_session(
         with view.pulling(request.name, "Loading") as report:
             from lrqk_cli.engine.generate import Engine
             from lrqk_cli.models.fingerprint import model_parts, tokenizer_id, weight_stamps
+            from lrqk_cli.models.recurrence_kernels import lacks_kernels
 
             stamps = weight_stamps(found.source)
             loaded = loading.load(
@@ -196,6 +197,8 @@ def open_session(
                 on_progress=report,
             )
             engine = stack.enter_context(Engine(loaded.model, loaded.spec, plan.config, plan.context))
+        if lacks_kernels(loaded.model):
+            view.note("Recurrent layers of this model are faster after: pip install 'lrqk[recurrence]'")
         parts = partial(model_parts, stamps, loaded, plan.form)
         kept = kept_documents(request.cache, engine, found.source.name, parts, view)
         session = Session(

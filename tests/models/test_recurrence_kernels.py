@@ -12,7 +12,8 @@ from tiny import random_tokens, tiny_model
 from transformers.integrations import hub_kernels
 from transformers.models.qwen3_5 import modeling_qwen3_5
 
-from lrqk_cli.models.recurrence_kernels import keep_to_gpus
+from lrqk_cli.models import recurrence_kernels
+from lrqk_cli.models.recurrence_kernels import keep_to_gpus, lacks_kernels
 from lrqk_cli.models.support import spec_from_config
 
 
@@ -52,3 +53,13 @@ def test_code_of_transformers_stays_as_it_is() -> None:
     before = modeling_qwen3_5.torch_chunk_gated_delta_rule
     keep_to_gpus(tiny_model("qwen3.5"))
     assert modeling_qwen3_5.torch_chunk_gated_delta_rule is before
+
+
+def test_a_model_on_a_gpu_says_that_a_package_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrence_kernels, "has_triton", lambda: True)
+    hybrid, plain = tiny_model("qwen3.5"), tiny_model("llama")
+    assert not lacks_kernels(hybrid)
+    for model in (hybrid, plain):
+        monkeypatch.setattr(model, "parameters", lambda: iter([torch.zeros(1).as_subclass(OnGpu)]))
+    assert lacks_kernels(hybrid)
+    assert not lacks_kernels(plain)
