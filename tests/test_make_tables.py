@@ -113,8 +113,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The only page, which has reports but no text yet."""
     speed = written(tmp_path / "speed", {"a-1": bench_report("speed", [])})
     found = make_tables.Page(tmp_path / "page.md", speed, {"all": reports.Table(r"a-\d", lines_of)})
-    for name, value in (("QUALITY", tmp_path / "none"), ("SPEED", speed), ("PAGES", (found,))):
-        monkeypatch.setattr(make_tables, name, value)
+    monkeypatch.setattr(make_tables, "PAGES", (found,))
     monkeypatch.setattr(make_tables, "commit_of", lambda state: f"commit of {state}")
     monkeypatch.setattr(sys, "argv", ["make_tables.py"])
     return found

@@ -16,6 +16,7 @@ from lrqk_cli.bench.speed.suite import SpeedSuite
 from lrqk_cli.config import LrqkConfig
 
 speed_tables, memory_tables, qa_tables = script("speed_tables"), script("memory_tables"), script("qa_tables")
+family_tables = script("family_tables")
 MixedReportsError = script("reports").MixedReportsError
 GIB = 2**30
 
@@ -285,3 +286,27 @@ def test_lookup_has_a_line_for_each_kind_of_question() -> None:
         ("llama-3.1-8b", "16K", "quote a passage", "2", "256", "600", "960", "1.60×", "50%", "75%", "1"),
         ("llama-3.1-8b", "16K", "a free answer", "1", "256", "600", "600", "1.00×", "50%", "", "1"),
     ]
+
+
+def test_families_are_beside_full_attention_of_their_own_report() -> None:
+    beside = speed(result("lrqk", decode=69.1), result("dense", decode=66.8), flash_linear_attention="0.6.0")
+    found = rows(family_tables.TABLES, "families", recurrence_llama=beside, offloaded_llama=speed(result()))
+    label, kind = "`llama-3.1-8b`", ", with flash-linear-attention"
+    assert [(line[0], line[2], line[4], line[-1]) for line in found] == [
+        (f"{label}, experts in main memory", "lrqk", "", "35.8"),
+        (label + kind, "lrqk", "1.03×", "35.8"),
+        ("", "dense", "", ""),
+    ]
+    with pytest.raises(MixedReportsError, match="llama is with flash-linear-attention"):
+        rows(family_tables.TABLES, "families", llama=beside)
+
+
+def test_kernels_of_a_library_are_added_up() -> None:
+    launches = [
+        script("profile_steps").Launch("lrqk", 65536, kernel, 10, us, 0.5)
+        for kernel, us in (("_score", 20.0), ("void at::native::copy<4>", 3.0), ("void at::native::add", 4.0))
+    ]
+    found = rows(family_tables.TABLES, "family-steps", profile_llama=bench_report("profile", launches))
+    assert ("`score`", "200") in found
+    assert ("torch's own kernels", "70") in found
+    assert found[-2:] == [("launches", "30"), ("a step, without a profiler", "500")]

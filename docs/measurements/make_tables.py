@@ -1,4 +1,4 @@
-"""Make the tables of README and docs/ from the reports in quality/ and speed/.
+"""Make the tables of README and docs/ from the reports in the folders beside this script.
 
     python docs/measurements/make_tables.py           # rewrites the pages
     python docs/measurements/make_tables.py --check   # fails if a page has other tables
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import family_tables
 import lookup_tables
 import memory_tables
 import profile_tables
@@ -26,7 +27,7 @@ import speed_tables
 from reports import MixedReportsError, Report, Reports, Row, Table, commit_of, provenance, read, sources
 
 HERE = Path(__file__).parent
-QUALITY, SPEED = HERE / "quality", HERE / "speed"
+QUALITY, SPEED, LOOKUP, FAMILIES = (HERE / name for name in ("quality", "speed", "lookup", "families"))
 
 _MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PROVENANCE = "provenance"
@@ -72,11 +73,13 @@ class Page:
         return self.tables[name].made_from(reports)
 
 
-_PERFORMANCE = {**speed_tables.TABLES, **profile_tables.TABLES, **lookup_tables.TABLES}
+_PERFORMANCE = {**speed_tables.TABLES, **profile_tables.TABLES}
 PAGES = (
     Page(HERE.parents[1] / "README.md", SPEED, speed_tables.README_TABLES),
     Page(HERE.parent / "performance.md", SPEED, _PERFORMANCE),
     Page(HERE.parent / "memory.md", SPEED, memory_tables.TABLES),
+    Page(HERE.parent / "lookup.md", LOOKUP, lookup_tables.TABLES),
+    Page(HERE.parent / "models.md", FAMILIES, family_tables.TABLES),
     Page(HERE.parent / "quality.md", QUALITY, {**quality_tables.TABLES, **qa_tables.TABLES}),
 )
 
@@ -87,7 +90,7 @@ def read_all() -> dict[Path, dict[str, Report]]:
     Raises:
         MixedReportsError: a folder has reports that do not belong together, or one that no page takes.
     """
-    found = {folder: read(folder) for folder in (QUALITY, SPEED)}
+    found = {folder: read(folder) for folder in dict.fromkeys(page.folder for page in PAGES)}
     for folder, reports in found.items():
         for name in reports:
             if not any(page.takes(name) for page in PAGES if page.folder == folder):

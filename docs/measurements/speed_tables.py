@@ -79,19 +79,30 @@ def full_attention(reports: Reports) -> Iterator[Row]:
     shown: dict[tuple[int, str], Measured] = {}
     for each in found:
         shown.setdefault((each.figures.ctx, each.figures.mode), each)
-    lines = (_beside(each, dense.get((each.report, each.figures.ctx))) for each in shown.values())
+    lines = (_compared(each, dense.get((each.report, each.figures.ctx))) for each in shown.values())
     yield from grouped(lines, 1)
 
 
-def _beside(each: Measured, dense: Measured | None) -> Row:
-    figures, full = each.figures, None if dense is None or dense is each else dense.figures
+def beside(each: Measured, dense: Measured | None) -> tuple[str, str]:
+    """Return the ratios of decode and of prefill to those of full attention."""
+    if dense is None or dense is each:
+        return "", ""
+    own, full = each.figures, dense.figures
+    return (
+        _ratio(own.decode_tokens_per_s, full.decode_tokens_per_s),
+        _ratio(own.prefill_tokens_per_s, full.prefill_tokens_per_s),
+    )
+
+
+def _compared(each: Measured, dense: Measured | None) -> Row:
+    figures, (decoded, read) = each.figures, beside(each, dense)
     return (
         context_name(figures.ctx),
         figures.mode,
         decode(figures),
-        _ratio(figures.decode_tokens_per_s, None if full is None else full.decode_tokens_per_s),
+        decoded,
         prefill(figures),
-        _ratio(figures.prefill_tokens_per_s, None if full is None else full.prefill_tokens_per_s),
+        read,
         seconds(figures.ttft_s),
         scaled(figures.peak_device_bytes, 2**30),
         share(figures.roofline_share),
