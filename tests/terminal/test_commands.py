@@ -299,7 +299,9 @@ def test_export_writes_a_transcript(bench, tmp_path):
     assert "## Question" in (tmp_path / "a.md").read_text()
     bench.run(f"/export {tmp_path / 'a.json'}")
     assert json.loads((tmp_path / "a.json").read_text())["messages"][1]["content"] == "A?"
-    assert ".md, .json or .svg" in bench.fails("/export a.txt").message
+    bench.run(f"/export {tmp_path / 'a.html'}")
+    assert "<h2>A?</h2>" in (tmp_path / "a.html").read_text()
+    assert ".md, .html, .json or .svg" in bench.fails("/export a.txt").message
 
 
 def test_export_draws_the_conversation(bench, tmp_path):
