@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
 from lrqk_cli.chat.events import SourcePage, Strip
 from lrqk_cli.chat.export import ENDINGS, name_document
@@ -19,7 +21,6 @@ from lrqk_cli.webpage.illustrations import Excerpt, Illustrations, documents_by_
 from lrqk_cli.webpage.prose import to_html
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from markupsafe import Markup
 
 
@@ -65,7 +66,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Turn:
+class ShownTurn:
     """A question and its answer; ``strips`` are the titles of documents with their cells."""
 
     number: int
@@ -89,29 +90,48 @@ def to_page(
         on_page: see ``Illustrations``.
     """
     builder = _Builder(conversation, Illustrations(conversation, limits, on_page))
-    parts: list[str | Turn] = []
+    parts: list[str | ShownTurn] = []
     for number, entry in enumerate(conversation.entries, 1):
         if isinstance(entry, DocumentEntry):
             parts.append(printable(name_document(entry)))
         elif isinstance(entry, Exchange):
             parts.append(builder.turn(entry, number))
-    return _template().render(
-        model=printable(model),
+    return _rendered(
+        "conversation",
+        title=printable(f"A conversation with {model}"),
         system=printable(conversation.prompt.system or ""),
         parts=parts,
         pictures=builder.pictures.values(),
     )
 
 
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def to_source_page(source: SourcePage, drawing: PageDrawing) -> str:
+    """Return HTML of one page that an answer rests on.
 
+    Args:
+        drawing: the page, with the marks of the source's passage alone.
+    """
+    picture = Picture("page-1", drawing)
+    shown = ShownSource(
+        "", _label(source), source.share, printable(source.passage), picture, drawing.marks[0], None
+    )
+    return _rendered("source", title=_label(source), source=shown, pictures=[picture])
+
+
+def _label(source: SourcePage) -> str:
+    return printable(source.document.title) + ("" if source.page is None else f", page {source.page}")
+
+
+def _rendered(name: str, **values: object) -> str:
+    return _templates().get_template(f"{name}.html.jinja").render(values)
+
+
+@cache
+def _templates() -> Environment:
     loader = PackageLoader("lrqk_cli.webpage", "")
-    environment = Environment(
+    return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("conversation.html.jinja")
 
 
 class _Builder:
@@ -125,7 +145,7 @@ class _Builder:
             for number, (place, drawing) in enumerate(drawn.drawings.items(), 1)
         }
 
-    def turn(self, exchange: Exchange, number: int) -> Turn:
+    def turn(self, exchange: Exchange, number: int) -> ShownTurn:
         reply, found = exchange.answer, exchange.sources
         pages = [] if found is None else found.pages
         shown = [self._source(source, f"source-{number}-{place}") for place, source in enumerate(pages, 1)]
@@ -133,7 +153,7 @@ class _Builder:
             (source.document.path, source.page): each.id for source, each in zip(pages, shown, strict=True)
         }
         strips = [] if found is None else found.strips
-        return Turn(
+        return ShownTurn(
             number,
             printable(exchange.question),
             None if reply is None else to_html(reply.text.strip()),
@@ -149,8 +169,7 @@ class _Builder:
         if picture is not None and page is not None:
             marks = self._drawn.marks((path, page), passage)
         around = None if picture else excerpt(self._documents.get(path), page, passage)
-        label = printable(source.document.title) + ("" if page is None else f", page {page}")
-        return ShownSource(identity, label, source.share, printable(passage), picture, marks, around)
+        return ShownSource(identity, _label(source), source.share, printable(passage), picture, marks, around)
 
     def _cells(self, strip: Strip, targets: dict[tuple[str, int | None], str]) -> list[Cell]:
         use, count, most = strip.document, len(strip.heat), max(strip.heat, default=0.0)
