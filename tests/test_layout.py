@@ -23,6 +23,7 @@ TIERS = [
     {"__main__"},
     {"cli"},
     {"terminal", "server"},
+    {"webpage"},
     {"chat", "bench"},
     {"documents", "engine"},
     {"models", "attention"},

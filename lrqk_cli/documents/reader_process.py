@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -18,6 +18,7 @@ from typing import IO
 
 from lrqk_cli.documents import messages
 from lrqk_cli.documents.document import Document
+from lrqk_cli.documents.drawing import PageDrawing, to_drawing
 from lrqk_cli.documents.formats import Listing
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.messages import Message
@@ -76,6 +77,15 @@ class ReaderProcess:
         }
         answer = self._request(request, source, options)
         return messages.to_document(source.path, source.title, answer["document"])
+
+    def draw(self, source: SourceFile, page: int, passages: Sequence[str]) -> PageDrawing:
+        """Draw a page of a PDF file, and mark passages; see ``drawing.draw_page``.
+
+        Raises:
+            DocumentError: the page cannot be drawn within the limits, or at all.
+        """
+        request = {"draw": str(source.path), "title": source.title, "page": page, "passages": [*passages]}
+        return to_drawing(self._request(request, source, ReadOptions())["drawing"])
 
     def _request(self, request: Message, source: SourceFile, options: ReadOptions) -> Message:
         if self._child is None:

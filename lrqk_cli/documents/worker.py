@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 from lrqk_cli.documents import messages
+from lrqk_cli.documents.drawing import draw_page, from_drawing
 from lrqk_cli.documents.files import load
 from lrqk_cli.documents.formats import list_folder, read_source
 from lrqk_cli.documents.messages import Message
@@ -83,7 +84,7 @@ class _Worker:
         """Answer the next request."""
         request, data = self.received.get()
         try:
-            answer = self._list(request) if "list" in request else self._read(request, data)
+            answer = self._answer_to(request, data)
         except (DocumentError, UsageError) as error:
             answer = {"error": messages.from_error(error)}
         except MemoryError:
@@ -94,18 +95,26 @@ class _Worker:
             answer = {"failed": traceback.format_exc()}
         self._send(answer)
 
+    def _answer_to(self, request: Message, data: bytes) -> Message:
+        if "list" in request:
+            return self._list(request)
+        return self._draw(request, data) if "draw" in request else self._read(request, data)
+
     def _list(self, request: Message) -> Message:
         listing = list_folder(Path(request["list"]))
         files = [[str(path), title] for path, title in listing.files]
         return {"listing": {"files": files, "left_out": listing.left_out}}
 
     def _read(self, request: Message, data: bytes) -> Message:
-        path, title, pages = Path(request["read"]), request["title"], request["pages"]
-        source = SourceFile(path, title, data if path == STDIN else load(path, title))
+        source, pages = _source(request["read"], request["title"], data), request["pages"]
         selection = None if pages is None else PageSelection.parse(pages)
         password: Password = self._ask if request["asks"] else request["password"]
         document = read_source(source, ReadOptions(selection, password, self._tell))
         return {"document": messages.from_document(document)}
+
+    def _draw(self, request: Message, data: bytes) -> Message:
+        source = _source(request["draw"], request["title"], data)
+        return {"drawing": from_drawing(draw_page(source, request["page"], request["passages"]))}
 
     def _tell(self, done: int, total: int) -> None:
         self._send({"done": done, "total": total})
@@ -119,3 +128,9 @@ class _Worker:
     def _send(self, message: Message) -> None:
         self.output.write(messages.encode(message))
         self.output.flush()
+
+
+def _source(path: str, title: str, data: bytes) -> SourceFile:
+    """Return a file with its bytes; ``data`` are those of standard input."""
+    place = Path(path)
+    return SourceFile(place, title, data if place == STDIN else load(place, title))

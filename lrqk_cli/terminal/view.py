@@ -151,6 +151,14 @@ class View:
             yield report
         self._bar_on_screen = None
 
+    @contextmanager
+    def drawing_pages(self) -> Iterator[Callable[[int, int], None]]:
+        """A bar for pages that are drawn; its value is called with those that are drawn, and all."""
+        progress = self._bar(_Amount(), TimeRemainingColumn(compact=True))
+        task = progress.add_task("Drawing pages", total=None)
+        with self._drawing(progress):
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
     def ask_password(self, title: str, is_repeated: bool) -> str | None:
         """Ask for a document's password on the terminal, hidden; None if none is given."""
         from getpass import getpass

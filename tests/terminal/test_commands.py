@@ -16,7 +16,7 @@ from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import LrqkError, ModelError, UsageError
 from lrqk_cli.telemetry.stats import StepStats
 from lrqk_cli.terminal.command_context import CommandContext
-from lrqk_cli.terminal.commands import COMMANDS
+from lrqk_cli.terminal.commands import COMMANDS, sources
 from lrqk_cli.terminal.commands.registry import is_command
 from lrqk_cli.terminal.console import CleanConsole
 from lrqk_cli.terminal.view import View
@@ -106,8 +106,8 @@ def test_help_lists_every_command_within_80_columns(bench):
 
 def test_all_commands_of_the_design_are_there():
     names = (
-        "help file files drop pages sources stats set system retry undo edit copy save save! load export "
-        "export! clear model quit"
+        "help file files drop pages sources open stats set system retry undo edit copy save save! load "
+        "export export! clear model quit"
     )
     assert {command.name for command in COMMANDS} == {"/" + name for name in names.split()}
 
@@ -299,7 +299,9 @@ def test_export_writes_a_transcript(bench, tmp_path):
     assert "## Question" in (tmp_path / "a.md").read_text()
     bench.run(f"/export {tmp_path / 'a.json'}")
     assert json.loads((tmp_path / "a.json").read_text())["messages"][1]["content"] == "A?"
-    assert ".md, .json or .svg" in bench.fails("/export a.txt").message
+    bench.run(f"/export {tmp_path / 'a.html'}")
+    assert "<h2>A?</h2>" in (tmp_path / "a.html").read_text()
+    assert ".md, .html, .json or .svg" in bench.fails("/export a.txt").message
 
 
 def test_export_draws_the_conversation(bench, tmp_path):
@@ -318,6 +320,31 @@ def test_export_draws_the_conversation(bench, tmp_path):
     ):
         assert part in text
     assert not re.search(r"url\((?!#)", (tmp_path / "a.svg").read_text())
+
+
+def test_open_shows_a_page_or_else_its_document(bench, tmp_path, monkeypatch):
+    launched = []
+    monkeypatch.setattr(sources.typer, "launch", lambda path: launched.append(Path(path)) or 0)
+    assert "has no sources" in bench.fails("/open").message
+    bench.engine.looks_at = "412"
+    report = Path(__file__).parents[2] / "docs" / "samples" / "report.pdf"
+    bench.run("/drop")
+    document = FakeDocument("a.pdf", ["Brannock employs 412 people."])
+    monkeypatch.setattr(FakeDocument, "path", tmp_path / "a.pdf")
+    bench.ctx.session.add(document)
+    bench.run("/sources on")
+    bench.ask("A?")
+    assert "no source 2" in bench.fails("/open 2").message
+    assert "not there" in bench.fails("/open 1").message
+    (tmp_path / "a.pdf").write_text("Not a PDF file.")
+    assert "Opened a.pdf, page 1." in bench.run("/open 1")
+    (tmp_path / "a.pdf").write_bytes(report.read_bytes())
+    assert "Opened a.pdf, page 1." in bench.run("/open")
+    document, page = launched
+    assert document == tmp_path / "a.pdf"
+    assert page.suffix == (".html" if sources.can_draw() else ".pdf")
+    monkeypatch.setattr(sources.typer, "launch", lambda _: 1)
+    assert "no program" in bench.fails("/open").message
 
 
 def test_copy_sends_the_answer_to_the_terminals_clipboard(bench, monkeypatch):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from lrqk_cli.chat.export import to_json, to_markdown
 from lrqk_cli.chat.private_files import write_private
+from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.documents import one_path
@@ -17,18 +19,36 @@ from lrqk_cli.terminal.picture import to_svg
 
 # The most bytes that common terminals take by OSC 52.
 _CLIPBOARD_LIMIT = 74_994
-_WRITERS = {".md": to_markdown, ".json": to_json, ".svg": to_svg}
+_WRITERS: dict[str, Callable[[CommandContext], str]] = {
+    ".md": lambda ctx: to_markdown(ctx.session.conversation, ctx.model),
+    ".json": lambda ctx: to_json(ctx.session.conversation, ctx.model),
+    ".svg": lambda ctx: to_svg(ctx.session.conversation, ctx.model),
+    ".html": lambda ctx: _to_page(ctx),
+}
 
 
 def _export(ctx: CommandContext, argument: str, replaces: bool = False) -> None:
     path = one_path(argument)
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
-        raise UsageError("/export writes .md, .json or .svg.", "Type /export chat.md, for instance.")
+        raise UsageError("/export writes .md, .html, .json or .svg.", "Type /export chat.md, for instance.")
     spare_others_files(ctx, path, f"/export! {argument}", replaces)
-    write_private(path, write(ctx.session.conversation, ctx.model))
+    write_private(path, write(ctx))
     own(ctx, path)
     ctx.say(f"Written to {path}.")
+
+
+def _to_page(ctx: CommandContext) -> str:
+    from lrqk_cli.documents.drawing import can_draw
+    from lrqk_cli.webpage.build import to_page
+
+    conversation = ctx.session.conversation
+    if not any(exchange.sources for exchange in conversation.exchanges):
+        ctx.say("No answer has its sources noted: /sources on notes them from the next answer on.")
+    elif conversation.page_spans and not can_draw():
+        ctx.say("Pages are shown as text; to draw them: pip install 'lrqk[pages]'")
+    with ctx.view.drawing_pages() as on_page:
+        return to_page(conversation, ctx.model, ReadLimits(), on_page)
 
 
 def spare_others_files(ctx: CommandContext, path: Path, command: str, replaces: bool) -> None:
@@ -63,7 +83,7 @@ def _copy(ctx: CommandContext, _: str) -> None:
 
 COMMANDS = (
     Command("/copy", "Copy the last answer to the clipboard.", _copy),
-    Command("/export", "Write a transcript, as .md, .json or .svg.", _export, "FILE", "path"),
+    Command("/export", "Write a transcript, as .md, .html, .json or .svg.", _export, "FILE", "path"),
     Command(
         "/export!",
         "The same, in place of a file that is there.",

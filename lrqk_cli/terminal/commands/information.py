@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.charts import statistics_view
 from lrqk_cli.terminal.command_context import ChatExit, CommandContext
 from lrqk_cli.terminal.commands.registry import Command
-from lrqk_cli.terminal.sources_view import sources_view
 
 _KEYS = (
     ("Enter", "sends the question; within triple quotes it begins a new line"),
@@ -34,23 +32,6 @@ def _stats(ctx: CommandContext, _: str) -> None:
     ctx.view.console.print(statistics_view(ctx))
 
 
-def _sources(ctx: CommandContext, argument: str) -> None:
-    session = ctx.session
-    if argument:
-        if argument not in ("on", "off"):
-            raise UsageError(f"/sources does not know '{argument}'.", "Type /sources, /sources on or off.")
-        session.note_sources(argument == "on")
-        ctx.say(f"Sources are {'noted from the next answer on' if argument == 'on' else 'no longer noted'}.")
-        return
-    exchanges = session.conversation.exchanges
-    if exchanges and exchanges[-1].sources is not None:
-        ctx.view.console.print(sources_view(exchanges[-1].sources, ctx.view.console))
-        return
-    if session.notes_sources:
-        raise UsageError("There is no answer whose sources were noted.", "Ask a question first.")
-    raise UsageError("Sources are not noted.", "Type /sources on, and ask again.")
-
-
 def _quit(ctx: CommandContext, _: str) -> None:
     ctx.chat_exit = ChatExit()
 
@@ -58,6 +39,5 @@ def _quit(ctx: CommandContext, _: str) -> None:
 COMMANDS = (
     Command("/help", "Show this list.", _help),
     Command("/stats", "Show context, memory, speed and misses.", _stats),
-    Command("/sources", "Show the pages that the answer rests on; on or off.", _sources, "[on|off]", "text"),
 )
 LAST_COMMANDS = (Command("/quit", "Leave the chat; also /exit, /bye.", _quit, aliases=("/exit", "/bye")),)

@@ -1,0 +1,1 @@
+"""Conversations as pages to look at in a browser."""

@@ -1,0 +1,54 @@
+"""Pages drawn by the reader process."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from lrqk_cli.documents.limits import ReadLimits
+from lrqk_cli.documents.reader_process import ReaderProcess
+from lrqk_cli.documents.source import STDIN, SourceFile
+from lrqk_cli.errors import DocumentError
+
+pytest.importorskip("pypdfium2", reason="the extra pages is not installed")
+image = pytest.importorskip("PIL.Image")
+
+REPORT = Path(__file__).parents[2] / "docs" / "samples" / "report.pdf"
+
+
+def source(path: Path, data: bytes = b"") -> SourceFile:
+    return SourceFile(path, path.name, data)
+
+
+def test_passages_are_found_across_lines_and_blanks() -> None:
+    passages = ["… Brannock  plant employs 412 people.", "Not on this page.", "…"]
+    with ReaderProcess(ReadLimits()) as process:
+        drawn = process.draw(source(REPORT), 8, passages)
+    picture = image.open(io.BytesIO(drawn.image)).convert("L")
+    assert picture.size == (drawn.width, drawn.height)
+    found, *others = drawn.marks
+    assert others == [(), ()]
+    assert len(found) == 2
+    for mark in found:
+        left, top = mark.left * drawn.width, mark.top * drawn.height
+        darkest, _ = picture.crop(
+            (int(left), int(top), int(left + mark.width * drawn.width), int(top + mark.height * drawn.height))
+        ).getextrema()
+        assert darkest < 128
+
+
+def test_what_cannot_be_drawn_is_a_document_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Not a PDF file.", encoding="utf-8")
+    with ReaderProcess(ReadLimits()) as process:
+        for path, page in (
+            (REPORT, 17),
+            (REPORT, 0),
+            (tmp_path / "a.txt", 1),
+            (tmp_path / "none", 1),
+            (STDIN, 1),
+        ):
+            with pytest.raises(DocumentError):
+                process.draw(source(path), page, [])
+        assert process.draw(source(STDIN, REPORT.read_bytes()), 1, []).width == 1000
