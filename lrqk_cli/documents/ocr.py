@@ -97,6 +97,6 @@ class PageRecogniser:
                 "Global.log_level": "critical",
                 "Global.use_cls": False,  # it would tell whether a line is upside down
                 "Det.use_dilation": False,  # it joins lines of neighbouring columns
-                "Rec.rec_batch_num": 1,  # a third less memory than with 6, in the same time
+                "Rec.rec_batch_num": 1,  # less memory than with 6, in the same time
             }
         )
