@@ -178,6 +178,7 @@ class FakeStream:
 class FakeSection:
     text: str
     page: int | None
+    by_ocr: bool = False
 
 
 @dataclass
@@ -187,6 +188,7 @@ class FakeDocument:
     title: str
     pages: list[str]
     first_page: int | None = 1
+    by_ocr: bool = False
 
     @property
     def path(self) -> str:
@@ -194,7 +196,8 @@ class FakeDocument:
 
     def sections(self) -> list[FakeSection]:
         numbers = [None if self.first_page is None else self.first_page + i for i in range(len(self.pages))]
-        pages = [FakeSection(text, number) for text, number in zip(self.pages, numbers, strict=True)]
+        both = zip(self.pages, numbers, strict=True)
+        pages = [FakeSection(text, number, self.by_ocr) for text, number in both]
         return [FakeSection("[", None), *pages, FakeSection("]", None)]
 
 

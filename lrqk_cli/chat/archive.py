@@ -34,6 +34,7 @@ class SavedSection:
 
     text: str
     page: int | None
+    by_ocr: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def make_archive(
 
 def saved_document(document: DocumentLike) -> SavedDocument:
     """Return a document in the form in which it is saved."""
-    parts = tuple(SavedSection(part.text, part.page) for part in document.sections())
+    parts = tuple(SavedSection(part.text, part.page, part.by_ocr) for part in document.sections())
     return SavedDocument(document.title, str(document.path), parts)
 
 
@@ -280,7 +281,9 @@ def _read_tokens(plain: dict[str, Any]) -> tuple[int, ...] | None:
 
 def _read_section(plain: dict[str, Any]) -> SavedSection:
     page = None if plain["page"] is None else _of(int, plain, "page")
-    return SavedSection(_of(str, plain, "text"), page)
+    # Earlier versions did not write it.
+    by_ocr = _of(bool, {"by_ocr": False, **plain}, "by_ocr")
+    return SavedSection(_of(str, plain, "text"), page, by_ocr)
 
 
 def _read_reply(plain: dict[str, Any]) -> Reply:

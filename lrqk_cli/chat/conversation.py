@@ -118,7 +118,8 @@ class Conversation:
             section_start = len(self.tokens)
             self.tokens += self.prompt.text(section.text)
             if section.page is not None:
-                pages.append(PageSpan(index, section.page, section_start, len(self.tokens)))
+                end = len(self.tokens)
+                pages.append(PageSpan(index, section.page, section_start, end, section.by_ocr))
         count = len({span.page for span in pages})
         use = DocumentUse(document.title, str(document.path), count, first, len(self.tokens))
         entry = DocumentEntry(start, was_open, document, use, pages)

@@ -63,12 +63,14 @@ class PageSpan:
         document: index of the document.
         page: its number in the document.
         start, end: its first token, and the token after its last.
+        by_ocr: its text was recognised on a picture, and may have errors.
     """
 
     document: int
     page: int
     start: int
     end: int
+    by_ocr: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,14 @@ class SourcePage:
         page: its number; None for a stretch of a document without pages.
         share: its part of the attention that counts, see ``chat.sources``; in [0, 1].
         passage: the sentence with the most of it, shortened if it is long.
+        by_ocr: see ``PageSpan``.
     """
 
     document: DocumentUse
     page: int | None
     share: float
     passage: str
+    by_ocr: bool = False
 
 
 @dataclass(frozen=True, slots=True)

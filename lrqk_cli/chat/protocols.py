@@ -21,6 +21,10 @@ class SectionLike(Protocol):
     def page(self) -> int | None:
         """The number of the page; None for marks around the pages."""
 
+    @property
+    def by_ocr(self) -> bool:
+        """Whether the text was recognised on a picture of the page."""
+
 
 class DocumentLike(Protocol):
     """A document that has been read."""

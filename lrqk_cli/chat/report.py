@@ -23,13 +23,15 @@ class SourceReport(TypedDict):
     """One page that the answer rests on.
 
     ``document`` is its path, ``page`` its number (null for a stretch of a document without pages), ``share``
-    its part of the attention that counts, ``passage`` the sentence with the most of it.
+    its part of the attention that counts, ``passage`` the sentence with the most of it, ``by_ocr`` whether
+    the page's text was recognised on a picture.
     """
 
     document: str
     page: int | None
     share: float
     passage: str
+    by_ocr: bool
 
 
 class TimingReport(TypedDict):
@@ -188,6 +190,7 @@ def _source_reports(sources: AnswerSources | None) -> list[SourceReport] | None:
             "page": source.page,
             "share": round(source.share, 4),
             "passage": source.passage,
+            "by_ocr": source.by_ocr,
         }
         for source in sources.pages
     ]

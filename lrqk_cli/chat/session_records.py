@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lrqk_cli.chat.archive import Archive, SavedDocument, SavedExchange, read_archive
+from lrqk_cli.chat.archive import Archive, SavedDocument, SavedExchange, SavedSection, read_archive
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.session_database import damaged, has_index
 from lrqk_cli.errors import UsageError
@@ -43,9 +43,15 @@ def row_of(entry: SavedDocument | SavedExchange) -> EntryRow:
     if isinstance(entry, SavedExchange):
         text = to_json(asdict(entry))
         return EntryRow(_entry_hash(text, None), text)
-    parts = to_json([{"text": part.text, "page": part.page} for part in entry.parts])
+    parts = to_json([_part(part) for part in entry.parts])
     text, document = to_json({"title": entry.title, "path": entry.path}), _hash(parts)
     return EntryRow(_entry_hash(text, document), text, document, parts)
+
+
+def _part(part: SavedSection) -> dict[str, object]:
+    plain: dict[str, object] = {"text": part.text, "page": part.page}
+    # Left out where it is not set, so that other documents keep their hashes.
+    return {**plain, "by_ocr": True} if part.by_ocr else plain
 
 
 def write_rows(connection: sqlite3.Connection, session: int, rows: list[EntryRow]) -> None:

@@ -64,6 +64,7 @@ def find_sources(
             best.place.page,
             share,
             _passage(conversation.tokens, best.place, sums, new_stream()),
+            best.place.by_ocr,
         )
         for share, best in _best_pages(found)
     ]
@@ -79,6 +80,7 @@ class _Place:
     page: int | None
     start: int
     end: int
+    by_ocr: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class _Found:
 
 def _places(conversation: Conversation) -> list[_Place]:
     spans = conversation.page_spans
-    places = [_Place(span.document, span.page, span.start, span.end) for span in spans]
+    places = [_Place(span.document, span.page, span.start, span.end, span.by_ocr) for span in spans]
     paged = {span.document for span in spans}
     for index, use in enumerate(conversation.documents):
         if index not in paged:

@@ -80,7 +80,7 @@ ReadTimeout = Annotated[
     float,
     document_option(
         "--read-timeout",
-        "Seconds that reading a file or a folder may take, and one more for each page read.",
+        "Seconds that reading a file or a folder may take, and one more for each page read, 30 by OCR.",
         "SECONDS",
         parse_number,
     ),

@@ -30,10 +30,12 @@ class Page:
     Attributes:
         number: its number in the file, from 1; None for the body of a document without pages.
         text: its normalised text; empty if the page has only pictures.
+        by_ocr: the text was recognised on a picture of the page, and may have errors.
     """
 
     number: int | None
     text: str
+    by_ocr: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,12 @@ class Section:
     Attributes:
         text: the text for the prompt, marks included.
         page: number of its page; None for marks around the pages and for documents without pages.
+        by_ocr: see ``Page``.
     """
 
     text: str
     page: int | None
+    by_ocr: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Document:
         Text that looks like these marks is changed visibly: ``</document>`` to ``<\\/document>``,
         a line that begins with ``[Page 3]`` to ``(Page 3)``.
         """
-        body = [Section(_page_section(page), page.number) for page in self.pages]
+        body = [Section(_page_section(page), page.number, page.by_ocr) for page in self.pages]
         return [Section(self._header(), None), *body, Section("</document>\n\n", None)]
 
     def _header(self) -> str:

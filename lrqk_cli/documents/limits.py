@@ -12,7 +12,8 @@ class ReadLimits:
     """Limits for reading a file or listing a folder.
 
     Attributes:
-        timeout: seconds; a file gets one second more for each page that has been read.
+        timeout: seconds; a file gets one second more for each page that has been read, and 30 more for
+            each that has been read by OCR.
         memory: bytes of the reading process.
     """
 

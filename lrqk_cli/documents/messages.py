@@ -31,13 +31,13 @@ def decode(line: bytes) -> Message:
 
 def from_document(document: Document) -> Message:
     """A document as a message, without its path and title, which the parent knows."""
-    pages = [[page.number, page.text] for page in document.pages]
+    pages = [[page.number, page.text, page.by_ocr] for page in document.pages]
     return {"pages": pages, "page_count": document.page_count, "warnings": document.warnings}
 
 
 def to_document(path: Path, title: str, message: Message) -> Document:
     """The inverse of ``from_document``."""
-    pages = tuple(Page(number, text) for number, text in message["pages"])
+    pages = tuple(Page(number, text, by_ocr) for number, text, by_ocr in message["pages"])
     return Document(path, title, pages, message["page_count"], tuple(message["warnings"]))
 
 

@@ -4,6 +4,7 @@ Layout mode keeps table columns apart, but it mixes the lines of two-column page
 needs up to twice the characters, mostly spaces, and loses the word gaps of some LaTeX lines. Plain mode
 follows the drawing order of a page, which is the reading order in nearly all files. Comments and highlights
 are left out. Text boxes and the values of form fields are visible on the page, so they belong to its text.
+Pages on which there is none are recognised from what they look like, if the extra ``ocr`` is there.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from lrqk_cli.documents import ocr
 from lrqk_cli.documents.document import Document, Page, format_numbers
 from lrqk_cli.documents.hyphens import join_words
 from lrqk_cli.documents.normalise import normalise
 from lrqk_cli.documents.pages import select_pages
 from lrqk_cli.documents.pdf_text import page_text
-from lrqk_cli.documents.shares import read_pages
+from lrqk_cli.documents.shares import read_pages, share_count
 from lrqk_cli.documents.source import Password, ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
+from lrqk_cli.memory.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from pypdf import PdfReader
@@ -39,26 +42,38 @@ def read_pdf(source: SourceFile, options: ReadOptions) -> Document:
     Raises:
         DocumentError: the file is damaged or encrypted, ends before a selected page, or has no text.
     """
-    reader, page_count = _open(source, options.password)
+    reader, password, page_count = _open(source, options.password)
     numbers = select_pages(options.pages, page_count, source.title)
-    texts = read_pages(partial(_text_of, reader), numbers, options.on_page)
-    joined = join_words([text or "" for text in texts])
-    pages = [Page(number, text) for number, text in zip(numbers, joined, strict=True)]
-    broken = [number for number, text in zip(numbers, texts, strict=True) if text is None]
-    empty = [page.number for page in pages if page.number is not None and not page.text]
+    texts = dict(zip(numbers, read_pages(partial(_text_of, reader), numbers, options.on_page), strict=True))
+    scans = _read_scans(source, password, [number for number in numbers if not texts[number]], options)
+    joined = join_words([texts[number] or scans.get(number, "") for number in numbers])
+    pages = [Page(number, text, number in scans) for number, text in zip(numbers, joined, strict=True)]
+    empty = [number for number in numbers if not texts[number] and number not in scans]
+    broken = [number for number in empty if texts[number] is None]
     _refuse_empty(source, empty, broken, len(pages))
-    found = _warnings(source.title, [number for number in empty if number not in broken], broken)
+    found = _warnings(source.title, [number for number in empty if number not in broken], broken, [*scans])
     return Document(source.path, source.title, tuple(pages), page_count, found)
 
 
-def _open(source: SourceFile, password: Password) -> tuple[PdfReader, int]:
-    """An unlocked reader, and its number of pages."""
+def _read_scans(
+    source: SourceFile, password: str, numbers: list[int], options: ReadOptions
+) -> dict[int, str]:
+    """The text of those of some pages on which OCR finds any; none without the extra ``ocr``."""
+    if not numbers or not ocr.is_installed():
+        return {}
+    count = share_count(len(numbers), least_pages=1, most=options.memory // ocr.PROCESS_BYTES)
+    recognise = ocr.PageRecogniser(source.data, password, max(1, usable_cpus() // count))
+    found = read_pages(recognise, numbers, options.on_scan, count)
+    return {number: text for number, text in zip(numbers, found, strict=True) if text}
+
+
+def _open(source: SourceFile, password: Password) -> tuple[PdfReader, str, int]:
+    """An unlocked reader, the password that has unlocked it, and its number of pages."""
     from pypdf import PdfReader
 
     try:
         reader = PdfReader(BytesIO(source.data))
-        if reader.is_encrypted:
-            _unlock(reader, source, password)
+        opened_by = _unlock(reader, source, password) if reader.is_encrypted else ""
         page_count = len(reader.pages)
     except (DocumentError, MemoryError):
         raise
@@ -74,17 +89,17 @@ def _open(source: SourceFile, password: Password) -> tuple[PdfReader, int]:
         ) from error
     if page_count == 0:
         raise DocumentError(f"{source.title} has no pages.", "Get another copy of the file.")
-    return reader, page_count
+    return reader, opened_by, page_count
 
 
-def _unlock(reader: PdfReader, source: SourceFile, password: Password) -> None:
-    """Decrypt with the empty password, as viewers do, else with the given password."""
+def _unlock(reader: PdfReader, source: SourceFile, password: Password) -> str:
+    """Decrypt with the empty password, as viewers do, else with the given password; return that which did."""
     if reader.decrypt(""):
-        return
+        return ""
     given = 0
     for attempt in _attempts(source, password):
         if reader.decrypt(attempt):
-            return
+            return attempt
         given += 1
     if given:
         raise DocumentError(
@@ -134,18 +149,37 @@ def _refuse_empty(source: SourceFile, empty: list[int], broken: list[int], read:
         what = f"page {empty[0]}: it seems to be a scan or a picture"
     else:
         what = f"any of the pages {format_numbers(empty)}: they seem to be scans or pictures"
-    raise DocumentError(
-        f"{source.title} has no text on {what}.",
-        "Make the text readable with OCR first, for example with ocrmypdf.",
-    )
+    raise DocumentError(f"{source.title} has no text on {what}.", _no_text_hint())
 
 
-def _warnings(title: str, empty: list[int], broken: list[int]) -> tuple[str, ...]:
+def _no_text_hint() -> str:
+    if ocr.is_installed():
+        return "OCR found no text either. If a person can read it, scan it anew, larger and upright."
+    return "Run pip install 'lrqk[ocr]', which reads scans by OCR."
+
+
+def _warnings(title: str, empty: list[int], broken: list[int], scans: list[int]) -> tuple[str, ...]:
     found = []
+    if scans:
+        found.append(
+            f"{title}: {_pages(scans)} {_was(scans)} read by OCR, which may have misread some letters."
+        )
     if empty:
-        noun, verb = ("page", "has") if len(empty) == 1 else ("pages", "have")
-        found.append(f"{title}: {noun} {format_numbers(empty)} {verb} no text (scanned?).")
+        verb = "has" if len(empty) == 1 else "have"
+        by = (
+            "; OCR found none either"
+            if ocr.is_installed()
+            else "; pip install 'lrqk[ocr]' reads scans by OCR"
+        )
+        found.append(f"{title}: {_pages(empty)} {verb} no text{by}.")
     if broken:
-        noun = "page" if len(broken) == 1 else "pages"
-        found.append(f"{title}: {noun} {format_numbers(broken)} could not be read and went in empty.")
+        found.append(f"{title}: {_pages(broken)} could not be read and went in empty.")
     return tuple(found)
+
+
+def _pages(numbers: list[int]) -> str:
+    return f"{'page' if len(numbers) == 1 else 'pages'} {format_numbers(numbers)}"
+
+
+def _was(numbers: list[int]) -> str:
+    return "was" if len(numbers) == 1 else "were"

@@ -30,6 +30,7 @@ _POLL_S = 0.05
 _LIST_S = 0.5
 _LONGEST_STEP_S = 1.0
 _SECONDS_A_PAGE = 1.0
+_SECONDS_A_SCAN = 30.0
 # Readers of spreadsheets import numeric libraries, whose threads would only reserve memory.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -113,22 +114,25 @@ class ReaderProcess:
 
     def _answer(self, child: _Child, source: SourceFile, options: ReadOptions) -> Message:
         """Wait for the answer to a request; handle progress and password requests; enforce the limits."""
-        done, spent, seen = 0, 0.0, time.monotonic()
+        done, scans, spent, seen = 0, 0, 0.0, time.monotonic()
         while True:
             message = child.receive(_POLL_S)
-            done = message["done"] if message is not None and "done" in message else done
+            if message is not None:
+                done, scans = message.get("done", done), message.get("scans", scans)
             # Checked before the answer, so that the outcome does not depend on the moment of polling.
             if child.memory() > self._limits.memory:
                 raise too_large(source.title, self._limits)
             now = time.monotonic()
             # A longer step is a wait for a password, or both processes were stopped; count it as one second.
             spent, seen = spent + min(now - seen, _LONGEST_STEP_S), now
-            if spent > self._limits.timeout + _SECONDS_A_PAGE * done:
-                raise _too_slow(source.title, done, self._limits)
+            if spent > self._limits.timeout + _SECONDS_A_PAGE * done + _SECONDS_A_SCAN * scans:
+                raise _too_slow(source.title, done, scans, self._limits)
             if message is None:
                 continue
             if "done" in message:
                 options.on_page(done, message["total"])
+            elif "scans" in message:
+                options.on_scan(scans, message["total"])
             elif "ask" in message and callable(options.password):
                 child.send({"password": options.password(source.path)})
             elif "exceeded" in message:
@@ -150,8 +154,10 @@ def too_large(title: str, limits: ReadLimits) -> DocumentError:
     )
 
 
-def _too_slow(title: str, done: int, limits: ReadLimits) -> DocumentError:
+def _too_slow(title: str, done: int, scans: int, limits: ReadLimits) -> DocumentError:
     more = f" and one more for each of the {done:,} pages that came" if done else ""
+    if scans:
+        more += f", {_SECONDS_A_SCAN:g} for each of the {scans:,} that OCR read"
     return DocumentError(
         f"{title} takes longer to read than --read-timeout allows, {limits.timeout:g} seconds{more}.",
         "Raise --read-timeout (LRQK_READ_TIMEOUT) if you trust the file.",

@@ -7,7 +7,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from lrqk_cli.documents.document import Document
 from lrqk_cli.documents.files import missing
@@ -31,6 +33,7 @@ class ReadProgress:
         title: name of the current file.
         file, files: its number, from 1, and the number of files.
         page, pages: its pages done and its pages to read; 0 of 1 for a file without pages.
+        by_ocr: these are the pages that are read by OCR, after the others.
     """
 
     title: str
@@ -38,6 +41,7 @@ class ReadProgress:
     files: int
     page: int
     pages: int
+    by_ocr: bool = False
 
     @property
     def fraction(self) -> float:
@@ -52,6 +56,10 @@ class _Candidate:
     path: Path
     title: str
     folder: Path | None = None
+
+
+class _Report(Protocol):
+    def __call__(self, done: int, total: int, by_ocr: bool = False) -> None: ...
 
 
 def read_documents(
@@ -93,7 +101,8 @@ def read_documents(
             try:
                 data = _read_stdin(limits) if candidate.path == STDIN else b""
                 source = SourceFile(candidate.path, candidate.title, data)
-                document = process.read(source, ReadOptions(pages, password, report))
+                on_scan = partial(report, by_ocr=True)
+                document = process.read(source, ReadOptions(pages, password, report, on_scan))
             except DocumentError as error:
                 if candidate.folder is None:
                     raise
@@ -156,10 +165,10 @@ def _read_stdin(limits: ReadLimits) -> bytes:
 
 def _page_reporter(
     candidate: _Candidate, number: int, count: int, on_progress: Callable[[ReadProgress], None] | None
-) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
+) -> _Report:
+    def report(done: int, total: int, by_ocr: bool = False) -> None:
         if on_progress is not None:
-            on_progress(ReadProgress(candidate.title, number, count, done, total))
+            on_progress(ReadProgress(candidate.title, number, count, done, total, by_ocr))
 
     return report
 

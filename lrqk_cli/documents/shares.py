@@ -32,19 +32,34 @@ class ShareLostError(Exception):
     """A process ended before it had read its pages."""
 
 
-def read_pages(read: ReadPage, numbers: Sequence[int], on_page: OnPage) -> list[str | None]:
+def share_count(pages: int, least_pages: int = _LEAST_PAGES, most: int = _MOST_PROCESSES) -> int:
+    """Return the processes among which some pages are shared out; 1 where the system cannot fork.
+
+    Args:
+        least_pages: that are worth a process.
+        most: processes at most; of these at most eight are taken.
+    """
+    if not hasattr(os, "fork"):
+        return 1
+    return max(1, min(usable_cpus(), most, _MOST_PROCESSES, pages // least_pages))
+
+
+def read_pages(
+    read: ReadPage, numbers: Sequence[int], on_page: OnPage, count: int | None = None
+) -> list[str | None]:
     """Return the text of each page, in the order of ``numbers``.
 
     Args:
         read: returns the text of a page; None if there is none to be had.
         on_page: called with the pages done, and their number.
+        count: of the processes; by default that of ``share_count``.
 
     Raises:
         MemoryError: a process has no memory left.
         ShareLostError: a process crashed.
     """
-    count = min(usable_cpus(), _MOST_PROCESSES, len(numbers) // _LEAST_PAGES)
-    if count < 2 or not hasattr(os, "fork"):
+    count = share_count(len(numbers)) if count is None else count
+    if count < 2:
         found = []
         for done, number in enumerate(numbers):
             on_page(done, len(numbers))

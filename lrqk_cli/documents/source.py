@@ -44,8 +44,12 @@ class ReadOptions:
         pages: the pages to read; None for all.
         password: for encrypted files; a function is called for it, and again while it is wrong.
         on_page: called with the pages done and the pages to read of this file.
+        on_scan: called so for its pages that are read by OCR, after the others.
+        memory: bytes that reading may use.
     """
 
     pages: PageSelection | None = None
     password: Password = None
     on_page: Callable[[int, int], None] = no_progress
+    on_scan: Callable[[int, int], None] = no_progress
+    memory: int = 2 << 30

@@ -34,7 +34,7 @@ def main(memory: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and kills this process
     _limit_memory(memory)
-    worker = _Worker(_take_stdout(), SimpleQueue())
+    worker = _Worker(_take_stdout(), SimpleQueue(), memory)
     threading.Thread(target=worker.receive, daemon=True).start()
     while True:
         worker.answer()
@@ -70,6 +70,7 @@ class _Worker:
 
     output: BinaryIO
     received: SimpleQueue[tuple[Message, bytes]]
+    memory: int
 
     def receive(self) -> None:
         """Queue messages from standard input; end the process at the end of input."""
@@ -109,7 +110,8 @@ class _Worker:
         source, pages = _source(request["read"], request["title"], data), request["pages"]
         selection = None if pages is None else PageSelection.parse(pages)
         password: Password = self._ask if request["asks"] else request["password"]
-        document = read_source(source, ReadOptions(selection, password, self._tell))
+        options = ReadOptions(selection, password, self._tell, self._tell_scan, self.memory)
+        document = read_source(source, options)
         return {"document": messages.from_document(document)}
 
     def _draw(self, request: Message, data: bytes) -> Message:
@@ -118,6 +120,9 @@ class _Worker:
 
     def _tell(self, done: int, total: int) -> None:
         self._send({"done": done, "total": total})
+
+    def _tell_scan(self, done: int, total: int) -> None:
+        self._send({"scans": done, "total": total})
 
     def _ask(self, _: Path) -> str | None:
         self._send({"ask": "password"})

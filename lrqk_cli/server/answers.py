@@ -165,7 +165,11 @@ def details_of(answer: Answer) -> Details:
         if sources is None
         else [
             SourceEntry(
-                document=each.document.title, page=each.page, share=round(each.share, 4), passage=each.passage
+                document=each.document.title,
+                page=each.page,
+                share=round(each.share, 4),
+                passage=each.passage,
+                by_ocr=each.by_ocr,
             )
             for each in sources.pages
         ],

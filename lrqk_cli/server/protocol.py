@@ -129,6 +129,7 @@ class SourceEntry(BaseModel):
     page: int | None
     share: float
     passage: str
+    by_ocr: bool
 
 
 class Details(BaseModel):

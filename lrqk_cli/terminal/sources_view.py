@@ -43,4 +43,5 @@ def sources_line(sources: AnswerSources) -> str:
 
 def _page(source: SourcePage) -> str:
     """Return the page label after a document's title."""
-    return "" if source.page is None else f", page {source.page}"
+    label = "" if source.page is None else f", page {source.page}"
+    return f"{label}, read by OCR" if source.by_ocr else label

@@ -142,7 +142,8 @@ class View:
         """A bar for the pages of files; ``ask_password`` may be called meanwhile."""
 
         def report(item: ReadProgress) -> None:
-            label = f"Opening {item.title}" + (f" ({item.file} of {item.files})" if item.files > 1 else "")
+            verb = "Recognising" if item.by_ocr else "Opening"
+            label = f"{verb} {item.title}" + (f" ({item.file} of {item.files})" if item.files > 1 else "")
             progress.update(task, description=label, completed=item.fraction)
 
         progress = self._bar(TimeRemainingColumn(compact=True))

@@ -86,7 +86,7 @@ EXCHANGES = st.builds(
     st.none() | st.builds(Reply, TEXT, st.sampled_from(["stop", "length", "interrupted"]), st.integers(0, 9)),
     st.none() | st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
 )
-SECTIONS = st.builds(SavedSection, TEXT, st.none() | st.integers(-(10**30), 10**30))
+SECTIONS = st.builds(SavedSection, TEXT, st.none() | st.integers(-(10**30), 10**30), st.booleans())
 DOCUMENTS = st.builds(
     SavedDocument, st.sampled_from("ab\udc80"), TEXT, st.lists(SECTIONS, max_size=2).map(tuple)
 )

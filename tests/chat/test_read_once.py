@@ -74,6 +74,7 @@ class Stream:
 class Page:
     text: str
     page: int | None = 1
+    by_ocr: bool = False
 
 
 @dataclass

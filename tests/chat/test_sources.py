@@ -38,7 +38,8 @@ def find(conversation: Conversation, *looks: tuple[str, float]) -> AnswerSources
 
 def test_pages_are_named_best_first_with_the_sentence_that_had_most():
     conversation = conversation_about(
-        FakeDocument("a.pdf", [FILLER, FIRST + FILLER]), FakeDocument("b.pdf", [FILLER, SECOND], first_page=7)
+        FakeDocument("a.pdf", [FILLER, FIRST + FILLER]),
+        FakeDocument("b.pdf", [FILLER, SECOND], first_page=7, by_ocr=True),
     )
     sources = find(conversation, ("412 people", 2.0), ("Tobin Hallgrave", 1.0))
     best, second = sources.pages
@@ -46,6 +47,7 @@ def test_pages_are_named_best_first_with_the_sentence_that_had_most():
     assert best.passage == "It employs 412 people."
     assert (second.document.title, second.page) == ("b.pdf", 8)
     assert second.passage == "The chairman is Tobin Hallgrave."
+    assert [best.by_ocr, second.by_ocr] == [False, True]
     assert best.share > second.share > 0
     assert best.share + second.share == pytest.approx(1.0)
 

@@ -31,7 +31,7 @@ def test_json_carries_the_pages_with_share_and_passage(chat, mode):
     assert shares == sorted(shares, reverse=True)
     assert 0.0 < sum(shares) <= 1.0001
     for source in sources:
-        assert list(source) == ["document", "page", "share", "passage"]
+        assert list(source) == ["document", "page", "share", "passage", "by_ocr"]
         assert source["document"] == report["documents"][0]["path"]
         assert source["passage"]
 

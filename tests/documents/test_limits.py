@@ -138,9 +138,8 @@ def test_a_reader_that_crashes_costs_its_own_file_only(make_page: MakePage, tmp_
 
 
 def test_usage_errors_and_warnings_come_through(make_pdf: MakePdf, tmp_path: Path) -> None:
-    assert read_documents([make_pdf(["One.", ""])])[0].warnings == (
-        "made.pdf: page 2 has no text (scanned?).",
-    )
+    (warning,) = read_documents([make_pdf(["One.", ""])])[0].warnings
+    assert warning.startswith("made.pdf: page 2 has no text; ")
     (tmp_path / "a.txt").write_text("Alpha")
     from lrqk_cli.documents import PageSelection
 

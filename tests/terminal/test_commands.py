@@ -149,7 +149,9 @@ def test_files_are_added_listed_and_dropped(bench):
 
 
 def test_pages_are_shown_and_chosen(bench):
-    assert "3-4" in bench.run("/pages")
+    listed = bench.run("/pages")
+    assert "3-4" in listed
+    assert "OCR" not in listed
     bench.run("/pages 2-5")
     bench.run("/file b.pdf")
     assert bench.read[-1] == (["b.pdf"], "2-5")
@@ -157,6 +159,10 @@ def test_pages_are_shown_and_chosen(bench):
     bench.run("/file c.pdf")
     assert bench.read[-1] == (["c.pdf"], "None")
     assert "--pages" in bench.fails("/pages x").message
+    bench.ctx.session.add(FakeDocument("scan.pdf", ["1", "2"], first_page=8, by_ocr=True))
+    heading, first, *_, scan = bench.run("/pages").splitlines()
+    assert heading.endswith("Pages by OCR")
+    assert (first.count("3-4"), scan.count("8-9")) == (1, 2)
 
 
 def test_undo_and_clear(bench):

@@ -290,9 +290,9 @@ DAMAGE = [
     ("max_new_tokens", "false"), ("max_new_tokens", "0"), ("temperature", "Infinity"), ("temperature", "NaN"),
     ("temperature", "1e999"), ("temperature", "null"), ("top_p", "true"), ("top_p", "[]"),
     ("sample_top_k", "1.0"), ("repetition_penalty", '"1"'), ("system", "3"), ("model", "null"),
-    ("question", "5"), ("title", "{}"), ("page", "true"), ("page", '"1"'), ("finish_reason", "[]"),
-    ("finish_reason", '"gone"'), ("new_tokens", "1e3"), ("entries", "{}"), ("entries", "[1]"),
-    ("generation", "[]"), ("parts", "[[]]"), ("text", "null"),
+    ("question", "5"), ("title", "{}"), ("page", "true"), ("page", '"1"'), ("by_ocr", "1"),
+    ("finish_reason", "[]"), ("finish_reason", '"gone"'), ("new_tokens", "1e3"), ("entries", "{}"),
+    ("entries", "[1]"), ("generation", "[]"), ("parts", "[[]]"), ("text", "null"),
 ]  # fmt: skip
 
 

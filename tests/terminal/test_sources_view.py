@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from lrqk_cli.chat.events import AnswerSources, DocumentUse, SourcePage, Strip
 from lrqk_cli.terminal.console import CleanConsole
@@ -36,6 +37,8 @@ def test_without_documents_the_view_says_so_and_the_line_is_empty():
 def test_the_line_names_the_best():
     page = SourcePage(DocumentUse("a.pdf", "a.pdf", 2, 0, 90), 2, 1.0, "It employs 412 people.")
     assert sources_line(AnswerSources([page], [])) == "Sources: a.pdf, page 2 (100%)"
+    scan = replace(page, by_ocr=True)
+    assert sources_line(AnswerSources([scan], [])) == "Sources: a.pdf, page 2, read by OCR (100%)"
 
 
 def test_the_line_names_each_document_once():

@@ -87,13 +87,15 @@ def _pages(ctx: CommandContext, argument: str) -> None:
     spans, documents = ctx.session.page_spans, ctx.session.documents
     if not spans:
         raise UsageError("No document has pages.", "Add one with /file PATH.")
-    table = make_table("Document", "Pages", "Tokens a page")
+    names_scans = any(span.by_ocr for span in spans)
+    table = make_table("Document", "Pages", "Tokens a page", *["Pages by OCR"] * names_scans)
     for index, use in enumerate(documents):
         own = [span for span in spans if span.document == index]
         if own:
             sizes = [span.end - span.start for span in own]
             numbers = format_numbers([span.page for span in own])
-            table.add_row(use.title, numbers, f"{min(sizes):,} to {max(sizes):,}")
+            scans = format_numbers([span.page for span in own if span.by_ocr])
+            table.add_row(use.title, numbers, f"{min(sizes):,} to {max(sizes):,}", *[scans] * names_scans)
     ctx.view.console.print(table)
 
 
@@ -101,7 +103,7 @@ def make_table(*headings: str) -> Table:
     """Return a table in the style of the chat; columns of names, pages and documents are left-aligned."""
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(headings):
-        is_text = number == 0 or heading in ("Pages", "Documents")
+        is_text = number == 0 or heading.startswith(("Pages", "Documents"))
         table.add_column(heading, justify="left" if is_text else "right")
     return table
 
