@@ -253,6 +253,24 @@ def strings(plain: Any) -> Any:
     return ArrayObject(map(strings, plain)) if isinstance(plain, list) else TextStringObject(plain)
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.csv"], "a.csv"),
+        (["b.xml", "a\n.csv"], "a\ufffd.csv, b.xml"),
+        ([f"{number}.txt" for number in range(8)], "0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 3 more"),
+    ],
+)
+def test_attached_files_are_named(tmp_path: Path, names: list[str], said: str) -> None:
+    writer = PdfWriter()
+    add_text_page(writer, "See the attachment.")
+    for name in names:
+        writer.add_attachment(name, b"data")
+    document = read_here(save(writer, tmp_path / "letter.pdf"))
+    assert document.warnings == (f"letter.pdf: attached files are not read: {said}.",)
+    assert document.text == "See the attachment."
+
+
 def test_what_pypdf_says_stays_off_the_screen(
     make_pdf: MakePdf, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
