@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lrqk_cli.documents import ocr
 from lrqk_cli.documents.document import Document, Page, format_numbers
 from lrqk_cli.documents.hyphens import join_words
-from lrqk_cli.documents.normalise import normalise
+from lrqk_cli.documents.normalise import normalise, shown_name
 from lrqk_cli.documents.pages import select_pages
 from lrqk_cli.documents.pdf_text import page_text
 from lrqk_cli.documents.shares import read_pages, share_count
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pypdf import PdfReader
 
 _ATTEMPTS = 3
+_NAMED = 5
 
 
 def is_pdf(data: bytes) -> bool:
@@ -52,7 +53,8 @@ def read_pdf(source: SourceFile, options: ReadOptions) -> Document:
     broken = [number for number in empty if texts[number] is None]
     _refuse_empty(source, empty, broken, len(pages))
     found = _warnings(source.title, [number for number in empty if number not in broken], broken, [*scans])
-    return Document(source.path, source.title, tuple(pages), page_count, found)
+    attached = _attachments(source.title, reader)
+    return Document(source.path, source.title, tuple(pages), page_count, (*found, *attached))
 
 
 def _read_scans(
@@ -175,6 +177,22 @@ def _warnings(title: str, empty: list[int], broken: list[int], scans: list[int])
     if broken:
         found.append(f"{title}: {_pages(broken)} could not be read and went in empty.")
     return tuple(found)
+
+
+def _attachments(title: str, reader: PdfReader) -> list[str]:
+    """A warning that names the files that are attached to the file; none without any."""
+    try:
+        # Many entries may stand for one file.
+        names = list(dict.fromkeys(shown_name(attached.name) for attached in reader.attachment_list))
+    except MemoryError:
+        raise
+    # As in ``_open``; a malformed list of attachments must not lose the pages.
+    except Exception:
+        return []
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return [f"{title}: attached files are not read: {', '.join(names[:_NAMED])}{more}."]
 
 
 def _pages(numbers: list[int]) -> str:

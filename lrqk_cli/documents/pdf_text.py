@@ -20,6 +20,8 @@ _PRIVATE_USE = str.maketrans(
 )
 # TeX draws "not equal" as a slash over the next sign; NFC composes the two where Unicode has a character.
 _STRUCK_OUT = re.compile("\u2044([=∈∋⊂⊃⊆⊇≡∼≃≅≈<>≤≥∃|∥⇐⇒⇔←→])")
+# Of a choice field; longer lists, such as of all countries, are counted.
+_MOST_OPTIONS = 20
 _LEADERS = re.compile(r"(?: ?\.){6,}")
 # Text in drawing order has gaps within lines, and single spaces before them.
 _GAP = re.compile(r"(?<=\S)[ \t]{2,}(?=\S)")
@@ -98,14 +100,39 @@ def _annotation_texts(page: Any) -> list[str]:
 
 
 def _field_text(widget: Any) -> str:
-    """``name: value`` of a text or choice field; empty for buttons, signatures and empty fields."""
+    """``name: value`` of a text or choice field, of the latter with what there is to choose from.
+
+    Empty for buttons, signatures, and fields with neither a value nor options.
+    """
     node, name = widget, ""
     for _ in range(16):  # in a damaged file, parents may form a cycle
         name = name or str(node.get("/T", ""))
         if "/FT" in node or "/Parent" not in node:
             break
         node = node["/Parent"].get_object()
-    value = widget.get("/V", node.get("/V", ""))
-    if node.get("/FT") not in ("/Tx", "/Ch") or not isinstance(value, str) or not value.strip():
+    kind = node.get("/FT")
+    if kind not in ("/Tx", "/Ch"):
         return ""
-    return f"{name}: {value}" if name else value
+    value, listed = (_entry(widget, node, key) for key in ("/V", "/Opt"))
+    options = _options(listed) if kind == "/Ch" else {}
+    values = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+    chosen = ", ".join(options.get(each, each) for each in values if each.strip())
+    offered = f"{len(options):,} options" if len(options) > _MOST_OPTIONS else ", ".join(options.values())
+    text = " ".join(part for part in (chosen, f"(of {offered})" if offered else "") if part)
+    return f"{name}: {text}" if name and text else text
+
+
+def _entry(widget: Any, field: Any, key: str) -> Any:
+    """What a widget, or else its field, has under a key; None for nothing."""
+    value = widget.get(key, field.get(key))
+    return None if value is None else value.get_object()
+
+
+def _options(listed: Any) -> dict[str, str]:
+    """The options of a choice field as they are shown, by the values that they stand for."""
+    options = dict[str, str]()
+    for item in listed or []:
+        option = item.get_object()
+        value, *shown = option if isinstance(option, list) else [option]
+        options[str(value)] = str(shown[0] if shown else value)
+    return options

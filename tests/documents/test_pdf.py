@@ -21,6 +21,11 @@ def read(path: Path, **options: Any) -> Document:
     return document
 
 
+def read_here(path: Path) -> Document:
+    """Read in this process, which is quicker."""
+    return read_source(SourceFile(path, path.name, path.read_bytes()), ReadOptions())
+
+
 def save(writer: PdfWriter, path: Path) -> Path:
     with path.open("wb") as file:
         writer.write(file)
@@ -181,7 +186,7 @@ def test_a_page_that_cannot_be_extracted_does_not_cost_the_others(
         return extract(page, **options)
 
     monkeypatch.setattr(PageObject, "extract_text", fail_on_two)
-    document = read_source(SourceFile(path, path.name, path.read_bytes()), ReadOptions())
+    document = read_here(path)
     assert [page.text for page in document.pages] == ["One.", "", "Three."]
     assert document.warnings == ("made.pdf: page 2 could not be read and went in empty.",)
 
@@ -214,6 +219,56 @@ def test_text_boxes_and_form_values_are_text_but_comments_are_not(tmp_path: Path
     writer.pages[0]["/Annots"].append(writer._add_object(field))
     document = read(save(writer, tmp_path / "form.pdf"))
     assert document.text == "Application\nTyped over the page\nSurname: Quill"
+
+
+@pytest.mark.parametrize(
+    ("options", "value", "text"),
+    [
+        (["Oak", "Fir"], "Fir", "Wood: Fir (of Oak, Fir)"),
+        ([["o", "Oak"], ["f", "Fir"]], "f", "Wood: Fir (of Oak, Fir)"),
+        (["Oak", "Fir", "Ash"], ["Ash", "Oak"], "Wood: Ash, Oak (of Oak, Fir, Ash)"),
+        (["Oak", "Fir"], None, "Wood: (of Oak, Fir)"),
+        ([str(number) for number in range(30)], "7", "Wood: 7 (of 30 options)"),
+        ([], "Own", "Wood: Own"),
+    ],
+)
+def test_a_list_shows_its_options(tmp_path: Path, options: list[Any], value: Any, text: str) -> None:
+    writer = PdfWriter()
+    add_text_page(writer, "Order")
+    field = DictionaryObject(
+        {
+            NameObject("/Subtype"): NameObject("/Widget"),
+            NameObject("/FT"): NameObject("/Ch"),
+            NameObject("/T"): TextStringObject("Wood"),
+            NameObject("/Opt"): writer._add_object(strings(options)),
+        }
+    )
+    if value is not None:
+        field[NameObject("/V")] = strings(value)
+    writer.pages[0][NameObject("/Annots")] = ArrayObject([writer._add_object(field)])
+    assert read_here(save(writer, tmp_path / "form.pdf")).text == f"Order\n{text}"
+
+
+def strings(plain: Any) -> Any:
+    return ArrayObject(map(strings, plain)) if isinstance(plain, list) else TextStringObject(plain)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.csv"], "a.csv"),
+        (["b.xml", "a\n.csv"], "a\ufffd.csv, b.xml"),
+        ([f"{number}.txt" for number in range(8)], "0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 3 more"),
+    ],
+)
+def test_attached_files_are_named(tmp_path: Path, names: list[str], said: str) -> None:
+    writer = PdfWriter()
+    add_text_page(writer, "See the attachment.")
+    for name in names:
+        writer.add_attachment(name, b"data")
+    document = read_here(save(writer, tmp_path / "letter.pdf"))
+    assert document.warnings == (f"letter.pdf: attached files are not read: {said}.",)
+    assert document.text == "See the attachment."
 
 
 def test_what_pypdf_says_stays_off_the_screen(
