@@ -24,7 +24,7 @@ TIERS = [
     {"cli"},
     {"terminal", "server"},
     {"chat", "bench"},
-    {"documents", "engine"},
+    {"documents", "engine", "endpoint"},
     {"models", "attention"},
     {"kernels"},
     {"memory", "telemetry", "prefix_cache"},

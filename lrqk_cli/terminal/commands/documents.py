@@ -65,7 +65,7 @@ def _shortened(word: str) -> str:
 def _file(ctx: CommandContext, argument: str) -> None:
     documents = ctx.read_documents(split_paths(argument), ctx.pages)
     for entry in [ctx.session.add(document) for document in documents]:
-        ctx.say(f"Added {entry.use.title}, {entry.use.tokens:,} tokens.")
+        ctx.say(f"Added {entry.use.title}, {entry.use.size}.")
     ctx.show(ctx.session.read(ctx.cancelled))
 
 
