@@ -65,7 +65,9 @@ class EndpointClient:
         return models
 
     def stream(self, body: Mapping[str, Any], cancelled: Callable[[], bool]) -> Iterator[Chunk]:
-        """Yield the parts of an answer as they come; close the connection as soon as ``cancelled`` is true.
+        """Yield the parts of an answer as they come.
+
+        If ``cancelled``, yield those that are here, and close the connection.
 
         Args:
             body: the fields of a chat completion, without ``stream``.
@@ -81,7 +83,7 @@ class EndpointClient:
             reader = runner.get_loop().create_task(self._read(body, events))
             while True:
                 data = runner.run(_next(events, reader, cancelled))
-                if data == _DONE or cancelled():
+                if data == _DONE or (data is None and cancelled()):
                     return
                 if data is None:
                     raise broken(self.url)

@@ -14,6 +14,8 @@ _MOST_WORDS = 400
 _TOO_LONG = ("context_length_exceeded", "exceed_context_size_error")
 # vLLM and SGLang have no code for it.
 _TOO_LONG_WORDS = ("context length", "context size", "context window")
+# The kind of a failure that is the request's own, where it has no status because the stream had begun.
+_INVALID = "invalid_request_error"
 _SHORTEN = "Choose fewer pages with --pages, or a server with a longer context."
 
 
@@ -87,7 +89,7 @@ def _failure(status: int | None, said: str, kinds: tuple[str, ...], url: str, re
     if status == 429:
         when = f" in {retry_after} seconds" if retry_after.isdecimal() else " later"
         return EndpointError(f"The server at {url} has too much to do{because}", f"Ask again{when}.")
-    if status is not None and 400 <= status < 500:
+    if (status is not None and 400 <= status < 500) or _INVALID in kinds:
         return UsageError(f"The server at {url} refuses the request{because}", "Leave out what it names.")
     return EndpointError(f"The server at {url} failed{because}", "Ask again; the server's log may have more.")
 

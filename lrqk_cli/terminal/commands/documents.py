@@ -75,7 +75,9 @@ def _files(ctx: CommandContext, _: str) -> None:
         raise UsageError("There are no documents.", "Add one with /file PATH.")
     table = make_table("Document", "Pages", "Tokens", "From token")
     for use in documents:
-        table.add_row(use.title, f"{use.pages:,}" if use.pages else "", f"{use.tokens:,}", f"{use.start:,}")
+        about = "~" * use.is_estimate
+        pages = f"{use.pages:,}" if use.pages else ""
+        table.add_row(use.title, pages, f"{about}{use.tokens:,}", f"{about}{use.start:,}")
     ctx.view.console.print(table)
 
 
