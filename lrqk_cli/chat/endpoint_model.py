@@ -14,7 +14,6 @@ from lrqk_cli.chat.protocols import DocumentLike, OpeningView
 from lrqk_cli.chat.remote_chat import RemoteChat
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.endpoint.client import EndpointClient
-from lrqk_cli.endpoint.failures import EndpointError
 from lrqk_cli.endpoint.protocol import ServedModel
 from lrqk_cli.errors import UsageError
 
@@ -41,11 +40,8 @@ class EndpointModel:
         return self if is_named or saved.endpoint != self.client.url else self.named(saved.model)
 
     def choices(self) -> list[str]:
-        """Return the names of the server's models; none if it cannot be asked now."""
-        try:
-            return [model.name for model in self.client.models()]
-        except EndpointError:
-            return []
+        """Return the names of the models that the server listed last."""
+        return [model.name for model in self.client.listed]
 
     @contextmanager
     def open(

@@ -33,6 +33,7 @@ class EndpointClient:
 
     Attributes:
         url: the address under which its routes lie.
+        listed: the models that it listed last.
 
     Raises:
         UsageError: this is no address of a server, or a key stands in it.
@@ -40,6 +41,7 @@ class EndpointClient:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = _base(url)
+        self.listed: list[ServedModel] = []
         self._settings: dict[str, Any] = {
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             # A proxy is for other machines.
@@ -62,6 +64,7 @@ class EndpointClient:
                 models = None
         if models is None:
             raise not_understood(self.url)
+        self.listed = models
         return models
 
     def stream(self, body: Mapping[str, Any], cancelled: Callable[[], bool]) -> Iterator[Chunk]:
@@ -80,14 +83,20 @@ class EndpointClient:
         # A coroutine can be cancelled while it waits for the server; a blocking read cannot.
         with self._failures(), asyncio.Runner() as runner:
             events = asyncio.Queue[str | None]()
-            reader = runner.get_loop().create_task(self._read(body, events))
-            while True:
-                data = runner.run(_next(events, reader, cancelled))
-                if data == _DONE or (data is None and cancelled()):
-                    return
-                if data is None:
-                    raise broken(self.url)
-                yield self._chunk(data)
+            loop = runner.get_loop()
+            # Ctrl-C may be raised within a task, and is passed on from here; the loop would call it lost.
+            loop.set_exception_handler(lambda *_: None)
+            reader = loop.create_task(self._read(body, events))
+            try:
+                while True:
+                    data = runner.run(_next(events, reader, cancelled))
+                    if data == _DONE or (data is None and cancelled()):
+                        return
+                    if data is None:
+                        raise broken(self.url)
+                    yield self._chunk(data)
+            finally:
+                runner.run(_leave(reader))
 
     async def _read(self, body: Mapping[str, Any], events: asyncio.Queue[str | None]) -> None:
         """Put the data of all events into a queue, and None at the end of the stream."""
@@ -149,6 +158,12 @@ async def _next(
     if reader.done():
         reader.result()
     return None
+
+
+async def _leave(reader: asyncio.Task[None]) -> None:
+    """Close the connection; what fails now changes nothing."""
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
 
 
 def is_local(url: str) -> bool:
