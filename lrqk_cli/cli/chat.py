@@ -71,12 +71,6 @@ def chat(
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Chat about documents; with --prompt or --prompts-file, print answers and exit."""
-    generation = GenerationConfig(
-        max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed, think
-    )
-    limits = ReadLimits(read_timeout, read_memory)
-    paths = _paths(context, file, files)
-    asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
     if endpoint is not None:
         chosen: ChatModel = endpoints.model_at(context, endpoint, model)
     else:
@@ -87,8 +81,17 @@ def chat(
 
         number_format = None if dtype == "auto" else dtype
         cache, wanted = CacheChoice(not no_cache, cache_size), attention.said
-        budget = ctx, vram, ram, wanted, threads, weights, cache
-        chosen = LocalModel(ModelRequest(model, device, number_format, offload_weights, *budget))
+        request = ModelRequest(
+            model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, weights, cache
+        )
+        chosen = LocalModel(request)
+    generation = GenerationConfig(
+        max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed, think
+    )
+    limits = ReadLimits(read_timeout, read_memory)
+    paths = _paths(context, file, files)
+    asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
+
     from lrqk_cli.documents import PageSelection
     from lrqk_cli.terminal.view import View
 
