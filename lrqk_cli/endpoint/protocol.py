@@ -100,8 +100,9 @@ def seconds_of(plain: Mapping[str, Any], name: str) -> float | None:
 
 
 def _context(entry: Mapping[str, Any]) -> int | None:
-    """Return the context of a model: lrqk's name of the field, or that of vLLM and SGLang."""
-    return count_of(entry, "context_length") or count_of(entry, "max_model_len") or None
+    """Return the context of a model, as lrqk names it, vLLM and SGLang, or llama-server."""
+    named = count_of(entry, "context_length") or count_of(entry, "max_model_len")
+    return named or count_of(_object(entry, "meta"), "n_ctx") or None
 
 
 def _usage(plain: Mapping[str, Any]) -> TokenUsage | None:

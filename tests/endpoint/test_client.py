@@ -33,6 +33,7 @@ def test_models_are_listed_with_the_context_that_each_engine_names(server: Scrip
             {"id": "a", "max_model_len": 8192, "owned_by": "vllm"},
             {"id": "b", "context_length": 4096, "owned_by": "lrqk"},
             {"id": "c", "max_model_len": "long"},
+            {"id": "d", "meta": {"n_ctx": 6144, "n_ctx_train": 8192}},
             {"name": "no id"},
         ]
     }
@@ -41,6 +42,7 @@ def test_models_are_listed_with_the_context_that_each_engine_names(server: Scrip
         ServedModel("a", 8192, False),
         ServedModel("b", 4096, True),
         ServedModel("c", None, False),
+        ServedModel("d", 6144, False),
     ]
     assert server.keys == ["Bearer mine"]
 
