@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig
@@ -124,6 +125,8 @@ class FakePrompt:
 
     A model with ``marks`` reasons if it ``thinks``; its earlier turns are ``<question=answer|``.
     """
+
+    counts_exactly: ClassVar[bool] = True
 
     system: str | None = None
     marks: ReasoningMarks | None = None

@@ -6,13 +6,13 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 from fake_chat import FakeDocument, FakeEngine, new_session
 
 from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.chat import Chat
+from lrqk_cli.chat.chat_model import OpenChat
 from lrqk_cli.chat.chat_session import ChatSession
-from lrqk_cli.chat.session import Session
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import Document, PageSelection, read_documents
 from lrqk_cli.errors import DocumentError
@@ -73,8 +73,8 @@ class Talk:
         self.ctx.chat_session.close()
 
     def _record(self) -> None:
-        opened = SimpleNamespace(session=self.ctx.session, model=self.ctx.model, tokenizer_id=lambda: None)
-        self.ctx.chat_session.record(opened, self.ctx.config)  # type: ignore[arg-type]
+        opened = OpenChat(self.ctx.session, self.ctx.model, None, None, 0.0, None, lambda: None)
+        self.ctx.chat_session.record(opened, self.ctx.config)
 
     def say(self, *lines: str | Callable[[], object]) -> str:
         """Type lines, then Ctrl-D; return what was shown on stderr."""
@@ -99,5 +99,5 @@ def _read(paths: Sequence[Path], pages: PageSelection | None) -> list[Document]:
     return read_documents(paths, pages=pages)
 
 
-def _look_up(model: str, _saved: Archive, _session: Session) -> None:
+def _look_up(model: str, _saved: Archive, _session: Chat) -> None:
     resolve(model)

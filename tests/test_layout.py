@@ -25,7 +25,7 @@ TIERS = [
     {"terminal", "server"},
     {"webpage"},
     {"chat", "bench"},
-    {"documents", "engine"},
+    {"documents", "engine", "endpoint"},
     {"models", "attention"},
     {"kernels"},
     {"memory", "telemetry", "prefix_cache"},

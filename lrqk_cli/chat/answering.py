@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.events import Answer, AnswerEnd, AnswerSources, ReasoningDelta, TextDelta, Timing
@@ -16,7 +16,7 @@ from lrqk_cli.telemetry.stats import DecodeTotals
 
 if TYPE_CHECKING:
     from lrqk_cli.engine.generate import Engine
-    from lrqk_cli.models.prompt import Detokenizer
+    from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 
 # The part of the free context that reasoning leaves to an answer without a limit.
 _ANSWER_SHARE = 4
@@ -57,7 +57,8 @@ class AnswerRun:
         self.first_token_at: float | None = None
         self.text = self.reasoning = ""
         self._engine = engine
-        self._prompt, self._transcript = conversation.prompt, conversation.tokens
+        # An engine of this process gets its conversations in the format of its model.
+        self._prompt, self._transcript = cast("ChatPrompt", conversation.prompt), conversation.tokens
         self._prompt_tokens = len(conversation.tokens)
         self._generation = generation
         self._stop_ids = frozenset(stop_ids)

@@ -6,19 +6,16 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
 from lrqk_cli.chat.events import AnswerEnd, Reply
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.private_files import make_private_folder, write_private
-from lrqk_cli.chat.protocols import DocumentLike
+from lrqk_cli.chat.protocols import ChatFormat, DocumentLike
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason
 from lrqk_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from lrqk_cli.models.prompt import ChatPrompt
 
 _FORMAT, _VERSION = "lrqk-conversation", 1
 _DAMAGED_HINT = "Load another one: /load alone lists them."
@@ -71,9 +68,10 @@ class Archive:
         model: the name by which the user called the model.
         system: the system text; None for the chat template's own.
         generation: sampling settings of its answers.
-        attention: the settings that were in force.
+        attention: the settings that were in force; empty if a server had its own.
         entries: documents and exchanges, in order.
         tokenizer: what identifies the tokenizer of the answers' tokens; None if there are none.
+        endpoint: the address of the server that answered last; None for a model that lrqk loaded itself.
     """
 
     model: str
@@ -82,6 +80,7 @@ class Archive:
     attention: dict[str, Any]
     entries: tuple[SavedDocument | SavedExchange, ...]
     tokenizer: str | None = None
+    endpoint: str | None = None
 
     @property
     def documents(self) -> list[SavedDocument]:
@@ -98,7 +97,7 @@ class Archive:
             for text in (entry.question, entry.answer.text if entry.answer is not None else "")
         ]
 
-    def restore(self, prompt: ChatPrompt, tokenizer: str | None = None) -> Conversation:
+    def restore(self, prompt: ChatFormat, tokenizer: str | None = None) -> Conversation:
         """Return the conversation as tokens in a model's chat format.
 
         Answers keep the tokens they were given in, which another encoding of their text may not equal, if
@@ -128,13 +127,16 @@ def make_archive(
     conversation: Conversation,
     model: str,
     generation: GenerationConfig,
-    config: LrqkConfig,
+    config: LrqkConfig | None,
     tokenizer: str | None = None,
+    endpoint: str | None = None,
 ) -> Archive:
     """Return a conversation in the form in which it is saved.
 
     Args:
+        config: the settings in force; None if a server has its own.
         tokenizer: what identifies the conversation's tokenizer; None leaves out the answers' tokens.
+        endpoint: the address of the server that answers.
     """
     entries = list[SavedDocument | SavedExchange]()
     for entry in conversation.entries:
@@ -144,7 +146,8 @@ def make_archive(
             tokens = tuple(conversation.answer_tokens(entry)) if tokenizer is not None else None
             entries.append(SavedExchange(entry.question, entry.answer, tokens))
     system = conversation.prompt.system
-    return Archive(model, system, generation, asdict(config), tuple(entries), tokenizer)
+    attention = asdict(config) if config is not None else {}
+    return Archive(model, system, generation, attention, tuple(entries), tokenizer, endpoint)
 
 
 def saved_document(document: DocumentLike) -> SavedDocument:
@@ -244,6 +247,7 @@ def _read_archive(plain: dict[str, Any]) -> Archive:
         attention=_of(dict, plain, "attention"),
         entries=tuple(_read_entry(entry) for entry in _objects(plain, "entries")),
         tokenizer=None if plain.get("tokenizer") is None else _of(str, plain, "tokenizer"),
+        endpoint=None if plain.get("endpoint") is None else _of(str, plain, "endpoint"),
     )
 
 

@@ -15,7 +15,7 @@ from lrqk_cli.chat.session_names import session_name
 from lrqk_cli.errors import LrqkError, UsageError
 
 if TYPE_CHECKING:
-    from lrqk_cli.chat.opening import OpenSession
+    from lrqk_cli.chat.chat_model import OpenChat
     from lrqk_cli.config import LrqkConfig
 
 
@@ -50,7 +50,7 @@ class ChatSession:
             new = [entry for entry in entries if entry.parts not in known]
             self.saved = replace(self.saved, entries=(*self.saved.entries, *new))
 
-    def record(self, opened: OpenSession, config: LrqkConfig) -> None:
+    def record(self, opened: OpenChat, config: LrqkConfig | None) -> None:
         """Record a conversation as it stands; nothing before its first question.
 
         Raises:
@@ -60,7 +60,10 @@ class ChatSession:
         if self._journal is None or not (session.conversation.exchanges or self.name):
             return
         generation, tokenizer = session.generation, opened.tokenizer_id()
-        self._journal.record(make_archive(session.conversation, opened.model, generation, config, tokenizer))
+        standing = session.conversation
+        self._journal.record(
+            make_archive(standing, opened.model, generation, config, tokenizer, opened.endpoint)
+        )
         self._has_recorded = True
 
     def save_as(self, name: str, archive: Archive, *, replaces: bool = False) -> str:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lrqk_cli.chat.chat import ReadingEvent
 from lrqk_cli.chat.conversation import Conversation, Entry, Exchange
-from lrqk_cli.chat.events import Message, Notice, Remark, Reused
+from lrqk_cli.chat.events import Notice, Remark, Reused
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.engine.tokens import shared_length
 from lrqk_cli.memory.units import format_bytes
@@ -17,17 +18,10 @@ if TYPE_CHECKING:
     from lrqk_cli.engine.generate import Engine
     from lrqk_cli.engine.prefix import PrefixKeeper
 
-ReadingEvent = PrefillProgress | Message
-
 # A prefill stops for a rewind point at most once in so many tokens, and before its last entry.
 _REWIND_DISTANCE = 4096
 # Host memory for rewind points. Rewinding past a dropped point means reading the tokens again.
 _REWIND_BYTES = 1 << 30
-
-
-def never() -> bool:
-    """The default of ``cancelled``: never interrupt."""
-    return False
 
 
 class ContextSync:

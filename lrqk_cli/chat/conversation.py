@@ -9,11 +9,10 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.events import AnswerSources, DocumentUse, PageSpan, Reply
-from lrqk_cli.chat.protocols import DocumentLike
+from lrqk_cli.chat.protocols import ChatFormat, DocumentLike
 
 if TYPE_CHECKING:
     from lrqk_cli.engine.rewind_points import EngineRewindPoint
-    from lrqk_cli.models.prompt import ChatPrompt
 
 
 @dataclass(eq=False)
@@ -75,7 +74,7 @@ class Conversation:
         turn_is_open: a user's turn has begun and has no question yet.
     """
 
-    def __init__(self, prompt: ChatPrompt) -> None:
+    def __init__(self, prompt: ChatFormat) -> None:
         self.prompt = prompt
         self.tokens = prompt.opening()
         self.entries: list[Entry] = []
@@ -121,7 +120,8 @@ class Conversation:
                 end = len(self.tokens)
                 pages.append(PageSpan(index, section.page, section_start, end, section.by_ocr))
         count = len({span.page for span in pages})
-        use = DocumentUse(document.title, str(document.path), count, first, len(self.tokens))
+        is_estimate = not self.prompt.counts_exactly
+        use = DocumentUse(document.title, str(document.path), count, first, len(self.tokens), is_estimate)
         entry = DocumentEntry(start, was_open, document, use, pages)
         self.entries.append(entry)
         self.turn_is_open = True
@@ -155,7 +155,7 @@ class Conversation:
         del self.tokens[entry.start :]
         self.turn_is_open = entry.in_open_turn
 
-    def with_prompt(self, prompt: ChatPrompt) -> Conversation:
+    def with_prompt(self, prompt: ChatFormat) -> Conversation:
         """Return the same conversation in another chat format; its answers keep their tokens."""
         moved = Conversation(prompt)
         for entry in self.entries:

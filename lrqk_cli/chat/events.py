@@ -82,6 +82,7 @@ class DocumentUse:
         path: its file.
         pages: number of its pages in the context.
         start, end: its first token in the context, and the token after its last; page marks included.
+        is_estimate: only the server that reads it knows its tokens.
     """
 
     title: str
@@ -89,11 +90,17 @@ class DocumentUse:
     pages: int
     start: int
     end: int
+    is_estimate: bool = False
 
     @property
     def tokens(self) -> int:
         """The number of its tokens."""
         return self.end - self.start
+
+    @property
+    def size(self) -> str:
+        """The number of its tokens, in words."""
+        return f"{'about ' * self.is_estimate}{self.tokens:,} tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +175,7 @@ class Answer:
         finish_reason: the engine's reason, or ``interrupted``.
         prompt_tokens: tokens in the context before answer and reasoning.
         new_tokens: tokens of the answer, without a stop token.
-        memory: bytes in use at its end.
+        memory: bytes in use at its end; None if another machine answered.
         cache: counters of its decode steps.
         sources: the pages it rests on; None while sources are off.
         reasoning: what the model thought before it; empty without.
@@ -180,7 +187,7 @@ class Answer:
     prompt_tokens: int
     new_tokens: int
     timing: Timing
-    memory: MemoryUse
+    memory: MemoryUse | None
     cache: DecodeTotals
     sources: AnswerSources | None = None
     reasoning: str = ""
@@ -206,14 +213,14 @@ class Status:
     """Context, memory and counters of a conversation, for a status line.
 
     Attributes:
-        used, context: tokens in the context and the most it holds.
-        memory: bytes in use.
+        used, context: tokens in the context, and the most it holds, None if that is not known.
+        memory: bytes in use; None if another machine answers.
         cache: counters of the answer in progress, else of the last answer.
         recent: counters of the last steps.
     """
 
     used: int
-    context: int
-    memory: MemoryUse
+    context: int | None
+    memory: MemoryUse | None
     cache: DecodeTotals
     recent: DecodeTotals = field(default_factory=DecodeTotals)

@@ -47,7 +47,7 @@ def archive_messages(archive: Archive) -> list[dict[str, object]]:
 def name_document(entry: DocumentEntry) -> str:
     """Return a line that names a document, with its size."""
     pages = f", {entry.use.pages:,} pages" if entry.pages else ""
-    return f"{entry.use.title}{pages}, {entry.use.tokens:,} tokens"
+    return f"{entry.use.title}{pages}, {entry.use.size}"
 
 
 def to_json(conversation: Conversation, model: str) -> str:

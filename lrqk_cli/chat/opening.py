@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.chat_model import OpenChat
 from lrqk_cli.chat.keeping import CacheChoice, kept_documents
 from lrqk_cli.chat.protocols import DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
@@ -73,33 +73,13 @@ class ModelRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenSession:
-    """A conversation that is ready for its first question.
-
-    Attributes:
-        model: what the user called the model.
-        config: the settings in force.
-        plan: the plan that chose them.
-        load_s: seconds to fetch and load the model.
-        threads: CPU threads that compute.
-        tokenizer_id: returns what identifies the tokenizer.
-    """
+class OpenSession(OpenChat):
+    """A conversation with a model that this process has loaded."""
 
     session: Session
-    model: str
     config: LrqkConfig
     plan: Plan
-    load_s: float
     threads: int
-    tokenizer_id: Callable[[], str]
-
-    def resume(self, saved: Archive) -> None:
-        """Put a saved conversation in place of this one, with the exact tokens of its answers if they fit.
-
-        Raises:
-            ContextLengthError: it is too long; this conversation is unchanged.
-        """
-        self.session.adopt(saved.restore(self.session.conversation.prompt, self.tokenizer_id()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from lrqk_cli.chat.events import Answer, AnswerSources, DocumentUse
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.memory.plan import Plan
 
 
@@ -107,7 +108,8 @@ class ChatReport(TypedDict):
     or ``interrupted``. ``attention`` holds the settings in force, ``plan`` the reason for them.
     ``prompt_tokens`` counts the tokens before reasoning and answer, ``new_tokens`` the answer without its
     stop token, ``reasoning_tokens`` the reasoning with its marks. ``sources`` has the best page first, and is
-    null without ``--sources``.
+    null without ``--sources``. With ``--endpoint``, ``attention``, ``plan`` and ``memory`` are null because
+    they are the server's, and the tokens of ``documents`` are estimates.
     """
 
     prompt: str
@@ -115,15 +117,15 @@ class ChatReport(TypedDict):
     reasoning: str | None
     finish_reason: str
     model: str
-    attention: dict[str, Any]
-    plan: PlanReport
+    attention: dict[str, Any] | None
+    plan: PlanReport | None
     prompt_tokens: int
     new_tokens: int
     reasoning_tokens: int
     documents: list[DocumentReport]
     sources: list[SourceReport] | None
     timing: TimingReport
-    memory: MemoryReport
+    memory: MemoryReport | None
     cache: CacheReport
 
 
@@ -132,8 +134,8 @@ def build_report(
     answer: Answer,
     *,
     model: str,
-    config: LrqkConfig,
-    plan: Plan,
+    config: LrqkConfig | None,
+    plan: Plan | None,
     documents: Sequence[DocumentUse],
     load_s: float,
 ) -> ChatReport:
@@ -145,8 +147,8 @@ def build_report(
         "reasoning": answer.reasoning or None,
         "finish_reason": answer.finish_reason,
         "model": model,
-        "attention": asdict(config),
-        "plan": _plan_report(plan),
+        "attention": asdict(config) if config is not None else None,
+        "plan": _plan_report(plan) if plan is not None else None,
         "prompt_tokens": answer.prompt_tokens,
         "new_tokens": answer.new_tokens,
         "reasoning_tokens": answer.reasoning_tokens,
@@ -163,13 +165,7 @@ def build_report(
             "ttft_s": timing.ttft_s,
             "decode_tokens_per_s": cache.tokens_per_second,
         },
-        "memory": {
-            "device": memory.device,
-            "peak_device_bytes": memory.peak_device_bytes,
-            "host_kv_bytes": memory.host_kv_bytes,
-            "index_bytes": memory.index_bytes,
-            "hot_bytes": memory.hot_bytes,
-        },
+        "memory": _memory_report(memory) if memory is not None else None,
         "cache": {
             "hit_rate": cache.hit_rate,
             "miss_rate": cache.miss_rate,
@@ -178,6 +174,16 @@ def build_report(
             "drafts_offered": cache.drafts_offered,
             "drafts_accepted": cache.drafts_accepted,
         },
+    }
+
+
+def _memory_report(memory: MemoryUse) -> MemoryReport:
+    return {
+        "device": memory.device,
+        "peak_device_bytes": memory.peak_device_bytes,
+        "host_kv_bytes": memory.host_kv_bytes,
+        "index_bytes": memory.index_bytes,
+        "hot_bytes": memory.hot_bytes,
     }
 
 

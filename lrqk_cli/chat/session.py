@@ -1,4 +1,4 @@
-"""A conversation about documents, together with the engine that answers."""
+"""A conversation about documents, together with the engine of this process, which answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.answering import AnswerRun
-from lrqk_cli.chat.context_sync import ContextSync, ReadingEvent, never
+from lrqk_cli.chat.chat import Chat, ReadingEvent, never
+from lrqk_cli.chat.context_sync import ContextSync
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
 from lrqk_cli.chat.events import (
     Answer,
@@ -25,10 +26,8 @@ from lrqk_cli.chat.events import (
 from lrqk_cli.chat.fitting import check_fit
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.sources import find_sources
-from lrqk_cli.config import GenerationConfig
+from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import PrefillProgress
-from lrqk_cli.errors import UsageError
-from lrqk_cli.telemetry.history import StepHistory
 from lrqk_cli.telemetry.stats import DecodeTotals
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
     from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 
 
-class Session:
-    """One conversation.
+class Session(Chat):
+    """One conversation with an engine.
 
     The engine holds the first ``engine.length`` tokens of ``transcript``. Tokens that an interrupt leaves
     unread are read before the next question, so none is lost or doubled. The last documents and questions can
@@ -54,11 +53,6 @@ class Session:
         max_context: the most tokens that a context of this model holds.
         new_stream: makes a decoder for the tokens of one answer.
         keeper: restores and keeps documents; None for neither.
-
-    Attributes:
-        generation: sampling settings of the next answers.
-        conversation: documents, questions and answers.
-        history: counters of all decode steps.
     """
 
     def __init__(
@@ -74,10 +68,8 @@ class Session:
         new_stream: Callable[[], Detokenizer],
         keeper: PrefixKeeper | None = None,
     ) -> None:
+        super().__init__(prompt, documents, generation)
         self.engine = engine
-        self.generation = generation
-        self.conversation = Conversation(prompt)
-        self.history = StepHistory()
         self._context_sync = ContextSync(engine, keeper)
         self._stop_ids = stop_ids
         self._trained_context = trained_context
@@ -85,39 +77,18 @@ class Session:
         self._new_stream = new_stream
         self._warned = False
         self._told_of_reasoning = False
-        self._notes_sources = False
-        self._cache = DecodeTotals()
-        for document in documents:
-            self.conversation.add_document(document)
 
-    @property
-    def transcript(self) -> list[int]:
-        """The tokens that the engine should hold."""
-        return self.conversation.tokens
-
-    @property
-    def documents(self) -> list[DocumentUse]:
-        """Each document's tokens in the context."""
-        return self.conversation.documents
-
-    @property
-    def page_spans(self) -> list[PageSpan]:
-        """The token spans of all pages."""
-        return self.conversation.page_spans
-
-    @property
-    def notes_sources(self) -> bool:
-        """Whether answers come with their sources."""
-        return self._notes_sources
+    def check_sources(self) -> None:
+        """Refuse nothing: this engine knows what it attends to."""
 
     def note_sources(self, wanted: bool) -> None:
-        """Switch the sources of answers on or off, from the next answer on."""
+        """See ``Chat``."""
         if wanted != self._notes_sources:
             self.engine.track_sources(wanted)
-            self._notes_sources = wanted
+            super().note_sources(wanted)
 
     def watch_reading(self, report: Callable[[PrefillProgress], None]) -> None:
-        """Call ``report`` with the progress of reading, also between the events of ``read`` and ``ask``."""
+        """See ``Chat``."""
         self._context_sync.on_layer = report
 
     def keep_no_rewind_points(self) -> None:
@@ -129,15 +100,16 @@ class Session:
 
     @property
     def unread(self) -> int:
-        """Tokens to read before the next answer."""
+        """See ``Chat``."""
         return len(self.transcript) - self.engine.length
 
-    def read(self, cancelled: Callable[[], bool] = never) -> Generator[ReadingEvent, None, None]:
-        """Read all tokens ahead of the next question, until ``cancelled`` is true.
+    @property
+    def is_read_again(self) -> bool:
+        """See ``Chat``."""
+        return self.engine.length == 0
 
-        Raises:
-            ContextLengthError: the tokens leave no room for an answer; none has been read.
-        """
+    def read(self, cancelled: Callable[[], bool] = never) -> Generator[ReadingEvent, None, None]:
+        """See ``Chat``."""
         yield from self._check(len(self.transcript) + len(self.conversation.turn("")))
         yield from self._context_sync.catch_up(self.conversation, cancelled)
 
@@ -147,17 +119,9 @@ class Session:
         cancelled: Callable[[], bool] = never,
         generation: GenerationConfig | None = None,
     ) -> Generator[ReadingEvent | TextDelta | ReasoningDelta | Answer, None, None]:
-        """Ask one question. The last event is the ``Answer``, unless the engine fails.
+        """See ``Chat``; ``cancelled`` is checked after every segment and token.
 
-        ``cancelled`` is checked after every segment and token. If it is true before any token of the question
-        was read, the question is dropped; otherwise it stays, with the answer so far.
-
-        Args:
-            generation: sampling settings of this answer; None for those of the session.
-
-        Raises:
-            ContextLengthError: the question and an answer do not fit; the conversation is unchanged.
-            Exception: whatever the engine raises; the question is dropped, and the rest is read again.
+        If the engine fails, the rest of the conversation is read again.
         """
         started = time.perf_counter()
         yield from self._check(len(self.transcript) + len(self.conversation.turn(question)))
@@ -189,103 +153,37 @@ class Session:
             self._context_sync.start_again(self.conversation)
             raise
 
-    def add(self, document: DocumentLike) -> DocumentEntry:
-        """Append a document to the conversation; ``read`` or the next question reads it.
-
-        Raises:
-            ContextLengthError: it leaves no room for an answer; the conversation is unchanged.
-        """
-        entry = self.conversation.add_document(document)
-        try:
-            list(self._check(len(self.transcript) + len(self.conversation.turn("")), [entry]))
-        except Exception:
-            self.conversation.cut(entry)
-            raise
-        return entry
-
-    def drop(self) -> Entry:
-        """Forget the last document or exchange, whichever came last, as if it had never been.
-
-        Raises:
-            UsageError: there is none.
-        """
-        if not self.conversation.entries:
-            raise UsageError("There is nothing to forget.", "The conversation has not begun.")
-        entry = self.conversation.entries[-1]
-        self._context_sync.forget(self.conversation, entry)
-        return entry
-
-    def undo(self) -> Exchange:
-        """Forget the last question and its answer, as if they had never been.
-
-        Raises:
-            UsageError: nothing was asked, or a document came after it.
-        """
-        last = self.conversation.entries[-1] if self.conversation.entries else None
-        if isinstance(last, Exchange):
-            self._context_sync.forget(self.conversation, last)
-            return last
-        if self.conversation.exchanges:
-            raise UsageError("A document came after the last question.", "Forget it first, with /drop.")
-        raise UsageError("Nothing has been asked yet.", "Ask a question first.")
-
-    def clear(self, *, documents: bool = False) -> None:
-        """Forget all questions and answers; with ``documents``, the documents too."""
-        entries = self.conversation.entries
-        forgotten = [entry for entry in entries if documents or isinstance(entry, Exchange)]
-        if forgotten:
-            later = entries[entries.index(forgotten[0]) :]
-            kept = [entry.document for entry in later if isinstance(entry, DocumentEntry)]
-            self._context_sync.forget(self.conversation, forgotten[0])
-            for document in () if documents else kept:
-                self.conversation.add_document(document)
-        self.history = StepHistory()
-        self._cache = DecodeTotals()
-
-    def set_system(self, system: str | None) -> None:
-        """Replace the system text; the next question reads the whole conversation again.
-
-        Raises:
-            ContextLengthError: the conversation does not fit with the new text, and is unchanged.
-        """
-        self.adopt(self.conversation.with_prompt(self.conversation.prompt.with_system(system)))
-
-    def adopt(self, conversation: Conversation, generation: GenerationConfig | None = None) -> None:
-        """Replace the conversation, which the next question reads, and optionally the sampling settings.
-
-        Raises:
-            ContextLengthError: the new conversation does not fit; the current one is unchanged.
-            UsageError: the model is to reason, and cannot.
-        """
-        generation = generation or self.generation
-        conversation = conversation.thinking(generation.thinks)
-        needed = len(conversation.tokens) + len(conversation.turn(""))
-        self._check_fit(needed, [], [], generation)
-        self.conversation, self.generation = conversation, generation
-        self._context_sync.start_again(conversation)
-
-    def set_generation(self, generation: GenerationConfig) -> None:
-        """Replace the sampling settings.
-
-        Raises:
-            UsageError: the model is to reason, and cannot.
-        """
-        self.restore(self.conversation.thinking(generation.thinks))
-        self.generation = generation
-
-    def restore(self, conversation: Conversation) -> None:
-        """Go back to an earlier copy of the conversation, see ``Conversation.copy``."""
-        standing, self.conversation = self.conversation, conversation
-        self._context_sync.change(standing, conversation)
-
     def keep_turns(self, name: str) -> None:
-        """Keep what the model computed for the turns, to go on from in the session ``name``."""
+        """See ``Chat``."""
         self._context_sync.keep_turns(name)
 
+    def adjust(self, config: LrqkConfig) -> None:
+        """See ``Chat``."""
+        self.engine.adjust(config)
+
+    def layer_misses(self) -> list[float]:
+        """See ``Chat``."""
+        return self.engine.layer_misses()
+
     def status(self) -> Status:
-        """The context, memory and counters of the conversation now."""
+        """See ``Chat``."""
         engine = self.engine
         return Status(engine.length, engine.context, engine.memory(), self._cache, self.history.recent)
+
+    def _check_added(self, entry: DocumentEntry) -> None:
+        list(self._check(len(self.transcript) + len(self.conversation.turn("")), [entry]))
+
+    def _check_adopted(self, conversation: Conversation, generation: GenerationConfig) -> None:
+        self._check_fit(len(conversation.tokens) + len(conversation.turn("")), [], [], generation)
+
+    def _forget(self, entry: Entry) -> None:
+        self._context_sync.forget(self.conversation, entry)
+
+    def _change(self, standing: Conversation) -> None:
+        self._context_sync.change(standing, self.conversation)
+
+    def _start_again(self) -> None:
+        self._context_sync.start_again(self.conversation)
 
     def _check_fit(
         self, needed: int, uses: Sequence[DocumentUse], pages: Sequence[PageSpan], drawn: GenerationConfig

@@ -34,7 +34,8 @@ class EntryRow:
 
 def head_of(archive: Archive) -> str:
     """Return JSON of all but the entries."""
-    plain = {name: getattr(archive, name) for name in ("model", "system", "attention", "tokenizer")}
+    names = "model", "system", "attention", "tokenizer", "endpoint"
+    plain = {name: getattr(archive, name) for name in names}
     return to_json({**plain, "generation": asdict(archive.generation)})
 
 

@@ -46,5 +46,6 @@ def statistics_line(answer: Answer, attention: str = "") -> str:
         parts.append(f"misses {cache.miss_rate:.1%}")
     if attention:
         parts.append(attention)
-    parts.append(f"{answer.memory.device} peak {format_bytes(answer.memory.peak_device_bytes)}")
+    if answer.memory is not None:
+        parts.append(f"{answer.memory.device} peak {format_bytes(answer.memory.peak_device_bytes)}")
     return " · ".join(parts)

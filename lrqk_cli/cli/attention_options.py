@@ -181,6 +181,7 @@ def _config(
 
 
 _OPTIONS = signature(_config, eval_str=True).parameters
+ATTENTION_OPTIONS = frozenset(_OPTIONS)
 ALS_OPTIONS = frozenset(name for name in _OPTIONS if name.startswith("als_"))
 
 

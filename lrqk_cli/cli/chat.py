@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lrqk_cli.cli import chat_options, chat_sessions, options, questions
+from lrqk_cli.cli import chat_options, chat_sessions, endpoints, options, questions
 from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_options
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.config import GenerationConfig
@@ -19,6 +19,7 @@ from lrqk_cli.models.catalog import DEFAULT_MODEL
 from lrqk_cli.terminal.console import stderr_console
 
 if TYPE_CHECKING:
+    from lrqk_cli.chat.chat_model import ChatModel
     from lrqk_cli.documents import Document, PageSelection
     from lrqk_cli.terminal.view import View
 
@@ -32,6 +33,7 @@ def chat(
     *,
     files: chat_options.Files = [],  # noqa: B006 - typer only reads it
     model: options.Model = DEFAULT_MODEL,
+    endpoint: endpoints.Endpoint = None,
     file: chat_options.File = [],  # noqa: B006
     pages: chat_options.Pages = None,
     password: chat_options.Password = None,
@@ -69,8 +71,20 @@ def chat(
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Chat about documents; with --prompt or --prompts-file, print answers and exit."""
-    warn_of_transformers()
-    wanted = attention.said
+    if endpoint is not None:
+        chosen: ChatModel = endpoints.model_at(context, endpoint, model)
+    else:
+        warn_of_transformers()
+        from lrqk_cli.chat.keeping import CacheChoice
+        from lrqk_cli.chat.local_model import LocalModel
+        from lrqk_cli.chat.opening import ModelRequest
+
+        number_format = None if dtype == "auto" else dtype
+        cache, wanted = CacheChoice(not no_cache, cache_size), attention.said
+        request = ModelRequest(
+            model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, weights, cache
+        )
+        chosen = LocalModel(request)
     generation = GenerationConfig(
         max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed, think
     )
@@ -78,8 +92,6 @@ def chat(
     paths = _paths(context, file, files)
     asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
 
-    from lrqk_cli.chat.keeping import CacheChoice
-    from lrqk_cli.chat.opening import ModelRequest
     from lrqk_cli.documents import PageSelection
     from lrqk_cli.terminal.view import View
 
@@ -89,23 +101,9 @@ def chat(
         return
     read = partial(_read_documents, password=password, limits=limits, view=view)
     documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
-    number_format = None if dtype == "auto" else dtype
-    request = ModelRequest(
-        model,
-        device,
-        number_format,
-        offload_weights,
-        ctx,
-        vram,
-        ram,
-        wanted,
-        threads,
-        weights,
-        CacheChoice(not no_cache, cache_size),
-    )
     keeps = asked is None and not no_history
     with chat_sessions.opened(context, session, continue_, documents, keeps=keeps, view=view) as kept:
-        begun = chat_sessions.go_on(context, kept, request, system, generation)
+        begun = chat_sessions.go_on(context, kept, chosen, system, generation)
         if asked is not None:
             with chat_sessions.conversation(kept, *begun, documents, view, asked.to_reserve()) as opened:
                 opened.session.note_sources(sources)
@@ -114,10 +112,10 @@ def chat(
         from lrqk_cli.terminal.interactive import converse
         from lrqk_cli.terminal.line_reader import history_path
 
-        request, system, generation = begun
+        chosen, system, generation = begun
         history = None if no_history else history_path()
         shows_tracebacks = context.ensure_object(options.Invocation).debug
-        converse(request, documents, system, generation, view, read, history, sources, shows_tracebacks, kept)
+        converse(chosen, documents, system, generation, view, read, history, sources, shows_tracebacks, kept)
 
 
 def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path]) -> list[Path]:

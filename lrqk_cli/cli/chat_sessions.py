@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import typer
 
 from lrqk_cli.cli import options
-from lrqk_cli.config import GenerationConfig, KvDtype
+from lrqk_cli.config import GenerationConfig
 from lrqk_cli.errors import LrqkError, UsageError
 
 if TYPE_CHECKING:
+    from lrqk_cli.chat.chat_model import ChatModel, OpenChat
     from lrqk_cli.chat.chat_session import ChatSession
-    from lrqk_cli.chat.opening import ModelRequest, OpenSession
     from lrqk_cli.chat.protocols import DocumentLike
     from lrqk_cli.documents import Document
     from lrqk_cli.terminal.view import View
@@ -56,44 +56,37 @@ def opened(
 def go_on(
     context: typer.Context,
     chat_session: ChatSession,
-    request: ModelRequest,
+    model: ChatModel,
     system: str | None,
     generation: GenerationConfig,
-) -> tuple[ModelRequest, str | None, GenerationConfig]:
+) -> tuple[ChatModel, str | None, GenerationConfig]:
     """Return the model and the settings to go on with: those of the session, unless a flag names others."""
     saved = chat_session.saved
     if saved is None:
-        return request, system, generation
+        return model, system, generation
     given = options.on_command_line(context, {"model", "system"} | _GENERATION)
-    if "model" not in given:
-        request = replace(request, name=saved.model)
-    # Rows of one type cannot be used as rows of another.
-    kv_dtype = saved.attention.get("kv_dtype")
-    if kv_dtype in get_args(KvDtype) and not {"kv_dtype", "attention"} & request.wanted.keys():
-        request = replace(request, wanted={**request.wanted, "kv_dtype": kv_dtype})
+    model = model.for_saved(saved, is_named="model" in given)
     system = system if "system" in given else saved.system
     named = {field: getattr(generation, field) for field in _GENERATION & set(given)}
     generation = replace(saved.generation, **named)
-    chat_session.saved = replace(saved, model=request.name, system=system, generation=generation)
-    return request, system, generation
+    chat_session.saved = replace(saved, model=model.name, system=system, generation=generation)
+    return model, system, generation
 
 
 @contextmanager
 def conversation(
     chat_session: ChatSession,
-    request: ModelRequest,
+    model: ChatModel,
     system: str | None,
     generation: GenerationConfig,
     documents: Sequence[DocumentLike],
     view: View,
     questions: Sequence[str],
-) -> Iterator[OpenSession]:
+) -> Iterator[OpenChat]:
     """Open a conversation for questions of the command line, or the session's to go on with."""
-    from lrqk_cli.chat.opening import open_session
-
     saved = chat_session.saved
     texts, said = (documents, []) if saved is None else (saved.documents, saved.said)
-    with open_session(request, texts, system, generation, view, questions, said) as opened:
+    with model.open(texts, system, generation, view, questions, said) as opened:
         if saved is not None:
             opened.resume(saved)
         yield opened

@@ -40,11 +40,14 @@ class ChatPrompt:
 
     Attributes:
         reasoning: how the model marks reasoning; None if it does not reason.
+        counts_exactly: the tokens are those that the model reads.
 
     Raises:
         ModelError: the template cannot be rendered.
         UsageError: ``thinks``, and the template has no reasoning.
     """
+
+    counts_exactly = True
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, system: str | None = None, *, thinks: bool = False
@@ -112,7 +115,7 @@ class ChatPrompt:
         Text that looks like a plain-text turn mark of the template gets an invisible character. Lone
         surrogates, which stand for undecodable bytes and which no tokenizer takes, become U+FFFD.
         """
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        text = encodable(text)
         if self._marks is not None:
             text = self._marks.sub(break_mark, text)
         pieces, start = [], 0
@@ -168,6 +171,11 @@ class ChatPrompt:
     def _control(self, piece: str) -> list[int]:
         tokens: list[int] = self._tokenizer.encode(piece, add_special_tokens=False) if piece else []
         return tokens
+
+
+def encodable(text: str) -> str:
+    """Return a text with U+FFFD in place of lone surrogates."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Detokenizer:

@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.engine.events import PrefillProgress
@@ -20,10 +20,12 @@ from lrqk_cli.server.protocol import (
     Choice,
     ChunkChoice,
     CompletionDetails,
+    Counters,
     Delta,
     Details,
     FinishReason,
     PromptDetails,
+    PromptProgress,
     SourceEntry,
     Usage,
 )
@@ -86,12 +88,14 @@ class Completion:
             self.job.is_cancelled.set()
         raise AssertionError("A job ends with its answer or a failure.")
 
-    async def stream(self, *, includes_usage: bool) -> AsyncIterator[str]:
+    async def stream(self, *, includes_usage: bool, shows_progress: bool) -> AsyncIterator[str]:
         """Yield the events of a stream; a caller who stops reading cancels the job."""
         try:
             yield self._chunk(Delta(role="assistant", content=""))
             async for event in self.reception.events():
-                if isinstance(event, PrefillProgress):
+                if isinstance(event, PrefillProgress) and shows_progress:
+                    yield self._chunk(None, details=PromptProgress(read=event.done, total=event.total))
+                elif isinstance(event, PrefillProgress):
                     yield f": read {event.done} of {event.total} tokens\n\n"
                 elif isinstance(event, ReasoningDelta):
                     if event.text:
@@ -125,7 +129,7 @@ class Completion:
         *,
         finish: FinishReason | None = None,
         usage: Usage | None = None,
-        details: Details | None = None,
+        details: Details | PromptProgress | None = None,
     ) -> str:
         choices = [] if delta is None else [ChunkChoice(delta=delta, finish_reason=finish)]
         chunk = ChatChunk(
@@ -153,19 +157,23 @@ def usage_of(answer: Answer) -> Usage:
 
 def details_of(answer: Answer) -> Details:
     """Return what the protocol has no field for."""
-    cache, sources = answer.cache, answer.sources
+    cache, sources, memory = answer.cache, answer.sources, answer.memory
+    assert memory is not None  # the engine is of this process
+    numbers = {strip.document: number for number, strip in enumerate(sources.strips if sources else ())}
     return Details(
         prefill_s=answer.timing.prefill_s,
         ttft_s=answer.timing.ttft_s,
         decode_tokens_per_s=cache.tokens_per_second,
         miss_rate=cache.miss_rate if cache.rows_wanted else None,
-        device_bytes=answer.memory.device_bytes,
-        host_kv_bytes=answer.memory.host_kv_bytes,
+        device_bytes=memory.device_bytes,
+        host_kv_bytes=memory.host_kv_bytes,
+        counters=Counters(**asdict(cache)),
         sources=None
         if sources is None
         else [
             SourceEntry(
                 document=each.document.title,
+                number=numbers[each.document],
                 page=each.page,
                 share=round(each.share, 4),
                 passage=each.passage,
@@ -173,6 +181,7 @@ def details_of(answer: Answer) -> Details:
             )
             for each in sources.pages
         ],
+        heat=None if sources is None else [strip.heat for strip in sources.strips],
     )
 
 

@@ -115,7 +115,7 @@ def create_app(service: Service) -> FastAPI:
         service.worker.submit(completion.job)
         if body.stream:
             includes_usage = body.stream_options is not None and body.stream_options.include_usage
-            stream = completion.stream(includes_usage=includes_usage)
+            stream = completion.stream(includes_usage=includes_usage, shows_progress=body.lrqk.progress)
             return StreamingResponse(
                 stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
             )

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
 from lrqk_cli.chat.events import Reply
-from lrqk_cli.chat.protocols import DocumentLike
-
-if TYPE_CHECKING:
-    from lrqk_cli.models.prompt import ChatPrompt
+from lrqk_cli.chat.protocols import ChatFormat, DocumentLike
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class Dialogue:
 
 
 def continued(
-    standing: Conversation, dialogue: Dialogue, prompt_of: Callable[[str | None], ChatPrompt]
+    standing: Conversation, dialogue: Dialogue, prompt_of: Callable[[str | None], ChatFormat]
 ) -> Conversation:
     """Return the conversation of a dialogue up to its last question, which the caller asks.
 
@@ -82,7 +78,8 @@ def _parts(dialogue: Dialogue) -> Iterator[_Part]:
 def _is_same(entry: Entry, part: _Part) -> bool:
     if isinstance(entry, Exchange):
         return entry.answer is not None and (entry.question, entry.answer.text) == part
-    return isinstance(entry, DocumentEntry) and entry.document is part
+    # Two that a client has read are the same if their texts are; uploaded ones have an identity.
+    return isinstance(entry, DocumentEntry) and (entry.document is part or entry.document == part)
 
 
 def _append(conversation: Conversation, part: _Part) -> None:

@@ -6,10 +6,12 @@ import base64
 import binascii
 from collections.abc import Sequence
 
+from lrqk_cli.chat.archive import SavedDocument, SavedSection
+from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.documents import Document
 from lrqk_cli.errors import UsageError
 from lrqk_cli.server.dialogue import Dialogue, Turn
-from lrqk_cli.server.protocol import FileReference, Message, TextPart
+from lrqk_cli.server.protocol import DocumentPart, FileReference, Message, TextPart
 from lrqk_cli.server.uploads import UploadedFiles
 
 _SYSTEM = ("system", "developer")
@@ -29,7 +31,7 @@ def dialogue_of(messages: Sequence[Message], files: UploadedFiles, owner: str) -
     while rest and rest[0].role in _SYSTEM:
         system.append(_text(rest.pop(0)))
     turns = list[Turn]()
-    texts, documents, answers = list[str](), list[Document](), list[str]()
+    texts, documents, answers = list[str](), list[DocumentLike](), list[str]()
     for message in rest:
         if message.role in _SYSTEM:
             raise UsageError("A system message stands within the conversation.", "Put it first.")
@@ -58,9 +60,18 @@ def _text(message: Message) -> str:
     return "\n\n".join(part.text for part in message.content if isinstance(part, TextPart))
 
 
-def _documents(message: Message, files: UploadedFiles, owner: str) -> list[Document]:
+def _documents(message: Message, files: UploadedFiles, owner: str) -> list[DocumentLike]:
     parts = message.content if isinstance(message.content, list) else ()
-    return [_document(part.file, files, owner) for part in parts if not isinstance(part, TextPart)]
+    return [
+        _read_by_client(part) if isinstance(part, DocumentPart) else _document(part.file, files, owner)
+        for part in parts
+        if not isinstance(part, TextPart)
+    ]
+
+
+def _read_by_client(part: DocumentPart) -> SavedDocument:
+    sections = tuple(SavedSection(section.text, section.page) for section in part.sections)
+    return SavedDocument(part.title, part.title, sections)
 
 
 def _document(given: FileReference, files: UploadedFiles, owner: str) -> Document:

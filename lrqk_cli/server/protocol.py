@@ -38,11 +38,29 @@ class FilePart(_Request):
     file: FileReference
 
 
+class DocumentSection(_Request):
+    """A piece of a document's text, on one page or on none."""
+
+    text: _Text
+    page: int | None = None
+
+
+class DocumentPart(_Request):
+    """A document that the client has read: the text of its sections as it is to stand in the prompt."""
+
+    type: Literal["document"]
+    title: Annotated[str, Field(max_length=1 << 12)]
+    sections: Annotated[list[DocumentSection], Field(max_length=1_000_000)]
+
+
+_Part = Annotated[TextPart | FilePart | DocumentPart, Field(discriminator="type")]
+
+
 class Message(_Request):
     """A message of a conversation; the reasoning of an earlier answer is left out, as templates do."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: _Text | list[Annotated[TextPart | FilePart, Field(discriminator="type")]] | None = None
+    content: _Text | list[_Part] | None = None
     name: str | None = None
     refusal: None = None
     reasoning_content: _Text | None = None
@@ -66,9 +84,11 @@ class Extension(_Request):
 
     Attributes:
         sources: the answer comes with the pages that it rests on.
+        progress: while the prompt is read, a stream has chunks that say how much of it.
     """
 
     sources: bool = False
+    progress: bool = False
 
 
 class ChatRequest(_Request):
@@ -123,13 +143,38 @@ class Usage(BaseModel):
 
 
 class SourceEntry(BaseModel):
-    """A page that an answer rests on; see ``lrqk chat --sources``."""
+    """A page that an answer rests on; see ``lrqk chat --sources``.
+
+    Attributes:
+        number: of the document, counted from 0 through the whole conversation.
+    """
 
     document: str
+    number: int
     page: int | None
     share: float
     passage: str
     by_ocr: bool
+
+
+class Counters(BaseModel):
+    """The decode steps of an answer; see ``StepStats``."""
+
+    steps: int
+    rows_wanted: int
+    rows_fetched: int
+    bytes_fetched: int
+    row_sets: int
+    seconds: float
+    drafts_offered: int
+    drafts_accepted: int
+
+
+class PromptProgress(BaseModel):
+    """How many tokens of the prompt have been read, of those that are not there already."""
+
+    read: int
+    total: int
 
 
 class Details(BaseModel):
@@ -139,7 +184,8 @@ class Details(BaseModel):
         prefill_s, ttft_s: seconds until the prompt was read, and to the first token.
         miss_rate: the share of demanded rows that were not on the device; None without LRQK.
         device_bytes, host_kv_bytes: memory in use.
-        sources: None if they were not asked for.
+        sources, heat: the pages, and for each document how the attention spreads over its parts, see
+            ``Strip``; None if they were not asked for.
     """
 
     prefill_s: float
@@ -148,7 +194,9 @@ class Details(BaseModel):
     miss_rate: float | None
     device_bytes: int
     host_kv_bytes: int
+    counters: Counters
     sources: list[SourceEntry] | None
+    heat: list[list[float]] | None
 
 
 FinishReason = Literal["stop", "length"]
@@ -210,7 +258,7 @@ class ChatChunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
-    lrqk: Details | None = None
+    lrqk: Details | PromptProgress | None = None
 
 
 class ModelEntry(BaseModel):

@@ -10,6 +10,7 @@ from traceback import format_exc
 from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
+from lrqk_cli.chat.protocols import ChatFormat
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
@@ -19,7 +20,6 @@ from lrqk_cli.server.stopping import StopTexts
 
 if TYPE_CHECKING:
     from lrqk_cli.chat.session import Session
-    from lrqk_cli.models.prompt import ChatPrompt
 
 # Chat formats with a system text that are kept, because making one takes a process.
 _PROMPTS = 16
@@ -91,7 +91,7 @@ class EngineWorker:
         self._running: Job | None = None
         self._is_closing = False
         prompt = session.conversation.prompt
-        self._prompt_of: Callable[[str | None], ChatPrompt] = lru_cache(_PROMPTS)(prompt.with_system)
+        self._prompt_of: Callable[[str | None], ChatFormat] = lru_cache(_PROMPTS)(prompt.with_system)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 

@@ -22,11 +22,11 @@ class StepHistory:
     def __init__(self) -> None:
         self.totals = DecodeTotals()
         self._readings: list[DecodeTotals] = []
-        self._recent: list[StepStats] = []
+        self._recent: list[StepStats | DecodeTotals] = []
         # Readings of at least this many steps stay separate.
         self._grain = 1
 
-    def add(self, stats: StepStats) -> None:
+    def add(self, stats: StepStats | DecodeTotals) -> None:
         """Add a reading; a reading of no steps is ignored."""
         if not stats.steps:
             return

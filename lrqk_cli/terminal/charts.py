@@ -53,17 +53,16 @@ def statistics_view(ctx: CommandContext) -> RenderableType:
     table.add_column()
     table.add_column(overflow="fold")
     memory, totals = status.memory, history.totals
-    threads = f", {ctx.threads} threads" if ctx.threads and memory.device == "cpu" else ""
-    rows = {
-        "model": ctx.model,
-        "context": f"{status.used:,} of {status.context:,} tokens, {ctx.session.unread:,} to be read",
-        memory.device: f"{device_memory(memory)}, peak {format_bytes(memory.peak_device_bytes)}" + threads,
-        "": f"weights {format_bytes(memory.weight_bytes)}, index {format_bytes(memory.index_bytes)}, "
-        f"hot rows {format_bytes(memory.hot_bytes)}",
-        "host": f"KV rows {format_bytes(memory.host_kv_bytes)}",
-    }
-    for name, text in rows.items():
-        table.add_row(name, text)
+    most = f" of {status.context:,}" if status.context is not None else ""
+    table.add_row("model", ctx.model)
+    table.add_row("context", f"{status.used:,}{most} tokens, {ctx.session.unread:,} to be read")
+    if memory is not None:
+        threads = f", {ctx.threads} threads" if ctx.threads and memory.device == "cpu" else ""
+        peak = format_bytes(memory.peak_device_bytes)
+        table.add_row(memory.device, f"{device_memory(memory)}, peak {peak}{threads}")
+        held = {"weights": memory.weight_bytes, "index": memory.index_bytes, "hot rows": memory.hot_bytes}
+        table.add_row("", ", ".join(f"{name} {format_bytes(size)}" for name, size in held.items()))
+        table.add_row("host", f"KV rows {format_bytes(memory.host_kv_bytes)}")
     if not totals.steps:
         return Group(table, Text("No token has been decoded yet."))
     table.add_row("decoded", f"{totals.steps:,} steps at {totals.tokens_per_second:.1f} tokens/s")
@@ -79,7 +78,7 @@ def statistics_view(ctx: CommandContext) -> RenderableType:
         table.add_row("hits", f"{totals.hit_rate:.1%} of the rows that steps demanded")
         columns = min(_CHART_COLUMNS, max(10, ctx.view.console.width - 30))
         table.add_row("misses", miss_chart(history, columns, levels))
-        if layers := ctx.session.engine.layer_misses():
+        if layers := ctx.session.layer_misses():
             worst = max(range(len(layers)), key=layers.__getitem__)
             chart = sparkline(layers, levels)
             table.add_row("by layer", f"{chart}  up to {layers[worst]:.1%} in layer {worst}")

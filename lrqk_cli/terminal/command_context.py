@@ -10,18 +10,17 @@ from rich.console import Console
 from rich.text import Text
 
 from lrqk_cli.chat.archive import Archive, make_archive
+from lrqk_cli.chat.chat import Chat, ReadingEvent, never
 from lrqk_cli.chat.chat_session import ChatSession
-from lrqk_cli.chat.context_sync import ReadingEvent, never
 from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.chat.protocols import DocumentLike
-from lrqk_cli.chat.session import Session
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import PageSelection
 from lrqk_cli.terminal.view import View
 
 ChatEvent = ReadingEvent | ReasoningDelta | TextDelta | Answer
 ReadDocuments = Callable[[Sequence[Path], PageSelection | None], Sequence[DocumentLike]]
-LookUp = Callable[[str, Archive, Session], None]
+LookUp = Callable[[str, Archive, Chat], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class CommandContext:
     Attributes:
         session: the conversation.
         model: the user's name of the model.
-        config: the attention settings in force.
+        config: the attention settings in force; None if a server has its own.
         attention: the mode that the user set: ``auto``, or the one in ``config``.
         view: the view on stderr.
         console: the terminal on stdout.
@@ -74,11 +73,12 @@ class CommandContext:
         record: records it as it stands.
         tokenizer_id: returns what identifies the tokenizer of a saved answer's tokens; None if unknown.
         threads: CPU threads that compute; None if unknown.
+        endpoint: the address of the server that answers; None for this process.
     """
 
-    session: Session
+    session: Chat
     model: str
-    config: LrqkConfig
+    config: LrqkConfig | None
     view: View
     console: Console
     read_documents: ReadDocuments
@@ -91,6 +91,7 @@ class CommandContext:
     attention: str = "auto"
     own_files: frozenset[Path] = frozenset()
     threads: int | None = None
+    endpoint: str | None = None
     chat_session: ChatSession = field(default_factory=lambda: ChatSession(None))
     record: Callable[[], None] = lambda: None
     tokenizer_id: Callable[[], str | None] = lambda: None
@@ -107,8 +108,8 @@ class CommandContext:
             session.generation = generation
             session.restore(conversation)
             session.note_sources(notes_sources)
-            if self.config != config:
-                session.engine.adjust(config)
+            if config is not None and self.config != config:
+                session.adjust(config)
                 self.config = config
 
         return restore
@@ -116,14 +117,16 @@ class CommandContext:
     def archive(self, tokenizer: str | None = None) -> Archive:
         """Return the conversation as it is saved; ``tokenizer`` see ``make_archive``."""
         session = self.session
-        return make_archive(session.conversation, self.model, session.generation, self.config, tokenizer)
+        return make_archive(
+            session.conversation, self.model, session.generation, self.config, tokenizer, self.endpoint
+        )
 
     def say(self, text: str | Text = "") -> None:
         """Print a line of a command's output."""
         self.view.console.print(text if isinstance(text, Text) else Text(text))
 
     def say_what_is_unread(self) -> None:
-        """If the engine is empty, say that the next question reads the conversation again."""
+        """Say so if the next question reads the conversation again."""
         unread = self.session.unread
-        if self.session.engine.length == 0 and self.session.conversation.entries:
+        if self.session.is_read_again and self.session.conversation.entries:
             self.say(f"The {unread:,} tokens of the conversation are read again with the next question.")

@@ -13,14 +13,12 @@ from rich.console import Console
 
 from lrqk_cli.chat import archive
 from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.chat import Chat
+from lrqk_cli.chat.chat_model import ChatModel, OpenChat
 from lrqk_cli.chat.chat_session import ChatSession
-from lrqk_cli.chat.fitting import check_fit
-from lrqk_cli.chat.opening import ModelRequest, OpenSession, look_up, open_session, texts_of
 from lrqk_cli.chat.protocols import DocumentLike
-from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.errors import LrqkError
-from lrqk_cli.models.catalog import catalog
 from lrqk_cli.terminal.command_context import ChatExit, CommandContext, ReadDocuments
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.completion import ChatCompleter
@@ -33,7 +31,7 @@ from lrqk_cli.terminal.view import View
 
 
 def converse(
-    request: ModelRequest,
+    model: ChatModel,
     documents: Sequence[DocumentLike],
     system: str | None,
     generation: GenerationConfig,
@@ -47,7 +45,7 @@ def converse(
     """Hold a conversation until the user leaves, also across changes of the model.
 
     Args:
-        request: the first model.
+        model: the first model.
         documents: placed before the first question.
         read_documents: reads files for /file.
         history: the file of the question history; None for no file.
@@ -62,20 +60,18 @@ def converse(
     console = stdout_console()
     remembered = open_history(history)
     chat_session = chat_session or ChatSession(None)
-    chat_exit, said = ChatExit(request.name, chat_session.saved), list[str]()
-    standing = request
+    chat_exit, said = ChatExit(model.name, chat_session.saved), list[str]()
+    standing = model
     ctx: CommandContext | None = None
     while chat_exit.model is not None:
-        asked, saved = replace(standing, name=chat_exit.model), chat_exit.archive
+        asked, saved = standing.named(chat_exit.model), chat_exit.archive
         if saved is not None:
             documents, said = saved.documents, saved.said
             system, generation = saved.system, saved.generation
         with ExitStack() as stack:
             try:
                 with hidden_typing():
-                    opened = stack.enter_context(
-                        open_session(asked, documents, system, generation, view, said=said)
-                    )
+                    opened = stack.enter_context(asked.open(documents, system, generation, view, said=said))
                     if saved is not None:
                         opened.resume(saved)
             except (Exception, KeyboardInterrupt) as error:
@@ -94,7 +90,7 @@ def converse(
             ctx.record = partial(_record, ctx, opened, chat_session)
             reader = LineReader(
                 remembered,
-                ChatCompleter(COMMANDS, lambda: list(catalog())),
+                ChatCompleter(COMMANDS, standing.choices),
                 lambda ctx=ctx: status_line(ctx.session.status(), console.width, ctx.model),  # type: ignore[misc]
             )
             chat_exit = Repl(ctx, reader, debug).run(continues=saved is not None)
@@ -105,8 +101,8 @@ def converse(
 
 
 def _make_context(
-    opened: OpenSession,
-    request: ModelRequest,
+    opened: OpenChat,
+    model: ChatModel,
     view: View,
     console: Console,
     read_documents: ReadDocuments,
@@ -115,16 +111,11 @@ def _make_context(
 ) -> CommandContext:
     """Return a context for a model; keep from ``before`` the state that does not depend on the model."""
 
-    def check(model: str, saved: Archive, session: Session) -> None:
-        asked, texts = replace(request, name=model), [*texts_of(saved.documents), *saved.said]
-        found = look_up(asked, texts, saved.system, saved.generation, view, in_use=session.engine.memory())
-        moved = saved.restore(found.prompt)
-        needed = len(moved.tokens) + len(moved.turn(""))
-        limit = found.placement.spec.max_context
-        check_fit(needed, saved.generation.max_new_tokens or 1, found.plan.context, limit, [], [])
+    def check(name: str, saved: Archive, session: Chat) -> None:
+        model.named(name).check(saved, session, view)
 
     return CommandContext(
-        attention=request.attention,
+        attention=model.attention,
         session=opened.session,
         model=opened.model,
         config=opened.config,
@@ -137,10 +128,11 @@ def _make_context(
         threads=opened.threads,
         chat_session=chat_session,
         tokenizer_id=opened.tokenizer_id,
+        endpoint=opened.endpoint,
     )
 
 
-def _record(ctx: CommandContext, opened: OpenSession, chat_session: ChatSession) -> None:
+def _record(ctx: CommandContext, opened: OpenChat, chat_session: ChatSession) -> None:
     chat_session.record(replace(opened, model=ctx.model), ctx.config)
 
 

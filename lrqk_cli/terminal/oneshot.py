@@ -11,11 +11,11 @@ from typing import Protocol
 import typer
 
 from lrqk_cli.chat.batch import AnswersFile, BatchQuestion
+from lrqk_cli.chat.chat import Chat
+from lrqk_cli.chat.chat_model import OpenChat
 from lrqk_cli.chat.events import Answer, Message, ReasoningDelta, TextDelta
-from lrqk_cli.chat.opening import OpenSession
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.report import ChatReport, build_report
-from lrqk_cli.chat.session import Session
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import ContextLengthError
 from lrqk_cli.terminal.interrupts import Interrupts
@@ -36,7 +36,7 @@ class QuestionSet(Protocol):
     def to_reserve(self) -> list[str]:
         """Questions that stand in the context together, for which there must be room."""
 
-    def answer(self, opened: OpenSession, view: View, record: Callable[[], None]) -> None:
+    def answer(self, opened: OpenChat, view: View, record: Callable[[], None]) -> None:
         """Ask, and print the answers.
 
         Args:
@@ -64,7 +64,7 @@ class FollowUpQuestions:
         """See ``QuestionSet``."""
         return list(self._prompts)
 
-    def answer(self, opened: OpenSession, view: View, record: Callable[[], None]) -> None:
+    def answer(self, opened: OpenChat, view: View, record: Callable[[], None]) -> None:
         """See ``QuestionSet``."""
         opened.session.keep_no_rewind_points()
         for number, prompt in enumerate(self._prompts):
@@ -101,7 +101,7 @@ class IndependentQuestions:
         """See ``QuestionSet``."""
         return sorted((question.prompt for question in self._questions), key=len)[-1:]
 
-    def answer(self, opened: OpenSession, view: View, _: Callable[[], None]) -> None:
+    def answer(self, opened: OpenChat, view: View, _: Callable[[], None]) -> None:
         """See ``QuestionSet``; a question that does not fit gets a line that says so, and the rest follow."""
         done = self._total - len(self._questions)
         refusal: ContextLengthError | None = None
@@ -130,7 +130,7 @@ class IndependentQuestions:
             self._answers.add(line)
 
 
-def _report(opened: OpenSession, prompt: str, answer: Answer) -> ChatReport:
+def _report(opened: OpenChat, prompt: str, answer: Answer) -> ChatReport:
     return build_report(
         prompt,
         answer,
@@ -142,7 +142,7 @@ def _report(opened: OpenSession, prompt: str, answer: Answer) -> ChatReport:
     )
 
 
-def answer_once(session: Session, question: str, view: View, *, streams: bool) -> Answer:
+def answer_once(session: Chat, question: str, view: View, *, streams: bool) -> Answer:
     """Ask one question, with progress on stderr.
 
     Args:

@@ -17,20 +17,26 @@ def status_line(status: Status, width: int, model: str = "") -> str:
     Context, misses and speed have priority, then memory, then the rest.
     """
     memory, steps = status.memory, status.recent if status.recent.steps else status.cache
-    held = {"weights": memory.weight_bytes, "index": memory.index_bytes, "hot": memory.hot_bytes}
-    details = ", ".join(f"{name} {format_bytes(size)}" for name, size in held.items() if size)
+    context = f"/{status.context:,}" if status.context is not None else ""
     # (importance, text); the least important part is dropped first.
     parts = [
         (2, model),
-        (9, f"{status.used:,}/{status.context:,} tokens"),
-        (5, f"{memory.device} {device_memory(memory)}"),
-        (1, details),
-        (3, f"KV {format_bytes(memory.host_kv_bytes)}" if memory.host_kv_bytes else ""),
+        (9, f"{status.used:,}{context} tokens"),
+        *(_memory_parts(memory) if memory is not None else ()),
         (7, f"misses {steps.miss_rate:.1%}" if steps.rows_wanted else ""),
         (4, f"link {format_bytes(steps.bytes_per_second)}/s" if steps.bytes_fetched else ""),
         (8, f"{steps.tokens_per_second:.1f} tok/s" if steps.steps else ""),
     ]
     return _fit([part for part in parts if part[1]], width)
+
+
+def _memory_parts(memory: MemoryUse) -> list[tuple[int, str]]:
+    held = {"weights": memory.weight_bytes, "index": memory.index_bytes, "hot": memory.hot_bytes}
+    return [
+        (5, f"{memory.device} {device_memory(memory)}"),
+        (1, ", ".join(f"{name} {format_bytes(size)}" for name, size in held.items() if size)),
+        (3, f"KV {format_bytes(memory.host_kv_bytes)}" if memory.host_kv_bytes else ""),
+    ]
 
 
 def device_memory(memory: MemoryUse) -> str:

@@ -48,6 +48,7 @@ class Format:
     system: str | None = None
     reasoning: None = None
     thinks: bool = False
+    counts_exactly: bool = True
 
     def opening(self) -> list[int]:
         return [1, *encode(self.system or "")]

@@ -335,6 +335,27 @@ def test_a_server_that_ends_leaves_nobody_waiting(slow: SlowEngine) -> None:
         assert client.get("/health").status_code == 500
 
 
+def test_a_document_that_the_client_has_read_is_read_once_and_has_its_pages(make: Make) -> None:
+    engine = FakeEngine(looks_at="two", segment=4)
+    client = make(engine)
+    sections = [{"text": "[", "page": None}, {"text": "one", "page": 1}, {"text": "two]", "page": 2}]
+    document = {"type": "document", "title": "a.pdf", "sections": sections}
+    for question in ("Why?", "Or?"):
+        content = [document, {"type": "text", "text": question}]
+        extension = {"sources": True, "progress": True}
+        text, chunks, comments = stream(client, content, lrqk=extension)
+        assert text == "Yes."
+        assert comments == []
+        details = chunks[-1]["lrqk"]
+        (source,) = details["sources"]
+        assert (source["document"], source["number"], source["page"]) == ("a.pdf", 0, 2)
+        assert len(details["heat"]) == 1
+        assert details["counters"]["rows_wanted"] > 0
+    read = [chunk["lrqk"] for chunk in chunks if "read" in chunk.get("lrqk", {})]
+    assert read[-1] == {"read": len("Or?>"), "total": len("Or?>")}
+    assert engine.resets == 0
+
+
 def test_metrics_count_tokens_and_ends(make: Make) -> None:
     client = make()
     ask(client, "Why?")

@@ -22,7 +22,7 @@ def _undo(ctx: CommandContext, _: str) -> None:
 def _drop(ctx: CommandContext, _: str) -> None:
     entry = ctx.session.drop()
     if isinstance(entry, DocumentEntry):
-        ctx.say(f"Forgotten: {entry.use.title}, {entry.use.tokens:,} tokens")
+        ctx.say(f"Forgotten: {entry.use.title}, {entry.use.size}")
     elif isinstance(entry, Exchange):
         ctx.say(f"Forgotten: {_shortened(entry.question)}")
     ctx.say_what_is_unread()

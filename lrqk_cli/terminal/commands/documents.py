@@ -65,7 +65,7 @@ def _shortened(word: str) -> str:
 def _file(ctx: CommandContext, argument: str) -> None:
     documents = ctx.read_documents(split_paths(argument), ctx.pages)
     for entry in [ctx.session.add(document) for document in documents]:
-        ctx.say(f"Added {entry.use.title}, {entry.use.tokens:,} tokens.")
+        ctx.say(f"Added {entry.use.title}, {entry.use.size}.")
     ctx.show(ctx.session.read(ctx.cancelled))
 
 
@@ -75,7 +75,9 @@ def _files(ctx: CommandContext, _: str) -> None:
         raise UsageError("There are no documents.", "Add one with /file PATH.")
     table = make_table("Document", "Pages", "Tokens", "From token")
     for use in documents:
-        table.add_row(use.title, f"{use.pages:,}" if use.pages else "", f"{use.tokens:,}", f"{use.start:,}")
+        about = "~" * use.is_estimate
+        pages = f"{use.pages:,}" if use.pages else ""
+        table.add_row(use.title, pages, f"{about}{use.tokens:,}", f"{about}{use.start:,}")
     ctx.view.console.print(table)
 
 

@@ -81,7 +81,7 @@ def _adopt(ctx: CommandContext, saved: Archive) -> None:
     ctx.say("Loaded. Documents: {:,}, questions: {:,}.".format(*entries))
     if saved.model != ctx.model:
         ctx.say(f"It was held with {saved.model}; now it goes on with {ctx.model}.")
-    if saved.attention != asdict(ctx.config):
+    if ctx.config is not None and saved.attention not in ({}, asdict(ctx.config)):
         ctx.say("The attention's settings are those of this chat, not those it was saved with.")
     ctx.say_what_is_unread()
 

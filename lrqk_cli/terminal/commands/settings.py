@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from lrqk_cli.chat.archive import make_archive
 from lrqk_cli.config import THINK_WORDS, GenerationConfig, LrqkConfig
 from lrqk_cli.errors import UsageError, did_you_mean
 from lrqk_cli.terminal.command_context import ChatExit, CommandContext
@@ -44,7 +43,9 @@ def _set(ctx: CommandContext, argument: str) -> None:
     if not argument:
         _show_all(ctx)
         return
-    known = (*SAMPLING, *HOT_SET)
+    if ctx.config is None and name in (*HOT_SET, *_FIXED):
+        raise UsageError(f"{name} is set on the server.", "/set alone shows what can be set here.")
+    known = SAMPLING if ctx.config is None else (*SAMPLING, *HOT_SET)
     if name not in known and name not in _FIXED:
         raise UsageError(f"There is no setting '{name}'.", did_you_mean(name, known))
     if name in _FIXED and text.strip():
@@ -64,14 +65,14 @@ def _change(ctx: CommandContext, name: str, text: str) -> None:
     change = {name.replace("-", "_"): parse_value(name, text)}
     if name in SAMPLING:
         ctx.session.set_generation(replace(ctx.session.generation, **change))  # type: ignore[arg-type]
-    else:
+    elif ctx.config is not None:
         config = replace(ctx.config, **change)  # type: ignore[arg-type]
-        ctx.session.engine.adjust(config)
+        ctx.session.adjust(config)
         ctx.config = config
 
 
 def _value(ctx: CommandContext, name: str) -> object:
-    if name == "attention" and ctx.attention == "auto":
+    if name == "attention" and ctx.attention == "auto" and ctx.config is not None:
         return f"auto, which chose {ctx.config.attention}"
     owner = ctx.session.generation if name in SAMPLING else ctx.config
     value = getattr(owner, name.replace("-", "_"))
@@ -80,7 +81,8 @@ def _value(ctx: CommandContext, name: str) -> object:
 
 
 def _show_all(ctx: CommandContext) -> None:
-    values = {name: _value(ctx, name) for name in (*SAMPLING, *HOT_SET, "attention")}
+    names = SAMPLING if ctx.config is None else (*SAMPLING, *HOT_SET, "attention")
+    values = {name: _value(ctx, name) for name in names}
     width = max(map(len, values))
     for name, value in values.items():
         ctx.say(f"{name:<{width}}  {value}")
@@ -90,9 +92,8 @@ def _model(ctx: CommandContext, argument: str) -> None:
     if not argument or argument == ctx.model:
         ctx.say(f"The model is {ctx.model}.")
         return
-    session = ctx.session
-    saved = make_archive(session.conversation, ctx.model, session.generation, ctx.config)
-    ctx.look_up(argument, saved, session)
+    saved = ctx.archive()
+    ctx.look_up(argument, saved, ctx.session)
     ctx.chat_exit = ChatExit(argument, saved)
 
 

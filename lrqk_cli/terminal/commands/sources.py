@@ -36,6 +36,7 @@ def _sources(ctx: CommandContext, argument: str) -> None:
         return
     if session.notes_sources:
         raise UsageError("There is no answer whose sources were noted.", "Ask a question first.")
+    session.check_sources()
     raise UsageError("Sources are not noted.", "Type /sources on, and ask again.")
 
 

@@ -1,0 +1,78 @@
+"""A model that this process loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from lrqk_cli.chat.archive import Archive
+from lrqk_cli.chat.chat import Chat
+from lrqk_cli.chat.fitting import check_fit
+from lrqk_cli.chat.opening import ModelRequest, OpenSession, look_up, open_session, texts_of
+from lrqk_cli.chat.protocols import DocumentLike, OpeningView
+from lrqk_cli.config import GenerationConfig, KvDtype
+from lrqk_cli.errors import UsageError
+from lrqk_cli.models.catalog import catalog
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """See ``ChatModel``."""
+
+    request: ModelRequest
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        return self.request.name
+
+    @property
+    def attention(self) -> str:
+        """The attention mode that the user set; ``auto`` leaves it to the planner."""
+        return self.request.attention
+
+    def named(self, name: str) -> LocalModel:
+        """Return a request for another model, with the same settings."""
+        return LocalModel(replace(self.request, name=name))
+
+    def for_saved(self, saved: Archive, *, is_named: bool) -> LocalModel:
+        """See ``ChatModel``; rows of one type cannot be used as rows of another, so they keep theirs."""
+        request = self.request
+        if not is_named:
+            if saved.endpoint is not None:
+                raise UsageError(
+                    f"This conversation was held with {saved.model} at {saved.endpoint}.",
+                    f"Add --endpoint {saved.endpoint} to go on there, or --model to go on with a model here.",
+                )
+            request = replace(request, name=saved.model)
+        kv_dtype = saved.attention.get("kv_dtype")
+        if kv_dtype in get_args(KvDtype) and not {"kv_dtype", "attention"} & request.wanted.keys():
+            request = replace(request, wanted={**request.wanted, "kv_dtype": kv_dtype})
+        return LocalModel(request)
+
+    def choices(self) -> list[str]:
+        """Return the aliases of the catalog."""
+        return list(catalog())
+
+    def open(
+        self,
+        documents: Sequence[DocumentLike],
+        system: str | None,
+        generation: GenerationConfig,
+        view: OpeningView,
+        questions: Sequence[str] | None = None,
+        said: Sequence[str] = (),
+    ) -> AbstractContextManager[OpenSession]:
+        """Load the model, see ``open_session``."""
+        return open_session(self.request, documents, system, generation, view, questions, said)
+
+    def check(self, saved: Archive, standing: Chat, view: OpeningView) -> None:
+        """Look the model up and plan its settings, as if the standing one were released."""
+        texts, in_use = [*texts_of(saved.documents), *saved.said], standing.status().memory
+        found = look_up(self.request, texts, saved.system, saved.generation, view, in_use=in_use)
+        moved = saved.restore(found.prompt)
+        needed = len(moved.tokens) + len(moved.turn(""))
+        limit = found.placement.spec.max_context
+        check_fit(needed, saved.generation.max_new_tokens or 1, found.plan.context, limit, [], [])

@@ -1,0 +1,1 @@
+"""A client of servers that speak the OpenAI protocol; it knows nothing of conversations."""
