@@ -116,8 +116,8 @@ def chat(
 
         request, system, generation = begun
         history = None if no_history else history_path()
-        shows_tracebacks = context.ensure_object(options.Invocation).debug
-        converse(request, documents, system, generation, view, read, history, sources, shows_tracebacks, kept)
+        traces = context.ensure_object(options.Invocation).debug
+        converse(request, documents, system, generation, view, read, limits, history, sources, traces, kept)
 
 
 def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path]) -> list[Path]:
