@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -171,14 +171,24 @@ class _Builder:
         return ShownSource(identity, label, source.share, printable(passage), picture, marks, around)
 
     def _cells(self, strip: Strip, targets: dict[tuple[str, int | None], str]) -> list[Cell]:
-        use, count, most = strip.document, len(strip.heat), max(strip.heat, default=0.0)
-        index = self._conversation.documents.index(use) if use in self._conversation.documents else -1
-        spans = [span for span in self._conversation.page_spans if span.document == index]
+        path, count, most = strip.document.path, len(strip.heat), max(strip.heat, default=0.0)
+        pages_of = self._pages_of_parts(path, count)
         cells = []
-        for number, heat in enumerate(strip.heat):
-            start, end = (use.start + use.tokens * edge // count for edge in (number, number + 1))
-            pages = [span.page for span in spans if span.start < end and span.end > start]
+        for heat, pages in zip(strip.heat, pages_of, strict=True):
             named = f"page {format_numbers(pages)}" if pages else ""
-            target = next((targets[use.path, page] for page in pages if (use.path, page) in targets), None)
+            target = next((targets[path, page] for page in pages if (path, page) in targets), None)
             cells.append(Cell(heat / most if most else 0.0, named, target))
         return cells
+
+    def _pages_of_parts(self, path: str, count: int) -> list[list[int]]:
+        """Return the pages that each of some equal parts of a document touches, where it now stands."""
+        conversation = self._conversation
+        for index, use in enumerate(conversation.documents):
+            if use.path == path:
+                spans = [span for span in conversation.page_spans if span.document == index]
+                edges = [use.start + use.tokens * part // count for part in range(count + 1)]
+                return [
+                    [span.page for span in spans if span.start < end and span.end > start]
+                    for start, end in pairwise(edges)
+                ]
+        return [[]] * count
