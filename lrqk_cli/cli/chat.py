@@ -114,8 +114,8 @@ def chat(
 
         chosen, system, generation = begun
         history = None if no_history else history_path()
-        shows_tracebacks = context.ensure_object(options.Invocation).debug
-        converse(chosen, documents, system, generation, view, read, history, sources, shows_tracebacks, kept)
+        traces = context.ensure_object(options.Invocation).debug
+        converse(chosen, documents, system, generation, view, read, limits, history, sources, traces, kept)
 
 
 def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path]) -> list[Path]:

@@ -16,6 +16,7 @@ from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import PageSelection
+from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.terminal.view import View
 
 ChatEvent = ReadingEvent | ReasoningDelta | TextDelta | Answer
@@ -65,6 +66,7 @@ class CommandContext:
         look_up: checks that a conversation can continue with another model, as far as possible while this
             session's model is loaded.
         cancelled: returns whether Ctrl-C was pressed while events are shown.
+        limits: of the process that draws pages.
         pages: the pages that /file reads of a document; None for all.
         draft: the initial text of the next line.
         chat_exit: set to end the chat.
@@ -85,6 +87,7 @@ class CommandContext:
     look_up: LookUp
     show: Callable[[Generator[ChatEvent, None, None]], None] = field(init=False)
     cancelled: Callable[[], bool] = never
+    limits: ReadLimits = field(default_factory=ReadLimits)
     pages: PageSelection | None = None
     draft: Draft | None = None
     chat_exit: ChatExit | None = None

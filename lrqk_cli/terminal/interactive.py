@@ -18,6 +18,7 @@ from lrqk_cli.chat.chat_model import ChatModel, OpenChat
 from lrqk_cli.chat.chat_session import ChatSession
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.config import GenerationConfig
+from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.terminal.command_context import ChatExit, CommandContext, ReadDocuments
 from lrqk_cli.terminal.commands import COMMANDS
@@ -37,6 +38,7 @@ def converse(
     generation: GenerationConfig,
     view: View,
     read_documents: ReadDocuments,
+    limits: ReadLimits,
     history: Path | None,
     sources: bool = False,
     debug: bool = False,
@@ -48,6 +50,7 @@ def converse(
         model: the first model.
         documents: placed before the first question.
         read_documents: reads files for /file.
+        limits: of the process that draws pages.
         history: the file of the question history; None for no file.
         sources: find the sources of answers.
         debug: show the traceback of an unexpected failure.
@@ -86,7 +89,7 @@ def converse(
                 continue
             standing = asked
             opened.session.note_sources(sources)
-            ctx = _make_context(opened, standing, view, console, read_documents, chat_session, ctx)
+            ctx = _make_context(opened, standing, view, console, read_documents, limits, chat_session, ctx)
             ctx.record = partial(_record, ctx, opened, chat_session)
             reader = LineReader(
                 remembered,
@@ -106,6 +109,7 @@ def _make_context(
     view: View,
     console: Console,
     read_documents: ReadDocuments,
+    limits: ReadLimits,
     chat_session: ChatSession,
     before: CommandContext | None,
 ) -> CommandContext:
@@ -123,6 +127,7 @@ def _make_context(
         console=console,
         read_documents=read_documents,
         look_up=check,
+        limits=limits,
         pages=before.pages if before is not None else None,
         own_files=before.own_files if before is not None else frozenset(),
         threads=opened.threads,

@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -89,7 +90,8 @@ def to_page(
         limits: of the process that draws pages.
         on_page: see ``Illustrations``.
     """
-    builder = _Builder(conversation, Illustrations(conversation, limits, on_page))
+    found = [exchange.sources.pages for exchange in conversation.exchanges if exchange.sources is not None]
+    builder = _Builder(conversation, Illustrations(chain.from_iterable(found), limits, on_page))
     parts: list[str | ShownTurn] = []
     for number, entry in enumerate(conversation.entries, 1):
         if isinstance(entry, DocumentEntry):
@@ -105,21 +107,15 @@ def to_page(
     )
 
 
-def to_source_page(source: SourcePage, drawing: PageDrawing) -> str:
-    """Return HTML of one page that an answer rests on.
+def to_source_page(conversation: Conversation, source: SourcePage, limits: ReadLimits) -> str:
+    """Return HTML of one page that an answer of a conversation rests on.
 
     Args:
-        drawing: the page, with the marks of the source's passage alone.
+        limits: of the process that draws it.
     """
-    picture = Picture("page-1", drawing)
-    shown = ShownSource(
-        "", _label(source), source.share, printable(source.passage), picture, drawing.marks[0], None
-    )
-    return _rendered("source", title=_label(source), source=shown, pictures=[picture])
-
-
-def _label(source: SourcePage) -> str:
-    return printable(source.document.title) + ("" if source.page is None else f", page {source.page}")
+    builder = _Builder(conversation, Illustrations([source], limits))
+    shown = builder.source(source, "source")
+    return _rendered("source", title=shown.label, source=shown, pictures=builder.pictures.values())
 
 
 def _rendered(name: str, **values: object) -> str:
@@ -146,9 +142,10 @@ class _Builder:
         }
 
     def turn(self, exchange: Exchange, number: int) -> ShownTurn:
+        """Return how a turn is shown; ``number`` is its place in the conversation."""
         reply, found = exchange.answer, exchange.sources
         pages = [] if found is None else found.pages
-        shown = [self._source(source, f"source-{number}-{place}") for place, source in enumerate(pages, 1)]
+        shown = [self.source(source, f"source-{number}-{place}") for place, source in enumerate(pages, 1)]
         targets = {
             (source.document.path, source.page): each.id for source, each in zip(pages, shown, strict=True)
         }
@@ -162,24 +159,36 @@ class _Builder:
             [(printable(strip.document.title), self._cells(strip, targets)) for strip in strips],
         )
 
-    def _source(self, source: SourcePage, identity: str) -> ShownSource:
+    def source(self, source: SourcePage, identity: str) -> ShownSource:
+        """Return how a source is shown; ``identity`` becomes its ``id``."""
         path, page, passage = source.document.path, source.page, source.passage
         picture = None if page is None else self.pictures.get((path, page))
         marks: Sequence[Mark] = ()
         if picture is not None and page is not None:
             marks = self._drawn.marks((path, page), passage)
         around = None if picture else excerpt(self._documents.get(path), page, passage)
-        return ShownSource(identity, _label(source), source.share, printable(passage), picture, marks, around)
+        label = printable(source.document.title) + ("" if page is None else f", page {page}")
+        return ShownSource(identity, label, source.share, printable(passage), picture, marks, around)
 
     def _cells(self, strip: Strip, targets: dict[tuple[str, int | None], str]) -> list[Cell]:
-        use, count, most = strip.document, len(strip.heat), max(strip.heat, default=0.0)
-        index = self._conversation.documents.index(use) if use in self._conversation.documents else -1
-        spans = [span for span in self._conversation.page_spans if span.document == index]
+        path, count, most = strip.document.path, len(strip.heat), max(strip.heat, default=0.0)
+        pages_of = self._pages_of_parts(path, count)
         cells = []
-        for number, heat in enumerate(strip.heat):
-            start, end = (use.start + use.tokens * edge // count for edge in (number, number + 1))
-            pages = [span.page for span in spans if span.start < end and span.end > start]
+        for heat, pages in zip(strip.heat, pages_of, strict=True):
             named = f"page {format_numbers(pages)}" if pages else ""
-            target = next((targets[use.path, page] for page in pages if (use.path, page) in targets), None)
+            target = next((targets[path, page] for page in pages if (path, page) in targets), None)
             cells.append(Cell(heat / most if most else 0.0, named, target))
         return cells
+
+    def _pages_of_parts(self, path: str, count: int) -> list[list[int]]:
+        """Return the pages that each of some equal parts of a document touches, where it now stands."""
+        conversation = self._conversation
+        for index, use in enumerate(conversation.documents):
+            if use.path == path:
+                spans = [span for span in conversation.page_spans if span.document == index]
+                edges = [use.start + use.tokens * part // count for part in range(count + 1)]
+                return [
+                    [span.page for span in spans if span.start < end and span.end > start]
+                    for start, end in pairwise(edges)
+                ]
+        return [[]] * count

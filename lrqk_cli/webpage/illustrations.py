@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry
+from lrqk_cli.chat.events import SourcePage
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.documents.drawing import Mark, PageDrawing, can_draw, core_of
 from lrqk_cli.documents.limits import ReadLimits
@@ -32,9 +33,10 @@ class Excerpt:
 
 
 class Illustrations:
-    """The pictures of all pages that the answers of a conversation rest on, each drawn once.
+    """The pictures of the pages that answers rest on, each drawn once.
 
     Args:
+        limits: of the process that draws.
         on_page: called before each page with the number of pages that are drawn, and of all.
 
     Attributes:
@@ -43,10 +45,13 @@ class Illustrations:
     """
 
     def __init__(
-        self, conversation: Conversation, limits: ReadLimits, on_page: Callable[[int, int], None]
+        self,
+        sources: Iterable[SourcePage],
+        limits: ReadLimits,
+        on_page: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         self.drawings = dict[Place, PageDrawing]()
-        self._passages = _passages(conversation)
+        self._passages = _passages(sources)
         if can_draw():
             self._draw(limits, on_page)
 
@@ -65,15 +70,14 @@ class Illustrations:
                     self.drawings[place] = process.draw(source, page, passages)
 
 
-def _passages(conversation: Conversation) -> dict[Place, list[str]]:
-    """Return the passages on each page that an answer rests on."""
+def _passages(sources: Iterable[SourcePage]) -> dict[Place, list[str]]:
+    """Return the passages on each page."""
     found = dict[Place, list[str]]()
-    for exchange in conversation.exchanges:
-        for source in exchange.sources.pages if exchange.sources is not None else ():
-            if source.page is not None:
-                passages = found.setdefault((source.document.path, source.page), [])
-                if source.passage not in passages:
-                    passages.append(source.passage)
+    for source in sources:
+        if source.page is not None:
+            passages = found.setdefault((source.document.path, source.page), [])
+            if source.passage not in passages:
+                passages.append(source.passage)
     return found
 
 

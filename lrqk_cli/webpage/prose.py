@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from html import escape
 from typing import Any
 from urllib.parse import urlsplit
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from markupsafe import Markup
 
 from lrqk_cli.chat.printable import printable
@@ -23,8 +26,7 @@ def to_html(text: str) -> Markup:
 @cache
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    # A parser's attribute, because all rules ask it.
-    setattr(parser, "validateLink", _is_web_address)  # noqa: B010
+    parser.validateLink = _is_web_address  # type: ignore[assignment]
     parser.add_render_rule("image", _described)
     return parser
 
@@ -36,8 +38,6 @@ def _is_web_address(address: str) -> bool:
         return False
 
 
-def _described(_: Any, tokens: Any, index: int, *__: Any) -> str:
+def _described(_: Any, tokens: Sequence[Token], index: int, *__: Any) -> str:
     """Render a picture, which would be loaded from the network."""
-    from html import escape
-
     return f"<em>{escape(tokens[index].content)}</em>"

@@ -6,6 +6,8 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 from xml.etree import ElementTree
 
 import pytest
@@ -328,29 +330,22 @@ def test_export_draws_the_conversation(bench, tmp_path):
     assert not re.search(r"url\((?!#)", (tmp_path / "a.svg").read_text())
 
 
-def test_open_shows_a_page_or_else_its_document(bench, tmp_path, monkeypatch):
-    launched = []
-    monkeypatch.setattr(sources.typer, "launch", lambda path: launched.append(Path(path)) or 0)
+def test_open_shows_a_page_in_the_browser_and_never_the_document_itself(bench, monkeypatch):
+    opened = []
+    monkeypatch.setattr(sources.webbrowser, "open", lambda address: opened.append(address) or True)
     assert "has no sources" in bench.fails("/open").message
     bench.engine.looks_at = "412"
-    report = Path(__file__).parents[2] / "docs" / "samples" / "report.pdf"
-    bench.run("/drop")
-    document = FakeDocument("a.pdf", ["Brannock employs 412 people."])
-    monkeypatch.setattr(FakeDocument, "path", tmp_path / "a.pdf")
-    bench.ctx.session.add(document)
+    bench.ctx.session.add(FakeDocument("b.sh", ["Brannock employs 412 people."]))
     bench.run("/sources on")
     bench.ask("A?")
     assert "no source 2" in bench.fails("/open 2").message
-    assert "not there" in bench.fails("/open 1").message
-    (tmp_path / "a.pdf").write_text("Not a PDF file.")
-    assert "Opened a.pdf, page 1." in bench.run("/open 1")
-    (tmp_path / "a.pdf").write_bytes(report.read_bytes())
-    assert "Opened a.pdf, page 1." in bench.run("/open")
-    document, page = launched
-    assert document == tmp_path / "a.pdf"
-    assert page.suffix == (".html" if sources.can_draw() else ".pdf")
-    monkeypatch.setattr(sources.typer, "launch", lambda _: 1)
-    assert "no program" in bench.fails("/open").message
+    assert "no source 0" in bench.fails("/open 0").message
+    said = bench.run("/open")
+    path = Path(url2pathname(urlsplit(opened[0]).path))
+    assert path.name in said.replace("\n", "")
+    assert "<mark>Brannock employs 412 people.</mark>" in path.read_text(encoding="utf-8")
+    monkeypatch.setattr(sources.webbrowser, "open", lambda _: False)
+    assert "no browser" in bench.fails("/open 1").message
 
 
 def test_copy_sends_the_answer_to_the_terminals_clipboard(bench, monkeypatch):

@@ -77,6 +77,8 @@ def test_an_answer_has_the_picture_of_its_page_with_the_passage_marked() -> None
         "The Brannock plant employs 412 people. " + "Nothing of note. " * 9
     ]
     session = talk(FileDocument("report.pdf", texts), "plant employs 412")
+    # It moves the document on.
+    session.set_system("Answer in a word.")
     page, parsed = page_of(session.conversation)
     assert len(parsed.loads) == 1
     assert parsed.loads[0].startswith("data:image/webp;base64,")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lrqk_cli.chat.export import to_json, to_markdown
 from lrqk_cli.chat.private_files import write_private
-from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.documents import one_path
@@ -19,23 +18,6 @@ from lrqk_cli.terminal.picture import to_svg
 
 # The most bytes that common terminals take by OSC 52.
 _CLIPBOARD_LIMIT = 74_994
-_WRITERS: dict[str, Callable[[CommandContext], str]] = {
-    ".md": lambda ctx: to_markdown(ctx.session.conversation, ctx.model),
-    ".json": lambda ctx: to_json(ctx.session.conversation, ctx.model),
-    ".svg": lambda ctx: to_svg(ctx.session.conversation, ctx.model),
-    ".html": lambda ctx: _to_page(ctx),
-}
-
-
-def _export(ctx: CommandContext, argument: str, replaces: bool = False) -> None:
-    path = one_path(argument)
-    write = _WRITERS.get(path.suffix.lower())
-    if write is None:
-        raise UsageError("/export writes .md, .html, .json or .svg.", "Type /export chat.md, for instance.")
-    spare_others_files(ctx, path, f"/export! {argument}", replaces)
-    write_private(path, write(ctx))
-    own(ctx, path)
-    ctx.say(f"Written to {path}.")
 
 
 def _to_page(ctx: CommandContext) -> str:
@@ -48,7 +30,26 @@ def _to_page(ctx: CommandContext) -> str:
     elif conversation.page_spans and not can_draw():
         ctx.say("Pages are shown as text; to draw them: pip install 'lrqk[pages]'")
     with ctx.view.drawing_pages() as on_page:
-        return to_page(conversation, ctx.model, ReadLimits(), on_page)
+        return to_page(conversation, ctx.model, ctx.limits, on_page)
+
+
+_WRITERS: dict[str, Callable[[CommandContext], str]] = {
+    ".md": lambda ctx: to_markdown(ctx.session.conversation, ctx.model),
+    ".json": lambda ctx: to_json(ctx.session.conversation, ctx.model),
+    ".svg": lambda ctx: to_svg(ctx.session.conversation, ctx.model),
+    ".html": _to_page,
+}
+
+
+def _export(ctx: CommandContext, argument: str, replaces: bool = False) -> None:
+    path = one_path(argument)
+    write = _WRITERS.get(path.suffix.lower())
+    if write is None:
+        raise UsageError("/export writes .md, .html, .json or .svg.", "Type /export chat.md, for instance.")
+    spare_others_files(ctx, path, f"/export! {argument}", replaces)
+    write_private(path, write(ctx))
+    own(ctx, path)
+    ctx.say(f"Written to {path}.")
 
 
 def spare_others_files(ctx: CommandContext, path: Path, command: str, replaces: bool) -> None:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import atexit
 import shutil
-import tempfile
+import webbrowser
 from functools import cache
 from pathlib import Path
-
-import typer
+from tempfile import NamedTemporaryFile, mkdtemp
 
 from lrqk_cli.chat.events import SourcePage
-from lrqk_cli.chat.private_files import write_private
-from lrqk_cli.documents.drawing import can_draw
-from lrqk_cli.documents.limits import ReadLimits
-from lrqk_cli.documents.reader_process import ReaderProcess
-from lrqk_cli.documents.source import SourceFile
-from lrqk_cli.errors import DocumentError, UsageError
+from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.registry import Command
 from lrqk_cli.terminal.sources_view import sources_view
@@ -41,30 +35,18 @@ def _sources(ctx: CommandContext, argument: str) -> None:
 
 
 def _open(ctx: CommandContext, argument: str) -> None:
-    source = _source_number(ctx, argument or "1")
-    path = _page_file(source) or Path(source.document.path)
-    if not path.is_file():
-        raise UsageError(f"{source.document.title} is not there any more.", "/sources shows its passage.")
-    if typer.launch(str(path)):
-        raise UsageError("This system has no program that shows the page.", f"It is in {path}.")
-    ctx.say(f"Opened {source.document.title}{'' if source.page is None else f', page {source.page}'}.")
-
-
-def _page_file(source: SourcePage) -> Path | None:
-    """Return a file of the page with its passage marked; None if it cannot be drawn."""
-    if source.page is None or not can_draw():
-        return None
     from lrqk_cli.webpage.build import to_source_page
 
-    file = SourceFile(Path(source.document.path), source.document.title, b"")
-    try:
-        with ReaderProcess(ReadLimits()) as process:
-            drawing = process.draw(file, source.page, [source.passage])
-    except DocumentError:
-        return None
-    path = _folder() / f"page-{source.page}.html"
-    write_private(path, to_source_page(source, drawing))
-    return path
+    source = _source_number(ctx, argument or "1")
+    page = to_source_page(ctx.session.conversation, source, ctx.limits)
+    # Always a page of ours, never the document: a system would run some, such as scripts.
+    with NamedTemporaryFile(
+        "w", encoding="utf-8", prefix="page-", suffix=".html", dir=_folder(), delete=False
+    ) as file:
+        file.write(page)
+    if not webbrowser.open(Path(file.name).as_uri()):
+        raise UsageError("This system has no browser that shows the page.", f"The page is in {file.name}.")
+    ctx.say(f"Opened {file.name}.")
 
 
 def _source_number(ctx: CommandContext, argument: str) -> SourcePage:
@@ -81,7 +63,7 @@ def _source_number(ctx: CommandContext, argument: str) -> SourcePage:
 @cache
 def _folder() -> Path:
     """Return a private folder for pages that are shown, which goes with the process."""
-    folder = Path(tempfile.mkdtemp(prefix="lrqk-"))
+    folder = Path(mkdtemp(prefix="lrqk-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
