@@ -102,6 +102,13 @@ def test_a_page_that_cannot_be_drawn_is_shown_as_text(monkeypatch: pytest.Monkey
         assert "It rained. <mark>The plant employs 412 people.</mark> It snowed." in page
 
 
+def test_a_page_that_takes_too_long_to_draw_is_shown_as_text() -> None:
+    pytest.importorskip("pypdfium2")
+    conversation = talk(FileDocument("report.pdf", ["The plant employs 412 people."]), "412").conversation
+    page = to_page(conversation, "m", ReadLimits(timeout=1e-6))
+    assert "<mark>The plant employs 412 people.</mark>" in page
+
+
 def test_nothing_in_a_hostile_conversation_loads_or_runs() -> None:
     answer = (
         f"{HOSTILE} [a](javascript:alert(1)) [b](data:text/html,x) ![c](https://example.org/p.png) "
