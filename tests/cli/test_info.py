@@ -77,8 +77,8 @@ def test_every_item_of_an_estimate_has_a_label() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("alias", [alias for alias, entry in catalog.catalog().items() if entry.tried])
-def test_bench_measures_every_model_of_the_catalog(capsys: pytest.CaptureFixture[str], alias: str) -> None:
+@pytest.mark.parametrize("alias", ["smollm2-135m", "gemma-3-270m"])
+def test_bench_measures_models_of_the_catalog(capsys: pytest.CaptureFixture[str], alias: str) -> None:
     # All modes on the smallest; what differs between models is theirs, not the modes'.
     modes = ["lrqk", "dense", "offload"] if alias == "smollm2-135m" else ["lrqk"]
     flags = [

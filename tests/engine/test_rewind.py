@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.attention.rewind_points import LrqkRewindPoint
 from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
+from lrqk_cli.engine.decode import FixedStep
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
 from lrqk_cli.errors import UsageError
@@ -145,14 +146,15 @@ def test_a_fit_that_was_replaced_is_in_force_again(method: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_steps_with_lengths_on_the_device_are_taken_back_too(family: str) -> None:
+def test_steps_with_lengths_on_the_device_are_taken_back_too(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their kernels' references run on a CPU."""
+    monkeypatch.setattr(FixedStep, "_capture", lambda _: None)  # there are no graphs on a CPU
 
     def build() -> Engine:
         with patch("lrqk_cli.attention.cache.has_device_steps", lambda *_: True):
-            engine = new_engine(family, "lrqk")
-        engine._decoder._plain._can_capture = False  # there are no graphs on a CPU
-        return engine
+            return new_engine(family, "lrqk")
 
     first, second, third = Turn(1, 60, 8), Turn(2, 90, 8), Turn(3, 20, 8)
     with build() as engine, torch.no_grad():

@@ -12,8 +12,9 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-# Bytes of shared memory that a program may have, by compute capability: RTX 30 series (and 40), and H100.
-SHARED = {86: 101_376, 90: 232_448}
+# Compute capability, and bytes of shared memory that a program may have: RTX 30 series (and 40). Larger cards
+# have more of it.
+CAPABILITY, SHARED = 86, 101_376
 KERNELS = {
     "_append", "_dequantise", "_fit_scales", "_fit_scales_and_minima", "_fixed_point", "_gated_gemv", "_gemv",
     "_merge", "_normalise", "_packed_experts_gemv", "_packed_gated_gemv", "_packed_gemv", "_quantise",
@@ -22,15 +23,14 @@ KERNELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("capability", SHARED)
-def test_compiles_within_the_shared_memory(capability: int) -> None:
+def test_kernels_compile_within_the_shared_memory() -> None:
     script = Path(__file__).with_name("compile_kernels.py")
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run(
-        [sys.executable, str(script), str(capability)],
+        [sys.executable, str(script), str(CAPABILITY)],
         env=environment, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     shared = json.loads(done.stdout.splitlines()[-1])
     assert set(shared) == KERNELS
-    assert max(shared.values()) <= SHARED[capability], shared
+    assert max(shared.values()) <= SHARED, shared
