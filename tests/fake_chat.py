@@ -10,6 +10,7 @@ from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
 from lrqk_cli.errors import UsageError
+from lrqk_cli.models.plain_text import PlainText
 from lrqk_cli.models.reasoning import ReasoningMarks
 from lrqk_cli.telemetry.stats import NO_STEPS, StepStats
 
@@ -167,6 +168,16 @@ class FakePrompt:
 
     def between(self) -> list[int]:
         return [ord("|")]
+
+
+class FakePlain(PlainText):
+    """A text without marks."""
+
+    def __init__(self) -> None:
+        pass
+
+    def text(self, text: str) -> list[int]:
+        return [*map(ord, text)]
 
 
 class FakeStream:

@@ -162,7 +162,8 @@ def _service(
     from lrqk_cli.server.uploads import UploadedFiles
     from lrqk_cli.server.worker import EngineWorker
 
-    worker = EngineWorker(opened.session, max_queue, logging.getLogger("uvicorn.error").error)
+    log = logging.getLogger("uvicorn.error")
+    worker = EngineWorker(opened.session, max_queue, opened.plain, log.error)
     name = Path(opened.model)
     return Service(
         # Clients need not learn where a model lies.

@@ -27,6 +27,8 @@ from lrqk_cli.server.protocol import (
     PromptDetails,
     PromptProgress,
     SourceEntry,
+    TextChoice,
+    TextCompletion,
     Usage,
 )
 from lrqk_cli.server.worker import Finished, Job, JobEvent
@@ -74,7 +76,7 @@ class Completion:
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    async def whole(self) -> ChatCompletion:
+    async def whole(self) -> ChatCompletion | TextCompletion:
         """Return the finished answer; a cancelled caller cancels the job.
 
         Raises:
@@ -113,7 +115,7 @@ class Completion:
         finally:
             self.job.is_cancelled.set()
 
-    def _completion(self, end: Finished) -> ChatCompletion:
+    def _completion(self, end: Finished) -> ChatCompletion | TextCompletion:
         return ChatCompletion(
             id=self.id,
             created=self.created,
@@ -132,14 +134,51 @@ class Completion:
         details: Details | PromptProgress | None = None,
     ) -> str:
         choices = [] if delta is None else [ChunkChoice(delta=delta, finish_reason=finish)]
-        chunk = ChatChunk(
-            id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, lrqk=details
+        return _event(
+            ChatChunk(
+                id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, lrqk=details
+            )
         )
-        # Clients expect a field only where it says something, but for the reason of an end.
-        fields = chunk.model_dump(exclude_none=True)
-        for choice in fields["choices"]:
-            choice.setdefault("finish_reason", None)
-        return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
+
+
+@dataclass
+class Continuation(Completion):
+    """A text that the model goes on with, on its way."""
+
+    id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
+
+    def _completion(self, end: Finished) -> TextCompletion:
+        return TextCompletion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=[TextChoice(text=end.text, finish_reason=_reason(end))],
+            usage=usage_of(end.answer),
+            lrqk=details_of(end.answer),
+        )
+
+    def _chunk(
+        self,
+        delta: Delta | None,
+        *,
+        finish: FinishReason | None = None,
+        usage: Usage | None = None,
+        details: Details | PromptProgress | None = None,
+    ) -> str:
+        choices = [] if delta is None else [TextChoice(text=delta.content or "", finish_reason=finish)]
+        return _event(
+            TextCompletion(
+                id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, lrqk=details
+            )
+        )
+
+
+def _event(chunk: ChatChunk | TextCompletion) -> str:
+    # Clients expect a field only where it says something, but for the reason of an end.
+    fields = chunk.model_dump(exclude_none=True)
+    for choice in fields["choices"]:
+        choice.setdefault("finish_reason", None)
+    return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
 
 
 def usage_of(answer: Answer) -> Usage:

@@ -18,13 +18,21 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from lrqk_cli import __version__
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.errors import LrqkError, UsageError
-from lrqk_cli.server import protocol
-from lrqk_cli.server.answers import Completion, Reception
+from lrqk_cli.server import listings
+from lrqk_cli.server.answers import Completion, Continuation, Reception
+from lrqk_cli.server.dialogue import Dialogue
 from lrqk_cli.server.failures import UnknownModelError, response_of
 from lrqk_cli.server.guards import BodyLimit, KeyGuard
 from lrqk_cli.server.messages import dialogue_of
 from lrqk_cli.server.metrics import Metrics
-from lrqk_cli.server.protocol import ChatCompletion, ChatRequest, FailureBody
+from lrqk_cli.server.protocol import (
+    ChatCompletion,
+    ChatRequest,
+    FailureBody,
+    SampledRequest,
+    TextCompletion,
+    TextRequest,
+)
 from lrqk_cli.server.uploads import UploadedFile, UploadedFiles
 from lrqk_cli.server.worker import EngineWorker, Finished, Job, JobEvent
 
@@ -83,11 +91,11 @@ def create_app(service: Service) -> FastAPI:
     _add_failures(app)
 
     @app.get("/health", operation_id="health")
-    def health() -> protocol.Health:
+    def health() -> listings.Health:
         """Say that requests are answered."""
         if not service.worker.is_alive:
             raise LrqkError("The engine has ended.", "Start the server again.")
-        return protocol.Health(waiting=len(service.worker.queue))
+        return listings.Health(waiting=len(service.worker.queue))
 
     @app.get("/metrics", operation_id="metrics", response_class=Response)
     def metrics_text() -> Response:
@@ -95,12 +103,12 @@ def create_app(service: Service) -> FastAPI:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models", operation_id="list_models")
-    def models() -> protocol.ModelList:
+    def models() -> listings.ModelList:
         """List the model."""
-        return protocol.ModelList(data=[_entry_of_model(service)])
+        return listings.ModelList(data=[_entry_of_model(service)])
 
     @app.get("/v1/models/{model:path}", operation_id="get_model")
-    def one_model(model: str) -> protocol.ModelEntry:
+    def one_model(model: str) -> listings.ModelEntry:
         """Describe the model."""
         _check_model(service, model)
         return _entry_of_model(service)
@@ -112,14 +120,17 @@ def create_app(service: Service) -> FastAPI:
         """Answer the last message of a conversation."""
         _check_model(service, body.model)
         completion = await run_in_threadpool(_completion, service, metrics, body, by, Reception())
-        service.worker.submit(completion.job)
-        if body.stream:
-            includes_usage = body.stream_options is not None and body.stream_options.include_usage
-            stream = completion.stream(includes_usage=includes_usage, shows_progress=body.lrqk.progress)
-            return StreamingResponse(
-                stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-            )
-        return await _unless_gone(request, completion)
+        return await _answered(service, request, body, completion)
+
+    @app.post(
+        "/v1/completions", operation_id="complete", response_model=TextCompletion, responses={200: _STREAM}
+    )
+    async def complete(body: TextRequest, request: Request, by: _Owner) -> Response:
+        """Go on with a text, without a chat format."""
+        _check_model(service, body.model)
+        text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
+        job, reception = _job(service, metrics, body, by, text, Reception())
+        return await _answered(service, request, body, Continuation(service.model, job, reception))
 
     _add_files(app, service)
     return app
@@ -131,25 +142,25 @@ def _add_files(app: FastAPI, service: Service) -> None:
         file: Annotated[UploadFile, File()],
         by: _Owner,
         purpose: Annotated[str, Form(max_length=64)] = "user_data",
-    ) -> protocol.FileEntry:
+    ) -> listings.FileEntry:
         """Read a document, to be referred to in messages."""
         content = file.file.read()
         return _entry_of_file(service.files.add(by, file.filename or "", content, purpose))
 
     @app.get("/v1/files", operation_id="list_files")
-    def files(by: _Owner) -> protocol.FileList:
+    def files(by: _Owner) -> listings.FileList:
         """List the documents of this key."""
-        return protocol.FileList(data=[_entry_of_file(each) for each in service.files.list(by)])
+        return listings.FileList(data=[_entry_of_file(each) for each in service.files.list(by)])
 
     @app.get("/v1/files/{file_id}", operation_id="get_file")
-    def one_file(file_id: str, by: _Owner) -> protocol.FileEntry:
+    def one_file(file_id: str, by: _Owner) -> listings.FileEntry:
         """Describe a document."""
         return _entry_of_file(service.files.get(by, file_id))
 
     @app.delete("/v1/files/{file_id}", operation_id="delete_file")
-    def delete(file_id: str, by: _Owner) -> protocol.FileDeleted:
+    def delete(file_id: str, by: _Owner) -> listings.FileDeleted:
         """Forget a document."""
-        return protocol.FileDeleted(id=service.files.remove(by, file_id).id)
+        return listings.FileDeleted(id=service.files.remove(by, file_id).id)
 
 
 def _add_failures(app: FastAPI) -> None:
@@ -187,6 +198,18 @@ def _check_model(service: Service, name: str) -> None:
 def _completion(
     service: Service, metrics: Metrics, body: ChatRequest, owner: str, reception: Reception
 ) -> Completion:
+    dialogue = dialogue_of(body.messages, service.files, owner)
+    return Completion(service.model, *_job(service, metrics, body, owner, dialogue, reception))
+
+
+def _job(
+    service: Service,
+    metrics: Metrics,
+    body: SampledRequest,
+    owner: str,
+    asked: Dialogue | str,
+    reception: Reception,
+) -> tuple[Job, Reception]:
     def emit(event: JobEvent) -> None:
         if isinstance(event, Finished):
             metrics.answered(event)
@@ -195,24 +218,31 @@ def _completion(
         reception.send(event)
 
     stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    job = Job(
-        owner,
-        dialogue_of(body.messages, service.files, owner),
-        _generation(service.generation, body),
-        emit,
-        tuple(filter(None, stops)),
-        body.lrqk.sources,
-    )
-    return Completion(service.model, job, reception)
+    generation = _generation(service.generation, body)
+    job = Job(owner, asked, generation, emit, tuple(filter(None, stops)), body.lrqk.sources)
+    return job, reception
 
 
-def _generation(default: GenerationConfig, body: ChatRequest) -> GenerationConfig:
+async def _answered(
+    service: Service, request: Request, body: SampledRequest, completion: Completion
+) -> Response:
+    """Let a completion wait for its turn, and return its answer or its stream."""
+    service.worker.submit(completion.job)
+    if not body.stream:
+        return await _unless_gone(request, completion)
+    includes_usage = body.stream_options is not None and body.stream_options.include_usage
+    stream = completion.stream(includes_usage=includes_usage, shows_progress=body.lrqk.progress)
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def _generation(default: GenerationConfig, body: SampledRequest) -> GenerationConfig:
     """Return the settings of a request; what it does not say is the server's.
 
     Raises:
         UsageError: two settings contradict each other.
     """
-    most = {body.max_tokens, body.max_completion_tokens} - {None}
+    chat = body if isinstance(body, ChatRequest) else None
+    most = {body.max_tokens, chat and chat.max_completion_tokens} - {None}
     if len(most) > 1:
         raise UsageError("max_tokens and max_completion_tokens differ.", "Send one of them.")
     said: dict[str, Any] = {
@@ -224,8 +254,8 @@ def _generation(default: GenerationConfig, body: ChatRequest) -> GenerationConfi
         "seed": body.seed,
     }
     said = {name: value for name, value in said.items() if value is not None}
-    if body.reasoning_effort is not None:
-        said["think"] = _EFFORTS[body.reasoning_effort]
+    if chat is not None and chat.reasoning_effort is not None:
+        said["think"] = _EFFORTS[chat.reasoning_effort]
     return replace(default, **said)
 
 
@@ -242,12 +272,12 @@ async def _unless_gone(request: Request, completion: Completion) -> Response:
         answer.cancel()
 
 
-def _entry_of_model(service: Service) -> protocol.ModelEntry:
-    return protocol.ModelEntry(id=service.model, created=service.began, context_length=service.context)
+def _entry_of_model(service: Service) -> listings.ModelEntry:
+    return listings.ModelEntry(id=service.model, created=service.began, context_length=service.context)
 
 
-def _entry_of_file(file: UploadedFile) -> protocol.FileEntry:
-    return protocol.FileEntry(
+def _entry_of_file(file: UploadedFile) -> listings.FileEntry:
+    return listings.FileEntry(
         id=file.id,
         bytes=file.size,
         created_at=file.created,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 _Text = Annotated[str, Field(max_length=1 << 26)]
+_Prompt = Annotated[str, Field(min_length=1, max_length=1 << 26)]
 
 
 class _Request(BaseModel):
@@ -91,33 +92,48 @@ class Extension(_Request):
     progress: bool = False
 
 
-class ChatRequest(_Request):
-    """The body of ``/v1/chat/completions``."""
+class SampledRequest(_Request):
+    """What all requests for text have in common."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, strict=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, strict=False)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10, strict=False)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
-    response_format: ResponseFormat | None = None
     n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
     user: str | None = None
+    lrqk: Extension = Extension()
+
+
+class ChatRequest(SampledRequest):
+    """The body of ``/v1/chat/completions``."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: Literal[False] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
     safety_identifier: str | None = None
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
-    lrqk: Extension = Extension()
+
+
+class TextRequest(SampledRequest):
+    """The body of ``/v1/completions``."""
+
+    prompt: _Prompt | Annotated[list[_Prompt], Field(min_length=1, max_length=1)]
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+    logprobs: None = None
+    suffix: None = None
 
 
 class PromptDetails(BaseModel):
@@ -232,6 +248,27 @@ class ChatCompletion(BaseModel):
     lrqk: Details
 
 
+class TextChoice(BaseModel):
+    """How the model goes on with a text, or a part of it, and why it ended; None while it goes on."""
+
+    index: Literal[0] = 0
+    text: str
+    logprobs: None = None
+    finish_reason: FinishReason | None = None
+
+
+class TextCompletion(BaseModel):
+    """The answer of ``/v1/completions``, or a part of its stream."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage | None = None
+    lrqk: Details | PromptProgress | None = None
+
+
 class Delta(BaseModel):
     """What is new in an answer."""
 
@@ -261,53 +298,6 @@ class ChatChunk(BaseModel):
     lrqk: Details | PromptProgress | None = None
 
 
-class ModelEntry(BaseModel):
-    """The model that is served."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: Literal["lrqk"] = "lrqk"
-    context_length: int
-
-
-class ModelList(BaseModel):
-    """The answer of ``/v1/models``."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelEntry]
-
-
-class FileEntry(BaseModel):
-    """An uploaded document; ``pages`` is 0 if it has none."""
-
-    id: str
-    object: Literal["file"] = "file"
-    bytes: int
-    created_at: int
-    filename: str
-    purpose: str
-    status: Literal["processed"] = "processed"
-    pages: int
-    warnings: list[str]
-
-
-class FileList(BaseModel):
-    """The answer of ``/v1/files``."""
-
-    object: Literal["list"] = "list"
-    data: list[FileEntry]
-    has_more: Literal[False] = False
-
-
-class FileDeleted(BaseModel):
-    """The answer to the deletion of a file."""
-
-    id: str
-    object: Literal["file"] = "file"
-    deleted: Literal[True] = True
-
-
 class Failure(BaseModel):
     """A failure: a plain sentence and a hint in ``message``."""
 
@@ -321,10 +311,3 @@ class FailureBody(BaseModel):
     """The body of every answer that is a failure."""
 
     error: Failure
-
-
-class Health(BaseModel):
-    """The answer of ``/health``."""
-
-    status: Literal["ok"] = "ok"
-    waiting: int

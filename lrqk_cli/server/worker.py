@@ -9,6 +9,7 @@ from functools import lru_cache
 from traceback import format_exc
 from typing import TYPE_CHECKING
 
+from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.chat.protocols import ChatFormat
 from lrqk_cli.config import GenerationConfig
@@ -58,6 +59,7 @@ class Job:
 
     Attributes:
         owner: whose turn it takes.
+        dialogue: messages, or a text that the model goes on with.
         emit: called with each event, in the engine's thread; the last one is ``Finished`` or the failure.
         stops: texts that end the answer.
         notes_sources: the answer comes with its sources.
@@ -65,7 +67,7 @@ class Job:
     """
 
     owner: str
-    dialogue: Dialogue
+    dialogue: Dialogue | str
     generation: GenerationConfig
     emit: Callable[[JobEvent], None]
     stops: tuple[str, ...] = ()
@@ -81,12 +83,16 @@ class EngineWorker:
     Args:
         session: nobody else may use it meanwhile.
         limit: jobs that may wait.
+        plain: the format of texts that the model goes on with.
         report: called with the traceback of a failure that nobody expected.
     """
 
-    def __init__(self, session: Session, limit: int, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, session: Session, limit: int, plain: ChatFormat, report: Callable[[str], None]
+    ) -> None:
         self.queue = FairQueue[Job](limit)
         self._session = session
+        self._plain = plain
         self._report = report
         self._running: Job | None = None
         self._is_closing = False
@@ -141,13 +147,13 @@ class EngineWorker:
         def is_cancelled() -> bool:
             return self._is_closing or stops.is_hit or job.is_cancelled.is_set()
 
-        conversation = continued(session.conversation, job.dialogue, self._prompt_of)
+        conversation, question = self._begun(job)
         session.restore(conversation.thinking(job.generation.thinks))
         session.generation = job.generation
         session.note_sources(job.notes_sources)
         session.watch_reading(job.emit)
         parts = []
-        for event in session.ask(job.dialogue.question, is_cancelled):
+        for event in session.ask(question, is_cancelled):
             if isinstance(event, PrefillProgress | ReasoningDelta):
                 job.emit(event)
             elif isinstance(event, TextDelta):
@@ -159,3 +165,12 @@ class EngineWorker:
                 parts.append(stops.flush())
                 job.emit(TextDelta(parts[-1]))
                 job.emit(Finished(event, "".join(parts), stops.is_hit))
+
+    def _begun(self, job: Job) -> tuple[Conversation, str]:
+        """Return the conversation before a job's question, and the question."""
+        if isinstance(job.dialogue, str):
+            return Conversation(self._plain), job.dialogue
+        standing = self._session.conversation
+        if standing.prompt is self._plain:
+            standing = Conversation(self._prompt_of(job.dialogue.system))
+        return continued(standing, job.dialogue, self._prompt_of), job.dialogue.question

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from fake_chat import FakeEngine, new_session
+from fake_chat import FakeEngine, FakePlain, new_session
 from scripted_server import STOP, WAIT, YES, ScriptedServer
 from talk import Talk
 
@@ -48,7 +48,7 @@ def document(tmp_path: Path) -> Path:
 def lrqk_server() -> Iterator[tuple[FakeEngine, str]]:
     """The routes of ``lrqk serve`` on a socket, over an engine that looks at what it is told to."""
     engine = FakeEngine(looks_at="412", context=600)
-    worker = EngineWorker(new_session(engine), 8, lambda _: None)
+    worker = EngineWorker(new_session(engine), 8, FakePlain(), lambda _: None)
     app = create_app(Service("tiny", engine.context, worker, UploadedFiles(ReadLimits(), 10)))
     running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=running.run)

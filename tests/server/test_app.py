@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
-from fake_chat import MARKS, FakeEngine, FakePrompt, new_session
+from fake_chat import MARKS, FakeEngine, FakePlain, FakePrompt, new_session
 from fastapi.testclient import TestClient
 
 from lrqk_cli.documents.limits import ReadLimits
@@ -54,7 +54,7 @@ def make(reported: Reported) -> Iterator[Make]:
         engine: FakeEngine | None = None, limit: int = 8, prompt: FakePrompt | None = None, **changes: Any
     ) -> TestClient:
         session = new_session(engine or FakeEngine(), prompt=prompt)
-        worker = EngineWorker(session, limit, reported.append)
+        worker = EngineWorker(session, limit, FakePlain(), reported.append)
         service = Service("tiny", session.engine.context, worker, UploadedFiles(ReadLimits(), 10))
         client = TestClient(create_app(replace(service, **changes)), base_url="http://localhost")
         made_ones.append((client.__enter__(), worker))
@@ -100,6 +100,27 @@ def test_the_second_question_reads_only_itself(make: Make) -> None:
     # The same question again takes only the last turn back.
     ask(client, "Why is it so?", "Yes.", "Or?")
     assert (engine.resets, engine.rewinds) == (0, 1)
+
+
+def test_a_text_is_gone_on_with_without_a_chat_format(make: Make) -> None:
+    engine = FakeEngine(answer="and on.$")
+    client = make(engine)
+    ask(client, "A?")
+    for prompt in ("Once <upon", ["Once <upon"]):
+        asked = {"model": "tiny", "prompt": prompt, "stop": "n."}
+        found = client.post("/v1/completions", json=asked).json()
+        assert engine.text.startswith("Once <uponand")
+        assert found["object"] == "text_completion"
+        assert found["choices"][0] == {"index": 0, "text": "and o", "logprobs": None, "finish_reason": "stop"}
+    lines = client.post("/v1/completions", json={**asked, "stream": True}).text.split("\n\n")
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "and o"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    # A conversation after it is one again.
+    ask(client, "A?")
+    assert engine.text.startswith("<A?>and")
+    for wrong in ({"prompt": ["a", "b"]}, {"prompt": ""}, {"prompt": "a", "echo": True}):
+        assert client.post("/v1/completions", json={"model": "tiny", **wrong}).status_code == 400
 
 
 def stream(client: TestClient, *messages: Any, **options: Any) -> tuple[str, list[dict[str, Any]], list[str]]:
@@ -310,7 +331,7 @@ def test_owners_take_turns_and_a_full_queue_says_so(make: Make, slow: SlowEngine
 
 
 def test_a_server_that_ends_leaves_nobody_waiting(slow: SlowEngine) -> None:
-    worker = EngineWorker(new_session(slow), 4, print)
+    worker = EngineWorker(new_session(slow), 4, FakePlain(), print)
     service = Service("tiny", 1000, worker, UploadedFiles(ReadLimits(), 10))
     ends: list[Any] = []
     with TestClient(create_app(service), base_url="http://localhost") as client:
