@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from lrqk_cli.models.unmarked import UnmarkedFormat
 
 # UTF-8 bytes of a token: English prose has about 4.5, code and other languages have fewer.
 _BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
-class EstimatedFormat:
+class EstimatedFormat(UnmarkedFormat):
     """See ``ChatFormat``; the marks of turns count nothing, and all tokens are 0."""
 
     system: str | None = None
@@ -33,19 +34,3 @@ class EstimatedFormat:
     def text(self, text: str) -> list[int]:
         """Return about as many tokens as the text has."""
         return [0] * -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
-
-    def closing(self) -> list[int]:
-        """Nothing."""
-        return []
-
-    def answered(self) -> list[int]:
-        """Nothing."""
-        return []
-
-    def between(self) -> list[int]:
-        """Nothing."""
-        return []
-
-    def spells(self, tokens: Sequence[int], text: str) -> bool:  # noqa: ARG002
-        """No tokens are known."""
-        return False

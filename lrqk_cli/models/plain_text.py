@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.prompt import encodable
+from lrqk_cli.models.unmarked import UnmarkedFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class PlainText:
+class PlainText(UnmarkedFormat):
     """A format without marks: its one question is the text, as the tokenizer reads it.
 
     That includes control tokens, so it must be trusted, unlike the text of ``ChatPrompt``. There is no system
@@ -54,20 +54,3 @@ class PlainText:
     def opening(self) -> list[int]:
         """Nothing."""
         return []
-
-    def closing(self) -> list[int]:
-        """Nothing."""
-        return []
-
-    def answered(self) -> list[int]:
-        """Nothing."""
-        return []
-
-    def between(self) -> list[int]:
-        """Nothing."""
-        return []
-
-    def spells(self, tokens: Sequence[int], text: str) -> bool:
-        """False: such a text is not saved."""
-        del tokens, text
-        return False

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.engine.events import PrefillProgress
@@ -116,14 +117,8 @@ class Completion:
             self.job.is_cancelled.set()
 
     def _completion(self, end: Finished) -> ChatCompletion | TextCompletion:
-        return ChatCompletion(
-            id=self.id,
-            created=self.created,
-            model=self.model,
-            choices=[Choice(message=_message(end), finish_reason=_reason(end))],
-            usage=usage_of(end.answer),
-            lrqk=details_of(end.answer),
-        )
+        choices = [Choice(message=_message(end), finish_reason=_reason(end))]
+        return ChatCompletion(choices=choices, **self._frame(usage_of(end.answer), details_of(end.answer)))
 
     def _chunk(
         self,
@@ -133,12 +128,30 @@ class Completion:
         usage: Usage | None = None,
         details: Details | PromptProgress | None = None,
     ) -> str:
-        choices = [] if delta is None else [ChunkChoice(delta=delta, finish_reason=finish)]
-        return _event(
-            ChatChunk(
-                id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, lrqk=details
-            )
+        part = self._part(delta, finish, self._frame(usage, details))
+        # Clients expect a field only where it says something, but for the reason of an end.
+        fields = part.model_dump(exclude_none=True)
+        for choice in fields["choices"]:
+            choice.setdefault("finish_reason", None)
+        return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
+
+    def _part(
+        self, delta: Delta | None, finish: FinishReason | None, frame: dict[str, Any]
+    ) -> ChatChunk | TextCompletion:
+        """Return a part of the stream, without a choice if ``delta`` is None."""
+        return ChatChunk(
+            choices=[] if delta is None else [ChunkChoice(delta=delta, finish_reason=finish)], **frame
         )
+
+    def _frame(self, usage: Usage | None, details: Details | PromptProgress | None) -> dict[str, Any]:
+        """Return what stands around the choices."""
+        return {
+            "id": self.id,
+            "created": self.created,
+            "model": self.model,
+            "usage": usage,
+            "lrqk": details,
+        }
 
 
 @dataclass
@@ -148,37 +161,16 @@ class Continuation(Completion):
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
 
     def _completion(self, end: Finished) -> TextCompletion:
+        choices = [TextChoice(text=end.text, finish_reason=_reason(end))]
+        return TextCompletion(choices=choices, **self._frame(usage_of(end.answer), details_of(end.answer)))
+
+    def _part(
+        self, delta: Delta | None, finish: FinishReason | None, frame: dict[str, Any]
+    ) -> TextCompletion:
         return TextCompletion(
-            id=self.id,
-            created=self.created,
-            model=self.model,
-            choices=[TextChoice(text=end.text, finish_reason=_reason(end))],
-            usage=usage_of(end.answer),
-            lrqk=details_of(end.answer),
+            choices=[] if delta is None else [TextChoice(text=delta.content or "", finish_reason=finish)],
+            **frame,
         )
-
-    def _chunk(
-        self,
-        delta: Delta | None,
-        *,
-        finish: FinishReason | None = None,
-        usage: Usage | None = None,
-        details: Details | PromptProgress | None = None,
-    ) -> str:
-        choices = [] if delta is None else [TextChoice(text=delta.content or "", finish_reason=finish)]
-        return _event(
-            TextCompletion(
-                id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, lrqk=details
-            )
-        )
-
-
-def _event(chunk: ChatChunk | TextCompletion) -> str:
-    # Clients expect a field only where it says something, but for the reason of an end.
-    fields = chunk.model_dump(exclude_none=True)
-    for choice in fields["choices"]:
-        choice.setdefault("finish_reason", None)
-    return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
 
 
 def usage_of(answer: Answer) -> Usage:
