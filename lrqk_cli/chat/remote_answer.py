@@ -116,6 +116,8 @@ class RemoteAnswer:
         if not isinstance(told, list) or not isinstance(heat, list):
             return None
         documents = self._conversation.documents
+        # Only this side has read the pages.
+        scans = {(span.document, span.page) for span in self._conversation.page_spans if span.by_ocr}
         try:
             pages = [
                 SourcePage(
@@ -123,6 +125,7 @@ class RemoteAnswer:
                     each.get("page"),
                     float(each["share"]),
                     str(each["passage"]),
+                    (int(each["number"]), each.get("page")) in scans,
                 )
                 for each in told
             ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fake_chat import FakeDocument, FakeEngine, FakePrompt, FakeStream, new_session
 
 from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.events import Answer, AnswerSources
+from lrqk_cli.chat.remote_answer import RemoteAnswer
 from lrqk_cli.chat.sources import find_sources, sentence_at
+from lrqk_cli.endpoint.protocol import Chunk
 
 FIRST = "The plant is in Brannock. It employs 412 people. It was built in 1971. "
 SECOND = "The chairman is Tobin Hallgrave. He lives in Oxmere. "
@@ -157,3 +161,15 @@ def test_answers_carry_sources_while_they_are_noted():
     assert session.conversation.exchanges[-1].sources is answer.sources
     session.note_sources(False)
     assert ask(session).sources is None
+
+
+def test_pages_that_this_side_read_by_ocr_are_named_so_by_a_server_too():
+    document = FakeDocument("a.pdf", ["one", "two"])
+    scan = replace(document.sections()[2], by_ocr=True)
+    document.sections = lambda: [*FakeDocument.sections(document)[:2], scan]
+    answer = RemoteAnswer(conversation_about(document), 0.0)
+    told = [{"number": 0, "page": page, "share": 0.5, "passage": "A passage."} for page in (1, 2)]
+    list(answer.take(Chunk("Yes.", "", "stop", None, {"sources": told, "heat": [[1.0]]})))
+    sources = answer.result(is_stopped=False).sources
+    assert sources is not None
+    assert [source.by_ocr for source in sources.pages] == [False, True]
