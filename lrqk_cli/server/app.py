@@ -129,7 +129,8 @@ def create_app(service: Service) -> FastAPI:
         """Go on with a text, without a chat format."""
         _check_model(service, body.model)
         text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
-        job, reception = _job(service, metrics, body, by, text, Reception())
+        reception = Reception()
+        job = _job(service, metrics, body, by, text, reception)
         return await _answered(service, request, body, Continuation(service.model, job, reception))
 
     _add_files(app, service)
@@ -199,7 +200,8 @@ def _completion(
     service: Service, metrics: Metrics, body: ChatRequest, owner: str, reception: Reception
 ) -> Completion:
     dialogue = dialogue_of(body.messages, service.files, owner)
-    return Completion(service.model, *_job(service, metrics, body, owner, dialogue, reception))
+    job = _job(service, metrics, body, owner, dialogue, reception)
+    return Completion(service.model, job, reception)
 
 
 def _job(
@@ -209,7 +211,7 @@ def _job(
     owner: str,
     asked: Dialogue | str,
     reception: Reception,
-) -> tuple[Job, Reception]:
+) -> Job:
     def emit(event: JobEvent) -> None:
         if isinstance(event, Finished):
             metrics.answered(event)
@@ -219,8 +221,7 @@ def _job(
 
     stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     generation = _generation(service.generation, body)
-    job = Job(owner, asked, generation, emit, tuple(filter(None, stops)), body.lrqk.sources)
-    return job, reception
+    return Job(owner, asked, generation, emit, tuple(filter(None, stops)), body.lrqk.sources)
 
 
 async def _answered(
