@@ -208,6 +208,12 @@ def stored(store: Tensor, device: str, kv_dtype: KvDtype = "bf16") -> StoredRows
     return StoredRows(host(rows, device), to(scales, device))
 
 
+def wait_for_kernels() -> None:
+    """Wait until kernels have written what they store in host memory, which a read by the CPU does not."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def assert_same(found: Any, expected: Any, *, atol: float = 0.0, rtol: float = 0.0) -> None:
     """Compare tensors, or tuples of them, wherever they are; poison equals poison."""
     if isinstance(expected, tuple):
@@ -216,4 +222,5 @@ def assert_same(found: Any, expected: Any, *, atol: float = 0.0, rtol: float = 0
     elif expected is None:
         assert found is None
     else:
+        wait_for_kernels()
         torch.testing.assert_close(found.cpu(), expected.cpu(), atol=atol, rtol=rtol, equal_nan=True)

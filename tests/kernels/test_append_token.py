@@ -18,6 +18,7 @@ from decode_step import (
     poisoned,
     stored,
     to,
+    wait_for_kernels,
 )
 
 from lrqk_cli.config import KvDtype
@@ -98,7 +99,8 @@ def test_rows_in_8_bits_are_rounded_before_all_else(
 
     back = kernel.append_token(query.to(device), key.to(device), value.to(device), **found)
 
-    dequantise_rows(StoredRows(found["store"].rows.cpu(), rows.scales), plain)
+    wait_for_kernels()
+    dequantise_rows(StoredRows(found["store"].rows, rows.scales), plain)
     before = torch.empty_like(plain)
     dequantise_rows(rows, before)
     at = slice(shape.length, shape.length + tokens)
