@@ -67,16 +67,22 @@ def draw_page(source: SourceFile, number: int, passages: Sequence[str]) -> PageD
         number: of the page, from 1.
 
     Raises:
-        DocumentError: the file has no such page, or PDFium cannot open it.
+        DocumentError: the file has no such page, or PDFium cannot open the file or the page.
     """
     import pypdfium2
 
     try:
-        document = pypdfium2.PdfDocument(source.data)
+        return _drawing(source, number, passages)
     except pypdfium2.PdfiumError as error:
         message = f"{source.title} cannot be drawn: {str(error).rstrip('.')}."
         raise DocumentError(message, "Open it in its own program.") from error
-    with document:
+
+
+def _drawing(source: SourceFile, number: int, passages: Sequence[str]) -> PageDrawing:
+    """Draw a page; raise PDFium's own error if it refuses the file or the page."""
+    import pypdfium2
+
+    with pypdfium2.PdfDocument(source.data) as document:
         if not 1 <= number <= len(document):
             raise DocumentError(f"{source.title} has no page {number:,} any more.", "Was it replaced?")
         page = document[number - 1]
