@@ -1,4 +1,4 @@
-"""Guided by coverage, with atheris: ``cd tests; python -m fuzz.guided PARSER [CORPUS] [-max_total_time=300]``.
+"""Guided by coverage, with atheris: ``cd tests; python -m fuzz.guided PARSER FOLDER -max_total_time=300``.
 
 For parsers that are lrqk's own Python. What follows the name of the parser is libFuzzer's.
 """

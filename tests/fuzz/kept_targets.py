@@ -109,8 +109,8 @@ def _resealed(header: bytes, body: bytes, rng: Random) -> bytes:
 class Sessions:
     """A database of sessions of which bytes, cells or definitions have changed.
 
-    Only what was recorded is ever read. A recovery loses no session that could be read, keeps the damaged file
-    beside the new one, and leaves a database that can be used.
+    Only what was recorded is ever read. A recovery loses no session that could be read, keeps the damaged
+    file beside the new one, and leaves a database that can be used.
     """
 
     def prepare(self, folder: Path) -> None:
