@@ -13,7 +13,7 @@ from lrqk_cli.cli.app import main
 
 # Of UsageError and LrqkError and its other subclasses.
 _REFUSALS = frozenset({1, 2, 3, 4, 5, 6})
-_NEVER = ("Traceback", "Unexpected", "its reader failed")
+_NEVER = ("Traceback", "Error: Unexpected", "its reader failed")
 
 
 class Run(NamedTuple):
