@@ -79,6 +79,7 @@ class OpenSession(OpenChat):
 
     Attributes:
         plain: the format of texts that the model goes on with.
+        source_id: what identifies the files that were loaded, see ``fingerprint.source_id``.
     """
 
     session: Session
@@ -86,6 +87,7 @@ class OpenSession(OpenChat):
     plan: Plan
     threads: int
     plain: PlainText = field(kw_only=True)
+    source_id: str | None = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +169,10 @@ def open_session(
         stack.enter_context(limit_vram(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
             from lrqk_cli.engine.generate import Engine
-            from lrqk_cli.models.fingerprint import model_parts, tokenizer_id, weight_stamps
+            from lrqk_cli.models.fingerprint import model_parts, source_id, tokenizer_id, weight_stamps
             from lrqk_cli.models.recurrence_kernels import lacks_kernels
 
-            stamps = weight_stamps(found.source)
+            stamps, files_id = weight_stamps(found.source), source_id(found.source)
             loaded = loading.load(
                 found.source,
                 placement.device,
@@ -199,8 +201,18 @@ def open_session(
             keeper=stack.enter_context(kept),
         )
         seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))
-        plain = PlainText(tokenizer)
-        yield OpenSession(session, request.name, engine.config, plan, seconds, threads, identify, plain=plain)
+        opened = OpenSession(
+            session,
+            request.name,
+            engine.config,
+            plan,
+            seconds,
+            threads,
+            identify,
+            plain=PlainText(tokenizer),
+            source_id=files_id,
+        )
+        yield opened
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:

@@ -27,12 +27,13 @@ from lrqk_cli.server.protocol import (
     FinishReason,
     PromptDetails,
     PromptProgress,
+    QueueProgress,
     SourceEntry,
     TextChoice,
     TextCompletion,
     Usage,
 )
-from lrqk_cli.server.worker import Finished, Job, JobEvent
+from lrqk_cli.server.worker import Finished, Job, JobEvent, Queued
 
 _END = "data: [DONE]\n\n"
 
@@ -48,7 +49,7 @@ class Reception:
         """Pass on an event; from any thread."""
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def events(self) -> AsyncIterator[PrefillProgress | ReasoningDelta | TextDelta | Finished]:
+    async def events(self) -> AsyncIterator[Queued | PrefillProgress | ReasoningDelta | TextDelta | Finished]:
         """Yield events up to the end.
 
         Raises:
@@ -96,7 +97,10 @@ class Completion:
         try:
             yield self._chunk(Delta(role="assistant", content=""))
             async for event in self.reception.events():
-                if isinstance(event, PrefillProgress) and shows_progress:
+                if isinstance(event, Queued):
+                    if shows_progress:
+                        yield self._chunk(None, details=QueueProgress(ahead=event.ahead))
+                elif isinstance(event, PrefillProgress) and shows_progress:
                     yield self._chunk(None, details=PromptProgress(read=event.done, total=event.total))
                 elif isinstance(event, PrefillProgress):
                     yield f": read {event.done} of {event.total} tokens\n\n"
@@ -126,7 +130,7 @@ class Completion:
         *,
         finish: FinishReason | None = None,
         usage: Usage | None = None,
-        details: Details | PromptProgress | None = None,
+        details: Details | PromptProgress | QueueProgress | None = None,
     ) -> str:
         part = self._part(delta, finish, self._frame(usage, details))
         # Clients expect a field only where it says something, but for the reason of an end.
@@ -143,7 +147,9 @@ class Completion:
             choices=[] if delta is None else [ChunkChoice(delta=delta, finish_reason=finish)], **frame
         )
 
-    def _frame(self, usage: Usage | None, details: Details | PromptProgress | None) -> dict[str, Any]:
+    def _frame(
+        self, usage: Usage | None, details: Details | PromptProgress | QueueProgress | None
+    ) -> dict[str, Any]:
         """Return what stands around the choices."""
         return {
             "id": self.id,

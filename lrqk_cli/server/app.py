@@ -63,6 +63,7 @@ class Service:
         context: tokens that it holds.
         generation: the settings that a request does not say.
         keys: the keys of clients; empty if nobody needs one.
+        token: see ``KeyGuard``.
         max_body: bytes of a request.
         hosts: names by which clients may call the server; empty for any.
     """
@@ -73,6 +74,7 @@ class Service:
     files: UploadedFiles
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     keys: Sequence[str] = ()
+    token: str = ""
     max_body: int = 256 << 20
     hosts: Sequence[str] = ()
     began: int = field(default_factory=lambda: int(time.time()))
@@ -84,7 +86,7 @@ def create_app(service: Service) -> FastAPI:
     # FastAPI's pages of documentation would load scripts from the network.
     app = FastAPI(title="lrqk", version=__version__, responses=_FAILURES, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limit=service.max_body)
-    app.add_middleware(KeyGuard, keys=service.keys)
+    app.add_middleware(KeyGuard, keys=service.keys, token=service.token)
     if service.hosts:
         # A web page must not reach a server on this machine by a name of its own.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*service.hosts])

@@ -193,6 +193,12 @@ class PromptProgress(BaseModel):
     total: int
 
 
+class QueueProgress(BaseModel):
+    """How many requests at most are answered before this one."""
+
+    ahead: int
+
+
 class Details(BaseModel):
     """What only this server knows of an answer.
 
@@ -266,7 +272,7 @@ class TextCompletion(BaseModel):
     model: str
     choices: list[TextChoice]
     usage: Usage | None = None
-    lrqk: Details | PromptProgress | None = None
+    lrqk: Details | PromptProgress | QueueProgress | None = None
 
 
 class Delta(BaseModel):
@@ -295,7 +301,7 @@ class ChatChunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
-    lrqk: Details | PromptProgress | None = None
+    lrqk: Details | PromptProgress | QueueProgress | None = None
 
 
 class Failure(BaseModel):
