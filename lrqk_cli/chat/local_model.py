@@ -78,8 +78,8 @@ class LocalModel:
     ) -> AbstractContextManager[OpenChat]:
         """Let a running server answer, or load the model, see ``open_session``."""
         if self.uses_server:
-            texts = [*texts_of(documents), *said, *(questions or ())]
-            server, reason = find_server(self.request, texts, generation)
+            texts = [*texts_of(documents), *said]
+            server, reason = find_server(self.request, texts, system, generation, questions)
             if server is not None:
                 return _opened_at(server, self.name, documents, system, generation, view)
             if reason:
@@ -89,8 +89,10 @@ class LocalModel:
     def check(self, saved: Archive, standing: Chat, view: OpeningView) -> None:
         """Look the model up and plan its settings, as if the standing one were released."""
         texts, in_use = [*texts_of(saved.documents), *saved.said], standing.status().memory
-        if self.uses_server and find_server(self.request, texts, saved.generation)[0] is not None:
-            return
+        if self.uses_server:
+            server, _ = find_server(self.request, texts, saved.system, saved.generation, None)
+            if server is not None:
+                return
         found = look_up(self.request, texts, saved.system, saved.generation, view, in_use=in_use)
         moved = saved.restore(found.prompt)
         needed = len(moved.tokens) + len(moved.turn(""))

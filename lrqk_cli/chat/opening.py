@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.chat.chat_model import OpenChat
 from lrqk_cli.chat.keeping import CacheChoice, kept_documents
-from lrqk_cli.chat.protocols import DocumentLike, OpeningView
+from lrqk_cli.chat.protocols import ChatFormat, DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, WeightChoice
 from lrqk_cli.engine.events import MemoryUse
@@ -80,6 +80,7 @@ class OpenSession(OpenChat):
     Attributes:
         plain: the format of texts that the model goes on with.
         source_id: what identifies the files that were loaded, see ``fingerprint.source_id``.
+        max_context: the most tokens that a context of the model holds.
     """
 
     session: Session
@@ -88,6 +89,7 @@ class OpenSession(OpenChat):
     threads: int
     plain: PlainText = field(kw_only=True)
     source_id: str | None = field(kw_only=True)
+    max_context: int = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def look_up(
     if files.has_other_parts(source):
         view.note("Only the language model of this checkpoint is loaded: lrqk reads no pictures.")
     prompt = ChatPrompt(tokenizer, system, thinks=generation.thinks)
-    needed = _needed_tokens(prompt, texts, questions, generation)
+    needed = needed_tokens(prompt, texts, questions, generation)
     plan = _choose(request, placement, needed, grows=questions is None)
     return Prospect(source, placement, tokenizer, prompt, plan)
 
@@ -211,6 +213,7 @@ def open_session(
             identify,
             plain=PlainText(tokenizer),
             source_id=files_id,
+            max_context=loaded.spec.max_context,
         )
         yield opened
 
@@ -283,8 +286,8 @@ def _choose(request: ModelRequest, placement: Placement, needed: int, *, grows: 
         ) from None
 
 
-def _needed_tokens(
-    prompt: ChatPrompt,
+def needed_tokens(
+    prompt: ChatFormat,
     texts: Sequence[str],
     questions: Sequence[str] | None,
     generation: GenerationConfig,

@@ -15,26 +15,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lrqk_cli import __version__
 from lrqk_cli.chat.estimated_format import EstimatedFormat
+from lrqk_cli.chat.opening import ModelRequest, needed_tokens
 from lrqk_cli.chat.private_files import make_private_folder, write_private
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.errors import LrqkError, UsageError, flag
 from lrqk_cli.models.fingerprint import source_id
 from lrqk_cli.models.resolving import resolve
 
-if TYPE_CHECKING:
-    from lrqk_cli.chat.opening import ModelRequest
-
 # Seconds in which a server of this machine takes a connection.
 _CONNECT_S = 2.0
 _BACKLOG = 128
 # What a chat leaves to the server unless its user has set it; all else must be the same on both sides.
-_LEFT_OPEN = frozenset(
-    {"device", "threads", "vram", "ram", "offload_weights", "cache_size", "no_cache"},
-)
+_LEFT_OPEN = frozenset({"device", "threads", "vram", "ram", "offload_weights", "cache_size", "no_cache"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,7 @@ class Announcement:
         url: its address for other clients.
         token: lets these chats in.
         model: the name of its model for clients.
-        context: tokens that it holds.
+        context: tokens that it holds; ``max_context``: the most that its model can.
         source_id: what identifies the model's files, see ``fingerprint.source_id``.
         settings: what it was started with, see ``settings_of``.
         version: of lrqk.
@@ -55,6 +51,7 @@ class Announcement:
     token: str
     model: str
     context: int
+    max_context: int
     source_id: str
     settings: Mapping[str, Any]
     version: str = __version__
@@ -94,13 +91,17 @@ def announced(said: Announcement) -> Iterator[socket.socket]:
 
 
 def find_server(
-    request: ModelRequest, texts: Sequence[str], generation: GenerationConfig
+    request: ModelRequest,
+    texts: Sequence[str],
+    system: str | None,
+    generation: GenerationConfig,
+    questions: Sequence[str] | None,
 ) -> tuple[OwnServer | None, str]:
     """Return a running server that answers as a model would that this process loads.
 
     Args:
         request: for the model that would be loaded.
-        texts: of the conversation.
+        texts: the texts in the context before the questions; see ``open_session`` for the others.
 
     Returns:
         The server, or None and, if there is a server of the model, why it does not do.
@@ -108,10 +109,11 @@ def find_server(
     servers = _running_servers()
     # Without one, looking for the model's files would only take time.
     model = _source_id(request.name) if servers else None
+    needed = needed_tokens(EstimatedFormat(system), texts, questions, generation)
     reason = ""
     for server in servers:
         if server.said.source_id == model:
-            difference = _difference(server.said, request, texts, generation)
+            difference = _difference(server.said, request, needed, generation)
             if not difference:
                 return server, ""
             reason = f"The running server at {server.said.url} is not used: {difference}."
@@ -139,9 +141,7 @@ def settings_of(request: ModelRequest) -> dict[str, Any]:
     return settings
 
 
-def _difference(
-    said: Announcement, request: ModelRequest, texts: Sequence[str], generation: GenerationConfig
-) -> str:
+def _difference(said: Announcement, request: ModelRequest, needed: int, generation: GenerationConfig) -> str:
     """Return in which respect a server would answer otherwise than this process; empty if in none."""
     if said.version != __version__:
         return f"it is lrqk {said.version}, and this is {__version__}"
@@ -153,10 +153,9 @@ def _difference(
         return "a number of --think is for a model that lrqk loads itself"
     if (request.context or 0) > said.context:
         return f"it holds {said.context:,} tokens, and --ctx is {request.context:,}"
-    counted = EstimatedFormat()
-    needed = sum(len(counted.text(text)) for text in texts)
-    if needed > said.context:
-        return f"it holds {said.context:,} tokens, and the text has about {needed:,}"
+    # Without --ctx a model that is loaded here would get a context that holds them, if it can.
+    if request.context is None and said.context < min(needed, said.max_context):
+        return f"it holds {said.context:,} tokens, and text and answers may need {needed:,}"
     return ""
 
 

@@ -142,6 +142,7 @@ def serve(
             token=service.token,
             model=service.model,
             context=service.context,
+            max_context=opened.max_context,
             source_id=opened.source_id or "",
             settings=settings_of(request),
         )
@@ -208,12 +209,7 @@ def _run(
             f"Nothing can listen on {host}, port {port}: {error.strerror}.", "Choose another --port."
         ) from None
     config = uvicorn.Config(
-        create_app(service),
-        # uvloop does not listen on a Unix socket and a port alike.
-        loop="asyncio",
-        log_level="warning",
-        timeout_graceful_shutdown=_GRACE_S,
-        server_header=False,
+        create_app(service), log_level="warning", timeout_graceful_shutdown=_GRACE_S, server_header=False
     )
     shown = f"[{host}]" if family == socket.AF_INET6 else host
     url = f"http://{shown}:{listening.getsockname()[1]}/v1"
