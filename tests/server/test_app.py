@@ -330,6 +330,18 @@ def test_owners_take_turns_and_a_full_queue_says_so(make: Make, slow: SlowEngine
     assert slow.questions == ["<1>", "<2>", "<a>", "<3>", "<4>"]
 
 
+def test_a_stream_that_waits_says_how_many_are_answered_first(make: Make, slow: SlowEngine) -> None:
+    client = make(slow)
+    first = threading.Thread(target=ask, args=(client, "a"))
+    first.start()
+    until(lambda: slow.questions != [])
+    threading.Timer(0.2, slow.go_on.set).start()
+    text, chunks, _ = stream(client, "b", lrqk={"progress": True})
+    assert text == "Yes indeed."
+    assert [chunk["lrqk"] for chunk in chunks if "ahead" in chunk.get("lrqk", {})] == [{"ahead": 1}]
+    first.join(20)
+
+
 def test_a_server_that_ends_leaves_nobody_waiting(slow: SlowEngine) -> None:
     worker = EngineWorker(new_session(slow), 4, FakePlain(), print)
     service = Service("tiny", 1000, worker, UploadedFiles(ReadLimits(), 10))
