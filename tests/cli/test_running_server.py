@@ -94,7 +94,7 @@ def asking(model: object, *options: object) -> list[str]:
         (["--dtype", "float32"], "it was started with another --dtype"),
         (["--no-cache"], "it was started with another --no-cache"),
         (["--ctx", "3500"], "it holds 3,000 tokens, and --ctx is 3,500"),
-        (["--system", "x" * 12000], "it holds 3,000 tokens, and text and answers may need 3,011"),
+        (["--system", "x" * 12000], "it holds 3,000 tokens, and text and answers may need 3,007"),
         (["--think", "5"], "a number of --think is for a model that lrqk loads itself"),
     ],
 )
