@@ -80,7 +80,6 @@ class OpenSession(OpenChat):
     Attributes:
         plain: the format of texts that the model goes on with.
         source_id: what identifies the files that were loaded, see ``fingerprint.source_id``.
-        max_context: the most tokens that a context of the model holds.
     """
 
     session: Session
@@ -89,7 +88,6 @@ class OpenSession(OpenChat):
     threads: int
     plain: PlainText = field(kw_only=True)
     source_id: str | None = field(kw_only=True)
-    max_context: int = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,19 +201,8 @@ def open_session(
             keeper=stack.enter_context(kept),
         )
         seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))
-        opened = OpenSession(
-            session,
-            request.name,
-            engine.config,
-            plan,
-            seconds,
-            threads,
-            identify,
-            plain=PlainText(tokenizer),
-            source_id=files_id,
-            max_context=loaded.spec.max_context,
-        )
-        yield opened
+        opened = partial(OpenSession, plain=PlainText(tokenizer), source_id=files_id)
+        yield opened(session, request.name, engine.config, plan, seconds, threads, identify)
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:

@@ -142,7 +142,7 @@ def serve(
             token=service.token,
             model=service.model,
             context=service.context,
-            max_context=opened.max_context,
+            max_context=opened.session.max_context,
             source_id=opened.source_id or "",
             settings=settings_of(request),
         )
