@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import stat
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -77,13 +78,7 @@ def announced(said: Announcement) -> Iterator[socket.socket]:
     file = place.with_suffix(".json")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         try:
-            place.unlink(missing_ok=True)
-            listening.bind(str(place))
-            place.chmod(0o600)
-            listening.listen(_BACKLOG)
-        except OSError as error:
-            raise UsageError(f"Nothing can listen on {place}: {error}.", "Set XDG_RUNTIME_DIR.") from error
-        try:
+            _listen(listening, place)
             write_private(file, json.dumps(asdict(said)))
             yield listening
         finally:
@@ -106,9 +101,9 @@ def find_server(
     Returns:
         The server, or None and, if there is a server of the model, why it does not do.
     """
-    servers = _running_servers()
-    # Without one, looking for the model's files would only take time.
-    model = _source_id(request.name) if servers else None
+    if not (servers := _running_servers()):
+        return None, ""
+    model = _source_id(request.name)
     needed = needed_tokens(EstimatedFormat(system), texts, questions, generation)
     reason = ""
     for server in servers:
@@ -173,6 +168,19 @@ def _running_servers() -> list[OwnServer]:
     return found
 
 
+def _listen(listening: socket.socket, place: Path) -> None:
+    try:
+        # An earlier process of the same number may have been killed.
+        place.unlink(missing_ok=True)
+        listening.bind(str(place))
+        place.chmod(0o600)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        raise UsageError(
+            f"Nothing can listen on {place}: {error}.", "Set XDG_RUNTIME_DIR to a folder with a short path."
+        ) from error
+
+
 def _read(file: Path) -> Announcement | None:
     """Return an announcement; None if it is none, or one of a version that says other things."""
     try:
@@ -221,7 +229,10 @@ def _folder(*, makes: bool) -> Path:
     if not hasattr(socket, "AF_UNIX"):
         raise UsageError("This system has no Unix sockets.", "Use --endpoint with the server's address.")
     try:
-        folder = platformdirs.user_runtime_path("lrqk", ensure_exists=makes) / "servers"
+        with warnings.catch_warnings():
+            # It warns of an unsafe XDG_RUNTIME_DIR and takes another folder, which is checked here as well.
+            warnings.simplefilter("ignore")
+            folder = platformdirs.user_runtime_path("lrqk", ensure_exists=makes) / "servers"
         if makes:
             make_private_folder(folder)
         for path in (folder, *folder.parents[:2]):
