@@ -4,6 +4,7 @@
     python docs/measurements/make_tables.py --check   # fails if a page has other tables
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; a page need not have all of its tables.
+A page whose reports are in two folders has the second's tables by ``folder/name``.
 The reports of a folder are all of one state of the sources, and the table ``provenance`` names the commit:
 the one whose package has the digest that they carry. Reports of several states are refused.
 """
@@ -27,19 +28,23 @@ import speed_tables
 from reports import MixedReportsError, Report, Reports, Row, Table, commit_of, provenance, read, sources
 
 HERE = Path(__file__).parent
-QUALITY, SPEED, LOOKUP, FAMILIES = (HERE / name for name in ("quality", "speed", "lookup", "families"))
+QUALITY, SPEED, LOOKUP, FAMILIES, MIXTURE = (
+    HERE / name for name in ("quality", "speed", "lookup", "families", "mixture")
+)
 
-_MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- table: ([\w/-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PROVENANCE = "provenance"
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page, and the folder of the reports that its tables are made from."""
+    """A page, and a folder of reports that tables of it are made from."""
 
     path: Path
     folder: Path
     tables: Mapping[str, Table]
+    prefix: str = ""
+    """What the names of the tables begin with, where another folder has tables of the page too."""
 
     def takes(self, report: str) -> bool:
         """Return whether a table of the page is made from a report of that name."""
@@ -56,7 +61,10 @@ class Page:
         """
 
         def table(match: re.Match[str]) -> str:
-            head, *lines = self._made(match[2], reports, commit)
+            prefix, slash, name = match[2].rpartition("/")
+            if prefix + slash != self.prefix:
+                return match[0]
+            head, *lines = self._made(name, reports, commit)
             rows = [head, tuple("---" for _ in head), *lines]
             return match[1] + "".join("| " + " | ".join(row) + " |\n" for row in rows) + match[3]
 
@@ -72,6 +80,11 @@ class Page:
             raise MixedReportsError(f"{self.path.name} has no table '{name}', only {', '.join(self.tables)}.")
         return self.tables[name].made_from(reports)
 
+    def named_commit(self, text: str) -> str:
+        """Return the commit that the text of the page names."""
+        match = re.search(rf"<!-- table: {self.prefix}{_PROVENANCE} -->\n.*\n.*\n\| (\w+) ", text)
+        return match[1] if match else "unknown"
+
 
 _PERFORMANCE = {**speed_tables.TABLES, **profile_tables.TABLES}
 PAGES = (
@@ -80,6 +93,7 @@ PAGES = (
     Page(HERE.parent / "memory.md", SPEED, memory_tables.TABLES),
     Page(HERE.parent / "lookup.md", LOOKUP, lookup_tables.TABLES),
     Page(HERE.parent / "models.md", FAMILIES, family_tables.TABLES),
+    Page(HERE.parent / "models.md", MIXTURE, family_tables.TABLES, "mixture/"),
     Page(HERE.parent / "quality.md", QUALITY, {**quality_tables.TABLES, **qa_tables.TABLES}),
 )
 
@@ -98,12 +112,6 @@ def read_all() -> dict[Path, dict[str, Report]]:
     return found
 
 
-def named_commit(text: str) -> str:
-    """Return the commit that the text of a page names."""
-    match = re.search(r"<!-- table: provenance -->\n.*\n.*\n\| (\w+) ", text)
-    return match[1] if match else "unknown"
-
-
 def main() -> None:
     """Rewrite the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -114,7 +122,7 @@ def main() -> None:
         for folder, reports in read_all().items():
             commit = commit_of(sources(reports)) if reports else ""
             for page in (page for page in PAGES if page.folder == folder):
-                text = page.path.read_text(encoding="utf-8")
+                text = made.get(page.path) or page.path.read_text(encoding="utf-8")
                 if (filled := page.filled(text, reports, commit)) != text:
                     made[page.path] = filled
     except MixedReportsError as error:

@@ -3,8 +3,8 @@
 #
 #     docs/measurements/measure.sh BOOK QA_FOLDER GROUP...
 #
-# BOOK is a long text; QA_FOLDER has the five sets of questions. Groups: speed, lookup, cards, hybrid, mixtures,
-# recurrence (they need the GPU for themselves, one run after the other; recurrence needs flash-linear-attention, and
+# BOOK is a long text; QA_FOLDER has the five sets of questions. Groups: speed, lookup, cards, hybrid, gpt-oss,
+# recurrence, mixture (they need the GPU for themselves, one run after the other; recurrence needs flash-linear-attention, and
 # hybrid must not have it), peaks (bytes only), quality, qa (several processes at once). QWEN and SMOL name the models. CUDA_VISIBLE_DEVICES and taskset let two groups run on two GPUs of a machine.
 set -euo pipefail
 
@@ -43,24 +43,28 @@ lookup() {
 
 # The families of this year: lrqk within 23 GiB, what a card of 24 has for it, beside full attention without a limit.
 family() {
-    report families/$1 --shape $1 --weights q4 --modes lrqk,dense --memory-cap 23GiB --repeat 1 --new-tokens 64 --ctx $2
-    python3 "$here/profile_steps.py" $1 --ctx 128k >"$here/families/profile-$1.json"
+    report $1/$2 --shape $2 --weights q4 --modes lrqk,dense --memory-cap 23GiB --repeat 1 --new-tokens 64 --ctx $3
+    python3 "$here/profile_steps.py" $2 --ctx 128k >"$here/$1/profile-$2.json"
 }
 
 hybrid() {
-    family qwen3.5-27b 32k,128k,256k
+    family families qwen3.5-27b 32k,128k,256k
 }
 
-mixtures() {
-    family gpt-oss-20b 32k,128k
-    family qwen3-30b-a3b 32k,128k,256k
-    report families/offloaded-qwen3-30b-a3b --shape qwen3-30b-a3b --weights q4 --modes lrqk --vram 8GiB \
+gpt-oss() {
+    family families gpt-oss-20b 32k,128k
+}
+
+mixture() {
+    family mixture qwen3-30b-a3b 32k,128k,256k
+    report mixture/offloaded-qwen3-30b-a3b --shape qwen3-30b-a3b --weights q4 --modes lrqk --vram 8GiB \
         --offload-weights --repeat 1 --new-tokens 64 --ctx 32k
 }
 
 recurrence() {
     report families/recurrence-qwen3.5-27b --shape qwen3.5-27b --weights q4 --modes lrqk,dense --memory-cap 23GiB \
         --repeat 1 --new-tokens 64 --ctx 32k,128k,256k
+    python3 "$here/profile_steps.py" qwen3.5-27b --ctx 128k >"$here/families/profile-recurrence-qwen3.5-27b.json"
 }
 
 peaks() {
@@ -124,7 +128,7 @@ export -f report
 export here lrqk
 for group in "$@"; do
     case $group in
-    speed | lookup | cards | hybrid | mixtures | recurrence | peaks) $group ;;
+    speed | lookup | cards | hybrid | gpt-oss | recurrence | mixture | peaks) $group ;;
     quality | qa) $group | xargs -P "${PROCESSES:-8}" -I{} bash -c 'report {}' ;;
     *) echo "unknown group $group" >&2 && exit 2 ;;
     esac
