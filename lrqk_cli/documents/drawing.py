@@ -11,17 +11,15 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lrqk_cli.documents.source import SourceFile
 from lrqk_cli.errors import DocumentError
 
 if TYPE_CHECKING:
     import pypdfium2
+    from PIL.Image import Image
 
-# Pixels: wide enough to read on a screen, small enough for a file with fifty pages.
-_WIDTH = 1000
-_MOST_HEIGHT = 4 * _WIDTH
 _QUALITY = 55
 # What a passage that was shortened begins or ends with.
 _CUT = "…"
@@ -40,12 +38,30 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Canvas:
+    """What a page is drawn on.
+
+    Attributes:
+        width, height: pixels that the picture fills in one direction, and keeps to in the other.
+        encoding: of the picture; ``rgb`` are three bytes a pixel, row by row, which nothing has to decode.
+    """
+
+    width: int
+    height: int
+    encoding: Literal["webp", "rgb"]
+
+
+# Wide enough to read on a screen, small enough for a file with fifty pages.
+WEB_CANVAS = Canvas(1000, 4000, "webp")
+
+
+@dataclass(frozen=True, slots=True)
 class PageDrawing:
     """A page as a picture.
 
     Attributes:
         width, height: of the picture, in pixels.
-        image: WebP.
+        image: in the encoding of the canvas.
         marks: the lines of each passage; none if it was not found.
     """
 
@@ -60,8 +76,8 @@ def can_draw() -> bool:
     return find_spec("pypdfium2") is not None and find_spec("PIL") is not None
 
 
-def draw_page(source: SourceFile, number: int, passages: Sequence[str]) -> PageDrawing:
-    """Draw a page and mark passages.
+def draw_page(source: SourceFile, number: int, passages: Sequence[str], canvas: Canvas) -> PageDrawing:
+    """Draw a page and find passages on it.
 
     Args:
         number: of the page, from 1.
@@ -81,13 +97,19 @@ def draw_page(source: SourceFile, number: int, passages: Sequence[str]) -> PageD
             raise DocumentError(f"{source.title} has no page {number:,} any more.", "Was it replaced?")
         page = document[number - 1]
         width, height = page.get_size()
-        scale = min(_WIDTH / max(width, 1.0), _MOST_HEIGHT / max(height, 1.0))
+        scale = min(canvas.width / max(width, 1.0), canvas.height / max(height, 1.0))
         picture = page.render(scale=scale).to_pil().convert("RGB")
-        content = io.BytesIO()
-        picture.save(content, "WEBP", quality=_QUALITY, method=4)
         text = _PageText(page)
         marks = tuple(text.find(passage) for passage in passages)
-        return PageDrawing(picture.width, picture.height, content.getvalue(), marks)
+        return PageDrawing(picture.width, picture.height, _encoded(picture, canvas), marks)
+
+
+def _encoded(picture: Image, canvas: Canvas) -> bytes:
+    if canvas.encoding == "rgb":
+        return picture.tobytes()
+    content = io.BytesIO()
+    picture.save(content, "WEBP", quality=_QUALITY, method=4)
+    return content.getvalue()
 
 
 class _PageText:

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 from lrqk_cli.documents import messages
-from lrqk_cli.documents.drawing import draw_page, from_drawing
+from lrqk_cli.documents.drawing import Canvas, draw_page, from_drawing
 from lrqk_cli.documents.files import load
 from lrqk_cli.documents.formats import list_folder, read_source
 from lrqk_cli.documents.messages import Message
@@ -116,7 +116,8 @@ class _Worker:
 
     def _draw(self, request: Message, data: bytes) -> Message:
         source = _source(request["draw"], request["title"], data)
-        return {"drawing": from_drawing(draw_page(source, request["page"], request["passages"]))}
+        canvas = Canvas(*request["canvas"])
+        return {"drawing": from_drawing(draw_page(source, request["page"], request["passages"], canvas))}
 
     def _tell(self, done: int, total: int) -> None:
         self._send({"done": done, "total": total})
