@@ -1,7 +1,8 @@
 """Pictures on a terminal, by the protocol of kitty or as sixels.
 
 kitty's protocol: https://sw.kovidgoyal.net/kitty/graphics-protocol/. Sixels: VT330/VT340 Programmer Reference
-Manual, volume 2, chapter 14.
+Manual, volume 2, chapter 14. The libraries for them that we looked at (textual-image 0.12, term-image 0.7) ask
+the terminal as they are imported or draw, and lose keys that come with the answers.
 """
 
 from __future__ import annotations

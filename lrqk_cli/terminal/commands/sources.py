@@ -80,8 +80,8 @@ def _graphics(ctx: CommandContext, number: str) -> Graphics:
     otherwise = f"/open {number} shows the page in the browser."
     if is_multiplexed():
         raise UsageError(
-            "tmux and screen show no pictures here.",
-            f"tmux passes sixels on from 3.4, if it was built with them; {otherwise}",
+            "The terminal multiplexer passes no pictures on.",
+            f"tmux 3.4 and later does, if it was built with sixels; {otherwise}",
         )
     raise UsageError("This terminal shows no pictures.", otherwise)
 
@@ -128,9 +128,9 @@ def _folder() -> Path:
 COMMANDS = (
     Command(
         "/sources",
-        "List the pages that the answer rests on, or draw one.",
+        "Show the pages an answer rests on; '--show 2' draws one.",
         _sources,
-        "[on|off|--show N]",
+        "[on|off]",
         "text",
     ),
     Command("/open", "Open the page of a source, by its place in /sources.", _open, "[N]", "text"),
