@@ -97,7 +97,8 @@ def draw_page(source: SourceFile, number: int, passages: Sequence[str], canvas: 
             raise DocumentError(f"{source.title} has no page {number:,} any more.", "Was it replaced?")
         page = document[number - 1]
         width, height = page.get_size()
-        scale = min(canvas.width / max(width, 1.0), canvas.height / max(height, 1.0))
+        # PDFium rounds the size of the picture up, and would go beyond the canvas by an error of rounding.
+        scale = min(canvas.width / max(width, 1.0), canvas.height / max(height, 1.0)) * (1 - 1e-6)
         picture = page.render(scale=scale).to_pil().convert("RGB")
         text = _PageText(page)
         marks = tuple(text.find(passage) for passage in passages)

@@ -1,8 +1,8 @@
 """Pictures on a terminal, by the protocol of kitty or as sixels.
 
 kitty's protocol: https://sw.kovidgoyal.net/kitty/graphics-protocol/. Sixels: VT330/VT340 Programmer Reference
-Manual, volume 2, chapter 14. The libraries for them that we looked at (textual-image 0.12, term-image 0.7) ask
-the terminal as they are imported or draw, and lose keys that come with the answers.
+Manual, volume 2, chapter 14. No library encodes them here: textual-image 0.12 asks the terminal whenever it
+likes, also as it is imported, and loses keys that come with the answers; term-image 0.7 has no sixels.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def kitty(picture: Image) -> str:
     """Return a picture in kitty's protocol: shown at once, and not answered (``q=2``)."""
     content = b64encode(zlib.compress(picture.tobytes())).decode("ascii")
     starts = range(0, len(content), _CHUNK)
-    keys = f"a=T,f=24,o=z,s={picture.width},v={picture.height},C=1,q=2,"
+    keys = f"a=T,f=24,o=z,s={picture.width},v={picture.height},C=1,"
     return "".join(
-        f"\x1b_G{keys * (start == 0)}m={int(start != starts[-1])};{content[start : start + _CHUNK]}\x1b\\"
+        f"\x1b_G{keys * (start == 0)}q=2,m={int(start != starts[-1])};{content[start : start + _CHUNK]}\x1b\\"
         for start in starts
     )
 

@@ -79,13 +79,14 @@ def query_graphics(console: Console) -> Graphics | None:
     # tmux and screen would take kitty's question for a title.
     kitty = "" if is_multiplexed() else _ASK_KITTY
     answers = _ask(console, kitty + _ASK)
-    has_sixels = _SIXEL_ATTRIBUTE in answers.get("attributes", "").split(";")
+    _kind, *attributes = answers.get("attributes", "").split(";")
+    has_sixels = _SIXEL_ATTRIBUTE in attributes
     if answers.get("kitty") != "OK" and not has_sixels:
         return None
     cell_height, cell_width = _pair(answers.get("cell")) or _cell_by_system() or _VT340_CELL
     if answers.get("kitty") == "OK":
         return Graphics("kitty", cell_width, cell_height, _MOST_COLOURS, None, None)
-    colours = min(_MOST_COLOURS, int(answers.get("colours", _MOST_COLOURS)))
+    colours = min(_MOST_COLOURS, int(answers.get("colours", 0)) or _MOST_COLOURS)
     return Graphics("sixel", cell_width, cell_height, colours, *_pair(answers.get("size")) or (None, None))
 
 
