@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -76,33 +77,46 @@ def can_draw() -> bool:
     return find_spec("pypdfium2") is not None and find_spec("PIL") is not None
 
 
-def draw_page(source: SourceFile, number: int, passages: Sequence[str], canvas: Canvas) -> PageDrawing:
-    """Draw a page and find passages on it.
-
-    Args:
-        number: of the page, from 1.
+class PageDrawer:
+    """Draws pages of a PDF file, which stays open for them.
 
     Raises:
-        DocumentError: the file has no such page, or PDFium cannot open it.
+        DocumentError: PDFium cannot open it.
     """
-    import pypdfium2
 
-    try:
-        document = pypdfium2.PdfDocument(source.data)
-    except pypdfium2.PdfiumError as error:
-        message = f"{source.title} cannot be drawn: {str(error).rstrip('.')}."
-        raise DocumentError(message, "Open it in its own program.") from error
-    with document:
-        if not 1 <= number <= len(document):
-            raise DocumentError(f"{source.title} has no page {number:,} any more.", "Was it replaced?")
-        page = document[number - 1]
-        width, height = page.get_size()
-        # PDFium rounds the size of the picture up, and would go beyond the canvas by an error of rounding.
-        scale = min(canvas.width / max(width, 1.0), canvas.height / max(height, 1.0)) * (1 - 1e-6)
-        picture = page.render(scale=scale).to_pil().convert("RGB")
-        text = _PageText(page)
-        marks = tuple(text.find(passage) for passage in passages)
+    def __init__(self, source: SourceFile) -> None:
+        import pypdfium2
+
+        self._title = source.title
+        try:
+            self._document = pypdfium2.PdfDocument(source.data)
+        except pypdfium2.PdfiumError as error:
+            message = f"{source.title} cannot be drawn: {str(error).rstrip('.')}."
+            raise DocumentError(message, "Open it in its own program.") from error
+
+    def draw(self, number: int, passages: Sequence[str], canvas: Canvas) -> PageDrawing:
+        """Draw a page and find passages on it.
+
+        Args:
+            number: of the page, from 1.
+
+        Raises:
+            DocumentError: the file has no such page.
+        """
+        if not 1 <= number <= len(self._document):
+            raise DocumentError(f"{self._title} has no page {number:,} any more.", "Was it replaced?")
+        with closing(self._document[number - 1]) as page:
+            width, height = page.get_size()
+            scale = min(canvas.width / max(width, 1.0), canvas.height / max(height, 1.0))
+            # PDFium rounds the size of the picture up, and an error of rounding would exceed the canvas.
+            picture = page.render(scale=scale * (1 - 1e-6)).to_pil().convert("RGB")
+            text = _PageText(page)
+            marks = tuple(text.find(passage) for passage in passages)
         return PageDrawing(picture.width, picture.height, _encoded(picture, canvas), marks)
+
+    def close(self) -> None:
+        """Free the file's memory."""
+        self._document.close()
 
 
 def _encoded(picture: Image, canvas: Canvas) -> bytes:

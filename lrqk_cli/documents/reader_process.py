@@ -80,7 +80,9 @@ class ReaderProcess:
         return messages.to_document(source.path, source.title, answer["document"])
 
     def draw(self, source: SourceFile, page: int, passages: Sequence[str], canvas: Canvas) -> PageDrawing:
-        """Draw a page of a PDF file, and find passages on it; see ``drawing.draw_page``.
+        """Draw a page of a PDF file, and find passages on it; see ``PageDrawer``.
+
+        The file stays open until another is drawn, so draw all pages of one before those of another.
 
         Raises:
             DocumentError: the page cannot be drawn within the limits, or at all.

@@ -63,7 +63,8 @@ class Illustrations:
 
     def _draw(self, limits: ReadLimits, on_page: Callable[[int, int], None], canvas: Canvas) -> None:
         with ReaderProcess(limits) as process:
-            for done, (place, passages) in enumerate(self._passages.items()):
+            # Document by document, because each stays open for its pages.
+            for done, (place, passages) in enumerate(sorted(self._passages.items())):
                 on_page(done, len(self._passages))
                 path, page = place
                 source = SourceFile(Path(path), Path(path).name, b"")

@@ -62,3 +62,15 @@ def test_a_page_fits_its_canvas() -> None:
             assert (drawn.width == 100) if canvas.width == 100 else (drawn.height == 200)
             assert drawn.width <= canvas.width
             assert len(drawn.image) == 3 * drawn.width * drawn.height
+
+
+def test_a_file_stays_open_until_another_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "report.pdf"
+    path.write_bytes(REPORT.read_bytes())
+    with ReaderProcess(ReadLimits()) as process:
+        first = process.draw(source(path), 7, [], WEB_CANVAS)
+        path.unlink()
+        assert process.draw(source(path), 8, [], WEB_CANVAS).image != first.image
+        assert process.draw(source(REPORT), 7, [], WEB_CANVAS) == first
+        with pytest.raises(DocumentError):
+            process.draw(source(path), 8, [], WEB_CANVAS)
