@@ -113,6 +113,7 @@ def _ask(console: Console, questions: str) -> dict[str, str]:
     finally:
         # Some terminals print a question that they do not know.
         console.file.write("\r\x1b[J")
+        console.file.flush()
         keep_for_next_line(_ANSWER.sub("", typed))
     return answers
 
