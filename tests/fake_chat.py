@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar
 
 from lrqk_cli.chat.session import Session
@@ -15,6 +16,8 @@ from lrqk_cli.models.reasoning import ReasoningMarks
 from lrqk_cli.telemetry.stats import NO_STEPS, StepStats
 
 STOP = ord("$")
+REPORT = Path(__file__).parents[1] / "docs" / "samples" / "report.pdf"
+PASSAGE = "The Brannock plant employs 412 people."
 # A model that reasons does so in braces.
 MARKS = ReasoningMarks("{", "}", "", are_kept=False, are_expected=True)
 
@@ -213,6 +216,23 @@ class FakeDocument:
         both = zip(self.pages, numbers, strict=True)
         pages = [FakeSection(text, number, self.by_ocr) for text, number in both]
         return [FakeSection("[", None), *pages, FakeSection("]", None)]
+
+
+@dataclass
+class FileDocument(FakeDocument):
+    """Pages of a real file."""
+
+    place: Path = REPORT
+
+    @property
+    def path(self) -> str:
+        return str(self.place)
+
+
+def report_document() -> FileDocument:
+    """Return a document whose page 8 has ``PASSAGE``, as that of the real file has."""
+    filler = "Nothing of note. " * 9
+    return FileDocument("report.pdf", [filler] * 7 + [f"{PASSAGE} {filler}"])
 
 
 def new_session(
