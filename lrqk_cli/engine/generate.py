@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Ste
 from lrqk_cli.engine.failures import compute_errors
 from lrqk_cli.engine.fusion import fused
 from lrqk_cli.engine.lookup import Lookup
-from lrqk_cli.engine.prefill import check_prompt, default_segment, run_segments
+from lrqk_cli.engine.prefill import LEAST_SEGMENT, check_prompt, default_segment, run_segments
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
 from lrqk_cli.engine.sampling import Sampler, checked
 from lrqk_cli.errors import ContextLengthError, UsageError
@@ -123,6 +124,16 @@ class Engine:
         self.cache.adjust(config)
         self.config = config
         self._decoder = Decoder(self.model, self.cache)
+
+    def shorten_segments(self) -> bool:
+        """Halve the segments of later prefills, which takes less memory; return False if they are short."""
+        if self._segment <= LEAST_SEGMENT:
+            return False
+        # The exception and the frames that its traceback names refer to each other.
+        gc.collect()
+        self._segment = max(LEAST_SEGMENT, self._segment // 2)
+        self.config = self.cache.config = replace(self.config, segment=self._segment)
+        return True
 
     def track_sources(self, wanted: bool) -> None:
         """Switch the tracking of attention weights on or off; see ``source_weights``."""

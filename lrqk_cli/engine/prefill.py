@@ -20,6 +20,9 @@ from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.solver_pool import SolverPool
 
+LEAST_SEGMENT = 128
+"""The tokens of the shortest segment that is tried where memory has run out."""
+
 # Factors are fitted ahead only if the text so far is this many times as long as the tokens to come.
 _AHEAD = 3
 
