@@ -212,37 +212,36 @@ class Session(Chat):
     ) -> Iterator[TextDelta | ReasoningDelta | Remark | Notice]:
         while (part := run.next_part()) is not None:
             try:
-                yield from self._generate_part(part, run, cancelled)
+                for step in self.engine.generate(part, run.stop_ids):
+                    self._cache.add(step.stats)
+                    self.history.add(step.stats)
+                    for delta in run.take(step):
+                        is_asked_for = self.generation.thinks or isinstance(delta, TextDelta)
+                        if not is_asked_for and not self._told_of_reasoning:
+                            self._told_of_reasoning = True
+                            yield Remark("This model reasons in any case; --think off cannot change that.")
+                        yield delta
+                    if step.finish_reason is None and cancelled():
+                        run.end = "interrupted"
+                    if run.is_part_over:
+                        break
                 continue
             except OutOfMemoryError:
                 if not self._context_sync.shorten_segments(self.conversation):
                     raise
-            # Only out here the exception, whose traceback holds tensors of the failed step, is gone.
-            yield Notice(
-                "Memory ran out, so the text is read again in shorter segments; then the answer goes on."
-            )
-            for event in self._context_sync.catch_up(self.conversation, cancelled):
-                if isinstance(event, Notice):
-                    yield event
+            # Out here the exception is gone, whose traceback holds tensors of the failed step.
+            yield from self._read_again(cancelled)
             if self.unread:
                 run.end = "interrupted"
         yield from run.flush()
         if (weights := self.engine.source_weights()) is not None:
             exchange.sources = find_sources(weights, self.conversation, self._new_stream)
 
-    def _generate_part(
-        self, part: GenerationConfig, run: AnswerRun, cancelled: Callable[[], bool]
-    ) -> Iterator[TextDelta | ReasoningDelta | Remark]:
-        for step in self.engine.generate(part, run.stop_ids):
-            self._cache.add(step.stats)
-            self.history.add(step.stats)
-            for delta in run.take(step):
-                is_asked_for = self.generation.thinks or isinstance(delta, TextDelta)
-                if not is_asked_for and not self._told_of_reasoning:
-                    self._told_of_reasoning = True
-                    yield Remark("This model reasons in any case; --think off cannot change that.")
-                yield delta
-            if step.finish_reason is None and cancelled():
-                run.end = "interrupted"
-            if run.is_part_over:
-                break
+    def _read_again(self, cancelled: Callable[[], bool]) -> Iterator[Notice]:
+        """Read the conversation within an answer, which goes on then."""
+        yield Notice(
+            "Memory ran out: the text is read again in shorter segments, then the answer goes on."
+        )
+        for event in self._context_sync.catch_up(self.conversation, cancelled):
+            if isinstance(event, Notice):
+                yield event
