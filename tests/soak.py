@@ -34,7 +34,7 @@ _QUESTIONS = ("What is it?", "And why?", "Who says so?", "Quote the third senten
 _MISTAKES = ("/fil x", "/file nowhere.txt", "/drop 99", "/set top_k=0", "/load 'x", "/")
 # A process has its caches filled after so many actions.
 _WARM = 20
-_MOST_WAITING_S = 30
+_MOST_WAITING_S = 60
 _INTERRUPTED = 130
 
 
@@ -148,6 +148,16 @@ class Soak:
             raise AssertionError(f"A failure is on the screen:\n{shown}")
         return shown
 
+    def _await_end(self, cause: str) -> None:
+        try:
+            self._child.expect(pexpect.EOF)
+        except pexpect.TIMEOUT as error:
+            state = Path(f"/proc/{self._child.pid}/status").read_text(encoding="utf-8")
+            raise AssertionError(
+                f"{cause} does not end the process:\n{state}\n{self._child.buffer}"
+            ) from error
+        self._child.close()
+
     def _say(self, line: str) -> str:
         self._child.send(line + "\r")
         shown = self._await_prompt()
@@ -202,16 +212,15 @@ class Soak:
 
     def _leave(self) -> None:
         self._child.send("/quit\r")
-        self._child.expect(pexpect.EOF)
-        self._child.close()
+        self._await_end("/quit")
         if self._child.exitstatus != 0:
             raise AssertionError(f"/quit ended with {self._child.exitstatus}.")
         self._begin("soak")
 
     def _die(self) -> None:
-        self._child.kill(self._random.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)))
-        self._child.expect(pexpect.EOF)
-        self._child.close()
+        chosen = self._random.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGHUP))
+        self._child.kill(chosen)
+        self._await_end(chosen.name)
         self._begin("soak")
 
     def _weigh(self) -> None:
@@ -225,12 +234,12 @@ class Soak:
         expected = self._newest_reply()
         self._say("/undo")
         self._child.send("/quit\r")
-        self._child.expect(pexpect.EOF)
+        self._await_end("/quit")
         self._begin("soak", "--no-cache")
         self._say(last)
         self.outcome.answers = expected, self._newest_reply()
         self._child.send("/quit\r")
-        self._child.expect(pexpect.EOF)
+        self._await_end("/quit")
 
     def _newest_reply(self) -> str:
         exchange = SessionStore(self._sessions).archive("soak").entries[-1]
