@@ -14,7 +14,7 @@ from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.engine.events import PrefillProgress, TokenLogprobs
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.server.failures import body_of
-from lrqk_cli.server.logprobs import chat_logprobs, text_logprobs
+from lrqk_cli.server.logprobs import TextOffsets, chat_logprobs, text_logprobs
 from lrqk_cli.server.protocol import (
     AssistantMessage,
     ChatChunk,
@@ -71,6 +71,7 @@ class Completion:
 
     Args:
         model: the name of the model.
+        vocabulary: tells the tokens of log probabilities.
     """
 
     model: str
@@ -184,11 +185,10 @@ class Continuation(Completion):
     """A text that the model goes on with, on its way."""
 
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
-    # Characters of the tokens that a stream has told.
-    _told: int = 0
+    _offsets: TextOffsets = field(default_factory=TextOffsets)
 
     def _completion(self, end: Finished, noted: Sequence[TokenLogprobs]) -> TextCompletion:
-        logprobs = text_logprobs(noted, self.vocabulary, 0) if self._tells_logprobs else None
+        logprobs = text_logprobs(noted, self.vocabulary, self._offsets) if self._tells_logprobs else None
         choices = [TextChoice(text=end.text, finish_reason=_reason(end), logprobs=logprobs)]
         return TextCompletion(choices=choices, **self._frame(usage_of(end.answer), details_of(end.answer)))
 
@@ -199,10 +199,7 @@ class Continuation(Completion):
         frame: dict[str, Any],
         noted: TokenLogprobs | None,
     ) -> TextCompletion:
-        logprobs = None
-        if noted is not None:
-            logprobs = text_logprobs([noted], self.vocabulary, self._told)
-            self._told += len(logprobs.tokens[0])
+        logprobs = None if noted is None else text_logprobs([noted], self.vocabulary, self._offsets)
         choice = delta and TextChoice(text=delta.content or "", finish_reason=finish, logprobs=logprobs)
         return TextCompletion(choices=[choice] if choice else [], **frame)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 
 from lrqk_cli.engine.events import TokenLogprobs
@@ -17,21 +18,34 @@ def chat_logprobs(noted: Sequence[TokenLogprobs], vocabulary: Vocabulary) -> Cha
     return ChatLogprobs(content=[_chosen(each, vocabulary) for each in noted])
 
 
-def text_logprobs(noted: Sequence[TokenLogprobs], vocabulary: Vocabulary, offset: int) -> TextLogprobs:
-    """Return the tokens of a continuation, or of a part of it.
+class TextOffsets:
+    """Counts the characters of a text before each of its tokens, which may hold parts of characters."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")("ignore")
+        self._characters = 0
+
+    def place(self, content: Sequence[int]) -> int:
+        """Return the offset of the next token, by its bytes."""
+        before = self._characters
+        self._characters += len(self._decoder.decode(bytes(content)))
+        return before
+
+
+def text_logprobs(
+    noted: Sequence[TokenLogprobs], vocabulary: Vocabulary, offsets: TextOffsets
+) -> TextLogprobs:
+    """Return the tokens of a continuation, or of its next part.
 
     Args:
-        offset: characters of the continuation before them.
+        offsets: of the continuation so far.
     """
     entries = [_chosen(each, vocabulary) for each in noted]
-    offsets = [offset]
-    for entry in entries:
-        offsets.append(offsets[-1] + len(entry.token))
     return TextLogprobs(
         tokens=[entry.token for entry in entries],
         token_logprobs=[entry.logprob for entry in entries],
         top_logprobs=[{top.token: top.logprob for top in entry.top_logprobs} for entry in entries],
-        text_offset=offsets[:-1],
+        text_offset=[offsets.place(entry.bytes) for entry in entries],
     )
 
 

@@ -6,6 +6,7 @@ can keep it busy for minutes, and a long chain of references overflows its stack
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from functools import lru_cache
@@ -13,7 +14,13 @@ from functools import lru_cache
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from lrqk_cli.errors import LrqkError, UsageError
-from lrqk_cli.limited_process import FailedProcessError, TooMuchError, limit_resources, run_limited
+from lrqk_cli.limited_process import (
+    EXIT_TOO_MUCH,
+    FailedProcessError,
+    TooMuchError,
+    limit_resources,
+    run_limited,
+)
 
 # An ordinary schema takes some milliseconds.
 _CPU_SECONDS = 2
@@ -54,9 +61,10 @@ def one_line(words: str) -> str:
 @lru_cache(maxsize=64)
 def _fault(schema: str) -> str | None:
     try:
-        words = run_limited(__name__, schema, _CPU_SECONDS)
+        words: str = json.loads(run_limited(__name__, schema, _CPU_SECONDS))
     except TooMuchError:
-        return f"The JSON schema takes more than {_CPU_SECONDS} seconds or 1 GiB of memory to compile."
+        most = f"{_CPU_SECONDS} seconds, 1 GiB of memory or half a MiB of stack"
+        return f"The JSON schema takes more than {most} to compile."
     except FailedProcessError as error:
         raise LrqkError(
             f"The process that checks JSON schemas failed: {error}.",
@@ -79,16 +87,23 @@ class _ByteTokenizer:
 
 def main(cpu_seconds: int) -> None:
     """Compile the schema from stdin, and write what is wrong with it; the entry point of a child process."""
-    schema = sys.stdin.read()
+    schema, words = sys.stdin.read(), list[str]()
     limit_resources(cpu_seconds, _MEMORY_BYTES)
     threading.stack_size(_STACK_BYTES)
-    thread = threading.Thread(target=_compile, args=(schema,))
+    thread = threading.Thread(target=lambda: words.append(_compiled(schema)))
     thread.start()
     thread.join()
+    if not words:  # the library has failed
+        sys.exit(EXIT_TOO_MUCH)
+    sys.stdout.write(json.dumps(words[0]))
 
 
-def _compile(schema: str) -> None:
+def _compiled(schema: str) -> str:
+    """Return what is wrong with a schema, in the library's words; empty if it is right."""
     tokenizer = LLTokenizer(TokenizerWrapper(_ByteTokenizer()))
-    matcher = LLMatcher(tokenizer, grammar_of(schema), log_level=0, limits=limits())
+    try:
+        matcher = LLMatcher(tokenizer, grammar_of(schema), log_level=0, limits=limits())
+    except ValueError as error:
+        return str(error) or "it is no JSON"
     matcher.compute_bitmask()
-    sys.stdout.write(matcher.get_error())
+    return matcher.get_error()

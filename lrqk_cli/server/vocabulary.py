@@ -77,7 +77,10 @@ class Vocabulary:
             UsageError: the schema is not valid or not supported, or takes too much to compile; or the
                 tokenizer does not tell the bytes of its tokens.
         """
-        text = json.dumps(schema)
+        try:
+            text = json.dumps(schema)
+        except RecursionError:
+            raise UsageError("The JSON schema is nested too deeply.", "Simplify the schema.") from None
         if len(text) > _MOST_CHARACTERS:
             raise UsageError(
                 f"The JSON schema has more than {_MOST_CHARACTERS:,} characters.", "Send a smaller one."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -363,6 +364,40 @@ def test_owners_take_turns_and_a_full_queue_says_so(make: Make, slow: SlowEngine
         thread.join(20)
     # The first of each comes before the second of either.
     assert slow.questions == ["<1>", "<2>", "<a>", "<3>", "<4>"]
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_client_that_leaves_the_queue_is_not_waited_for(
+    make: Make, slow: SlowEngine, streams: bool
+) -> None:
+    client = make(slow)
+    first = threading.Thread(target=ask, args=(client, "First"))
+    first.start()
+    until(lambda: slow.questions != [])
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+    }
+    body = json.dumps(asking("Second", stream=streams)).encode()
+    events = iter([{"type": "http.request", "body": body}])
+
+    async def receive() -> dict[str, Any]:
+        return next(events, {"type": "http.disconnect"})
+
+    async def send(_: Any) -> None:
+        pass
+
+    async def leave() -> None:
+        await asyncio.wait_for(client.app(scope, receive, send), 20)  # type: ignore[arg-type, call-arg]
+
+    asyncio.run(leave())
+    slow.go_on.set()
+    first.join(20)
+    assert ask(client, "Third")["choices"]
+    assert slow.questions == ["<First>", "<Third>"]
 
 
 def test_a_server_that_ends_leaves_nobody_waiting(slow: SlowEngine) -> None:

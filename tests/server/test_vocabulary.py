@@ -12,10 +12,17 @@ import pytest
 from thinking import thinking_tokenizer
 
 from lrqk_cli.errors import UsageError
+from lrqk_cli.server import schema_check
 from lrqk_cli.server.vocabulary import Vocabulary
+
+pytestmark = pytest.mark.short
 
 DEEP = 5000
 CHAIN: dict[str, Any] = {f"a{n}": {"items": {"$ref": f"#/$defs/a{n + 1}"}} for n in range(DEEP)}
+
+NESTED: dict[str, Any] = {}
+for _ in range(DEEP):
+    NESTED = {"items": NESTED}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +58,13 @@ def test_whatever_a_model_prefers_its_answer_obeys_the_schema(vocabulary: Vocabu
     assert found.get("c") in ("x", 1.5, None)
 
 
+@pytest.fixture
+def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second of computing is enough to see that more is not given."""
+    monkeypatch.setattr(schema_check, "_CPU_SECONDS", 1)
+
+
+@pytest.mark.usefixtures("short_limit")
 @pytest.mark.parametrize(
     ("schema", "words"),
     [
@@ -59,11 +73,14 @@ def test_whatever_a_model_prefers_its_answer_obeys_the_schema(vocabulary: Vocabu
         ({"$ref": "https://example.com/x"}, "example.com"),
         ({"type": "string", "pattern": "(" * 500}, "regex"),
         ({"enum": ["x" * 1000] * 300}, "characters"),
+        (NESTED, "JSON schema"),
+        ({"maxLength": float("nan")}, "JSON schema"),
+        ({"enum": ["\ud800"]}, "JSON schema"),
         ({"$defs": {**CHAIN, f"a{DEEP}": {}}, "$ref": "#/$defs/a0"}, "seconds"),
         ({"type": "integer", "multipleOf": 1234567}, "seconds"),
         ({"allOf": [{"type": "string", "pattern": f".*(a|b)*a(a|b){{{n}}}.*"} for n in range(50, 70)]}, "."),
     ],
-    ids=["type", "not", "network", "regex", "size", "references", "multiple", "automaton"],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value)),
 )
 def test_a_schema_that_cannot_be_used_is_refused_soon(
     vocabulary: Vocabulary, schema: dict[str, Any], words: str
