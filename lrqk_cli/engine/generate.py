@@ -23,7 +23,7 @@ from lrqk_cli.engine.lookup import Lookup
 from lrqk_cli.engine.memory_use import memory_use
 from lrqk_cli.engine.prefill import check_prompt, default_segment, run_segments
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
-from lrqk_cli.engine.sampling import ObservedSampler, Sampler, TokenConstraint, checked
+from lrqk_cli.engine.sampling import Sampler, TokenConstraint, checked, sampler_for
 from lrqk_cli.errors import ContextLengthError, UsageError
 from lrqk_cli.kernels import has_triton
 from lrqk_cli.memory import probe
@@ -231,9 +231,7 @@ class Engine:
         steps, seconds = 0, 0.0
         drafts = self._lookup if self.uses_lookup and self.cache.draft_tokens else None
         with self._computing():
-            sampler = Sampler(generation, self.device)
-            if constraint is not None or top_logprobs is not None:
-                sampler = ObservedSampler(generation, self.device, constraint, top_logprobs)
+            sampler = sampler_for(generation, self.device, constraint, top_logprobs)
             self.cache.counters.take()
             is_step, start = bool(self._waiting()), time.perf_counter()
             logits = self.next_logits()

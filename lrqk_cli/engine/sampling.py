@@ -152,6 +152,18 @@ class ObservedSampler(Sampler):
         return token
 
 
+def sampler_for(
+    generation: GenerationConfig,
+    device: torch.device,
+    constraint: TokenConstraint | None,
+    top_logprobs: int | None,
+) -> Sampler:
+    """Return the sampler of an answer; the arguments are those of ``ObservedSampler``."""
+    if constraint is None and top_logprobs is None:
+        return Sampler(generation, device)
+    return ObservedSampler(generation, device, constraint, top_logprobs)
+
+
 def _only(allowed: Tensor, logits: Tensor) -> Tensor:
     """Return the logits with all tokens but the allowed ones at minus infinity."""
     allowed = functional.pad(allowed, (0, len(logits) - len(allowed)), value=False)

@@ -75,7 +75,7 @@ class Vocabulary:
 
         Raises:
             UsageError: the schema is not valid or not supported, or takes too much to compile; or the
-                tokenizer does not tell the bytes of its tokens.
+                tokenizer is not supported.
         """
         try:
             text = json.dumps(schema)
@@ -93,10 +93,10 @@ class Vocabulary:
         return constraint
 
     def check(self) -> None:
-        """Refuse a tokenizer of which nothing can be told.
+        """Refuse a tokenizer that is not supported.
 
         Raises:
-            UsageError: it does not tell the bytes of its tokens.
+            UsageError: it does not tell the bytes of its tokens, or no token ends a text.
         """
         self._tokens()
 
@@ -104,7 +104,7 @@ class Vocabulary:
         """Return the bytes of a token, which may be a part of a character.
 
         Raises:
-            UsageError: the tokenizer does not tell them.
+            UsageError: the tokenizer is not supported.
         """
         tokens = self._tokens()
         return tokens.decode_bytes([token]) if token < tokens.vocab_size else b""
@@ -121,7 +121,7 @@ class Vocabulary:
                     )
                 except ValueError:
                     raise UsageError(
-                        "This model's tokenizer does not tell the bytes of its tokens.",
+                        "Forms of answers and log probabilities do not work with this model's tokenizer.",
                         "Leave response_format and logprobs out, or serve another model.",
                     ) from None
             return self._known

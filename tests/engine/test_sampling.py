@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from constraints import Allowed
 
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.sampling import ObservedSampler, largest, likeliest
@@ -30,25 +31,11 @@ def test_logits_that_are_no_numbers_have_no_likeliest_token(broken: float) -> No
     assert int(likeliest(torch.full_like(logits, -torch.inf))) == -1
 
 
-class Allowed:
-    """Allows the same tokens at every step."""
-
-    def __init__(self, known: int, *tokens: int) -> None:
-        self.mask = torch.zeros(known, dtype=torch.bool).index_fill(0, torch.tensor(tokens), True)
-        self.accepted: list[int] = []
-
-    def allowed(self) -> torch.Tensor:
-        return self.mask
-
-    def accept(self, token: int) -> None:
-        self.accepted.append(token)
-
-
 @pytest.mark.parametrize("known", [50, 97, 128], ids=["padded-logits", "all", "padded-mask"])
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.5}, {"temperature": 1.0, "sample_top_k": 5}])
 def test_only_allowed_tokens_are_chosen(known: int, settings: dict[str, float]) -> None:
     generation = GenerationConfig(repetition_penalty=1.2, top_p=0.9, seed=3, **settings)  # type: ignore[arg-type]
-    constraint = Allowed(known, 7, 30)
+    constraint = Allowed(known, [7, 30])
     sampler = ObservedSampler(generation, torch.device("cpu"), constraint, None)
     random = torch.Generator().manual_seed(0)
     chosen = [sampler.choose(4 * torch.randn(97, generator=random), [1, 96]) for _ in range(50)]
@@ -61,7 +48,7 @@ def test_log_probabilities_are_those_of_the_model_itself() -> None:
     logits = torch.randn(97, generator=torch.Generator().manual_seed(1))
     expected = torch.log_softmax(logits.double(), dim=0)
     generation = GenerationConfig(temperature=0.1, repetition_penalty=2.0)
-    sampler = ObservedSampler(generation, torch.device("cpu"), Allowed(97, 5), 3)
+    sampler = ObservedSampler(generation, torch.device("cpu"), Allowed(97, [5]), 3)
     assert sampler.choose(logits, [5]) == 5
     noted = sampler.logprobs
     assert noted is not None

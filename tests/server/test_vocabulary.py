@@ -91,6 +91,11 @@ def test_a_schema_that_cannot_be_used_is_refused_soon(
     assert time.monotonic() - began < 20
 
 
+def test_a_tokenizer_without_an_end_of_answers_is_refused() -> None:
+    with pytest.raises(UsageError, match="tokenizer"):
+        Vocabulary(thinking_tokenizer(""), ()).check()
+
+
 def test_an_answer_that_leaves_its_grammar_can_only_end(vocabulary: Vocabulary) -> None:
     constraint = vocabulary.constraint({"type": "boolean"})
     constraint.accept(5)
