@@ -76,9 +76,9 @@ class SlowEngine(FakeEngine):
             yield progress
 
     def generate(
-        self, generation: GenerationConfig, stop_ids: Collection[int]
+        self, generation: GenerationConfig, stop_ids: Collection[int], *demands: object
     ) -> Generator[Step, None, None]:
-        for step in super().generate(generation, stop_ids):
+        for step in super().generate(generation, stop_ids, *demands):
             time.sleep(self.pause)
             yield step
 

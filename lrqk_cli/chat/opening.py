@@ -26,7 +26,6 @@ from lrqk_cli.models.describe import describe_source
 from lrqk_cli.models.devices import choose_device
 from lrqk_cli.models.loading import ModelSource
 from lrqk_cli.models.placement import Placement, find_placement, limit_vram
-from lrqk_cli.models.plain_text import PlainText
 from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 from lrqk_cli.models.threads import use_threads
 
@@ -78,14 +77,14 @@ class OpenSession(OpenChat):
     """A conversation with a model that this process has loaded.
 
     Attributes:
-        plain: the format of texts that the model goes on with.
+        tokenizer: the model's.
     """
 
     session: Session
     config: LrqkConfig
     plan: Plan
     threads: int
-    plain: PlainText = field(kw_only=True)
+    tokenizer: PreTrainedTokenizerBase = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +199,9 @@ def open_session(
             keeper=stack.enter_context(kept),
         )
         seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))
-        plain = PlainText(tokenizer)
-        yield OpenSession(session, request.name, engine.config, plan, seconds, threads, identify, plain=plain)
+        yield OpenSession(
+            session, request.name, engine.config, plan, seconds, threads, identify, tokenizer=tokenizer
+        )
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:

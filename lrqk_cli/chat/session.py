@@ -34,6 +34,7 @@ from lrqk_cli.telemetry.stats import DecodeTotals
 if TYPE_CHECKING:
     from lrqk_cli.engine.generate import Engine
     from lrqk_cli.engine.prefix import PrefixKeeper
+    from lrqk_cli.engine.sampling import TokenConstraint
     from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 
 
@@ -72,7 +73,7 @@ class Session(Chat):
         super().__init__(prompt, documents, generation)
         self.engine = engine
         self._context_sync = ContextSync(engine, keeper)
-        self._stop_ids = stop_ids
+        self.stop_ids = stop_ids
         self._trained_context = trained_context
         self._max_context = max_context
         self._new_stream = new_stream
@@ -119,10 +120,15 @@ class Session(Chat):
         question: str,
         cancelled: Callable[[], bool] = never,
         generation: GenerationConfig | None = None,
+        constraint: TokenConstraint | None = None,
+        top_logprobs: int | None = None,
     ) -> Generator[ReadingEvent | TextDelta | ReasoningDelta | Answer, None, None]:
         """See ``Chat``; ``cancelled`` is checked after every segment and token.
 
         If the engine fails, the rest of the conversation is read again.
+
+        Args:
+            constraint, top_logprobs: of the answer, without its reasoning; see ``Engine.generate``.
         """
         started = time.perf_counter()
         yield from self._check(len(self.transcript) + len(self.conversation.turn(question)))
@@ -138,9 +144,11 @@ class Session(Chat):
             if not is_kept:
                 self.conversation.cut(exchange)
             drawn = generation or self.generation
-            run = AnswerRun(self.engine, self.conversation, drawn, self._stop_ids, self._new_stream())
+            run = AnswerRun(
+                self.engine, self.conversation, drawn, self.stop_ids, self._new_stream(), constraint
+            )
             if is_kept and not (cancelled() or self.unread):
-                yield from self._generate(exchange, run, cancelled)
+                yield from self._generate(exchange, run, cancelled, top_logprobs)
                 if run.first_token_at is not None:
                     timing = replace(timing, ttft_s=run.first_token_at - started)
             answer = run.result(timing, self._cache, exchange.sources)
@@ -208,11 +216,11 @@ class Session(Chat):
             )
 
     def _generate(
-        self, exchange: Exchange, run: AnswerRun, cancelled: Callable[[], bool]
+        self, exchange: Exchange, run: AnswerRun, cancelled: Callable[[], bool], top_logprobs: int | None
     ) -> Iterator[TextDelta | ReasoningDelta | Remark | Notice]:
         while (part := run.next_part()) is not None:
             try:
-                for step in self.engine.generate(part, run.stop_ids):
+                for step in self.engine.generate(part, run.stop_ids, run.constraint, top_logprobs):
                     self._cache.add(step.stats)
                     self.history.add(step.stats)
                     for delta in run.take(step):
@@ -239,9 +247,7 @@ class Session(Chat):
 
     def _read_again(self, cancelled: Callable[[], bool]) -> Iterator[Notice]:
         """Read the conversation within an answer, which goes on then."""
-        yield Notice(
-            "Memory ran out: the text is read again in shorter segments, then the answer goes on."
-        )
+        yield Notice("Memory ran out: the text is read again in shorter segments, then the answer goes on.")
         for event in self._context_sync.catch_up(self.conversation, cancelled):
             if isinstance(event, Notice):
                 yield event

@@ -113,6 +113,19 @@ def telling(
             handle.remove()
 
 
+def check_room(length: int, context: int) -> None:
+    """Raise if a context is full.
+
+    Raises:
+        ContextLengthError: it is.
+    """
+    if length >= context:
+        raise ContextLengthError(
+            f"The context of {context:,} tokens is full, so there is no room for an answer.",
+            "Raise `context`, or ask about fewer pages.",
+        )
+
+
 def check_prompt(tokens: Sequence[int], earlier: int, context: int, spec: ModelSpec) -> None:
     """Raise if ``tokens`` cannot follow ``earlier`` ones.
 
