@@ -82,6 +82,9 @@ class FakeEngine:
         self.cached.clear()
         self.resets += 1
 
+    def shorten_segments(self) -> bool:
+        return False
+
     def prefill(
         self,
         tokens: Sequence[int],

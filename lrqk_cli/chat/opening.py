@@ -165,7 +165,7 @@ def open_session(
         view.planned(plan)
         stack.enter_context(limit_vram(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
-            from lrqk_cli.engine.generate import Engine
+            from lrqk_cli.chat.starting import start_engine
             from lrqk_cli.models.fingerprint import model_parts, tokenizer_id, weight_stamps
             from lrqk_cli.models.recurrence_kernels import lacks_kernels
 
@@ -181,7 +181,8 @@ def open_session(
                 tokenizer=tokenizer,
                 on_progress=report,
             )
-            engine = stack.enter_context(Engine(loaded.model, loaded.spec, plan.config, plan.context))
+            started, plan = start_engine(loaded, plan, placement, request.wanted, view)
+            engine = stack.enter_context(started)
         if lacks_kernels(loaded.model):
             view.note("Recurrent layers of this model are faster after: pip install 'lrqk[recurrence]'")
         parts = partial(model_parts, stamps, loaded, plan.form)

@@ -28,6 +28,7 @@ from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.sources import find_sources
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.telemetry.stats import DecodeTotals
 
 if TYPE_CHECKING:
@@ -216,21 +217,37 @@ class Session(Chat):
 
     def _generate(
         self, exchange: Exchange, run: AnswerRun, cancelled: Callable[[], bool], top_logprobs: int | None
-    ) -> Iterator[TextDelta | ReasoningDelta | Remark]:
+    ) -> Iterator[TextDelta | ReasoningDelta | Remark | Notice]:
         while (part := run.next_part()) is not None:
-            for step in self.engine.generate(part, run.stop_ids, run.constraint, top_logprobs):
-                self._cache.add(step.stats)
-                self.history.add(step.stats)
-                for delta in run.take(step):
-                    is_asked_for = self.generation.thinks or isinstance(delta, TextDelta)
-                    if not is_asked_for and not self._told_of_reasoning:
-                        self._told_of_reasoning = True
-                        yield Remark("This model reasons in any case; --think off cannot change that.")
-                    yield delta
-                if step.finish_reason is None and cancelled():
-                    run.end = "interrupted"
-                if run.is_part_over:
-                    break
+            try:
+                for step in self.engine.generate(part, run.stop_ids, run.constraint, top_logprobs):
+                    self._cache.add(step.stats)
+                    self.history.add(step.stats)
+                    for delta in run.take(step):
+                        is_asked_for = self.generation.thinks or isinstance(delta, TextDelta)
+                        if not is_asked_for and not self._told_of_reasoning:
+                            self._told_of_reasoning = True
+                            yield Remark("This model reasons in any case; --think off cannot change that.")
+                        yield delta
+                    if step.finish_reason is None and cancelled():
+                        run.end = "interrupted"
+                    if run.is_part_over:
+                        break
+                continue
+            except OutOfMemoryError:
+                if not self._context_sync.shorten_segments(self.conversation):
+                    raise
+            # Out here the exception is gone, whose traceback holds tensors of the failed step.
+            yield from self._read_again(cancelled)
+            if self.unread:
+                run.end = "interrupted"
         yield from run.flush()
         if (weights := self.engine.source_weights()) is not None:
             exchange.sources = find_sources(weights, self.conversation, self._new_stream)
+
+    def _read_again(self, cancelled: Callable[[], bool]) -> Iterator[Notice]:
+        """Read the conversation within an answer, which goes on then."""
+        yield Notice("Memory ran out: the text is read again in shorter segments, then the answer goes on.")
+        for event in self._context_sync.catch_up(self.conversation, cancelled):
+            if isinstance(event, Notice):
+                yield event

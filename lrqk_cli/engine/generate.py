@@ -21,10 +21,10 @@ from lrqk_cli.engine.failures import compute_errors
 from lrqk_cli.engine.fusion import fused
 from lrqk_cli.engine.lookup import Lookup
 from lrqk_cli.engine.memory_use import memory_use
-from lrqk_cli.engine.prefill import check_prompt, default_segment, run_segments
+from lrqk_cli.engine.prefill import LEAST_SEGMENT, check_prompt, check_room, default_segment, run_segments
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
 from lrqk_cli.engine.sampling import Sampler, TokenConstraint, checked, sampler_for
-from lrqk_cli.errors import ContextLengthError, UsageError
+from lrqk_cli.errors import UsageError
 from lrqk_cli.kernels import has_triton
 from lrqk_cli.memory import probe
 from lrqk_cli.memory.exhaustion import memory_errors
@@ -124,6 +124,13 @@ class Engine:
         self.config = config
         self._decoder = Decoder(self.model, self.cache)
 
+    def shorten_segments(self) -> bool:
+        """Halve the segments of later prefills, which takes less memory; return False if they are short."""
+        if is_long := self._segment > LEAST_SEGMENT:
+            self._segment = max(LEAST_SEGMENT, self._segment // 2)
+            self.config = self.cache.config = replace(self.config, segment=self._segment)
+        return is_long
+
     def track_sources(self, wanted: bool) -> None:
         """Switch the tracking of attention weights on or off; see ``source_weights``."""
         self.cache.track_sources(wanted)
@@ -222,11 +229,7 @@ class Engine:
             ModelError: the model computes values that are not finite; the engine is then empty.
             OutOfMemoryError: memory runs out; the engine is then empty.
         """
-        if self.length >= self.context:
-            raise ContextLengthError(
-                f"The context of {self.context:,} tokens is full, so there is no room for an answer.",
-                "Raise `context`, or ask about fewer pages.",
-            )
+        check_room(self.length, self.context)
         limit = generation.max_new_tokens or self.context
         steps, seconds = 0, 0.0
         drafts = self._lookup if self.uses_lookup and self.cache.draft_tokens else None
