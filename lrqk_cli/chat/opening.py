@@ -26,7 +26,6 @@ from lrqk_cli.models.describe import describe_source
 from lrqk_cli.models.devices import choose_device
 from lrqk_cli.models.loading import ModelSource
 from lrqk_cli.models.placement import Placement, find_placement, limit_vram
-from lrqk_cli.models.plain_text import PlainText
 from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 from lrqk_cli.models.threads import use_threads
 
@@ -78,7 +77,7 @@ class OpenSession(OpenChat):
     """A conversation with a model that this process has loaded.
 
     Attributes:
-        plain: the format of texts that the model goes on with.
+        tokenizer: the model's.
         source_id: what identifies the files that were loaded, see ``fingerprint.source_id``.
     """
 
@@ -86,7 +85,7 @@ class OpenSession(OpenChat):
     config: LrqkConfig
     plan: Plan
     threads: int
-    plain: PlainText = field(kw_only=True)
+    tokenizer: PreTrainedTokenizerBase = field(kw_only=True)
     source_id: str | None = field(kw_only=True)
 
 
@@ -168,7 +167,7 @@ def open_session(
         view.planned(plan)
         stack.enter_context(limit_vram(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
-            from lrqk_cli.engine.generate import Engine
+            from lrqk_cli.chat.starting import start_engine
             from lrqk_cli.models.fingerprint import model_parts, source_id, tokenizer_id, weight_stamps
             from lrqk_cli.models.recurrence_kernels import lacks_kernels
 
@@ -184,7 +183,8 @@ def open_session(
                 tokenizer=tokenizer,
                 on_progress=report,
             )
-            engine = stack.enter_context(Engine(loaded.model, loaded.spec, plan.config, plan.context))
+            started, plan = start_engine(loaded, plan, placement, request.wanted, view)
+            engine = stack.enter_context(started)
         if lacks_kernels(loaded.model):
             view.note("Recurrent layers of this model are faster after: pip install 'lrqk[recurrence]'")
         parts = partial(model_parts, stamps, loaded, plan.form)
@@ -201,7 +201,7 @@ def open_session(
             keeper=stack.enter_context(kept),
         )
         seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))
-        opened = partial(OpenSession, plain=PlainText(tokenizer), source_id=files_id)
+        opened = partial(OpenSession, tokenizer=tokenizer, source_id=files_id)
         yield opened(session, request.name, engine.config, plan, seconds, threads, identify)
 
 

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
     from lrqk_cli.chat.opening import OpenSession
     from lrqk_cli.chat.own_servers import Announcement
-    from lrqk_cli.server.app import Service
+    from lrqk_cli.server.service import Service
     from lrqk_cli.server.worker import EngineWorker
     from lrqk_cli.terminal.view import View
 
 _LIMITS = ReadLimits()
-_NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+_NEEDED = ("fastapi", "llguidance", "uvicorn", "multipart", "prometheus_client")
 # Seconds in which running answers may come to their end.
 _GRACE_S = 3
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -171,12 +171,14 @@ def _service(
 ) -> Service:
     import logging
 
-    from lrqk_cli.server.app import Service
+    from lrqk_cli.models.plain_text import PlainText
+    from lrqk_cli.server.service import Service
     from lrqk_cli.server.uploads import UploadedFiles
+    from lrqk_cli.server.vocabulary import Vocabulary
     from lrqk_cli.server.worker import EngineWorker
 
     log = logging.getLogger("uvicorn.error")
-    worker = EngineWorker(opened.session, max_queue, opened.plain, log.error)
+    worker = EngineWorker(opened.session, max_queue, PlainText(opened.tokenizer), log.error)
     name = Path(opened.model)
     return Service(
         # Clients need not learn where a model lies.
@@ -184,6 +186,7 @@ def _service(
         opened.session.engine.context,
         worker,
         UploadedFiles(limits, _MOST_FILES),
+        Vocabulary(opened.tokenizer, opened.session.stop_ids),
         keys=keys,
         token=secrets.token_urlsafe(32),
         max_body=max_body,

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fake_chat import FakeEngine, FakePlain, new_session
+from fake_vocabulary import FakeVocabulary
 from scripted_server import ScriptedServer
 from talk import Talk
 
@@ -61,7 +62,7 @@ def server(tiny_model, tmp_path_factory, monkeypatch) -> Iterator[Announced]:
     request, engine = ModelRequest(str(tiny_model), None, None, False, None), HeldEngine()
     worker = EngineWorker(new_session(engine), 8, FakePlain(), lambda _: None)
     files = UploadedFiles(ReadLimits(), 10)
-    service = Service("tiny", 3000, worker, files, keys=("theirs",), token="of its user")
+    service = Service("tiny", 3000, worker, files, FakeVocabulary(), keys=("theirs",), token="of its user")
     model, settings = source_id(resolve(request.name)), settings_of(request)
     HeldEngine.go_on.set()
     with announced(Announcement(URL, service.token, "tiny", 3000, 4096, model, settings)) as listening:

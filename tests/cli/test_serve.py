@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
-from openai import APIStatusError, AuthenticationError, OpenAI
+from openai import APIStatusError, AuthenticationError, BadRequestError, OpenAI
+from pydantic import BaseModel, ConfigDict, Field
 from refused import fails_with
 
 from lrqk_cli.chat.journal import SessionStore
@@ -137,6 +139,71 @@ def test_a_client_that_leaves_is_cancelled(server: Server) -> None:
         while _interrupted(server) == before:
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+class Report(BaseModel):
+    """A form that a random model fills within its limit of tokens."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["gain", "loss"]
+    pages: Annotated[list[Annotated[int, Field(ge=0, le=99)]], Field(min_length=1, max_length=3)]
+    is_final: bool
+    name: Annotated[str, Field(max_length=5)]
+
+
+def test_an_answer_has_the_form_that_was_asked_for(server: Server) -> None:
+    client = server.client()
+    messages: list[Any] = [{"role": "user", "content": "Fill the form."}]
+    for seed in range(3):
+        answer = client.chat.completions.parse(
+            model=server.model, messages=messages, response_format=Report, temperature=1.0, seed=seed
+        )
+        assert isinstance(answer.choices[0].message.parsed, Report)
+        assert answer.choices[0].finish_reason == "stop"
+    with client.chat.completions.stream(
+        model=server.model, messages=messages, response_format=Report, temperature=1.0, seed=7
+    ) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Report)
+    plain = client.chat.completions.create(
+        model=server.model, messages=messages, max_tokens=30, response_format={"type": "json_object"}
+    ).choices[0]
+    assert (plain.message.content or "").startswith("{")
+    assert plain.finish_reason == "length" or isinstance(json.loads(plain.message.content or ""), dict)
+    # The next answer is as free as ever.
+    free = client.chat.completions.create(model=server.model, messages=messages, max_tokens=30)
+    assert not (free.choices[0].message.content or "").startswith("{")
+
+
+def test_a_form_that_cannot_be_had_is_refused(server: Server) -> None:
+    schema = {"type": "object", "not": {}}
+    with pytest.raises(BadRequestError, match="Unimplemented keys"):
+        server.client().chat.completions.create(
+            model=server.model,
+            messages=[{"role": "user", "content": "x"}],
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        )
+
+
+def test_log_probabilities_are_those_of_the_tokens(server: Server) -> None:
+    choice = (
+        server.client()
+        .chat.completions.create(
+            model=server.model,
+            messages=[{"role": "user", "content": "x"}],
+            max_tokens=8,
+            logprobs=True,
+            top_logprobs=2,
+        )
+        .choices[0]
+    )
+    assert choice.logprobs is not None
+    content = choice.logprobs.content or []
+    assert b"".join(bytes(entry.bytes or ()) for entry in content).decode("utf-8", "replace") == (
+        choice.message.content
+    )
+    for entry in content:  # greedy
+        assert (entry.token, entry.logprob) == (entry.top_logprobs[0].token, entry.top_logprobs[0].logprob)
+        assert entry.logprob >= entry.top_logprobs[1].logprob
 
 
 def _interrupted(server: Server) -> float:
