@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.chat.chat_model import OpenChat
 from lrqk_cli.chat.keeping import CacheChoice, kept_documents
-from lrqk_cli.chat.protocols import DocumentLike, OpeningView
+from lrqk_cli.chat.protocols import ChatFormat, DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, WeightChoice
 from lrqk_cli.engine.events import MemoryUse
@@ -78,6 +78,7 @@ class OpenSession(OpenChat):
 
     Attributes:
         tokenizer: the model's.
+        source_id: what identifies the files that were loaded, see ``fingerprint.source_id``.
     """
 
     session: Session
@@ -85,6 +86,7 @@ class OpenSession(OpenChat):
     plan: Plan
     threads: int
     tokenizer: PreTrainedTokenizerBase = field(kw_only=True)
+    source_id: str | None = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def look_up(
     if files.has_other_parts(source):
         view.note("Only the language model of this checkpoint is loaded: lrqk reads no pictures.")
     prompt = ChatPrompt(tokenizer, system, thinks=generation.thinks)
-    needed = _needed_tokens(prompt, texts, questions, generation)
+    needed = needed_tokens(prompt, texts, questions, generation)
     plan = _choose(request, placement, needed, grows=questions is None)
     return Prospect(source, placement, tokenizer, prompt, plan)
 
@@ -166,10 +168,10 @@ def open_session(
         stack.enter_context(limit_vram(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
             from lrqk_cli.chat.starting import start_engine
-            from lrqk_cli.models.fingerprint import model_parts, tokenizer_id, weight_stamps
+            from lrqk_cli.models.fingerprint import model_parts, source_id, tokenizer_id, weight_stamps
             from lrqk_cli.models.recurrence_kernels import lacks_kernels
 
-            stamps = weight_stamps(found.source)
+            stamps, files_id = weight_stamps(found.source), source_id(found.source)
             loaded = loading.load(
                 found.source,
                 placement.device,
@@ -199,9 +201,8 @@ def open_session(
             keeper=stack.enter_context(kept),
         )
         seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))
-        yield OpenSession(
-            session, request.name, engine.config, plan, seconds, threads, identify, tokenizer=tokenizer
-        )
+        opened = partial(OpenSession, tokenizer=tokenizer, source_id=files_id)
+        yield opened(session, request.name, engine.config, plan, seconds, threads, identify)
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:
@@ -272,8 +273,8 @@ def _choose(request: ModelRequest, placement: Placement, needed: int, *, grows: 
         ) from None
 
 
-def _needed_tokens(
-    prompt: ChatPrompt,
+def needed_tokens(
+    prompt: ChatFormat,
     texts: Sequence[str],
     questions: Sequence[str] | None,
     generation: GenerationConfig,

@@ -52,7 +52,7 @@ class Session(Chat):
         generation: sampling settings of the answers.
         stop_ids: tokens that end an answer.
         trained_context: tokens the model was trained on; a longer text gives one warning.
-        max_context: the most tokens that a context of this model holds.
+        max_context: the most tokens that a context of this model holds; also an attribute.
         new_stream: makes a decoder for the tokens of one answer.
         keeper: restores and keeps documents; None for neither.
     """
@@ -75,7 +75,7 @@ class Session(Chat):
         self._context_sync = ContextSync(engine, keeper)
         self.stop_ids = stop_ids
         self._trained_context = trained_context
-        self._max_context = max_context
+        self.max_context = max_context
         self._new_stream = new_stream
         self._warned = False
         self._told_of_reasoning = False
@@ -198,7 +198,7 @@ class Session(Chat):
         self, needed: int, uses: Sequence[DocumentUse], pages: Sequence[PageSpan], drawn: GenerationConfig
     ) -> None:
         room = drawn.max_new_tokens or 1
-        check_fit(needed, room, self.engine.context, self._max_context, uses, pages)
+        check_fit(needed, room, self.engine.context, self.max_context, uses, pages)
 
     def _check(self, needed: int, removable: Sequence[DocumentEntry] | None = None) -> Iterator[Notice]:
         """Refuse ``needed`` tokens that do not fit; name the part of ``removable`` documents that would."""

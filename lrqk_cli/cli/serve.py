@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import secrets
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +23,7 @@ from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_bytes, parse_integer
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.documents.limits import ReadLimits
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 from lrqk_cli.terminal.console import stderr_console
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from lrqk_cli.chat.opening import OpenSession
+    from lrqk_cli.chat.own_servers import Announcement
     from lrqk_cli.server.service import Service
     from lrqk_cli.server.worker import EngineWorker
     from lrqk_cli.terminal.view import View
@@ -113,6 +116,7 @@ def serve(
         )
     from lrqk_cli.chat.keeping import CacheChoice
     from lrqk_cli.chat.opening import ModelRequest, open_session
+    from lrqk_cli.chat.own_servers import Announcement, settings_of
     from lrqk_cli.terminal.view import View
 
     view = View(stderr_console(), quiet)
@@ -133,7 +137,16 @@ def serve(
     with open_session(request, [], None, GenerationConfig(), view) as opened:
         limits = ReadLimits(read_timeout, read_memory)
         service = _service(opened, limits, api_key, max_body, max_queue, _is_local(host))
-        _run(service, host, port, view)
+        announcement = partial(
+            Announcement,
+            token=service.token,
+            model=service.model,
+            context=service.context,
+            max_context=opened.session.max_context,
+            source_id=opened.source_id or "",
+            settings=settings_of(request),
+        )
+        _run(service, host, port, announcement, view)
 
 
 def _check_installed() -> None:
@@ -175,14 +188,19 @@ def _service(
         UploadedFiles(limits, _MOST_FILES),
         Vocabulary(opened.tokenizer, opened.session.stop_ids),
         keys=keys,
+        token=secrets.token_urlsafe(32),
         max_body=max_body,
         hosts=_LOCAL_NAMES if is_local else (),
     )
 
 
-def _run(service: Service, host: str, port: int, view: View) -> None:
+def _run(
+    service: Service, host: str, port: int, announcement: Callable[[str], Announcement], view: View
+) -> None:
+    """Serve until the user ends it; ``announcement`` is made of the address."""
     import uvicorn
 
+    from lrqk_cli.chat.own_servers import announced
     from lrqk_cli.server.app import create_app
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -197,12 +215,18 @@ def _run(service: Service, host: str, port: int, view: View) -> None:
         create_app(service), log_level="warning", timeout_graceful_shutdown=_GRACE_S, server_header=False
     )
     shown = f"[{host}]" if family == socket.AF_INET6 else host
-    view.note(f"Serving {service.model} at http://{shown}:{listening.getsockname()[1]}/v1. Ctrl-C ends it.")
+    url = f"http://{shown}:{listening.getsockname()[1]}/v1"
     # uvicorn raises the signal that ended it again; this lets what is being stored be finished.
     signal.signal(signal.SIGTERM, _leave)
     try:
-        with listening:
-            _ending(service.worker)(config).run(sockets=[listening])
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(listening)]
+            try:
+                sockets.append(stack.enter_context(announced(announcement(url))))
+            except LrqkError as error:
+                view.note(f"'lrqk chat' finds this server with --endpoint alone: {error.message}")
+            view.note(f"Serving {service.model} at {url}. Ctrl-C ends it.")
+            _ending(service.worker)(config).run(sockets=sockets)
     finally:
         service.worker.close()
 

@@ -28,13 +28,14 @@ from lrqk_cli.server.protocol import (
     FinishReason,
     PromptDetails,
     PromptProgress,
+    QueueProgress,
     SourceEntry,
     TextChoice,
     TextCompletion,
     Usage,
 )
 from lrqk_cli.server.vocabulary import Vocabulary
-from lrqk_cli.server.worker import Finished, Job, JobEvent
+from lrqk_cli.server.worker import Finished, Job, JobEvent, Queued
 
 _END = "data: [DONE]\n\n"
 
@@ -50,7 +51,7 @@ class Reception:
         """Pass on an event; from any thread."""
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def events(self) -> AsyncIterator[PrefillProgress | ReasoningDelta | TextDelta | Finished]:
+    async def events(self) -> AsyncIterator[Queued | PrefillProgress | ReasoningDelta | TextDelta | Finished]:
         """Yield events up to the end.
 
         Raises:
@@ -110,7 +111,11 @@ class Completion:
                 if not has_begun:
                     has_begun = True
                     yield self._chunk(Delta(role="assistant", content=""))
-                if isinstance(event, PrefillProgress) and shows_progress:
+                if isinstance(event, Queued) and shows_progress:
+                    yield self._chunk(None, details=QueueProgress(ahead=event.ahead))
+                elif isinstance(event, Queued):
+                    yield f": {event.ahead} requests are answered first\n\n"
+                elif isinstance(event, PrefillProgress) and shows_progress:
                     yield self._chunk(None, details=PromptProgress(read=event.done, total=event.total))
                 elif isinstance(event, PrefillProgress):
                     yield f": read {event.done} of {event.total} tokens\n\n"
@@ -143,7 +148,7 @@ class Completion:
         *,
         finish: FinishReason | None = None,
         usage: Usage | None = None,
-        details: Details | PromptProgress | None = None,
+        details: Details | PromptProgress | QueueProgress | None = None,
         noted: TokenLogprobs | None = None,
     ) -> str:
         part = self._part(delta, finish, self._frame(usage, details), noted)
@@ -169,7 +174,9 @@ class Completion:
     def _tells_logprobs(self) -> bool:
         return self.job.top_logprobs is not None
 
-    def _frame(self, usage: Usage | None, details: Details | PromptProgress | None) -> dict[str, Any]:
+    def _frame(
+        self, usage: Usage | None, details: Details | PromptProgress | QueueProgress | None
+    ) -> dict[str, Any]:
         """Return what stands around the choices."""
         return {
             "id": self.id,

@@ -53,7 +53,7 @@ def create_app(service: Service) -> FastAPI:
     # FastAPI's pages of documentation would load scripts from the network.
     app = FastAPI(title="lrqk", version=__version__, responses=_FAILURES, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limit=service.max_body)
-    app.add_middleware(KeyGuard, keys=service.keys)
+    app.add_middleware(KeyGuard, keys=service.keys, token=service.token)
     if service.hosts:
         # A web page must not reach a server on this machine by a name of its own.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*service.hosts])

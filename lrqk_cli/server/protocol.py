@@ -64,6 +64,12 @@ class PromptProgress(BaseModel):
     total: int
 
 
+class QueueProgress(BaseModel):
+    """How many requests at most are answered before this one."""
+
+    ahead: int
+
+
 class Details(BaseModel):
     """What only this server knows of an answer.
 
@@ -167,7 +173,7 @@ class TextCompletion(BaseModel):
     model: str
     choices: list[TextChoice]
     usage: Usage | None = None
-    lrqk: Details | PromptProgress | None = None
+    lrqk: Details | PromptProgress | QueueProgress | None = None
 
 
 class Delta(BaseModel):
@@ -196,7 +202,7 @@ class ChatChunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
-    lrqk: Details | PromptProgress | None = None
+    lrqk: Details | PromptProgress | QueueProgress | None = None
 
 
 class Failure(BaseModel):

@@ -21,6 +21,7 @@ class Service:
         context: tokens that it holds.
         generation: the settings that a request does not say.
         keys: the keys of clients; empty if nobody needs one.
+        token: see ``KeyGuard``.
         max_body: bytes of a request.
         hosts: names by which clients may call the server; empty for any.
     """
@@ -32,6 +33,7 @@ class Service:
     vocabulary: Vocabulary
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     keys: Sequence[str] = ()
+    token: str = ""
     max_body: int = 256 << 20
     hosts: Sequence[str] = ()
     began: int = field(default_factory=lambda: int(time.time()))

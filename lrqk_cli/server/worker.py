@@ -51,7 +51,14 @@ class Finished:
     is_stopped: bool
 
 
-JobEvent = PrefillProgress | ReasoningDelta | TextDelta | Finished | LrqkError
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A job waits; ``ahead`` jobs at most are answered before it."""
+
+    ahead: int
+
+
+JobEvent = Queued | PrefillProgress | ReasoningDelta | TextDelta | Finished | LrqkError
 
 
 @dataclass(eq=False)
@@ -119,6 +126,8 @@ class EngineWorker:
         """
         if not self.is_alive:
             raise ClosingError
+        if ahead := len(self.queue) + (self._running is not None):
+            job.emit(Queued(ahead))
         try:
             self.queue.put(job.owner, job)
         except QueueFullError:
@@ -135,6 +144,7 @@ class EngineWorker:
         while (job := self.queue.take()) is not None:
             if job.is_cancelled.is_set():
                 continue
+            self._running = job
             try:
                 self._answer(job)
             except LrqkError as error:
@@ -144,6 +154,7 @@ class EngineWorker:
                 job.emit(
                     LrqkError("The engine failed while it answered.", "Ask again; the server's log has more.")
                 )
+            self._running = None
 
     def _answer(self, job: Job) -> None:
         session, stops = self._session, StopTexts(job.stops)

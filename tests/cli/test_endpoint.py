@@ -113,6 +113,7 @@ def test_it_needs_no_torch_and_takes_the_key_from_the_environment(server, tmp_pa
         (["--hot", "64"], "--hot is for a model that lrqk loads itself"),
         (["--kv-dtype", "int8"], "--kv-dtype is for a model"),
         (["--no-cache"], "--no-cache is for a model"),
+        (["--no-server"], "--no-server is for a model"),
         (["--think", "100"], "limits the reasoning of its model itself"),
         (["--sources"], "Only lrqk's own engine knows the pages"),
     ],

@@ -366,6 +366,18 @@ def test_owners_take_turns_and_a_full_queue_says_so(make: Make, slow: SlowEngine
     assert slow.questions == ["<1>", "<2>", "<a>", "<3>", "<4>"]
 
 
+def test_a_stream_that_waits_says_how_many_are_answered_first(make: Make, slow: SlowEngine) -> None:
+    client = make(slow)
+    first = threading.Thread(target=ask, args=(client, "a"))
+    first.start()
+    until(lambda: slow.questions != [])
+    threading.Timer(0.2, slow.go_on.set).start()
+    text, chunks, _ = stream(client, "b", lrqk={"progress": True})
+    assert text == "Yes indeed."
+    assert [chunk["lrqk"] for chunk in chunks if "ahead" in chunk.get("lrqk", {})] == [{"ahead": 1}]
+    first.join(20)
+
+
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_client_that_leaves_the_queue_is_not_waited_for(
     make: Make, slow: SlowEngine, streams: bool
