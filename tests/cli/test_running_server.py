@@ -39,8 +39,8 @@ class HeldEngine(FakeEngine):
 
     go_on = threading.Event()
 
-    def generate(self, generation, stop_ids):
-        for step in super().generate(generation, stop_ids):
+    def generate(self, *settings):
+        for step in super().generate(*settings):
             assert self.go_on.wait(20)
             yield step
 
@@ -155,7 +155,9 @@ def test_a_question_that_waits_says_so(run, server):
     server.engine.go_on.clear()
     command = [sys.executable, "-m", "lrqk_cli", *asking(server.request.name)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        deadline = time.monotonic() + 20
         while not server.engine.length:
+            assert time.monotonic() < deadline
             time.sleep(0.02)
         threading.Timer(1, server.engine.go_on.set).start()
         result = run(*asking(server.request.name))
