@@ -29,7 +29,8 @@ FetchSize = Annotated[
     int,
     document_option(
         "--fetch-size",
-        "Size that a document behind a URL may have, such as 1GiB. (default: 256MiB)",
+        "Size that a document behind a URL may have, such as 1GiB; it is fetched within --read-timeout. "
+        "(default: 256MiB)",
         "SIZE",
         parse_bytes,
         show_default=False,

@@ -50,7 +50,8 @@ class ReadProgress:
     @property
     def fraction(self) -> float:
         """The share of all files that is done; each file has the same weight."""
-        return (self.file - 1 + min(1.0, self.done / max(1, self.total))) / self.files
+        share = min(1.0, self.done / self.total) if self.total else 0.0
+        return (self.file - 1 + share) / self.files
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ def test_a_pdf_is_read_as_the_same_file_is(server: DocumentServer) -> None:
     assert ReadProgress(url, 1, 2, size, size, "fetch") in progress
     fractions = [each.fraction for each in progress if each.stage == "fetch"]
     assert fractions == sorted(fractions)
+    assert ReadProgress(url, 2, 2, 1000, 0, "fetch").fraction == 0.5
 
 
 def test_type_and_encoding_are_those_that_the_server_declares(server: DocumentServer) -> None:
