@@ -35,6 +35,7 @@ def chat(
     files: chat_options.Files = [],  # noqa: B006 - typer only reads it
     model: options.Model = DEFAULT_MODEL,
     endpoint: endpoints.Endpoint = None,
+    no_server: endpoints.NoServer = False,
     file: chat_options.File = [],  # noqa: B006
     pages: chat_options.Pages = None,
     password: chat_options.Password = None,
@@ -86,7 +87,7 @@ def chat(
         request = ModelRequest(
             model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, weights, cache
         )
-        chosen = LocalModel(request)
+        chosen = LocalModel(request, uses_server=not no_server)
     generation = GenerationConfig(
         max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed, think
     )

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 from lrqk_cli.documents import messages
-from lrqk_cli.documents.drawing import draw_page, from_drawing
+from lrqk_cli.documents.drawing import Canvas, PageDrawer, from_drawing
 from lrqk_cli.documents.files import load
 from lrqk_cli.documents.formats import list_folder, read_source
 from lrqk_cli.documents.locations import STDIN, Location
@@ -67,11 +67,16 @@ def _take_stdout() -> BinaryIO:
 
 @dataclass
 class _Worker:
-    """Answers one request after the other."""
+    """Answers one request after the other.
+
+    Attributes:
+        drawn: the file that was drawn last, which stays open: its path, bytes of standard input, and drawer.
+    """
 
     output: BinaryIO
     received: SimpleQueue[tuple[Message, bytes]]
     memory: int
+    drawn: tuple[str, bytes, PageDrawer] | None = None
 
     def receive(self) -> None:
         """Queue messages from standard input; end the process at the end of input."""
@@ -117,8 +122,18 @@ class _Worker:
         return {"document": messages.from_document(document)}
 
     def _draw(self, request: Message, data: bytes) -> Message:
-        source = _source(request["draw"], request["title"], data)
-        return {"drawing": from_drawing(draw_page(source, request["page"], request["passages"]))}
+        drawer = self._drawer_of(request["draw"], request["title"], data)
+        drawing = drawer.draw(request["page"], request["passages"], Canvas(*request["canvas"]))
+        return {"drawing": from_drawing(drawing)}
+
+    def _drawer_of(self, path: str, title: str, data: bytes) -> PageDrawer:
+        """Return what draws a file; the file before it is closed."""
+        if self.drawn is None or self.drawn[:2] != (path, data):
+            if self.drawn is not None:
+                self.drawn[2].close()
+                self.drawn = None
+            self.drawn = path, data, PageDrawer(_source(path, title, data))
+        return self.drawn[2]
 
     def _tell(self, done: int, total: int) -> None:
         self._send({"done": done, "total": total})

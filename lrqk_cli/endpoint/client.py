@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ class EndpointClient:
     Args:
         url: as the user wrote it; ``/v1`` is added where there is no path.
         key: sent with each request; None for none.
+        socket: the Unix socket on which the server is reached, whatever the address; None for the address.
 
     Attributes:
         url: the address under which its routes lie.
@@ -39,13 +41,14 @@ class EndpointClient:
         UsageError: this is no address of a server, or a key stands in it.
     """
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, socket: Path | None = None) -> None:
         self.url = _base(url)
         self.listed: list[ServedModel] = []
+        self._socket = str(socket) if socket is not None else None
         self._settings: dict[str, Any] = {
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             # A proxy is for other machines.
-            "trust_env": not is_local(urlsplit(self.url).hostname),
+            "trust_env": socket is None and not is_local(urlsplit(self.url).hostname),
         }
 
     def models(self) -> list[ServedModel]:
@@ -54,7 +57,11 @@ class EndpointClient:
         Raises:
             EndpointError: it cannot be reached, refuses the key, or speaks another protocol.
         """
-        with self._failures(), httpx2.Client(timeout=_LIST_S, **self._settings) as client:
+        transport = httpx2.HTTPTransport(uds=self._socket) if self._socket else None
+        with (
+            self._failures(),
+            httpx2.Client(timeout=_LIST_S, transport=transport, **self._settings) as client,
+        ):
             response = client.get(f"{self.url}/models")
             if not response.is_success:
                 raise refusal(response.status_code, response.text, response.headers, self.url)
@@ -102,8 +109,9 @@ class EndpointClient:
         """Put the data of all events into a queue, and None at the end of the stream."""
         timeout = httpx2.Timeout(None, connect=_CONNECT_S)
         fields = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        transport = httpx2.AsyncHTTPTransport(uds=self._socket) if self._socket else None
         async with (
-            httpx2.AsyncClient(timeout=timeout, **self._settings) as client,
+            httpx2.AsyncClient(timeout=timeout, transport=transport, **self._settings) as client,
             client.stream("POST", f"{self.url}/chat/completions", json=fields) as response,
         ):
             if not response.is_success:
