@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import signal
 import socket
@@ -22,6 +21,7 @@ from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_opti
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_bytes, parse_integer
 from lrqk_cli.config import GenerationConfig
+from lrqk_cli.connections import is_local
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
@@ -109,7 +109,7 @@ def serve(
         raise UsageError(f"There is no port {port}.", "Choose one from 1024 to 65535, or 0 for a free one.")
     if max_queue < 1 or max_body < 1:
         raise UsageError("--max-queue and --max-body must be at least 1.", "Leave them out.")
-    if not _is_local(host) and not api_key:
+    if not is_local(host) and not api_key:
         raise UsageError(
             f"Whoever reaches {host} could read the documents of all others.",
             "Add --api-key, or leave --host out to serve this machine alone.",
@@ -136,7 +136,8 @@ def serve(
     )
     with open_session(request, [], None, GenerationConfig(), view) as opened:
         limits = ReadLimits(read_timeout, read_memory)
-        service = _service(opened, limits, api_key, max_body, max_queue, _is_local(host))
+        hosts = _LOCAL_NAMES if is_local(host) else ()
+        service = _service(opened, limits, api_key, max_body, max_queue, hosts)
         announcement = partial(
             Announcement,
             token=service.token,
@@ -154,20 +155,13 @@ def _check_installed() -> None:
         raise UsageError("The server's libraries are not installed.", "Run: pip install 'lrqk[serve]'")
 
 
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _service(
     opened: OpenSession,
     limits: ReadLimits,
     keys: Sequence[str],
     max_body: int,
     max_queue: int,
-    is_local: bool,
+    hosts: Sequence[str],
 ) -> Service:
     import logging
 
@@ -190,7 +184,7 @@ def _service(
         keys=keys,
         token=secrets.token_urlsafe(32),
         max_body=max_body,
-        hosts=_LOCAL_NAMES if is_local else (),
+        hosts=hosts,
     )
 
 

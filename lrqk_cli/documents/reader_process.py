@@ -21,6 +21,7 @@ from lrqk_cli.documents.document import Document
 from lrqk_cli.documents.drawing import Canvas, PageDrawing, to_drawing
 from lrqk_cli.documents.formats import Listing
 from lrqk_cli.documents.limits import ReadLimits
+from lrqk_cli.documents.locations import STDIN
 from lrqk_cli.documents.messages import Message
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.documents.source import ReadOptions, SourceFile
@@ -63,15 +64,17 @@ class ReaderProcess:
         return Listing([(Path(path), title) for path, title in found["files"]], found["left_out"])
 
     def read(self, source: SourceFile, options: ReadOptions) -> Document:
-        """Read a file, or the bytes of ``source`` from standard input; see ``formats.read_source``.
+        """Read a file, or the bytes of ``source`` if it is none; see ``formats.read_source``.
 
         Raises:
             DocumentError: the file cannot be read within the limits, or at all.
             UsageError: ``options`` select pages of a document without pages.
         """
         request = {
-            "read": str(source.path),
+            "read": str(source.path if isinstance(source.path, Path) else STDIN),
             "title": source.title,
+            "suffix": source.declared_suffix,
+            "charset": source.charset,
             "pages": None if options.pages is None else str(options.pages),
             "asks": callable(options.password),
             "password": None if callable(options.password) else options.password,

@@ -16,10 +16,11 @@ from lrqk_cli.documents import messages
 from lrqk_cli.documents.drawing import Canvas, PageDrawer, from_drawing
 from lrqk_cli.documents.files import load
 from lrqk_cli.documents.formats import list_folder, read_source
+from lrqk_cli.documents.locations import STDIN, Location
 from lrqk_cli.documents.messages import Message
 from lrqk_cli.documents.pages import PageSelection
 from lrqk_cli.documents.shares import ShareLostError
-from lrqk_cli.documents.source import STDIN, Password, ReadOptions, SourceFile
+from lrqk_cli.documents.source import Password, ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError, UsageError
 
 # Memory that Python and the libraries reserve.
@@ -112,7 +113,8 @@ class _Worker:
         return {"listing": {"files": files, "left_out": listing.left_out}}
 
     def _read(self, request: Message, data: bytes) -> Message:
-        source, pages = _source(request["read"], request["title"], data), request["pages"]
+        declared, pages = (request["suffix"], request["charset"]), request["pages"]
+        source = _source(request["read"], request["title"], data, *declared)
         selection = None if pages is None else PageSelection.parse(pages)
         password: Password = self._ask if request["asks"] else request["password"]
         options = ReadOptions(selection, password, self._tell, self._tell_scan, self.memory)
@@ -139,7 +141,7 @@ class _Worker:
     def _tell_scan(self, done: int, total: int) -> None:
         self._send({"scans": done, "total": total})
 
-    def _ask(self, _: Path) -> str | None:
+    def _ask(self, _: Location) -> str | None:
         self._send({"ask": "password"})
         reply, _data = self.received.get()
         password: str | None = reply["password"]
@@ -150,7 +152,7 @@ class _Worker:
         self.output.flush()
 
 
-def _source(path: str, title: str, data: bytes) -> SourceFile:
-    """Return a file with its bytes; ``data`` are those of standard input."""
+def _source(path: str, title: str, data: bytes, suffix: str = "", charset: str | None = None) -> SourceFile:
+    """Return a file with its bytes; ``data`` are those of ``-``."""
     place = Path(path)
-    return SourceFile(place, title, data if place == STDIN else load(place, title))
+    return SourceFile(place, title, data if place == STDIN else load(place, title), suffix, charset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from lrqk_cli.connections import connection_failure, is_local
 from lrqk_cli.endpoint.failures import broken, failure_in_stream, not_understood, refusal, unreachable
 from lrqk_cli.endpoint.protocol import Chunk, ServedModel, read_chunk, read_models
 from lrqk_cli.errors import UsageError
@@ -48,7 +48,7 @@ class EndpointClient:
         self._settings: dict[str, Any] = {
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             # A proxy is for other machines.
-            "trust_env": socket is None and not is_local(self.url),
+            "trust_env": socket is None and not is_local(urlsplit(self.url).hostname),
         }
 
     def models(self) -> list[ServedModel]:
@@ -140,7 +140,7 @@ class EndpointClient:
         except httpx2.ConnectTimeout as error:
             raise unreachable(self.url, "it does not answer") from error
         except httpx2.ConnectError as error:
-            raise unreachable(self.url, _reason(error)) from error
+            raise unreachable(self.url, connection_failure(error)) from error
         except httpx2.SSEError as error:
             raise not_understood(self.url) from error
         except (httpx2.HTTPError, httpx2.StreamError) as error:
@@ -174,15 +174,6 @@ async def _leave(reader: asyncio.Task[None]) -> None:
     await asyncio.gather(reader, return_exceptions=True)
 
 
-def is_local(url: str) -> bool:
-    """Whether an address is of this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _base(url: str) -> str:
     """Return the address under which the routes lie."""
     url = url.strip()
@@ -198,15 +189,3 @@ def _base(url: str) -> str:
             "Others could see a key in the address of --endpoint.", "Set the variable LRQK_API_KEY instead."
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
-
-
-def _reason(error: Exception) -> str:
-    """Return why a connection failed, in a few words."""
-    words = str(error).lower()
-    if "refused" in words or "all connection attempts failed" in words:
-        return "the connection is refused"
-    if "name" in words or "getaddrinfo" in words or "nodename" in words:
-        return "there is no such host"
-    if "certificate" in words or "ssl" in words:
-        return "the certificate or the encryption is not valid"
-    return "there is no connection"

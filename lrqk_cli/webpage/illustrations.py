@@ -68,7 +68,7 @@ class Illustrations:
                 on_page(done, len(self._passages))
                 path, page = place
                 source = SourceFile(Path(path), Path(path).name, b"")
-                # Its text is shown instead: it may have been deleted, or be no PDF file.
+                # Its text is shown instead: it may have been deleted or fetched, or be no PDF file.
                 with suppress(DocumentError):
                     self.drawings[place] = process.draw(source, page, passages, canvas)
 

@@ -9,8 +9,9 @@ import pytest
 
 from lrqk_cli.documents.drawing import WEB_CANVAS, Canvas
 from lrqk_cli.documents.limits import ReadLimits
+from lrqk_cli.documents.locations import STDIN
 from lrqk_cli.documents.reader_process import ReaderProcess
-from lrqk_cli.documents.source import STDIN, SourceFile
+from lrqk_cli.documents.source import SourceFile
 from lrqk_cli.errors import DocumentError
 
 pytest.importorskip("pypdfium2", reason="the extra pages is not installed")
