@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import fake_chat
 import pytest
@@ -29,6 +30,15 @@ def pytest_report_header() -> str:
     if torch.cuda.is_available():
         return f"kernels: compiled for {torch.cuda.get_device_name()}"
     return "kernels: in Triton's interpreter, since there is no GPU; tests marked gpu are skipped"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_folder() -> Iterator[Path]:
+    """The folder of announced servers: none of the developer answers a test."""
+    # A socket's path may have about a hundred characters, which folders of pytest's can exceed.
+    with TemporaryDirectory(prefix="lrqk-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar
 
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig
-from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
+from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step, TokenLogprobs
 from lrqk_cli.errors import UsageError
 from lrqk_cli.models.plain_text import PlainText
 from lrqk_cli.models.reasoning import ReasoningMarks
 from lrqk_cli.telemetry.stats import NO_STEPS, StepStats
 
 STOP = ord("$")
+REPORT = Path(__file__).parents[1] / "docs" / "samples" / "report.pdf"
+PASSAGE = "The Brannock plant employs 412 people."
 # A model that reasons does so in braces.
 MARKS = ReasoningMarks("{", "}", "", are_kept=False, are_expected=True)
 
@@ -79,6 +82,9 @@ class FakeEngine:
         self.cached.clear()
         self.resets += 1
 
+    def shorten_segments(self) -> bool:
+        return False
+
     def prefill(
         self,
         tokens: Sequence[int],
@@ -94,7 +100,11 @@ class FakeEngine:
             yield PrefillProgress(min(start + self.segment, len(tokens)), len(tokens), 0.5)
 
     def generate(
-        self, generation: GenerationConfig, stop_ids: Collection[int]
+        self,
+        generation: GenerationConfig,
+        stop_ids: Collection[int],
+        _constraint: object = None,
+        top_logprobs: int | None = None,
     ) -> Generator[Step, None, None]:
         for number, token in enumerate(map(ord, self.answer[self.said :]), start=1):
             reason: FinishReason | None = None
@@ -106,7 +116,9 @@ class FakeEngine:
                 self.cached.append(token)
             self.said += 1
             stats = StepStats(rows_wanted=10, rows_fetched=1, bytes_fetched=64, row_sets=2, seconds=0.1)
-            yield Step(token, reason, NO_STEPS if number == 1 else stats)
+            top = ((token, -0.5), (token + 1, -1.5))
+            noted = None if top_logprobs is None else TokenLogprobs(token, -0.5, top[:top_logprobs])
+            yield Step(token, reason, NO_STEPS if number == 1 else stats, noted)
             if reason is not None:
                 return
 
@@ -150,6 +162,12 @@ class FakePrompt:
 
     def reasoning_end(self, written: str = "") -> list[int]:
         return list(map(ord, self.reasoning.end.removeprefix(written))) if self.reasoning else []
+
+    def reasoning_start(self) -> list[int]:
+        return list(map(ord, self.reasoning.start)) if self.reasoning else []
+
+    def answer_start(self) -> list[int]:
+        return []
 
     def marked_stream(self) -> FakeStream:
         return FakeStream()
@@ -213,6 +231,23 @@ class FakeDocument:
         both = zip(self.pages, numbers, strict=True)
         pages = [FakeSection(text, number, self.by_ocr) for text, number in both]
         return [FakeSection("[", None), *pages, FakeSection("]", None)]
+
+
+@dataclass
+class FileDocument(FakeDocument):
+    """Pages of a real file."""
+
+    place: Path = REPORT
+
+    @property
+    def path(self) -> str:
+        return str(self.place)
+
+
+def report_document() -> FileDocument:
+    """Return a document whose page 8 has ``PASSAGE``, as that of the real file has."""
+    filler = "Nothing of note. " * 9
+    return FileDocument("report.pdf", [filler] * 7 + [f"{PASSAGE} {filler}"])
 
 
 def new_session(

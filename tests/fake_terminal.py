@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fake_chat import MARKS, FakeDocument, FakeEngine, FakePrompt, new_session
+from fake_chat import MARKS, PASSAGE, FakeDocument, FakeEngine, FakePrompt, new_session, report_document
 
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import PrefillProgress, Step
@@ -76,9 +76,9 @@ class SlowEngine(FakeEngine):
             yield progress
 
     def generate(
-        self, generation: GenerationConfig, stop_ids: Collection[int]
+        self, generation: GenerationConfig, stop_ids: Collection[int], *demands: object
     ) -> Generator[Step, None, None]:
-        for step in super().generate(generation, stop_ids):
+        for step in super().generate(generation, stop_ids, *demands):
             time.sleep(self.pause)
             yield step
 
@@ -97,6 +97,7 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--read-pause", type=float, default=0.0)
     parser.add_argument("--think", action="store_true")
+    parser.add_argument("--cites", action="store_true", help="answers rest on page 8 of a real file")
     parser.add_argument("--history", type=Path)
     parser.add_argument("--long-after", type=float, default=view.LONG_S)
     arguments = parser.parse_args()
@@ -106,11 +107,14 @@ def main() -> int:
     engine.pause, engine.read_pause = arguments.pause, arguments.read_pause
     session = new_session(
         engine,
-        [FakeDocument("report.pdf", ["x" * 200] * 4)],
+        [report_document() if arguments.cites else FakeDocument("report.pdf", ["x" * 200] * 4)],
         GenerationConfig(think=None if thinks else 0),
         trained_context=100_000,
         prompt=FakePrompt(marks=MARKS, thinks=thinks),
     )
+    if arguments.cites:
+        engine.looks_at = PASSAGE
+        session.note_sources(True)
     console = stdout_console()
     ctx = CommandContext(
         session=session,

@@ -6,13 +6,16 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pexpect
 import pyte
 
 LINES = 200
+# Strings of kitty's protocol and of sixels, and the beginning of one that is not whole yet.
+_PICTURE = re.compile(r"\x1b[_P].*?\x1b\\", re.DOTALL)
+_BEGIN = re.compile(r"\x1b(?:[_P]|$)")
 _TIMES = re.compile(r"first after \d+\.\d s")
 
 
@@ -34,6 +37,12 @@ class Terminal:
         colour: false sets ``NO_COLOR``.
         term: the value of ``TERM``.
         variables: more of the environment.
+        lines: height.
+        answers: what the terminal answers to a control sequence, by the pattern of that, in place of what the
+            screen would; None for the screen's own answers.
+
+    Attributes:
+        raw: all that the program has written.
     """
 
     def __init__(
@@ -44,24 +53,28 @@ class Terminal:
         colour: bool = True,
         term: str = "xterm-256color",
         variables: dict[str, str] | None = None,
+        lines: int = LINES,
+        answers: Mapping[str, str] | None = None,
     ) -> None:
         environment = {**os.environ, "TERM": term, "LANG": "C.UTF-8", **(variables or {})}
         for name in ("NO_COLOR", "COLORTERM", "COLUMNS", "LINES"):
             environment.pop(name, None)
         if not colour:
             environment["NO_COLOR"] = "1"
-        self.screen = _Screen(columns, LINES)
+        self.screen = _Screen(columns, lines)
         self._stream = pyte.Stream(self.screen)
         self.child = pexpect.spawn(
             sys.executable,
             [str(word) for word in command],
             env=environment,
-            dimensions=(LINES, columns),
+            dimensions=(lines, columns),
             encoding="utf-8",
             timeout=30,
         )
         self.screen.child = self.child
         self.raw = ""
+        self._answers = {} if answers is None else {re.compile(key): text for key, text in answers.items()}
+        self._unread = ""
 
     def wait(self, pattern: str, timeout: float = 30) -> None:
         """Wait until the screen shows a pattern."""
@@ -126,5 +139,17 @@ class Terminal:
         except pexpect.EOF:
             return False
         self.raw += shown
-        self._stream.feed(shown)
+        self._stream.feed(self._without_pictures(shown))
         return True
+
+    def _without_pictures(self, shown: str) -> str:
+        """Answer what is asked; return what the screen can show, as soon as it is whole."""
+        text = self._unread + shown
+        for question, answer in self._answers.items():
+            text, count = question.subn("", text)
+            self.child.send(answer * count)
+        text = _PICTURE.sub("", text)
+        begin = _BEGIN.search(text)
+        end = len(text) if begin is None else begin.start()
+        self._unread = text[end:]
+        return text[:end]

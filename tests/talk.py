@@ -15,6 +15,7 @@ from lrqk_cli.chat.chat_model import OpenChat
 from lrqk_cli.chat.chat_session import ChatSession
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import Document, PageSelection, read_documents
+from lrqk_cli.documents.locations import Location
 from lrqk_cli.errors import DocumentError
 from lrqk_cli.models.loading import resolve
 from lrqk_cli.terminal.command_context import ChatExit, CommandContext
@@ -93,8 +94,8 @@ class Talk:
         return [use.title for use in self.ctx.session.documents]
 
 
-def _read(paths: Sequence[Path], pages: PageSelection | None) -> list[Document]:
-    if any(path.is_dir() for path in paths):
+def _read(paths: Sequence[Location], pages: PageSelection | None) -> list[Document]:
+    if any(isinstance(path, Path) and path.is_dir() for path in paths):
         raise DocumentError("Tests read no folders: there is no telling what is in them.", "Name a file.")
     return read_documents(paths, pages=pages)
 

@@ -64,6 +64,7 @@ mixture() {
 recurrence() {
     report families/recurrence-qwen3.5-27b --shape qwen3.5-27b --weights q4 --modes lrqk,dense --memory-cap 23GiB \
         --repeat 1 --new-tokens 64 --ctx 32k,128k,256k
+    python3 "$here/profile_steps.py" qwen3.5-27b --ctx 128k >"$here/families/profile-recurrence-qwen3.5-27b.json"
 }
 
 peaks() {

@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, cast
 
 from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.events import Answer, AnswerEnd, AnswerSources, ReasoningDelta, TextDelta, Timing
 from lrqk_cli.chat.reasoning import Phase, ReasoningSplitter
 from lrqk_cli.config import GenerationConfig
-from lrqk_cli.engine.events import Step
+from lrqk_cli.engine.events import Step, TokenLogprobs
 from lrqk_cli.telemetry.stats import DecodeTotals
 
 if TYPE_CHECKING:
     from lrqk_cli.engine.generate import Engine
+    from lrqk_cli.engine.sampling import TokenConstraint
     from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 
 # The part of the free context that reasoning leaves to an answer without a limit.
@@ -36,6 +38,7 @@ class AnswerRun:
         generation: ``max_new_tokens`` limits the answer, and ``think`` the reasoning.
         stop_ids: tokens that end an answer.
         stream: decodes the tokens of the answer.
+        constraint: of the answer, behind the reasoning; None without one.
 
     Attributes:
         end: why the answer ended; None before that.
@@ -51,6 +54,7 @@ class AnswerRun:
         generation: GenerationConfig,
         stop_ids: Collection[int],
         stream: Detokenizer,
+        constraint: TokenConstraint | None = None,
     ) -> None:
         self.end: AnswerEnd | None = None
         self.answer: list[int] = []
@@ -63,12 +67,15 @@ class AnswerRun:
         self._generation = generation
         self._stop_ids = frozenset(stop_ids)
         self._stream = stream
+        self._constraint = constraint
         marks = self._prompt.reasoning
         self._splitter = None if marks is None else ReasoningSplitter(self._prompt, marks)
         self._part = self._phase
         self._parts = self._blanks = 0
-        # What is put behind reasoning that has hit its limit.
+        # Marks that are put ahead of the next part: behind reasoning that has hit its limit, for example.
         self._forced: list[int] = []
+        # Of the tokens that may be the beginning of an answer.
+        self._undecided: list[TokenLogprobs | None] = []
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -78,15 +85,22 @@ class AnswerRun:
         return self._stop_ids.difference(self._prompt.reasoning_end())
 
     @property
+    def constraint(self) -> TokenConstraint | None:
+        """What this part has to obey."""
+        return self._constraint if self._part == "answer" else None
+
+    @property
     def is_part_over(self) -> bool:
         """Whether the engine is to generate no more with the settings of this part."""
         return self.end is not None or self._phase != self._part
 
     def next_part(self) -> GenerationConfig | None:
         """Return the settings to generate the next part with; None if there is nothing left to generate."""
+        if self._constraint is not None and self._phase == "undecided":
+            self._decide()
         if self.end is None and self._phase == "reasoning" and not self._has_room():
             self._cut_reasoning()
-        self._end_reasoning()
+        self._put_forced()
         if self.end is None and not self._has_room():
             self.end = "length"
         if self.end is not None:
@@ -103,7 +117,7 @@ class AnswerRun:
             self.first_token_at = time.perf_counter()
         if step.finish_reason != "stop":
             self._transcript.append(step.token)
-            yield from self._split(step.token)
+            yield from self._split(step)
         if step.finish_reason != "length":
             self.end = step.finish_reason
         elif self._phase == "reasoning":
@@ -115,7 +129,7 @@ class AnswerRun:
             unfinished = "".join(self._splitter.finish())
             if unfinished:
                 yield self._reason(unfinished)
-            yield from self._add(self._splitter.answer)
+            yield from self._add(self._splitter.answer, self._undecided)
         if rest := self._stream.flush():
             self.text += rest
             yield TextDelta(rest)
@@ -153,22 +167,32 @@ class AnswerRun:
     def _phase(self) -> Phase:
         return "answer" if self._splitter is None else self._splitter.phase
 
-    def _split(self, token: int) -> Iterator[TextDelta | ReasoningDelta]:
+    def _split(self, step: Step) -> Iterator[TextDelta | ReasoningDelta]:
         if self._splitter is None or self._phase == "answer":
-            yield from self._add([token])
+            yield from self._add([step.token], [step.logprobs])
             return
-        text = self._splitter.push(token)
+        if self._phase == "undecided":
+            self._undecided.append(step.logprobs)
+        text = self._splitter.push(step.token)
         if text or self._phase == "reasoning":
             yield self._reason(text)
-        yield from self._add(self._splitter.answer)
+        if self._constraint is None:
+            # Text behind a mark, in the same token, has tokens of its own.
+            logprobs = () if self._splitter.is_marked else self._undecided
+            yield from self._add(self._splitter.answer, logprobs)
+        elif self._splitter.phase == "answer":
+            # No constraint has seen that text, so the answer begins behind it.
+            self._forced = self._prompt.answer_start()
 
-    def _add(self, tokens: Iterable[int]) -> Iterator[TextDelta]:
+    def _add(
+        self, tokens: Iterable[int], logprobs: Iterable[TokenLogprobs | None] = ()
+    ) -> Iterator[TextDelta]:
         """Add tokens to the answer, which gets no more than its limit of those that were undecided.
 
         Blanks between a mark and the answer belong to neither.
         """
         is_marked = self._splitter is not None and self._splitter.is_marked
-        for token in tokens:
+        for token, noted in zip(tokens, chain(logprobs, repeat(None)), strict=False):
             if len(self.answer) == self._generation.max_new_tokens:
                 return
             text = self._stream.push(token)
@@ -177,7 +201,7 @@ class AnswerRun:
                 continue
             self.answer.append(token)
             self.text += text
-            yield TextDelta(text)
+            yield TextDelta(text, noted)
 
     def _reason(self, text: str) -> ReasoningDelta:
         self.reasoning += text
@@ -187,11 +211,23 @@ class AnswerRun:
         """Let the answer begin behind an end mark of our own; return the rest of the reasoning."""
         assert self._splitter is not None
         rest, written = self._splitter.finish()
-        self._forced = self._prompt.reasoning_end(written)
+        self._forced += self._prompt.reasoning_end(written)
         return rest
 
-    def _end_reasoning(self) -> None:
-        """Put the end mark behind reasoning that was cut, if the context has room for it and an answer."""
+    def _decide(self) -> None:
+        """Write the mark of reasoning or of an answer for a model that would begin with either.
+
+        What it wrote without a mark would be an answer that no constraint has seen.
+        """
+        assert self._splitter is not None
+        self._forced = self._prompt.reasoning_start()
+        for token in self._forced:
+            self._splitter.push(token)
+        if self._phase == "undecided":
+            self._splitter.finish()
+
+    def _put_forced(self) -> None:
+        """Put the forced tokens into the context, if it has room for them and an answer."""
         if self._forced and len(self._transcript) + len(self._forced) >= self._engine.context:
             self.end = "context"
             return

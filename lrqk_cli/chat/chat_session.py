@@ -42,13 +42,20 @@ class ChatSession:
         is_there = self._has_recorded or self.saved is not None
         return self._journal.name if self._journal is not None and is_there else None
 
-    def add(self, documents: Sequence[DocumentLike]) -> None:
-        """Append the documents that the saved conversation does not have, by their texts."""
-        if self.saved is not None:
-            known = [document.parts for document in self.saved.documents]
-            entries = [saved_document(document) for document in documents]
-            new = [entry for entry in entries if entry.parts not in known]
-            self.saved = replace(self.saved, entries=(*self.saved.entries, *new))
+    def add(self, documents: Sequence[DocumentLike]) -> list[str]:
+        """Append the documents that the saved conversation does not have, by their texts.
+
+        Returns:
+            The titles of those that it has with another text.
+        """
+        if self.saved is None:
+            return []
+        known = self.saved.documents
+        texts, paths = [document.parts for document in known], {document.path for document in known}
+        entries = [saved_document(document) for document in documents]
+        new = [entry for entry in entries if entry.parts not in texts]
+        self.saved = replace(self.saved, entries=(*self.saved.entries, *new))
+        return [entry.title for entry in new if entry.path in paths]
 
     def record(self, opened: OpenChat, config: LrqkConfig | None) -> None:
         """Record a conversation as it stands; nothing before its first question.

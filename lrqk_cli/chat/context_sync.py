@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from lrqk_cli.chat.conversation import Conversation, Entry, Exchange
 from lrqk_cli.chat.events import Notice, Remark, Reused
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.engine.tokens import shared_length
+from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory.units import format_bytes
 from lrqk_cli.prefix_cache.tensor_file import DamagedFileError
 
@@ -49,11 +51,13 @@ class ContextSync:
     def catch_up(self, conversation: Conversation, cancelled: Callable[[], bool]) -> Iterator[ReadingEvent]:
         """Prefill the tokens that the engine lacks, until ``cancelled``.
 
+        Where memory runs out, the whole conversation is read again in shorter segments.
+
         Raises:
             Exception: whatever the engine raises; the engine is then reset, because one layer may have got
                 further than another.
         """
-        is_damaged = False
+        is_damaged = is_shortened = False
         while True:
             try:
                 yield from self._catch_up(conversation, cancelled)
@@ -68,6 +72,12 @@ class ContextSync:
                         "What was stored of this text is damaged, so the damaged part is read again."
                     )
                 is_damaged = True
+            except OutOfMemoryError:
+                if not self.shorten_segments(conversation):
+                    raise
+                if not is_shortened:
+                    yield Notice("Memory ran out, so the text is read again in shorter segments.")
+                is_shortened = True
             except Exception:
                 self.start_again(conversation)
                 raise
@@ -167,6 +177,13 @@ class ContextSync:
         self._engine.reset()
         for entry in conversation.entries:
             entry.rewind_point = None
+
+    def shorten_segments(self, conversation: Conversation) -> bool:
+        """Reset the engine, so that all is read again in shorter segments; return False if they are short."""
+        self.start_again(conversation)
+        # The exception, and the frames in its traceback that hold tensors, refer to each other.
+        gc.collect()
+        return self._engine.shorten_segments()
 
     def change(self, old: Conversation, new: Conversation) -> None:
         """Rewind the engine to the tokens that ``old`` and ``new`` share.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lrqk_cli.engine.events import FinishReason, MemoryUse
+from lrqk_cli.engine.events import FinishReason, MemoryUse, TokenLogprobs
 from lrqk_cli.telemetry.stats import DecodeTotals
 
 AnswerEnd = FinishReason | Literal["interrupted"]
@@ -43,9 +43,14 @@ Message = Notice | Remark | Reused
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """One more token of the answer; ``text`` is empty while a character is incomplete."""
+    """One more token of the answer; ``text`` is empty while a character is incomplete.
+
+    Attributes:
+        logprobs: None unless they were asked for.
+    """
 
     text: str
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

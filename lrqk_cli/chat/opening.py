@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.chat.chat_model import OpenChat
 from lrqk_cli.chat.keeping import CacheChoice, kept_documents
-from lrqk_cli.chat.protocols import DocumentLike, OpeningView
+from lrqk_cli.chat.protocols import ChatFormat, DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig, WeightChoice
 from lrqk_cli.engine.events import MemoryUse
@@ -26,7 +26,6 @@ from lrqk_cli.models.describe import describe_source
 from lrqk_cli.models.devices import choose_device
 from lrqk_cli.models.loading import ModelSource
 from lrqk_cli.models.placement import Placement, find_placement, limit_vram
-from lrqk_cli.models.plain_text import PlainText
 from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 from lrqk_cli.models.threads import use_threads
 
@@ -78,14 +77,16 @@ class OpenSession(OpenChat):
     """A conversation with a model that this process has loaded.
 
     Attributes:
-        plain: the format of texts that the model goes on with.
+        tokenizer: the model's.
+        source_id: what identifies the files that were loaded, see ``fingerprint.source_id``.
     """
 
     session: Session
     config: LrqkConfig
     plan: Plan
     threads: int
-    plain: PlainText = field(kw_only=True)
+    tokenizer: PreTrainedTokenizerBase = field(kw_only=True)
+    source_id: str | None = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def look_up(
     if files.has_other_parts(source):
         view.note("Only the language model of this checkpoint is loaded: lrqk reads no pictures.")
     prompt = ChatPrompt(tokenizer, system, thinks=generation.thinks)
-    needed = _needed_tokens(prompt, texts, questions, generation)
+    needed = needed_tokens(prompt, texts, questions, generation)
     plan = _choose(request, placement, needed, grows=questions is None)
     return Prospect(source, placement, tokenizer, prompt, plan)
 
@@ -166,11 +167,11 @@ def open_session(
         view.planned(plan)
         stack.enter_context(limit_vram(placement.device, request.vram and plan.budget.vram))
         with view.pulling(request.name, "Loading") as report:
-            from lrqk_cli.engine.generate import Engine
-            from lrqk_cli.models.fingerprint import model_parts, tokenizer_id, weight_stamps
+            from lrqk_cli.chat.starting import start_engine
+            from lrqk_cli.models.fingerprint import model_parts, source_id, tokenizer_id, weight_stamps
             from lrqk_cli.models.recurrence_kernels import lacks_kernels
 
-            stamps = weight_stamps(found.source)
+            stamps, files_id = weight_stamps(found.source), source_id(found.source)
             loaded = loading.load(
                 found.source,
                 placement.device,
@@ -182,7 +183,8 @@ def open_session(
                 tokenizer=tokenizer,
                 on_progress=report,
             )
-            engine = stack.enter_context(Engine(loaded.model, loaded.spec, plan.config, plan.context))
+            started, plan = start_engine(loaded, plan, placement, request.wanted, view)
+            engine = stack.enter_context(started)
         if lacks_kernels(loaded.model):
             view.note("Recurrent layers of this model are faster after: pip install 'lrqk[recurrence]'")
         parts = partial(model_parts, stamps, loaded, plan.form)
@@ -199,8 +201,8 @@ def open_session(
             keeper=stack.enter_context(kept),
         )
         seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))
-        plain = PlainText(tokenizer)
-        yield OpenSession(session, request.name, engine.config, plan, seconds, threads, identify, plain=plain)
+        opened = partial(OpenSession, tokenizer=tokenizer, source_id=files_id)
+        yield opened(session, request.name, engine.config, plan, seconds, threads, identify)
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:
@@ -271,8 +273,8 @@ def _choose(request: ModelRequest, placement: Placement, needed: int, *, grows: 
         ) from None
 
 
-def _needed_tokens(
-    prompt: ChatPrompt,
+def needed_tokens(
+    prompt: ChatFormat,
     texts: Sequence[str],
     questions: Sequence[str] | None,
     generation: GenerationConfig,

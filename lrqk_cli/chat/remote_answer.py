@@ -13,6 +13,7 @@ from lrqk_cli.chat.events import (
     AnswerEnd,
     AnswerSources,
     ReasoningDelta,
+    Remark,
     SourcePage,
     Strip,
     TextDelta,
@@ -46,11 +47,14 @@ class RemoteAnswer:
         self._usage: TokenUsage | None = None
         self._details: Mapping[str, Any] = {}
 
-    def take(self, chunk: Chunk) -> Iterator[PrefillProgress | TextDelta | ReasoningDelta]:
+    def take(self, chunk: Chunk) -> Iterator[PrefillProgress | Remark | TextDelta | ReasoningDelta]:
         """Take a part of the stream."""
         self._end = chunk.end or self._end
         self._usage = chunk.usage or self._usage
-        if (total := count_of(chunk.details, "total")) and not self._first_at:
+        if ahead := count_of(chunk.details, "ahead"):
+            others = "another request" if ahead == 1 else f"up to {ahead:,} other requests"
+            yield Remark(f"The server is busy, and answers {others} first.")
+        elif (total := count_of(chunk.details, "total")) and not self._first_at:
             seconds = time.perf_counter() - self._started
             yield PrefillProgress(min(count_of(chunk.details, "read"), total), total, seconds)
         elif chunk.details:

@@ -39,7 +39,7 @@ def _text(documents: list[DocumentLike], question: str) -> str:
 
 
 def _parts(documents: list[DocumentLike], question: str) -> list[dict[str, Any]]:
-    """Return the parts of a turn, see ``server.protocol.DocumentPart``."""
+    """Return the parts of a turn, see ``server.requests.DocumentPart``."""
     parts: list[dict[str, Any]] = [
         {
             "type": "document",

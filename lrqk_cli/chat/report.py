@@ -108,7 +108,7 @@ class ChatReport(TypedDict):
     or ``interrupted``. ``attention`` holds the settings in force, ``plan`` the reason for them.
     ``prompt_tokens`` counts the tokens before reasoning and answer, ``new_tokens`` the answer without its
     stop token, ``reasoning_tokens`` the reasoning with its marks. ``sources`` has the best page first, and is
-    null without ``--sources``. With ``--endpoint``, ``attention``, ``plan`` and ``memory`` are null because
+    null without ``--sources``. If a server answers, ``attention``, ``plan`` and ``memory`` are null because
     they are the server's, and the tokens of ``documents`` are estimates.
     """
 

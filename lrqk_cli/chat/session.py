@@ -28,11 +28,13 @@ from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.sources import find_sources
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.telemetry.stats import DecodeTotals
 
 if TYPE_CHECKING:
     from lrqk_cli.engine.generate import Engine
     from lrqk_cli.engine.prefix import PrefixKeeper
+    from lrqk_cli.engine.sampling import TokenConstraint
     from lrqk_cli.models.prompt import ChatPrompt, Detokenizer
 
 
@@ -50,7 +52,7 @@ class Session(Chat):
         generation: sampling settings of the answers.
         stop_ids: tokens that end an answer.
         trained_context: tokens the model was trained on; a longer text gives one warning.
-        max_context: the most tokens that a context of this model holds.
+        max_context: the most tokens that a context of this model holds; also an attribute.
         new_stream: makes a decoder for the tokens of one answer.
         keeper: restores and keeps documents; None for neither.
     """
@@ -71,9 +73,9 @@ class Session(Chat):
         super().__init__(prompt, documents, generation)
         self.engine = engine
         self._context_sync = ContextSync(engine, keeper)
-        self._stop_ids = stop_ids
+        self.stop_ids = stop_ids
         self._trained_context = trained_context
-        self._max_context = max_context
+        self.max_context = max_context
         self._new_stream = new_stream
         self._warned = False
         self._told_of_reasoning = False
@@ -118,10 +120,15 @@ class Session(Chat):
         question: str,
         cancelled: Callable[[], bool] = never,
         generation: GenerationConfig | None = None,
+        constraint: TokenConstraint | None = None,
+        top_logprobs: int | None = None,
     ) -> Generator[ReadingEvent | TextDelta | ReasoningDelta | Answer, None, None]:
         """See ``Chat``; ``cancelled`` is checked after every segment and token.
 
         If the engine fails, the rest of the conversation is read again.
+
+        Args:
+            constraint, top_logprobs: of the answer, without its reasoning; see ``Engine.generate``.
         """
         started = time.perf_counter()
         yield from self._check(len(self.transcript) + len(self.conversation.turn(question)))
@@ -137,9 +144,11 @@ class Session(Chat):
             if not is_kept:
                 self.conversation.cut(exchange)
             drawn = generation or self.generation
-            run = AnswerRun(self.engine, self.conversation, drawn, self._stop_ids, self._new_stream())
+            run = AnswerRun(
+                self.engine, self.conversation, drawn, self.stop_ids, self._new_stream(), constraint
+            )
             if is_kept and not (cancelled() or self.unread):
-                yield from self._generate(exchange, run, cancelled)
+                yield from self._generate(exchange, run, cancelled, top_logprobs)
                 if run.first_token_at is not None:
                     timing = replace(timing, ttft_s=run.first_token_at - started)
             answer = run.result(timing, self._cache, exchange.sources)
@@ -189,7 +198,7 @@ class Session(Chat):
         self, needed: int, uses: Sequence[DocumentUse], pages: Sequence[PageSpan], drawn: GenerationConfig
     ) -> None:
         room = drawn.max_new_tokens or 1
-        check_fit(needed, room, self.engine.context, self._max_context, uses, pages)
+        check_fit(needed, room, self.engine.context, self.max_context, uses, pages)
 
     def _check(self, needed: int, removable: Sequence[DocumentEntry] | None = None) -> Iterator[Notice]:
         """Refuse ``needed`` tokens that do not fit; name the part of ``removable`` documents that would."""
@@ -207,22 +216,38 @@ class Session(Chat):
             )
 
     def _generate(
-        self, exchange: Exchange, run: AnswerRun, cancelled: Callable[[], bool]
-    ) -> Iterator[TextDelta | ReasoningDelta | Remark]:
+        self, exchange: Exchange, run: AnswerRun, cancelled: Callable[[], bool], top_logprobs: int | None
+    ) -> Iterator[TextDelta | ReasoningDelta | Remark | Notice]:
         while (part := run.next_part()) is not None:
-            for step in self.engine.generate(part, run.stop_ids):
-                self._cache.add(step.stats)
-                self.history.add(step.stats)
-                for delta in run.take(step):
-                    is_asked_for = self.generation.thinks or isinstance(delta, TextDelta)
-                    if not is_asked_for and not self._told_of_reasoning:
-                        self._told_of_reasoning = True
-                        yield Remark("This model reasons in any case; --think off cannot change that.")
-                    yield delta
-                if step.finish_reason is None and cancelled():
-                    run.end = "interrupted"
-                if run.is_part_over:
-                    break
+            try:
+                for step in self.engine.generate(part, run.stop_ids, run.constraint, top_logprobs):
+                    self._cache.add(step.stats)
+                    self.history.add(step.stats)
+                    for delta in run.take(step):
+                        is_asked_for = self.generation.thinks or isinstance(delta, TextDelta)
+                        if not is_asked_for and not self._told_of_reasoning:
+                            self._told_of_reasoning = True
+                            yield Remark("This model reasons in any case; --think off cannot change that.")
+                        yield delta
+                    if step.finish_reason is None and cancelled():
+                        run.end = "interrupted"
+                    if run.is_part_over:
+                        break
+                continue
+            except OutOfMemoryError:
+                if not self._context_sync.shorten_segments(self.conversation):
+                    raise
+            # Out here the exception is gone, whose traceback holds tensors of the failed step.
+            yield from self._read_again(cancelled)
+            if self.unread:
+                run.end = "interrupted"
         yield from run.flush()
         if (weights := self.engine.source_weights()) is not None:
             exchange.sources = find_sources(weights, self.conversation, self._new_stream)
+
+    def _read_again(self, cancelled: Callable[[], bool]) -> Iterator[Notice]:
+        """Read the conversation within an answer, which goes on then."""
+        yield Notice("Memory ran out: the text is read again in shorter segments, then the answer goes on.")
+        for event in self._context_sync.catch_up(self.conversation, cancelled):
+            if isinstance(event, Notice):
+                yield event

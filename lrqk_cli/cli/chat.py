@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,6 +15,7 @@ from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_opti
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.documents.limits import ReadLimits
+from lrqk_cli.documents.locations import Location, locate, split_variable
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 from lrqk_cli.terminal.console import stderr_console
 
@@ -34,11 +35,13 @@ def chat(
     files: chat_options.Files = [],  # noqa: B006 - typer only reads it
     model: options.Model = DEFAULT_MODEL,
     endpoint: endpoints.Endpoint = None,
+    no_server: endpoints.NoServer = False,
     file: chat_options.File = [],  # noqa: B006
     pages: chat_options.Pages = None,
     password: chat_options.Password = None,
     read_timeout: options.ReadTimeout = _LIMITS.timeout,
     read_memory: options.ReadMemory = _LIMITS.memory,
+    fetch_size: chat_options.FetchSize = _LIMITS.fetch_size,
     prompt: chat_options.Prompt = [],  # noqa: B006
     prompts_file: chat_options.PromptsFile = None,
     answers_file: chat_options.AnswersFile = None,
@@ -84,11 +87,11 @@ def chat(
         request = ModelRequest(
             model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, weights, cache
         )
-        chosen = LocalModel(request)
+        chosen = LocalModel(request, uses_server=not no_server)
     generation = GenerationConfig(
         max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed, think
     )
-    limits = ReadLimits(read_timeout, read_memory)
+    limits = ReadLimits(read_timeout, read_memory, fetch_size)
     paths = _paths(context, file, files)
     asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
 
@@ -118,14 +121,22 @@ def chat(
         converse(chosen, documents, system, generation, view, read, limits, history, sources, traces, kept)
 
 
-def _paths(context: typer.Context, named: Sequence[Path], files: Sequence[Path]) -> list[Path]:
-    """Return the paths to read; the command line overrides a variable and the config file."""
+def _paths(context: typer.Context, named: Sequence[str], files: Sequence[str]) -> list[Location]:
+    """Return what is to be read; the command line overrides a variable and the config file.
+
+    Raises:
+        DocumentError: a URL cannot be fetched.
+    """
+    source = context.get_parameter_source("file")
+    if source is not None and source.name == "ENVIRONMENT":  # which click splits at blanks
+        named = split_variable(os.environ["LRQK_FILE"], os.pathsep)
     is_flag = bool(options.on_command_line(context, {"file"}))
-    return [*named, *files] if is_flag or not files else list(files)
+    words = [*named, *files] if is_flag or not files else files
+    return [locate(word) for word in words]
 
 
 def _read_documents(
-    files: Sequence[Path],
+    files: Sequence[Location],
     pages: PageSelection | None,
     *,
     password: str | None,
@@ -137,9 +148,9 @@ def _read_documents(
         return []
     from lrqk_cli.documents import read_documents, shown_name
 
-    asked: set[Path] = set()
+    asked: set[Location] = set()
 
-    def ask(path: Path) -> str | None:
+    def ask(path: Location) -> str | None:
         is_repeated = path in asked
         asked.add(path)
         return view.ask_password(shown_name(path.name), is_repeated) if sys.stdin.isatty() else None

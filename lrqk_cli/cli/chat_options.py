@@ -9,21 +9,32 @@ from typing import Annotated
 import typer
 
 from lrqk_cli.cli.options import document_option, option, output_option
-from lrqk_cli.cli.values import parse_integer, parse_number, parse_think, parse_tokens
+from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_think, parse_tokens
 
 _answer_option = partial(option, panel="Answer")
 
 Files = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
-        help="Documents and folders to read; - for standard input.",
+        help="Documents, folders and URLs to read; - for standard input.",
         metavar="FILE",
         show_default=False,
     ),
 ]
 File = Annotated[
-    list[Path],
+    list[str],
     document_option("--file", "The same as FILE, and read before those. Repeat it for more.", "PATH"),
+]
+FetchSize = Annotated[
+    int,
+    document_option(
+        "--fetch-size",
+        "Size that a document behind a URL may have, such as 1GiB; it is fetched within --read-timeout. "
+        "(default: 256MiB)",
+        "SIZE",
+        parse_bytes,
+        show_default=False,
+    ),
 ]
 Pages = Annotated[str | None, document_option("--pages", "Pages to read, such as 3-20,25.", "PAGES")]
 Password = Annotated[str | None, document_option("--password", "Password of encrypted documents.", "TEXT")]

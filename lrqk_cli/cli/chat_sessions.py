@@ -43,7 +43,8 @@ def opened(
         )
     title = documents[0].title if documents else None
     chat_session = open_chat_session(name, continues, title, keeps=keeps, warn=view.warn, note=view.note)
-    chat_session.add(documents)
+    for changed in chat_session.add(documents):
+        view.note(f"{changed} has another text than before in this conversation, and is added as it is now.")
     try:
         yield chat_session
     finally:

@@ -1,4 +1,4 @@
-"""``--endpoint``: the model of a server, in place of one that this process loads."""
+"""``--endpoint`` and ``--no-server``: whether a server answers, or a model that this process loads."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ Endpoint = Annotated[
     ),
 ]
 
+NoServer = Annotated[
+    bool,
+    options.model_option(
+        "--no-server",
+        "Load the model here, although 'lrqk serve' runs with the same model and settings and could answer.",
+    ),
+]
+
 _KEY_VARIABLES = ("LRQK_API_KEY", "OPENAI_API_KEY")
 # What only a model of this process has.
 _OF_THIS_PROCESS = ATTENTION_OPTIONS | {
@@ -32,6 +40,7 @@ _OF_THIS_PROCESS = ATTENTION_OPTIONS | {
     "device",
     "dtype",
     "no_cache",
+    "no_server",
     "offload_weights",
     "ram",
     "threads",

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lrqk_cli.documents.locations import STDIN, Location
 from lrqk_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from lrqk_cli.terminal.oneshot import QuestionSet
-
-_STDIN = Path("-")
 
 
 def read_asked(
@@ -23,7 +22,7 @@ def read_asked(
     prompts: Sequence[str],
     prompts_file: Path | None,
     answers_file: Path | None,
-    files: Sequence[Path],
+    files: Sequence[Location],
     as_json: bool,
 ) -> QuestionSet | None:
     """Return the questions to ask; None for a chat on the terminal.
@@ -40,14 +39,14 @@ def read_asked(
         raise UsageError("--answers-file needs --prompts-file.", "Print a single answer to a file with >.")
     prompts = _whole_prompts(context, prompts)
     if not prompts and not sys.stdin.isatty():
-        if _STDIN in files:
+        if STDIN in files:
             raise UsageError(
                 "The document and the question cannot both come from standard input.",
                 "Give the question with --prompt.",
             )
         prompts = [sys.stdin.read()]
     if not prompts:
-        if as_json or _STDIN in files or not sys.stdout.isatty():
+        if as_json or STDIN in files or not sys.stdout.isatty():
             reason = "--json prints answers" if as_json else "A chat needs a terminal on both sides"
             raise UsageError(f"{reason}, and there is no question.", "Give the question with --prompt.")
         return None

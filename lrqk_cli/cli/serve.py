@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
+import secrets
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +21,9 @@ from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_opti
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_bytes, parse_integer
 from lrqk_cli.config import GenerationConfig
+from lrqk_cli.connections import is_local
 from lrqk_cli.documents.limits import ReadLimits
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 from lrqk_cli.terminal.console import stderr_console
 
@@ -29,12 +31,13 @@ if TYPE_CHECKING:
     import uvicorn
 
     from lrqk_cli.chat.opening import OpenSession
-    from lrqk_cli.server.app import Service
+    from lrqk_cli.chat.own_servers import Announcement
+    from lrqk_cli.server.service import Service
     from lrqk_cli.server.worker import EngineWorker
     from lrqk_cli.terminal.view import View
 
 _LIMITS = ReadLimits()
-_NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+_NEEDED = ("fastapi", "llguidance", "uvicorn", "multipart", "prometheus_client")
 # Seconds in which running answers may come to their end.
 _GRACE_S = 3
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -106,13 +109,14 @@ def serve(
         raise UsageError(f"There is no port {port}.", "Choose one from 1024 to 65535, or 0 for a free one.")
     if max_queue < 1 or max_body < 1:
         raise UsageError("--max-queue and --max-body must be at least 1.", "Leave them out.")
-    if not _is_local(host) and not api_key:
+    if not is_local(host) and not api_key:
         raise UsageError(
             f"Whoever reaches {host} could read the documents of all others.",
             "Add --api-key, or leave --host out to serve this machine alone.",
         )
     from lrqk_cli.chat.keeping import CacheChoice
     from lrqk_cli.chat.opening import ModelRequest, open_session
+    from lrqk_cli.chat.own_servers import Announcement, settings_of
     from lrqk_cli.terminal.view import View
 
     view = View(stderr_console(), quiet)
@@ -132,20 +136,23 @@ def serve(
     )
     with open_session(request, [], None, GenerationConfig(), view) as opened:
         limits = ReadLimits(read_timeout, read_memory)
-        service = _service(opened, limits, api_key, max_body, max_queue, _is_local(host))
-        _run(service, host, port, view)
+        hosts = _LOCAL_NAMES if is_local(host) else ()
+        service = _service(opened, limits, api_key, max_body, max_queue, hosts)
+        announcement = partial(
+            Announcement,
+            token=service.token,
+            model=service.model,
+            context=service.context,
+            max_context=opened.session.max_context,
+            source_id=opened.source_id or "",
+            settings=settings_of(request),
+        )
+        _run(service, host, port, announcement, view)
 
 
 def _check_installed() -> None:
     if any(find_spec(name) is None for name in _NEEDED):
         raise UsageError("The server's libraries are not installed.", "Run: pip install 'lrqk[serve]'")
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _service(
@@ -154,16 +161,18 @@ def _service(
     keys: Sequence[str],
     max_body: int,
     max_queue: int,
-    is_local: bool,
+    hosts: Sequence[str],
 ) -> Service:
     import logging
 
-    from lrqk_cli.server.app import Service
+    from lrqk_cli.models.plain_text import PlainText
+    from lrqk_cli.server.service import Service
     from lrqk_cli.server.uploads import UploadedFiles
+    from lrqk_cli.server.vocabulary import Vocabulary
     from lrqk_cli.server.worker import EngineWorker
 
     log = logging.getLogger("uvicorn.error")
-    worker = EngineWorker(opened.session, max_queue, opened.plain, log.error)
+    worker = EngineWorker(opened.session, max_queue, PlainText(opened.tokenizer), log.error)
     name = Path(opened.model)
     return Service(
         # Clients need not learn where a model lies.
@@ -171,15 +180,21 @@ def _service(
         opened.session.engine.context,
         worker,
         UploadedFiles(limits, _MOST_FILES),
+        Vocabulary(opened.tokenizer, opened.session.stop_ids),
         keys=keys,
+        token=secrets.token_urlsafe(32),
         max_body=max_body,
-        hosts=_LOCAL_NAMES if is_local else (),
+        hosts=hosts,
     )
 
 
-def _run(service: Service, host: str, port: int, view: View) -> None:
+def _run(
+    service: Service, host: str, port: int, announcement: Callable[[str], Announcement], view: View
+) -> None:
+    """Serve until the user ends it; ``announcement`` is made of the address."""
     import uvicorn
 
+    from lrqk_cli.chat.own_servers import announced
     from lrqk_cli.server.app import create_app
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -194,12 +209,18 @@ def _run(service: Service, host: str, port: int, view: View) -> None:
         create_app(service), log_level="warning", timeout_graceful_shutdown=_GRACE_S, server_header=False
     )
     shown = f"[{host}]" if family == socket.AF_INET6 else host
-    view.note(f"Serving {service.model} at http://{shown}:{listening.getsockname()[1]}/v1. Ctrl-C ends it.")
+    url = f"http://{shown}:{listening.getsockname()[1]}/v1"
     # uvicorn raises the signal that ended it again; this lets what is being stored be finished.
     signal.signal(signal.SIGTERM, _leave)
     try:
-        with listening:
-            _ending(service.worker)(config).run(sockets=[listening])
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(listening)]
+            try:
+                sockets.append(stack.enter_context(announced(announcement(url))))
+            except LrqkError as error:
+                view.note(f"'lrqk chat' finds this server with --endpoint alone: {error.message}")
+            view.note(f"Serving {service.model} at {url}. Ctrl-C ends it.")
+            _ending(service.worker)(config).run(sockets=sockets)
     finally:
         service.worker.close()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+
+from lrqk_cli.documents.locations import Location
 
 _BETWEEN_PAGES = "\n\n"
 _NO_TEXT = "(no text on this page)"
@@ -58,14 +59,14 @@ class Document:
     """A document that has been read.
 
     Attributes:
-        path: its file; ``-`` for standard input.
+        path: its file, or where it was fetched; ``-`` for standard input.
         title: its name in prompts and messages.
         pages: the selected pages, in order; one page without a number if ``paginated`` is false.
         page_count: pages of the file, selected or not; 0 if it has none.
         warnings: warnings for the user, one plain sentence each.
     """
 
-    path: Path
+    path: Location
     title: str
     pages: tuple[Page, ...]
     page_count: int = 0

@@ -9,19 +9,18 @@ from __future__ import annotations
 import io
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lrqk_cli.documents.source import SourceFile
 from lrqk_cli.errors import DocumentError
 
 if TYPE_CHECKING:
     import pypdfium2
+    from PIL.Image import Image
 
-# Pixels: wide enough to read on a screen, small enough for a file with fifty pages.
-_WIDTH = 1000
-_MOST_HEIGHT = 4 * _WIDTH
 _QUALITY = 55
 # What a passage that was shortened begins or ends with.
 _CUT = "…"
@@ -40,12 +39,30 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Canvas:
+    """What a page is drawn on.
+
+    Attributes:
+        width, height: pixels that the picture fills in one direction, and keeps to in the other.
+        encoding: of the picture; ``rgb`` are three bytes a pixel, row by row, which nothing has to decode.
+    """
+
+    width: int
+    height: int
+    encoding: Literal["webp", "rgb"]
+
+
+# Wide enough to read on a screen, small enough for a file with fifty pages.
+WEB_CANVAS = Canvas(1000, 4000, "webp")
+
+
+@dataclass(frozen=True, slots=True)
 class PageDrawing:
     """A page as a picture.
 
     Attributes:
         width, height: of the picture, in pixels.
-        image: WebP.
+        image: in the encoding of the canvas.
         marks: the lines of each passage; none if it was not found.
     """
 
@@ -60,40 +77,63 @@ def can_draw() -> bool:
     return find_spec("pypdfium2") is not None and find_spec("PIL") is not None
 
 
-def draw_page(source: SourceFile, number: int, passages: Sequence[str]) -> PageDrawing:
-    """Draw a page and mark passages.
-
-    Args:
-        number: of the page, from 1.
+class PageDrawer:
+    """Draws pages of a PDF file, which stays open for them.
 
     Raises:
-        DocumentError: the file has no such page, or PDFium cannot open the file or the page.
+        DocumentError: PDFium cannot open it.
     """
+
+    def __init__(self, source: SourceFile) -> None:
+        import pypdfium2
+
+        self._title = source.title
+        with _refusals(source.title):
+            self._document = pypdfium2.PdfDocument(source.data)
+
+    def draw(self, number: int, passages: Sequence[str], canvas: Canvas) -> PageDrawing:
+        """Draw a page and find passages on it.
+
+        Args:
+            number: of the page, from 1.
+
+        Raises:
+            DocumentError: the file has no such page, or PDFium refuses it.
+        """
+        if not 1 <= number <= len(self._document):
+            raise DocumentError(f"{self._title} has no page {number:,} any more.", "Was it replaced?")
+        with _refusals(self._title), closing(self._document[number - 1]) as page:
+            width, height = page.get_size()
+            scale = min(canvas.width / max(width, 1.0), canvas.height / max(height, 1.0))
+            # PDFium rounds the size of the picture up, and an error of rounding would exceed the canvas.
+            picture = page.render(scale=scale * (1 - 1e-6)).to_pil().convert("RGB")
+            text = _PageText(page)
+            marks = tuple(text.find(passage) for passage in passages)
+        return PageDrawing(picture.width, picture.height, _encoded(picture, canvas), marks)
+
+    def close(self) -> None:
+        """Free the file's memory."""
+        self._document.close()
+
+
+@contextmanager
+def _refusals(title: str) -> Iterator[None]:
+    """Raise a DocumentError where PDFium refuses something."""
     import pypdfium2
 
     try:
-        return _drawing(source, number, passages)
+        yield
     except pypdfium2.PdfiumError as error:
-        message = f"{source.title} cannot be drawn: {str(error).rstrip('.')}."
+        message = f"{title} cannot be drawn: {str(error).rstrip('.')}."
         raise DocumentError(message, "Open it in its own program.") from error
 
 
-def _drawing(source: SourceFile, number: int, passages: Sequence[str]) -> PageDrawing:
-    """Draw a page; raise PDFium's own error if it refuses the file or the page."""
-    import pypdfium2
-
-    with pypdfium2.PdfDocument(source.data) as document:
-        if not 1 <= number <= len(document):
-            raise DocumentError(f"{source.title} has no page {number:,} any more.", "Was it replaced?")
-        page = document[number - 1]
-        width, height = page.get_size()
-        scale = min(_WIDTH / max(width, 1.0), _MOST_HEIGHT / max(height, 1.0))
-        picture = page.render(scale=scale).to_pil().convert("RGB")
-        content = io.BytesIO()
-        picture.save(content, "WEBP", quality=_QUALITY, method=4)
-        text = _PageText(page)
-        marks = tuple(text.find(passage) for passage in passages)
-        return PageDrawing(picture.width, picture.height, content.getvalue(), marks)
+def _encoded(picture: Image, canvas: Canvas) -> bytes:
+    if canvas.encoding == "rgb":
+        return picture.tobytes()
+    content = io.BytesIO()
+    picture.save(content, "WEBP", quality=_QUALITY, method=4)
+    return content.getvalue()
 
 
 class _PageText:

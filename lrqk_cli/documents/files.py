@@ -12,8 +12,8 @@ from typing import BinaryIO
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.errors import DocumentError
 
-# ``Path`` merges the two slashes of a URL into one.
-_URL = re.compile(r"(?P<scheme>https?|ftp|file):/+(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+# ``Path`` merges the two slashes of a URL into one. What stands before @ is a user, perhaps with a password.
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?:[^/?#]*@)?(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -55,7 +55,7 @@ def reason(error: OSError) -> str:
 
 
 def missing(path: Path) -> DocumentError:
-    """The error of a missing file; for a URL it says how to download it."""
+    """The error of a missing file; for a URL that is not fetched it says what to do."""
     name = shown_name(path)
     match = _URL.match(path.as_posix())
     if match is None:
@@ -66,7 +66,8 @@ def missing(path: Path) -> DocumentError:
     if scheme == "file":
         return DocumentError(f"file:///{rest} is a URL, not a path.", f"Give the path: /{rest}")
     url = f"{scheme}://{rest}"
+    why = "only files are read here" if scheme in ("http", "https") else "lrqk fetches http and https only"
     return DocumentError(
-        f"{url} is a URL, and lrqk reads files only.",
+        f"{url} is a URL, and {why}.",
         f"Download it first, for example with curl -LO {shlex.quote(url)}, then give the file.",
     )

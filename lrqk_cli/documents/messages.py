@@ -7,10 +7,10 @@ run code.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from lrqk_cli.documents.document import Document, Page
+from lrqk_cli.documents.locations import Location
 from lrqk_cli.errors import DocumentError, LrqkError, UsageError
 
 Message = dict[str, Any]
@@ -35,7 +35,7 @@ def from_document(document: Document) -> Message:
     return {"pages": pages, "page_count": document.page_count, "warnings": document.warnings}
 
 
-def to_document(path: Path, title: str, message: Message) -> Document:
+def to_document(path: Location, title: str, message: Message) -> Document:
     """The inverse of ``from_document``."""
     pages = tuple(Page(number, text, by_ocr) for number, text, by_ocr in message["pages"])
     return Document(path, title, pages, message["page_count"], tuple(message["warnings"]))

@@ -86,7 +86,8 @@ def _convert(source: SourceFile, suffix: str) -> str:
         raise _missing_extra(source, suffix) from error
     try:
         converter = getattr(converters, _CONVERTERS[suffix])()
-        converted = converter.convert(BytesIO(source.data), StreamInfo(extension=suffix))
+        declared = StreamInfo(extension=suffix, charset=source.charset)
+        converted = converter.convert(BytesIO(source.data), declared)
     except MissingDependencyException as error:
         raise _missing_extra(source, suffix) from error
     except MemoryError:

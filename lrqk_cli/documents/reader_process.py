@@ -18,9 +18,10 @@ from typing import IO
 
 from lrqk_cli.documents import messages
 from lrqk_cli.documents.document import Document
-from lrqk_cli.documents.drawing import PageDrawing, to_drawing
+from lrqk_cli.documents.drawing import Canvas, PageDrawing, to_drawing
 from lrqk_cli.documents.formats import Listing
 from lrqk_cli.documents.limits import ReadLimits
+from lrqk_cli.documents.locations import STDIN
 from lrqk_cli.documents.messages import Message
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.documents.source import ReadOptions, SourceFile
@@ -63,15 +64,17 @@ class ReaderProcess:
         return Listing([(Path(path), title) for path, title in found["files"]], found["left_out"])
 
     def read(self, source: SourceFile, options: ReadOptions) -> Document:
-        """Read a file, or the bytes of ``source`` from standard input; see ``formats.read_source``.
+        """Read a file, or the bytes of ``source`` if it is none; see ``formats.read_source``.
 
         Raises:
             DocumentError: the file cannot be read within the limits, or at all.
             UsageError: ``options`` select pages of a document without pages.
         """
         request = {
-            "read": str(source.path),
+            "read": str(source.path if isinstance(source.path, Path) else STDIN),
             "title": source.title,
+            "suffix": source.declared_suffix,
+            "charset": source.charset,
             "pages": None if options.pages is None else str(options.pages),
             "asks": callable(options.password),
             "password": None if callable(options.password) else options.password,
@@ -79,13 +82,21 @@ class ReaderProcess:
         answer = self._request(request, source, options)
         return messages.to_document(source.path, source.title, answer["document"])
 
-    def draw(self, source: SourceFile, page: int, passages: Sequence[str]) -> PageDrawing:
-        """Draw a page of a PDF file, and mark passages; see ``drawing.draw_page``.
+    def draw(self, source: SourceFile, page: int, passages: Sequence[str], canvas: Canvas) -> PageDrawing:
+        """Draw a page of a PDF file, and find passages on it; see ``PageDrawer``.
+
+        The file stays open until another is drawn, so draw all pages of one before those of another.
 
         Raises:
             DocumentError: the page cannot be drawn within the limits, or at all.
         """
-        request = {"draw": str(source.path), "title": source.title, "page": page, "passages": [*passages]}
+        request = {
+            "draw": str(source.path),
+            "title": source.title,
+            "page": page,
+            "passages": [*passages],
+            "canvas": [canvas.width, canvas.height, canvas.encoding],
+        }
         return to_drawing(self._request(request, source, ReadOptions())["drawing"])
 
     def _request(self, request: Message, source: SourceFile, options: ReadOptions) -> Message:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from lrqk_cli.documents.locations import Location
 from lrqk_cli.documents.pages import PageSelection
 
-STDIN = Path("-")
-
-Password = str | Callable[[Path], str | None] | None
+Password = str | Callable[[Location], str | None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +16,22 @@ class SourceFile:
     """The bytes of one file.
 
     Attributes:
-        path: the file; ``-`` for standard input.
+        path: the file, or where it was fetched; ``-`` for standard input.
         title: its name in prompts and messages.
+        declared_suffix: of the type that a server declares; empty for the suffix of the path.
+        charset: the encoding that a server declares.
     """
 
-    path: Path
+    path: Location
     title: str
     data: bytes = field(repr=False)
+    declared_suffix: str = ""
+    charset: str | None = None
 
     @property
     def suffix(self) -> str:
         """The file's suffix in lower case, with its dot."""
-        return self.path.suffix.lower()
+        return self.declared_suffix or self.path.suffix.lower()
 
 
 def no_progress(done: int, total: int) -> None:

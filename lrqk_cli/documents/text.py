@@ -58,7 +58,7 @@ def read_text(source: SourceFile, options: ReadOptions) -> Document:
             f"{source.title} is not a text file.",
             "lrqk reads PDF, text, Markdown, source code, HTML, EPUB, .docx, .pptx and .xlsx files.",
         )
-    text, warning = decode(source.data)
+    text, warning = decode(source.data, source.charset)
     text = normalise(text)
     if not text:
         raise DocumentError(f"{source.title} is empty.", "Choose a file that has text in it.")
@@ -67,13 +67,18 @@ def read_text(source: SourceFile, options: ReadOptions) -> Document:
     return Document(source.path, source.title, (Page(None, text),), warnings=warnings)
 
 
-def decode(data: bytes) -> tuple[str, str]:
-    """Decode by the byte order mark, else as UTF-8, else by the encoding that the bytes look like.
+def decode(data: bytes, charset: str | None = None) -> tuple[str, str]:
+    """Decode by the byte order mark, else by ``charset``, as UTF-8, or by what the bytes look like.
+
+    Args:
+        charset: that a server declares; it counts if all bytes can be decoded by it.
 
     Returns:
         The text, and a warning if the encoding was guessed or some bytes are lost; else an empty string.
     """
     stated = _marked_encoding(data) or _unmarked_utf_16(data)
+    if not stated and charset and (declared := _decode_declared(data, charset)) is not None:
+        return declared, ""
     try:
         return data.decode(stated or "utf-8"), ""
     except UnicodeDecodeError:
@@ -94,6 +99,16 @@ def decode(data: bytes) -> tuple[str, str]:
     damaged = text.count("\ufffd")
     warning = f"it is not UTF-8 and was read as {_GUESSES[encoding]}"
     return text, f"{warning}; {_lost(damaged)}." if damaged else f"{warning}."
+
+
+def _decode_declared(data: bytes, charset: str) -> str | None:
+    """Decode by a declared charset; None if that is not known, or not that of the bytes."""
+    try:
+        name = codecs.lookup(charset).name
+        # As browsers do, for servers call Windows-1252 so.
+        return data.decode(_USUAL if name in ("ascii", "iso8859-1") else name)
+    except (LookupError, ValueError):
+        return None
 
 
 def _lost(count: int) -> str:

@@ -13,13 +13,14 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 from lrqk_cli.documents import messages
-from lrqk_cli.documents.drawing import draw_page, from_drawing
+from lrqk_cli.documents.drawing import Canvas, PageDrawer, from_drawing
 from lrqk_cli.documents.files import load
 from lrqk_cli.documents.formats import list_folder, read_source
+from lrqk_cli.documents.locations import STDIN, Location
 from lrqk_cli.documents.messages import Message
 from lrqk_cli.documents.pages import PageSelection
 from lrqk_cli.documents.shares import ShareLostError
-from lrqk_cli.documents.source import STDIN, Password, ReadOptions, SourceFile
+from lrqk_cli.documents.source import Password, ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError, UsageError
 
 # Memory that Python and the libraries reserve.
@@ -66,11 +67,16 @@ def _take_stdout() -> BinaryIO:
 
 @dataclass
 class _Worker:
-    """Answers one request after the other."""
+    """Answers one request after the other.
+
+    Attributes:
+        drawn: the file that was drawn last, which stays open: its path, bytes of standard input, and drawer.
+    """
 
     output: BinaryIO
     received: SimpleQueue[tuple[Message, bytes]]
     memory: int
+    drawn: tuple[str, bytes, PageDrawer] | None = None
 
     def receive(self) -> None:
         """Queue messages from standard input; end the process at the end of input."""
@@ -107,7 +113,8 @@ class _Worker:
         return {"listing": {"files": files, "left_out": listing.left_out}}
 
     def _read(self, request: Message, data: bytes) -> Message:
-        source, pages = _source(request["read"], request["title"], data), request["pages"]
+        declared, pages = (request["suffix"], request["charset"]), request["pages"]
+        source = _source(request["read"], request["title"], data, *declared)
         selection = None if pages is None else PageSelection.parse(pages)
         password: Password = self._ask if request["asks"] else request["password"]
         options = ReadOptions(selection, password, self._tell, self._tell_scan, self.memory)
@@ -115,8 +122,18 @@ class _Worker:
         return {"document": messages.from_document(document)}
 
     def _draw(self, request: Message, data: bytes) -> Message:
-        source = _source(request["draw"], request["title"], data)
-        return {"drawing": from_drawing(draw_page(source, request["page"], request["passages"]))}
+        drawer = self._drawer_of(request["draw"], request["title"], data)
+        drawing = drawer.draw(request["page"], request["passages"], Canvas(*request["canvas"]))
+        return {"drawing": from_drawing(drawing)}
+
+    def _drawer_of(self, path: str, title: str, data: bytes) -> PageDrawer:
+        """Return what draws a file; the file before it is closed."""
+        if self.drawn is None or self.drawn[:2] != (path, data):
+            if self.drawn is not None:
+                self.drawn[2].close()
+                self.drawn = None
+            self.drawn = path, data, PageDrawer(_source(path, title, data))
+        return self.drawn[2]
 
     def _tell(self, done: int, total: int) -> None:
         self._send({"done": done, "total": total})
@@ -124,7 +141,7 @@ class _Worker:
     def _tell_scan(self, done: int, total: int) -> None:
         self._send({"scans": done, "total": total})
 
-    def _ask(self, _: Path) -> str | None:
+    def _ask(self, _: Location) -> str | None:
         self._send({"ask": "password"})
         reply, _data = self.received.get()
         password: str | None = reply["password"]
@@ -135,7 +152,7 @@ class _Worker:
         self.output.flush()
 
 
-def _source(path: str, title: str, data: bytes) -> SourceFile:
-    """Return a file with its bytes; ``data`` are those of standard input."""
+def _source(path: str, title: str, data: bytes, suffix: str = "", charset: str | None = None) -> SourceFile:
+    """Return a file with its bytes; ``data`` are those of ``-``."""
     place = Path(path)
-    return SourceFile(place, title, data if place == STDIN else load(place, title))
+    return SourceFile(place, title, data if place == STDIN else load(place, title), suffix, charset)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
+from lrqk_cli.connections import connection_failure, is_local
 from lrqk_cli.endpoint.failures import broken, failure_in_stream, not_understood, refusal, unreachable
 from lrqk_cli.endpoint.protocol import Chunk, ServedModel, read_chunk, read_models
 from lrqk_cli.errors import UsageError
@@ -30,6 +31,7 @@ class EndpointClient:
     Args:
         url: as the user wrote it; ``/v1`` is added where there is no path.
         key: sent with each request; None for none.
+        socket: the Unix socket on which the server is reached, whatever the address; None for the address.
 
     Attributes:
         url: the address under which its routes lie.
@@ -39,13 +41,14 @@ class EndpointClient:
         UsageError: this is no address of a server, or a key stands in it.
     """
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, socket: Path | None = None) -> None:
         self.url = _base(url)
         self.listed: list[ServedModel] = []
+        self._socket = str(socket) if socket is not None else None
         self._settings: dict[str, Any] = {
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             # A proxy is for other machines.
-            "trust_env": not is_local(self.url),
+            "trust_env": socket is None and not is_local(urlsplit(self.url).hostname),
         }
 
     def models(self) -> list[ServedModel]:
@@ -54,7 +57,11 @@ class EndpointClient:
         Raises:
             EndpointError: it cannot be reached, refuses the key, or speaks another protocol.
         """
-        with self._failures(), httpx2.Client(timeout=_LIST_S, **self._settings) as client:
+        transport = httpx2.HTTPTransport(uds=self._socket) if self._socket else None
+        with (
+            self._failures(),
+            httpx2.Client(timeout=_LIST_S, transport=transport, **self._settings) as client,
+        ):
             response = client.get(f"{self.url}/models")
             if not response.is_success:
                 raise refusal(response.status_code, response.text, response.headers, self.url)
@@ -102,8 +109,9 @@ class EndpointClient:
         """Put the data of all events into a queue, and None at the end of the stream."""
         timeout = httpx2.Timeout(None, connect=_CONNECT_S)
         fields = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        transport = httpx2.AsyncHTTPTransport(uds=self._socket) if self._socket else None
         async with (
-            httpx2.AsyncClient(timeout=timeout, **self._settings) as client,
+            httpx2.AsyncClient(timeout=timeout, transport=transport, **self._settings) as client,
             client.stream("POST", f"{self.url}/chat/completions", json=fields) as response,
         ):
             if not response.is_success:
@@ -132,7 +140,7 @@ class EndpointClient:
         except httpx2.ConnectTimeout as error:
             raise unreachable(self.url, "it does not answer") from error
         except httpx2.ConnectError as error:
-            raise unreachable(self.url, _reason(error)) from error
+            raise unreachable(self.url, connection_failure(error)) from error
         except httpx2.SSEError as error:
             raise not_understood(self.url) from error
         except (httpx2.HTTPError, httpx2.StreamError) as error:
@@ -166,15 +174,6 @@ async def _leave(reader: asyncio.Task[None]) -> None:
     await asyncio.gather(reader, return_exceptions=True)
 
 
-def is_local(url: str) -> bool:
-    """Whether an address is of this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _base(url: str) -> str:
     """Return the address under which the routes lie."""
     url = url.strip()
@@ -190,15 +189,3 @@ def _base(url: str) -> str:
             "Others could see a key in the address of --endpoint.", "Set the variable LRQK_API_KEY instead."
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
-
-
-def _reason(error: Exception) -> str:
-    """Return why a connection failed, in a few words."""
-    words = str(error).lower()
-    if "refused" in words or "all connection attempts failed" in words:
-        return "the connection is refused"
-    if "name" in words or "getaddrinfo" in words or "nodename" in words:
-        return "there is no such host"
-    if "certificate" in words or "ssl" in words:
-        return "the certificate or the encryption is not valid"
-    return "there is no connection"

@@ -35,6 +35,21 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log probabilities of one step by the model's own distribution, before temperature and all else.
+
+    Attributes:
+        token: the chosen token.
+        logprob: the natural logarithm of its probability.
+        top: the likeliest tokens with theirs, the best first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One new token.
 
@@ -44,11 +59,13 @@ class Step:
             tokens, ``context`` the reserved context is full.
         stats: counters of the decode steps since the last reading. Reading them waits for the device, so most
             items have none; the last item has the rest. The first token belongs to the prefill.
+        logprobs: None unless they were asked for.
     """
 
     token: int
     finish_reason: FinishReason | None
     stats: StepStats
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

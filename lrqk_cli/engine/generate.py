@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lrqk_cli.attention import layer_list
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
 from lrqk_cli.attention.restoring import OpenPart
@@ -21,10 +20,11 @@ from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Ste
 from lrqk_cli.engine.failures import compute_errors
 from lrqk_cli.engine.fusion import fused
 from lrqk_cli.engine.lookup import Lookup
-from lrqk_cli.engine.prefill import check_prompt, default_segment, run_segments
+from lrqk_cli.engine.memory_use import memory_use
+from lrqk_cli.engine.prefill import LEAST_SEGMENT, check_prompt, check_room, default_segment, run_segments
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
-from lrqk_cli.engine.sampling import Sampler, checked
-from lrqk_cli.errors import ContextLengthError, UsageError
+from lrqk_cli.engine.sampling import Sampler, TokenConstraint, checked, sampler_for
+from lrqk_cli.errors import UsageError
 from lrqk_cli.kernels import has_triton
 from lrqk_cli.memory import probe
 from lrqk_cli.memory.exhaustion import memory_errors
@@ -124,6 +124,13 @@ class Engine:
         self.config = config
         self._decoder = Decoder(self.model, self.cache)
 
+    def shorten_segments(self) -> bool:
+        """Halve the segments of later prefills, which takes less memory; return False if they are short."""
+        if is_long := self._segment > LEAST_SEGMENT:
+            self._segment = max(LEAST_SEGMENT, self._segment // 2)
+            self.config = self.cache.config = replace(self.config, segment=self._segment)
+        return is_long
+
     def track_sources(self, wanted: bool) -> None:
         """Switch the tracking of attention weights on or off; see ``source_weights``."""
         self.cache.track_sources(wanted)
@@ -201,26 +208,33 @@ class Engine:
                 self._logits = logits
                 yield PrefillProgress(taken, len(tokens), time.perf_counter() - start)
 
-    def generate(self, generation: GenerationConfig, stop_ids: Collection[int]) -> Iterator[Step]:
+    def generate(
+        self,
+        generation: GenerationConfig,
+        stop_ids: Collection[int],
+        constraint: TokenConstraint | None = None,
+        top_logprobs: int | None = None,
+    ) -> Iterator[Step]:
         """Continue the conversation token by token.
 
         May be closed between two items. Yielded tokens belong to the conversation, except stop tokens.
+
+        Args:
+            constraint: allows some tokens only; to end the answer, a stop token. None allows all.
+            top_logprobs: how many likeliest tokens a step tells with their log probabilities, beside that of
+                its own; None for no log probabilities.
 
         Raises:
             ContextLengthError: the context is full.
             ModelError: the model computes values that are not finite; the engine is then empty.
             OutOfMemoryError: memory runs out; the engine is then empty.
         """
-        if self.length >= self.context:
-            raise ContextLengthError(
-                f"The context of {self.context:,} tokens is full, so there is no room for an answer.",
-                "Raise `context`, or ask about fewer pages.",
-            )
+        check_room(self.length, self.context)
         limit = generation.max_new_tokens or self.context
         steps, seconds = 0, 0.0
         drafts = self._lookup if self.uses_lookup and self.cache.draft_tokens else None
         with self._computing():
-            sampler = Sampler(generation, self.device)
+            sampler = sampler_for(generation, self.device, constraint, top_logprobs)
             self.cache.counters.take()
             is_step, start = bool(self._waiting()), time.perf_counter()
             logits = self.next_logits()
@@ -234,13 +248,13 @@ class Engine:
                     stats = self._count_steps(steps, seconds)
                     steps, seconds = 0, 0.0
                 if finish is not None:
-                    yield Step(token, finish, stats)
+                    yield Step(token, finish, stats, sampler.logprobs)
                     return
                 # A captured step is launched first, and runs while the caller shows the token. The token
                 # belongs to the conversation whatever the caller does next, so nothing has to be undone.
                 is_captured = self._decoder.is_captured
                 if not is_captured:
-                    yield Step(token, None, stats)
+                    yield Step(token, None, stats, sampler.logprobs)
                 waiting, start = self._waiting(), time.perf_counter()
                 is_step = bool(waiting)
                 if waiting == [token]:
@@ -248,7 +262,7 @@ class Engine:
                 else:  # the caller has used the engine since
                     logits = self.next_logits()
                 if is_captured:
-                    yield Step(token, None, stats)
+                    yield Step(token, None, stats, sampler.logprobs)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -301,16 +315,7 @@ class Engine:
 
     def memory(self) -> MemoryUse:
         """Return the bytes in use now."""
-        return MemoryUse(
-            device=str(self.device),
-            device_bytes=probe.allocated_bytes(self.device),
-            peak_device_bytes=probe.peak_bytes(self.device),
-            weight_bytes=self._weight_bytes,
-            host_kv_bytes=layer_list.host_kv_bytes(self.cache.attention_layers),
-            index_bytes=layer_list.index_bytes(self.cache.attention_layers),
-            hot_bytes=layer_list.hot_bytes(self.cache.attention_layers),
-            budget_bytes=self._budget_bytes,
-        )
+        return memory_use(self.cache, self._weight_bytes, self._budget_bytes)
 
     def _waiting(self) -> list[int]:
         """Return the tokens that the model has not read yet."""

@@ -20,6 +20,9 @@ from lrqk_cli.memory.estimate import CPU_SEGMENT, DEFAULT_SEGMENT
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.solver_pool import SolverPool
 
+LEAST_SEGMENT = 128
+"""The tokens of the shortest segment that is tried where memory has run out."""
+
 # Factors are fitted ahead only if the text so far is this many times as long as the tokens to come.
 _AHEAD = 3
 
@@ -108,6 +111,19 @@ def telling(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def check_room(length: int, context: int) -> None:
+    """Raise if a context is full.
+
+    Raises:
+        ContextLengthError: it is.
+    """
+    if length >= context:
+        raise ContextLengthError(
+            f"The context of {context:,} tokens is full, so there is no room for an answer.",
+            "Raise `context`, or ask about fewer pages.",
+        )
 
 
 def check_prompt(tokens: Sequence[int], earlier: int, context: int, spec: ModelSpec) -> None:

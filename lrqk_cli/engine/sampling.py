@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from lrqk_cli.config import GenerationConfig
+from lrqk_cli.engine.events import TokenLogprobs
 from lrqk_cli.engine.failures import not_finite
 
 # Parts of a row of logits that are searched in parallel.
@@ -63,7 +65,10 @@ class Sampler:
 
     Attributes:
         takes_likeliest: the choice is always that of ``likeliest``, whatever the earlier tokens.
+        logprobs: of the newest choice; None unless an ``ObservedSampler`` notes them.
     """
+
+    logprobs: TokenLogprobs | None = None
 
     def __init__(self, generation: GenerationConfig, device: torch.device) -> None:
         processors = LogitsProcessorList()
@@ -103,3 +108,70 @@ class Sampler:
             weights = torch.softmax(scores, dim=-1).nan_to_num(1.0)
             token = torch.multinomial(weights, 1, generator=self._generator).squeeze(0)
         return checked(int(_if_finite(top, token)))
+
+
+class TokenConstraint(Protocol):
+    """Says which tokens an answer may go on with, such as those that a grammar allows."""
+
+    def allowed(self) -> Tensor:
+        """Return whether each token may come next, bool ``[n]`` in host memory; further tokens may not."""
+
+    def accept(self, token: int) -> None:
+        """Go on behind ``token``, which was chosen."""
+
+
+class ObservedSampler(Sampler):
+    """A sampler with work on the host at every token: it obeys a constraint, or notes log probabilities.
+
+    Args:
+        constraint: None allows all tokens.
+        top_logprobs: how many of the likeliest tokens to note beside the chosen one; None notes nothing.
+    """
+
+    def __init__(
+        self,
+        generation: GenerationConfig,
+        device: torch.device,
+        constraint: TokenConstraint | None,
+        top_logprobs: int | None,
+    ) -> None:
+        super().__init__(generation, device)
+        self.takes_likeliest = False
+        self._constraint = constraint
+        self._top_logprobs = top_logprobs
+
+    def choose(self, logits: Tensor, tokens: Sequence[int]) -> int:
+        """See ``Sampler``; the log probabilities are those without the constraint."""
+        if self._constraint is None:
+            token = super().choose(logits, tokens)
+        else:
+            token = super().choose(_only(self._constraint.allowed(), logits), tokens)
+            self._constraint.accept(token)
+        if self._top_logprobs is not None:
+            self.logprobs = _logprobs(logits, token, self._top_logprobs)
+        return token
+
+
+def sampler_for(
+    generation: GenerationConfig,
+    device: torch.device,
+    constraint: TokenConstraint | None,
+    top_logprobs: int | None,
+) -> Sampler:
+    """Return the sampler of an answer; the arguments are those of ``ObservedSampler``."""
+    if constraint is None and top_logprobs is None:
+        return Sampler(generation, device)
+    return ObservedSampler(generation, device, constraint, top_logprobs)
+
+
+def _only(allowed: Tensor, logits: Tensor) -> Tensor:
+    """Return the logits with all tokens but the allowed ones at minus infinity."""
+    allowed = functional.pad(allowed, (0, len(logits) - len(allowed)), value=False)
+    return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+
+
+def _logprobs(logits: Tensor, token: int, count: int) -> TokenLogprobs:
+    logs = torch.log_softmax(logits.float(), dim=-1)
+    values, tokens = logs.topk(min(count, len(logs)))
+    chosen, *best = torch.cat([logs[token : token + 1], values]).tolist()
+    return TokenLogprobs(token, chosen, tuple(zip(tokens.tolist(), best, strict=True)))

@@ -43,6 +43,22 @@ def weight_stamps(source: ModelSource) -> Stamps:
     return {path: _stamp(path) for path in files}
 
 
+def source_id(source: ModelSource) -> str | None:
+    """Return what identifies a model that is here: all its files, where they lie, and their present state.
+
+    It reads none of them. None if the model is not here.
+
+    Raises:
+        OSError: the files cannot be looked at.
+    """
+    folder = _folder(source)
+    if folder is None:
+        return None
+    files = {*weight_stamps(source), *(path for path in folder.iterdir() if path.is_file())}
+    stamps = {str(path.resolve()): _stamp(path) for path in files}
+    return _digest(json.dumps(stamps, sort_keys=True).encode())
+
+
 def model_parts(stamps: Stamps, loaded: LoadedModel, form: WeightForm | None) -> dict[str, str]:
     """Return what determines the KV rows of a text beside its tokens and the dtype of the rows.
 

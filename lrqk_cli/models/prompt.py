@@ -105,6 +105,18 @@ class ChatPrompt:
         end = self.reasoning.end
         return self._control(end.lstrip().removeprefix(written) if written else end)
 
+    def reasoning_start(self) -> list[int]:
+        """What a model writes ahead of reasoning, or of an answer if it is not to reason; often nothing."""
+        if self.reasoning is None:
+            return []
+        mark = self.reasoning.start if self.thinks else self.reasoning.answer
+        return self._control(mark) if mark.strip() else []
+
+    def answer_start(self) -> list[int]:
+        """The blanks between the end mark of reasoning and the answer."""
+        end = self.reasoning.end if self.reasoning else ""
+        return self._control(end[len(end.rstrip()) :])
+
     def between(self) -> list[int]:
         """From the end of an answer, its end tag included, to where the next user content begins."""
         return list(self._between)

@@ -6,14 +6,15 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
-from lrqk_cli.engine.events import PrefillProgress
+from lrqk_cli.engine.events import PrefillProgress, TokenLogprobs
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.server.failures import body_of
+from lrqk_cli.server.logprobs import TextOffsets, chat_logprobs, text_logprobs
 from lrqk_cli.server.protocol import (
     AssistantMessage,
     ChatChunk,
@@ -27,12 +28,14 @@ from lrqk_cli.server.protocol import (
     FinishReason,
     PromptDetails,
     PromptProgress,
+    QueueProgress,
     SourceEntry,
     TextChoice,
     TextCompletion,
     Usage,
 )
-from lrqk_cli.server.worker import Finished, Job, JobEvent
+from lrqk_cli.server.vocabulary import Vocabulary
+from lrqk_cli.server.worker import Finished, Job, JobEvent, Queued
 
 _END = "data: [DONE]\n\n"
 
@@ -48,7 +51,7 @@ class Reception:
         """Pass on an event; from any thread."""
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def events(self) -> AsyncIterator[PrefillProgress | ReasoningDelta | TextDelta | Finished]:
+    async def events(self) -> AsyncIterator[Queued | PrefillProgress | ReasoningDelta | TextDelta | Finished]:
         """Yield events up to the end.
 
         Raises:
@@ -69,11 +72,13 @@ class Completion:
 
     Args:
         model: the name of the model.
+        vocabulary: tells the tokens of log probabilities.
     """
 
     model: str
     job: Job
     reception: Reception
+    vocabulary: Vocabulary
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -83,20 +88,34 @@ class Completion:
         Raises:
             LrqkError: the job failed.
         """
+        noted = list[TokenLogprobs]()
         try:
             async for event in self.reception.events():
                 if isinstance(event, Finished):
-                    return self._completion(event)
+                    return self._completion(event, noted)
+                if isinstance(event, TextDelta) and event.logprobs is not None:
+                    noted.append(event.logprobs)
         finally:
             self.job.is_cancelled.set()
         raise AssertionError("A job ends with its answer or a failure.")
 
-    async def stream(self, *, includes_usage: bool, shows_progress: bool) -> AsyncIterator[str]:
-        """Yield the events of a stream; a caller who stops reading cancels the job."""
+    async def stream(self, *, includes_usage: bool, shows_progress: bool) -> AsyncGenerator[str, None]:
+        """Yield the events of a stream; a caller who stops reading cancels the job.
+
+        Raises:
+            LrqkError: the job failed before it had begun; a later failure is an event.
+        """
+        has_begun = False
         try:
-            yield self._chunk(Delta(role="assistant", content=""))
             async for event in self.reception.events():
-                if isinstance(event, PrefillProgress) and shows_progress:
+                if not has_begun:
+                    has_begun = True
+                    yield self._chunk(Delta(role="assistant", content=""))
+                if isinstance(event, Queued) and shows_progress:
+                    yield self._chunk(None, details=QueueProgress(ahead=event.ahead))
+                elif isinstance(event, Queued):
+                    yield f": {event.ahead} requests are answered first\n\n"
+                elif isinstance(event, PrefillProgress) and shows_progress:
                     yield self._chunk(None, details=PromptProgress(read=event.done, total=event.total))
                 elif isinstance(event, PrefillProgress):
                     yield f": read {event.done} of {event.total} tokens\n\n"
@@ -104,20 +123,23 @@ class Completion:
                     if event.text:
                         yield self._chunk(Delta(reasoning_content=event.text))
                 elif isinstance(event, TextDelta):
-                    if event.text:
-                        yield self._chunk(Delta(content=event.text))
+                    if event.text or event.logprobs:
+                        yield self._chunk(Delta(content=event.text), noted=event.logprobs)
                 else:
                     yield self._chunk(Delta(), finish=_reason(event), details=details_of(event.answer))
                     if includes_usage:
                         yield self._chunk(None, usage=usage_of(event.answer))
                     yield _END
         except LrqkError as error:
+            if not has_begun:
+                raise
             yield f"data: {body_of(error).model_dump_json()}\n\n"
         finally:
             self.job.is_cancelled.set()
 
-    def _completion(self, end: Finished) -> ChatCompletion | TextCompletion:
-        choices = [Choice(message=_message(end), finish_reason=_reason(end))]
+    def _completion(self, end: Finished, noted: Sequence[TokenLogprobs]) -> ChatCompletion | TextCompletion:
+        logprobs = chat_logprobs(noted, self.vocabulary) if self._tells_logprobs else None
+        choices = [Choice(message=_message(end), finish_reason=_reason(end), logprobs=logprobs)]
         return ChatCompletion(choices=choices, **self._frame(usage_of(end.answer), details_of(end.answer)))
 
     def _chunk(
@@ -126,9 +148,10 @@ class Completion:
         *,
         finish: FinishReason | None = None,
         usage: Usage | None = None,
-        details: Details | PromptProgress | None = None,
+        details: Details | PromptProgress | QueueProgress | None = None,
+        noted: TokenLogprobs | None = None,
     ) -> str:
-        part = self._part(delta, finish, self._frame(usage, details))
+        part = self._part(delta, finish, self._frame(usage, details), noted)
         # Clients expect a field only where it says something, but for the reason of an end.
         fields = part.model_dump(exclude_none=True)
         for choice in fields["choices"]:
@@ -136,14 +159,24 @@ class Completion:
         return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
 
     def _part(
-        self, delta: Delta | None, finish: FinishReason | None, frame: dict[str, Any]
+        self,
+        delta: Delta | None,
+        finish: FinishReason | None,
+        frame: dict[str, Any],
+        noted: TokenLogprobs | None,
     ) -> ChatChunk | TextCompletion:
         """Return a part of the stream, without a choice if ``delta`` is None."""
-        return ChatChunk(
-            choices=[] if delta is None else [ChunkChoice(delta=delta, finish_reason=finish)], **frame
-        )
+        logprobs = None if noted is None else chat_logprobs([noted], self.vocabulary)
+        choice = delta and ChunkChoice(delta=delta, finish_reason=finish, logprobs=logprobs)
+        return ChatChunk(choices=[choice] if choice else [], **frame)
 
-    def _frame(self, usage: Usage | None, details: Details | PromptProgress | None) -> dict[str, Any]:
+    @property
+    def _tells_logprobs(self) -> bool:
+        return self.job.top_logprobs is not None
+
+    def _frame(
+        self, usage: Usage | None, details: Details | PromptProgress | QueueProgress | None
+    ) -> dict[str, Any]:
         """Return what stands around the choices."""
         return {
             "id": self.id,
@@ -159,18 +192,23 @@ class Continuation(Completion):
     """A text that the model goes on with, on its way."""
 
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
+    _offsets: TextOffsets = field(default_factory=TextOffsets)
 
-    def _completion(self, end: Finished) -> TextCompletion:
-        choices = [TextChoice(text=end.text, finish_reason=_reason(end))]
+    def _completion(self, end: Finished, noted: Sequence[TokenLogprobs]) -> TextCompletion:
+        logprobs = text_logprobs(noted, self.vocabulary, self._offsets) if self._tells_logprobs else None
+        choices = [TextChoice(text=end.text, finish_reason=_reason(end), logprobs=logprobs)]
         return TextCompletion(choices=choices, **self._frame(usage_of(end.answer), details_of(end.answer)))
 
     def _part(
-        self, delta: Delta | None, finish: FinishReason | None, frame: dict[str, Any]
+        self,
+        delta: Delta | None,
+        finish: FinishReason | None,
+        frame: dict[str, Any],
+        noted: TokenLogprobs | None,
     ) -> TextCompletion:
-        return TextCompletion(
-            choices=[] if delta is None else [TextChoice(text=delta.content or "", finish_reason=finish)],
-            **frame,
-        )
+        logprobs = None if noted is None else text_logprobs([noted], self.vocabulary, self._offsets)
+        choice = delta and TextChoice(text=delta.content or "", finish_reason=finish, logprobs=logprobs)
+        return TextCompletion(choices=[choice] if choice else [], **frame)
 
 
 def usage_of(answer: Answer) -> Usage:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
@@ -16,33 +15,26 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lrqk_cli import __version__
-from lrqk_cli.config import GenerationConfig
 from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.server import listings
-from lrqk_cli.server.answers import Completion, Continuation, Reception
-from lrqk_cli.server.dialogue import Dialogue
+from lrqk_cli.server.answers import Completion, Reception
 from lrqk_cli.server.failures import UnknownModelError, response_of
 from lrqk_cli.server.guards import BodyLimit, KeyGuard
-from lrqk_cli.server.messages import dialogue_of
+from lrqk_cli.server.jobs import chat_completion, text_completion
 from lrqk_cli.server.metrics import Metrics
-from lrqk_cli.server.protocol import (
-    ChatCompletion,
-    ChatRequest,
-    FailureBody,
-    SampledRequest,
-    TextCompletion,
-    TextRequest,
-)
-from lrqk_cli.server.uploads import UploadedFile, UploadedFiles
-from lrqk_cli.server.worker import EngineWorker, Finished, Job, JobEvent
+from lrqk_cli.server.protocol import ChatCompletion, FailureBody, TextCompletion
+from lrqk_cli.server.requests import ChatRequest, SampledRequest, TextRequest
+from lrqk_cli.server.service import Service
+from lrqk_cli.server.uploads import UploadedFile
+from lrqk_cli.server.worker import Job
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": FailureBody} for status in (400, 401, 404, 409, 413, 429, 500, 503)
 }
 # Seconds between two looks whether a client is still there.
 _WATCH_S = 0.2
-# Tokens of reasoning at most.
-_EFFORTS = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096, "high": None}
+# What some servers answer a client that has gone, which nobody reads.
+_GONE = 499
 _STREAM = {"content": {"text/event-stream": {}}, "description": "The answer, or its stream"}
 
 
@@ -52,30 +44,7 @@ def _owner(request: Request) -> str:
 
 
 _Owner = Annotated[str, Depends(_owner)]
-
-
-@dataclass(frozen=True)
-class Service:
-    """What the routes serve.
-
-    Attributes:
-        model: its name for clients.
-        context: tokens that it holds.
-        generation: the settings that a request does not say.
-        keys: the keys of clients; empty if nobody needs one.
-        max_body: bytes of a request.
-        hosts: names by which clients may call the server; empty for any.
-    """
-
-    model: str
-    context: int
-    worker: EngineWorker
-    files: UploadedFiles
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-    keys: Sequence[str] = ()
-    max_body: int = 256 << 20
-    hosts: Sequence[str] = ()
-    began: int = field(default_factory=lambda: int(time.time()))
+_Result = TypeVar("_Result")
 
 
 def create_app(service: Service) -> FastAPI:
@@ -84,7 +53,7 @@ def create_app(service: Service) -> FastAPI:
     # FastAPI's pages of documentation would load scripts from the network.
     app = FastAPI(title="lrqk", version=__version__, responses=_FAILURES, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limit=service.max_body)
-    app.add_middleware(KeyGuard, keys=service.keys)
+    app.add_middleware(KeyGuard, keys=service.keys, token=service.token)
     if service.hosts:
         # A web page must not reach a server on this machine by a name of its own.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*service.hosts])
@@ -119,7 +88,7 @@ def create_app(service: Service) -> FastAPI:
     async def chat(body: ChatRequest, request: Request, by: _Owner) -> Response:
         """Answer the last message of a conversation."""
         _check_model(service, body.model)
-        completion = await run_in_threadpool(_completion, service, metrics, body, by, Reception())
+        completion = await run_in_threadpool(chat_completion, service, metrics, body, by, Reception())
         return await _answered(service, request, body, completion)
 
     @app.post(
@@ -128,10 +97,8 @@ def create_app(service: Service) -> FastAPI:
     async def complete(body: TextRequest, request: Request, by: _Owner) -> Response:
         """Go on with a text, without a chat format."""
         _check_model(service, body.model)
-        text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
-        reception = Reception()
-        job = _job(service, metrics, body, by, text, reception)
-        return await _answered(service, request, body, Continuation(service.model, job, reception))
+        completion = await run_in_threadpool(text_completion, service, metrics, body, by, Reception())
+        return await _answered(service, request, body, completion)
 
     _add_files(app, service)
     return app
@@ -196,81 +163,46 @@ def _check_model(service: Service, name: str) -> None:
         )
 
 
-def _completion(
-    service: Service, metrics: Metrics, body: ChatRequest, owner: str, reception: Reception
-) -> Completion:
-    dialogue = dialogue_of(body.messages, service.files, owner)
-    job = _job(service, metrics, body, owner, dialogue, reception)
-    return Completion(service.model, job, reception)
-
-
-def _job(
-    service: Service,
-    metrics: Metrics,
-    body: SampledRequest,
-    owner: str,
-    asked: Dialogue | str,
-    reception: Reception,
-) -> Job:
-    def emit(event: JobEvent) -> None:
-        if isinstance(event, Finished):
-            metrics.answered(event)
-        elif isinstance(event, LrqkError):
-            metrics.failed()
-        reception.send(event)
-
-    stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    generation = _generation(service.generation, body)
-    return Job(owner, asked, generation, emit, tuple(filter(None, stops)), body.lrqk.sources)
-
-
 async def _answered(
     service: Service, request: Request, body: SampledRequest, completion: Completion
 ) -> Response:
-    """Let a completion wait for its turn, and return its answer or its stream."""
+    """Let a completion wait for its turn, and return its answer, or its stream once that has begun.
+
+    So a stream that fails before its first event has the status of the failure.
+    """
     service.worker.submit(completion.job)
     if not body.stream:
-        return await _unless_gone(request, completion)
+        answer = await _unless_gone(request, completion.job, completion.whole())
+        return Response(status_code=_GONE) if answer is None else JSONResponse(answer.model_dump())
     includes_usage = body.stream_options is not None and body.stream_options.include_usage
     stream = completion.stream(includes_usage=includes_usage, shows_progress=body.lrqk.progress)
-    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    first = await _unless_gone(request, completion.job, anext(stream))
+    if first is None:
+        return Response(status_code=_GONE)
+    return StreamingResponse(
+        _resumed(first, stream), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
 
 
-def _generation(default: GenerationConfig, body: SampledRequest) -> GenerationConfig:
-    """Return the settings of a request; what it does not say is the server's.
-
-    Raises:
-        UsageError: two settings contradict each other.
-    """
-    chat = body if isinstance(body, ChatRequest) else None
-    most = {body.max_tokens, chat and chat.max_completion_tokens} - {None}
-    if len(most) > 1:
-        raise UsageError("max_tokens and max_completion_tokens differ.", "Send one of them.")
-    said: dict[str, Any] = {
-        "max_new_tokens": next(iter(most), None),
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "sample_top_k": body.top_k,
-        "repetition_penalty": body.repetition_penalty,
-        "seed": body.seed,
-    }
-    said = {name: value for name, value in said.items() if value is not None}
-    if chat is not None and chat.reasoning_effort is not None:
-        said["think"] = _EFFORTS[chat.reasoning_effort]
-    return replace(default, **said)
-
-
-async def _unless_gone(request: Request, completion: Completion) -> Response:
-    """Return the whole answer; cancel it if the client leaves meanwhile."""
-    answer = asyncio.ensure_future(completion.whole())
+async def _unless_gone(request: Request, job: Job, wanted: Coroutine[Any, Any, _Result]) -> _Result | None:
+    """Return what a job is to give; cancel it and return None if the client leaves meanwhile."""
+    waiting = asyncio.ensure_future(wanted)
     try:
-        while not answer.done():
-            await asyncio.wait({answer}, timeout=_WATCH_S)
-            if await request.is_disconnected():
-                completion.job.is_cancelled.set()
-        return JSONResponse(answer.result().model_dump())
+        while not waiting.done():
+            await asyncio.wait({waiting}, timeout=_WATCH_S)
+            if not waiting.done() and await request.is_disconnected():
+                job.is_cancelled.set()
+                return None
+        return waiting.result()
     finally:
-        answer.cancel()
+        waiting.cancel()
+
+
+async def _resumed(first: str, rest: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+    async with aclosing(rest):
+        yield first
+        async for part in rest:
+            yield part
 
 
 def _entry_of_model(service: Service) -> listings.ModelEntry:

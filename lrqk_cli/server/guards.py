@@ -25,11 +25,13 @@ class KeyGuard:
 
     Args:
         keys: none lets everybody in, as one owner.
+        token: the key of chats of the user who started the server; empty for none.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[str], token: str) -> None:
         self._app = app
-        self._keys = [key.encode() for key in keys]
+        self._keys = [key.encode() for key in (*keys, token) if key]
+        self._is_open = not keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -38,7 +40,8 @@ class KeyGuard:
             given = key.strip().encode()
             # Compare with all, so that the time does not tell which one is near.
             is_known = sum(secrets.compare_digest(known, given) for known in self._keys) > 0
-            if self._keys and not (is_known and scheme.lower() == "bearer") and scope["path"] not in _OPEN:
+            is_let_in = self._is_open or (is_known and scheme.lower() == "bearer")
+            if not is_let_in and scope["path"] not in _OPEN:
                 hint = "Send it as 'Authorization: Bearer KEY'."
                 await _refusal(UnauthorisedError("The request has no valid key.", hint))(scope, receive, send)
                 return

@@ -11,7 +11,7 @@ from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.documents import Document
 from lrqk_cli.errors import UsageError
 from lrqk_cli.server.dialogue import Dialogue, Turn
-from lrqk_cli.server.protocol import DocumentPart, FileReference, Message, TextPart
+from lrqk_cli.server.requests import DocumentPart, FileReference, Message, TextPart
 from lrqk_cli.server.uploads import UploadedFiles
 
 _SYSTEM = ("system", "developer")

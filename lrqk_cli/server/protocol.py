@@ -1,139 +1,10 @@
-"""The requests and answers of the OpenAI protocol, as far as this server knows them.
-
-A field that would not act is refused; fields that only label a request may be sent.
-"""
+"""The answers of the OpenAI protocol, as far as this server knows them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-_Text = Annotated[str, Field(max_length=1 << 26)]
-_Prompt = Annotated[str, Field(min_length=1, max_length=1 << 26)]
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class TextPart(_Request):
-    """A text within a message."""
-
-    type: Literal["text"]
-    text: _Text
-
-
-class FileReference(_Request):
-    """A document: an uploaded one, or its content as a data URL or in base64."""
-
-    file_id: str | None = None
-    file_data: str | None = None
-    filename: str | None = None
-
-
-class FilePart(_Request):
-    """A document within a message."""
-
-    type: Literal["file"]
-    file: FileReference
-
-
-class DocumentSection(_Request):
-    """A piece of a document's text, on one page or on none."""
-
-    text: _Text
-    page: int | None = None
-
-
-class DocumentPart(_Request):
-    """A document that the client has read: the text of its sections as it is to stand in the prompt."""
-
-    type: Literal["document"]
-    title: Annotated[str, Field(max_length=1 << 12)]
-    sections: Annotated[list[DocumentSection], Field(max_length=1_000_000)]
-
-
-_Part = Annotated[TextPart | FilePart | DocumentPart, Field(discriminator="type")]
-
-
-class Message(_Request):
-    """A message of a conversation; the reasoning of an earlier answer is left out, as templates do."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: _Text | list[_Part] | None = None
-    name: str | None = None
-    refusal: None = None
-    reasoning_content: _Text | None = None
-
-
-class StreamOptions(_Request):
-    """What a stream contains."""
-
-    include_usage: bool = False
-    include_obfuscation: Literal[False] = False
-
-
-class ResponseFormat(_Request):
-    """The form of the answer."""
-
-    type: Literal["text"]
-
-
-class Extension(_Request):
-    """What only this server knows.
-
-    Attributes:
-        sources: the answer comes with the pages that it rests on.
-        progress: while the prompt is read, a stream has chunks that say how much of it.
-    """
-
-    sources: bool = False
-    progress: bool = False
-
-
-class SampledRequest(_Request):
-    """What all requests for text have in common."""
-
-    model: str
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, strict=False)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10, strict=False)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    n: Literal[1] | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    user: str | None = None
-    lrqk: Extension = Extension()
-
-
-class ChatRequest(SampledRequest):
-    """The body of ``/v1/chat/completions``."""
-
-    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
-    response_format: ResponseFormat | None = None
-    logprobs: Literal[False] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    safety_identifier: str | None = None
-    metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
-
-
-class TextRequest(SampledRequest):
-    """The body of ``/v1/completions``."""
-
-    prompt: _Prompt | Annotated[list[_Prompt], Field(min_length=1, max_length=1)]
-    best_of: Literal[1] | None = None
-    echo: Literal[False] | None = None
-    logprobs: None = None
-    suffix: None = None
+from pydantic import BaseModel
 
 
 class PromptDetails(BaseModel):
@@ -193,6 +64,12 @@ class PromptProgress(BaseModel):
     total: int
 
 
+class QueueProgress(BaseModel):
+    """How many requests at most are answered before this one."""
+
+    ahead: int
+
+
 class Details(BaseModel):
     """What only this server knows of an answer.
 
@@ -218,6 +95,36 @@ class Details(BaseModel):
 FinishReason = Literal["stop", "length"]
 
 
+class LogprobEntry(BaseModel):
+    """A token with the natural logarithm of its probability; ``bytes`` may be a part of a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChosenEntry(LogprobEntry):
+    """A token of an answer, and the likeliest tokens in its place."""
+
+    top_logprobs: list[LogprobEntry]
+
+
+class ChatLogprobs(BaseModel):
+    """The tokens of an answer, or of a part of it."""
+
+    content: list[ChosenEntry]
+    refusal: None = None
+
+
+class TextLogprobs(BaseModel):
+    """The tokens of a text or of a part of it; ``text_offset`` is in characters from the text's beginning."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
 class AssistantMessage(BaseModel):
     """The answer, and what the model thought before it."""
 
@@ -232,7 +139,7 @@ class Choice(BaseModel):
 
     index: Literal[0] = 0
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason
 
 
@@ -253,7 +160,7 @@ class TextChoice(BaseModel):
 
     index: Literal[0] = 0
     text: str
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -266,7 +173,7 @@ class TextCompletion(BaseModel):
     model: str
     choices: list[TextChoice]
     usage: Usage | None = None
-    lrqk: Details | PromptProgress | None = None
+    lrqk: Details | PromptProgress | QueueProgress | None = None
 
 
 class Delta(BaseModel):
@@ -282,7 +189,7 @@ class ChunkChoice(BaseModel):
 
     index: Literal[0] = 0
     delta: Delta
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -295,7 +202,7 @@ class ChatChunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
-    lrqk: Details | PromptProgress | None = None
+    lrqk: Details | PromptProgress | QueueProgress | None = None
 
 
 class Failure(BaseModel):

@@ -18,6 +18,7 @@ from lrqk_cli.errors import LrqkError
 from lrqk_cli.server.dialogue import Dialogue, continued
 from lrqk_cli.server.fair_queue import FairQueue, QueueFullError
 from lrqk_cli.server.stopping import StopTexts
+from lrqk_cli.server.vocabulary import GrammarConstraint
 
 if TYPE_CHECKING:
     from lrqk_cli.chat.session import Session
@@ -50,7 +51,14 @@ class Finished:
     is_stopped: bool
 
 
-JobEvent = PrefillProgress | ReasoningDelta | TextDelta | Finished | LrqkError
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A job waits; ``ahead`` jobs at most are answered before it."""
+
+    ahead: int
+
+
+JobEvent = Queued | PrefillProgress | ReasoningDelta | TextDelta | Finished | LrqkError
 
 
 @dataclass(eq=False)
@@ -63,6 +71,7 @@ class Job:
         emit: called with each event, in the engine's thread; the last one is ``Finished`` or the failure.
         stops: texts that end the answer.
         notes_sources: the answer comes with its sources.
+        constraint, top_logprobs: see ``Session.ask``.
         is_cancelled: set by anybody who does not want the answer any more.
     """
 
@@ -72,6 +81,8 @@ class Job:
     emit: Callable[[JobEvent], None]
     stops: tuple[str, ...] = ()
     notes_sources: bool = False
+    constraint: GrammarConstraint | None = None
+    top_logprobs: int | None = None
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -115,6 +126,8 @@ class EngineWorker:
         """
         if not self.is_alive:
             raise ClosingError
+        if ahead := len(self.queue) + (self._running is not None):
+            job.emit(Queued(ahead))
         try:
             self.queue.put(job.owner, job)
         except QueueFullError:
@@ -131,6 +144,7 @@ class EngineWorker:
         while (job := self.queue.take()) is not None:
             if job.is_cancelled.is_set():
                 continue
+            self._running = job
             try:
                 self._answer(job)
             except LrqkError as error:
@@ -140,6 +154,7 @@ class EngineWorker:
                 job.emit(
                     LrqkError("The engine failed while it answered.", "Ask again; the server's log has more.")
                 )
+            self._running = None
 
     def _answer(self, job: Job) -> None:
         session, stops = self._session, StopTexts(job.stops)
@@ -153,15 +168,19 @@ class EngineWorker:
         session.note_sources(job.notes_sources)
         session.watch_reading(job.emit)
         parts = []
-        for event in session.ask(question, is_cancelled):
+        for event in session.ask(
+            question, is_cancelled, constraint=job.constraint, top_logprobs=job.top_logprobs
+        ):
             if isinstance(event, PrefillProgress | ReasoningDelta):
                 job.emit(event)
             elif isinstance(event, TextDelta):
                 parts.append(stops.push(event.text))
-                job.emit(TextDelta(parts[-1]))
+                job.emit(TextDelta(parts[-1], None if stops.is_hit else event.logprobs))
             elif isinstance(event, Answer):
                 if self._is_closing and event.finish_reason == "interrupted" and not stops.is_hit:
                     raise ClosingError
+                if job.constraint is not None:
+                    job.constraint.check()
                 parts.append(stops.flush())
                 job.emit(TextDelta(parts[-1]))
                 job.emit(Finished(event, "".join(parts), stops.is_hit))

@@ -17,10 +17,11 @@ from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import PageSelection
 from lrqk_cli.documents.limits import ReadLimits
+from lrqk_cli.documents.locations import Location
 from lrqk_cli.terminal.view import View
 
 ChatEvent = ReadingEvent | ReasoningDelta | TextDelta | Answer
-ReadDocuments = Callable[[Sequence[Path], PageSelection | None], Sequence[DocumentLike]]
+ReadDocuments = Callable[[Sequence[Location], PageSelection | None], Sequence[DocumentLike]]
 LookUp = Callable[[str, Archive, Chat], None]
 
 
@@ -62,7 +63,7 @@ class CommandContext:
         view: the view on stderr.
         console: the terminal on stdout.
         show: shows the events of a session, until they end or Ctrl-C stops them.
-        read_documents: reads files, with a bar and warnings.
+        read_documents: reads files and URLs, with a bar and warnings.
         look_up: checks that a conversation can continue with another model, as far as possible while this
             session's model is loaded.
         cancelled: returns whether Ctrl-C was pressed while events are shown.

@@ -25,6 +25,7 @@ _FLAGS = {
     "`threads`": "--threads",
     "`read_timeout`": "--read-timeout",
     "`read_memory`": "--read-memory",
+    "`fetch_size`": "--fetch-size",
     **{f"`{name}`": "--" + re.sub("[._]", "-", name) for name in _NAMES},
 }
 _SETTING = re.compile("|".join(map(re.escape, _FLAGS)))

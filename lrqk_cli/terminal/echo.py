@@ -17,17 +17,20 @@ if sys.platform != "win32":
 
 
 @contextmanager
-def hidden_typing() -> Iterator[None]:
+def hidden_typing(by_key: bool = False) -> Iterator[None]:
     """Switch off the terminal's echo inside this context; keys such as Ctrl-C still work.
 
     While Ctrl-Z has stopped the process, the terminal has its original modes.
+
+    Args:
+        by_key: let what is typed be read at once instead of line by line.
     """
     if sys.platform == "win32" or not sys.stdin.isatty():
         yield
         return
     before = termios.tcgetattr(sys.stdin)
     hidden = termios.tcgetattr(sys.stdin)
-    hidden[3] &= ~termios.ECHO
+    hidden[3] &= ~(termios.ECHO | termios.ICANON if by_key else termios.ECHO)
 
     def stop(number: int, _frame: object) -> None:
         _set_modes(before)

@@ -8,10 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application.current import get_app_session
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.vt100_parser import Vt100Parser
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from lrqk_cli.errors import UsageError
@@ -102,6 +105,14 @@ class LineReader:
             return unquoted(self._session.prompt("> ", default=default))
         except EOFError:
             return None
+
+
+def keep_for_next_line(typed: str) -> None:
+    """Give the next input line what was typed and has been read already."""
+    keys: list[KeyPress] = []
+    parser = Vt100Parser(keys.append)
+    parser.feed_and_flush(typed)
+    store_typeahead(get_app_session().input, keys)
 
 
 def _bindings() -> KeyBindings:

@@ -21,7 +21,7 @@ def sources_view(sources: AnswerSources, console: Console) -> RenderableType:
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, console.width // 3))
     table.add_column(overflow="fold")
     for source in sources.pages:
-        table.add_row(f"{source.share:.0%}", source.document.title + _page(source), source.passage)
+        table.add_row(f"{source.share:.0%}", source_label(source), source.passage)
     strips = Table(box=None, show_header=False, pad_edge=False)
     longest = max((len(strip.heat) for strip in sources.strips), default=0)
     strips.add_column(no_wrap=True, overflow="crop")
@@ -39,6 +39,11 @@ def sources_line(sources: AnswerSources) -> str:
         places.setdefault(source.document, []).append(f"{_page(source)} ({source.share:.0%})")
     named = [document.title + "".join(parts) for document, parts in places.items()]
     return f"Sources: {'; '.join(named)}" if named else ""
+
+
+def source_label(source: SourcePage) -> str:
+    """Return a document's title and the page."""
+    return source.document.title + _page(source)
 
 
 def _page(source: SourcePage) -> str:

@@ -21,7 +21,7 @@ from rich.text import Text
 from lrqk_cli.chat.events import Answer, Message, Notice, Remark
 from lrqk_cli.chat.printable import printable
 from lrqk_cli.chat.summary import plan_line, settings_label, statistics_line
-from lrqk_cli.documents import ReadProgress
+from lrqk_cli.documents import ReadProgress, ReadStage
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.memory.plan import Plan
 from lrqk_cli.memory.units import format_bytes
@@ -36,6 +36,7 @@ _STAGES: dict[str, str] = {
     "join": "Checking",
     "prepare": "Preparing",
 }
+_READING: dict[ReadStage, str] = {"fetch": "Fetching", "read": "Opening", "recognise": "Recognising"}
 _LOOKING_UP = "Looking up"
 _BYTE_STAGES = frozenset({"fetch", "join"})
 _ENDINGS = {
@@ -142,8 +143,12 @@ class View:
         """A bar for the pages of files; ``ask_password`` may be called meanwhile."""
 
         def report(item: ReadProgress) -> None:
-            verb = "Recognising" if item.by_ocr else "Opening"
-            label = f"{verb} {item.title}" + (f" ({item.file} of {item.files})" if item.files > 1 else "")
+            label = f"{_READING[item.stage]} {item.title}"
+            label += f" ({item.file} of {item.files})" if item.files > 1 else ""
+            if item.stage == "fetch":
+                if not self.is_live and not item.done:
+                    self.note(f"{label}.")
+                label += f", {format_bytes(item.done)}"
             progress.update(task, description=label, completed=item.fraction)
 
         progress = self._bar(TimeRemainingColumn(compact=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry
 from lrqk_cli.chat.events import SourcePage
 from lrqk_cli.chat.protocols import DocumentLike
-from lrqk_cli.documents.drawing import Mark, PageDrawing, can_draw, core_of
+from lrqk_cli.documents.drawing import WEB_CANVAS, Canvas, Mark, PageDrawing, can_draw, core_of
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.reader_process import ReaderProcess
 from lrqk_cli.documents.source import SourceFile
@@ -38,6 +38,7 @@ class Illustrations:
     Args:
         limits: of the process that draws.
         on_page: called before each page with the number of pages that are drawn, and of all.
+        canvas: what each page is drawn on.
 
     Attributes:
         drawings: pictures by the document's path and the number of the page; pages that cannot be drawn are
@@ -49,25 +50,27 @@ class Illustrations:
         sources: Iterable[SourcePage],
         limits: ReadLimits,
         on_page: Callable[[int, int], None] = lambda *_: None,
+        canvas: Canvas = WEB_CANVAS,
     ) -> None:
         self.drawings = dict[Place, PageDrawing]()
         self._passages = _passages(sources)
         if can_draw():
-            self._draw(limits, on_page)
+            self._draw(limits, on_page, canvas)
 
     def marks(self, place: Place, passage: str) -> Sequence[Mark]:
         """Return where a passage is on its page."""
         return self.drawings[place].marks[self._passages[place].index(passage)]
 
-    def _draw(self, limits: ReadLimits, on_page: Callable[[int, int], None]) -> None:
+    def _draw(self, limits: ReadLimits, on_page: Callable[[int, int], None], canvas: Canvas) -> None:
         with ReaderProcess(limits) as process:
-            for done, (place, passages) in enumerate(self._passages.items()):
+            # Document by document, because each stays open for its pages.
+            for done, (place, passages) in enumerate(sorted(self._passages.items())):
                 on_page(done, len(self._passages))
                 path, page = place
                 source = SourceFile(Path(path), Path(path).name, b"")
-                # Its text is shown instead: it may have been deleted, or be no PDF file.
+                # Its text is shown instead: it may have been deleted or fetched, or be no PDF file.
                 with suppress(DocumentError):
-                    self.drawings[place] = process.draw(source, page, passages)
+                    self.drawings[place] = process.draw(source, page, passages, canvas)
 
 
 def _passages(sources: Iterable[SourcePage]) -> dict[Place, list[str]]:

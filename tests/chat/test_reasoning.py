@@ -37,13 +37,15 @@ class NotingEngine(FakeEngine):
     """Notes the tokens that it holds whenever an answer begins."""
 
     prompts: list[list[int]] = field(default_factory=list)
+    constraints: list[object] = field(default_factory=list)
 
     def generate(
-        self, generation: GenerationConfig, stop_ids: Collection[int]
+        self, generation: GenerationConfig, stop_ids: Collection[int], *demands: object
     ) -> Generator[Step, None, None]:
         if not self.said:
             self.prompts.append([*self.cached])
-        yield from super().generate(generation, stop_ids)
+        self.constraints.append(demands[0])
+        yield from super().generate(generation, stop_ids, *demands)
 
 
 def answer_of(events) -> Answer:
@@ -102,6 +104,24 @@ def test_each_question_finds_the_context_that_its_template_renders(name: str, th
         if template.keeps and reasons:
             messages[-1]["reasoning"] = "So: 3."
     assert engine.resets == 0  # the document was never read again
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_constraint_holds_for_the_answer_alone(name: str, thinks: bool):
+    template = TEMPLATES[name]
+    marks = ChatPrompt(thinking_tokenizer(template.text), thinks=thinks).reasoning
+    # The marks ahead of reasoning or of an answer are written for the model.
+    reasons = marks is not None and (thinks or not marks.start)
+    said = f"So: 3.{marks.end.rstrip()}" if marks is not None and reasons else ""
+    engine, session, tokenizer = templated(template, f"{said}Three.{template.stop}", thinks)
+    constraint = object()
+    answer = answer_of(session.ask("Question?", constraint=constraint))
+    assert (answer.text, answer.reasoning) == ("Three.", "So: 3." if reasons else "")
+    assert engine.constraints == ([None, constraint] if reasons else [constraint])
+    assert tokenizer.decode(engine.prompts[0]).endswith(
+        (marks.start if thinks else marks.answer) if marks else ""
+    )
 
 
 @pytest.mark.parametrize("name", ["opened by the model", "harmony"])
@@ -257,9 +277,9 @@ def test_each_part_of_a_seeded_answer_draws_on_its_own():
     seeds = list[int | None]()
 
     class Drawing(FakeEngine):
-        def generate(self, generation, stop_ids):
+        def generate(self, generation, stop_ids, *demands):
             seeds.append(generation.seed)
-            yield from super().generate(generation, stop_ids)
+            yield from super().generate(generation, stop_ids, *demands)
 
     session = new_session(Drawing("{hm}Yes.$"), (), GenerationConfig(seed=7, think=None), prompt=PROMPT)
     answer_of(session.ask("Q?"))

@@ -217,10 +217,8 @@ def test_a_limit_that_is_none_ends_in_2(chat, document, arguments):
     fails_with(chat("--file", document, *arguments, "--prompt", "x"), 2, arguments[0])
 
 
-def test_a_url_ends_in_3_and_says_what_to_do(chat):
-    fails_with(
-        chat("--file", "https://example.org/a.pdf", "--prompt", "x"), 3, "is a URL", "curl -LO https://"
-    )
+def test_a_url_that_is_not_of_the_web_ends_in_3(chat):
+    fails_with(chat("--file", "ftp://example.org/a.pdf", "--prompt", "x"), 3, "is a URL", "curl -LO ftp://")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fake_chat import FakeEngine, FakePlain, new_session
+from fake_vocabulary import FakeVocabulary
 from scripted_server import STOP, WAIT, YES, ScriptedServer
 from talk import Talk
 
@@ -24,7 +25,8 @@ from lrqk_cli.config import GenerationConfig
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.endpoint.client import EndpointClient
 from lrqk_cli.endpoint.protocol import ServedModel
-from lrqk_cli.server.app import Service, create_app
+from lrqk_cli.server.app import create_app
+from lrqk_cli.server.service import Service
 from lrqk_cli.server.uploads import UploadedFiles
 from lrqk_cli.server.worker import EngineWorker
 
@@ -49,7 +51,8 @@ def lrqk_server() -> Iterator[tuple[FakeEngine, str]]:
     """The routes of ``lrqk serve`` on a socket, over an engine that looks at what it is told to."""
     engine = FakeEngine(looks_at="412", context=600)
     worker = EngineWorker(new_session(engine), 8, FakePlain(), lambda _: None)
-    app = create_app(Service("tiny", engine.context, worker, UploadedFiles(ReadLimits(), 10)))
+    files = UploadedFiles(ReadLimits(), 10)
+    app = create_app(Service("tiny", engine.context, worker, files, FakeVocabulary()))
     running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=running.run)
     thread.start()
@@ -110,6 +113,7 @@ def test_it_needs_no_torch_and_takes_the_key_from_the_environment(server, tmp_pa
         (["--hot", "64"], "--hot is for a model that lrqk loads itself"),
         (["--kv-dtype", "int8"], "--kv-dtype is for a model"),
         (["--no-cache"], "--no-cache is for a model"),
+        (["--no-server"], "--no-server is for a model"),
         (["--think", "100"], "limits the reasoning of its model itself"),
         (["--sources"], "Only lrqk's own engine knows the pages"),
     ],

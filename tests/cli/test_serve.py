@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,10 +14,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
-from openai import APIStatusError, AuthenticationError, OpenAI
+from openai import APIStatusError, AuthenticationError, BadRequestError, OpenAI
+from pydantic import BaseModel, ConfigDict, Field
 from refused import fails_with
+
+from lrqk_cli.chat.journal import SessionStore
 
 WORDS = "The revenue of the year was 48.2 million. "
 
@@ -39,7 +44,9 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, runtime_folder: Path
+) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     variables = {name: value for name, value in os.environ.items() if not name.startswith("LRQK_")}
     variables |= {"LRQK_CACHE_DIR": str(folder), "XDG_CONFIG_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
@@ -56,10 +63,12 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 break
         assert found is not None
         yield Server(process, found[2], found[1])
+        assert list(runtime_folder.glob("lrqk/servers/*")) != []
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
         assert process.wait(30) == 130
         assert "Traceback" not in rest
+        assert list(runtime_folder.glob("lrqk/servers/*")) == []
 
 
 def test_it_serves_the_name_of_a_folder_and_not_its_place(server: Server, tiny_model: Path) -> None:
@@ -132,6 +141,71 @@ def test_a_client_that_leaves_is_cancelled(server: Server) -> None:
             time.sleep(0.05)
 
 
+class Report(BaseModel):
+    """A form that a random model fills within its limit of tokens."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["gain", "loss"]
+    pages: Annotated[list[Annotated[int, Field(ge=0, le=99)]], Field(min_length=1, max_length=3)]
+    is_final: bool
+    name: Annotated[str, Field(max_length=5)]
+
+
+def test_an_answer_has_the_form_that_was_asked_for(server: Server) -> None:
+    client = server.client()
+    messages: list[Any] = [{"role": "user", "content": "Fill the form."}]
+    for seed in range(3):
+        answer = client.chat.completions.parse(
+            model=server.model, messages=messages, response_format=Report, temperature=1.0, seed=seed
+        )
+        assert isinstance(answer.choices[0].message.parsed, Report)
+        assert answer.choices[0].finish_reason == "stop"
+    with client.chat.completions.stream(
+        model=server.model, messages=messages, response_format=Report, temperature=1.0, seed=7
+    ) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Report)
+    plain = client.chat.completions.create(
+        model=server.model, messages=messages, max_tokens=30, response_format={"type": "json_object"}
+    ).choices[0]
+    assert (plain.message.content or "").startswith("{")
+    assert plain.finish_reason == "length" or isinstance(json.loads(plain.message.content or ""), dict)
+    # The next answer is as free as ever.
+    free = client.chat.completions.create(model=server.model, messages=messages, max_tokens=30)
+    assert not (free.choices[0].message.content or "").startswith("{")
+
+
+def test_a_form_that_cannot_be_had_is_refused(server: Server) -> None:
+    schema = {"type": "object", "not": {}}
+    with pytest.raises(BadRequestError, match="Unimplemented keys"):
+        server.client().chat.completions.create(
+            model=server.model,
+            messages=[{"role": "user", "content": "x"}],
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        )
+
+
+def test_log_probabilities_are_those_of_the_tokens(server: Server) -> None:
+    choice = (
+        server.client()
+        .chat.completions.create(
+            model=server.model,
+            messages=[{"role": "user", "content": "x"}],
+            max_tokens=8,
+            logprobs=True,
+            top_logprobs=2,
+        )
+        .choices[0]
+    )
+    assert choice.logprobs is not None
+    content = choice.logprobs.content or []
+    assert b"".join(bytes(entry.bytes or ()) for entry in content).decode("utf-8", "replace") == (
+        choice.message.content
+    )
+    for entry in content:  # greedy
+        assert (entry.token, entry.logprob) == (entry.top_logprobs[0].token, entry.top_logprobs[0].logprob)
+        assert entry.logprob >= entry.top_logprobs[1].logprob
+
+
 def _interrupted(server: Server) -> float:
     found = re.search(r'lrqk_answers_total\{end="interrupted"\} (\S+)', server.metrics())
     return float(found[1]) if found else 0.0
@@ -144,6 +218,54 @@ def test_a_stranger_is_refused_and_a_fault_is_named(server: Server) -> None:
         server.client().chat.completions.create(
             model=server.model, messages=[{"role": "user", "content": "x"}], logit_bias={"5": 1}
         )
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    file = tmp_path / "notes.txt"
+    file.write_text(WORDS * 10, encoding="utf-8")
+    return file
+
+
+def asking(model: Path, *options: object) -> list[str]:
+    words = ["chat", "--model", model, "--max-new-tokens", "8", "--prompt", "How much?", *options]
+    return [str(word) for word in words]
+
+
+def test_a_chat_needs_no_torch_beside_it_and_has_the_same_answer_and_sources(
+    run, server: Server, tiny_model: Path, document: Path, monkeypatch
+) -> None:
+    words = asking(tiny_model, document, "--sources", "--json")
+    code = (
+        "import sys\n"
+        "from lrqk_cli.__main__ import main\n"
+        f"try:\n    main({words})\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert f"The running server at {server.address}/v1 answers with {tiny_model}" in done.stderr
+    monkeypatch.setenv("LRQK_NO_SERVER", "1")
+    alone = run(*words)
+    assert alone.code == 0, alone.err
+    assert "running server" not in alone.err
+    found, expected = json.loads(done.stdout), json.loads(alone.out)
+    assert (found["plan"], expected["plan"] is None) == (None, False)
+    for name in ("model", "answer", "prompt_tokens", "new_tokens", "finish_reason", "sources"):
+        assert found[name] == expected[name], name
+
+
+def test_a_session_goes_on_with_it_and_without(run, server: Server, tiny_model: Path, document: Path) -> None:
+    named = "--session", "talk"
+    assert "answers with" not in run(*asking(tiny_model, document, *named, "--no-server")).err
+    assert "answers with" in run(*asking(tiny_model, *named)).err
+    assert run("chat", *named, "--no-server", "--prompt", "Why?", "--max-new-tokens", "8").code == 0
+    saved = SessionStore().archive("talk")
+    assert saved is not None
+    assert (saved.model, saved.endpoint, len(saved.entries)) == (str(tiny_model), None, 4)
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_nothing_is_left_behind_however_reading_ends(make_page: MakePage, number
         "import json, sys, psutil\n"
         "from lrqk_cli.documents import read_documents\n"
         "def tell(progress):\n"
-        "    if progress.pages and not told:\n"
+        "    if progress.total and not told:\n"
         "        found = [child.pid for child in psutil.Process().children()]\n"
         "        if found:\n"
         "            told.append(1); print(json.dumps(found), flush=True)\n"

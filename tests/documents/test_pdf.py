@@ -72,7 +72,7 @@ def test_a_whole_book_has_its_pages_in_order(shared_data: Path) -> None:
     document = read(path, on_progress=reports.append)
     assert [page.number for page in document.pages] == list(range(1, 20))
     assert document.empty_pages == ()
-    assert {report.pages for report in reports if report.page} == {19, 1}
+    assert {report.total for report in reports if report.done} == {19, 1}
     assert reports[-1].fraction == 1.0
     assert [report.fraction for report in reports] == sorted(report.fraction for report in reports)
 

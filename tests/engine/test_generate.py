@@ -7,7 +7,8 @@ from itertools import islice
 
 import pytest
 import torch
-from tiny import full_attention_logits, random_tokens, tiny_model
+from constraints import Allowed
+from tiny import VOCABULARY, full_attention_logits, random_tokens, tiny_model
 from transformers import PreTrainedModel
 
 from lrqk_cli.attention import layer_list
@@ -88,6 +89,25 @@ def test_a_stop_token_is_reported_and_not_kept(engine: Engine, model: PreTrained
     assert [step.token for step in steps] == expected[: position + 1]
     assert steps[-1].finish_reason == "stop"
     assert engine.length == 40 + position
+
+
+def test_an_answer_under_a_constraint_is_the_likeliest_that_it_allows(
+    engine: Engine, model: PreTrainedModel
+) -> None:
+    prompt = random_tokens(40).tolist()
+    list(engine.prefill(prompt))
+    constraint = Allowed(VOCABULARY, range(0, VOCABULARY, 2))
+    steps = list(engine.generate(GREEDY, (), constraint, 1))
+    answer: list[int] = []
+    for step in steps:
+        logits = full_attention_logits(model, torch.tensor(prompt + answer))[-1]
+        assert step.token == 2 * int(logits[::2].argmax())
+        assert step.logprobs is not None
+        assert step.logprobs.logprob == pytest.approx(float(logits.log_softmax(0)[step.token]), abs=1e-3)
+        assert [token for token, _ in step.logprobs.top] == [int(logits.argmax())]
+        answer.append(step.token)
+    assert constraint.accepted == answer
+    assert len(answer) == 6
 
 
 def test_further_turns_continue_the_same_conversation(engine: Engine, model: PreTrainedModel) -> None:

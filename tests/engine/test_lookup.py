@@ -7,9 +7,10 @@ from dataclasses import replace
 from itertools import islice
 
 import pytest
+from constraints import Allowed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import random_tokens, tiny_model
+from tiny import VOCABULARY, random_tokens, tiny_model
 from transformers import PreTrainedModel
 
 from lrqk_cli.config import GenerationConfig, LrqkConfig
@@ -185,6 +186,22 @@ def test_answers_are_the_same_with_and_without(model: PreTrainedModel, generatio
             assert engine.totals.drafts_accepted > 50
         assert engine.cache.position.pending == 0
     assert plain.drafts_offered == 0
+
+
+@pytest.mark.usefixtures("runs_ahead")
+def test_an_answer_under_a_constraint_is_the_same_with_and_without(model: PreTrainedModel) -> None:
+    tokens, logprobs = list[list[int]](), list[list[float]]()
+    for config in (WITHOUT, WITH):
+        with opened(model, config) as engine:
+            constraint = Allowed(VOCABULARY, range(0, VOCABULARY, 3))
+            noted = [step.logprobs for step in engine.generate(LONG, (), constraint, 2)]
+            tokens.append([each.token for each in noted if each is not None])
+            logprobs.append([each.logprob for each in noted if each is not None])
+            assert constraint.accepted == tokens[-1]
+            accepted = engine.totals.drafts_accepted
+    assert tokens[0] == tokens[1]
+    assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-3)
+    assert accepted > 20
 
 
 def accepted_steps(engine: Engine) -> Iterator[int]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from constraints import Allowed
 
-from lrqk_cli.engine.sampling import largest, likeliest
+from lrqk_cli.config import GenerationConfig
+from lrqk_cli.engine.sampling import ObservedSampler, largest, likeliest
 
 
 @pytest.mark.parametrize("vocab", [1, 2, 97, 512, 49152, 128256, 151936])
@@ -27,3 +29,29 @@ def test_logits_that_are_no_numbers_have_no_likeliest_token(broken: float) -> No
     assert int(likeliest(logits)) == int(logits.argmax())
     assert int(likeliest(logits.index_fill(0, torch.tensor([7]), broken))) == -1
     assert int(likeliest(torch.full_like(logits, -torch.inf))) == -1
+
+
+@pytest.mark.parametrize("known", [50, 97, 128], ids=["padded-logits", "all", "padded-mask"])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.5}, {"temperature": 1.0, "sample_top_k": 5}])
+def test_only_allowed_tokens_are_chosen(known: int, settings: dict[str, float]) -> None:
+    generation = GenerationConfig(repetition_penalty=1.2, top_p=0.9, seed=3, **settings)  # type: ignore[arg-type]
+    constraint = Allowed(known, [7, 30])
+    sampler = ObservedSampler(generation, torch.device("cpu"), constraint, None)
+    random = torch.Generator().manual_seed(0)
+    chosen = [sampler.choose(4 * torch.randn(97, generator=random), [1, 96]) for _ in range(50)]
+    assert {*chosen} == {7, 30}
+    assert constraint.accepted == chosen
+    assert sampler.logprobs is None
+
+
+def test_log_probabilities_are_those_of_the_model_itself() -> None:
+    logits = torch.randn(97, generator=torch.Generator().manual_seed(1))
+    expected = torch.log_softmax(logits.double(), dim=0)
+    generation = GenerationConfig(temperature=0.1, repetition_penalty=2.0)
+    sampler = ObservedSampler(generation, torch.device("cpu"), Allowed(97, [5]), 3)
+    assert sampler.choose(logits, [5]) == 5
+    noted = sampler.logprobs
+    assert noted is not None
+    assert noted.logprob == pytest.approx(float(expected[5]), abs=1e-5)
+    assert [token for token, _ in noted.top] == expected.topk(3).indices.tolist()
+    assert [logprob for _, logprob in noted.top] == pytest.approx(expected.topk(3).values.tolist(), abs=1e-5)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
 from fuzz import office_files, pdf_files
 from fuzz.mutations import mutated
 from lrqk_cli.documents import ocr, read_documents
-from lrqk_cli.documents.drawing import draw_page
+from lrqk_cli.documents.drawing import WEB_CANVAS, PageDrawer
 from lrqk_cli.documents.formats import read_source
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.source import ReadOptions, SourceFile
@@ -83,7 +84,8 @@ class Drawings:
         name = rng.choice([*self._found])
         data = pdf_files.mutated_pdf(self._found[name], rng, [*self._found.values()])
         try:
-            draw_page(SourceFile(Path(name), name, data), rng.choice((1, 1, 2, 9)), ["Page 1", "the"])
+            with closing(PageDrawer(SourceFile(Path(name), name, data))) as drawer:
+                drawer.draw(rng.choice((1, 1, 2, 9)), ["Page 1", "the"], WEB_CANVAS)
         except DocumentError as error:
             assert error.hint
             return "refused"

@@ -29,6 +29,18 @@ def test_marks_are_found_by_rendering(name: str):
     assert marks.are_kept == template.keeps
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_comes_ahead_of_reasoning_or_of_an_answer_can_be_written_for_the_model(name: str):
+    template = TEMPLATES[name]
+    tokenizer = thinking_tokenizer(template.text)
+    prompt = ChatPrompt(tokenizer, thinks=True)
+    assert tokenizer.decode(prompt.reasoning_start()).strip() == template.start
+    end = tokenizer.decode(prompt.reasoning_end())
+    assert tokenizer.decode(prompt.answer_start()) == end[len(end.rstrip()) :]
+    direct = template.direct if template.always else ""
+    assert tokenizer.decode(ChatPrompt(tokenizer).reasoning_start()).strip() == direct
+
+
 @pytest.mark.parametrize(("name", "thinks"), MODES)
 def test_an_answered_turn_is_what_the_template_renders(name: str, thinks: bool):
     template = TEMPLATES[name]

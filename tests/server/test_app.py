@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -11,11 +12,13 @@ from typing import Any, ClassVar
 
 import pytest
 from fake_chat import MARKS, FakeEngine, FakePlain, FakePrompt, new_session
+from fake_vocabulary import FakeVocabulary
 from fastapi.testclient import TestClient
 
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import OutOfMemoryError
-from lrqk_cli.server.app import Service, create_app
+from lrqk_cli.server.app import create_app
+from lrqk_cli.server.service import Service
 from lrqk_cli.server.uploads import UploadedFiles
 from lrqk_cli.server.worker import EngineWorker
 
@@ -30,9 +33,9 @@ class SlowEngine(FakeEngine):
     go_on = threading.Event()
     questions: ClassVar[list[str]] = []
 
-    def generate(self, generation: Any, stop_ids: Any) -> Iterator[Any]:
+    def generate(self, generation: Any, stop_ids: Any, *demands: Any) -> Iterator[Any]:
         self.questions.append(self.text)
-        for step in super().generate(generation, stop_ids):
+        for step in super().generate(generation, stop_ids, *demands):
             assert self.go_on.wait(20)
             yield step
 
@@ -55,7 +58,8 @@ def make(reported: Reported) -> Iterator[Make]:
     ) -> TestClient:
         session = new_session(engine or FakeEngine(), prompt=prompt)
         worker = EngineWorker(session, limit, FakePlain(), reported.append)
-        service = Service("tiny", session.engine.context, worker, UploadedFiles(ReadLimits(), 10))
+        files = UploadedFiles(ReadLimits(), 10)
+        service = Service("tiny", session.engine.context, worker, files, FakeVocabulary())
         client = TestClient(create_app(replace(service, **changes)), base_url="http://localhost")
         made_ones.append((client.__enter__(), worker))
         return client
@@ -227,7 +231,8 @@ def test_a_stranger_gets_nothing_and_one_key_sees_nothing_of_another(make: Make)
         (asking("x", temperature=-1), 400, "temperature"),
         (asking("x", temperature=float("1e400")), 400, "temperature"),
         (asking("x", max_tokens=5, max_completion_tokens=6), 400, "differ"),
-        (asking("x", response_format={"type": "json_object"}), 400, "response_format"),
+        (asking("x", response_format={"type": "xml"}), 400, "response_format"),
+        (asking("x", top_logprobs=2), 400, "needs logprobs"),
         (asking(), 400, "messages"),
         (asking("x", "y"), 400, "end with a question"),
         (asking("x" * 2000), 400, "2,00"),
@@ -249,8 +254,8 @@ def test_a_failure_within_a_stream_is_an_event_of_it(make: Make, reported: Repor
     failures: list[Exception] = []
 
     class Failing(FakeEngine):
-        def generate(self, generation: Any, stop_ids: Any) -> Iterator[Any]:
-            yield from super().generate(generation, [])
+        def generate(self, generation: Any, stop_ids: Any, *demands: Any) -> Iterator[Any]:
+            yield from super().generate(generation, [], *demands)
             raise failures[-1]
 
     client = make(Failing(answer="Yes"))
@@ -268,6 +273,37 @@ def test_a_failure_within_a_stream_is_an_event_of_it(make: Make, reported: Repor
     assert len(reported) == 1
     assert "ValueError: secret" in reported[0]
     assert client.post("/v1/chat/completions", json=asking("Why?")).status_code == 500
+
+
+def test_a_stream_that_fails_before_it_begins_has_the_status_of_its_failure(make: Make) -> None:
+    client = make()
+    for body, status, code in (
+        (asking("x" * 2000), 400, "context_length_exceeded"),
+        (asking("x", reasoning_effort="high"), 400, None),
+    ):
+        answer = client.post("/v1/chat/completions", json={**body, "stream": True})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    text = {"model": "tiny", "prompt": "x" * 2000, "stream": True}
+    assert client.post("/v1/completions", json=text).status_code == 400
+    assert stream(client, "Still there?")[0] == "Yes."
+
+
+def test_tokens_come_with_their_log_probabilities(make: Make) -> None:
+    client = make(FakeEngine(answer="Yes, é.$"))
+    choice = ask(client, "Why?", logprobs=True, top_logprobs=1)["choices"][0]
+    content = choice["logprobs"]["content"]
+    assert "".join(entry["token"] for entry in content) == choice["message"]["content"] == "Yes, é."
+    best = {"token": "é", "logprob": -0.5, "bytes": [0xC3, 0xA9]}
+    assert content[5] == {**best, "top_logprobs": [best]}
+    _, chunks, _ = stream(client, "Why?", logprobs=True, top_logprobs=1)
+    parts = [choice for chunk in chunks for choice in chunk["choices"] if "logprobs" in choice]
+    assert [entry for part in parts for entry in part["logprobs"]["content"]] == content
+    assert all(part["logprobs"]["content"][0]["token"] == part["delta"]["content"] for part in parts)
+    assert ask(client, "Why?")["choices"][0]["logprobs"] is None
+    asked = {"model": "tiny", "prompt": "Once", "logprobs": 0}
+    logprobs = client.post("/v1/completions", json=asked).json()["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == [*"Yes, é."]
+    assert (logprobs["text_offset"], logprobs["top_logprobs"]) == ([*range(7)], [{}] * 7)
 
 
 def test_too_much_is_refused_before_it_is_read(make: Make) -> None:
@@ -330,9 +366,55 @@ def test_owners_take_turns_and_a_full_queue_says_so(make: Make, slow: SlowEngine
     assert slow.questions == ["<1>", "<2>", "<a>", "<3>", "<4>"]
 
 
+def test_a_stream_that_waits_says_how_many_are_answered_first(make: Make, slow: SlowEngine) -> None:
+    client = make(slow)
+    first = threading.Thread(target=ask, args=(client, "a"))
+    first.start()
+    until(lambda: slow.questions != [])
+    threading.Timer(0.2, slow.go_on.set).start()
+    text, chunks, _ = stream(client, "b", lrqk={"progress": True})
+    assert text == "Yes indeed."
+    assert [chunk["lrqk"] for chunk in chunks if "ahead" in chunk.get("lrqk", {})] == [{"ahead": 1}]
+    first.join(20)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_client_that_leaves_the_queue_is_not_waited_for(
+    make: Make, slow: SlowEngine, streams: bool
+) -> None:
+    client = make(slow)
+    first = threading.Thread(target=ask, args=(client, "First"))
+    first.start()
+    until(lambda: slow.questions != [])
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+    }
+    body = json.dumps(asking("Second", stream=streams)).encode()
+    events = iter([{"type": "http.request", "body": body}])
+
+    async def receive() -> dict[str, Any]:
+        return next(events, {"type": "http.disconnect"})
+
+    async def send(_: Any) -> None:
+        pass
+
+    async def leave() -> None:
+        await asyncio.wait_for(client.app(scope, receive, send), 20)  # type: ignore[arg-type, call-arg]
+
+    asyncio.run(leave())
+    slow.go_on.set()
+    first.join(20)
+    assert ask(client, "Third")["choices"]
+    assert slow.questions == ["<First>", "<Third>"]
+
+
 def test_a_server_that_ends_leaves_nobody_waiting(slow: SlowEngine) -> None:
     worker = EngineWorker(new_session(slow), 4, FakePlain(), print)
-    service = Service("tiny", 1000, worker, UploadedFiles(ReadLimits(), 10))
+    service = Service("tiny", 1000, worker, UploadedFiles(ReadLimits(), 10), FakeVocabulary())
     ends: list[Any] = []
     with TestClient(create_app(service), base_url="http://localhost") as client:
 

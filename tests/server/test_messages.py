@@ -15,7 +15,7 @@ from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import DocumentError, LrqkError, UsageError
 from lrqk_cli.server.dialogue import Dialogue, Turn, continued
 from lrqk_cli.server.messages import dialogue_of
-from lrqk_cli.server.protocol import Message
+from lrqk_cli.server.requests import Message
 from lrqk_cli.server.uploads import NoSuchFileError, TooManyFilesError, UploadedFiles
 
 DOCUMENTS = FakeDocument("one", ["first"]), FakeDocument("two", ["second", "third"])

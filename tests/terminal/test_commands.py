@@ -15,12 +15,14 @@ from fake_chat import MARKS, FakeDocument, FakeEngine, FakePrompt, new_session
 
 from lrqk_cli.chat.events import Answer
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.documents import drawing
 from lrqk_cli.errors import LrqkError, ModelError, UsageError
 from lrqk_cli.telemetry.stats import StepStats
 from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands import COMMANDS, sources
 from lrqk_cli.terminal.commands.registry import is_command
 from lrqk_cli.terminal.console import CleanConsole
+from lrqk_cli.terminal.graphics_query import Graphics
 from lrqk_cli.terminal.view import View
 
 
@@ -383,6 +385,26 @@ def test_sources_are_shown_once_they_are_noted(bench):
     assert "two" in shown
     assert "no longer" in bench.run("/sources off")
     assert not bench.engine.tracks
+
+
+def test_a_source_that_cannot_be_drawn_is_shown_as_text(bench, monkeypatch):
+    assert "has no sources" in bench.fails("/sources --show").message
+    bench.engine.looks_at = "412"
+    pages = ["It rained. Brannock employs 412 people. It snowed."]
+    bench.ctx.session.add(FakeDocument("b.txt", pages, first_page=None))
+    bench.run("/sources on")
+    bench.ask("A?")
+    assert "no source 2" in bench.fails("/sources --show 2").message
+    assert bench.run("/sources --show") == f"b.txt\n[ {pages[0]} ]\n"
+    bench.ctx.session.add(FakeDocument("c.pdf", ["It rained. Hale employs 97 people."]))
+    bench.engine.looks_at = "97"
+    bench.ask("And Hale?")
+    graphics = Graphics("kitty", 10, 20, 64, None, None)
+    # The file is not there.
+    monkeypatch.setattr(sources, "query_graphics", lambda _: graphics)
+    assert bench.run("/sources --show") == "c.pdf, page 1\nIt rained. Hale employs 97 people.\n"
+    monkeypatch.setattr(drawing, "can_draw", lambda: False)
+    assert "pip install 'lrqk[pages]'\nc.pdf, page 1\nIt rained." in bench.run("/sources --show")
 
 
 def test_paths_with_a_home_are_expanded(bench):

@@ -30,8 +30,8 @@ class SwallowingEngine(FakeEngine):
 class InterruptedEngine(FakeEngine):
     """Meets Ctrl-C after three tokens of its answer."""
 
-    def generate(self, generation, stop_ids):
-        for number, step in enumerate(super().generate(generation, stop_ids)):
+    def generate(self, generation, stop_ids, *demands):
+        for number, step in enumerate(super().generate(generation, stop_ids, *demands)):
             if number == 3:
                 interrupt()
             yield step
@@ -57,8 +57,8 @@ def test_ctrl_c_during_the_answer_keeps_what_is_there(new_session, view, capsys)
 
 def test_ctrl_c_twice_during_the_answer_ends_the_run(new_session, view):
     class Impatient(InterruptedEngine):
-        def generate(self, generation, stop_ids):
-            for step in super().generate(generation, stop_ids):
+        def generate(self, generation, stop_ids, *demands):
+            for step in super().generate(generation, stop_ids, *demands):
                 yield step
                 interrupt()
                 interrupt()

@@ -93,9 +93,9 @@ class FailingEngine(FakeEngine):
             yield progress
 
     def generate(
-        self, generation: GenerationConfig, stop_ids: Collection[int]
+        self, generation: GenerationConfig, stop_ids: Collection[int], *demands: object
     ) -> Generator[Step, None, None]:
-        for number, step in enumerate(super().generate(generation, stop_ids)):
+        for number, step in enumerate(super().generate(generation, stop_ids, *demands)):
             if self.failure is not None and number == self.after:
                 raise self.failure
             yield step

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-from fake_chat import FakeDocument, FakeEngine, new_session
+from fake_chat import FakeDocument, FakeEngine, FileDocument, new_session, report_document
 
 from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.session import Session
@@ -17,21 +15,9 @@ from lrqk_cli.webpage import illustrations
 from lrqk_cli.webpage.build import to_page
 from lrqk_cli.webpage.prose import to_html
 
-REPORT = Path(__file__).parents[2] / "docs" / "samples" / "report.pdf"
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 # Attributes whose value a browser follows or runs by itself, and those that it follows when they are used.
 LOADS, FOLLOWED = {"src", "srcset", "data", "action", "poster", "background"}, {"href", "xlink:href"}
-
-
-@dataclass
-class FileDocument(FakeDocument):
-    """Pages of a real file."""
-
-    place: Path = REPORT
-
-    @property
-    def path(self) -> str:
-        return str(self.place)
 
 
 class Parsed(HTMLParser):
@@ -73,10 +59,7 @@ def page_of(conversation: Conversation) -> tuple[str, Parsed]:
 
 def test_an_answer_has_the_picture_of_its_page_with_the_passage_marked() -> None:
     pytest.importorskip("pypdfium2")
-    texts = ["Nothing of note. " * 9] * 7 + [
-        "The Brannock plant employs 412 people. " + "Nothing of note. " * 9
-    ]
-    session = talk(FileDocument("report.pdf", texts), "plant employs 412")
+    session = talk(report_document(), "plant employs 412")
     # It moves the document on.
     session.set_system("Answer in a word.")
     page, parsed = page_of(session.conversation)

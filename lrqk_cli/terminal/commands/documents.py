@@ -9,22 +9,24 @@ from rich.table import Table
 
 from lrqk_cli.documents import PageSelection
 from lrqk_cli.documents.document import format_numbers
+from lrqk_cli.documents.locations import DocumentUrl, Location, locate
 from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.registry import Command
 
 
-def split_paths(text: str) -> list[Path]:
-    """Split a line into paths as a shell does: quotes and backslashes keep blanks.
+def split_locations(text: str) -> list[Location]:
+    """Split a line into paths and URLs as a shell does: quotes and backslashes keep blanks.
 
     Raises:
         UsageError: a quote is not closed, or a word is not a possible path.
+        DocumentError: a URL cannot be fetched.
     """
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise UsageError("A quotation mark is not closed.", "Close it, or leave it out.") from error
-    return [_path(word) for word in words]
+    return [_location(word) for word in words]
 
 
 def one_path(text: str) -> Path:
@@ -38,6 +40,11 @@ def one_path(text: str) -> Path:
     except ValueError:
         words = []
     return _path(words[0] if len(words) == 1 else text)
+
+
+def _location(word: str) -> Location:
+    place = locate(word)
+    return place if isinstance(place, DocumentUrl) else _path(word)
 
 
 def _path(word: str) -> Path:
@@ -63,7 +70,7 @@ def _shortened(word: str) -> str:
 
 
 def _file(ctx: CommandContext, argument: str) -> None:
-    documents = ctx.read_documents(split_paths(argument), ctx.pages)
+    documents = ctx.read_documents(split_locations(argument), ctx.pages)
     for entry in [ctx.session.add(document) for document in documents]:
         ctx.say(f"Added {entry.use.title}, {entry.use.size}.")
     ctx.show(ctx.session.read(ctx.cancelled))
@@ -111,7 +118,7 @@ def make_table(*headings: str) -> Table:
 
 
 COMMANDS = (
-    Command("/file", "Add documents to the conversation.", _file, "PATH...", "path"),
+    Command("/file", "Add documents: files, folders or URLs.", _file, "PATH...", "path"),
     Command("/files", "List the documents.", _files),
     Command("/pages", "Show the pages, or choose those that /file reads.", _pages, "[3-20|all]", "pages"),
 )

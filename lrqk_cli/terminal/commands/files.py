@@ -14,6 +14,7 @@ from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.documents import one_path
 from lrqk_cli.terminal.commands.registry import Command
+from lrqk_cli.terminal.commands.sources import say_how_to_draw
 from lrqk_cli.terminal.picture import to_svg
 
 # The most bytes that common terminals take by OSC 52.
@@ -28,7 +29,7 @@ def _to_page(ctx: CommandContext) -> str:
     if not any(exchange.sources for exchange in conversation.exchanges):
         ctx.say("No answer has its sources noted: /sources on notes them from the next answer on.")
     elif conversation.page_spans and not can_draw():
-        ctx.say("Pages are shown as text; to draw them: pip install 'lrqk[pages]'")
+        say_how_to_draw(ctx)
     with ctx.view.drawing_pages() as on_page:
         return to_page(conversation, ctx.model, ctx.limits, on_page)
 

@@ -9,18 +9,29 @@ from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
 
+from rich.text import Text
+
 from lrqk_cli.chat.events import SourcePage
 from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.registry import Command
-from lrqk_cli.terminal.sources_view import sources_view
+from lrqk_cli.terminal.echo import hidden_typing
+from lrqk_cli.terminal.graphics import canvas_of, show_picture, with_marks
+from lrqk_cli.terminal.graphics_query import Graphics, is_multiplexed, query_graphics
+from lrqk_cli.terminal.sources_view import source_label, sources_view
 
 
 def _sources(ctx: CommandContext, argument: str) -> None:
     session = ctx.session
+    word, _, number = argument.partition(" ")
+    if word == "--show":
+        _show(ctx, number.strip() or "1")
+        return
     if argument:
         if argument not in ("on", "off"):
-            raise UsageError(f"/sources does not know '{argument}'.", "Type /sources, /sources on or off.")
+            raise UsageError(
+                f"/sources does not know '{argument}'.", "Type /sources, /sources on, off, or --show."
+            )
         session.note_sources(argument == "on")
         ctx.say(f"Sources are {'noted from the next answer on' if argument == 'on' else 'no longer noted'}.")
         return
@@ -32,6 +43,52 @@ def _sources(ctx: CommandContext, argument: str) -> None:
         raise UsageError("There is no answer whose sources were noted.", "Ask a question first.")
     session.check_sources()
     raise UsageError("Sources are not noted.", "Type /sources on, and ask again.")
+
+
+def _show(ctx: CommandContext, number: str) -> None:
+    """Draw the page of a source in the terminal; show what cannot be drawn as text, as /open does."""
+    from lrqk_cli.documents.drawing import can_draw
+    from lrqk_cli.webpage.illustrations import Illustrations, documents_by_path, excerpt
+
+    source = _source_number(ctx, number)
+    path, page, passage = source.document.path, source.page, source.passage
+    if page is not None and can_draw():
+        graphics = _graphics(ctx, number)
+        with hidden_typing():
+            drawn = Illustrations([source], ctx.limits, canvas=canvas_of(ctx.console, graphics))
+            if drawing := drawn.drawings.get((path, page)):
+                ctx.say(source_label(source))
+                picture = with_marks(drawing, drawn.marks((path, page), passage))
+                show_picture(ctx.console, picture, graphics)
+                return
+    elif page is not None:
+        say_how_to_draw(ctx)
+    around = excerpt(documents_by_path(ctx.session.conversation).get(path), page, passage)
+    ctx.say(source_label(source))
+    ctx.say(Text.assemble(around.before, (around.passage, "reverse"), around.after))
+
+
+def _graphics(ctx: CommandContext, number: str) -> Graphics:
+    """Return how the terminal shows pictures.
+
+    Raises:
+        UsageError: it does not.
+    """
+    graphics = query_graphics(ctx.console)
+    if graphics is not None:
+        return graphics
+    otherwise = f"/open {number} shows the page in the browser."
+    if is_multiplexed():
+        raise UsageError(
+            "The terminal multiplexer passes no pictures on.",
+            f"tmux 3.4 and later does, if it was built with sixels; {otherwise}",
+        )
+    raise UsageError("This terminal shows no pictures.", otherwise)
+
+
+def say_how_to_draw(ctx: CommandContext) -> None:
+    """Say that pages are shown as text, and what would draw them."""
+    ctx.say("Pages are shown as text; to draw them: pip install 'lrqk[pages]'")
 
 
 def _open(ctx: CommandContext, argument: str) -> None:
@@ -69,6 +126,12 @@ def _folder() -> Path:
 
 
 COMMANDS = (
-    Command("/sources", "Show the pages that the answer rests on; on or off.", _sources, "[on|off]", "text"),
+    Command(
+        "/sources",
+        "Show the pages an answer rests on; '--show 2' draws one.",
+        _sources,
+        "[on|off]",
+        "text",
+    ),
     Command("/open", "Open the page of a source, by its place in /sources.", _open, "[N]", "text"),
 )

@@ -1,0 +1,276 @@
+"""A long chat on a pseudo-terminal, with everything that people do to one: ``python tests/soak.py MODEL``.
+
+Random questions, documents added and dropped, answers interrupted, taken back and asked for again, sessions
+left, killed and resumed. At the end the program compares an answer with that of a fresh process that has the
+same conversation, and prints what it has done, and how the memory of each process developed, as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pexpect
+import psutil
+
+from lrqk_cli.chat.archive import SavedExchange
+from lrqk_cli.chat.journal import SessionStore
+
+# The terminal is asked where the cursor is whenever a line is read.
+_PROMPT, _CURSOR = "\x1b[6n", "\x1b[3;1R"
+_FAILURES = re.compile(r"Traceback|Unexpected|Warning")
+_QUESTIONS = ("What is it?", "And why?", "Who says so?", "Quote the third sentence.", "x", "是什么?")
+_MISTAKES = ("/fil x", "/file nowhere.txt", "/drop 99", "/set top_k=0", "/load 'x", "/")
+# A process has its caches filled after so many actions.
+_WARM = 20
+_MOST_WAITING_S = 60
+_INTERRUPTED = 130
+
+
+@dataclass
+class Life:
+    """A process: what was done in it, and its resident memory in MiB, at even distances."""
+
+    actions: int = 0
+    memory: list[float] = field(default_factory=list)
+
+    @property
+    def growth(self) -> float | None:
+        """By how much of its middle third the memory's last third is above it; None for a short life."""
+        warm = self.memory[_WARM:]
+        third = len(warm) // 3
+        if third < _WARM // 3:
+            return None
+        middle, last = (sum(part) / third for part in (warm[third : 2 * third], warm[-third:]))
+        return last / middle - 1
+
+
+@dataclass
+class Outcome:
+    """What a soak has found.
+
+    Attributes:
+        done: how often each action was done; ``lives``: the processes.
+        slowest_s: the longest wait for a prompt.
+        answers: to the last question, here and in a fresh process.
+    """
+
+    done: Counter[str] = field(default_factory=Counter)
+    lives: list[Life] = field(default_factory=list)
+    slowest_s: float = 0.0
+    answers: tuple[str, str] = "", ""
+
+
+class Soak:
+    """A chat that goes on for some time.
+
+    Args:
+        model: a folder or name that ``--model`` takes.
+        folder: for documents, sessions and stored texts.
+        seed: of what is done.
+    """
+
+    def __init__(self, model: str, folder: Path, seed: int) -> None:
+        self.outcome = Outcome()
+        self._random = random.Random(seed)
+        self._model = model
+        self._sessions = folder / "state" / "lrqk" / "sessions.sqlite3"
+        self._variables = {
+            **os.environ,
+            "TERM": "xterm",
+            "XDG_STATE_HOME": str(folder / "state"),
+            "LRQK_CACHE_DIR": str(folder / "cache"),
+        }
+        self._documents = []
+        for number in range(6):
+            file = folder / f"note-{number}.txt"
+            sentence = f"The keeper of house {number} counts {number * 7} lamps. "
+            file.write_text(sentence * (number + 1), encoding="utf-8")
+            self._documents.append(file)
+        self._child: pexpect.spawn
+        self._begin("soak")
+
+    def run(self, seconds: float) -> Outcome:
+        """Do things for so long, then compare the last answer."""
+        actions: dict[Callable[[], None], int] = {
+            self._ask: 80,
+            self._interrupt: 40,
+            self._add: 16,
+            self._drop: 12,
+            self._take_back: 24,
+            self._ask_again: 10,
+            self._look: 12,
+            self._mistype: 8,
+            self._clear: 1,
+            self._leave: 1,
+            self._die: 1,
+        }
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            action = self._random.choices(list(actions), list(actions.values()))[0]
+            action()
+            self.outcome.done[action.__name__.strip("_")] += 1
+            self._weigh()
+        self._compare()
+        return self.outcome
+
+    def _begin(self, session: str, *options: str) -> None:
+        self._child = pexpect.spawn(
+            sys.executable,
+            ["-m", "lrqk_cli", "chat", "--model", self._model, "--session", session, "--ctx", "4000",
+             "--max-new-tokens", "16", "--temperature", "0", *options],
+            env=self._variables,
+            dimensions=(40, 100),
+            encoding="utf-8",
+            timeout=_MOST_WAITING_S,
+        )  # fmt: skip
+        self.outcome.lives.append(Life())
+        self._await_prompt(120)
+
+    def _await_prompt(self, timeout: float = _MOST_WAITING_S) -> str:
+        began = time.monotonic()
+        self._child.expect_exact(_PROMPT, timeout=timeout)
+        self.outcome.slowest_s = max(self.outcome.slowest_s, time.monotonic() - began)
+        shown = str(self._child.before)
+        self._child.send(_CURSOR)
+        if _FAILURES.search(shown):
+            raise AssertionError(f"A failure is on the screen:\n{shown}")
+        return shown
+
+    def _await_end(self, cause: str) -> None:
+        try:
+            self._child.expect(pexpect.EOF)
+        except pexpect.TIMEOUT as error:
+            state = Path(f"/proc/{self._child.pid}/status").read_text(encoding="utf-8")
+            raise AssertionError(
+                f"{cause} does not end the process:\n{state}\n{self._child.buffer}"
+            ) from error
+        self._child.close()
+
+    def _say(self, line: str) -> str:
+        self._child.send(line + "\r")
+        shown = self._await_prompt()
+        if "The text needs" in shown or ("context" in shown and "full" in shown):
+            self.outcome.done["context full"] += 1
+            self._child.send("/clear\r")
+            self._await_prompt()
+        return shown
+
+    def _ask(self) -> None:
+        self._say(self._random.choice(_QUESTIONS))
+
+    def _interrupt(self) -> None:
+        self._child.send(self._random.choice(_QUESTIONS) + "\r")
+        for _ in range(self._random.choice((1,) * 12 + (2, 5))):
+            time.sleep(self._random.uniform(0, 0.15))
+            self._child.sendintr()
+        # Interrupts at the prompt clear the line, and draw another; two during an answer leave the chat.
+        waiting = _MOST_WAITING_S
+        while (found := self._child.expect_exact([_PROMPT, pexpect.EOF, pexpect.TIMEOUT], waiting)) == 0:
+            self._child.send(_CURSOR)
+            waiting = 0.2
+        if found == 1:
+            self._child.close()
+            if self._child.exitstatus != _INTERRUPTED:
+                raise AssertionError(f"Ctrl-C twice ended with {self._child.exitstatus}.")
+            self.outcome.done["left by Ctrl-C"] += 1
+            self._begin("soak")
+        elif waiting == _MOST_WAITING_S:
+            raise AssertionError("There is no prompt after Ctrl-C.")
+
+    def _add(self) -> None:
+        self._say(f"/file {self._random.choice(self._documents)}")
+
+    def _drop(self) -> None:
+        self._say(f"/drop {self._random.choice(self._documents).name}")
+
+    def _take_back(self) -> None:
+        self._say("/undo")
+
+    def _ask_again(self) -> None:
+        self._say("/retry")
+
+    def _look(self) -> None:
+        self._say(self._random.choice(("/stats", "/files", "/sources", "/set", "/help", "/pages")))
+
+    def _mistype(self) -> None:
+        self._say(self._random.choice(_MISTAKES))
+
+    def _clear(self) -> None:
+        self._say("/clear")
+
+    def _leave(self) -> None:
+        self._child.send("/quit\r")
+        self._await_end("/quit")
+        if self._child.exitstatus != 0:
+            raise AssertionError(f"/quit ended with {self._child.exitstatus}.")
+        self._begin("soak")
+
+    def _die(self) -> None:
+        chosen = self._random.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGHUP))
+        self._child.kill(chosen)
+        self._await_end(chosen.name)
+        self._begin("soak")
+
+    def _weigh(self) -> None:
+        life = self.outcome.lives[-1]
+        life.actions += 1
+        life.memory.append(psutil.Process(self._child.pid).memory_info().rss / 2**20)
+
+    def _compare(self) -> None:
+        last = "What comes at the end?"
+        self._say(last)
+        expected = self._newest_reply()
+        self._say("/undo")
+        self._child.send("/quit\r")
+        self._await_end("/quit")
+        self._begin("soak", "--no-cache")
+        self._say(last)
+        self.outcome.answers = expected, self._newest_reply()
+        self._child.send("/quit\r")
+        self._await_end("/quit")
+
+    def _newest_reply(self) -> str:
+        exchange = SessionStore(self._sessions).archive("soak").entries[-1]
+        assert isinstance(exchange, SavedExchange)
+        assert exchange.answer is not None
+        return exchange.answer.text
+
+
+def main() -> None:
+    """Run a soak."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = Soak(chosen.model, Path(folder), chosen.seed).run(60 * chosen.minutes)
+    lives = [
+        {"actions": life.actions, "first_mib": life.memory[:1], "last_mib": life.memory[-1:],
+         "highest_mib": max(life.memory, default=None), "growth": life.growth}
+        for life in outcome.lives
+    ]  # fmt: skip
+    found = {
+        "done": outcome.done,
+        "slowest_s": round(outcome.slowest_s, 2),
+        "is_same": len({*outcome.answers}) == 1,
+        "answers": outcome.answers,
+        "lives": lives,
+    }
+    sys.stdout.write(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
