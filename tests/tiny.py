@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel
 
 from lrqk_cli.models.classes import causal_model_class
 
 VOCABULARY = 97
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_SPECIAL_TOKENS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 _SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -162,6 +169,31 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
         if parameter.dim() > 1:
             parameter.data.mul_(4.0)
     return model
+
+
+def save_tiny_chat_model(folder: Path) -> Path:
+    """Save a random Llama with a chat template; its tokens are bytes, its context is 4,096."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate((*_SPECIAL_TOKENS, *letters))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=_SPECIAL_TOKENS[0],
+        additional_special_tokens=list(_SPECIAL_TOKENS[1:]),
+        chat_template=_CHAT_TEMPLATE,
+    ).save_pretrained(folder)
+    model = tiny_model(
+        "llama",
+        vocab_size=len(vocabulary),
+        max_position_embeddings=4096,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=None,
+    )
+    model.save_pretrained(folder)
+    return folder
 
 
 def random_tokens(count: int, seed: int = 0) -> torch.Tensor:

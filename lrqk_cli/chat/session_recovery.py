@@ -14,6 +14,7 @@ from lrqk_cli.chat.session_locks import recovery_lock
 from lrqk_cli.chat.session_names import session_name
 from lrqk_cli.chat.session_records import head_of, read_session, row_of, write_rows
 from lrqk_cli.chat.session_search import index_entries
+from lrqk_cli.chat.session_table import is_moment, list_sessions
 from lrqk_cli.errors import LrqkError
 
 
@@ -61,7 +62,7 @@ def recover(path: Path) -> Recovery:
     lock = recovery_lock(path)
     try:
         # A text may have changed where SQLite sees no fault.
-        if is_sound(path) and _read_what_is_whole(path)[1] == ():
+        if is_sound(path) and _can_be_listed(path) and _read_what_is_whole(path)[1] == ():
             return Recovery(None)
         aside = _move_aside(path)
         found, lost = _read_what_is_whole(aside)
@@ -101,8 +102,10 @@ def _read_what_is_whole(path: Path) -> tuple[list[_WholeSession], tuple[str, ...
                 archive = None
                 with suppress(DamagedSessionsError), database_errors(path):
                     archive = read_session(connection, path, number)
-                if archive is not None and _is_plain(name, created, updated) and name not in found:
-                    found[name] = _WholeSession(name, created, updated, archive)
+                if archive is not None and _is_plain(name) and name not in found:
+                    # What was said is worth more than when: a time that is none becomes this moment.
+                    began, changed = (each if is_moment(each) else time.time() for each in (created, updated))
+                    found[name] = _WholeSession(name, began, changed, archive)
                 else:
                     lost.append(str(name))
     except LrqkError:
@@ -110,9 +113,17 @@ def _read_what_is_whole(path: Path) -> tuple[list[_WholeSession], tuple[str, ...
     return list(found.values()), tuple(lost)
 
 
-def _is_plain(name: object, created: object, updated: object) -> bool:
-    """Whether these are a name that can be given, and times."""
+def _is_plain(name: object) -> bool:
+    """Whether this is a name that can be given."""
     with suppress(LrqkError):
-        is_name = isinstance(name, str) and session_name(name) == name
-        return is_name and isinstance(created, float) and isinstance(updated, float)
+        return isinstance(name, str) and session_name(name) == name
     return False
+
+
+def _can_be_listed(path: Path) -> bool:
+    try:
+        with connected(path, writes=False) as connection:
+            list_sessions(connection, path)
+    except DamagedSessionsError:
+        return False
+    return True

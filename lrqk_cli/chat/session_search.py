@@ -119,6 +119,8 @@ def _from_texts(connection: sqlite3.Connection, path: Path, words: Sequence[str]
 def _hit(path: Path, row: Sequence[Any], snippets: Sequence[tuple[SnippetPiece, ...]]) -> SearchHit:
     """Return a hit, with the snippet of the answer, else of the question, else of the title."""
     name, text, is_exchange, number = row[:4]
+    if not isinstance(name, str):
+        raise damaged(path)
     snippet = next((found for found in reversed(snippets) if any(piece.is_hit for piece in found)), ())
     title, question, _ = _texts(path, text)
     return SearchHit(name, number if is_exchange else None, question if is_exchange else title, snippet)

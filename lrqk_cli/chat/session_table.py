@@ -7,7 +7,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lrqk_cli.chat.session_database import damaged
 from lrqk_cli.chat.session_records import delete_entries, delete_unused_documents, field_of
+
+# Seconds, some thousand years from now: no calendar has much later dates.
+_LATEST = 1e11
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,18 @@ def list_sessions(connection: sqlite3.Connection, path: Path) -> list[SessionInf
     query = """SELECT id, name, head, created, updated,
             (SELECT COUNT(*) FROM entries WHERE session = sessions.id AND document IS NULL)
         FROM sessions WHERE head IS NOT NULL ORDER BY updated DESC, id DESC"""
-    return [
-        SessionInfo(
-            name, field_of(path, head, "model"), created, updated, tuple(titles.get(session, ())), exchanges
-        )
-        for session, name, head, created, updated, exchanges in connection.execute(query)
-    ]
+    found = []
+    for session, name, head, created, updated, exchanges in connection.execute(query):
+        if not (isinstance(name, str) and is_moment(created) and is_moment(updated)):
+            raise damaged(path)
+        documents = tuple(titles.get(session, ()))
+        found.append(SessionInfo(name, field_of(path, head, "model"), created, updated, documents, exchanges))
+    return found
+
+
+def is_moment(value: object) -> bool:
+    """Whether a value is a time in seconds since the epoch; SQLite keeps any value in any column."""
+    return isinstance(value, float) and 0 <= value < _LATEST
 
 
 def number_of(connection: sqlite3.Connection, name: str) -> int | None:

@@ -55,9 +55,14 @@ def load_defaults(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[
         raise UsageError(
             f"The config file '{path}' cannot be read: {error.strerror}.", "Check its permissions."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # A number of thousands of digits is a ValueError of its own.
+    except ValueError as error:
         raise UsageError(
             f"The config file '{path}' is not valid TOML: {error}.", "Correct that line."
+        ) from error
+    except RecursionError as error:
+        raise UsageError(
+            f"The config file '{path}' has values in one another too deeply.", "Correct or remove it."
         ) from error
     return {command: _read_table(path, command, table, options) for command, table in tables.items()}
 

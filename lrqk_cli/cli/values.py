@@ -28,7 +28,7 @@ def _parse(text: object, units: dict[str, int], what: str, hint: str) -> int:
         raise UsageError(f"'{text}' is not {what}.", hint)
     try:
         size = round(float(match[1].replace("_", "")) * unit)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UsageError(f"'{text}' is not {what}.", hint) from None
     if size < 1:
         raise UsageError(f"'{text}' is not {what}: it must be at least 1.", hint)

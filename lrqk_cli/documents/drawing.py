@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -88,11 +88,8 @@ class PageDrawer:
         import pypdfium2
 
         self._title = source.title
-        try:
+        with _refusals(source.title):
             self._document = pypdfium2.PdfDocument(source.data)
-        except pypdfium2.PdfiumError as error:
-            message = f"{source.title} cannot be drawn: {str(error).rstrip('.')}."
-            raise DocumentError(message, "Open it in its own program.") from error
 
     def draw(self, number: int, passages: Sequence[str], canvas: Canvas) -> PageDrawing:
         """Draw a page and find passages on it.
@@ -101,11 +98,11 @@ class PageDrawer:
             number: of the page, from 1.
 
         Raises:
-            DocumentError: the file has no such page.
+            DocumentError: the file has no such page, or PDFium refuses it.
         """
         if not 1 <= number <= len(self._document):
             raise DocumentError(f"{self._title} has no page {number:,} any more.", "Was it replaced?")
-        with closing(self._document[number - 1]) as page:
+        with _refusals(self._title), closing(self._document[number - 1]) as page:
             width, height = page.get_size()
             scale = min(canvas.width / max(width, 1.0), canvas.height / max(height, 1.0))
             # PDFium rounds the size of the picture up, and an error of rounding would exceed the canvas.
@@ -117,6 +114,18 @@ class PageDrawer:
     def close(self) -> None:
         """Free the file's memory."""
         self._document.close()
+
+
+@contextmanager
+def _refusals(title: str) -> Iterator[None]:
+    """Raise a DocumentError where PDFium refuses something."""
+    import pypdfium2
+
+    try:
+        yield
+    except pypdfium2.PdfiumError as error:
+        message = f"{title} cannot be drawn: {str(error).rstrip('.')}."
+        raise DocumentError(message, "Open it in its own program.") from error
 
 
 def _encoded(picture: Image, canvas: Canvas) -> bytes:

@@ -28,6 +28,19 @@ class HeaderReader(gguf.GGUFReader):
     def data(self, mapped: np.ndarray[Any, Any]) -> None:
         self._bytes = mapped.view(np.ndarray)
 
+    def _get(self, offset: int, dtype: Any, count: int = 1, *args: Any, **order: Any) -> np.ndarray[Any, Any]:
+        """Return numbers of the file.
+
+        Behind its end gguf's own finds none, without an error, as often as a damaged length says.
+
+        Raises:
+            ValueError: the file ends before them.
+        """
+        found = super()._get(offset, dtype, count, *args, **order)
+        if len(found) < count:
+            raise ValueError("it ends too early")
+        return found
+
 
 # The newest header only: it takes about 100 MB.
 _kept: dict[tuple[Path, FileVersion], HeaderReader] = {}

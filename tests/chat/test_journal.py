@@ -52,6 +52,13 @@ def said(question, answer="", title=None):
     return Archive("tiny", None, GenerationConfig(), {}, tuple(entries))
 
 
+def change(store, statement, *values):
+    connection = sqlite3.connect(store.path)
+    connection.execute(statement, values)
+    connection.commit()
+    connection.close()
+
+
 def rows(store, table):
     connection = sqlite3.connect(store.path)
     try:
@@ -676,6 +683,39 @@ def test_damaged_definitions_of_tables_are_damage(store):
     assert store.recover().moved_to is not None
     record(store, "two", talk(1))
     assert store.list()[0].name == "two"
+
+
+@pytest.mark.parametrize("column", ["created", "updated"])
+@pytest.mark.parametrize("value", ["x", b"\xff", float("inf"), -1.0, 1e30], ids=str)
+def test_a_time_that_is_none_is_damage_and_costs_no_session(store, column, value):
+    record(store, "one", talk(2))
+    change(store, f"UPDATE sessions SET {column} = ?", value)
+    with pytest.raises(DamagedSessionsError):
+        store.list()
+    recovery = store.recover()
+    assert (recovery.kept, recovery.lost) == (("one",), ())
+    assert abs(store.find("one").updated - time.time()) < 60
+    assert store.archive("one") == talk(2)
+
+
+def test_a_name_that_is_no_text_is_damage(store):
+    record(store, "one", talk(2))
+    change(store, "UPDATE sessions SET name = ?", b"\xff")
+    with pytest.raises(DamagedSessionsError):
+        store.list()
+    with pytest.raises(DamagedSessionsError):
+        store.search(["question"])
+    assert store.recover().moved_to is not None
+    assert store.list() == []
+
+
+def test_an_entry_of_no_session_that_damages_the_list_is_recovered_from(store):
+    record(store, "one", talk(2))
+    change(store, "UPDATE entries SET session = 99, entry = '{}' WHERE document IS NOT NULL")
+    with pytest.raises(DamagedSessionsError):
+        store.list()
+    assert store.recover().moved_to is not None
+    assert store.list() == []
 
 
 def test_a_damaged_index_costs_no_session(store):

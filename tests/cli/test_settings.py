@@ -36,6 +36,8 @@ def test_underscores_are_read_too(load):
         ('model = "m"', "'model'", "[chat]"),
         ("chat = 3", "'chat'", "[chat]"),
         ("[chat", "TOML", "Correct"),
+        pytest.param("[chat]\ntop-k = " + "9" * 5000, "TOML", "Correct", id="digits"),
+        pytest.param("[chat]\ntop-k = " + "[" * 5000, "too deeply", "Correct", id="brackets"),
     ],
 )
 def test_what_is_unknown_is_named_with_a_way_out(load, text, named, hint):

@@ -40,7 +40,10 @@ def test_bytes(text, size):
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "k", "64kb", "64g", "-3", "0", "1.2.3", "1e3", "64 k 3", "٣"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "k", "64kb", "64g", "-3", "0", "1.2.3", "1e3", "64 k 3", "٣", "9" * 400],
+)
 def test_what_is_no_number_of_tokens_is_refused_with_a_hint(text):
     with pytest.raises(UsageError) as refusal:
         parse_tokens(text)

@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 
 import pytest
+from pypdf import PdfWriter
+from pypdf.generic import NameObject
 
 from lrqk_cli.documents.drawing import WEB_CANVAS, Canvas
 from lrqk_cli.documents.limits import ReadLimits
@@ -39,6 +41,16 @@ def test_passages_are_found_across_lines_and_blanks() -> None:
             (int(left), int(top), int(left + mark.width * drawn.width), int(top + mark.height * drawn.height))
         ).getextrema()
         assert darkest < 128
+
+
+def test_a_page_that_is_none_is_a_document_error(tmp_path: Path) -> None:
+    writer = PdfWriter()
+    writer.add_blank_page(100, 100)
+    writer.pages[0][NameObject("/Type")] = NameObject("/Font")
+    path = tmp_path / "damaged.pdf"
+    writer.write(path)
+    with ReaderProcess(ReadLimits()) as process, pytest.raises(DocumentError, match="cannot be drawn"):
+        process.draw(source(path), 1, [], WEB_CANVAS)
 
 
 def test_what_cannot_be_drawn_is_a_document_error(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ def test_a_file_is_parsed_once_and_forgotten(
     assert len(made) == 1
     assert not gguf_reader._kept
     assert gguf.GGUFReader is original
+
+
+@pytest.mark.parametrize("kind", [0, 5, 8, 9, 12])
+def test_a_list_that_is_longer_than_the_file_has_an_end(tmp_path: Path, kind: int) -> None:
+    key = b"tokenizer.ggml.scores"
+    header = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q", len(key)) + key
+    file = tmp_path / "endless.gguf"
+    file.write_bytes(header + struct.pack("<IIQ", 9, kind, 2**60) + bytes(64))
+    with pytest.raises((ValueError, IndexError, RecursionError)):
+        header_of(file)
 
 
 def test_another_file_or_another_version_is_parsed_anew(tiny_gguf: Path, tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""All targets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fuzz import kept_targets, model_targets, read_targets, typed_targets
+from fuzz.campaign import Target
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "pdf": read_targets.pdf,
+    "drawing": read_targets.Drawings,
+    "office": read_targets.office,
+    "text": read_targets.text,
+    "gguf": model_targets.Gguf,
+    "folder": model_targets.Folders,
+    "cache": kept_targets.PrefixCache,
+    "sessions": kept_targets.Sessions,
+    "saved": kept_targets.SavedFiles,
+    "values": typed_targets.Values,
+    "lines": typed_targets.Lines,
+    "config": typed_targets.Config,
+}

@@ -1,0 +1,26 @@
+"""A few cases of each target of ``python -m fuzz``; docs/reliability.md says what came of thousands."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("resource", reason="needs a Unix system")
+pytest.importorskip("markitdown", reason="the extra office is not installed")
+pytest.importorskip("pypdfium2", reason="the extra pages is not installed")
+
+from fuzz.campaign import campaign
+from fuzz.targets import TARGETS
+
+CASES = {
+    **{"pdf": 30, "drawing": 10, "office": 12, "text": 20},
+    **{"gguf": 3, "folder": 3, "cache": 4, "sessions": 4, "saved": 30},
+    **{"values": 300, "lines": 8, "config": 10},
+}
+
+
+@pytest.mark.parametrize(("name", "cases"), CASES.items())
+def test_every_case_is_answered(name: str, cases: int) -> None:
+    # Case 0 of documents would go through the reader process and OCR.
+    tally = campaign(TARGETS[name](), name, range(1, cases + 1), seed=0)
+    assert tally.failures == []
+    assert tally.cases == sum(tally.answers.values()) == cases
