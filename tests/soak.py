@@ -32,6 +32,8 @@ _PROMPT, _CURSOR = "\x1b[6n", "\x1b[3;1R"
 _FAILURES = re.compile(r"Traceback|Unexpected|Warning")
 _QUESTIONS = ("What is it?", "And why?", "Who says so?", "Quote the third sentence.", "x", "是什么?")
 _MISTAKES = ("/fil x", "/file nowhere.txt", "/drop 99", "/set top_k=0", "/load 'x", "/")
+# What the line below the prompt says of the context, and the tokens above which it is emptied.
+_USED, _MOST_USED = re.compile(r"([\d,]+)/4,000 tokens"), 3400
 # A process has its caches filled after so many actions.
 _WARM = 20
 _MOST_WAITING_S = 60
@@ -99,6 +101,7 @@ class Soak:
             file.write_text(sentence * (number + 1), encoding="utf-8")
             self._documents.append(file)
         self._child: pexpect.spawn
+        self._used = 0
         self._begin("soak")
 
     def run(self, seconds: float) -> Outcome:
@@ -119,6 +122,9 @@ class Soak:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             action = self._random.choices(list(actions), list(actions.values()))[0]
+            # A conversation that fills its context cannot be opened again in the same.
+            if self._used > _MOST_USED:
+                action = self._clear
             action()
             self.outcome.done[action.__name__.strip("_")] += 1
             self._weigh()
@@ -146,6 +152,8 @@ class Soak:
         self._child.send(_CURSOR)
         if _FAILURES.search(shown):
             raise AssertionError(f"A failure is on the screen:\n{shown}")
+        if found := _USED.findall(shown):
+            self._used = int(found[-1].replace(",", ""))
         return shown
 
     def _await_end(self, cause: str) -> None:
