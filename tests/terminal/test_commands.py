@@ -187,7 +187,7 @@ def test_retry_draws_another_answer_with_sampling(bench, monkeypatch):
     monkeypatch.setattr(
         bench.engine,
         "generate",
-        lambda generation, stop: (seen.append(generation), generate(generation, stop))[1],
+        lambda generation, *rest: (seen.append(generation), generate(generation, *rest))[1],
     )
     assert "temperature 0" in bench.run("/retry")
     assert (seen[0].temperature, seen[0].seed) == (0.7, None)
