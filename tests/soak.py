@@ -122,9 +122,9 @@ class Soak:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             action = self._random.choices(list(actions), list(actions.values()))[0]
-            # A conversation that fills its context cannot be opened again in the same.
+            # A conversation that fills its context cannot be opened again in a context of that size.
             if self._used > _MOST_USED:
-                action = self._clear
+                action = self._take_back
             action()
             self.outcome.done[action.__name__.strip("_")] += 1
             self._weigh()
