@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -181,8 +180,6 @@ class ContextSync:
     def shorten_segments(self, conversation: Conversation) -> bool:
         """Reset the engine, so that all is read again in shorter segments; return False if they are short."""
         self.start_again(conversation)
-        # The exception, and the frames in its traceback that hold tensors, refer to each other.
-        gc.collect()
         return self._engine.shorten_segments()
 
     def change(self, old: Conversation, new: Conversation) -> None:

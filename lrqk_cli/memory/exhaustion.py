@@ -58,4 +58,8 @@ def memory_errors() -> Iterator[None]:
         told = out_of_memory(error)
         if told is None:
             raise
-        raise told from error
+        try:
+            raise told from error
+        finally:
+            # With this frame in its traceback, the error and what failed would keep each other, and memory.
+            del told

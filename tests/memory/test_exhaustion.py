@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
+import weakref
+from contextlib import suppress
 
 import pytest
 import torch
@@ -67,3 +70,23 @@ def test_what_has_been_explained_keeps_its_words(error: Exception) -> None:
 def test_a_real_allocation_that_fails_is_recognised() -> None:
     with pytest.raises(OutOfMemoryError), memory_errors():
         torch.empty(1 << 58, dtype=torch.uint8)
+
+
+def test_what_has_failed_is_freed_at_once() -> None:
+    class Rows:
+        pass
+
+    held = []
+
+    def fail() -> None:
+        rows = Rows()
+        held.append(weakref.ref(rows))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    gc.disable()
+    try:
+        with suppress(OutOfMemoryError), memory_errors():
+            fail()
+        assert held[0]() is None
+    finally:
+        gc.enable()
