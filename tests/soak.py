@@ -2,7 +2,8 @@
 
 Random questions, documents added and dropped, answers interrupted, taken back and asked for again, sessions
 left, killed and resumed. At the end the program compares an answer with that of a fresh process that has the
-same conversation, and prints what it has done, and how the memory of each process developed, as JSON.
+same conversation, and prints what it has done, and the memory of each process, as JSON. A conversation takes
+memory as it grows, so processes are compared with themselves where theirs has just been emptied by /clear.
 """
 
 from __future__ import annotations
@@ -34,28 +35,30 @@ _QUESTIONS = ("What is it?", "And why?", "Who says so?", "Quote the third senten
 _MISTAKES = ("/fil x", "/file nowhere.txt", "/drop 99", "/set top_k=0", "/load 'x", "/")
 # What the line below the prompt says of the context, and the tokens above which it is emptied.
 _USED, _MOST_USED = re.compile(r"([\d,]+)/4,000 tokens"), 3400
-# A process has its caches filled after so many actions.
-_WARM = 20
+# A process has its caches filled when its conversation has been emptied so many times.
+_WARM = 2
 _MOST_WAITING_S = 60
 _INTERRUPTED = 130
 
 
 @dataclass
 class Life:
-    """A process: what was done in it, and its resident memory in MiB, at even distances."""
+    """A process: how much was done in it, and its resident memory in MiB.
+
+    Attributes:
+        highest: after any action.
+        emptied: whenever its conversation has just been emptied.
+    """
 
     actions: int = 0
-    memory: list[float] = field(default_factory=list)
+    highest: float = 0.0
+    emptied: list[float] = field(default_factory=list)
 
     @property
     def growth(self) -> float | None:
-        """By how much of its middle third the memory's last third is above it; None for a short life."""
-        warm = self.memory[_WARM:]
-        third = len(warm) // 3
-        if third < _WARM // 3:
-            return None
-        middle, last = (sum(part) / third for part in (warm[third : 2 * third], warm[-third:]))
-        return last / middle - 1
+        """MiB that the process has gained between two empty conversations; None for a short life."""
+        warm = self.emptied[_WARM:]
+        return warm[-1] - warm[0] if len(warm) > 1 else None
 
 
 @dataclass
@@ -115,7 +118,7 @@ class Soak:
             self._ask_again: 10,
             self._look: 12,
             self._mistype: 8,
-            self._clear: 1,
+            self._clear: 6,
             self._leave: 1,
             self._die: 1,
         }
@@ -171,8 +174,7 @@ class Soak:
         shown = self._await_prompt()
         if "The text needs" in shown or ("context" in shown and "full" in shown):
             self.outcome.done["context full"] += 1
-            self._child.send("/clear\r")
-            self._await_prompt()
+            self._clear()
         return shown
 
     def _ask(self) -> None:
@@ -216,7 +218,9 @@ class Soak:
         self._say(self._random.choice(_MISTAKES))
 
     def _clear(self) -> None:
-        self._say("/clear")
+        self._child.send("/clear\r")
+        self._await_prompt()
+        self.outcome.lives[-1].emptied.append(self._resident())
 
     def _leave(self) -> None:
         self._child.send("/quit\r")
@@ -234,7 +238,10 @@ class Soak:
     def _weigh(self) -> None:
         life = self.outcome.lives[-1]
         life.actions += 1
-        life.memory.append(psutil.Process(self._child.pid).memory_info().rss / 2**20)
+        life.highest = max(life.highest, self._resident())
+
+    def _resident(self) -> float:
+        return float(psutil.Process(self._child.pid).memory_info().rss) / 2**20
 
     def _compare(self) -> None:
         last = "What comes at the end?"
@@ -266,10 +273,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         outcome = Soak(chosen.model, Path(folder), chosen.seed).run(60 * chosen.minutes)
     lives = [
-        {"actions": life.actions, "first_mib": life.memory[:1], "last_mib": life.memory[-1:],
-         "highest_mib": max(life.memory, default=None), "growth": life.growth}
+        {
+            "actions": life.actions,
+            "highest_mib": life.highest,
+            "emptied_mib": life.emptied,
+            "growth_mib": life.growth,
+        }
         for life in outcome.lives
-    ]  # fmt: skip
+    ]
     found = {
         "done": outcome.done,
         "slowest_s": round(outcome.slowest_s, 2),
