@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import StoredRows
-from lrqk_cli.kernels.dequantise_rows.triton import INT8_ROWS, row_format, value_of_code
+from lrqk_cli.kernels.dequantise_rows.triton import INT8_ROWS, rounded_for, row_format, value_of_code
 from lrqk_cli.memory.accounting import SCALE_TOKENS
 
 
@@ -63,7 +63,7 @@ def _quantise_half(
     tl.store(codes + dim, code, mask=inside)
     tl.store(factors, (bits >> 16).to(tl.int16))
     value = tl.fma(value_of_code(code, FORMAT) * factor, wide, middle)
-    tl.store(back + dim, value.to(back.dtype.element_ty), mask=inside)
+    tl.store(back + dim, rounded_for(value, back), mask=inside)
 
 
 @triton.jit
