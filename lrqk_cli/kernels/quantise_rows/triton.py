@@ -55,7 +55,8 @@ def _quantise_half(
     wide = spread.to(tl.float32)
     relative = tl.div_rn(tl.load(vector + dim, mask=inside, other=0.0).to(tl.float32) - middle, wide)
     relative = tl.where(inside, relative, 0.0)
-    top = tl.max(tl.abs(relative), 0)
+    # The maximum ignores NaN; this sum is zero unless a number is not finite, and then the whole row is NaN.
+    top = tl.max(tl.abs(relative), 0) + tl.sum(relative - relative, 0)
     # Rounded up to bfloat16, so that no code saturates.
     bits = ((tl.div_rn(top, LARGEST)).to(tl.int32, bitcast=True) + 0xFFFF) & -65536
     factor = bits.to(tl.float32, bitcast=True)
