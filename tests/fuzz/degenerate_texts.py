@@ -16,7 +16,7 @@ _RECENT = 64
 
 
 class DegenerateTexts:
-    """Questions to a tiny model in every type of numbers, while all rows are resident beside full attention."""
+    """Questions to a tiny model in each type of numbers; also to full attention, if all rows are resident."""
 
     def prepare(self, folder: Path) -> None:
         own_folders(folder)
