@@ -15,6 +15,7 @@ CASES = {
     **{"pdf": 30, "drawing": 10, "office": 12, "text": 20},
     **{"gguf": 3, "folder": 3, "cache": 4, "sessions": 4, "saved": 30},
     **{"values": 300, "lines": 8, "config": 10},
+    **{"numbers": 60, "degenerate": 2},
 }
 
 

@@ -18,6 +18,8 @@ from lrqk_cli.model_spec import ModelSpec
 # The least spread of a channel, as a share of that of the KV head: one that hardly moves in the tokens so far
 # may move later.
 _LEAST_SHARE = 0.1
+# Below it a KV head's channels do not move. Squares of such numbers are no longer numbers in float32.
+_LEAST_SPREAD = 1e-18
 # A group's scales are fitted to its tokens if it begins with this many at once, else copied from the group
 # before it.
 _LEAST_TOKENS = SCALE_TOKENS // 4
@@ -62,4 +64,6 @@ def _fit(scales: RowScales, groups: slice, half: int, rows: Tensor) -> None:
     usual = deviation.float().square().mean(2, keepdim=True).sqrt()
     spread = deviation.float().maximum(_LEAST_SHARE * usual).sqrt()
     scales.channels[:, groups, 0, half] = mean.to(scales.channels.dtype)
-    scales.channels[:, groups, 1, half] = torch.where(spread > 0.0, spread, 1.0).to(scales.channels.dtype)
+    scales.channels[:, groups, 1, half] = torch.where(usual > _LEAST_SPREAD, spread, 1.0).to(
+        scales.channels.dtype
+    )

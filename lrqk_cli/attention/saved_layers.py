@@ -35,15 +35,15 @@ def capture_block(
             found[f"{number}.rows"] = layer.store.rows[:, start:stop]
             events[:1] = layer.store.written_events()
             if layer.store.scales is not None:
-                found[f"{number}.scales"] = _to_host(_channels(layer.store.scales, start, stop))
+                found[f"{number}.scales"] = to_host(_channels(layer.store.scales, start, stop))
         if isinstance(layer, LrqkLayer):
             found[f"{number}.observed"] = torch.tensor(layer.projector.grams.count)
             for part, tensor in enumerate(layer.projector.summed()):
-                found[f"{number}.summed.{part}"] = _to_host(tensor)
+                found[f"{number}.summed.{part}"] = to_host(tensor)
         if isinstance(layer, SlidingLayer):
-            found[f"{number}.ring"] = _to_host(layer.ring.rows[:, :stop])
+            found[f"{number}.ring"] = to_host(layer.ring.rows[:, :stop])
     for number, state in enumerate(states):
-        found |= {f"{number}.{name}": _to_host(tensor) for name, tensor in state.tensors.items()}
+        found |= {f"{number}.{name}": to_host(tensor) for name, tensor in state.tensors.items()}
     return _captured(found, layers, events)
 
 
@@ -62,11 +62,11 @@ def capture_state(layers: Sequence[AttentionLayer], start: int, stop: int) -> Ca
             found[f"{number}.fitted"] = torch.tensor(layer.fit.tokens)
             if start == 0:
                 for part, tensor in enumerate((*layer.projector.fitted(), layer.index.scale)):
-                    found[f"{number}.fitted.{part}"] = _to_host(tensor)
+                    found[f"{number}.fitted.{part}"] = to_host(tensor)
             for part, tensor in enumerate(layer.projector.adapted()):
-                found[f"{number}.adapted.{part}"] = _to_host(tensor)
+                found[f"{number}.adapted.{part}"] = to_host(tensor)
             found[f"{number}.codes"] = layer.index.codes[:, start:stop]
-            found[f"{number}.slots"] = _to_host(layer.hot.slot_token[:, : layer.hot.filled(stop)].int())
+            found[f"{number}.slots"] = to_host(layer.hot.slot_token[:, : layer.hot.filled(stop)].int())
     return _captured(found, layers, [])
 
 
@@ -84,7 +84,7 @@ def _captured(
     return Captured(tensors, ready)
 
 
-def _to_host(tensor: Tensor) -> Tensor:
+def to_host(tensor: Tensor) -> Tensor:
     """Return a copy in host memory, from a device in pinned memory and without waiting."""
     if not tensor.is_cuda:
         return tensor.clone()

@@ -96,5 +96,5 @@ class ValueTail:
             index: of all tokens.
         """
         mass = logits.logsumexp(-1, keepdim=True)
-        mean_code = index.weighted_sum(torch.exp(logits - mass))
+        mean_code = index.weighted_sum(logits.softmax(-1))
         return self.mean_value(mean_code).unsqueeze(2), mass

@@ -49,6 +49,7 @@ class Engine:
     Attributes:
         config: the settings in force, with the segment length filled in.
         totals: counters of all decode steps so far.
+        logits: after the newest token that the model has read, ``[vocab]``; None if they are not known.
         uses_lookup: whether answers may have drafts, if ``config`` gives the cache room for them.
 
     Raises:
@@ -74,10 +75,9 @@ class Engine:
             # Kept from here on; a cache that does not fit raises above, and the block restores the model.
             self._stack = stack.pop_all()
         self._decoder = Decoder(model, self.cache)
-        # One list, which the lookup follows.
-        self._tokens: list[int] = []
+        self._tokens: list[int] = []  # one list, which the lookup follows
         self._lookup, self.uses_lookup = Lookup(self._tokens), True
-        self._logits: Tensor | None = None
+        self.logits: Tensor | None = None
         # Counted once, because a status line reads them often.
         self._weight_bytes = model.get_memory_footprint()
         self._budget_bytes = probe.allocated_bytes(self.device) + probe.free_device_bytes(self.device)
@@ -101,7 +101,7 @@ class Engine:
         self.totals = DecodeTotals()
         self._tokens.clear()
         self._lookup.cut(0)
-        self._logits = None
+        self.logits = None
 
     @property
     def length(self) -> int:
@@ -147,8 +147,8 @@ class Engine:
         """Return a rewind point of the current state; do not call it within a running iterator."""
         self._decoder.settle()
         logits = None
-        if self._logits is not None and not self._waiting():
-            logits = self._logits.to("cpu", copy=True)
+        if self.logits is not None and not self._waiting():
+            logits = self.logits.to("cpu", copy=True)
         return EngineRewindPoint(self.length, self.cache.rewind_point(), logits)
 
     def rewind(self, point: EngineRewindPoint) -> None:
@@ -161,7 +161,7 @@ class Engine:
         self.cache.rewind(point.cache)
         del self._tokens[point.length :]
         self._lookup.cut(point.length)
-        self._logits = None if point.logits is None else point.logits.to(self.device)
+        self.logits = None if point.logits is None else point.logits.to(self.device)
 
     def restore(self, tokens: Sequence[int], blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
         """Begin an empty engine with tokens that were read before; see ``LrqkCache.restore``.
@@ -205,7 +205,7 @@ class Engine:
             for done, logits in segments:
                 taken = max(0, done - len(waiting))
                 self._tokens[origin:] = tokens[:taken]
-                self._logits = logits
+                self.logits = logits
                 yield PrefillProgress(taken, len(tokens), time.perf_counter() - start)
 
     def generate(
@@ -258,7 +258,7 @@ class Engine:
                 waiting, start = self._waiting(), time.perf_counter()
                 is_step = bool(waiting)
                 if waiting == [token]:
-                    logits = self._logits = self._decoder.step(token, drafts)
+                    logits = self.logits = self._decoder.step(token, drafts)
                 else:  # the caller has used the engine since
                     logits = self.next_logits()
                 if is_captured:
@@ -297,13 +297,13 @@ class Engine:
         """
         waiting = self._waiting()
         if len(waiting) == 1:
-            self._logits = self._decoder.step(waiting[0])
+            self.logits = self._decoder.step(waiting[0])
         elif waiting:
             self._decoder.settle()
-            self._logits = forward(self.model, self.cache, torch.tensor(waiting, device=self.device))
-        if self._logits is None:
+            self.logits = forward(self.model, self.cache, torch.tensor(waiting, device=self.device))
+        if self.logits is None:
             raise UsageError("There is no prompt to continue.", "Prefill some tokens first.")
-        return self._logits
+        return self.logits
 
     def append(self, token: int) -> None:
         """Append ``token`` to the conversation; the model reads it in the next step."""

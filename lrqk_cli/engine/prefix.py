@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.attention.restoring import OpenPart
-from lrqk_cli.attention.saved_layers import capture_block, capture_state, side_stream
+from lrqk_cli.attention.saved_layers import capture_block, capture_state, side_stream, to_host
+from lrqk_cli.engine.sampling import are_numbers
 from lrqk_cli.memory.accounting import SCALE_TOKENS, dtype_name, hot_slots
 from lrqk_cli.prefix_cache.store import Block, PrefixStore, next_block, root_of
 from lrqk_cli.prefix_cache.tensor_file import DamagedFileError, TensorFile, read_metadata
@@ -286,10 +287,11 @@ class PrefixKeeper:
         metadata: dict[str, str],
     ) -> None:
         if self.writer.failure is None and not self._store.has(path):
+            is_sound = to_host(are_numbers(self._engine.logits))  # ``capture`` says when it has arrived
             captured = capture()
             captured.tensors.update(more)
             metadata |= {"format": _FORMAT, "label": json.dumps(self.label), "tokens": str(span[1])}
-            self._waiting.append(WriteJob(path, captured, *span, metadata))
+            self._waiting.append(WriteJob(path, captured, *span, metadata, is_sound))
 
     def _submit(self) -> None:
         if self.writer.failure is None:

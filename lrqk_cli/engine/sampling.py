@@ -23,6 +23,8 @@ from lrqk_cli.engine.failures import not_finite
 
 # Parts of a row of logits that are searched in parallel.
 _PARTS = 512
+# Logits divided by a lower temperature may be infinite; the likeliest token is all that is left there.
+_LEAST_TEMPERATURE = 1e-8
 
 
 def largest(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,6 +49,14 @@ def _if_finite(top: Tensor, token: Tensor) -> Tensor:
     One number carries both to the host, because each transfer waits for the device.
     """
     return torch.where(top.abs() < torch.inf, token, -1)
+
+
+def are_numbers(logits: Tensor | None) -> Tensor:
+    """Return whether the largest of the logits ``[vocab]`` is finite, bool ``[]``; true if there are none.
+
+    Then so are all rows before them: a token attends to each, and what is not finite spreads.
+    """
+    return torch.tensor(True) if logits is None else likeliest(logits) >= 0
 
 
 def checked(token: int) -> int:
@@ -75,7 +85,7 @@ class Sampler:
         self._looks_back = generation.repetition_penalty != 1.0
         if self._looks_back:
             processors.append(RepetitionPenaltyLogitsProcessor(generation.repetition_penalty))
-        self._greedy = generation.temperature == 0.0
+        self._greedy = generation.temperature < _LEAST_TEMPERATURE
         if not self._greedy:
             processors.append(TemperatureLogitsWarper(generation.temperature))
             if generation.sample_top_k:
@@ -142,6 +152,8 @@ class ObservedSampler(Sampler):
 
     def choose(self, logits: Tensor, tokens: Sequence[int]) -> int:
         """See ``Sampler``; the log probabilities are those without the constraint."""
+        # Also of the tokens that are not allowed: none would do then.
+        checked(int(likeliest(logits)))
         if self._constraint is None:
             token = super().choose(logits, tokens)
         else:

@@ -36,6 +36,8 @@ class WriteJob:
     Attributes:
         start, stop: the tokens of a block; of a state ``start`` is ``stop``.
         metadata: of the file.
+        is_sound: whether the model computed numbers, bool ``[]``, valid once the tensors are; a file of
+            anything else is not written.
         stopped: set if the file is not wanted any more.
     """
 
@@ -44,6 +46,7 @@ class WriteJob:
     start: int
     stop: int
     metadata: dict[str, str]
+    is_sound: Tensor
     stopped: Event = field(default_factory=Event)
 
     @property
@@ -140,6 +143,8 @@ class BackgroundWriter:
 
     def _write_new(self, job: WriteJob, kept: Collection[str]) -> None:
         job.captured.ready()
+        if not job.is_sound:
+            return
         self._store.make_folder()
         self._store.prune(kept, room=job.nbytes)
         if self._store.size() + job.nbytes > self._store.limit:

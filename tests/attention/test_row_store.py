@@ -54,6 +54,17 @@ def drifting(count: int) -> Tensor:
     return rows(count, 7) + 50 * torch.sin(token / 1500 + torch.arange(WIDTH))
 
 
+def test_channels_that_hardly_moved_lose_none_of_a_later_token() -> None:
+    """Tiny numbers, of which one channel's deviation is not zero in the dtype."""
+    first, later = torch.zeros(2, HEADS, 4, WIDTH), rows(1, 3)
+    first[:, :, 1, 2] = 1e-44
+    store = new_store("int8")
+    store.write(0, *first)
+    key, value = store.write(4, *later)
+    for found, expected in ((key, later[0]), (value, later[1])):
+        assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
 def streamed(store: RowStore, start: int, stop: int) -> Tensor:
     # A chunk is valid until the next one.
     chunks = [torch.stack(chunk).clone() for chunk in store.stream(start, stop)]

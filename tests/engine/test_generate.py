@@ -203,10 +203,10 @@ def test_sampling_repeats_with_its_seed_and_differs_without(engine: Engine) -> N
 
 def test_repetition_penalty_keeps_words_of_the_context_out(engine: Engine) -> None:
     list(engine.prefill([*range(3, 50), 7]))
-    engine._logits = torch.linspace(1.0, 0.5, 97)
+    engine.logits = torch.linspace(1.0, 0.5, 97)
     every = range(97)
     assert next(engine.generate(GREEDY, stop_ids=every)).token == 0
-    engine._logits = torch.linspace(1.0, 0.5, 97).roll(10)
+    engine.logits = torch.linspace(1.0, 0.5, 97).roll(10)
     assert next(engine.generate(GREEDY, stop_ids=every)).token == 10
     penalised = GenerationConfig(repetition_penalty=5.0)
     assert next(engine.generate(penalised, stop_ids=every)).token == 50

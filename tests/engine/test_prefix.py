@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
 from lrqk_cli.engine import prefix
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.prefix import PrefixKeeper
+from lrqk_cli.errors import ModelError
 from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.prefix_cache import writer
 from lrqk_cli.prefix_cache.store import PrefixStore
@@ -292,6 +294,29 @@ def test_nothing_is_written_for_texts_that_are_read_quickly(tmp_path: Path) -> N
             keeper.segment_done(is_end=engine.length == len(text), expected_tokens=1, expected_seconds=9.9)
         keeper.writer.close()
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("method", ["lrqk", "als-exact", "dense", "int8-rows-offload"])
+def test_what_is_not_finite_is_not_stored(tmp_path: Path, method: str) -> None:
+    """A value overflows in the middle of a text; what was read before that is sound."""
+    text = random_tokens(200, 1).tolist()
+
+    def overflow(_: object, __: object, output: torch.Tensor) -> torch.Tensor:
+        place = torch.tensor([5 if engine.length >= 100 else output.shape[1]])
+        return output.where(torch.arange(output.shape[1])[:, None] != place, torch.inf)
+
+    with new_engine(method=method) as engine:
+        handle = engine.model.model.layers[0].mlp.register_forward_hook(overflow)
+        keeper = new_keeper(engine, tmp_path)
+        with suppress(ModelError):  # not before the answer, if nothing is solved for
+            read(engine, keeper, text)
+        keeper.writer.close()
+        handle.remove()
+    with new_engine(method=method) as engine:
+        assert read(engine, new_keeper(engine, tmp_path), text) <= 96
+        tokens, logits = answer(engine)
+    assert len(tokens) == 24
+    assert torch.isfinite(logits).all()
 
 
 def test_nothing_is_written_twice(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import torch
 from constraints import Allowed
 
 from lrqk_cli.config import GenerationConfig
-from lrqk_cli.engine.sampling import ObservedSampler, largest, likeliest
+from lrqk_cli.engine.sampling import ObservedSampler, Sampler, largest, likeliest
+from lrqk_cli.errors import ModelError
 
 
 @pytest.mark.parametrize("vocab", [1, 2, 97, 512, 49152, 128256, 151936])
@@ -42,6 +43,19 @@ def test_only_allowed_tokens_are_chosen(known: int, settings: dict[str, float]) 
     assert {*chosen} == {7, 30}
     assert constraint.accepted == chosen
     assert sampler.logprobs is None
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}], ids=str)
+def test_a_constraint_hides_no_logit_that_is_no_number(settings: dict[str, float]) -> None:
+    logits = torch.zeros(97).index_fill(0, torch.tensor([40]), torch.nan)
+    sampler = ObservedSampler(GenerationConfig(**settings), torch.device("cpu"), Allowed(97, [5]), 3)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="not finite"):
+        sampler.choose(logits, [])
+
+
+def test_the_lowest_temperatures_take_the_likeliest_token() -> None:
+    sampler = Sampler(GenerationConfig(temperature=1e-40, seed=1), torch.device("cpu"))
+    assert sampler.choose(torch.linspace(-30.0, 30.0, 97), []) == 96
 
 
 def test_log_probabilities_are_those_of_the_model_itself() -> None:

@@ -31,8 +31,8 @@ class Gguf:
         self._file = folder / "case.gguf"
         _, hybrid = converted("lfm2", folder / "hybrid.gguf")
         files = (
-            _llama_gguf(folder / "plain.gguf", None),
-            _llama_gguf(folder / "packed.gguf", "Q8_0"),
+            llama_gguf(folder / "plain.gguf", None),
+            llama_gguf(folder / "packed.gguf", "Q8_0"),
             hybrid,
         )
         self._found = [file.read_bytes() for file in files]
@@ -50,7 +50,7 @@ class Gguf:
         return found
 
 
-def _llama_gguf(path: Path, kind: str | None) -> Path:
+def llama_gguf(path: Path, kind: str | None) -> Path:
     sizes = {"vocab_size": _TOKENS, "hidden_size": 64, "intermediate_size": 96, "tie_word_embeddings": True}
     model = tiny_model("llama", **sizes)
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, 2)

@@ -84,6 +84,16 @@ def test_matches_the_oracle(
         torch.testing.assert_close(lse.double(), expected[1], atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e3, 1e6, 1e12])
+def test_weights_of_large_logits_add_up_to_one(size: float) -> None:
+    """All keys are equal, so that the output is the mean value."""
+    query, key, value = rows(2, 3, 4, 40, 16)
+    key = size * key[:, :1].expand(key.shape)
+    for implementation in (kernels.attend, reference.attend):
+        output, _ = implementation(query, key, value, scaling=1.0)
+        torch.testing.assert_close(output, value.mean(1)[:, None, None].expand(output.shape))
+
+
 def test_blocks_of_queries_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = rows(2, 2, 30, 50, 16)
     whole = reference.attend(query, key, value, scaling=0.3, causal=True, window=11)

@@ -35,6 +35,16 @@ def test_matches_the_reference(shape: tuple[int, int, int, int], dtype: torch.dt
         assert_same(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", [1e4, 1e8, -1e8])
+def test_shares_add_up_to_one_where_log_sum_exps_are_large(size: float, device: str) -> None:
+    output, lse = torch.ones(1, 1, 3, 64), torch.full((1, 1, 3), size)
+    for module, place in ((reference, "cpu"), (kernel, device)):
+        merged, total = module.merge(*to((output, lse, output, lse), place))
+        assert_same(merged, output, atol=1e-6)
+        assert_same(total, lse, rtol=1e-4)
+
+
 def test_the_reference_matches_the_definition() -> None:
     logits = torch.randn(1, 1, 5, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     value = torch.randn(9, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)

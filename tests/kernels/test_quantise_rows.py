@@ -161,6 +161,36 @@ def test_a_row_at_its_channels_centres_is_read_back_exactly(kv_dtype: KvDtype, d
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kv_dtype", IN_8_BITS)
+def test_the_largest_number_of_float16_is_read_back_as_a_number(kv_dtype: KvDtype, device: str) -> None:
+    most = torch.finfo(torch.float16).max
+    rows = torch.tensor([most, -most, 1.0, 0.0]).half().expand(2, 1, 5, 4).contiguous()
+    scales = plain_scales(4, kv_dtype)
+    for module, reads, place in ((reference, reading, "cpu"), (kernel, reader, device)):
+        written, *back = run(module, rows, scales, place, 0)
+        found = read(reads, written, scales, torch.float16, place, 0)
+        assert_same(torch.stack(back), rows, atol=64.0)
+        assert torch.equal(found.unbind(2)[0].cpu(), back[0].cpu())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kv_dtype", IN_8_BITS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+# The interpreter computes with numpy, which warns.
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_what_is_not_finite_is_not_read_back_as_a_number(
+    value: float, kv_dtype: KvDtype, device: str
+) -> None:
+    rows = rows_of(2, 5, 64, torch.float16)
+    rows[0, 1, 2, 3] = value
+    scales = scales_of(2, 64, kv_dtype)
+    for module, place in ((reference, "cpu"), (kernel, device)):
+        _, key, _ = run(module, rows, scales, place)
+        is_number = key.isfinite().all(-1).cpu()
+        assert is_number.tolist() == [[True] * 5, [True, True, False, True, True]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("token", [0, 4, SCALE_TOKENS - 1, SCALE_TOKENS, SCALE_TOKENS + 1])
 def test_writes_one_row_where_the_device_says(token: int, device: str) -> None:
     """The first token of a block takes the scales of the block before it."""

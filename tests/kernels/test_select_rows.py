@@ -39,6 +39,16 @@ def log_scores(scores: TokenScores, count: int, candidates: int, aggregate: Aggr
     return score.clamp(min=LOWEST_SCORE)
 
 
+def check_bijection(residents: Residents, plan: FetchPlan) -> None:
+    for row_set, count in enumerate(plan.counts.tolist()):
+        incoming, slots = plan.token[row_set, :count].long(), plan.slot[row_set, :count].long()
+        assert not residents.resident[row_set, incoming.cpu()].any()
+        after = residents.slot_token[row_set].clone()
+        after[slots.cpu()] = incoming.cpu()
+        assert len({*slots.tolist()}) == count
+        assert len({*after.tolist()}) == residents.hot
+
+
 def check_plan(residents: Residents, plan: FetchPlan, score: Tensor, wanted: int) -> None:
     """Check that the best ``wanted`` are resident after the plan, and that the worst left."""
     for row_set, count in enumerate(plan.counts.tolist()):
@@ -85,6 +95,32 @@ def test_the_best_become_resident_and_the_worst_leave(module: Any, data: st.Data
     check_plan(residents, plan, log_scores(scores, length + 1, candidates, aggregate), wanted)
     demanded, fetched = plan.totals.tolist()
     assert fetched == int(plan.counts.sum()) <= demanded <= wanted
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("module", [reference, kernel], ids=["reference", "triton"])
+@pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf, -torch.inf, 1e30])
+@pytest.mark.parametrize("tokens", [slice(None), slice(3, 5)], ids=["all", "some"])
+# The interpreter computes with numpy, which warns.
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_whatever_the_scores_slots_and_residents_are_a_bijection(
+    module: Any, tokens: slice, value: float, device: str
+) -> None:
+    if module is reference and device == "cuda":
+        pytest.skip("references are for the CPU")
+    shape = Shape(120, hot=40, share=2)
+    scores, residents = make_scores(shape), make_layer(shape)[1]
+    scores.logits[:, :, tokens] = value
+    blocks = scores.logits[:, :, : shape.length + 1].split(scores.span, 2)
+    peaks = torch.stack([block.amax(-1) for block in blocks], -1)
+    masses = torch.stack([(block - block.amax(-1, keepdim=True)).exp().sum(-1) for block in blocks], -1)
+    scores.masses[..., : len(blocks)] = torch.stack((peaks, masses, masses), 2)
+    scratch, plan = buffers(shape, shape.context, device)
+    inputs = to((scores, residents, shape.device_length), device) if device == "cuda" else None
+    module.select_rows(
+        *(inputs or (scores, residents, shape.device_length)), scratch, plan, top_k=shape.hot // 2
+    )
+    check_bijection(residents, plan)
 
 
 @pytest.mark.parametrize("device", DEVICES)

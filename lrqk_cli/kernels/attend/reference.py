@@ -52,7 +52,8 @@ def attend(
             visible = _visible(total - length + start, stop - start, first, last, window, query.device)
             logits = logits.masked_fill(~visible, float("-inf"))
         block_lse = logits.logsumexp(-1)
-        weights = torch.exp(logits - block_lse.nan_to_num(neginf=0.0).unsqueeze(-1))
+        # Not by the log-sum-exp: where logits are large, it has lost the logarithm of the sum.
+        weights = logits.softmax(-1).masked_fill(block_lse.unsqueeze(-1) == float("-inf"), 0.0)
         output[:, :, start:stop] = weights @ values
         lse[:, :, start:stop] = block_lse
     return output, lse

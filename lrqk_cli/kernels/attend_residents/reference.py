@@ -88,5 +88,5 @@ def _tail(tail: Tail, residents: Residents, candidates: int) -> tuple[Tensor, Te
     resident = residents.resident[:, None, :candidates]
     logits = tail.scores.logits[:, :, :candidates].masked_fill(resident, float("-inf"))
     mass = logits.logsumexp(-1, keepdim=True)
-    mean_code = torch.exp(logits - mass) @ unpack_codes(tail.codes[:, :candidates])
+    mean_code = logits.softmax(-1) @ unpack_codes(tail.codes[:, :candidates])
     return (tail.intercept.unsqueeze(1) + mean_code @ tail.slope).unsqueeze(2), mass

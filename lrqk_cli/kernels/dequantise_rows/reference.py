@@ -23,7 +23,7 @@ def dequantise_rows(stored: StoredRows, out: Tensor, first: int = 0) -> None:
     assert scales is not None
     for group, part in groups_among(first, rows.shape[1]):
         codes, factor = codes_and_factors(rows[:, part], scales.code_dtype)
-        out[:, part] = values_of(codes, factor, *scales.of_group(group))
+        out[:, part] = values_of(codes, factor, *scales.of_group(group), out.dtype)
 
 
 def groups_among(first: int, count: int) -> Iterator[tuple[int, slice]]:
@@ -43,6 +43,7 @@ def codes_and_factors(rows: Tensor, code_dtype: torch.dtype) -> tuple[Tensor, Te
     return rows[:, :, : 2 * width].view(code_dtype).unflatten(2, (2, width)), factor
 
 
-def values_of(codes: Tensor, factor: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-    """Return the numbers of codes ``[KV, S, 2, d]`` in float32."""
-    return codes.float().mul_(factor).mul_(spread).add_(centre)
+def values_of(codes: Tensor, factor: Tensor, centre: Tensor, spread: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the numbers of codes ``[KV, S, 2, d]``; the dtype's largest, if rounding has passed it."""
+    numbers = codes.float().mul_(factor).mul_(spread).add_(centre)
+    return numbers.clamp_(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype)

@@ -41,6 +41,17 @@ def value_of_code(code, FORMAT: tl.constexpr):
 
 
 @triton.jit
+def rounded_for(numbers, pointer):
+    """Return float32 numbers in the type that ``pointer`` points to; its largest, if rounding has passed it.
+
+    The other types reach as far as float32.
+    """
+    if pointer.dtype.element_ty == tl.float16:
+        numbers = tl.clamp(numbers, -65504.0, 65504.0, propagate_nan=tl.PropagateNan.ALL)
+    return numbers.to(pointer.dtype.element_ty)
+
+
+@triton.jit
 def load_rows(
     rows,
     factors,
@@ -109,7 +120,7 @@ def _dequantise(
         SCALE_TOKENS,
     )
     place = out + head * out_head_stride + row[:, None] * (2 * WIDTH) + part
-    tl.store(place, numbers.to(out.dtype.element_ty), mask=mask)
+    tl.store(place, rounded_for(numbers, out), mask=mask)
 
 
 def dequantise_rows(stored: StoredRows, out: Tensor, first: int = 0) -> None:

@@ -18,7 +18,12 @@ def merge(output: Tensor, lse: Tensor, other_output: Tensor, other_lse: Tensor) 
     Returns:
         The merged output and log-sum-exp, in float32.
     """
-    total = torch.logaddexp(lse, other_lse)
-    reference = total.nan_to_num(neginf=0.0)
-    merged = output.float() * torch.exp(lse - reference).unsqueeze(-1)
-    return merged.addcmul_(other_output.float(), torch.exp(other_lse - reference).unsqueeze(-1)), total
+    peak = torch.maximum(lse, other_lse)
+    # If neither side has rows, subtracting minus infinity from itself would give NaN.
+    base = peak.nan_to_num(nan=torch.nan, neginf=0.0)
+    mass, other_mass = torch.exp(lse - base), torch.exp(other_lse - base)
+    both = mass + other_mass
+    # Shares of the sum, because the logarithm of the sum has lost it where log-sum-exps are large.
+    shares = (part / both.clamp(min=1e-37) for part in (mass, other_mass))
+    share, other_share = (part.unsqueeze(-1) for part in shares)
+    return (output.float() * share).addcmul_(other_output.float(), other_share), base + both.log()

@@ -50,7 +50,7 @@ def quantise_rows(
             (codes.flatten(2).view(torch.uint8), factor.bfloat16().flatten(2).view(torch.uint8)), 2
         )
         target[:, part] = written.to(target.device)
-        back[:, part] = values_of(codes, factor, centre, spread).to(key.dtype)
+        back[:, part] = values_of(codes, factor, centre, spread, key.dtype)
     key, value = back.unbind(2)
     return key, value
 

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import StoredRows
-from lrqk_cli.kernels.dequantise_rows.triton import INT8_ROWS, row_format, value_of_code
+from lrqk_cli.kernels.dequantise_rows.triton import INT8_ROWS, rounded_for, row_format, value_of_code
 from lrqk_cli.memory.accounting import SCALE_TOKENS
 
 
@@ -55,7 +55,8 @@ def _quantise_half(
     wide = spread.to(tl.float32)
     relative = tl.div_rn(tl.load(vector + dim, mask=inside, other=0.0).to(tl.float32) - middle, wide)
     relative = tl.where(inside, relative, 0.0)
-    top = tl.max(tl.abs(relative), 0)
+    # The maximum ignores NaN; this sum is zero unless a number is not finite, and then the whole row is NaN.
+    top = tl.max(tl.abs(relative), 0) + tl.sum(relative - relative, 0)
     # Rounded up to bfloat16, so that no code saturates.
     bits = ((tl.div_rn(top, LARGEST)).to(tl.int32, bitcast=True) + 0xFFFF) & -65536
     factor = bits.to(tl.float32, bitcast=True)
@@ -63,7 +64,7 @@ def _quantise_half(
     tl.store(codes + dim, code, mask=inside)
     tl.store(factors, (bits >> 16).to(tl.int16))
     value = tl.fma(value_of_code(code, FORMAT) * factor, wide, middle)
-    tl.store(back + dim, value.to(back.dtype.element_ty), mask=inside)
+    tl.store(back + dim, rounded_for(value, back), mask=inside)
 
 
 @triton.jit

@@ -23,7 +23,7 @@ def replace_rows(residents: Residents, plan: FetchPlan, store: StoredRows) -> No
         if store.scales is not None:
             centre, spread = store.scales.of_tokens(head, token)
             codes, factor = codes_and_factors(fetched.unsqueeze(0), store.scales.code_dtype)
-            fetched = values_of(codes[0], factor[0], centre, spread).to(residents.rows.dtype)
+            fetched = values_of(codes[0], factor[0], centre, spread, residents.rows.dtype)
         residents.rows[row_set, residents.recent + slot] = fetched
         residents.resident[row_set, residents.slot_token[row_set, slot]] = False
         residents.resident[row_set, token] = True

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from lrqk_cli.kernels.buffers import FetchPlan, Residents, StoredRows
-from lrqk_cli.kernels.dequantise_rows.triton import PLAIN_ROWS, load_rows, row_format
+from lrqk_cli.kernels.dequantise_rows.triton import PLAIN_ROWS, load_rows, rounded_for, row_format
 from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.scratch import blocks_of
 
@@ -55,7 +55,7 @@ def replace_some(
     if FORMAT == PLAIN_ROWS:
         row = tl.load(store + head * context * ROW + token[:, None] * ROW + part, mask=mask)
     else:
-        row = load_rows(
+        numbers = load_rows(
             store + head * context * (ROW + 4),
             factors + head * context * (ROW // 2 + 2),
             channels + head * groups * (2 * ROW),
@@ -67,7 +67,8 @@ def replace_some(
             ROW // 2,
             FORMAT,
             SCALE_TOKENS,
-        ).to(rows.dtype.element_ty)
+        )
+        row = rounded_for(numbers, rows)
     leaving = tl.load(slot_token + slot, mask=inside, other=0)
     tl.store(rows + slot[:, None] * ROW + part, row, mask=mask)
     tl.store(resident + leaving, 0, mask=inside)
