@@ -31,7 +31,7 @@ TIERS = [
     {"memory", "telemetry", "prefix_cache"},
     {"model_spec"},
     {"config", "formats"},
-    {"connections", "errors", "limited_process", "solver_pool", "upstream"},
+    {"connections", "errors", "limited_process", "solver_pool", "system_errors", "upstream", "user_folders"},
 ]
 TIER = {name: number for number, tier in enumerate(TIERS) for name in tier}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in TIER)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from lrqk_cli.chat.session_recovery import Recovery, recover
 from lrqk_cli.chat.session_search import SearchHit, index_entries, search_entries
 from lrqk_cli.chat.session_table import (
     SessionInfo,
+    current_moment,
     delete_session,
     has_content,
     insert_session,
@@ -240,7 +240,7 @@ class Journal:
         with connected(self._path, writes=True) as connection:
             written = connection.execute(
                 "UPDATE sessions SET head = ?, updated = ? WHERE id = ? AND name = ?",
-                (head, time.time(), self._number, self.name),
+                (head, current_moment(), self._number, self.name),
             )
             if not written.rowcount:
                 raise LrqkError(

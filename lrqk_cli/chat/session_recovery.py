@@ -14,7 +14,7 @@ from lrqk_cli.chat.session_locks import recovery_lock
 from lrqk_cli.chat.session_names import session_name
 from lrqk_cli.chat.session_records import head_of, read_session, row_of, write_rows
 from lrqk_cli.chat.session_search import index_entries
-from lrqk_cli.chat.session_table import is_moment, list_sessions
+from lrqk_cli.chat.session_table import current_moment, is_moment, list_sessions
 from lrqk_cli.errors import LrqkError
 
 
@@ -104,7 +104,9 @@ def _read_what_is_whole(path: Path) -> tuple[list[_WholeSession], tuple[str, ...
                     archive = read_session(connection, path, number)
                 if archive is not None and _is_plain(name) and name not in found:
                     # What was said is worth more than when: a time that is none becomes this moment.
-                    began, changed = (each if is_moment(each) else time.time() for each in (created, updated))
+                    began, changed = (
+                        each if is_moment(each) else current_moment() for each in (created, updated)
+                    )
                     found[name] = _WholeSession(name, began, changed, archive)
                 else:
                     lost.append(str(name))

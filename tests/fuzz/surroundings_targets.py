@@ -8,27 +8,28 @@ the command was to leave it.
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import pickle
+import pwd
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
+from other_system import import_all
 from prompt_toolkit.history import History
 from session_processes import talk
 from tiny import save_tiny_chat_model
 
 from fuzz.command_line import Run, lrqk, own_folders
-from fuzz.system_calls import Call, run_child
+from fuzz.system_calls import Call, bind_by_permissions, run_child
 from lrqk_cli.chat import archive, keeping
 from lrqk_cli.chat.archive import Archive, SavedExchange, archive_json
 from lrqk_cli.chat.journal import SessionStore
@@ -45,7 +46,16 @@ _QUESTIONS = ("Who?", "Where?", "When?")
 _LINES = (
     *("Why?", "How much?", "/save talk", "/save! kept", "/save talk.json", "/save! old.json"),
     *("/export talk.md", "/export! old.json", "/export talk.html", "/export talk.svg", "/file notes.txt"),
-    *("/load kept", "/load saved.json", "/load", "/undo", "/retry", "/drop notes.txt", "/sources on", "/stats"),
+    *(
+        "/load kept",
+        "/load saved.json",
+        "/load",
+        "/undo",
+        "/retry",
+        "/drop notes.txt",
+        "/sources on",
+        "/stats",
+    ),
 )
 _LAST = "Last?"
 _FAST = ("--max-new-tokens", 3, "--segment", 32)
@@ -110,10 +120,11 @@ class Surroundings:
             (self._case / name).write_text(text)
         os.chdir(self._case)
         keeping.WORTH_SECONDS, prefix.BLOCK_TOKENS = 0.0, 64
+        for name in ("kept", "other"):
+            with SessionStore().open(name) as journal:
+                journal.record(_talk(3))
         # This process starts no threads, so that its forks may do anything. It imports what they need.
-        for name in pickle.loads(run_child(lambda: pickle.dumps(self._rehearse()))):
-            with suppress(Exception):
-                importlib.import_module(name)
+        import_all()
         self._expected = self._in_child(self._ask)
         assert self._expected.run.code == 0, self._expected
         shutil.copytree(self._case, self._first)
@@ -134,18 +145,6 @@ class Surroundings:
         found: Outcome = pickle.loads(run_child(lambda: pickle.dumps(scenario()), fails))
         return found
 
-    def _rehearse(self) -> list[str]:
-        for name in ("kept", "other"):
-            with SessionStore().open(name) as journal:
-                journal.record(_talk(3))
-        self._chat(["Why?", "/export talk.html", "/export talk.svg"])
-        SessionStore().remove(next(info.name for info in SessionStore().list() if info.exchanges == 2))
-        for name in ("talk.html", "talk.svg"):
-            Path(name).unlink()
-        for command in (("cache",), ("sessions",), ("info", "--model", self._model)):
-            lrqk(*command)
-        return [*sys.modules]
-
     # The commands of the user.
 
     def _scenario(self, name: str, rng: Random) -> Scenario:
@@ -159,7 +158,13 @@ class Surroundings:
         if name == "batch":
             return self._batch
         commands: dict[str, Sequence[tuple[object, ...]]] = {
-            "cache": (("list",), ("prune",), ("clear", "--yes"), ("remove", "report.txt"), ("show", "report.txt")),
+            "cache": (
+                ("list",),
+                ("prune",),
+                ("clear", "--yes"),
+                ("remove", "report.txt"),
+                ("show", "report.txt"),
+            ),
             "sessions": (
                 *(("list",), ("show", "kept"), ("search", "answer"), ("export", "kept", "talk.json")),
                 *(("rename", "kept", "renamed"), ("remove", "--yes", "kept")),
@@ -286,7 +291,7 @@ class Surroundings:
 
 def _check_lines(lines: Sequence[Line]) -> None:
     """Check that each line did what it does, or nothing."""
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         old, new = before.after.entries, line.after.entries
         command = line.typed.split(" ")[0]
         assert "Unexpected" not in line.said, line
@@ -379,7 +384,8 @@ class FailingDisk(Surroundings):
         return f"{kind}, {found.run.answer}" if fault.hits else "no call failed"
 
 
-_NOBODY = 65534
+def _unknown_user(number: int) -> NoReturn:
+    raise KeyError(number)
 
 
 def _replace_by_file(place: Path) -> None:
@@ -395,12 +401,10 @@ def _replace_by_link(place: Path) -> None:
 class StrangeFolders(Surroundings):
     """There is no home, or folders of lrqk are files, circles of links, read-only or unreadable."""
 
-    def prepare(self, folder: Path) -> None:
-        folder.chmod(0o755)
-        super().prepare(folder)
-
     def _spoiled(self, name: str, scenario: Scenario, rng: Random) -> str:
-        place = self._case / rng.choice(("state", "state/lrqk", "cache", "cache/documents", "config", "tmp", "hf"))
+        place = self._case / rng.choice(
+            ("state", "state/lrqk", "cache", "cache/documents", "config", "tmp", "hf")
+        )
         spoils: dict[str, Callable[[], object]] = {
             "a file": lambda: _replace_by_file(place),
             "a link to itself": lambda: _replace_by_link(place),
@@ -413,27 +417,25 @@ class StrangeFolders(Surroundings):
         kind = rng.choice([*spoils])
         place.mkdir(parents=True, exist_ok=True)
         spoils[kind]()
-        if os.geteuid() == 0:
-            for path in (self._case, *self._case.rglob("*")):
-                os.chown(path, _NOBODY, _NOBODY, follow_symlinks=False)
 
         def strange() -> Outcome:
-            # No permission binds the superuser.
-            if os.geteuid() == 0:
-                os.setgid(_NOBODY)
-                os.setuid(_NOBODY)
+            bind_by_permissions()
             if "home" in kind:
                 for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "LRQK_CACHE_DIR", "HF_HOME", "HOME"):
                     os.environ.pop(variable, None)
+                # As in a container, whose user no file knows.
+                pwd.getpwuid = _unknown_user
             if kind == "home is not there":
-                os.environ["HOME"] = "/nonexistent"
+                os.environ["HOME"] = "/proc/nonexistent"
             return scenario()
 
         found = self._in_child(strange)
         if place.exists():
             place.chmod(0o755)
         if name in ("chat", "ask"):
-            assert found.run.code == 0, found.run
+            # What is in a config file that cannot be read might matter.
+            may_refuse = kind == "no home" or (kind, place.name) == ("unreadable", "config")
+            assert found.run.code == 0 or may_refuse, found.run
         if place.is_dir() and "home" not in kind:
             self._check(name, found, can_read=True, can_unlink=False, rng=rng)
         return f"{kind}, {found.run.answer}"

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import psutil
@@ -30,6 +31,8 @@ _ALLOW, _ASK = 0x7FFF0000, 0x7FC00000
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _RECEIVE, _ANSWER = 0xC0502100, 0xC0182101
 _CONTINUE = 1
+# From linux/capability.h: to override permissions, and to override those to read and to search.
+_CAPABILITY_VERSION, _DROP_FROM_BOUND, _OVERRIDE = 0x20080522, 24, (1, 2)
 _NOTICE, _REPLY = struct.Struct("<QIIiIQ6Q"), struct.Struct("<QqiI")
 _LONGEST_PATH = 4096
 _NO_FOLDER = (1 << 32) - 100  # AT_FDCWD
@@ -124,11 +127,24 @@ def run_child(do: Callable[[], bytes], fails: Callable[[Call], int] | None = Non
         _, status = os.waitpid(child, 0)
         child = 0
         if code := os.waitstatus_to_exitcode(status):
-            raise ChildProcessError(f"It ended with {code}:\n{received.decode('utf-8', 'replace')}")
+            raise ChildProcessError(f"It ended with {code}:\n{received.decode('utf-8', 'replace').strip()}")
         return received
     finally:
         if child:
             _kill(child)
+
+
+def bind_by_permissions() -> None:
+    """Let the permissions of files bind this process and what it starts, although its user be root."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    head, state = struct.pack("Ii", _CAPABILITY_VERSION, 0), ctypes.create_string_buffer(24)
+    if os.geteuid() or libc.capget(head, state):
+        return
+    for capability in _OVERRIDE:
+        libc.prctl(_DROP_FROM_BOUND, capability, 0, 0, 0)
+    low = ~sum(1 << capability for capability in _OVERRIDE)
+    sets = [value & low if place < 3 else value for place, value in enumerate(struct.unpack("6I", state.raw))]
+    libc.capset(head, struct.pack("6I", *sets))
 
 
 def _run(do: Callable[[], bytes], result: int, channel: socket.socket, *, with_filter: bool) -> NoReturn:
@@ -153,7 +169,12 @@ def _run(do: Callable[[], bytes], result: int, channel: socket.socket, *, with_f
 
 
 class _Instruction(ctypes.Structure):
-    _fields_ = (("code", ctypes.c_uint16), ("yes", ctypes.c_uint8), ("no", ctypes.c_uint8), ("k", ctypes.c_uint32))
+    _fields_ = (
+        ("code", ctypes.c_uint16),
+        ("yes", ctypes.c_uint8),
+        ("no", ctypes.c_uint8),
+        ("k", ctypes.c_uint32),
+    )
 
 
 class _Program(ctypes.Structure):
@@ -164,7 +185,9 @@ def _install() -> int:
     """Let this process ask before each of the calls; return the descriptor at which it asks."""
     numbers = [kind.number for kind in _KINDS.values()]
     code = [_Instruction(_LOAD, 0, 0, 0)]
-    code += [_Instruction(_JUMP_IF_EQUAL, len(numbers) - place, 0, each) for place, each in enumerate(numbers)]
+    code += [
+        _Instruction(_JUMP_IF_EQUAL, len(numbers) - place, 0, each) for place, each in enumerate(numbers)
+    ]
     code += [_Instruction(_RETURN, 0, 0, _ALLOW), _Instruction(_RETURN, 0, 0, _ASK)]
     program = _Program(len(code), (_Instruction * len(code))(*code))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -204,19 +227,23 @@ def _call(process: int, number: int, arguments: list[int]) -> Call:
     kind = _KINDS[name]
     folder, path = "", ""
     with suppress(OSError):
-        if kind.path is None or kind.descriptor is None or arguments[kind.descriptor] % (1 << 32) == _NO_FOLDER:
+        if (
+            kind.path is None
+            or kind.descriptor is None
+            or arguments[kind.descriptor] % (1 << 32) == _NO_FOLDER
+        ):
             folder = f"/proc/{process}/cwd"
-        if kind.descriptor is not None and not folder or kind.path is None:
+        if (kind.descriptor is not None and not folder) or kind.path is None:
             assert kind.descriptor is not None
             folder = f"/proc/{process}/fd/{arguments[kind.descriptor] % (1 << 32)}"
-        folder = os.readlink(folder)
+        folder = str(Path(folder).readlink())
         if kind.path is not None:
             path = _string(process, arguments[kind.path])
-    return Call(name, os.path.join(folder, path), arguments[kind.flags] if kind.flags is not None else 0)
+    return Call(name, str(Path(folder, path)), arguments[kind.flags] if kind.flags is not None else 0)
 
 
 def _string(process: int, address: int) -> str:
-    with open(f"/proc/{process}/mem", "rb", buffering=0) as memory:
+    with Path(f"/proc/{process}/mem").open("rb", buffering=0) as memory:
         memory.seek(address)
         # Not beyond the end of a page, behind which there may be nothing.
         found = memory.read(_LONGEST_PATH - address % _LONGEST_PATH)

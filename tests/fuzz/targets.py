@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzz import kept_targets, model_targets, read_targets, surroundings_targets, typed_targets
+from fuzz import (
+    kept_targets,
+    model_targets,
+    network_targets,
+    read_targets,
+    surroundings_targets,
+    typed_targets,
+)
 from fuzz.campaign import Target
 
 TARGETS: dict[str, Callable[[], Target]] = {
@@ -23,4 +30,5 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "disk": surroundings_targets.FailingDisk,
     "folders": surroundings_targets.StrangeFolders,
     "clock": surroundings_targets.JumpingClock,
+    "network": network_targets.Network,
 }
