@@ -216,6 +216,7 @@ class Network:
         constants.DEFAULT_REQUEST_TIMEOUT = constants.DEFAULT_ETAG_TIMEOUT = 1
 
     def run(self, number: int, rng: Random) -> str:
+        self._number = number
         self._liar.resets = rng.random() < 0.2
         asks = {"document": self._document, "models": self._models, "answer": self._answer, "hub": self._hub}
         what, where = rng.choice([*asks]), rng.random()
@@ -256,7 +257,10 @@ class Network:
 
     def _hub(self, url: str, kind: str) -> None:
         self._lies(kind, "application/json", b'{"model_type": "llama"}')
-        run = lrqk("info", "--model", "owner/name")
+        wanted = (
+            ("models", "pull", "owner/name:Q8_0") if self._number % 2 else ("info", "--model", "owner/name")
+        )
+        run = lrqk(*wanted)
         assert run.code, (kind, run)
         raise LrqkError(run.err, "Said.")
 
