@@ -9,7 +9,17 @@ from lrqk_cli.errors import LrqkError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What befalls any file: the disk, its permissions, the limits of the process. Others show a fault of lrqk.
 _REFUSALS = frozenset(
-    {*_FULL, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
+    {
+        *_FULL,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOLCK,
+    }
 )
 
 

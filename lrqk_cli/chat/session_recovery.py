@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.session_database import DamagedSessionsError, connected, database_errors, is_sound
-from lrqk_cli.chat.session_locks import recovery_lock
+from lrqk_cli.chat.session_locks import let_go, recovery_lock
 from lrqk_cli.chat.session_names import session_name
 from lrqk_cli.chat.session_records import head_of, read_session, row_of, write_rows
 from lrqk_cli.chat.session_search import index_entries
@@ -77,7 +77,7 @@ def recover(path: Path) -> Recovery:
             index_entries(connection, path)
         return Recovery(aside, tuple(session.name for session in found), lost)
     finally:
-        lock.release()
+        let_go(lock)
 
 
 def _move_aside(path: Path) -> Path:

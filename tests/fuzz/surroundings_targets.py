@@ -376,7 +376,7 @@ class FailingDisk(Surroundings):
         def meets(call: Call) -> bool:
             return call.path.startswith(root) and place in call.path and applies(call)
 
-        fault = _Fault(error, meets, int(40 ** rng.random()), lasts=lasts)
+        fault = _Fault(error, meets, int(15 ** rng.random()), lasts=lasts)
         found = self._in_child(scenario, fault)
         can_read = all(call.may_write for call in fault.hits)
         can_unlink = not any("unlink" in call.name for call in fault.hits)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import LlamaForCausalLM
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models import catalog, store
 from lrqk_cli.models.catalog import CatalogEntry, HubRepository
+from lrqk_cli.models.failures import hub_errors
 from lrqk_cli.models.hub_gguf import HubFile, _chosen, cached
 from lrqk_cli.models.resolving import resolve
 
@@ -149,6 +151,27 @@ def test_a_pull_that_was_cut_off_goes_on(run: Run, hub: Hub) -> None:
     first_start, second_start = [start for _, start in hub.sent]
     assert first_start < second_start <= 15 << 20
     assert Path(second.stdout.strip()).read_bytes() == hub.files["tiny-Q4_0.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TypeError("string indices must be integers"), "what answers is not Hugging Face"),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "what answers is not Hugging Face"),
+        (OSError("Consistency check failed: file should be of size 9."), "should be of size 9"),
+    ],
+)
+def test_what_answers_in_place_of_the_hub_is_told(error: Exception, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason), hub_errors(REPOSITORY):
+        raise error
+
+
+def test_without_a_network_the_hub_is_asked_once(run: Run) -> None:
+    began = time.monotonic()
+    result = run("models", "pull", f"{REPOSITORY}:Q8_0", HF_ENDPOINT="http://127.0.0.1:9")
+    assert result.returncode == 4
+    assert "could not be fetched" in result.stderr
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(
