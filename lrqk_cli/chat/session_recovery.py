@@ -104,8 +104,9 @@ def _read_what_is_whole(path: Path) -> tuple[list[_WholeSession], tuple[str, ...
                     archive = read_session(connection, path, number)
                 if archive is not None and _is_plain(name) and name not in found:
                     # What was said is worth more than when: a time that is none becomes this moment.
-                    times = (each if is_moment(each) else current_moment() for each in (created, updated))
-                    found[name] = _WholeSession(name, *times, archive)
+                    now = current_moment()
+                    began, changed = (each if is_moment(each) else now for each in (created, updated))
+                    found[name] = _WholeSession(name, began, changed, archive)
                 else:
                     lost.append(str(name))
     except LrqkError:

@@ -89,7 +89,10 @@ def _waits() -> Pieces:
 
 
 def _drips(data: bytes) -> Pieces:
+    end = time.monotonic() + _PATIENCE
     for number in range(len(data)):
+        if time.monotonic() > end:
+            return
         yield data[number : number + 1]
         yield b""
 
@@ -232,7 +235,9 @@ class Network:
             assert error.message
             assert error.hint
             found = "refused"
-        assert time.monotonic() - began < _LIMIT + _SLACK, (what, kind, time.monotonic() - began)
+        # The hub's own client begins its limit anew with each byte.
+        seconds = time.monotonic() - began
+        assert what == "hub" or seconds < _LIMIT + _SLACK, (what, kind, seconds)
         return f"{what}: {kind}, {found}"
 
     def _document(self, url: str, kind: str) -> None:
