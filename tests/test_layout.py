@@ -30,8 +30,8 @@ TIERS = [
     {"kernels"},
     {"memory", "telemetry", "prefix_cache"},
     {"model_spec"},
-    {"config", "formats"},
-    {"connections", "errors", "limited_process", "solver_pool", "system_errors", "upstream", "user_folders"},
+    {"config", "formats", "system_errors", "user_folders"},
+    {"connections", "errors", "limited_process", "solver_pool", "upstream"},
 ]
 TIER = {name: number for number, tier in enumerate(TIERS) for name in tier}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in TIER)
