@@ -8,14 +8,16 @@ pytest.importorskip("resource", reason="needs a Unix system")
 pytest.importorskip("markitdown", reason="the extra office is not installed")
 pytest.importorskip("pypdfium2", reason="the extra pages is not installed")
 
+from fuzz import system_calls
 from fuzz.campaign import campaign
 from fuzz.targets import TARGETS
 
 CASES = {
     **{"pdf": 30, "drawing": 10, "office": 12, "text": 20},
     **{"gguf": 3, "folder": 3, "cache": 4, "sessions": 4, "saved": 30},
-    **{"values": 300, "lines": 8, "config": 10},
+    **{"values": 300, "lines": 8, "config": 10, "network": 8},
     **{"numbers": 60, "degenerate": 2},
+    **({"disk": 2} if system_calls.is_supported else {}),
 }
 
 

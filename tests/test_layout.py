@@ -30,7 +30,7 @@ TIERS = [
     {"kernels"},
     {"memory", "telemetry", "prefix_cache"},
     {"model_spec"},
-    {"config", "formats"},
+    {"config", "formats", "system_errors", "user_folders"},
     {"connections", "errors", "limited_process", "solver_pool", "upstream"},
 ]
 TIER = {name: number for number, tier in enumerate(TIERS) for name in tier}

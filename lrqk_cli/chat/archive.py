@@ -16,6 +16,8 @@ from lrqk_cli.chat.protocols import ChatFormat, DocumentLike
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason
 from lrqk_cli.errors import UsageError
+from lrqk_cli.system_errors import reason_of
+from lrqk_cli.user_folders import user_folder
 
 _FORMAT, _VERSION = "lrqk-conversation", 1
 _DAMAGED_HINT = "Load another one: /load alone lists them."
@@ -201,8 +203,7 @@ def load(path: Path) -> Archive:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and path.parent == _folder():
             raise UsageError(f"No conversation was saved as {path.stem}.", hint) from error
-        reason = (error.strerror or "unknown reason").lower()
-        raise UsageError(f"{path} cannot be read: {reason}.", hint) from error
+        raise UsageError(f"{path} cannot be read: {reason_of(error)}.", hint) from error
     except (ValueError, RecursionError):
         plain = None
     if not isinstance(plain, dict) or plain.get("format") != _FORMAT:
@@ -233,9 +234,7 @@ def read_archive(plain: dict[str, Any], where: str, hint: str) -> Archive:
 
 
 def _folder() -> Path:
-    import platformdirs
-
-    return platformdirs.user_state_path("lrqk") / "chats"
+    return user_folder("state") / "chats"
 
 
 def _read_archive(plain: dict[str, Any]) -> Archive:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lrqk_cli.errors import UsageError
+from lrqk_cli.system_errors import reason_of
 
 _HINT = 'Write one question a line, as text or such as {"id": "q1", "prompt": "Who wrote it?"}.'
 
@@ -40,7 +42,7 @@ def read_questions(path: Path) -> list[BatchQuestion]:
     try:
         lines = _lines(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        reason = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"The questions in {path} cannot be read: {reason}.", _HINT) from error
     questions = [_question(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
     seen: set[str] = set()
@@ -87,18 +89,14 @@ class AnswersFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            path.touch()
-            text = path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]
-            if whole != text:
-                path.write_text(whole, encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise UsageError(
-                f"Answers cannot be kept in {path}: {reason}.", "Choose another file."
-            ) from error
-        self.answered = frozenset(self._ids(_lines(whole)[:-1]))
+        with self._failures(), path.open("a+b") as file:
+            file.seek(0)
+            data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            text = whole.decode("utf-8")
+            # To write the rest anew would need space, which a full disk may not give again.
+            file.truncate(len(whole))
+        self.answered = frozenset(self._ids(_lines(text)[:-1]))
 
     def _ids(self, lines: Iterable[str]) -> Iterable[str]:
         for number, line in enumerate(lines, 1):
@@ -114,9 +112,23 @@ class AnswersFile:
                 yield identity
 
     def add(self, line: str) -> None:
-        """Append a line and write it to the file at once."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        """Append a line and write it to the file at once.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        with self._failures(), self._path.open("ab") as file:
+            file.write(f"{line}\n".encode())
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, UnicodeDecodeError) as error:
+            reason = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8"
+            raise UsageError(
+                f"Answers cannot be kept in {self._path}: {reason}.", "Choose another file."
+            ) from error
 
 
 def unanswered(questions: Sequence[BatchQuestion], answers: AnswersFile | None) -> list[BatchQuestion]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.session_database import connected, database_errors, sessions_path, shrink
-from lrqk_cli.chat.session_locks import forget_lock, held
+from lrqk_cli.chat.session_locks import forget_lock, held, let_go
 from lrqk_cli.chat.session_names import new_name, session_name
 from lrqk_cli.chat.session_records import head_of, read_session, row_of, write_rows
 from lrqk_cli.chat.session_recovery import Recovery, recover
 from lrqk_cli.chat.session_search import SearchHit, index_entries, search_entries
 from lrqk_cli.chat.session_table import (
     SessionInfo,
+    current_moment,
     delete_session,
     has_content,
     insert_session,
@@ -129,7 +129,7 @@ class SessionStore:
                 if number_of(connection, wanted) != number:
                     raise _missing(wanted, [])
         except BaseException:
-            lock.release()
+            let_go(lock)
             raise
         return Journal(self.path, wanted, number, lock)
 
@@ -194,7 +194,7 @@ class SessionStore:
                     raise _missing(name, [])
                 yield connection, number
         finally:
-            lock.release()
+            let_go(lock)
 
 
 class Journal:
@@ -240,7 +240,7 @@ class Journal:
         with connected(self._path, writes=True) as connection:
             written = connection.execute(
                 "UPDATE sessions SET head = ?, updated = ? WHERE id = ? AND name = ?",
-                (head, time.time(), self._number, self.name),
+                (head, current_moment(), self._number, self.name),
             )
             if not written.rowcount:
                 raise LrqkError(
@@ -264,7 +264,7 @@ class Journal:
                     if not has_content(connection, self._number):
                         delete_session(connection, self._number)
         finally:
-            self._lock.release()
+            let_go(self._lock)
 
     def __enter__(self) -> Journal:
         return self
@@ -287,7 +287,7 @@ def _free_name(connection: sqlite3.Connection, path: Path, name: str) -> None:
     try:
         delete_session(connection, number)
     finally:
-        lock.release()
+        let_go(lock)
     forget_lock(path, number)
 
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lrqk_cli.errors import UsageError
+from lrqk_cli.system_errors import reason_of
 
 
 def write_private(path: Path, text: str) -> None:
@@ -54,5 +55,4 @@ def _not_written(path: Path, error: OSError) -> UsageError:
             f"{path} cannot be written: there is no folder {path.parent}.",
             "Make it first, or choose another.",
         )
-    reason = (error.strerror or "unknown reason").lower()
-    return UsageError(f"{path} cannot be written: {reason}.", "Choose another place.")
+    return UsageError(f"{path} cannot be written: {reason_of(error)}.", "Choose another place.")

@@ -6,7 +6,6 @@ which stand for undecodable bytes of file names.
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from pathlib import Path
 
 from lrqk_cli.chat.private_files import make_private_folder
 from lrqk_cli.errors import LrqkError
+from lrqk_cli.system_errors import reason_of
+from lrqk_cli.user_folders import user_folder
 
 _VERSION = 1
 # Seconds to wait for a write of another process, which takes milliseconds.
@@ -47,9 +48,7 @@ class DamagedSessionsError(LrqkError):
 
 def sessions_path() -> Path:
     """Return where the database of sessions is: in the platform's folder for the state of lrqk."""
-    import platformdirs
-
-    return platformdirs.user_state_path("lrqk") / "sessions.sqlite3"
+    return user_folder("state") / "sessions.sqlite3"
 
 
 @contextmanager
@@ -137,8 +136,7 @@ def database_errors(path: Path) -> Iterator[None]:
         # SQLite does not check that its texts are UTF-8.
         raise damaged(path) from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise _failed(path, "the disk is full" if full else (error.strerror or str(error)).lower()) from error
+        raise _failed(path, reason_of(error)) from error
 
 
 def damaged(path: Path) -> DamagedSessionsError:

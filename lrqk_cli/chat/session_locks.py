@@ -39,6 +39,12 @@ def forget_lock(path: Path, number: int) -> None:
         _file(path, number).unlink()
 
 
+def let_go(lock: BaseFileLock) -> None:
+    """Release a lock; a failure changes nothing, since the end of the process releases it too."""
+    with suppress(OSError):
+        lock.release()
+
+
 def recovery_lock(path: Path) -> BaseFileLock:
     """Return the acquired lock under which a damaged database is moved away.
 
@@ -53,9 +59,9 @@ def recovery_lock(path: Path) -> BaseFileLock:
     for file in _folder(path).glob("*.lock"):
         if file.name != _RECOVERY:
             if (other := _acquired(path, file)) is None:
-                lock.release()
+                let_go(lock)
                 raise busy
-            other.release()
+            let_go(other)
     return lock
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.session_database import DamagedSessionsError, connected, database_errors, is_sound
-from lrqk_cli.chat.session_locks import recovery_lock
+from lrqk_cli.chat.session_locks import let_go, recovery_lock
 from lrqk_cli.chat.session_names import session_name
 from lrqk_cli.chat.session_records import head_of, read_session, row_of, write_rows
 from lrqk_cli.chat.session_search import index_entries
-from lrqk_cli.chat.session_table import is_moment, list_sessions
+from lrqk_cli.chat.session_table import current_moment, is_moment, list_sessions
 from lrqk_cli.errors import LrqkError
 
 
@@ -77,7 +77,7 @@ def recover(path: Path) -> Recovery:
             index_entries(connection, path)
         return Recovery(aside, tuple(session.name for session in found), lost)
     finally:
-        lock.release()
+        let_go(lock)
 
 
 def _move_aside(path: Path) -> Path:
@@ -104,7 +104,8 @@ def _read_what_is_whole(path: Path) -> tuple[list[_WholeSession], tuple[str, ...
                     archive = read_session(connection, path, number)
                 if archive is not None and _is_plain(name) and name not in found:
                     # What was said is worth more than when: a time that is none becomes this moment.
-                    began, changed = (each if is_moment(each) else time.time() for each in (created, updated))
+                    now = current_moment()
+                    began, changed = (each if is_moment(each) else now for each in (created, updated))
                     found[name] = _WholeSession(name, began, changed, archive)
                 else:
                     lost.append(str(name))

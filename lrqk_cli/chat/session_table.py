@@ -60,6 +60,11 @@ def is_moment(value: object) -> bool:
     return isinstance(value, float) and 0 <= value < _LATEST
 
 
+def current_moment() -> float:
+    """Return the time to record: by a clock that is out of ``is_moment``, the nearest that is in it."""
+    return min(max(time.time(), 0.0), _LATEST - 1)
+
+
 def number_of(connection: sqlite3.Connection, name: str) -> int | None:
     """Return the number of a session; None if there is none of this name."""
     found = connection.execute("SELECT id FROM sessions WHERE name = ?", (name,)).fetchone()
@@ -74,7 +79,7 @@ def has_content(connection: sqlite3.Connection, number: int) -> bool:
 
 def insert_session(connection: sqlite3.Connection, name: str) -> int:
     """Add a session, of which nothing is recorded yet, and return its number."""
-    now = time.time()
+    now = current_moment()
     query = "INSERT INTO sessions(name, created, updated) VALUES(?, ?, ?)"
     return connection.execute(query, (name, now, now)).lastrowid or 0
 

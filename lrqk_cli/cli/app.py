@@ -16,6 +16,7 @@ from lrqk_cli.cli.options import Debug, Invocation
 from lrqk_cli.cli.settings import config_path, load_defaults
 from lrqk_cli.memory.allocator import expand_segments
 from lrqk_cli.models.threads import wait_asleep
+from lrqk_cli.terminal.console import escape_unknown_characters
 from lrqk_cli.terminal.interrupts import in_main_thread
 
 app = typer.Typer(
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: the words after ``lrqk``; those of ``sys.argv`` if None.
     """
+    escape_unknown_characters()
     expand_segments()
     wait_asleep()
     invocation = Invocation()

@@ -12,6 +12,7 @@ from lrqk_cli.cli import options
 from lrqk_cli.cli.asking import agrees, say
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.memory.units import format_bytes
+from lrqk_cli.system_errors import reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,9 +137,8 @@ def _open(limit: int | None = None) -> Iterator[PrefixStore]:
     try:
         yield store
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise LrqkError(
-            f"The cache in {store.folder} cannot be read: {reason}.",
+            f"The cache in {store.folder} cannot be read: {reason_of(error)}.",
             "Check its permissions, or set LRQK_CACHE_DIR to another folder.",
         ) from error
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrqk_cli.memory.units import format_bytes
+from lrqk_cli.terminal.moments import local_time, shown_time
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,7 @@ class CacheListing:
 
 def entry_facts(entry: CacheEntry) -> dict[str, object]:
     """Return the fields of the JSON of an entry; sizes in bytes, the time in ISO 8601."""
-    used = _time(entry.used)
+    used = local_time(entry.used)
     return {
         "key": entry.key,
         "model": entry.label.model,
@@ -81,7 +81,7 @@ def print_entries(report: CacheListing, console: Console) -> None:
             entry.label.model or "-",
             f"{entry.tokens:,}",
             format_bytes(entry.nbytes),
-            _when(entry.used),
+            shown_time(entry.used),
         )
     if report.entries:
         console.print(table)
@@ -98,7 +98,7 @@ def print_entry(entry: CacheEntry, console: Console) -> None:
         "Model": entry.label.model or "-",
         "Tokens": f"{entry.tokens:,}",
         "Size": f"{format_bytes(entry.nbytes)}, of which {format_bytes(entry.own_bytes)} for it alone",
-        "Last used": _when(entry.used),
+        "Last used": shown_time(entry.used),
     }
     if entry.is_damaged:
         facts["Damaged"] = f"yes; delete it with: lrqk cache remove {entry.short_key}"
@@ -117,16 +117,3 @@ def print_entry(entry: CacheEntry, console: Console) -> None:
     if entry.label.documents:
         console.print()
         console.print(documents)
-
-
-def _when(seconds: float) -> str:
-    time = _time(seconds)
-    return f"{time:%Y-%m-%d %H:%M}" if time is not None else "-"
-
-
-def _time(seconds: float) -> datetime | None:
-    """Return a local time; None for one that has no date."""
-    try:
-        return datetime.fromtimestamp(seconds).astimezone()
-    except (ValueError, OverflowError, OSError):
-        return None

@@ -117,6 +117,8 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, BrokenPipeError):
         silence_stdout()
         return EXIT_UNEXPECTED
+    if isinstance(error, OSError):
+        _flush_stdout()
     if isinstance(error, LrqkError):
         print_failure(console, error.message, error.hint or _HELP_HINT * (error.exit_code == EXIT_USAGE))
         return error.exit_code
@@ -130,6 +132,14 @@ def report(error: BaseException, debug: bool) -> int:
         return ModelError.exit_code
     print_unexpected(console, error, "" if debug else _DEBUG_HINT)
     return OutOfMemoryError.exit_code if is_out_of_memory(error) else EXIT_UNEXPECTED
+
+
+def _flush_stdout() -> None:
+    """Write what is left of the output, or drop it where it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        silence_stdout()
 
 
 def silence_stdout() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def read_asked(
                 "The document and the question cannot both come from standard input.",
                 "Give the question with --prompt.",
             )
-        prompts = [sys.stdin.read()]
+        prompts = [_piped()]
     if not prompts:
         if as_json or STDIN in files or not sys.stdout.isatty():
             reason = "--json prints answers" if as_json else "A chat needs a terminal on both sides"
@@ -55,6 +56,12 @@ def read_asked(
     from lrqk_cli.terminal.oneshot import FollowUpQuestions
 
     return FollowUpQuestions([prompt.strip() for prompt in prompts], as_json)
+
+
+def _piped() -> str:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin.read()
 
 
 def _whole_prompts(context: typer.Context, prompts: Sequence[str]) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import TYPE_CHECKING
+
+from lrqk_cli.terminal.moments import local_time
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,7 @@ def print_sessions(found: Sequence[SessionInfo], console: Console) -> None:
     table.add_column("model", overflow="fold")
     table.add_column("last used", no_wrap=True)
     for info in found:
-        time = _time(info.updated)
+        time = local_time(info.updated)
         when = f"{time:%Y-%m-%d %H:%M}" if time is not None else "-"
         table.add_row(
             info.name, _titles(info.documents), f"{info.exchanges:,}", _on_one_line(info.model), when
@@ -75,13 +76,5 @@ def _on_one_line(text: str) -> str:
 
 
 def _iso(seconds: float) -> str | None:
-    time = _time(seconds)
+    time = local_time(seconds)
     return time.isoformat(timespec="seconds") if time is not None else None
-
-
-def _time(seconds: float) -> datetime | None:
-    """Return a local time; None for one that has no date."""
-    try:
-        return datetime.fromtimestamp(seconds).astimezone()
-    except (ValueError, OverflowError, OSError):
-        return None

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lrqk_cli.errors import UsageError, did_you_mean
+from lrqk_cli.system_errors import reason_of
+from lrqk_cli.user_folders import expanded, user_folder
 
 CONFIG_VARIABLE = "LRQK_CONFIG"
 
@@ -24,10 +26,8 @@ CONFIG_VARIABLE = "LRQK_CONFIG"
 def config_path() -> Path:
     """Return the path of the config file: ``LRQK_CONFIG``, else one in the platform's config folder."""
     if named := os.environ.get(CONFIG_VARIABLE):
-        return Path(named).expanduser()
-    import platformdirs
-
-    return platformdirs.user_config_path("lrqk") / "config.toml"
+        return expanded(Path(named))
+    return user_folder("config") / "config.toml"
 
 
 def load_defaults(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:
@@ -45,7 +45,7 @@ def load_defaults(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if os.environ.get(CONFIG_VARIABLE):
             raise UsageError(
                 f"There is no config file '{path}'.", f"Correct or unset {CONFIG_VARIABLE}."
@@ -53,7 +53,7 @@ def load_defaults(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[
         return {}
     except OSError as error:
         raise UsageError(
-            f"The config file '{path}' cannot be read: {error.strerror}.", "Check its permissions."
+            f"The config file '{path}' cannot be read: {reason_of(error)}.", "Check its permissions."
         ) from error
     # A number of thousands of digits is a ValueError of its own.
     except ValueError as error:

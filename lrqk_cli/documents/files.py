@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.errors import DocumentError
+from lrqk_cli.system_errors import reason_of
 
 # ``Path`` merges the two slashes of a URL into one. What stands before @ is a user, perhaps with a password.
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?:[^/?#]*@)?(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
@@ -46,12 +47,7 @@ def load(path: Path, title: str) -> bytes:
         hint = "Check the path."
         if error.errno == errno.EINVAL:
             hint = "Give a file, or pipe the text in and give - for standard input."
-        raise DocumentError(f"{title} cannot be opened: {reason(error)}.", hint) from error
-
-
-def reason(error: OSError) -> str:
-    """The reason of an ``OSError`` in a few words."""
-    return (error.strerror or "unknown reason").lower()
+        raise DocumentError(f"{title} cannot be opened: {reason_of(error)}.", hint) from error
 
 
 def missing(path: Path) -> DocumentError:

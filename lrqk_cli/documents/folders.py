@@ -11,8 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrqk_cli.documents.files import open_regular, reason
+from lrqk_cli.documents.files import open_regular
 from lrqk_cli.documents.normalise import shown_name
+from lrqk_cli.system_errors import reason_of
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -59,7 +60,7 @@ class Walk:
             except OSError as error:
                 if place == self.root:
                     raise
-                self._leave_out(place, f"cannot be listed: {reason(error)}")
+                self._leave_out(place, f"cannot be listed: {reason_of(error)}")
                 continue
             ignores = [*above, *self._ignores_of(place, place / ".gitignore")]
             folders = []
@@ -90,7 +91,7 @@ class Walk:
         try:
             mode = entry.stat().st_mode
         except OSError as error:  # a link that leads nowhere, or to itself
-            self._leave_out(path, f"cannot be opened: {reason(error)}")
+            self._leave_out(path, f"cannot be opened: {reason_of(error)}")
             return False
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             self._leave_out(path, "is not a regular file")
@@ -119,7 +120,7 @@ class Walk:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            self._leave_out(file, f"cannot be read: {reason(error)}")
+            self._leave_out(file, f"cannot be read: {reason_of(error)}")
             return []
         lines = data[:_GITIGNORE_BYTES].decode("utf-8", "replace").splitlines()
         if len(data) > _GITIGNORE_BYTES:

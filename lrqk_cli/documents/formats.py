@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrqk_cli.documents.document import Document
-from lrqk_cli.documents.files import open_regular, reason
+from lrqk_cli.documents.files import open_regular
 from lrqk_cli.documents.folders import Walk
 from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.documents.office import OFFICE_SUFFIXES, read_office, refuse_unsupported, sniff_office
@@ -15,6 +15,7 @@ from lrqk_cli.documents.pdf import is_pdf, read_pdf
 from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.documents.text import SNIFFED_BYTES, is_binary, read_text
 from lrqk_cli.errors import DocumentError
+from lrqk_cli.system_errors import reason_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def list_folder(folder: Path) -> Listing:
                 binary.append(path)
     except OSError as error:
         raise DocumentError(
-            f"The folder {shown_name(folder)} cannot be listed: {reason(error)}.",
+            f"The folder {shown_name(folder)} cannot be listed: {reason_of(error)}.",
             "Check the folder's permissions.",
         ) from error
     if binary:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import sys
 import threading
 import time
 import warnings
@@ -33,13 +34,14 @@ class ShareLostError(Exception):
 
 
 def share_count(pages: int, least_pages: int = _LEAST_PAGES, most: int = _MOST_PROCESSES) -> int:
-    """Return the processes among which some pages are shared out; 1 where the system cannot fork.
+    """Return the processes among which some pages are shared out; 1 where the system cannot fork well.
 
     Args:
         least_pages: that are worth a process.
         most: processes at most; of these at most eight are taken.
     """
-    if not hasattr(os, "fork"):
+    # The libraries of macOS may crash in a fork.
+    if not hasattr(os, "fork") or sys.platform == "darwin":
         return 1
     return max(1, min(usable_cpus(), most, _MOST_PROCESSES, pages // least_pages))
 

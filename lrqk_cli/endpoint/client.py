@@ -20,6 +20,8 @@ from lrqk_cli.errors import UsageError
 # Seconds in which a connection is made, and in which a server lists its models.
 _CONNECT_S = 10.0
 _LIST_S = 30.0
+# Bytes of a list of models, or of a refusal.
+_MOST_BYTES = 4 << 20
 # Seconds after which it is looked again whether the user has stopped the answer.
 _POLL_S = 0.05
 _DONE = "[DONE]"
@@ -57,22 +59,34 @@ class EndpointClient:
         Raises:
             EndpointError: it cannot be reached, refuses the key, or speaks another protocol.
         """
-        transport = httpx2.HTTPTransport(uds=self._socket) if self._socket else None
-        with (
-            self._failures(),
-            httpx2.Client(timeout=_LIST_S, transport=transport, **self._settings) as client,
-        ):
-            response = client.get(f"{self.url}/models")
-            if not response.is_success:
-                raise refusal(response.status_code, response.text, response.headers, self.url)
-            try:
-                models = read_models(response.json())
-            except ValueError:
-                models = None
+        with self._failures(), asyncio.Runner() as runner:
+            # Ctrl-C may be raised within a task, and is passed on from here; the loop would call it lost.
+            runner.get_loop().set_exception_handler(lambda *_: None)
+            response, body = runner.run(self._list())
+        if not response.is_success:
+            raise refusal(response.status_code, _text(body), response.headers, self.url)
+        try:
+            models = read_models(json.loads(body))
+        except (ValueError, RecursionError):
+            models = None
         if models is None:
             raise not_understood(self.url)
         self.listed = models
         return models
+
+    async def _list(self) -> tuple[httpx2.Response, bytes]:
+        # A time limit of the client would start anew with each byte.
+        async with (
+            asyncio.timeout(_LIST_S),
+            self._client() as client,
+            client.stream("GET", f"{self.url}/models") as response,
+        ):
+            return response, await _body(response)
+
+    def _client(self) -> httpx2.AsyncClient:
+        transport = httpx2.AsyncHTTPTransport(uds=self._socket) if self._socket else None
+        timeout = httpx2.Timeout(None, connect=_CONNECT_S)
+        return httpx2.AsyncClient(timeout=timeout, transport=transport, **self._settings)
 
     def stream(self, body: Mapping[str, Any], cancelled: Callable[[], bool]) -> Iterator[Chunk]:
         """Yield the parts of an answer as they come.
@@ -107,15 +121,13 @@ class EndpointClient:
 
     async def _read(self, body: Mapping[str, Any], events: asyncio.Queue[str | None]) -> None:
         """Put the data of all events into a queue, and None at the end of the stream."""
-        timeout = httpx2.Timeout(None, connect=_CONNECT_S)
         fields = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        transport = httpx2.AsyncHTTPTransport(uds=self._socket) if self._socket else None
         async with (
-            httpx2.AsyncClient(timeout=timeout, transport=transport, **self._settings) as client,
+            self._client() as client,
             client.stream("POST", f"{self.url}/chat/completions", json=fields) as response,
         ):
             if not response.is_success:
-                text = (await response.aread()).decode("utf-8", "replace")
+                text = _text(await _body(response))
                 raise refusal(response.status_code, text, response.headers, self.url)
             async for event in httpx2.EventSource(response):
                 events.put_nowait(event.data)
@@ -124,7 +136,7 @@ class EndpointClient:
     def _chunk(self, data: str) -> Chunk:
         try:
             plain = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             plain = None
         if not isinstance(plain, dict):
             raise not_understood(self.url)
@@ -137,7 +149,7 @@ class EndpointClient:
         """Turn failures of the connection into those of a user."""
         try:
             yield
-        except httpx2.ConnectTimeout as error:
+        except (TimeoutError, httpx2.ConnectTimeout) as error:
             raise unreachable(self.url, "it does not answer") from error
         except httpx2.ConnectError as error:
             raise unreachable(self.url, connection_failure(error)) from error
@@ -145,6 +157,20 @@ class EndpointClient:
             raise not_understood(self.url) from error
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise broken(self.url) from error
+
+
+async def _body(response: httpx2.Response) -> bytes:
+    """Return the body of a response; of one that is too long, and may have no end, its beginning."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > _MOST_BYTES:
+            break
+    return bytes(body)
+
+
+def _text(body: bytes) -> str:
+    return body.decode("utf-8", "replace")
 
 
 async def _next(

@@ -50,12 +50,22 @@ def hub_errors(repository: str) -> Iterator[None]:
             "named as in owner/name:Q4_K_M.",
         ) from None
     except Exception as error:
-        # The hub's HTTP client differs between releases, and each client has its own exceptions.
+        # The hub's HTTP client differs between releases, and each client has its own exceptions. A file that
+        # came in part is an OSError that is none of the system.
         is_client = type(error).__module__.partition(".")[0] in _HTTP_CLIENTS
-        if not is_client and not isinstance(error, (errors.HfHubHTTPError, ConnectionError, TimeoutError)):
+        is_partial = isinstance(error, OSError) and error.errno is None
+        if (
+            is_client
+            or is_partial
+            or isinstance(error, (errors.HfHubHTTPError, ConnectionError, TimeoutError))
+        ):
+            reason = reason_of(error)
+        elif isinstance(error, (ValueError, TypeError, LookupError, AttributeError)):
+            reason = "what answers is not Hugging Face"  # but the page of a network to sign in, for instance
+        else:
             raise
         raise ModelError(
-            f"The model '{repository}' could not be fetched: {reason_of(error)}.",
+            f"The model '{repository}' could not be fetched: {reason}.",
             "Check the network, then run the same command again; finished files are kept. "
             "Or name a local folder.",
         ) from None

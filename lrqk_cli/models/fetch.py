@@ -172,11 +172,18 @@ def fetch_config(source: HubRepository) -> Path:
     with hub_errors(repository), quiet_transformers():
         cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
         if not isinstance(cached, str) and not huggingface_hub.constants.HF_HUB_OFFLINE:
-            # One request; without a network the download would retry six times, over half a minute.
-            huggingface_hub.get_hf_file_metadata(
-                huggingface_hub.hf_hub_url(repository, name, revision=revision)
-            )
+            ask_hub(repository, name, revision)
         return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
+
+
+def ask_hub(repository: str, name: str, revision: str | None = None) -> None:
+    """Ask the hub once for a file; raise what its client raises.
+
+    Without a network, its other functions would try six times, over half a minute.
+    """
+    import huggingface_hub
+
+    huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, name, revision=revision))
 
 
 # Many repositories also hold the same weights in other formats.

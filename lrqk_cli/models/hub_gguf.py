@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from lrqk_cli.errors import ModelError, OutOfMemoryError
 from lrqk_cli.models.catalog import HubRepository
 from lrqk_cli.models.failures import hub_errors
-from lrqk_cli.models.fetch import cached_snapshot, download_folder
+from lrqk_cli.models.fetch import ask_hub, cached_snapshot, download_folder
 from lrqk_cli.models.progress import OnProgress, PullProgress, watching
 from lrqk_cli.models.quiet import quiet_transformers
 
@@ -60,8 +61,11 @@ def fetch_tagged(wanted: HubFile, on_progress: OnProgress, room: int | None = No
         OutOfMemoryError: the file is larger than ``room``; nothing has been fetched.
     """
     import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
 
     with hub_errors(wanted.repository), quiet_transformers():
+        with suppress(EntryNotFoundError):
+            ask_hub(wanted.repository, "README.md")
         files = {
             entry.path: entry.size
             for entry in huggingface_hub.HfApi().list_repo_tree(wanted.repository, recursive=True)

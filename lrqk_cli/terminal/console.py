@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
+import struct
+import sys
 import traceback
 from collections.abc import Iterable
 from dataclasses import fields
@@ -15,6 +19,7 @@ from rich.text import Text
 from lrqk_cli.chat.printable import printable
 from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
 from lrqk_cli.memory.exhaustion import out_of_memory
+from lrqk_cli.system_errors import refusal_of
 
 _NAMES = {field.name for kind in (LrqkConfig, GenerationConfig) for field in fields(kind)}
 _NAMES |= {f"als.{field.name}" for field in fields(AlsConfig)}
@@ -28,6 +33,7 @@ _FLAGS = {
     "`fetch_size`": "--fetch-size",
     **{f"`{name}`": "--" + re.sub("[._]", "-", name) for name in _NAMES},
 }
+_ESCAPING = "lrqk-escape"
 _SETTING = re.compile("|".join(map(re.escape, _FLAGS)))
 
 
@@ -48,6 +54,23 @@ class CleanConsole(Console):
     def render_str(self, text: str, **settings: Any) -> Text:
         """See ``Console``; cleans the text before measuring it, so that column widths are right."""
         return super().render_str(printable(text), **settings)
+
+
+def escape_unknown_characters() -> None:
+    r"""Let the output have ``\uXXXX`` for what its encoding lacks, which JSON reads as the same character.
+
+    Otherwise it would fail: files and pipes have few characters on Windows, unless PYTHONUTF8 is set.
+    """
+    codecs.register_error(_ESCAPING, _escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_ESCAPING)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{unit:04x}" for (unit,) in struct.iter_unpack(">H", units)), error.end
 
 
 def stderr_console() -> Console:
@@ -84,9 +107,9 @@ def print_traceback(console: Console, error: BaseException) -> None:
 
 
 def print_unexpected(console: Console, error: BaseException, hint: str) -> None:
-    """Print an unexpected failure as one sentence and a hint; missing memory has its own message."""
-    if (exhausted := out_of_memory(error)) is not None:
-        print_failure(console, exhausted.message, exhausted.hint)
+    """Print an unexpected failure as one sentence and a hint; those of memory and of files have their own."""
+    if (known := out_of_memory(error) or refusal_of(error)) is not None:
+        print_failure(console, known.message, known.hint)
         return
     detail = str(error).strip().split("\n", 1)[0]
     print_failure(console, f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}.", hint)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from prompt_toolkit.history import History
 from rich.console import Console
 
 from lrqk_cli.chat import archive
@@ -19,7 +20,7 @@ from lrqk_cli.chat.chat_session import ChatSession
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.documents.limits import ReadLimits
-from lrqk_cli.errors import LrqkError
+from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.terminal.command_context import ChatExit, CommandContext, ReadDocuments
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.completion import ChatCompleter
@@ -61,7 +62,7 @@ def converse(
         KeyboardInterrupt: Ctrl-C was pressed twice during one operation.
     """
     console = stdout_console()
-    remembered = open_history(history)
+    remembered = _open_history(history, view)
     chat_session = chat_session or ChatSession(None)
     chat_exit, said = ChatExit(model.name, chat_session.saved), list[str]()
     standing = model
@@ -101,6 +102,15 @@ def converse(
             if chat_exit.model is None and chat_session.name is not None:
                 opened.session.keep_turns(chat_session.name)
                 view.note(f"Recorded as {chat_session.name}. Go on with it: lrqk chat --continue")
+
+
+def _open_history(path: Path | None, view: View) -> History:
+    """Return the history of questions; one that is not kept, and a warning, where it cannot be kept."""
+    try:
+        return open_history(path)
+    except UsageError as error:
+        view.warn(error.message)
+        return open_history(None)
 
 
 def _make_context(

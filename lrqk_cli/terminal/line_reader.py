@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,13 +18,22 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from lrqk_cli.errors import UsageError
+from lrqk_cli.system_errors import reason_of
+from lrqk_cli.user_folders import user_folder
 
 _QUOTES = '"""'
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 
 
 class _History(FileHistory):
-    """A history that ignores write errors, such as a full disk, so that the question is still asked."""
+    """A history that ignores failures, such as those of a full disk, so that the question is still asked."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        """See ``FileHistory``."""
+        try:
+            return super().load_history_strings()
+        except OSError:
+            return []
 
     def store_string(self, string: str) -> None:
         """See ``FileHistory``."""
@@ -34,9 +43,7 @@ class _History(FileHistory):
 
 def history_path() -> Path:
     """Return the path of the question history."""
-    import platformdirs
-
-    return platformdirs.user_state_path("lrqk") / "history"
+    return user_folder("state") / "history"
 
 
 def open_history(path: Path | None) -> History:
@@ -53,7 +60,7 @@ def open_history(path: Path | None) -> History:
         path.chmod(0o600)
     except OSError as error:
         raise UsageError(
-            f"The history of questions cannot be kept in {path}: {error.strerror}.", "Use --no-history."
+            f"The history of questions cannot be kept in {path}: {reason_of(error)}.", "Use --no-history."
         ) from error
     return _History(path)
 

@@ -17,7 +17,7 @@ from lrqk_cli.chat.events import Answer, Message, ReasoningDelta, TextDelta
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.report import ChatReport, build_report
 from lrqk_cli.engine.events import PrefillProgress
-from lrqk_cli.errors import ContextLengthError
+from lrqk_cli.errors import ContextLengthError, LrqkError
 from lrqk_cli.terminal.interrupts import Interrupts
 from lrqk_cli.terminal.sources_view import sources_view
 from lrqk_cli.terminal.streaming import DeltaStream, NoStream, PlainReasoning, PlainStream
@@ -67,19 +67,27 @@ class FollowUpQuestions:
     def answer(self, opened: OpenChat, view: View, record: Callable[[], None]) -> None:
         """See ``QuestionSet``."""
         opened.session.keep_no_rewind_points()
+        unrecorded: LrqkError | None = None
         for number, prompt in enumerate(self._prompts):
             if number and not self._as_json:
                 typer.echo()
             answer = answer_once(opened.session, prompt, view, streams=not self._as_json)
-            record()
             if self._as_json:
                 indent = 2 if len(self._prompts) == 1 else None
                 typer.echo(to_json(_report(opened, prompt, answer), indent))
             view.statistics(answer)
             if answer.sources is not None and not self._as_json and not view.quiet:
                 view.console.print(sources_view(answer.sources, view.console))
+            # An answer that cannot be recorded has been printed all the same; the next one records both.
+            try:
+                record()
+                unrecorded = None
+            except LrqkError as error:
+                unrecorded = error
             if answer.finish_reason == "interrupted":
                 raise KeyboardInterrupt
+        if unrecorded is not None:
+            raise unrecorded
 
 
 class IndependentQuestions:

@@ -82,3 +82,19 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
     assert file.read_text() == "my notes\n"
     with pytest.raises(UsageError, match="cannot be kept"):
         AnswersFile(tmp_path)
+
+
+def test_a_half_written_line_is_cut_off_without_writing_the_others_anew(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"id": "1", "answer": "\xc3\xa4"}\n{"id": "2", "ans\xc3')
+    before = file.stat().st_ino
+    assert AnswersFile(file).answered == {"1"}
+    assert (file.read_bytes(), file.stat().st_ino) == (b'{"id": "1", "answer": "\xc3\xa4"}\n', before)
+
+
+def test_an_answer_that_cannot_be_kept_is_a_sentence(tmp_path):
+    answers = AnswersFile(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(UsageError, match=r"Answers cannot be kept in .*: is a directory"):
+        answers.add("{}")

@@ -766,3 +766,12 @@ def test_any_damage_is_told_and_can_be_recovered_from(place, damage, cuts):
 
 def exchange_only():
     return replace(talk(0), entries=(exchange(1),))
+
+
+@pytest.mark.parametrize("clock", [-1e6, 1e12])
+def test_a_clock_that_is_far_out_damages_no_session(store, monkeypatch, clock):
+    monkeypatch.setattr(time, "time", lambda: clock)
+    record(store, "talk", talk(2))
+    assert store.find("talk").exchanges == 2
+    assert store.recover().moved_to is None
+    assert store.archive("talk") == talk(2)

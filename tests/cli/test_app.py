@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+from pathlib import Path
 
 import pytest
 from refused import fails_with
@@ -9,6 +11,7 @@ from lrqk_cli import __version__
 from lrqk_cli.cli import app as app_module
 from lrqk_cli.cli.failures import report
 from lrqk_cli.errors import LrqkError
+from lrqk_cli.terminal.console import escape_unknown_characters
 
 pytestmark = pytest.mark.short
 
@@ -176,3 +179,26 @@ def test_a_failure_of_any_command_ends_in_its_code(run, monkeypatch, failure):
 def test_a_closed_pipe_is_quiet(capfd):
     assert report(BrokenPipeError(), debug=False) == 1
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_output_that_the_disk_does_not_take_is_a_sentence(monkeypatch, capsys):
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit) as stop:
+            app_module.main(["--version"])
+    shown = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert "Error: A file cannot be read or written: the disk is full." in shown
+    assert "Unexpected" not in shown
+
+
+def test_what_an_encoding_lacks_is_escaped_as_in_json(monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", output)
+    escape_unknown_characters()
+    output.write('"\u00e4 \u4f60 \U0001f600"')
+    output.flush()
+    written = output.buffer.getvalue()
+    assert written == b'"\xe4 \\u4f60 \\ud83d\\ude00"'
+    assert json.loads(written.decode("cp1252")) == "\u00e4 \u4f60 \U0001f600"

@@ -235,14 +235,14 @@ def test_names_cannot_control_the_terminal(run, store):
 
 
 def test_a_time_without_a_date_is_left_out(run, report, store, monkeypatch):
-    from lrqk_cli.cli import cache_view
+    from lrqk_cli.terminal import moments
 
     class NoDates:
         @staticmethod
         def fromtimestamp(_: float) -> None:
             raise OverflowError
 
-    monkeypatch.setattr(cache_view, "datetime", NoDates)
+    monkeypatch.setattr(moments, "datetime", NoDates)
     assert run("cache").code == 0
     assert listed(run)["entries"][0]["last_used"] is None
 

@@ -10,8 +10,9 @@ import pytest
 
 from lrqk_cli.chat.archive import Archive, SavedExchange
 from lrqk_cli.chat.chat_session import ChatSession, open_chat_session
-from lrqk_cli.chat.journal import SessionStore
+from lrqk_cli.chat.journal import Journal, SessionStore
 from lrqk_cli.config import GenerationConfig
+from lrqk_cli.errors import LrqkError
 
 WORDS = "The revenue of the year was 48.2 million, and the plant at Brannock employs 412 people. "
 QUESTIONS = ("How much?", "Who works there?", "Where is that?")
@@ -177,3 +178,22 @@ def test_a_database_that_cannot_be_opened_ends_a_named_session_only(chat, docume
     assert result.code != 0
     assert "Traceback" not in result.err
     assert chat(document, *asks("Who?")).code == 0
+
+
+def test_answers_that_cannot_be_recorded_are_printed_and_recorded_later(chat, document, monkeypatch):
+    failures, record = [LrqkError("The disk is full.")], Journal.record
+
+    def fails_once(journal, archive):
+        if failures:
+            raise failures.pop()
+        record(journal, archive)
+
+    monkeypatch.setattr(Journal, "record", fails_once)
+    result = chat(document, "--session", "talk", "--json", *asks(*QUESTIONS[:2]))
+    assert len(answers(result)) == 2
+    assert SessionStore().find("talk").exchanges == 2
+    failures += [LrqkError("The disk is full.")] * 2
+    result = chat("--session", "talk", "--json", *asks(*QUESTIONS[:2]))
+    assert result.code == 1
+    assert len(result.out.splitlines()) == 2
+    assert "Error: The disk is full." in result.err

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from local_http import serving
 from scripted_server import STOP, WAIT, ScriptedServer
 
+from lrqk_cli.endpoint import client
 from lrqk_cli.endpoint.client import EndpointClient
 from lrqk_cli.endpoint.failures import EndpointError
 from lrqk_cli.endpoint.protocol import Chunk, ServedModel, TokenUsage
@@ -159,3 +164,30 @@ def test_a_key_in_the_address_is_refused() -> None:
     with pytest.raises(UsageError, match="could see a key"):
         EndpointClient("http://me:secret@host/v1")
     assert EndpointClient(" https://host/openai/ ").url == "https://host/openai"
+
+
+def test_a_list_of_models_that_has_no_end_is_left(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_MOST_BYTES", 100)
+    server.models = {"data": [{"id": "x" * 200_000}]}
+    with pytest.raises(EndpointError, match="does not speak"):
+        EndpointClient(server.url).models()
+
+
+def test_a_server_that_sends_byte_after_byte_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dripping(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+        def do_GET(self) -> None:
+            with suppress(OSError):
+                for _ in range(200):
+                    self.wfile.write(b"H")
+                    time.sleep(0.02)
+
+    monkeypatch.setattr(client, "_LIST_S", 0.2)
+    with serving(Dripping, waits=False) as port:
+        began = time.monotonic()
+        with pytest.raises(EndpointError, match="does not answer"):
+            EndpointClient(f"http://127.0.0.1:{port}").models()
+        assert time.monotonic() - began < 3

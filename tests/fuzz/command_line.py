@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from lrqk_cli.cli.app import main
 
@@ -37,15 +38,23 @@ def own_folders(folder: Path) -> None:
     os.environ |= {"LRQK_CACHE_DIR": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
 
 
-def lrqk(*arguments: object) -> Run:
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def lrqk(*arguments: object, on_terminal: bool = False) -> Run:
     """Run a command; it must succeed, or refuse with a sentence and say nothing else on stdout.
+
+    Args:
+        on_terminal: let it believe that a user types and reads; what is typed the caller has to provide.
 
     Raises:
         AssertionError: it does neither.
     """
-    out, err, stdin = io.StringIO(), io.StringIO(), sys.stdin
+    out, err, stdin = _Terminal() if on_terminal else io.StringIO(), io.StringIO(), sys.stdin
     code = 0
-    with redirect_stdout(out), redirect_stderr(err), Path(os.devnull).open() as sys.stdin:
+    with redirect_stdout(out), redirect_stderr(err), _stdin(on_terminal) as sys.stdin:
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as stop:
@@ -57,3 +66,14 @@ def lrqk(*arguments: object) -> Run:
         assert run.code in _REFUSALS, run
         assert any(line.startswith("Error: ") for line in run.err.splitlines()), run
     return run
+
+
+@contextmanager
+def _stdin(is_terminal: bool) -> Iterator[TextIO]:
+    if not is_terminal:
+        with Path(os.devnull).open() as nothing:
+            yield nothing
+        return
+    keyboard, terminal = os.openpty()
+    with os.fdopen(keyboard, "wb"), os.fdopen(terminal) as typed:
+        yield typed

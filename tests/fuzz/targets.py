@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzz import degenerate_texts, kept_targets, model_targets, number_targets, read_targets, typed_targets
+from fuzz import (
+    degenerate_texts,
+    kept_targets,
+    model_targets,
+    network_targets,
+    number_targets,
+    read_targets,
+    surroundings_targets,
+    typed_targets,
+)
 from fuzz.campaign import Target
 
 TARGETS: dict[str, Callable[[], Target]] = {
@@ -22,4 +31,8 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "config": typed_targets.Config,
     "numbers": number_targets.Numbers,
     "degenerate": degenerate_texts.DegenerateTexts,
+    "disk": surroundings_targets.FailingDisk,
+    "folders": surroundings_targets.StrangeFolders,
+    "clock": surroundings_targets.JumpingClock,
+    "network": network_targets.Network,
 }

@@ -18,7 +18,9 @@ from transformers import LlamaForCausalLM
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models import catalog, store
 from lrqk_cli.models.catalog import CatalogEntry, HubRepository
-from lrqk_cli.models.hub_gguf import HubFile, _chosen, cached
+from lrqk_cli.models.failures import hub_errors
+from lrqk_cli.models.hub_gguf import HubFile, _chosen, cached, fetch_tagged
+from lrqk_cli.models.progress import ignore_progress
 from lrqk_cli.models.resolving import resolve
 
 REPOSITORY = "owner/tiny-GGUF"
@@ -149,6 +151,33 @@ def test_a_pull_that_was_cut_off_goes_on(run: Run, hub: Hub) -> None:
     first_start, second_start = [start for _, start in hub.sent]
     assert first_start < second_start <= 15 << 20
     assert Path(second.stdout.strip()).read_bytes() == hub.files["tiny-Q4_0.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TypeError("string indices must be integers"), "what answers is not Hugging Face"),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "what answers is not Hugging Face"),
+        (OSError("Consistency check failed: file should be of size 9."), "should be of size 9"),
+    ],
+)
+def test_what_answers_in_place_of_the_hub_is_told(error: Exception, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason), hub_errors(REPOSITORY):
+        raise error
+
+
+def test_without_a_network_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fail(url: str) -> None:
+        asked.append(url)
+        raise ConnectionError("There is no network.")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", fail)
+    monkeypatch.delattr("huggingface_hub.HfApi.list_repo_tree")
+    with pytest.raises(ModelError, match="There is no network"):
+        fetch_tagged(HubFile(REPOSITORY, "Q8_0"), ignore_progress)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

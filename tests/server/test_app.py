@@ -468,3 +468,15 @@ def test_metrics_count_tokens_and_ends(make: Make) -> None:
     assert 'lrqk_answers_total{end="length"} 1.0' in text
     assert 'lrqk_tokens_total{kind="generated"} 6.0' in text
     assert "lrqk_waiting_requests 0.0" in text
+
+
+def test_an_upload_that_the_disk_does_not_take_is_no_fault_of_the_client(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, upload = make(), {"file": ("notes.txt", b"The sky is blue. " * 100_000)}
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", "/proc/nonexistent")
+        refused = client.post("/v1/files", files=upload, data={"purpose": "user_data"})
+    assert refused.status_code == 500
+    assert "cannot take the upload: no such file" in refused.json()["error"]["message"]
+    assert client.post("/v1/files", files=upload, data={"purpose": "user_data"}).status_code == 200

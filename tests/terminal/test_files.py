@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_chat import FakeEngine
@@ -20,6 +21,7 @@ from lrqk_cli.chat.session_database import sessions_path
 from lrqk_cli.errors import ContextLengthError, LrqkError, UsageError
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.completion import ChatCompleter
+from lrqk_cli.terminal.interactive import _open_history
 from lrqk_cli.terminal.line_reader import open_history
 
 CLIPBOARD = "\x1b]52;c;RVZJTA==\x1b\\.txt"
@@ -420,3 +422,20 @@ def test_a_question_that_cannot_be_remembered_ends_no_chat(tmp_path):
     (tmp_path / "deep" / "history").mkdir()
     history.append_string("Where?")
     assert history.get_strings()[-1] == "Where?"
+
+
+def test_where_no_history_can_be_kept_the_chat_begins_all_the_same(tmp_path):
+    (tmp_path / "state").write_text("")
+    warned = []
+    history = _open_history(tmp_path / "state" / "history", SimpleNamespace(warn=warned.append))
+    history.append_string("Why?")
+    assert history.get_strings() == ["Why?"]
+    assert len(warned) == 1
+    assert "cannot be kept" in warned[0]
+
+
+def test_a_history_that_cannot_be_read_is_empty(tmp_path):
+    history = open_history(tmp_path / "history")
+    (tmp_path / "history").unlink()
+    (tmp_path / "history").mkdir()
+    assert list(history.load_history_strings()) == []

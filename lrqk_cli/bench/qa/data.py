@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lrqk_cli.errors import DocumentError
+from lrqk_cli.system_errors import reason_of
 
 Metric = Literal["choice", "f1", "rouge_l"]
 
@@ -74,9 +75,8 @@ def read_set(path: Path) -> DocumentSet:
                     text, questions = _read_line(path, number, line)
                     documents.setdefault(text, []).extend(questions)
     except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
         raise DocumentError(
-            f"'{path}' cannot be read: {reason}.", "Check the path after --qa-data."
+            f"'{path}' cannot be read: {reason_of(error)}.", "Check the path after --qa-data."
         ) from None
     except UnicodeDecodeError:
         raise DocumentError(f"'{path}' is not text in UTF-8.", _HINT) from None

@@ -11,8 +11,10 @@ from lrqk_cli.documents import PageSelection
 from lrqk_cli.documents.document import format_numbers
 from lrqk_cli.documents.locations import DocumentUrl, Location, locate
 from lrqk_cli.errors import UsageError
+from lrqk_cli.system_errors import reason_of
 from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.registry import Command
+from lrqk_cli.user_folders import expanded
 
 
 def split_locations(text: str) -> list[Location]:
@@ -51,16 +53,11 @@ def _path(word: str) -> Path:
     if not word or "\0" in word:
         raise UsageError(f"'{word}' is not a path.", "Check what you typed.")
     try:
-        path = Path(word).expanduser()
+        path = expanded(Path(word))
         path.exists()
-    except RuntimeError as error:
-        raise UsageError(
-            f"There is no home folder {Path(word).parts[0]}.", "Write the path in full."
-        ) from error
     except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
         raise UsageError(
-            f"The path {_shortened(word)} cannot be used: {reason}.", "Choose another."
+            f"The path {_shortened(word)} cannot be used: {reason_of(error)}.", "Choose another."
         ) from error
     return path
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.documents import make_table, one_path
 from lrqk_cli.terminal.commands.files import own, spare_others_files
 from lrqk_cli.terminal.commands.registry import Command
+from lrqk_cli.terminal.moments import shown_time
 
 
 def _file_of(text: str) -> Path | None:
@@ -96,8 +96,7 @@ def _list_sessions(ctx: CommandContext) -> None:
         raise UsageError("There is no other conversation yet.", "Name this one with /save NAME.")
     table = make_table("Name", "Changed", "Questions", "Documents")
     for name, seconds, questions, documents in rows:
-        moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-        table.add_row(name, moment, questions, documents)
+        table.add_row(name, shown_time(seconds), questions, documents)
     ctx.view.console.print(table)
 
 
