@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from constraints import Allowed
 from packed import pack
 from tiny import FAMILIES, random_tokens, tiny_model
 from transformers import PreTrainedModel
@@ -104,6 +105,24 @@ def test_a_replayed_step_takes_whatever_token_it_is_given() -> None:
             assert engine._decoder.is_captured == capture
     for expected, replayed in zip(logits[False], logits[True], strict=True):
         torch.testing.assert_close(replayed, expected, rtol=0, atol=0)
+
+
+def test_a_constraint_chooses_from_the_logits_of_replayed_steps() -> None:
+    model = tiny_model("llama").to("cuda")
+    spec = spec_from_config(model.config, "tiny")
+    known = int(model.config.vocab_size)
+    answers = []
+    for capture in (True, False):
+        with Engine(model, spec, LrqkConfig(hot=40, top_k=16, recent=8, rank=8), context=200) as engine:
+            engine._decoder._plain._can_capture &= capture
+            list(engine.prefill(random_tokens(150, seed=1).tolist()))
+            constraint = Allowed(known, range(0, known, 3))
+            steps = list(engine.generate(GenerationConfig(max_new_tokens=24), (), constraint, 2))
+            assert engine._decoder.is_captured == capture
+        assert constraint.accepted == [step.token for step in steps]
+        assert all(token % 3 == 0 for token in constraint.accepted)
+        answers.append([(step.token, step.logprobs) for step in steps])
+    assert answers[0] == answers[1]
 
 
 def test_a_replayed_step_that_computes_no_numbers_is_an_error() -> None:
