@@ -1,0 +1,310 @@
+"""``lrqk`` as a program of its own, forked from a process that has imported what it imports; Unix only."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import re
+import select
+import signal
+import struct
+import sys
+import termios
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from tempfile import TemporaryFile
+from typing import Any, NamedTuple, NoReturn
+
+import psutil
+
+from lrqk_cli.__main__ import main
+
+# The terminal is asked where the cursor is whenever a line is read.
+_CURSOR, _PLACE = b"\x1b[6n", b"\x1b[3;1R"
+# Of Python, of libraries, and of lrqk where it did not expect something.
+NEVER = re.compile(r"Traceback|Unexpected|Exception|Warning: \w+Warning|Errno|Error in|never awaited|Fatal")
+# Files from here on are not the program's.
+_MOST_FILES = 4096
+WAITING_S = 30.0
+# Children see the end of their input, and end.
+_CHILDREN_S = 5.0
+
+
+class Program:
+    """A run of ``lrqk`` that leads a session of processes.
+
+    Args:
+        arguments: the words after ``lrqk``.
+        start: called in the new process; it connects the standard streams and may set variables.
+        own_group: the program is a job of a shell, so that it can be stopped and goes on.
+    """
+
+    def __init__(self, arguments: Sequence[object], start: Callable[[], None], *, own_group: bool) -> None:
+        self._own_group = own_group
+        self._began = time.monotonic()
+        self._leader = os.fork()
+        if not self._leader:
+            _begin(start, [str(word) for word in arguments], own_group)
+        self._code: int | None = None
+
+    def kill(self, number: int) -> None:
+        """Send a signal to the program, but not to its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process, number)
+
+    @property
+    def process(self) -> int:
+        """The program's process."""
+        if not self._own_group or self.code is not None:
+            return self._leader
+        children = psutil.Process(self._leader).children()
+        return children[0].pid if children else self._leader
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        if self._code is None:
+            ended, status = os.waitpid(self._leader, os.WNOHANG)
+            if ended:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+    def pump(self, seconds: float) -> None:
+        """Take in what it writes for so long."""
+        time.sleep(seconds)
+
+    def end(self, seconds: float = WAITING_S) -> int:
+        """Wait for the end; return the exit code.
+
+        Raises:
+            AssertionError: it does not end, or leaves processes behind.
+        """
+        deadline = time.monotonic() + seconds
+        while self.code is None:
+            assert time.monotonic() < deadline, f"It does not end: {self._state()}"
+            self.pump(0.02)
+        self.pump(0)
+        deadline = time.monotonic() + _CHILDREN_S
+        while left := self.left_behind():
+            assert time.monotonic() < deadline, f"It leaves processes: {left}"
+            time.sleep(0.02)
+        assert self._code is not None
+        return self._code
+
+    def left_behind(self) -> list[str]:
+        """The command lines of the processes that live in its session."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                if os.getsid(process.pid) == self._leader and process.pid != self._leader:
+                    found.append(" ".join(process.cmdline())[:200])
+        return found
+
+    def close(self) -> None:
+        """End it and all of its session, however it is."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                if os.getsid(process.pid) == self._leader:
+                    process.kill()
+        if self._code is None:
+            os.waitpid(self._leader, 0)
+            self._code = -signal.SIGKILL
+
+    def _state(self) -> str:
+        with contextlib.suppress(psutil.Error, OSError):
+            return f"{psutil.Process(self.process).status()} {self.left_behind()}"
+        return "gone"
+
+
+class TerminalProgram(Program):
+    """A program on a pseudo-terminal.
+
+    Attributes:
+        shown: all that it has written; ``before``: the terminal's modes at its start.
+    """
+
+    def __init__(self, arguments: Sequence[object]) -> None:
+        self._terminal, self._far = os.openpty()
+        self._resize(40, 100)
+        self.shown = ""
+        self.before = termios.tcgetattr(self._far)
+        super().__init__(arguments, self._start, own_group=True)
+
+    def _start(self) -> None:
+        os.environ["TERM"] = "xterm"
+        os.login_tty(self._far)
+
+    def _resize(self, lines: int, columns: int) -> None:
+        fcntl.ioctl(self._far, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def resize(self, lines: int, columns: int) -> None:
+        """Change the window, of which the program is told by SIGWINCH."""
+        self._resize(lines, columns)
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        with contextlib.suppress(OSError):
+            os.write(self._terminal, text.encode())
+
+    def hang_up(self) -> None:
+        """Close the terminal's window."""
+        os.close(self._terminal)
+        self._terminal = -1
+
+    @property
+    def modes(self) -> list[Any]:
+        """The terminal's modes."""
+        return termios.tcgetattr(self._far)
+
+    def pump(self, seconds: float) -> None:
+        """See ``Program``; answers the questions about the cursor."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            if self._terminal < 0:
+                time.sleep(left)
+                return
+            if not select.select([self._terminal], [], [], left)[0]:
+                return
+            try:
+                data = os.read(self._terminal, 1 << 16)
+            except OSError:
+                time.sleep(left)
+                return
+            self.shown += data.decode(errors="replace")
+            os.write(self._terminal, _PLACE * data.count(_CURSOR))
+
+    def until(self, is_so: Callable[[], bool], seconds: float = WAITING_S) -> bool:
+        """Wait until something is so, or the program ends, and take in what it writes; return whether it is.
+
+        Raises:
+            AssertionError: neither comes.
+        """
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            if self.code is not None:
+                self.pump(0)
+                return is_so()
+            assert time.monotonic() < deadline, f"It hangs: {self._state()}\n{self.shown[-3000:]}"
+            self.pump(0.02)
+        return True
+
+    def reads_after(self, text: str) -> bool:
+        """Whether a line is read since a text was shown."""
+        return self.shown.rfind(_CURSOR.decode()) > self.shown.rfind(text)
+
+    def close(self) -> None:
+        """See ``Program``."""
+        super().close()
+        os.close(self._far)
+        if self._terminal >= 0:
+            self.hang_up()
+
+
+class Piped(NamedTuple):
+    """What a program without a terminal has written, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_piped(*arguments: object) -> Piped:
+    """Run a program whose output goes to files."""
+    with TemporaryFile() as out, TemporaryFile() as err:
+
+        def start() -> None:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+
+        program = Program(arguments, start, own_group=False)
+        try:
+            code = program.end()
+        finally:
+            program.close()
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+        return Piped(code, *texts)
+
+
+def _begin(start: Callable[[], None], arguments: list[str], own_group: bool) -> NoReturn:
+    """Become the program, or the shell of which it is a job."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        if own_group:
+            start()
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            job = os.fork()
+            if job:
+                _lead(job)
+            os.setpgid(0, 0)
+            os.tcsetpgrp(0, os.getpid())
+            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        else:
+            os.setsid()
+            start()
+        os.closerange(3, _MOST_FILES)
+        sys.stdin, sys.stdout, sys.stderr = (_stream(number) for number in range(3))
+        sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    except BaseException:
+        os._exit(99)
+    _run(arguments)
+
+
+def _lead(job: int) -> NoReturn:
+    """Be the shell of a job: end as it ends."""
+    os.closerange(3, _MOST_FILES)
+    while True:
+        with contextlib.suppress(InterruptedError):
+            _, status = os.waitpid(job, os.WUNTRACED)
+            if not os.WIFSTOPPED(status):
+                break
+    os.tcsetpgrp(0, os.getpgrp())
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def _stream(number: int) -> Any:
+    """A standard stream as Python makes it; None for a closed one."""
+    try:
+        return os.fdopen(number, "w" if number else "r", 1 if number == 2 or os.isatty(number) else -1)
+    except OSError:
+        return None
+
+
+def _run(arguments: list[str]) -> NoReturn:
+    """Run ``lrqk`` and end as Python would."""
+    code: Any = 1
+    atexit._clear()
+    try:
+        try:
+            main(arguments)
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            traceback.print_exc()
+            sys.stderr.flush()
+        code = 97
+    finally:
+        os._exit(code)
