@@ -43,7 +43,11 @@ class SteadyLive(Live):
         """See ``Live``."""
         if not self.is_started:
             self._typing.enter_context(hidden_typing())
-        super().start(refresh)
+        try:
+            super().start(refresh)
+        except BaseException:  # Ctrl-C comes at any moment
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """See ``Live``."""

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lrqk_cli.cli.failures import SwallowedInterrupts
+from lrqk_cli.cli.failures import EndingSignals
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +26,9 @@ def import_as(name: str, *, seconds: float = 0.0) -> dict[str, object]:
 
 
 def test_ctrl_c_while_a_module_is_imported_ends_that():
-    with SwallowedInterrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+    with EndingSignals() as interrupts, pytest.raises(KeyboardInterrupt):
         import_as("other")
-    assert interrupts.seen
+    assert isinstance(interrupts.raised, KeyboardInterrupt)
 
 
 def test_ctrl_c_while_an_object_is_deleted_is_raised_after_it(capsys):
@@ -41,17 +41,17 @@ def test_ctrl_c_while_an_object_is_deleted_is_raised_after_it(capsys):
         Deleted()
         time.sleep(10)
 
-    with SwallowedInterrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+    with EndingSignals() as interrupts, pytest.raises(KeyboardInterrupt):
         delete()
-    assert interrupts.seen
+    assert isinstance(interrupts.raised, KeyboardInterrupt)
     assert not capsys.readouterr().err
 
 
 def test_ctrl_c_while_torch_is_imported_waits_for_it():
     """Its compiled part aborts the process otherwise."""
-    with SwallowedInterrupts() as interrupts:
+    with EndingSignals() as interrupts:
         names = import_as("torch", seconds=0.2)
         with pytest.raises(KeyboardInterrupt):
             time.sleep(10)
     assert names["imported"]
-    assert interrupts.seen
+    assert isinstance(interrupts.raised, KeyboardInterrupt)

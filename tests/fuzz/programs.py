@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import psutil
 
@@ -27,11 +27,12 @@ from lrqk_cli.__main__ import main
 _CURSOR, _PLACE = b"\x1b[6n", b"\x1b[3;1R"
 # Of Python, of libraries, and of lrqk where it did not expect something.
 NEVER = re.compile(r"Traceback|Unexpected|Exception|Warning: \w+Warning|Errno|Error in|never awaited|Fatal")
+_SENT = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP}
 # Files from here on are not the program's.
 _MOST_FILES = 4096
-WAITING_S = 30.0
+WAITING_S = 20.0
 # Children see the end of their input, and end.
-_CHILDREN_S = 5.0
+_CHILDREN_S = 8.0
 
 
 class Program:
@@ -46,9 +47,12 @@ class Program:
     def __init__(self, arguments: Sequence[object], start: Callable[[], None], *, own_group: bool) -> None:
         self._own_group = own_group
         self._began = time.monotonic()
+        # Until the program begins no signal reaches it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SENT)
         self._leader = os.fork()
         if not self._leader:
             _begin(start, [str(word) for word in arguments], own_group)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SENT)
         self._code: int | None = None
 
     def kill(self, number: int) -> None:
@@ -77,6 +81,16 @@ class Program:
         """Take in what it writes for so long."""
         time.sleep(seconds)
 
+    def until(self, is_so: Callable[[], bool], seconds: float = WAITING_S) -> bool:
+        """Take in what it writes until something is so, it ends, or time is over; return whether it is so."""
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            if self.code is not None or time.monotonic() > deadline:
+                self.pump(0)
+                return is_so()
+            self.pump(0.02)
+        return True
+
     def end(self, seconds: float = WAITING_S) -> int:
         """Wait for the end; return the exit code.
 
@@ -85,15 +99,19 @@ class Program:
         """
         deadline = time.monotonic() + seconds
         while self.code is None:
-            assert time.monotonic() < deadline, f"It does not end: {self._state()}"
+            self.check(time.monotonic() < deadline, "It does not end")
             self.pump(0.02)
         self.pump(0)
         deadline = time.monotonic() + _CHILDREN_S
         while left := self.left_behind():
-            assert time.monotonic() < deadline, f"It leaves processes: {left}"
+            self.check(time.monotonic() < deadline, f"It leaves processes: {left}")
             time.sleep(0.02)
         assert self._code is not None
         return self._code
+
+    def check(self, is_so: bool, otherwise: str) -> None:
+        """Fail with the state of the program."""
+        assert is_so, f"{otherwise}: {self._state()}"
 
     def left_behind(self) -> list[str]:
         """The command lines of the processes that live in its session."""
@@ -114,7 +132,24 @@ class Program:
             os.waitpid(self._leader, 0)
             self._code = -signal.SIGKILL
 
+    def _sid(self, pid):
+        try:
+            return os.getsid(pid)
+        except OSError:
+            return None
+
     def _state(self) -> str:
+        if os.path.exists("/tmp/debug-spy"):
+            import subprocess
+
+            dumps = [
+                subprocess.run(
+                    ["/tmp/venv/bin/py-spy", "dump", "--pid", str(q.pid)], capture_output=True, text=True
+                ).stdout
+                for q in psutil.process_iter()
+                if self._sid(q.pid) == self._leader and q.pid != self._leader
+            ]
+            return "\n".join(dumps)
         with contextlib.suppress(psutil.Error, OSError):
             return f"{psutil.Process(self.process).status()} {self.left_behind()}"
         return "gone"
@@ -178,21 +213,6 @@ class TerminalProgram(Program):
             self.shown += data.decode(errors="replace")
             os.write(self._terminal, _PLACE * data.count(_CURSOR))
 
-    def until(self, is_so: Callable[[], bool], seconds: float = WAITING_S) -> bool:
-        """Wait until something is so, or the program ends, and take in what it writes; return whether it is.
-
-        Raises:
-            AssertionError: neither comes.
-        """
-        deadline = time.monotonic() + seconds
-        while not is_so():
-            if self.code is not None:
-                self.pump(0)
-                return is_so()
-            assert time.monotonic() < deadline, f"It hangs: {self._state()}\n{self.shown[-3000:]}"
-            self.pump(0.02)
-        return True
-
     def reads_after(self, text: str) -> bool:
         """Whether a line is read since a text was shown."""
         return self.shown.rfind(_CURSOR.decode()) > self.shown.rfind(text)
@@ -205,33 +225,55 @@ class TerminalProgram(Program):
             self.hang_up()
 
 
-class Piped(NamedTuple):
-    """What a program without a terminal has written, and its exit code."""
+class PipedProgram(Program):
+    """A program without a terminal, whose output goes to files.
 
-    code: int
-    out: str
-    err: str
+    Args:
+        connect: called in the new process when its streams are connected; it may connect them otherwise.
+    """
 
-
-def run_piped(*arguments: object) -> Piped:
-    """Run a program whose output goes to files."""
-    with TemporaryFile() as out, TemporaryFile() as err:
+    def __init__(self, arguments: Sequence[object], connect: Callable[[], None] = lambda: None) -> None:
+        self._files = TemporaryFile(), TemporaryFile()
 
         def start() -> None:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
+            for number, file in enumerate(self._files, 1):
+                os.dup2(file.fileno(), number)
+            connect()
 
-        program = Program(arguments, start, own_group=False)
-        try:
-            code = program.end()
-        finally:
-            program.close()
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode())
-        return Piped(code, *texts)
+        super().__init__(arguments, start, own_group=False)
+
+    @property
+    def out(self) -> str:
+        """What it has written to stdout."""
+        return self._written(0)
+
+    @property
+    def err(self) -> str:
+        """What it has written to stderr."""
+        return self._written(1)
+
+    def _written(self, number: int) -> str:
+        # The file's position is the program's too.
+        descriptor = self._files[number].fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+
+    def close(self) -> None:
+        """See ``Program``."""
+        super().close()
+        for file in self._files:
+            file.close()
+
+
+def run_piped(*arguments: object) -> str:
+    """Run a program, which must succeed; return its output."""
+    program = PipedProgram(arguments)
+    try:
+        code = program.end()
+        assert code == 0, f"{code}: {program.err}"
+        return program.out
+    finally:
+        program.close()
 
 
 def _begin(start: Callable[[], None], arguments: list[str], own_group: bool) -> NoReturn:
@@ -266,6 +308,7 @@ def _begin(start: Callable[[], None], arguments: list[str], own_group: bool) -> 
 
 def _lead(job: int) -> NoReturn:
     """Be the shell of a job: end as it ends."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SENT)
     os.closerange(3, _MOST_FILES)
     while True:
         with contextlib.suppress(InterruptedError):
@@ -294,6 +337,7 @@ def _run(arguments: list[str]) -> NoReturn:
     atexit._clear()
     try:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SENT)
             main(arguments)
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -301,10 +345,13 @@ def _run(arguments: list[str]) -> NoReturn:
         atexit._run_exitfuncs()
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BaseException:
-        with contextlib.suppress(BaseException):
-            traceback.print_exc()
-            sys.stderr.flush()
+    except BaseException as error:
         code = 97
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            code = 128 + signal.SIGINT  # it came before the program
+        else:
+            with contextlib.suppress(BaseException):
+                traceback.print_exc()
+                sys.stderr.flush()
     finally:
         os._exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzz import interrupt_targets, kept_targets, model_targets, read_targets, typed_targets
+from fuzz import ending_targets, interrupt_targets, kept_targets, model_targets, read_targets, typed_targets
 from fuzz.campaign import Target
 
 TARGETS: dict[str, Callable[[], Target]] = {
@@ -21,4 +21,5 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "lines": typed_targets.Lines,
     "config": typed_targets.Config,
     "interrupts": interrupt_targets.ChatSignals,
+    "endings": ending_targets.CommandSignals,
 }
