@@ -88,14 +88,11 @@ class ChatSignals:
         stage = rng.choices([*_STAGES], [often for often, _ in _STAGES.values()])[0]
         kind = rng.choice((*_INTERRUPTS * 4, *_TWICE, *_PASSING * 2, *_ENDS))
         try:
-            t = time.monotonic()
             said = self._strike(stage, kind, rng)
-            with open("/tmp/strikes.log", "a") as f:
-                f.write(f"{number} {stage} {kind} {said} {time.monotonic() - t:.2f}\n")
             if number % _COMPARED_EVERY == 0:
                 self._compare()
-        except BaseException as error:
-            self._give_up(error)
+        except BaseException:
+            self._give_up()
             raise
         return said
 
@@ -285,7 +282,7 @@ class ChatSignals:
         out = run_piped("chat", *self._base, "--session", _SESSION, "--prompt", _LAST, "--json")
         return json.loads(out)["answer"]
 
-    def _give_up(self, error: BaseException) -> None:
+    def _give_up(self) -> None:
         if self._chat is not None:
             self._chat.close()
             self._chat = None

@@ -15,7 +15,7 @@ import termios
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from tempfile import TemporaryFile
 from typing import Any, NoReturn
 
@@ -46,7 +46,6 @@ class Program:
 
     def __init__(self, arguments: Sequence[object], start: Callable[[], None], *, own_group: bool) -> None:
         self._own_group = own_group
-        self._began = time.monotonic()
         # Until the program begins no signal reaches it.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SENT)
         self._leader = os.fork()
@@ -116,40 +115,28 @@ class Program:
     def left_behind(self) -> list[str]:
         """The command lines of the processes that live in its session."""
         found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(OSError, psutil.Error):
-                if os.getsid(process.pid) == self._leader and process.pid != self._leader:
+        for process in self._session():
+            with contextlib.suppress(psutil.Error):
+                if process.pid != self._leader:
                     found.append(" ".join(process.cmdline())[:200])
         return found
 
     def close(self) -> None:
         """End it and all of its session, however it is."""
-        for process in psutil.process_iter():
-            with contextlib.suppress(OSError, psutil.Error):
-                if os.getsid(process.pid) == self._leader:
-                    process.kill()
+        for process in self._session():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
         if self._code is None:
             os.waitpid(self._leader, 0)
             self._code = -signal.SIGKILL
 
-    def _sid(self, pid):
-        try:
-            return os.getsid(pid)
-        except OSError:
-            return None
+    def _session(self) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError):
+                if os.getsid(process.pid) == self._leader:
+                    yield process
 
     def _state(self) -> str:
-        if os.path.exists("/tmp/debug-spy"):
-            import subprocess
-
-            dumps = [
-                subprocess.run(
-                    ["/tmp/venv/bin/py-spy", "dump", "--pid", str(q.pid)], capture_output=True, text=True
-                ).stdout
-                for q in psutil.process_iter()
-                if self._sid(q.pid) == self._leader and q.pid != self._leader
-            ]
-            return "\n".join(dumps)
         with contextlib.suppress(psutil.Error, OSError):
             return f"{psutil.Process(self.process).status()} {self.left_behind()}"
         return "gone"
@@ -164,7 +151,7 @@ class TerminalProgram(Program):
 
     def __init__(self, arguments: Sequence[object]) -> None:
         self._terminal, self._far = os.openpty()
-        self._resize(40, 100)
+        self.resize(40, 100)
         self.shown = ""
         self.before = termios.tcgetattr(self._far)
         super().__init__(arguments, self._start, own_group=True)
@@ -173,12 +160,9 @@ class TerminalProgram(Program):
         os.environ["TERM"] = "xterm"
         os.login_tty(self._far)
 
-    def _resize(self, lines: int, columns: int) -> None:
-        fcntl.ioctl(self._far, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
     def resize(self, lines: int, columns: int) -> None:
         """Change the window, of which the program is told by SIGWINCH."""
-        self._resize(lines, columns)
+        fcntl.ioctl(self._far, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def type(self, text: str) -> None:
         """Press keys."""
@@ -233,7 +217,7 @@ class PipedProgram(Program):
     """
 
     def __init__(self, arguments: Sequence[object], connect: Callable[[], None] = lambda: None) -> None:
-        self._files = TemporaryFile(), TemporaryFile()
+        self._files = [TemporaryFile() for _ in range(2)]  # noqa: SIM115 - see close
 
         def start() -> None:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
