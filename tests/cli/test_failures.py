@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from lrqk_cli.cli.failures import EndingSignals
+from lrqk_cli.cli.failures import EndingSignals, report
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +57,38 @@ def test_ctrl_c_while_torch_is_imported_waits_for_it():
             time.sleep(10)
     assert names["imported"]
     assert isinstance(interrupts.raised, KeyboardInterrupt)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of a Unix system")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_a_signal_that_ends_the_process_puts_it_in_order(number: str) -> None:
+    chosen = signal.Signals[number]
+    before = signal.signal(chosen, signal.SIG_DFL)
+    put_in_order = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), chosen)
+        finally:
+            os.kill(os.getpid(), chosen)  # told once more, which changes nothing
+            put_in_order.append(True)
+
+    try:
+        with EndingSignals() as signals, pytest.raises(SystemExit) as end:
+            work()
+        assert signal.getsignal(chosen) is signal.SIG_DFL
+    finally:
+        signal.signal(chosen, before)
+    assert put_in_order
+    assert report(end.value, debug=False) == report(signals.raised, debug=False) == 128 + chosen
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a Unix system")
+def test_a_closed_stdout_is_none_of_a_file() -> None:
+    """Otherwise the next file that is opened gets its number, and what is printed."""
+    program = [sys.executable, "-m", "lrqk_cli", "cache", "list"]
+    code = "import os, sys; os.close(1); os.execv(sys.executable, sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *program], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -15,12 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-import torch
 from session_processes import talk
 from tiny import save_tiny_chat_model
 
-from fuzz.command_line import lrqk, own_folders
-from fuzz.programs import NEVER, PipedProgram
+from fuzz.command_line import own_folders
+from fuzz.programs import NEVER, PipedProgram, import_as
 from lrqk_cli.chat.journal import SessionStore
 
 _SIGNALS = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGHUP": signal.SIGHUP}
@@ -42,7 +41,6 @@ class CommandSignals:
 
     def prepare(self, folder: Path) -> None:
         own_folders(folder)
-        torch.set_num_threads(1)  # a fork has no other threads
         (folder / "tmp").mkdir()
         os.environ["TMPDIR"] = str(folder / "tmp")
         (folder / "report.txt").write_text("The revenue of the year was 48.2 million. " * 12)
@@ -52,8 +50,8 @@ class CommandSignals:
         self._base = ["report.txt", *self._model, "--segment", 32, "--max-new-tokens", 16]
         with SessionStore().open("long") as journal:
             journal.record(talk(40))
-        # What this process has imported, the programs need not import.
-        lrqk("chat", *self._base, "--prompt", "x", "--json")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        import_as("chat", *self._base, "--prompt", "x", "--json")
         import lrqk_cli.server.app  # noqa: F401
 
     def run(self, number: int, rng: Random) -> str:

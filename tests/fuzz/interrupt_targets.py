@@ -18,11 +18,10 @@ from random import Random
 from typing import Any
 
 import psutil
-import torch
 from tiny import save_tiny_chat_model
 
-from fuzz.command_line import lrqk, own_folders
-from fuzz.programs import NEVER, WAITING_S, TerminalProgram, run_piped
+from fuzz.command_line import own_folders
+from fuzz.programs import NEVER, WAITING_S, TerminalProgram, import_as, run_piped
 from lrqk_cli.chat import keeping
 from lrqk_cli.chat.archive import Archive, SavedExchange, load
 from lrqk_cli.chat.journal import SessionStore
@@ -79,9 +78,8 @@ class ChatSignals:
         self._chat: TerminalProgram | None = None
         self._base = ["--model", save_tiny_chat_model(folder / "tiny"), "--ctx", 4000, "--segment", 32]
         self._base += ["--temperature", 0, "--max-new-tokens", 16]
-        # What this process has imported, the programs need not import.
-        torch.set_num_threads(1)  # a fork has no other threads
-        lrqk("chat", *self._base, "--prompt", "x", "--json")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        import_as("chat", *self._base, "--prompt", "x", "--json")
         import lrqk_cli.terminal.interactive  # noqa: F401
 
     def run(self, number: int, rng: Random) -> str:

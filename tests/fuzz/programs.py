@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import importlib
 import os
 import re
 import select
@@ -260,6 +261,32 @@ def run_piped(*arguments: object) -> str:
         program.close()
 
 
+def import_as(*arguments: object) -> None:
+    """Import what a run imports, so that the programs that are forked later need not.
+
+    This process must not compute itself: a fork has none of the threads that torch counts on.
+    """
+    with TemporaryFile() as file:
+
+        def connect() -> None:
+            _at_end.append(lambda: os.pwrite(copy, "\n".join(sys.modules).encode(), 0))
+
+        copy = os.dup2(file.fileno(), _MOST_FILES + 1)
+        program = PipedProgram(arguments, connect)
+        os.close(copy)
+        try:
+            assert program.end() == 0, program.err
+        finally:
+            program.close()
+        names = file.read().decode().split("\n")
+    for name in names:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+_at_end: list[Callable[[], object]] = []
+
+
 def _begin(start: Callable[[], None], arguments: list[str], own_group: bool) -> NoReturn:
     """Become the program, or the shell of which it is a job."""
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -325,6 +352,8 @@ def _run(arguments: list[str]) -> NoReturn:
             main(arguments)
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        for do in _at_end:
+            do()
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         if sys.stdout is not None:
