@@ -21,7 +21,8 @@ import psutil
 from tiny import save_tiny_chat_model
 
 from fuzz.command_line import own_folders
-from fuzz.programs import NEVER, WAITING_S, TerminalProgram, import_as, run_piped
+from fuzz.programs import NEVER, WAITING_S, import_as, run_piped
+from fuzz.terminals import TerminalProgram
 from lrqk_cli.chat import keeping
 from lrqk_cli.chat.archive import Archive, SavedExchange, load
 from lrqk_cli.chat.journal import SessionStore
@@ -87,7 +88,7 @@ class ChatSignals:
         kind = rng.choice((*_INTERRUPTS * 4, *_TWICE, *_PASSING * 2, *_ENDS))
         try:
             said = self._strike(stage, kind, rng)
-            if number % _COMPARED_EVERY == 0:
+            if number % _COMPARED_EVERY == _COMPARED_EVERY - 1:
                 self._compare()
         except BaseException:
             self._give_up()
