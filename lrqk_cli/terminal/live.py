@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderResult
 from rich.control import Control
@@ -46,7 +46,8 @@ class SteadyLive(Live):
         try:
             super().start(refresh)
         except BaseException:  # Ctrl-C comes at any moment
-            self.stop()
+            with suppress(Exception):  # what has not begun cannot be stopped
+                self.stop()
             raise
 
     def stop(self) -> None:

@@ -50,6 +50,8 @@ _LEFT_BY_ONE = ("start", "leaving")
 _LEFT_BY_TWO = (*_LEFT_BY_ONE, "question", "command")
 _PASSING = ("SIGWINCH", "SIGTSTP")
 _ENDS = {"SIGTERM": signal.SIGTERM, "SIGHUP": signal.SIGHUP, "hang-up": signal.SIGHUP}
+# What Ctrl-C during /quit says, which is a command.
+_NOT_LEFT = "Interrupted. The conversation is as it was before."
 _PASSED_S, _TYPED_AGAIN_S = 0.05, 5.0
 _MOST_ENTRIES = 8
 _COMPARED_EVERY = 12
@@ -107,7 +109,7 @@ class ChatSignals:
         mark = len(chat.shown) if stage != "start" else 0
         chat.pump(rng.uniform(0, _STAGES[stage][1]))
         self._send(kind, stage, rng)
-        after = self._settle(stage)
+        after = self._settle(stage, mark)
         case = f"{kind} at {stage} {line!r}"
         shown = chat.shown[mark:]
         assert not NEVER.search(shown), f"{case}: {shown}"
@@ -179,11 +181,11 @@ class ChatSignals:
             chat.pump(0.01)
         chat.kill(signal.SIGCONT)
 
-    def _settle(self, stage: str) -> list[str] | None:
+    def _settle(self, stage: str, mark: int) -> list[str] | None:
         """Wait for the next prompt or the end; return the entries of the conversation that stands, if any."""
         chat = self._chat
         assert chat is not None
-        if stage == "leaving":
+        if stage == "leaving" and not chat.until(lambda: _NOT_LEFT in chat.shown[mark:]):
             chat.end()
             return None
         self._number += 1
