@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import _thread
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -34,6 +36,8 @@ EXIT_INTERRUPTED = 130
 _ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else [])]
 # Seconds until a signal is raised again where it could not be raised at once.
 _PUT_OFF_S = 0.05
+# Seconds in which a process that a signal ends puts things in order.
+_LOST_S = 5.0
 _HELP_HINT = "Run the command with --help to see what it takes."
 _DEBUG_HINT = "Run it again with --debug to see the traceback, and please report it."
 
@@ -44,7 +48,8 @@ class EndingSignals:
     So what was begun is put in order: the terminal's modes, the session, other processes. The exit code is
     the one that shells know of such an end. What a signal raises is put off while torch is imported, because
     it would abort the process, and raised again where Python cannot pass it on, in ``__del__`` methods and
-    weak references' callbacks.
+    weak references' callbacks. An end that is lost otherwise, such as by a failure while things are put in
+    order, is raised again after some seconds.
     """
 
     def __init__(self) -> None:
@@ -52,6 +57,8 @@ class EndingSignals:
         self._before: dict[int, Any] = {}
         self._terminals = list[int]()
         self._last: signal.Signals | None = None
+        self._raised_at = -math.inf
+        self._is_over = False
 
     @property
     def raised(self) -> KeyboardInterrupt | SystemExit | None:
@@ -71,6 +78,7 @@ class EndingSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over = True
         sys.unraisablehook = self._unraisable
         for number, before in self._before.items():
             if signal.getsignal(number) == self._handle:
@@ -79,12 +87,16 @@ class EndingSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number != signal.SIGINT:
             self._let_go_of_terminals()
-            if number == self._last:
+            now = time.monotonic()
+            if number == self._last and now - self._raised_at < _LOST_S / 2:
                 return  # the end of a terminal may be told twice, by the system and by a shell
+            self._raised_at = now
         self._last = signal.Signals(number)
         if _imports_torch(frame):
             self._raise_later()
         elif self.raised is not None:
+            if number != signal.SIGINT:
+                self._send_later(self._last, _LOST_S)
             raise self.raised
 
     def _let_go_of_terminals(self) -> None:
@@ -101,10 +113,17 @@ class EndingSignals:
 
     def _raise_later(self) -> None:
         if self._last is not None:
-            later = threading.Timer(_PUT_OFF_S, _send, [self._last])
-            later.daemon = True
-            later.start()
-            self._last = None if self._last != signal.SIGINT else self._last
+            self._raised_at = -math.inf
+            self._send_later(self._last, _PUT_OFF_S)
+
+    def _send_later(self, number: signal.Signals, seconds: float) -> None:
+        def send() -> None:
+            if not self._is_over:
+                _send(number)
+
+        later = threading.Timer(seconds, send)
+        later.daemon = True
+        later.start()
 
 
 def _send(number: signal.Signals) -> None:

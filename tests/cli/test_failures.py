@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from lrqk_cli.cli import failures
 from lrqk_cli.cli.failures import EndingSignals, report
 
 
@@ -81,6 +83,20 @@ def test_a_signal_that_ends_the_process_puts_it_in_order(number: str) -> None:
         signal.signal(chosen, before)
     assert put_in_order
     assert report(end.value, debug=False) == report(signals.raised, debug=False) == 128 + chosen
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of a Unix system")
+def test_an_end_that_is_lost_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "_LOST_S", 0.2)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with EndingSignals():
+            with contextlib.suppress(SystemExit):
+                os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(SystemExit):
+                time.sleep(10)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a Unix system")

@@ -204,7 +204,7 @@ class ChatSignals:
         return entries if self._recorded() or any(entry.startswith("(") for entry in entries) else []
 
     def _ended(self, stage: str, kind: str, case: str) -> str:
-        chat, self._chat = self._chat, None
+        chat = self._chat
         assert chat is not None
         code = chat.end()
         allowed = {0} if stage == "leaving" else set[int]()
@@ -219,6 +219,7 @@ class ChatSignals:
             assert left.get("25", "h") == "h", f"no cursor after {case}"
             assert left.get("2004", "l") == "l", f"pasted text is marked after {case}"
         chat.close()
+        self._chat = None
         self._check_folder(case)
         return f"ended {code}"
 

@@ -27,7 +27,7 @@ _SENT = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP}
 _MOST_FILES = 4096
 WAITING_S = 20.0
 # Children see the end of their input, and end.
-_CHILDREN_S = 8.0
+_CHILDREN_S = 15.0
 
 
 class Program:
