@@ -17,11 +17,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         # The import takes a moment, in which the user may press Ctrl-C.
         from lrqk_cli.cli import app
+
+        app.main(arguments)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stderr.write("Interrupted.\n")
         sys.exit(130)
-    app.main(arguments)
+    finally:
+        # Another Ctrl-C has nothing left to stop, and would show a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

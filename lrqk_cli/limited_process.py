@@ -10,6 +10,8 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 
 EXIT_TOO_MUCH = 3
 # For systems without resource limits; includes the start of the process.
@@ -17,7 +19,11 @@ _WALL_SECONDS = 60
 
 # The child gets the paths of this process: isolated mode would ignore PYTHONPATH, and any other mode would
 # search the current folder first, which may hold untrusted modules.
-_START = "import sys; sys.path[:] = {!r}; from {} import main; main({})"
+_START = (
+    "import sys; sys.path[:] = {!r}; from lrqk_cli.limited_process import end_with; end_with({}); "
+    "from {} import main; main({})"
+)
+_WATCH_S = 0.5
 
 
 class TooMuchError(Exception):
@@ -41,8 +47,9 @@ def run_limited(module: str, request: str, cpu_seconds: int) -> str:
         TooMuchError: it takes too much, or crashes.
         FailedProcessError: it fails in another way, because of the installation.
     """
-    command = [sys.executable, "-I", "-c", _START.format(sys.path, module, cpu_seconds)]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # more threads would reserve memory
+    command = [sys.executable, "-I", "-c", _START.format(sys.path, os.getpid(), module, cpu_seconds)]
+    # More threads, and more arenas for them, would reserve memory.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     try:
         done = subprocess.run(
             command,
@@ -61,6 +68,23 @@ def run_limited(module: str, request: str, cpu_seconds: int) -> str:
     if done.returncode != 0:
         raise FailedProcessError((done.stderr.strip().splitlines() or ["no reason was given"])[-1])
     return done.stdout
+
+
+def end_with(parent: int) -> None:
+    """Let this process end when its parent has ended, however that was; nothing on Windows.
+
+    Args:
+        parent: the number of its process.
+    """
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    if sys.platform == "win32":  # a process there keeps the number of a parent that has ended
+        return
+    while os.getppid() == parent:
+        time.sleep(_WATCH_S)
+    os._exit(1)
 
 
 def limit_resources(cpu_seconds: int, memory_bytes: int) -> None:

@@ -47,7 +47,13 @@ class SolverPool(Generic[_Result]):
 
     def submit(self, task: Callable[[], _Result]) -> Future[_Result]:
         """Add a task, which ``results`` does not cover; tasks begin in the order of their coming."""
-        return self._pool.submit(_as_here(task))
+        try:
+            return self._pool.submit(_as_here(task))
+        except BaseException:
+            # Ctrl-C while the executor starts a thread: it has not noted the thread yet, which would wait for
+            # tasks for ever, and the end of Python for it.
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
     def results(self) -> list[_Result]:
         """Wait for the tasks of the constructor and return their results, in the order of the tasks."""

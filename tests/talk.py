@@ -42,6 +42,9 @@ class Script:
             line()
         return None
 
+    def clear(self) -> bool:
+        return False
+
 
 class Talk:
     """A chat of several goes; what was said before stays."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("resource", reason="needs a Unix system")
@@ -27,3 +32,15 @@ def test_every_case_is_answered(name: str, cases: int) -> None:
     tally = campaign(TARGETS[name](), name, range(1, cases + 1), seed=0)
     assert tally.failures == []
     assert tally.cases == sum(tally.answers.values()) == cases
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sessions of processes as of Linux")
+def test_a_chat_is_in_order_after_signals() -> None:
+    """In a process of its own, whose forks may compute: this one has threads of torch."""
+    command = [sys.executable, "-m", "fuzz", "interrupts", "--cases", "4", "--seed", "1"]
+    places = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent, env={**os.environ, **places}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -173,3 +173,18 @@ def test_a_part_that_fails_fails_the_task(failing: int) -> None:
 
     with threads(2), pytest.raises(RuntimeError, match="fails"), SolverPool() as pool:
         pool.submit(lambda: spread(solve, range(2))).result()
+
+
+def test_a_thread_that_was_being_started_at_ctrl_c_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, start = list[threading.Thread](), threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        started.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        SolverPool([lambda: None])
+    started[0].join(10)
+    assert not started[0].is_alive()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NoReturn
@@ -11,13 +10,13 @@ import typer
 
 from lrqk_cli import __version__
 from lrqk_cli.cli import bench, cache, chat, info, models, serve, sessions
-from lrqk_cli.cli.failures import EXIT_INTERRUPTED, SwallowedInterrupts, report
+from lrqk_cli.cli.failures import EXIT_INTERRUPTED, EndingSignals, open_streams, report
 from lrqk_cli.cli.options import Debug, Invocation
 from lrqk_cli.cli.settings import config_path, load_defaults
 from lrqk_cli.memory.allocator import expand_segments
 from lrqk_cli.models.threads import wait_asleep
 from lrqk_cli.terminal.console import escape_unknown_characters
-from lrqk_cli.terminal.interrupts import in_main_thread
+from lrqk_cli.terminal.echo import restored_modes
 
 app = typer.Typer(
     name="lrqk",
@@ -81,11 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: the words after ``lrqk``; those of ``sys.argv`` if None.
     """
+    open_streams()
     escape_unknown_characters()
     expand_segments()
     wait_asleep()
     invocation = Invocation()
-    with SwallowedInterrupts() as interrupts:
+    with EndingSignals() as signals, restored_modes():
         try:
             # Outside click's standalone mode an early typer.Exit is returned as its code.
             code = app(args=arguments, prog_name="lrqk", standalone_mode=False, obj=invocation) or 0
@@ -93,10 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                 code = report(KeyboardInterrupt(), invocation.debug)
             sys.stdout.flush()
         except Exception as error:
-            code = report(KeyboardInterrupt() if interrupts.seen else error, invocation.debug)
-        except KeyboardInterrupt as error:
+            code = report(signals.raised or error, invocation.debug)
+        except (KeyboardInterrupt, SystemExit) as error:
             code = report(error, invocation.debug)
-        if code == EXIT_INTERRUPTED and in_main_thread():
-            # A second Ctrl-C has nothing left to stop, and would show a traceback.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import _thread
+import math
 import os
 import signal
 import sys
 import threading
-from pathlib import Path
+import time
 from types import FrameType
+from typing import Any
 
 import typer
 
@@ -31,65 +33,106 @@ EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-# Seconds until Ctrl-C is raised again where it could not be raised at once.
+_ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else [])]
+# Seconds until a signal is raised again where it could not be raised at once.
 _PUT_OFF_S = 0.05
+# Seconds in which a process that a signal ends puts things in order.
+_LOST_S = 5.0
 _HELP_HINT = "Run the command with --help to see what it takes."
 _DEBUG_HINT = "Run it again with --debug to see the traceback, and please report it."
 
 
-class SwallowedInterrupts:
-    """Remembers Ctrl-C inside this context, because the import of a library may turn it into another failure.
+class EndingSignals:
+    """Inside this context SIGINT raises ``KeyboardInterrupt``, and SIGTERM and SIGHUP raise ``SystemExit``.
 
-    Ctrl-C is put off while torch is imported, because it would abort the process, and raised again where
-    Python cannot pass it on, in ``__del__`` methods and weak references' callbacks.
-
-    Attributes:
-        seen: whether the user pressed Ctrl-C.
+    So what was begun is put in order: the terminal's modes, the session, other processes. The exit code is
+    the one that shells know of such an end. What a signal raises is put off while torch is imported, because
+    it would abort the process, and raised again where Python cannot pass it on, in ``__del__`` methods and
+    weak references' callbacks. An end that is lost otherwise, such as by a failure while things are put in
+    order, is raised again after some seconds.
     """
 
     def __init__(self) -> None:
-        self.seen = False
         self._unraisable = sys.unraisablehook
+        self._before: dict[int, Any] = {}
+        self._terminals = list[int]()
+        self._last: signal.Signals | None = None
+        self._raised_at = -math.inf
+        self._is_over = False
 
-    def __enter__(self) -> SwallowedInterrupts:
-        # Off the main thread, or where Ctrl-C is ignored, there is nothing to remember.
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler and in_main_thread():
-            signal.signal(signal.SIGINT, self._handle)
+    @property
+    def raised(self) -> KeyboardInterrupt | SystemExit | None:
+        """What the last signal raised, which the import of a library may have turned into another failure."""
+        if self._last is None:
+            return None
+        return KeyboardInterrupt() if self._last == signal.SIGINT else SystemExit(128 + self._last)
+
+    def __enter__(self) -> EndingSignals:
+        self._terminals = [number for number in range(3) if os.isatty(number)]
+        # Off the main thread, or where a signal is ignored, there is nothing to do.
+        for number in _ENDING if in_main_thread() else ():
+            if (before := signal.getsignal(number)) in (signal.default_int_handler, signal.SIG_DFL):
+                self._before[number] = before
+                signal.signal(number, self._handle)
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over = True
         sys.unraisablehook = self._unraisable
-        if signal.getsignal(signal.SIGINT) == self._handle:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.seen = True
+        if number != signal.SIGINT:
+            self._let_go_of_terminals()
+            now = time.monotonic()
+            if number == self._last and now - self._raised_at < _LOST_S / 2:
+                return  # the end of a terminal may be told twice, by the system and by a shell
+            self._raised_at = now
+        self._last = signal.Signals(number)
         if _imports_torch(frame):
-            _interrupt_later()
-        else:
-            signal.default_int_handler(number, frame)
+            self._raise_later()
+        elif self.raised is not None:
+            if number != signal.SIGINT:
+                self._send_later(self._last, _LOST_S)
+            raise self.raised
+
+    def _let_go_of_terminals(self) -> None:
+        """Write nothing more to terminals that are gone, which would fail."""
+        for number in self._terminals:
+            if not os.isatty(number):
+                _send_to_nowhere(number)
 
     def _on_unraisable(self, lost: sys.UnraisableHookArgs) -> None:
-        if issubclass(lost.exc_type, KeyboardInterrupt):
-            _interrupt_later()
+        if isinstance(self.raised, lost.exc_type):
+            self._raise_later()
         else:
             self._unraisable(lost)
 
+    def _raise_later(self) -> None:
+        if self._last is not None:
+            self._raised_at = -math.inf
+            self._send_later(self._last, _PUT_OFF_S)
 
-def _interrupt_later() -> None:
-    later = threading.Timer(_PUT_OFF_S, _interrupt)
-    later.daemon = True
-    later.start()
+    def _send_later(self, number: signal.Signals, seconds: float) -> None:
+        def send() -> None:
+            if not self._is_over:
+                _send(number)
+
+        later = threading.Timer(seconds, send)
+        later.daemon = True
+        later.start()
 
 
-def _interrupt() -> None:
-    """Raise Ctrl-C in the main thread, also while it waits in the system."""
+def _send(number: signal.Signals) -> None:
+    """Send a signal to the main thread, also while it waits in the system."""
     main = threading.main_thread().ident
     if sys.platform == "win32" or main is None:
-        _thread.interrupt_main()
+        _thread.interrupt_main(number)
     else:
-        signal.pthread_kill(main, signal.SIGINT)
+        signal.pthread_kill(main, number)
 
 
 def _imports_torch(frame: FrameType | None) -> bool:
@@ -98,6 +141,20 @@ def _imports_torch(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def open_streams() -> None:
+    """Connect the standard streams that are closed to the null device.
+
+    Otherwise what is written to one fails, and the next file that is opened takes its place.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def warn_of_transformers() -> None:
@@ -111,9 +168,14 @@ def report(error: BaseException, debug: bool) -> int:
     console = stderr_console()
     if debug:
         print_traceback(console, error)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        # A signal comes at any moment, also when the cursor has just been hidden.
+        console.show_cursor(True)
     if isinstance(error, KeyboardInterrupt):
         console.print("Interrupted.")
         return EXIT_INTERRUPTED
+    if isinstance(error, SystemExit):
+        return int(error.args[0])
     if isinstance(error, BrokenPipeError):
         silence_stdout()
         return EXIT_UNEXPECTED
@@ -144,8 +206,13 @@ def _flush_stdout() -> None:
 
 def silence_stdout() -> None:
     """Send stdout to the null device, so that Python's last flush of a closed pipe does not fail."""
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    _send_to_nowhere(sys.stdout.fileno())
+
+
+def _send_to_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def _explain_usage(error: Exception) -> tuple[str, str]:

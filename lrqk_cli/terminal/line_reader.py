@@ -89,13 +89,14 @@ class LineReader:
     """
 
     def __init__(self, history: History, completer: Completer, toolbar: Callable[[], str] | None) -> None:
+        self._is_entered = False
         self._session: PromptSession[str] = PromptSession(
             history=history,
             completer=completer,
             complete_while_typing=False,
             complete_style=CompleteStyle.MULTI_COLUMN,
             multiline=True,
-            key_bindings=_bindings(),
+            key_bindings=_bindings(self._note_enter),
             enable_open_in_editor=True,
             tempfile_suffix=".md",
             prompt_continuation="  ",
@@ -108,10 +109,22 @@ class LineReader:
         Raises:
             KeyboardInterrupt: Ctrl-C cleared the line.
         """
+        self._is_entered = False
         try:
-            return unquoted(self._session.prompt("> ", default=default))
+            # Its own handler would have to be changed back, and Ctrl-C could come meanwhile.
+            return unquoted(self._session.prompt("> ", default=default, handle_sigint=False))
         except EOFError:
             return None
+
+    def clear(self) -> bool:
+        """Clear the line that is being typed, from a signal handler; return false if it was entered."""
+        app = self._session.app
+        if not self._is_entered and app.loop is not None and app.is_running:
+            app.loop.call_soon_threadsafe(app.key_processor.send_sigint)
+        return not self._is_entered
+
+    def _note_enter(self) -> None:
+        self._is_entered = True
 
 
 def keep_for_next_line(typed: str) -> None:
@@ -122,7 +135,7 @@ def keep_for_next_line(typed: str) -> None:
     store_typeahead(get_app_session().input, keys)
 
 
-def _bindings() -> KeyBindings:
+def _bindings(on_enter: Callable[[], None]) -> KeyBindings:
     keys = KeyBindings()
 
     @Condition
@@ -133,6 +146,7 @@ def _bindings() -> KeyBindings:
 
     @keys.add("enter", filter=is_finished)
     def _enter(event: KeyPressEvent) -> None:
+        on_enter()
         event.current_buffer.validate_and_handle()
 
     @keys.add("escape", "enter")

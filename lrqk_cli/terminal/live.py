@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderResult
 from rich.control import Control
@@ -43,7 +43,12 @@ class SteadyLive(Live):
         """See ``Live``."""
         if not self.is_started:
             self._typing.enter_context(hidden_typing())
-        super().start(refresh)
+        try:
+            super().start(refresh)
+        except BaseException:  # Ctrl-C comes at any moment
+            with suppress(Exception):  # what has not begun cannot be stopped
+                self.stop()
+            raise
 
     def stop(self) -> None:
         """See ``Live``."""

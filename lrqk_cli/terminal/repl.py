@@ -63,6 +63,10 @@ class Repl:
             Exception: the reading failed; a ContextLengthError if the documents do not fit.
             LeaveAtOnce: Ctrl-C was pressed twice during one operation.
         """
+        with self._interrupts.put_off():
+            return self._run(continues)
+
+    def _run(self, continues: bool) -> ChatExit:
         ctx, view = self._ctx, self._ctx.view
         if continues:
             self._succeeds(self._read)
@@ -74,7 +78,8 @@ class Repl:
         while ctx.chat_exit is None:
             draft, ctx.draft = ctx.draft, None
             try:
-                line = self._reader.read(draft.text if draft is not None else "")
+                with self._interrupts.reading(self._reader.clear):
+                    line = self._reader.read(draft.text if draft is not None else "")
             except KeyboardInterrupt:
                 continue
             if line is None:
@@ -126,7 +131,8 @@ class Repl:
 
         def do() -> None:
             if is_command(line):
-                COMMANDS.dispatch(line, ctx)
+                with self._interrupts.raised():
+                    COMMANDS.dispatch(line, ctx)
                 return
             if replaces:
                 ctx.session.undo()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from fuzz import (
     degenerate_texts,
+    ending_targets,
+    interrupt_targets,
     kept_targets,
     model_targets,
     network_targets,
@@ -35,4 +37,6 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "folders": surroundings_targets.StrangeFolders,
     "clock": surroundings_targets.JumpingClock,
     "network": network_targets.Network,
+    "interrupts": interrupt_targets.ChatSignals,
+    "endings": ending_targets.CommandSignals,
 }

@@ -221,6 +221,19 @@ def test_ctrl_c_interrupts_a_command_and_not_the_chat(tmp_path):
     assert talk.questions == ["First?", "Second?"]
 
 
+@pytest.mark.usefixtures("_ctrl_c")
+def test_ctrl_c_while_a_turn_is_recorded_waits():
+    talk, recorded = Talk(), []
+
+    def record() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        recorded.append(len(talk.questions))
+
+    talk.ctx.record = record
+    talk.say("First?", "Second?")
+    assert recorded == [1, 2]
+
+
 def test_ctrl_c_twice_leaves():
     talk = Talk(FailingEngine(failure=LeaveAtOnce()))
     with pytest.raises(LeaveAtOnce):
