@@ -152,6 +152,8 @@ def test_whatever_an_engine_raises_the_chat_goes_on_as_it_was(failure, reads):
     )
     if isinstance(failure, MemoryError):
         assert shown.count("Error: This machine has not enough free memory") == 3
+    elif isinstance(failure, OSError):
+        assert shown.count("Error: A file cannot be read or written: input/output error.") == 3
     else:
         assert shown.count(f"Error: Unexpected {type(failure).__name__}") == 3
         assert "Hint: The conversation is as it was before." in shown
