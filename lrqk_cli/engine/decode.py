@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.engine.sampling import likeliest
+from lrqk_cli.memory.tensors import empty_staging
 from lrqk_cli.upstream import cache_argument
 
 # The first step compiles kernels, the second is captured.
@@ -44,7 +45,7 @@ class FixedStep:
         self._ahead = torch.arange(count, device=cache.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
-        self._likeliest = torch.zeros(count, dtype=torch.int64, pin_memory=cache.device.type == "cuda")
+        self._likeliest = empty_staging(self._ahead, cache.device)
         # The token that the newest replay chose and wrote to ``_tokens``; None until the host has read it.
         self._chosen: int | None = None
         self._steps = 0

@@ -53,7 +53,7 @@ def allocates(made: Any, arguments: tuple[Any, ...]) -> bool:
 
 @pytest.fixture(autouse=True)
 def _short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrqk_cli.engine.generate.LEAST_SEGMENT", LEAST)
+    monkeypatch.setattr("lrqk_cli.engine.adjusting.LEAST_SEGMENT", LEAST)
 
 
 @contextmanager
