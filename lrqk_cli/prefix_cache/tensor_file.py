@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from lrqk_cli.errors import LrqkError
+from lrqk_cli.memory.exhaustion import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,9 +175,15 @@ class TensorFile:
 
         entry = self._entry(name)
         try:
-            found = torch.empty(entry["shape"], dtype=getattr(torch, _DTYPES[entry["dtype"]]))
-        except (KeyError, TypeError, RuntimeError):
+            dtype = getattr(torch, _DTYPES[entry["dtype"]])
+            # Without memory yet, so that a shape that the file is too short for does not ask for any.
+            begin, end = entry["data_offsets"]
+            is_whole = torch.empty(entry["shape"], dtype=dtype, device="meta").nbytes == end - begin
+        except (KeyError, TypeError, ValueError, RuntimeError):
             raise DamagedFileError(self.path, f"{name} has no shape or no type") from None
+        if not is_whole:
+            raise DamagedFileError(self.path, f"{name} has another size than its shape")
+        found = torch.empty(entry["shape"], dtype=dtype)
         self.read_into(name, found)
         return found
 
@@ -218,7 +225,9 @@ class TensorFile:
                 with self._lock:
                     self._file.seek(offset + done)
                     count = self._file.readinto(view[done:])
-            except OSError:
+            except OSError as error:
+                if is_out_of_memory(error):
+                    raise
                 raise DamagedFileError(self.path, "it cannot be read") from None
             if not count:
                 raise DamagedFileError(self.path, "it ends too early")

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
 
+from lrqk_cli.memory.exhaustion import out_of_memory
 from lrqk_cli.prefix_cache.store import PrefixStore
 from lrqk_cli.prefix_cache.tensor_file import WritingStopped, write_tensors
 
@@ -115,6 +116,9 @@ class BackgroundWriter:
             job.stopped.set()
             future.cancel()
         wait(future for _, future in running)
+        for job, _ in running:  # one that had not begun has its tensors yet
+            job.captured.tensors.clear()
+        self._running = [(job, future) for job, future in self._running if not concerned(job)]
 
     def close(self) -> None:
         """Wait until all is written. After an interrupt, call ``stop``."""
@@ -151,7 +155,9 @@ class BackgroundWriter:
     def fail(self, error: Exception) -> None:
         """Write nothing from now on."""
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        self.failure = self.failure or reason.rstrip(".").lower()
+        if (exhausted := out_of_memory(error)) is not None:
+            reason = exhausted.message
+        self.failure = self.failure or f"{reason[:1].lower()}{reason[1:]}".rstrip(".")
 
     def _fail_by_limit(self) -> None:
         self.failure = "the cache would be larger than its limit, see --cache-size"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzz import kept_targets, model_targets, read_targets, typed_targets
+from fuzz import kept_targets, memory_targets, model_targets, read_targets, typed_targets
 from fuzz.campaign import Target
 
 TARGETS: dict[str, Callable[[], Target]] = {
@@ -20,4 +20,5 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "values": typed_targets.Values,
     "lines": typed_targets.Lines,
     "config": typed_targets.Config,
+    "memory": memory_targets.Memory,
 }
