@@ -1,15 +1,17 @@
-"""Memory that runs out where a test says so: allocations of torch, and C functions that take memory for data."""
+"""Memory that runs out where a test says so: allocations of torch, and of C functions that Python calls."""
 
 from __future__ import annotations
 
 import errno
+import json
+import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,20 +21,37 @@ import lrqk_cli
 # C functions that take as much memory as data have, or what the system needs for a thread or a process. Only
 # calls from lrqk and from these modules of Python count.
 _TAKING = frozenset(
-    "connect execute executemany fetchall fetchone commit read readall readinto decode encode join dumps loads "
-    "tolist numpy mmap start_new_thread fork_exec splitlines split replace".split()
+    {
+        *("connect", "execute", "executemany", "fetchall", "fetchone", "commit"),
+        *(
+            "read",
+            "readall",
+            "readinto",
+            "mmap",
+            "decode",
+            "encode",
+            "join",
+            "splitlines",
+            "split",
+            "replace",
+        ),
+        *("dumps", "loads", "tolist", "numpy", "start_new_thread", "fork_exec"),
+    }
 )
 _CALLERS = (
     str(Path(lrqk_cli.__file__).parent),
-    *(str(Path(module.__file__ or "").parent) for module in (sys.modules["json"],)),
-    *(str(sys.modules[name].__file__) for name in ("threading", "subprocess")),
+    str(Path(json.__file__).parent),
+    *(str(module.__file__) for module in (threading, subprocess)),
 )
 
 
-class Scarce:
-    """Counts allocations in all threads, from 1 on, and fails those for which ``fails(number, bytes)`` is true.
+Fails: TypeAlias = Callable[[int, torch.Tensor | None], bool]
 
-    Threads that were started before are not seen.
+
+class Scarce:
+    """Counts allocations in all threads, from 1 on; fails those for which ``fails(number, tensor)`` is true.
+
+    The tensor is None for a C function. Threads that were started before are not seen.
 
     Attributes:
         calls: allocations so far; failed: how many of them have failed.
@@ -41,7 +60,7 @@ class Scarce:
         of: whose allocations count: ``torch``, ``python`` (the C functions), or ``all``.
     """
 
-    def __init__(self, fails: Callable[[int, int], bool] = lambda *_: False, of: str = "all") -> None:
+    def __init__(self, fails: Fails = lambda *_: False, of: str = "all") -> None:
         self.calls = self.failed = 0
         self._fails = fails
         self._of = of
@@ -89,18 +108,18 @@ class Scarce:
         if self._of != "torch":
             sys.setprofile(self._profile)
 
-    def _takes(self, size: int) -> bool:
+    def _takes(self, made: torch.Tensor | None) -> bool:
         """Count an allocation; return whether it fails."""
         with self._lock:
             self.calls += 1
-            fails = self._fails(self.calls, size)
+            fails = self._fails(self.calls, made)
             self.failed += fails
         return fails
 
     def _profile(self, frame: FrameType, event: str, function: Any) -> None:
         if event != "c_call" or function.__name__ not in _TAKING:
             return
-        if not frame.f_code.co_filename.startswith(_CALLERS) or not self._takes(0):
+        if not frame.f_code.co_filename.startswith(_CALLERS) or not self._takes(None):
             return
         # Python has no profile after an exception in it; the next allocation of torch sets it again.
         if function.__name__ == "start_new_thread":
@@ -124,7 +143,7 @@ class _Mode(TorchDispatchMode):
         made = operation(*arguments, **keywords or {})
         if _allocates(made, arguments):
             scarce._made.append(weakref.ref(made))
-            if scarce._of != "python" and scarce._takes(made.nbytes):
+            if scarce._of != "python" and scarce._takes(made):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return made
 

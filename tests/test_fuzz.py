@@ -16,6 +16,8 @@ CASES = {
     **{"gguf": 3, "folder": 3, "cache": 4, "sessions": 4, "saved": 30},
     **{"values": 300, "lines": 8, "config": 10},
 }
+# Of each kind of allocation.
+MEMORY = range(300, 7200, 1150)
 
 
 @pytest.mark.parametrize(("name", "cases"), CASES.items())
@@ -24,3 +26,9 @@ def test_every_case_is_answered(name: str, cases: int) -> None:
     tally = campaign(TARGETS[name](), name, range(1, cases + 1), seed=0)
     assert tally.failures == []
     assert tally.cases == sum(tally.answers.values()) == cases
+
+
+def test_a_conversation_goes_on_wherever_memory_runs_out() -> None:
+    tally = campaign(TARGETS["memory"](), "memory", MEMORY, seed=0)
+    assert tally.failures == []
+    assert tally.cases == len(MEMORY)

@@ -217,12 +217,18 @@ class ContextSync:
         self._rewind([entry for entry in old.entries if entry.start <= shared], new)
 
     def _rewind(self, entries: Iterable[Entry], conversation: Conversation) -> None:
-        """Rewind the engine to the last point of ``entries``; without one, start ``conversation`` again."""
+        """Rewind the engine to the last point of ``entries``.
+
+        Without one, or where that needs more memory than there is, start ``conversation`` again.
+        """
         points = [entry.rewind_point for entry in entries if entry.rewind_point is not None]
         if points:
-            self._engine.rewind(points[-1])
-        else:
-            self.start_again(conversation)
+            try:
+                self._engine.rewind(points[-1])
+                return
+            except OutOfMemoryError:
+                pass
+        self.start_again(conversation)
 
     def _entries_with_rewind_points(self, conversation: Conversation) -> list[Entry]:
         """Return the unread entries before which to keep a rewind point."""

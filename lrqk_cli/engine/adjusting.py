@@ -57,12 +57,12 @@ class AdjustableEngine:
         config = replace(config, segment=self.segment)
         self.cache.adjust(config)
         self.config = config
-        self._decoder = Decoder(self.model, self.cache)
+        self._decoder.forget_graphs()
 
     def track_sources(self, wanted: bool) -> None:
         """Switch the tracking of attention weights on or off; see ``source_weights``."""
         self.cache.track_sources(wanted)
-        self._decoder = Decoder(self.model, self.cache)
+        self._decoder.forget_graphs()
 
     def source_weights(self) -> list[float] | None:
         """Return each token's attention weight since the newest prompt; None while tracking is off.
@@ -90,8 +90,7 @@ class AdjustableEngine:
             return None
         self.cache.release_hot_sets(smaller)
         self.config = smaller
-        # With its graphs, whose addresses are no longer those of the hot sets.
-        self._decoder = Decoder(self.model, self.cache)
+        self._decoder.forget_graphs()
         return "hot"
 
     @property

@@ -82,6 +82,11 @@ class FixedStep:
         with cache.keeping_states():
             return newest_logits(self._model, cache, self._tokens, self._ahead)
 
+    def forget_graph(self) -> None:
+        """Forget the captured step; later steps begin as the first ones did."""
+        self._graph = self._logits = self._chosen = None
+        self._steps, self._can_capture = 0, True
+
     def chosen(self, logits: Tensor) -> list[int] | None:
         """Return the likeliest token after each token, -1 for logits that are not finite.
 
@@ -193,6 +198,13 @@ class Decoder:
         self._warms_up = self._cache.has_device_steps and (self._verify is None or self._verify.is_cold)
         # Any drafts will do to make verify steps ready now, and not in the middle of an answer.
         return [token] * count if self._warms_up else source.find(count)
+
+    def forget_graphs(self) -> None:
+        """Forget captured steps, whose tensors have changed, without taking any memory."""
+        self.drop_drafts()
+        self._plain.forget_graph()
+        self._step, self._verify = self._plain, None
+        self._kept = self._chosen = self._newest = None
 
     def drop_drafts(self) -> None:
         """Forget the drafts that were not reached."""

@@ -139,12 +139,14 @@ class Engine(AdjustableEngine):
 
         Raises:
             UsageError: an earlier rewind or a reset has made the point invalid.
+            OutOfMemoryError: memory runs out. After this and any other failure the engine is empty.
         """
-        self._decoder.drop_drafts()
-        self.cache.rewind(point.cache)
-        del self._tokens[point.length :]
-        self._lookup.cut(point.length)
-        self._logits = None if point.logits is None else point.logits.to(self.device)
+        with self._computing():
+            self._decoder.drop_drafts()
+            self.cache.rewind(point.cache)
+            del self._tokens[point.length :]
+            self._lookup.cut(point.length)
+            self._logits = None if point.logits is None else point.logits.to(self.device)
 
     def restore(self, tokens: Sequence[int], blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
         """Begin an empty engine with tokens that were read before; see ``LrqkCache.restore``.

@@ -54,7 +54,7 @@ def host_budget(ram: int | None = None) -> int:
     Args:
         ram: a limit that replaces this share.
     """
-    free = free_host_bytes()
+    free = free_host_bytes(keeps_libraries=True)
     return free - free // _LEFT_TO_OTHERS if ram is None else min(ram, free)
 
 

@@ -21,6 +21,9 @@ _WORDS = (
     "memory_allocation",
     # Of Python: there is no room for a thread's stack.
     "can't start new thread",
+    # Of oneDNN, which computes products on a CPU, and says no more.
+    "could not create a primitive",
+    "could not create a memory object",
 )
 _HINT = "Lower `context`, choose a smaller model, or close other programs."
 

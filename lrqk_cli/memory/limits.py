@@ -8,14 +8,18 @@ from pathlib import Path
 import psutil
 
 _CGROUP = Path("/sys/fs/cgroup")
-# What libraries and threads take beside a model, of address space and of private memory: 230 and 30 MiB with
-# a tiny model on two cores, more with more threads.
-_LIBRARY_SPACE, _LIBRARY_DATA = 512 << 20, 128 << 20
+# What libraries and threads take from a plan to the first answer, of address space and of private memory:
+# about 260 and 160 MiB with a tiny model on two cores, more with more threads.
+_LIBRARY_SPACE, _LIBRARY_DATA = 512 << 20, 256 << 20
 
 
-def free_host_bytes() -> int:
-    """Return the bytes of host memory that a model can still have."""
-    rooms = (int(psutil.virtual_memory().available), group_room(), process_room())
+def free_host_bytes(*, keeps_libraries: bool = False) -> int:
+    """Return the bytes of host memory that this process can still have.
+
+    Args:
+        keeps_libraries: leave room within the process's limits for libraries that are not loaded yet.
+    """
+    rooms = (int(psutil.virtual_memory().available), group_room(), process_room(keeps_libraries))
     return max(0, min(room for room in rooms if room is not None))
 
 
@@ -40,16 +44,16 @@ def group_room(root: Path = _CGROUP) -> int | None:
         return None
 
 
-def process_room() -> int | None:
-    """Return the bytes that a model can take within this process's own limits (ulimit -v, -d), or None."""
+def process_room(keeps_libraries: bool = False) -> int | None:
+    """Return the bytes that can be taken within this process's own limits (ulimit -v, -d); None without."""
     if sys.platform != "linux":
         return None
     import resource
 
     used = psutil.Process().memory_info()
     limits = (
-        (resource.RLIMIT_AS, used.vms + _LIBRARY_SPACE),
-        (resource.RLIMIT_DATA, used.data + _LIBRARY_DATA),
+        (resource.RLIMIT_AS, used.vms + keeps_libraries * _LIBRARY_SPACE),
+        (resource.RLIMIT_DATA, used.data + keeps_libraries * _LIBRARY_DATA),
     )
     rooms = [
         limit - taken

@@ -6,6 +6,7 @@ A file is written in a stream and read in place, so no copy of it is ever in mem
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from lrqk_cli.errors import LrqkError
-from lrqk_cli.memory.exhaustion import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,7 +226,7 @@ class TensorFile:
                     self._file.seek(offset + done)
                     count = self._file.readinto(view[done:])
             except OSError as error:
-                if is_out_of_memory(error):
+                if error.errno == errno.ENOMEM:
                     raise
                 raise DamagedFileError(self.path, "it cannot be read") from None
             if not count:

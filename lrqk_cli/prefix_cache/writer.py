@@ -10,7 +10,6 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
 
-from lrqk_cli.memory.exhaustion import out_of_memory
 from lrqk_cli.prefix_cache.store import PrefixStore
 from lrqk_cli.prefix_cache.tensor_file import WritingStopped, write_tensors
 
@@ -155,8 +154,8 @@ class BackgroundWriter:
     def fail(self, error: Exception) -> None:
         """Write nothing from now on."""
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if (exhausted := out_of_memory(error)) is not None:
-            reason = exhausted.message
+        if isinstance(error, MemoryError):  # which says nothing
+            reason = "memory has run out"
         self.failure = self.failure or f"{reason[:1].lower()}{reason[1:]}".rstrip(".")
 
     def _fail_by_limit(self) -> None:

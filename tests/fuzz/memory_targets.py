@@ -7,14 +7,14 @@ import io
 import queue
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
 
 from fake_chat import FakePlain
-from scarce import Scarce
+from scarce import Fails, Scarce
 from talk import Script
 from tiny import save_tiny_chat_model
 
@@ -85,6 +85,9 @@ class Memory:
                 scarce = Scarce(of=kind)
                 assert self._take(scarce, scene) == "answered"
                 self._points[scene, kind] = scarce.calls
+        # Where memory runs out for /undo, both questions are there at last.
+        self._begin(1)
+        self._chat(Scarce(), (_FIRST, _SECOND))
         self._held = self._most_held
 
     def run(self, number: int, rng: Random) -> str:
@@ -98,7 +101,9 @@ class Memory:
 
     def _case(self, scarce: Scarce, scene: int) -> str:
         answer = self._take(scarce, scene)
-        assert scarce.alive == 0, f"{scarce.alive:,} bytes of tensors are alive at the end"
+        # Where the command ends, the rest of it does too.
+        has_ended = answer == _ENDED and scene > 0
+        assert has_ended or scarce.alive == 0, f"{scarce.alive:,} bytes of tensors are alive at the end"
         return f"{_SCENES[scene]}: {answer if scarce.failed else 'nothing failed'}"
 
     def _take(self, scarce: Scarce, scene: int) -> str:
@@ -130,12 +135,12 @@ class Memory:
         with self._opened():
             return answer
 
-    def _chat(self, scarce: Scarce) -> str:
+    def _chat(self, scarce: Scarce, lines: Sequence[str] = _LINES) -> str:
         answer = "answered"
         with scarce:
             try:
                 with self._talking(scarce) as talk:
-                    refused = sum([self._say(talk, line) for line in _LINES])
+                    refused = sum([self._say(talk, line) for line in lines])
                     answer = "answered, some refused" if refused else answer
                     if scarce.failed:
                         scarce.lift()
@@ -279,15 +284,19 @@ def _answered(worker: EngineWorker, turns: tuple[Turn, ...]) -> str | None:
             return None
 
 
-def _single(call: int) -> Callable[[int, int], bool]:
+def _single(call: int) -> Fails:
     return lambda number, _: number == call
 
 
-def _drawn(rng: Random, points: int) -> Callable[[int, int], bool]:
+def _drawn(rng: Random, points: int) -> Fails:
     """Return when allocations fail: large ones from some point on, or a share of all for some time."""
     start = rng.randrange(points)
     if rng.random() < 0.4:
         most = 2 ** rng.randint(6, 18)
-        return lambda number, size: number > start and size > most
-    stop, share, seed = start + rng.choice((2, 10, 100, 1000)), rng.choice((0.01, 0.1, 0.5, 1.0)), rng.random()
+        return lambda number, made: number > start and made is not None and made.nbytes > most
+    stop, share, seed = (
+        start + rng.choice((2, 10, 100, 1000)),
+        rng.choice((0.01, 0.1, 0.5, 1.0)),
+        rng.random(),
+    )
     return lambda number, _: start < number <= stop and Random(f"{seed} {number}").random() < share
