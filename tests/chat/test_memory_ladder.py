@@ -1,4 +1,4 @@
-"""Memory runs out in a conversation with a real engine: all is read again in shorter segments."""
+"""Memory runs out in a conversation with a real engine: all is read again with less of it."""
 
 from __future__ import annotations
 

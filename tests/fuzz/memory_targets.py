@@ -131,7 +131,7 @@ class Memory:
                 with self._opened():
                     pass
             except Exception as error:
-                answer = _refused(error)
+                answer = _refused(error, scarce)
         with self._opened():
             return answer
 
@@ -146,7 +146,7 @@ class Memory:
                         scarce.lift()
                         self._goes_on(talk)
             except Exception as error:
-                answer = _refused(error)
+                answer = _refused(error, scarce)
         if answer == _ENDED:
             with self._talking(scarce) as talk:
                 self._goes_on(talk)
@@ -205,7 +205,7 @@ class Memory:
                         assert isinstance(again, str)
                         self._check((_FIRST,), again)
             except Exception as error:
-                answer = _refused(error)
+                answer = _refused(error, scarce)
         assert not unexpected, unexpected[0]
         return answer
 
@@ -264,8 +264,9 @@ def _view(err: io.StringIO) -> View:
     return View(CleanConsole(file=err, width=500))
 
 
-def _refused(error: Exception) -> str:
+def _refused(error: Exception, scarce: Scarce) -> str:
     """Return how the command would have ended; it must be for want of memory."""
+    scarce.lift()  # what the command held is free
     if report(error, debug=False) != OutOfMemoryError.exit_code:
         raise error
     return _ENDED
