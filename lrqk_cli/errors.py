@@ -54,6 +54,14 @@ class OutOfMemoryError(LrqkError):
     exit_code = 5
 
 
+class HostMemoryError(OutOfMemoryError):
+    """It is the memory of this machine that does not suffice, not that of a GPU."""
+
+
+class PinningError(HostMemoryError):
+    """Host memory is there, and cannot be pinned, so that a GPU's kernels cannot read it."""
+
+
 class ContextLengthError(LrqkError):
     """The text is longer than the context."""
 

@@ -56,8 +56,8 @@ class SolverPool(Generic[_Result]):
             raise
 
     def results(self) -> list[_Result]:
-        """Wait for the tasks of the constructor and return their results, in the order of the tasks."""
-        return [future.result() for future in self._futures]
+        """Wait for the tasks of the constructor and return their results, once, in the order of the tasks."""
+        return take_results(self._futures)
 
     def __enter__(self) -> SolverPool[_Result]:
         return self
@@ -68,6 +68,18 @@ class SolverPool(Generic[_Result]):
         finally:
             # The workers have changed LAPACK's thread count, which the whole process shares.
             torch.set_num_threads(self._threads)
+
+
+def take_results(futures: list[Future[_Result]]) -> list[_Result]:
+    """Wait for tasks, empty the list of them, and return their results in its order; raise what one raised.
+
+    A future keeps its error, and the error's traceback keeps what is in its frames: with the future in one of
+    them, a failed task would stay in memory with all of its tensors.
+    """
+    try:
+        return list(map(Future.result, futures))
+    finally:
+        futures.clear()
 
 
 def spread(solve: Callable[[_Part], _Result], parts: Iterable[_Part]) -> list[_Result]:
@@ -99,8 +111,8 @@ def spread(solve: Callable[[_Part], _Result], parts: Iterable[_Part]) -> list[_R
         # A helper that has not begun finds nothing to do. Waiting for it could take forever: perhaps all
         # threads are waiting, each in a task of its own.
         running = [helper for helper in helpers if not helper.cancel()]
-    for helper in running:
-        helper.result()
+        helpers.clear()
+    take_results(running)
     return [results[number] for number in sorted(results)]
 
 

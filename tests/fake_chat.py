@@ -10,7 +10,7 @@ from typing import ClassVar
 from lrqk_cli.chat.session import Session
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step, TokenLogprobs
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.models.plain_text import PlainText
 from lrqk_cli.models.reasoning import ReasoningMarks
 from lrqk_cli.telemetry.stats import NO_STEPS, StepStats
@@ -38,7 +38,7 @@ class FakeEngine:
     cached: list[int] = field(default_factory=list)
     mark_bytes: int = 100
     resets: int = 0
-    settings: LrqkConfig = field(default_factory=LrqkConfig)
+    config: LrqkConfig = field(default_factory=LrqkConfig)
     rewinds: int = 0
     looks_at: str = ""
     tracks: bool = False
@@ -82,8 +82,11 @@ class FakeEngine:
         self.cached.clear()
         self.resets += 1
 
-    def shorten_segments(self) -> bool:
-        return False
+    def need_less(self) -> None:
+        return None
+
+    def refusal(self, error: OutOfMemoryError) -> OutOfMemoryError:
+        return error
 
     def prefill(
         self,

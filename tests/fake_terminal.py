@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fake_chat import MARKS, PASSAGE, FakeDocument, FakeEngine, FakePrompt, new_session, report_document
 
-from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress, Step
 from lrqk_cli.errors import LrqkError, ModelError
 from lrqk_cli.terminal import view
@@ -119,7 +119,6 @@ def main() -> int:
     ctx = CommandContext(
         session=session,
         model="tiny",
-        config=LrqkConfig(),
         view=View(stderr_console()),
         console=console,
         read_documents=read_documents,

@@ -13,7 +13,6 @@ from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.chat import Chat
 from lrqk_cli.chat.chat_model import OpenChat
 from lrqk_cli.chat.chat_session import ChatSession
-from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import Document, PageSelection, read_documents
 from lrqk_cli.documents.locations import Location
 from lrqk_cli.errors import DocumentError
@@ -61,7 +60,6 @@ class Talk:
         self.ctx = CommandContext(
             session=new_session(self.engine, [FakeDocument("a.pdf", ["one", "two"])]),
             model="tiny",
-            config=LrqkConfig(),
             view=View(CleanConsole(file=self.err, width=200, force_terminal=terminal)),
             console=CleanConsole(file=self.out, width=80, force_terminal=True),
             read_documents=_read,
@@ -77,8 +75,8 @@ class Talk:
         self.ctx.chat_session.close()
 
     def _record(self) -> None:
-        opened = OpenChat(self.ctx.session, self.ctx.model, None, None, 0.0, None, lambda: None)
-        self.ctx.chat_session.record(opened, self.ctx.config)
+        opened = OpenChat(self.ctx.session, self.ctx.model, None, 0.0, None, lambda: None)
+        self.ctx.chat_session.record(opened)
 
     def say(self, *lines: str | Callable[[], object]) -> str:
         """Type lines, then Ctrl-D; return what was shown on stderr."""

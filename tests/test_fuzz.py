@@ -24,6 +24,8 @@ CASES = {
     **{"numbers": 60, "degenerate": 2},
     **({"disk": 2} if system_calls.is_supported else {}),
 }
+# Of each kind of allocation.
+MEMORY = range(300, 7200, 1150)
 
 
 @pytest.mark.parametrize(("name", "cases"), CASES.items())
@@ -44,3 +46,9 @@ def test_a_chat_is_in_order_after_signals() -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_conversation_goes_on_wherever_memory_runs_out() -> None:
+    tally = campaign(TARGETS["memory"](), "memory", MEMORY, seed=0)
+    assert tally.failures == []
+    assert tally.cases == len(MEMORY)

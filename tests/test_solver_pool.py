@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -188,3 +190,25 @@ def test_a_thread_that_was_being_started_at_ctrl_c_ends(monkeypatch: pytest.Monk
         SolverPool([lambda: None])
     started[0].join(10)
     assert not started[0].is_alive()
+
+
+def test_what_a_failed_task_held_is_free_with_its_error() -> None:
+    class Rows:
+        pass
+
+    held = []
+
+    def fail() -> None:
+        rows = Rows()
+        held.append(weakref.ref(rows))
+        raise MemoryError
+
+    gc.disable()
+    try:
+        with suppress(MemoryError):
+            run_solvers([fail, fail])
+        with suppress(MemoryError):
+            spread(lambda _: fail(), range(2))
+        assert [rows() for rows in held] == [None] * len(held)
+    finally:
+        gc.enable()

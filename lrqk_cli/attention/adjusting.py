@@ -1,11 +1,94 @@
-"""Which settings may change while a conversation goes on."""
+"""What may change of a cache while a conversation goes on."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 
+import torch
+
+from lrqk_cli.attention.decode_step import DeviceState, DeviceStep
+from lrqk_cli.attention.sources import AttentionTracker
+from lrqk_cli.attention.taking_back import RewindableCache
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import UsageError
+from lrqk_cli.model_spec import ModelSpec
+
+
+class AdjustableCache(RewindableCache):
+    """A cache of which some settings may change, and whose hot sets may shrink.
+
+    See ``LrqkCache`` for the attributes.
+    """
+
+    spec: ModelSpec
+    config: LrqkConfig
+    context: int
+    device: torch.device
+    _state: DeviceState | None
+    _steps: dict[int, DeviceStep]
+    _tracker: AttentionTracker | None
+
+    def adjust(self, config: LrqkConfig) -> None:
+        """Change ``top_k`` or ``tail`` from the next step on. Captured graphs become invalid.
+
+        Raises:
+            UsageError: another setting differs, which needs a new cache; the message names it.
+        """
+        refuse_changes(self.config, config)
+        self.settle()
+        if self.config.attention != "lrqk":
+            return
+        self.config = config
+        for layer in self.lrqk_layers:
+            layer.adjust(config)
+        self._make_steps()
+
+    def track_sources(self, wanted: bool) -> None:
+        """Start or stop summing attention weights at the next prompt. Captured graphs become invalid."""
+        self.settle()
+        self._tracker = AttentionTracker(self.spec, self.context, self.device) if wanted else None
+        for number, layer in enumerate(self.attention_layers):
+            layer.token_attention = None if self._tracker is None else self._tracker.weights.get(number)
+        self._make_steps()
+
+    @property
+    def source_weights(self) -> list[float] | None:
+        """The weight of each token since the newest prompt, see ``AttentionTracker``; None if not tracked."""
+        return None if self._tracker is None else self._tracker.read(self.position.length)
+
+    def release_hot_sets(self, config: LrqkConfig) -> None:
+        """Free the hot sets of an empty cache, for smaller ones of ``config``, without taking any memory.
+
+        Captured graphs become invalid. Call ``allocate_hot_sets`` before the first token.
+        """
+        self._steps = {}
+        if self._state is not None:
+            self._state.forget_scratch()
+        self.config = config
+        for layer in self.lrqk_layers:
+            layer.release_hot_set(config)
+
+    def allocate_hot_sets(self) -> None:
+        """Take memory for the hot sets that were released; do nothing if none was."""
+        released = [layer.hot for layer in self.lrqk_layers if layer.hot.is_released]
+        for hot in released:
+            hot.allocate(self.config)
+        if released:
+            self._make_steps()
+
+    def _make_steps(self) -> None:
+        if self._state is None or any(layer.hot.is_released for layer in self.lrqk_layers):
+            return
+        self._steps = {
+            number: layer.make_step(self._state, number)
+            for number, layer in enumerate(self.attention_layers)
+            if layer.attends
+        }
+        self._refresh_steps()
+
+    def _refresh_steps(self) -> None:
+        for step in self._steps.values():
+            step.refresh()
 
 
 def refuse_changes(before: LrqkConfig, after: LrqkConfig) -> None:

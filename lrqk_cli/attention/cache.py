@@ -11,10 +11,10 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.adjusting import refuse_changes
+from lrqk_cli.attention.adjusting import AdjustableCache
 from lrqk_cli.attention.counters import RowCounters
 from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, FixedSpace
-from lrqk_cli.attention.layer_list import has_device_steps, make_layers
+from lrqk_cli.attention.layer_list import are_pageable, has_device_steps, make_layers
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.position import Position
@@ -22,7 +22,6 @@ from lrqk_cli.attention.restoring import OpenPart, Restoring
 from lrqk_cli.attention.solving import EarlySolves
 from lrqk_cli.attention.sources import AttentionTracker
 from lrqk_cli.attention.states import LayerState
-from lrqk_cli.attention.taking_back import RewindableCache
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import UsageError
 from lrqk_cli.memory import accounting
@@ -30,7 +29,7 @@ from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.solver_pool import run_solvers
 
 
-class LrqkCache(RewindableCache):
+class LrqkCache(AdjustableCache):
     """KV cache of one sequence, for a model prepared by ``attach``.
 
     Args:
@@ -38,11 +37,12 @@ class LrqkCache(RewindableCache):
         config: ``config.attention`` chooses the class of full-attention layers.
         context: tokens to reserve.
         dtype: dtype of the rows, the model's own.
-        device: the model's device; ``fixed_space``: see ``DeviceState``.
+        device: the model's device; ``fixed_space``: see ``DeviceState``; ``may_page``: see ``RowStore``.
 
     Attributes:
         position: the number of tokens in the cache; ``counters``: rows demanded and fetched.
         attention_layers: one per decoder layer; ``lrqk_layers``: those with an index.
+        is_pageable: rows are in host memory that is not pinned, so steps are plain ones.
         before_overwrite: called with a number of tokens before rows beyond it may be overwritten.
         observers: by layer number, a callback for each decode step. Its arguments are the queries
             ``[KV, G, 1, d]``, the model's parameters, and the output ``[KV, G, 1, d]``. At the call the
@@ -60,6 +60,8 @@ class LrqkCache(RewindableCache):
         dtype: torch.dtype,
         device: torch.device,
         fixed_space: FixedSpace | None = None,
+        *,
+        may_page: bool = False,
     ) -> None:
         self.spec = spec
         self.config = config
@@ -68,7 +70,9 @@ class LrqkCache(RewindableCache):
         self.device = device
         self.position = Position(device)
         self.observers: dict[int, Callable[[Tensor, AttentionParams, Tensor], None]] = {}
-        self.attention_layers = make_layers(spec, config, context, dtype, device, self.position)
+        self.attention_layers = make_layers(
+            spec, config, context, dtype, device, self.position, may_page=may_page
+        )
         self.states = [LayerState() for _ in spec.layer_kinds] if spec.states is not None else []
         self._first, self._last = spec.attending[0], spec.attending[-1]
         self.lrqk_layers = [layer for layer in self.attention_layers if isinstance(layer, LrqkLayer)]
@@ -76,7 +80,8 @@ class LrqkCache(RewindableCache):
         self._restoring: Restoring | None = None
         self._is_prefilling = self._ends_prefill = self._is_verifying = False
         self._early = EarlySolves()
-        has_steps = has_device_steps(spec, config, device)
+        self.is_pageable = are_pageable(self.attention_layers)
+        has_steps = has_device_steps(spec, config, device) and not self.is_pageable
         self._state = DeviceState(spec, self.position, fixed_space) if has_steps else None
         self._steps: dict[int, DeviceStep] = {}
         self._make_steps()
@@ -111,19 +116,6 @@ class LrqkCache(RewindableCache):
     def detach(self) -> None:
         """Refuse further tokens: the model's own attention would see only these."""
         self._is_detached = True
-
-    def _make_steps(self) -> None:
-        if self._state is not None:
-            self._steps = {
-                number: layer.make_step(self._state, number)
-                for number, layer in enumerate(self.attention_layers)
-                if layer.attends
-            }
-            self._refresh_steps()
-
-    def _refresh_steps(self) -> None:
-        for step in self._steps.values():
-            step.refresh()
 
     def attend(
         self, number: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams
@@ -275,34 +267,6 @@ class LrqkCache(RewindableCache):
         if self._restoring is not None:
             self._restoring.complete()
             self._restoring = None
-
-    def adjust(self, config: LrqkConfig) -> None:
-        """Change ``top_k`` or ``tail`` from the next step on. Captured graphs become invalid.
-
-        Raises:
-            UsageError: another setting differs, which needs a new cache; the message names it.
-        """
-        refuse_changes(self.config, config)
-        self.settle()
-        if self.config.attention != "lrqk":
-            return
-        self.config = config
-        for layer in self.lrqk_layers:
-            layer.adjust(config)
-        self._make_steps()
-
-    def track_sources(self, wanted: bool) -> None:
-        """Start or stop summing attention weights at the next prompt. Captured graphs become invalid."""
-        self.settle()
-        self._tracker = AttentionTracker(self.spec, self.context, self.device) if wanted else None
-        for number, layer in enumerate(self.attention_layers):
-            layer.token_attention = None if self._tracker is None else self._tracker.weights.get(number)
-        self._make_steps()
-
-    @property
-    def source_weights(self) -> list[float] | None:
-        """The weight of each token since the newest prompt, see ``AttentionTracker``; None if not tracked."""
-        return None if self._tracker is None else self._tracker.read(self.position.length)
 
     @property
     def has_device_steps(self) -> bool:

@@ -69,6 +69,11 @@ class DeviceState:
             return None
         return self._fixed_space(output)
 
+    def forget_scratch(self) -> None:
+        """Free what steps share; steps that are made from now on take it anew."""
+        self.attend_scratch.cache_clear()
+        self.lrqk_scratch.cache_clear()
+
     def take_totals(self) -> list[list[int]]:
         """Return the rows demanded and fetched in each layer since the last call. Waits for the device."""
         totals: list[list[int]] = self.totals.tolist()

@@ -13,8 +13,8 @@ from torch import Tensor
 from lrqk_cli import kernels
 from lrqk_cli.attention.row_scales import empty_scales, fit_row_scales
 from lrqk_cli.config import KvDtype
-from lrqk_cli.errors import ContextLengthError
-from lrqk_cli.kernels.buffers import StoredRows
+from lrqk_cli.errors import ContextLengthError, PinningError
+from lrqk_cli.kernels.buffers import FetchPlan, Residents, StoredRows
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import STREAM_ROWS
 from lrqk_cli.memory.tensors import empty, empty_host
@@ -49,6 +49,15 @@ class RowStore:
     Attributes:
         scales: of rows in 8 bits, on the device.
         is_borrowed: the rows are another layer's, which writes them; see ``borrowed``.
+        is_pageable: the rows are in host memory that is not pinned, so that no kernel of a GPU can read them,
+            and each copy from or to it waits.
+
+    Args:
+        may_page: be pageable where host memory cannot be pinned.
+
+    Raises:
+        HostMemoryError: the rows do not fit in host memory.
+        PinningError: they cannot be pinned, and ``may_page`` is false.
     """
 
     is_borrowed = False
@@ -62,6 +71,7 @@ class RowStore:
         *,
         on_device: bool,
         kv_dtype: KvDtype = "bf16",
+        may_page: bool = False,
     ) -> None:
         shape = accounting.row_store(spec, context, accounting.dtype_name(dtype), kv_dtype)
         self._dtype = dtype
@@ -70,10 +80,16 @@ class RowStore:
         self.device = device
         self.on_device = on_device
         local = on_device or device.type == "cpu"
+        self.is_pageable = False
         if on_device:
             self.rows = empty(shape, device)
         else:
-            self.rows = empty_host(shape, pinned=device.type == "cuda")
+            try:
+                self.rows = empty_host(shape, pinned=device.type == "cuda")
+            except PinningError:
+                if not may_page:
+                    raise
+                self.rows, self.is_pageable = empty_host(shape, pinned=False), True
         self._streams = None if local else _copy_streams(device)
 
     def borrowed(self) -> RowStore:
@@ -137,6 +153,11 @@ class RowStore:
         """Let later work of the current stream wait for all writes to host memory."""
         if self._streams is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._streams.to_host)
+
+    def fetch(self, residents: Residents, plan: FetchPlan) -> None:
+        """Copy the rows of a plan into their slots; see ``kernels.replace_rows``."""
+        replace = kernels.replace_rows_by_host if self.is_pageable else kernels.replace_rows
+        replace(residents, plan, self.stored)
 
     def written_events(self) -> list[torch.cuda.Event]:
         """Return events after which all rows so far, of all layers, are in host memory."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lrqk_cli import kernels
 from lrqk_cli.attention.host_store import RowStore, side_by_side
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.kernels.buffers import FetchPlan, Residents
@@ -72,15 +71,33 @@ class HotSet:
     def __init__(
         self, spec: ModelSpec, config: LrqkConfig, context: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        name = accounting.dtype_name(dtype)
-        self.rows = empty(accounting.hot_rows(spec, config, context, name), device)
-        self.slot_token = empty(accounting.slot_tokens(spec, config, context), device)
+        self._spec, self._context, self._dtype, self._device = spec, context, dtype, device
+        self._sets_per_head = accounting.row_sets(spec, config) // spec.num_kv_heads
         self.resident = empty(accounting.resident_mask(spec, config, context), device)
-        self.recent = Ring(self.rows[:, : config.recent])
-        self.residents = Residents(self.rows, self.slot_token, self.resident)
-        self._hot = self.rows[:, config.recent :]
-        self._sets_per_head = self.rows.shape[0] // spec.num_kv_heads
+        self.allocate(config)
+
+    def allocate(self, config: LrqkConfig) -> None:
+        """Take memory for the recent window and the hot rows of ``config``; both are empty then."""
+        name = accounting.dtype_name(self._dtype)
+        rows = empty(accounting.hot_rows(self._spec, config, self._context, name), self._device)
+        slot_token = empty(accounting.slot_tokens(self._spec, config, self._context), self._device)
+        self._divide(rows, slot_token, config.recent)
         self.clear()
+
+    def release(self) -> None:
+        """Free the memory of all residents; before the next token, ``allocate`` must take some."""
+        self._divide(self.rows[:, :0].clone(), self.slot_token[:, :0].clone(), 0)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether there is no memory for residents, not even for the recent window."""
+        return self.rows.nbytes == 0
+
+    def _divide(self, rows: Tensor, slot_token: Tensor, recent: int) -> None:
+        self.rows, self.slot_token = rows, slot_token
+        self.recent = Ring(rows[:, :recent])
+        self.residents = Residents(rows, slot_token, self.resident)
+        self._hot = rows[:, recent:]
 
     @property
     def size(self) -> int:
@@ -198,7 +215,7 @@ class HotSet:
         plan.leaving.copy_(lost)
         store.await_writes()
         # The mask is wrong now where a token changed its slot; the caller rebuilds it.
-        kernels.replace_rows(self.residents, plan, store.stored)
+        store.fetch(self.residents, plan)
 
     def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
         """Return K and V ``[sets, n, d]`` of all residents: the recent window, then the hot slots."""

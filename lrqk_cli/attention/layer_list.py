@@ -36,12 +36,15 @@ def make_layers(
     dtype: torch.dtype,
     device: torch.device,
     position: Position,
+    *,
+    may_page: bool = False,
 ) -> list[AttentionLayer]:
     """Return one empty layer per decoder layer, for ``context`` tokens.
 
     Args:
         config: ``config.attention`` chooses the class of full-attention layers.
         position: of the cache.
+        may_page: see ``RowStore``.
     """
     if spec.is_latent and config.kv_dtype != "bf16":
         raise UsageError(
@@ -61,12 +64,25 @@ def make_layers(
         if isinstance(owner, FullLayer):
             store = owner.store.borrowed()
         else:
-            store = RowStore(spec, context, dtype, device, on_device=is_dense, kv_dtype=config.kv_dtype)
+            store = RowStore(
+                spec,
+                context,
+                dtype,
+                device,
+                on_device=is_dense,
+                kv_dtype=config.kv_dtype,
+                may_page=may_page,
+            )
         if config.attention == "lrqk":
             made.append(LrqkLayer(spec, config, context, dtype, store, position))
         else:
             made.append(FullLayer(spec, store, position))
     return made
+
+
+def are_pageable(layers: Sequence[AttentionLayer]) -> bool:
+    """Return whether rows of any layer are in pageable memory, where no kernel can read them."""
+    return any(isinstance(layer, FullLayer) and layer.store.is_pageable for layer in layers)
 
 
 def host_kv_bytes(layers: Sequence[AttentionLayer]) -> int:

@@ -121,6 +121,12 @@ class LrqkLayer(FullLayer):
         self._step = PlainStep(config, self.position, *self._parts)
         self.fit_tail()
 
+    def release_hot_set(self, config: LrqkConfig) -> None:
+        """Free the hot set of an empty layer, for a smaller one; see ``LrqkCache.release_hot_sets``."""
+        self.hot.release()
+        self.config = config
+        self._step = PlainStep(config, self.position, *self._parts)
+
     @property
     def is_unsolved(self) -> bool:
         """Whether ``solve`` is pending and may run in parallel with that of other layers.

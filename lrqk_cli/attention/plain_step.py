@@ -50,8 +50,11 @@ class PlainStep:
         self._index = index
         self._hot = hot
         self._drafts = drafts
-        self._sets = hot.rows.shape[0]
         self._wanted = self._fetched = 0
+
+    @property
+    def _sets(self) -> int:
+        return self._hot.rows.shape[0]
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams, weights: Tensor | None
@@ -140,7 +143,7 @@ class PlainStep:
             scores = scores.clone()
             scores[:, :sinks] = torch.finfo(scores.dtype).max
         plan = kernels.plan_fetches(scores, resident, self._hot.slot_token, wanted)
-        kernels.replace_rows(self._hot.residents, plan, self._store.stored)
+        self._store.fetch(self._hot.residents, plan)
         return plan.counts.sum()
 
     def scores(self, logits: Tensor) -> Tensor:

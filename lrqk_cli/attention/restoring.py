@@ -12,6 +12,7 @@ from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.layers import AttentionLayer, FullLayer
 from lrqk_cli.attention.states import LayerState
 from lrqk_cli.prefix_cache.tensor_file import TensorFile
+from lrqk_cli.solver_pool import take_results
 
 # Fast disks are faster than one thread that reads and checks.
 _THREADS = 8
@@ -83,8 +84,7 @@ class Restoring:
         """Wait for the rows of a layer, and restore its index and its resident rows."""
         if number not in self._incomplete:
             return
-        for read in self._reads[number]:
-            read.result()
+        take_results(self._reads[number])
         saved_layers.read_residents(self._layers[number], number, self._states, self._length)
         self._incomplete.remove(number)
         if self.is_complete:

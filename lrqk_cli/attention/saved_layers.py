@@ -18,6 +18,7 @@ from lrqk_cli.attention.states import LayerState
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
 from lrqk_cli.kernels.buffers import RowScales
 from lrqk_cli.memory.accounting import SCALE_TOKENS
+from lrqk_cli.memory.tensors import empty_staging
 from lrqk_cli.prefix_cache.tensor_file import DamagedFileError, TensorFile
 from lrqk_cli.prefix_cache.writer import Captured
 
@@ -85,10 +86,10 @@ def _captured(
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """Return a copy in host memory, from a device in pinned memory and without waiting."""
+    """Return a copy in host memory, from a device in pinned memory and without waiting if that can be."""
     if not tensor.is_cuda:
         return tensor.clone()
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+    return empty_staging(tensor, tensor.device).copy_(tensor, non_blocking=True)
 
 
 def side_stream(device: torch.device) -> Callable[[], AbstractContextManager[object]]:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.memory.tensors import arrival
-from lrqk_cli.solver_pool import SolverPool
+from lrqk_cli.solver_pool import SolverPool, take_results
 
 SolveTask: TypeAlias = Callable[[], Callable[[], None]]
 
@@ -132,17 +132,17 @@ class EarlySolves:
         """
         if len(self._attended) > _LAYERS_QUEUED:
             self._attended[-1 - _LAYERS_QUEUED]()
-        for layer, solve in list(self._begun.items()):
-            if not solve.done():
+        for layer in list(self._begun):
+            if not self._begun[layer].done():
                 return
             self.install(layer)
             layer.index_and_seed(length)
 
     def install(self, layer: LrqkLayer) -> None:
         """Install what was solved for; do nothing without ``begin``. Raises what the solve has raised."""
-        solve = self._begun.pop(layer, None)
-        if solve is not None:
-            solve.result()()
+        solves = [self._begun.pop(layer)] if layer in self._begun else []
+        for install in take_results(solves):
+            install()
 
     def close(self) -> None:
         """Forget all solves, wait for those that run, and end the threads."""

@@ -99,6 +99,11 @@ class Chat(ABC):
 
     @property
     @abstractmethod
+    def config(self) -> LrqkConfig | None:
+        """The settings of the attention in force; None if a server has its own."""
+
+    @property
+    @abstractmethod
     def unread(self) -> int:
         """Tokens that are known to be unread before the next answer."""
 

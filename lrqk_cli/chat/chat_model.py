@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.protocols import DocumentLike, OpeningView
-from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.config import GenerationConfig
 
 if TYPE_CHECKING:
     from lrqk_cli.chat.chat import Chat
@@ -22,7 +22,6 @@ class OpenChat:
 
     Attributes:
         model: what the user called the model.
-        config: the settings in force; None if the server has its own.
         plan: the plan that chose them.
         load_s: seconds to fetch and load the model, or to reach the server.
         threads: CPU threads that compute; None if they are not of this process.
@@ -32,7 +31,6 @@ class OpenChat:
 
     session: Chat
     model: str
-    config: LrqkConfig | None
     plan: Plan | None
     load_s: float
     threads: int | None

@@ -16,7 +16,6 @@ from lrqk_cli.errors import LrqkError, UsageError
 
 if TYPE_CHECKING:
     from lrqk_cli.chat.chat_model import OpenChat
-    from lrqk_cli.config import LrqkConfig
 
 
 class ChatSession:
@@ -57,7 +56,7 @@ class ChatSession:
         self.saved = replace(self.saved, entries=(*self.saved.entries, *new))
         return [entry.title for entry in new if entry.path in paths]
 
-    def record(self, opened: OpenChat, config: LrqkConfig | None) -> None:
+    def record(self, opened: OpenChat) -> None:
         """Record a conversation as it stands; nothing before its first question.
 
         Raises:
@@ -69,7 +68,7 @@ class ChatSession:
         generation, tokenizer = session.generation, opened.tokenizer_id()
         standing = session.conversation
         self._journal.record(
-            make_archive(standing, opened.model, generation, config, tokenizer, opened.endpoint)
+            make_archive(standing, opened.model, generation, session.config, tokenizer, opened.endpoint)
         )
         self._has_recorded = True
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _REWIND_DISTANCE = 4096
 # Host memory for rewind points. Rewinding past a dropped point means reading the tokens again.
 _REWIND_BYTES = 1 << 30
+_NOTICES = {
+    "segment": "Memory ran out, so the text is read again in shorter segments.",
+    "hot": "Memory ran out, so the text is read again with fewer hot rows, which may cost some quality.",
+}
 
 
 class ContextSync:
@@ -47,16 +51,22 @@ class ContextSync:
         self._engine = engine
         self._keeper = keeper
 
-    def catch_up(self, conversation: Conversation, cancelled: Callable[[], bool]) -> Iterator[ReadingEvent]:
+    def catch_up(
+        self, conversation: Conversation, cancelled: Callable[[], bool], told: set[str]
+    ) -> Iterator[ReadingEvent]:
         """Prefill the tokens that the engine lacks, until ``cancelled``.
 
-        Where memory runs out, the whole conversation is read again in shorter segments.
+        Where memory runs out, the whole conversation is read again with less; see ``need_less``.
+
+        Args:
+            told: what the user has been told of that, which is not told again.
 
         Raises:
+            OutOfMemoryError: less would not do either; the hint says what would fit.
             Exception: whatever the engine raises; the engine is then reset, because one layer may have got
                 further than another.
         """
-        is_damaged = is_shortened = False
+        is_damaged = False
         while True:
             try:
                 yield from self._catch_up(conversation, cancelled)
@@ -71,12 +81,8 @@ class ContextSync:
                         "What was stored of this text is damaged, so the damaged part is read again."
                     )
                 is_damaged = True
-            except OutOfMemoryError:
-                if not self.shorten_segments(conversation):
-                    raise
-                if not is_shortened:
-                    yield Notice("Memory ran out, so the text is read again in shorter segments.")
-                is_shortened = True
+            except OutOfMemoryError as error:
+                yield from self.need_less(conversation, error, told)
             except Exception:
                 self.start_again(conversation)
                 raise
@@ -177,10 +183,24 @@ class ContextSync:
         for entry in conversation.entries:
             entry.rewind_point = None
 
-    def shorten_segments(self, conversation: Conversation) -> bool:
-        """Reset the engine, so that all is read again in shorter segments; return False if they are short."""
+    def need_less(
+        self, conversation: Conversation, error: OutOfMemoryError, told: set[str]
+    ) -> Iterator[Notice]:
+        """Reset the engine, so that all is read again, with less memory; see ``Engine.need_less``.
+
+        Yields what to tell the user, and adds it to ``told``.
+
+        Raises:
+            OutOfMemoryError: less would not do; the hint says what would fit.
+        """
         self.start_again(conversation)
-        return self._engine.shorten_segments()
+        saving = self._engine.need_less()
+        if saving is None:
+            raise self._engine.refusal(error) from None
+        notice = _NOTICES[saving]
+        if notice not in told:
+            told.add(notice)
+            yield Notice(notice)
 
     def change(self, old: Conversation, new: Conversation) -> None:
         """Rewind the engine to the tokens that ``old`` and ``new`` share.
@@ -197,12 +217,18 @@ class ContextSync:
         self._rewind([entry for entry in old.entries if entry.start <= shared], new)
 
     def _rewind(self, entries: Iterable[Entry], conversation: Conversation) -> None:
-        """Rewind the engine to the last point of ``entries``; without one, start ``conversation`` again."""
+        """Rewind the engine to the last point of ``entries``.
+
+        Without one, or where that needs more memory than there is, start ``conversation`` again.
+        """
         points = [entry.rewind_point for entry in entries if entry.rewind_point is not None]
         if points:
-            self._engine.rewind(points[-1])
-        else:
-            self.start_again(conversation)
+            try:
+                self._engine.rewind(points[-1])
+                return
+            except OutOfMemoryError:
+                pass
+        self.start_again(conversation)
 
     def _entries_with_rewind_points(self, conversation: Conversation) -> list[Entry]:
         """Return the unread entries before which to keep a rewind point."""

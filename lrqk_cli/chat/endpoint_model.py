@@ -64,7 +64,7 @@ class EndpointModel:
         chat = RemoteChat(self.client, model, system, documents, generation)
         seconds = time.perf_counter() - began
         view.note(f"{model.name} answers at {self.client.url}. The documents are sent there.")
-        yield OpenChat(chat, model.name, None, None, seconds, None, lambda: None, self.client.url)
+        yield OpenChat(chat, model.name, None, seconds, None, lambda: None, self.client.url)
 
     def check(self, saved: Archive, standing: Chat, view: OpeningView) -> None:  # noqa: ARG002
         """Look whether the server can be reached, and name the model if it does not list it."""

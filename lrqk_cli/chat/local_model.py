@@ -116,4 +116,4 @@ def _opened_at(
     chat = RemoteChat(client, model, system, documents, generation)
     view.note(f"The running server at {said.url} answers with {name}; --no-server loads it here instead.")
     # Without an endpoint, because the conversation is one with a model of this machine and may go on so.
-    yield OpenChat(chat, name, None, None, time.perf_counter() - began, None, lambda: None)
+    yield OpenChat(chat, name, None, time.perf_counter() - began, None, lambda: None)

@@ -13,13 +13,13 @@ from lrqk_cli.chat.chat_model import OpenChat
 from lrqk_cli.chat.keeping import CacheChoice, kept_documents
 from lrqk_cli.chat.protocols import ChatFormat, DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
-from lrqk_cli.config import GenerationConfig, LrqkConfig, WeightChoice
+from lrqk_cli.config import GenerationConfig, WeightChoice
 from lrqk_cli.engine.events import MemoryUse
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory.budget import Budget, find_budget
 from lrqk_cli.memory.plan import Plan
 from lrqk_cli.memory.planner import CONTEXT_STEP
-from lrqk_cli.memory.reserve import reserve
+from lrqk_cli.memory.reserve import context_of, reserve
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models import files, loading
 from lrqk_cli.models.describe import describe_source
@@ -82,7 +82,6 @@ class OpenSession(OpenChat):
     """
 
     session: Session
-    config: LrqkConfig
     plan: Plan
     threads: int
     tokenizer: PreTrainedTokenizerBase = field(kw_only=True)
@@ -97,6 +96,7 @@ class Prospect:
         placement: its device and budget.
         prompt: its chat format.
         plan: settings and context.
+        least_context: tokens to which the context may shrink where memory runs out; None for none fewer.
     """
 
     source: ModelSource
@@ -104,6 +104,7 @@ class Prospect:
     tokenizer: PreTrainedTokenizerBase
     prompt: ChatPrompt
     plan: Plan
+    least_context: int | None
 
 
 def look_up(
@@ -135,7 +136,8 @@ def look_up(
     prompt = ChatPrompt(tokenizer, system, thinks=generation.thinks)
     needed = needed_tokens(prompt, texts, questions, generation)
     plan = _choose(request, placement, needed, grows=questions is None)
-    return Prospect(source, placement, tokenizer, prompt, plan)
+    least = min(context_of(needed), plan.context) if request.context is None else None
+    return Prospect(source, placement, tokenizer, prompt, plan, least)
 
 
 @contextmanager
@@ -183,7 +185,7 @@ def open_session(
                 tokenizer=tokenizer,
                 on_progress=report,
             )
-            started, plan = start_engine(loaded, plan, placement, request.wanted, view)
+            started, plan = start_engine(loaded, plan, placement, request.wanted, view, found.least_context)
             engine = stack.enter_context(started)
         if lacks_kernels(loaded.model):
             view.note("Recurrent layers of this model are faster after: pip install 'lrqk[recurrence]'")
@@ -202,7 +204,7 @@ def open_session(
         )
         seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))
         opened = partial(OpenSession, tokenizer=tokenizer, source_id=files_id)
-        yield opened(session, request.name, engine.config, plan, seconds, threads, identify)
+        yield opened(session, request.name, plan, seconds, threads, identify)
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:
@@ -249,10 +251,7 @@ def _find_placement(request: ModelRequest, source: ModelSource, in_use: MemoryUs
 
 def _with_freed(budget: Budget, request: ModelRequest, in_use: MemoryUse) -> Budget:
     """Return the budget after the loaded model has been released."""
-    on_host, on_device = in_use.host_kv_bytes, in_use.device_bytes
-    if in_use.device == "cpu":
-        # On a CPU ``device_bytes`` counts the whole process, so add up the model's own parts.
-        on_host, on_device = on_host + in_use.weight_bytes + in_use.index_bytes + in_use.hot_bytes, 0
+    on_host, on_device = in_use.on_host, 0 if in_use.device == "cpu" else in_use.device_bytes
     vram, ram = budget
     if vram is not None:
         vram = min(vram + on_device, request.vram or vram + on_device)

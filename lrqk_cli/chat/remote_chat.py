@@ -56,6 +56,11 @@ class RemoteChat(Chat):
         self._counted = (0, 0)
 
     @property
+    def config(self) -> None:
+        """See ``Chat``."""
+        return None
+
+    @property
     def unread(self) -> int:
         """Nothing that is known: the server reads a question with all that it does not have of the text."""
         return 0

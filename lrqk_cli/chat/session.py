@@ -101,6 +101,11 @@ class Session(Chat):
         self._context_sync.keeps_rewind_points = self.conversation.prompt.reasoning is not None
 
     @property
+    def config(self) -> LrqkConfig:
+        """See ``Chat``."""
+        return self.engine.config
+
+    @property
     def unread(self) -> int:
         """See ``Chat``."""
         return len(self.transcript) - self.engine.length
@@ -113,7 +118,7 @@ class Session(Chat):
     def read(self, cancelled: Callable[[], bool] = never) -> Generator[ReadingEvent, None, None]:
         """See ``Chat``."""
         yield from self._check(len(self.transcript) + len(self.conversation.turn("")))
-        yield from self._context_sync.catch_up(self.conversation, cancelled)
+        yield from self._context_sync.catch_up(self.conversation, cancelled, set())
 
     def ask(
         self,
@@ -135,8 +140,8 @@ class Session(Chat):
         self._cache = DecodeTotals()
         exchange = self.conversation.add_question(question)
         try:
-            read = 0
-            for reading in self._context_sync.catch_up(self.conversation, cancelled):
+            read, told = 0, set[str]()
+            for reading in self._context_sync.catch_up(self.conversation, cancelled, told):
                 read = reading.done if isinstance(reading, PrefillProgress) else read
                 yield reading
             timing = Timing(read, time.perf_counter() - started, None)
@@ -148,7 +153,7 @@ class Session(Chat):
                 self.engine, self.conversation, drawn, self.stop_ids, self._new_stream(), constraint
             )
             if is_kept and not (cancelled() or self.unread):
-                yield from self._generate(exchange, run, cancelled, top_logprobs)
+                yield from self._generate(exchange, run, cancelled, top_logprobs, told)
                 if run.first_token_at is not None:
                     timing = replace(timing, ttft_s=run.first_token_at - started)
             answer = run.result(timing, self._cache, exchange.sources)
@@ -216,7 +221,12 @@ class Session(Chat):
             )
 
     def _generate(
-        self, exchange: Exchange, run: AnswerRun, cancelled: Callable[[], bool], top_logprobs: int | None
+        self,
+        exchange: Exchange,
+        run: AnswerRun,
+        cancelled: Callable[[], bool],
+        top_logprobs: int | None,
+        told: set[str],
     ) -> Iterator[TextDelta | ReasoningDelta | Remark | Notice]:
         while (part := run.next_part()) is not None:
             try:
@@ -234,20 +244,19 @@ class Session(Chat):
                     if run.is_part_over:
                         break
                 continue
-            except OutOfMemoryError:
-                if not self._context_sync.shorten_segments(self.conversation):
-                    raise
+            except OutOfMemoryError as error:
+                notices = [*self._context_sync.need_less(self.conversation, error, told)]
             # Out here the exception is gone, whose traceback holds tensors of the failed step.
-            yield from self._read_again(cancelled)
+            yield from notices
+            yield from self._read_again(cancelled, told)
             if self.unread:
                 run.end = "interrupted"
         yield from run.flush()
         if (weights := self.engine.source_weights()) is not None:
             exchange.sources = find_sources(weights, self.conversation, self._new_stream)
 
-    def _read_again(self, cancelled: Callable[[], bool]) -> Iterator[Notice]:
+    def _read_again(self, cancelled: Callable[[], bool], told: set[str]) -> Iterator[Notice]:
         """Read the conversation within an answer, which goes on then."""
-        yield Notice("Memory ran out: the text is read again in shorter segments, then the answer goes on.")
-        for event in self._context_sync.catch_up(self.conversation, cancelled):
+        for event in self._context_sync.catch_up(self.conversation, cancelled, told):
             if isinstance(event, Notice):
                 yield event

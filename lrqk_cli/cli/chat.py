@@ -110,7 +110,7 @@ def chat(
         if asked is not None:
             with chat_sessions.conversation(kept, *begun, documents, view, asked.to_reserve()) as opened:
                 opened.session.note_sources(sources)
-                asked.answer(opened, view, partial(kept.record, opened, opened.config))
+                asked.answer(opened, view, partial(kept.record, opened))
             return
         from lrqk_cli.terminal.interactive import converse
         from lrqk_cli.terminal.line_reader import history_path

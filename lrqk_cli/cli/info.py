@@ -110,6 +110,7 @@ def _machine(device: str | None) -> dict[str, Any]:
     import torch
 
     from lrqk_cli.memory import probe
+    from lrqk_cli.memory.limits import free_host_bytes
     from lrqk_cli.models.devices import choose_device, choose_dtype
 
     chosen = choose_device(device)
@@ -121,7 +122,7 @@ def _machine(device: str | None) -> dict[str, Any]:
         "device_free_bytes": probe.free_device_bytes(chosen),
         "link_bytes_per_s": probe.link_bandwidth(chosen),
         "host_bytes": probe.total_host_bytes(),
-        "host_free_bytes": probe.free_host_bytes(),
+        "host_free_bytes": free_host_bytes(),
         "dtype": dtype_name(choose_dtype(None, chosen)),
         "versions": {name: installed_version(name) for name in ("lrqk", "torch", "transformers", "triton")},
     }

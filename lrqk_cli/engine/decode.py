@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.engine.sampling import likeliest
+from lrqk_cli.memory.tensors import empty_staging
 from lrqk_cli.upstream import cache_argument
 
 # The first step compiles kernels, the second is captured.
@@ -44,7 +45,7 @@ class FixedStep:
         self._ahead = torch.arange(count, device=cache.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
-        self._likeliest = torch.zeros(count, dtype=torch.int64, pin_memory=cache.device.type == "cuda")
+        self._likeliest = empty_staging(self._ahead, cache.device)
         # The token that the newest replay chose and wrote to ``_tokens``; None until the host has read it.
         self._chosen: int | None = None
         self._steps = 0
@@ -80,6 +81,11 @@ class FixedStep:
                 return self._logits
         with cache.keeping_states():
             return newest_logits(self._model, cache, self._tokens, self._ahead)
+
+    def forget_graph(self) -> None:
+        """Forget the captured step; later steps begin as the first ones did."""
+        self._graph = self._logits = self._chosen = None
+        self._steps, self._can_capture = 0, True
 
     def chosen(self, logits: Tensor) -> list[int] | None:
         """Return the likeliest token after each token, -1 for logits that are not finite.
@@ -192,6 +198,13 @@ class Decoder:
         self._warms_up = self._cache.has_device_steps and (self._verify is None or self._verify.is_cold)
         # Any drafts will do to make verify steps ready now, and not in the middle of an answer.
         return [token] * count if self._warms_up else source.find(count)
+
+    def forget_graphs(self) -> None:
+        """Forget captured steps, whose tensors have changed, without taking any memory."""
+        self.drop_drafts()
+        self._plain.forget_graph()
+        self._step, self._verify = self._plain, None
+        self._kept = self._chosen = self._newest = None
 
     def drop_drafts(self) -> None:
         """Forget the drafts that were not reached."""

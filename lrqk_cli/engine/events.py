@@ -91,3 +91,10 @@ class MemoryUse:
     index_bytes: int
     hot_bytes: int
     budget_bytes: int = 0
+
+    @property
+    def on_host(self) -> int:
+        """Bytes of the model and its cache in host memory."""
+        # On a CPU ``device_bytes`` counts the whole process, so add up the model's own parts.
+        own = self.weight_bytes + self.index_bytes + self.hot_bytes if self.device == "cpu" else 0
+        return self.host_kv_bytes + own

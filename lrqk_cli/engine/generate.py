@@ -15,19 +15,21 @@ from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
 from lrqk_cli.attention.restoring import OpenPart
 from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.engine.adjusting import AdjustableEngine
 from lrqk_cli.engine.decode import Decoder, forward
 from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
 from lrqk_cli.engine.failures import compute_errors
 from lrqk_cli.engine.fusion import fused
 from lrqk_cli.engine.lookup import Lookup
 from lrqk_cli.engine.memory_use import memory_use
-from lrqk_cli.engine.prefill import LEAST_SEGMENT, check_prompt, check_room, default_segment, run_segments
+from lrqk_cli.engine.prefill import check_prompt, check_room, default_segment, run_segments
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
 from lrqk_cli.engine.sampling import Sampler, TokenConstraint, checked, sampler_for
 from lrqk_cli.errors import UsageError
 from lrqk_cli.kernels import has_triton
 from lrqk_cli.memory import probe
 from lrqk_cli.memory.exhaustion import memory_errors
+from lrqk_cli.memory.planner import LEAST_HOT
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.telemetry.stats import NO_STEPS, DecodeTotals, StepStats
 
@@ -35,7 +37,7 @@ from lrqk_cli.telemetry.stats import NO_STEPS, DecodeTotals, StepStats
 _SECONDS_BETWEEN_READINGS = 0.2
 
 
-class Engine:
+class Engine(AdjustableEngine):
     """A model with LRQK attention (or a baseline) and the tokens of one conversation.
 
     Use as a context manager, or call ``close``; either restores the model.
@@ -45,6 +47,8 @@ class Engine:
         spec: the model's shape.
         config: settings of the attention.
         context: tokens to reserve.
+        least_hot: hot rows below which ``need_less`` does not go.
+        may_page: hold rows in pageable memory where host memory cannot be pinned; steps are slower then.
 
     Attributes:
         config: the settings in force, with the segment length filled in.
@@ -57,13 +61,22 @@ class Engine:
         OutOfMemoryError: the KV rows do not fit in memory.
     """
 
-    def __init__(self, model: PreTrainedModel, spec: ModelSpec, config: LrqkConfig, context: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        spec: ModelSpec,
+        config: LrqkConfig,
+        context: int,
+        *,
+        least_hot: int = LEAST_HOT,
+        may_page: bool = False,
+    ) -> None:
         self.model = model
         self.spec = spec
         self.context = context
         self.device = torch.device(model.device)
-        self._segment = config.segment or default_segment(self.device)
-        self.config = config = replace(config, segment=self._segment)
+        self.least_hot = least_hot
+        self.config = config = replace(config, segment=config.segment or default_segment(self.device))
         self.totals = DecodeTotals()
         with ExitStack() as stack, memory_errors():
             stack.enter_context(attached(model))
@@ -71,7 +84,7 @@ class Engine:
             if self.device.type == "cuda" and has_triton():
                 vectors = stack.enter_context(fused(model)).vectors
             space = None if vectors is None else vectors.space_for
-            self.cache = LrqkCache(spec, config, context, model.dtype, self.device, space)
+            self.cache = LrqkCache(spec, config, context, model.dtype, self.device, space, may_page=may_page)
             # Kept from here on; a cache that does not fit raises above, and the block restores the model.
             self._stack = stack.pop_all()
         self._decoder = Decoder(model, self.cache)
@@ -113,36 +126,6 @@ class Engine:
         """The tokens of the conversation so far."""
         return tuple(self._tokens)
 
-    def adjust(self, config: LrqkConfig) -> None:
-        """Put another ``top_k`` or ``tail`` in force from the next step on.
-
-        Raises:
-            UsageError: another setting would change, which needs a new cache; the message names it.
-        """
-        config = replace(config, segment=self._segment)
-        self.cache.adjust(config)
-        self.config = config
-        self._decoder = Decoder(self.model, self.cache)
-
-    def shorten_segments(self) -> bool:
-        """Halve the segments of later prefills, which takes less memory; return False if they are short."""
-        if is_long := self._segment > LEAST_SEGMENT:
-            self._segment = max(LEAST_SEGMENT, self._segment // 2)
-            self.config = self.cache.config = replace(self.config, segment=self._segment)
-        return is_long
-
-    def track_sources(self, wanted: bool) -> None:
-        """Switch the tracking of attention weights on or off; see ``source_weights``."""
-        self.cache.track_sources(wanted)
-        self._decoder = Decoder(self.model, self.cache)
-
-    def source_weights(self) -> list[float] | None:
-        """Return each token's attention weight since the newest prompt; None while tracking is off.
-
-        The weights are those of some layers, summed over heads and steps; see ``attention.sources``.
-        """
-        return self.cache.source_weights
-
     def rewind_point(self) -> EngineRewindPoint:
         """Return a rewind point of the current state; do not call it within a running iterator."""
         self._decoder.settle()
@@ -156,12 +139,14 @@ class Engine:
 
         Raises:
             UsageError: an earlier rewind or a reset has made the point invalid.
+            OutOfMemoryError: memory runs out. After this and any other failure the engine is empty.
         """
-        self._decoder.drop_drafts()
-        self.cache.rewind(point.cache)
-        del self._tokens[point.length :]
-        self._lookup.cut(point.length)
-        self.logits = None if point.logits is None else point.logits.to(self.device)
+        with self._computing():
+            self._decoder.drop_drafts()
+            self.cache.rewind(point.cache)
+            del self._tokens[point.length :]
+            self._lookup.cut(point.length)
+            self.logits = None if point.logits is None else point.logits.to(self.device)
 
     def restore(self, tokens: Sequence[int], blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
         """Begin an empty engine with tokens that were read before; see ``LrqkCache.restore``.
@@ -169,6 +154,7 @@ class Engine:
         Prefill at least one token after them.
         """
         with self._computing():
+            self.cache.allocate_hot_sets()
             self.cache.restore(blocks, states)
             self._tokens[:] = tokens
 
@@ -197,10 +183,11 @@ class Engine:
         origin, waiting = self.length, self._waiting()
         start = time.perf_counter()
         with self._computing():
+            self.cache.allocate_hot_sets()
             self._decoder.settle()
             stream = torch.tensor([*waiting, *tokens], device=self.device)
             segments = run_segments(
-                self.model, self.cache, stream, self._segment, finishes=finishes, on_layer=on_layer
+                self.model, self.cache, stream, self.segment, finishes=finishes, on_layer=on_layer
             )
             for done, logits in segments:
                 taken = max(0, done - len(waiting))

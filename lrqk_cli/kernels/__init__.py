@@ -7,10 +7,11 @@ A decode step on a GPU runs these operations in this order, once per layer, in s
 ``append_token`` (one), ``score_tokens`` (one), ``select_rows`` (three), and ``attend_residents`` (two), which
 also fetches rows. Rows with scales add one (``quantise_rows``), and ``dequantise_rows`` reads them back for
 segments. With sources on, ``weigh_tokens`` (one) follows. ``replace_rows`` fetches rows outside of
-such steps. The model around attention uses ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``, and with
-packed weights ``fixed_point``, ``packed_gemv``, ``packed_gated_gemv``, ``packed_experts_gemv`` and
-``unpack_rows``. Their Triton kernels do not wait for the device, and no shape depends on data, so a CUDA
-graph can capture them. (The references read the length and the experts on the host.)
+such steps, and ``replace_rows_by_host`` those that a GPU cannot read. The model around attention uses
+``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``, and with packed weights ``fixed_point``,
+``packed_gemv``, ``packed_gated_gemv``, ``packed_experts_gemv`` and ``unpack_rows``. Their Triton kernels do
+not wait for the device, and no shape depends on data, so a CUDA graph can capture them. (The references read
+the length and the experts on the host.)
 
 The prefill and plain steps use ``attend`` and ``merge``; plain steps also use ``proxy_logits``,
 ``group_scores`` and ``plan_fetches``. Packing weights uses ``fit_scales`` and ``fit_scales_and_minima``.
@@ -34,6 +35,7 @@ from lrqk_cli.kernels.proxy_scores import group_scores as group_scores
 from lrqk_cli.kernels.proxy_scores import proxy_logits as proxy_logits
 from lrqk_cli.kernels.quantise_rows import quantise_rows as quantise_rows
 from lrqk_cli.kernels.replace_rows import replace_rows as replace_rows
+from lrqk_cli.kernels.replace_rows import replace_rows_by_host as replace_rows_by_host
 from lrqk_cli.kernels.rms_norm import rms_norm as rms_norm
 from lrqk_cli.kernels.rotate import rotate as rotate
 from lrqk_cli.kernels.score_tokens import score_tokens as score_tokens

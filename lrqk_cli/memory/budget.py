@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import psutil
-
 from lrqk_cli.memory import machine
+from lrqk_cli.memory.estimate import CUDA_CONTEXT_BYTES
+from lrqk_cli.memory.limits import free_host_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +49,25 @@ def find_budget(device: torch.device, vram: int | None = None, ram: int | None =
 def host_budget(ram: int | None = None) -> int:
     """Return the most bytes of host memory to use: the free bytes without a share for other programs.
 
+    Limits of the process and of its control group count, see ``limits``.
+
     Args:
         ram: a limit that replaces this share.
     """
-    free = int(psutil.virtual_memory().available)
+    free = free_host_bytes(keeps_libraries=True)
     return free - free // _LEFT_TO_OTHERS if ram is None else min(ram, free)
+
+
+def available(device: torch.device, held: int) -> Budget:
+    """Return the bytes that are free or a loaded model's own.
+
+    Args:
+        held: bytes of the model in host memory.
+    """
+    from lrqk_cli.memory import probe
+
+    host = host_budget() + held
+    if device.type == "cpu":
+        return Budget(None, host)
+    own = probe.allocated_bytes(device) + CUDA_CONTEXT_BYTES
+    return Budget(probe.free_device_bytes(device) + own, host)

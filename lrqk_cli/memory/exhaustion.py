@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lrqk_cli.errors import LrqkError, OutOfMemoryError
+from lrqk_cli.errors import HostMemoryError, LrqkError, OutOfMemoryError
 
 # torch has an exception class for a full GPU; other failures are recognised by their message.
 _WORDS = (
@@ -19,6 +19,11 @@ _WORDS = (
     "cudahostregister",
     "cublas_status_alloc_failed",
     "memory_allocation",
+    # Of Python: there is no room for a thread's stack.
+    "can't start new thread",
+    # Of oneDNN, which computes products on a CPU, and says no more.
+    "could not create a primitive",
+    "could not create a memory object",
 )
 _HINT = "Lower `context`, choose a smaller model, or close other programs."
 
@@ -43,8 +48,9 @@ def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
         return None
     words = str(error).lower()
     on_device = type(error).__name__ == "OutOfMemoryError" or "cuda" in words or "mps" in words
-    place = "The device" if on_device and "cudahostregister" not in words else "This machine"
-    return OutOfMemoryError(f"{place} has not enough free memory for this.", _HINT)
+    if on_device and "cudahostregister" not in words:
+        return OutOfMemoryError("The device has not enough free memory for this.", _HINT)
+    return HostMemoryError("This machine has not enough free memory for this.", _HINT)
 
 
 @contextmanager

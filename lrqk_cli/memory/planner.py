@@ -15,9 +15,12 @@ from lrqk_cli.model_spec import ModelSpec
 
 _RANK, _LEAST_RANK = 64, 32
 _BITS = 4
-# Hot rows: the step between choices, the fewest, the number preferred to a longer segment, and the most. More
-# would gain little quality (docs/quality.md), and every decode step reads all hot rows.
-_STEP, _LEAST_HOT, _GOOD_HOT, _MOST_HOT = 64, 1024, 4096, LrqkConfig().hot
+# Hot rows: the step between choices, the number preferred to a longer segment, and the most. More would gain
+# little quality (docs/quality.md), and every decode step reads all hot rows.
+HOT_STEP, _GOOD_HOT, _MOST_HOT = 64, 4096, LrqkConfig().hot
+LEAST_HOT = 1024
+"""The fewest hot rows that are chosen."""
+
 # Full attention is not chosen if a step reads more than this many times the bytes of LRQK.
 _WORTHWHILE = 2
 # ``longest_context`` returns a multiple of this, or its limit ``most``.
@@ -127,6 +130,24 @@ def longest_context(
     return fits * CONTEXT_STEP
 
 
+def what_fits(
+    spec: ModelSpec,
+    dtype: str,
+    most: int,
+    vram: int | None,
+    ram: int,
+    wanted: Mapping[str, Any] | None = None,
+) -> str:
+    """Return a hint for a loaded model whose memory has run out: what fits now.
+
+    Args:
+        most: tokens of a context that is worth naming.
+        vram, ram: bytes that are free or the model's own.
+    """
+    loaded = replace(spec, forms=(), may_offload=False)
+    return _nearest(PlanTask(loaded, dtype, most, vram, ram, wanted or {}))
+
+
 def _choices(task: PlanTask) -> Iterator[Plan | None]:
     """Yield plans, the best first, and None for those that do not fit."""
     if task.vram is None:
@@ -187,8 +208,8 @@ def _last_resort(task: PlanTask, chosen: Mapping[str, Any]) -> Plan | None:
 
 def _hot_bounds(task: PlanTask) -> tuple[int, int, int]:
     """Return the most hot rows to choose, the preferred number, and the fewest."""
-    demanded = -(-(task.wanted.get("top_k") or 1) // _STEP) * _STEP
-    return max(demanded, _MOST_HOT), max(demanded, _GOOD_HOT), max(demanded, _LEAST_HOT)
+    demanded = -(-(task.wanted.get("top_k") or 1) // HOT_STEP) * HOT_STEP
+    return max(demanded, _MOST_HOT), max(demanded, _GOOD_HOT), max(demanded, LEAST_HOT)
 
 
 def _most_hot(task: PlanTask, why: str, least: int, most: int, **chosen: Any) -> Plan | None:
@@ -196,10 +217,10 @@ def _most_hot(task: PlanTask, why: str, least: int, most: int, **chosen: Any) ->
     best = task.attempt(why, hot=least, **chosen)
     if best is None:
         return None
-    fits, fails = least // _STEP, most // _STEP + 1
+    fits, fails = least // HOT_STEP, most // HOT_STEP + 1
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        found = task.attempt(why, hot=middle * _STEP, **chosen)
+        found = task.attempt(why, hot=middle * HOT_STEP, **chosen)
         if found is None:
             fails = middle
         else:
@@ -209,7 +230,7 @@ def _most_hot(task: PlanTask, why: str, least: int, most: int, **chosen: Any) ->
 
 def _refusal(task: PlanTask) -> OutOfMemoryError:
     smallest: dict[str, Any] = {"attention": "lrqk", "rank": _LEAST_RANK, "index_bits": _BITS}
-    smallest |= {"hot": _LEAST_HOT, "segment": SEGMENTS[-1]}
+    smallest |= {"hot": LEAST_HOT, "segment": SEGMENTS[-1]}
     if task.vram is None:
         smallest = {"hot": _MOST_HOT, "segment": CPU_SEGMENT}
     wanted = {**smallest, **task.wanted}

@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from lrqk_cli.memory.accounting import TensorShape
+from lrqk_cli.memory.limits import free_host_bytes
 from lrqk_cli.memory.roofline import Bandwidth
 from lrqk_cli.memory.tensors import empty_host
 
@@ -28,11 +29,6 @@ _COLUMNS = 4096
 def total_host_bytes() -> int:
     """Return the bytes of host memory of this machine."""
     return int(psutil.virtual_memory().total)
-
-
-def free_host_bytes() -> int:
-    """Return the bytes of host memory that programs can still allocate."""
-    return int(psutil.virtual_memory().available)
 
 
 def free_device_bytes(device: torch.device) -> int:

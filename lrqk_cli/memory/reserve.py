@@ -16,6 +16,11 @@ from lrqk_cli.model_spec import ModelSpec
 _SHARE = 2
 
 
+def context_of(needed: int) -> int:
+    """Return the context to reserve for a text of ``needed`` tokens that does not grow."""
+    return -(-needed // CONTEXT_STEP) * CONTEXT_STEP
+
+
 def reserve(
     spec: ModelSpec,
     dtype: str,
@@ -39,7 +44,7 @@ def reserve(
         OutOfMemoryError: nothing fits; the hint names the nearest settings that do.
         UsageError: the wanted fields contradict each other.
     """
-    context = min(-(-needed // CONTEXT_STEP) * CONTEXT_STEP, spec.max_context)
+    context = min(context_of(needed), spec.max_context)
     chosen = planner.plan(spec, dtype, context, *budget, wanted)
     if not grows:
         return chosen

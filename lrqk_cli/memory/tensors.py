@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-from lrqk_cli.errors import OutOfMemoryError
+from lrqk_cli.errors import HostMemoryError, PinningError
 from lrqk_cli.memory.accounting import TensorShape
+from lrqk_cli.memory.exhaustion import is_out_of_memory
+from lrqk_cli.memory.units import format_bytes
 
 
 def empty(shape: TensorShape, device: torch.device) -> Tensor:
@@ -23,24 +26,39 @@ def empty_host(shape: TensorShape, *, pinned: bool) -> Tensor:
     Pinned memory is registered at its exact size; torch's own allocator would round it up to a power of two.
 
     Raises:
-        OutOfMemoryError: the host memory cannot be allocated or pinned.
+        HostMemoryError: the host memory cannot be allocated.
+        PinningError: it cannot be pinned.
     """
     try:
         tensor = torch.empty(shape.shape, dtype=getattr(torch, shape.dtype))
-    except RuntimeError as error:
-        raise OutOfMemoryError(
-            f"A layer needs {shape.nbytes / 2**30:.1f} GiB of host memory that is not there.",
+    except RuntimeError:
+        raise HostMemoryError(
+            f"A layer needs {format_bytes(shape.nbytes)} of host memory that is not there.",
             "Lower `context`, or close other programs.",
-        ) from error
+        ) from None
     if pinned and tensor.nbytes:
         _register(tensor)
     return tensor
 
 
 def staged(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a CPU tensor in float32 that can be copied to the device without waiting: on CUDA, pinned."""
+    """Return a CPU tensor in float32 that can be copied to the device without waiting: on CUDA, pinned.
+
+    Where no more memory can be pinned, the copy waits.
+    """
     tensor = tensor.float()
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+    return empty_staging(tensor, device).copy_(tensor) if device.type == "cuda" else tensor
+
+
+def empty_staging(like: Tensor, device: torch.device) -> Tensor:
+    """Return uninitialised host memory for a copy of a tensor: pinned for CUDA, if it can be."""
+    if device.type == "cuda":
+        try:
+            return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+    return torch.empty(like.shape, dtype=like.dtype)
 
 
 def arrival(device: torch.device) -> Callable[[], object]:
@@ -61,8 +79,11 @@ def _register(tensor: Tensor) -> None:
     address = tensor.data_ptr()
     code = int(runtime.cudaHostRegister(address, tensor.nbytes, 0))
     if code != 0:
-        raise OutOfMemoryError(
-            f"{tensor.nbytes / 2**30:.1f} GiB of host memory cannot be pinned (CUDA error {code}).",
+        # CUDA keeps the error for whoever asks next, which is torch after its next kernel.
+        with suppress(RuntimeError):
+            torch.zeros(1, device="cuda")
+        raise PinningError(
+            f"{format_bytes(tensor.nbytes)} of host memory cannot be pinned (CUDA error {code}).",
             "Lower `context`, or raise the limit on locked memory (ulimit -l).",
         )
     weakref.finalize(tensor.untyped_storage(), runtime.cudaHostUnregister, address)

@@ -162,12 +162,12 @@ def _room(device: torch.device, max_device_bytes: int | None) -> int:
 
 def _placement(device: torch.device, room: int, offload_weights: bool) -> dict[str, Any]:
     """The ``from_pretrained`` options that place the weights."""
-    from lrqk_cli.memory import probe
+    from lrqk_cli.memory.limits import free_host_bytes
 
     if not offload_weights or device.type == "cpu":
         return {"device_map": {"": device}}
     name = device.index if device.type == "cuda" else device.type
-    return {"device_map": "auto", "max_memory": {name: room, "cpu": probe.free_host_bytes()}}
+    return {"device_map": "auto", "max_memory": {name: room, "cpu": free_host_bytes()}}
 
 
 def _load_gguf(

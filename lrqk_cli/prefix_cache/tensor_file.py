@@ -6,6 +6,7 @@ A file is written in a stream and read in place, so no copy of it is ever in mem
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -174,9 +175,15 @@ class TensorFile:
 
         entry = self._entry(name)
         try:
-            found = torch.empty(entry["shape"], dtype=getattr(torch, _DTYPES[entry["dtype"]]))
-        except (KeyError, TypeError, RuntimeError):
+            dtype = getattr(torch, _DTYPES[entry["dtype"]])
+            # Without memory yet, so that a shape that the file is too short for does not ask for any.
+            begin, end = entry["data_offsets"]
+            is_whole = torch.empty(entry["shape"], dtype=dtype, device="meta").nbytes == end - begin
+        except (KeyError, TypeError, ValueError, RuntimeError):
             raise DamagedFileError(self.path, f"{name} has no shape or no type") from None
+        if not is_whole:
+            raise DamagedFileError(self.path, f"{name} has another size than its shape")
+        found = torch.empty(entry["shape"], dtype=dtype)
         self.read_into(name, found)
         return found
 
@@ -218,7 +225,9 @@ class TensorFile:
                 with self._lock:
                     self._file.seek(offset + done)
                     count = self._file.readinto(view[done:])
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.ENOMEM:
+                    raise
                 raise DamagedFileError(self.path, "it cannot be read") from None
             if not count:
                 raise DamagedFileError(self.path, "it ends too early")

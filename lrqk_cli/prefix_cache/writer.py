@@ -119,6 +119,9 @@ class BackgroundWriter:
             job.stopped.set()
             future.cancel()
         wait(future for _, future in running)
+        for job, _ in running:  # one that had not begun has its tensors yet
+            job.captured.tensors.clear()
+        self._running = [(job, future) for job, future in self._running if not concerned(job)]
 
     def close(self) -> None:
         """Wait until all is written. After an interrupt, call ``stop``."""
@@ -156,7 +159,10 @@ class BackgroundWriter:
 
     def fail(self, error: Exception) -> None:
         """Write nothing from now on."""
-        reason = reason_of(error) if isinstance(error, OSError) else str(error).rstrip(".").lower()
+        if isinstance(error, MemoryError):  # which says nothing itself
+            reason = "memory has run out"
+        else:
+            reason = reason_of(error) if isinstance(error, OSError) else str(error).rstrip(".").lower()
         self.failure = self.failure or reason
 
     def _fail_by_limit(self) -> None:

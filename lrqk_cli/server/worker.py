@@ -15,6 +15,7 @@ from lrqk_cli.chat.protocols import ChatFormat
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
+from lrqk_cli.memory.exhaustion import out_of_memory
 from lrqk_cli.server.dialogue import Dialogue, continued
 from lrqk_cli.server.fair_queue import FairQueue, QueueFullError
 from lrqk_cli.server.stopping import StopTexts
@@ -149,12 +150,13 @@ class EngineWorker:
                 self._answer(job)
             except LrqkError as error:
                 job.emit(error)
-            except Exception:  # whatever it is, the next request may succeed
-                self._report(format_exc())
-                job.emit(
-                    LrqkError("The engine failed while it answered.", "Ask again; the server's log has more.")
-                )
+            except Exception as error:  # whatever it is, the next request may succeed
+                job.emit(out_of_memory(error) or self._unexpected())
             self._running = None
+
+    def _unexpected(self) -> LrqkError:
+        self._report(format_exc())
+        return LrqkError("The engine failed while it answered.", "Ask again; the server's log has more.")
 
     def _answer(self, job: Job) -> None:
         session, stops = self._session, StopTexts(job.stops)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -58,8 +58,7 @@ class CommandContext:
     Attributes:
         session: the conversation.
         model: the user's name of the model.
-        config: the attention settings in force; None if a server has its own.
-        attention: the mode that the user set: ``auto``, or the one in ``config``.
+        attention: the mode that the user set: ``auto``, or the one in force.
         view: the view on stderr.
         console: the terminal on stdout.
         show: shows the events of a session, until they end or Ctrl-C stops them.
@@ -81,7 +80,6 @@ class CommandContext:
 
     session: Chat
     model: str
-    config: LrqkConfig | None
     view: View
     console: Console
     read_documents: ReadDocuments
@@ -100,6 +98,11 @@ class CommandContext:
     record: Callable[[], None] = lambda: None
     tokenizer_id: Callable[[], str | None] = lambda: None
 
+    @property
+    def config(self) -> LrqkConfig | None:
+        """The settings of the attention in force; None if a server has its own."""
+        return self.session.config
+
     def checkpoint(self) -> Callable[[], None]:
         """Record conversation and settings; return a function that restores them."""
         session, config = self.session, self.config
@@ -112,9 +115,12 @@ class CommandContext:
             session.generation = generation
             session.restore(conversation)
             session.note_sources(notes_sources)
-            if config is not None and self.config != config:
-                session.adjust(config)
-                self.config = config
+            standing = session.config
+            if config is not None and standing is not None:
+                # Where memory has run out meanwhile, the hot set may be too small for all of before.
+                before = replace(standing, tail=config.tail, top_k=min(config.top_k, standing.hot))
+                if before != standing:
+                    session.adjust(before)
 
         return restore
 

@@ -132,7 +132,6 @@ def _make_context(
         attention=model.attention,
         session=opened.session,
         model=opened.model,
-        config=opened.config,
         view=view,
         console=console,
         read_documents=read_documents,
@@ -148,7 +147,7 @@ def _make_context(
 
 
 def _record(ctx: CommandContext, opened: OpenChat, chat_session: ChatSession) -> None:
-    chat_session.record(replace(opened, model=ctx.model), ctx.config)
+    chat_session.record(replace(opened, model=ctx.model))
 
 
 def _tell(error: BaseException, view: View) -> None:

@@ -143,7 +143,7 @@ def _report(opened: OpenChat, prompt: str, answer: Answer) -> ChatReport:
         prompt,
         answer,
         model=opened.model,
-        config=opened.config,
+        config=opened.session.config,
         plan=opened.plan,
         documents=opened.session.documents,
         load_s=opened.load_s,

@@ -8,7 +8,11 @@ from tiny import FAMILIES, full_attention_logits, random_tokens, tiny_model
 
 from lrqk_cli import attach
 from lrqk_cli.attention import host_store, layer_list
-from lrqk_cli.config import AlsConfig, AttentionMode, KvDtype, LrqkConfig
+from lrqk_cli.config import AlsConfig, AttentionMode, GenerationConfig, KvDtype, LrqkConfig
+from lrqk_cli.engine.generate import Engine
+from lrqk_cli.errors import PinningError
+from lrqk_cli.memory import tensors
+from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.upstream import cache_argument
 
 pytestmark = [
@@ -94,3 +98,28 @@ def test_host_rows_are_pinned_and_exact_in_size() -> None:
         rows = [layer.store.rows for layer in cache.attention_layers]
         assert all(row.is_pinned() for row in rows)
         assert layer_list.host_kv_bytes(cache.attention_layers) == 2 * 2 * 300 * 2 * 8 * 4
+
+
+def test_pageable_rows_give_the_answer_of_the_cpu_where_none_can_be_pinned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Few rows are resident, so steps fetch rows, which the host gathers."""
+    register = tensors._register
+    # A range that is registered twice is refused, as where memory cannot be pinned.
+    monkeypatch.setattr(tensors, "_register", lambda rows: (register(rows), register(rows)))
+    settings = LrqkConfig(hot=64, top_k=16, recent=16, rank=8, segment=128, lookup=0)
+    found = []
+    for device in ("cpu", "cuda"):
+        model = tiny_model("llama").to(device)
+        spec = spec_from_config(model.config, "tiny")
+        with Engine(model, spec, settings, 512, may_page=True) as engine:
+            assert engine.is_pageable == (device == "cuda")
+            assert not engine.cache.has_device_steps
+            list(engine.prefill(random_tokens(400).tolist()))
+            steps = engine.generate(GenerationConfig(temperature=0.0, max_new_tokens=4), ())
+            found.append([step.token for step in steps])
+    assert found[0] == found[1]
+    with pytest.raises(PinningError):
+        Engine(model, spec, settings, 512)
+    # CUDA has forgotten the error.
+    assert torch.ones(2, device="cuda").sum() == 2

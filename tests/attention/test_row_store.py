@@ -19,10 +19,12 @@ from lrqk_cli.attention.hook import attending_by
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.row_scales import fit_row_scales
 from lrqk_cli.config import KvDtype, LrqkConfig
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import PinningError, UsageError
 from lrqk_cli.kernels.buffers import RowScales, StoredRows
 from lrqk_cli.kernels.quantise_rows.reference import quantise_rows
+from lrqk_cli.memory import tensors
 from lrqk_cli.model_spec import ModelSpec
+from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.upstream import cache_argument
 
 IN_8_BITS: list[KvDtype] = ["int8", "fp8"]
@@ -197,3 +199,19 @@ def test_attention_is_exact_over_the_rounded_rows(kv_dtype: KvDtype, attention: 
                 found.append(model(tokens[None, first:last], **{cache_argument(): cache}).logits[0])
     torch.testing.assert_close(torch.cat(found), expected, atol=1e-4, rtol=0)
     assert (expected - exact).abs().max() > 1e-3
+
+
+def test_rows_that_cannot_be_pinned_are_pageable_if_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: torch.Tensor) -> None:
+        raise PinningError("8 GiB of host memory cannot be pinned.")
+
+    monkeypatch.setattr(tensors, "_register", refuse)
+    monkeypatch.setattr(host_store, "_copy_streams", lambda _: None)
+    spec = spec_from_config(tiny_model("llama").config, "tiny")
+    arguments = spec, 64, torch.float32, torch.device("cuda")
+    with pytest.raises(PinningError):
+        RowStore(*arguments, on_device=False)
+    store = RowStore(*arguments, on_device=False, may_page=True)
+    assert store.is_pageable
+    assert store.borrowed().is_pageable
+    assert store.rows.shape == (2, 64, 2, 8)

@@ -255,3 +255,20 @@ def test_after_a_failure_all_is_read_again_and_can_be_taken_back(
     assert engine.text in ("", "<[one]")
     play(session.ask("D?"))
     assert engine.text == "<[one]D?>Yes."
+
+
+def test_undo_reads_again_where_a_rewind_needs_more_memory_than_there_is(
+    fake_engine, fake_document, new_session, monkeypatch
+):
+    engine = fake_engine()
+    session = new_session(engine, [fake_document("a.pdf", ["one"])])
+    play(session.ask("A?"))
+
+    def fail(_):
+        engine.reset()
+        raise OutOfMemoryError("This machine has not enough free memory for this.")
+
+    monkeypatch.setattr(engine, "rewind", fail)
+    assert session.undo().question == "A?"
+    play(session.ask("B?"))
+    assert engine.text == "<[one]B?>Yes."

@@ -145,7 +145,7 @@ def test_only_files_of_the_user_and_of_this_version_are_trusted(run, server):
 def test_a_chat_outlives_the_server(server):
     talk = Talk()
     with LocalModel(server.request).open([], None, GenerationConfig(8), talk.ctx.view) as opened:
-        talk.ctx = replace(talk.ctx, session=opened.session, config=opened.config)
+        talk.ctx = replace(talk.ctx, session=opened.session)
         shown = talk.say("First?", server.end, "Second?", "/stats")
     assert f"Nothing can be asked at {URL}" in shown
     assert talk.questions == ["First?"]

@@ -9,6 +9,7 @@ from fuzz import (
     ending_targets,
     interrupt_targets,
     kept_targets,
+    memory_targets,
     model_targets,
     network_targets,
     number_targets,
@@ -39,4 +40,5 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "network": network_targets.Network,
     "interrupts": interrupt_targets.ChatSignals,
     "endings": ending_targets.CommandSignals,
+    "memory": memory_targets.Memory,
 }

@@ -21,6 +21,8 @@ EXHAUSTED = [
     (RuntimeError(CPU), "This machine"),
     (RuntimeError("unable to mmap 4096 bytes from file <model.safetensors>"), "This machine"),
     (RuntimeError("CUDA error: cudaHostRegister failed"), "This machine"),
+    (RuntimeError("can't start new thread"), "This machine"),
+    (RuntimeError("could not create a primitive"), "This machine"),
     (
         SafetensorError("Cannot allocate memory (os error 12)"),
         "This machine",

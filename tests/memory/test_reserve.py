@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -83,8 +81,7 @@ def test_full_attention_gives_way_where_it_reads_more_than_twice_the_bytes() -> 
 
 
 def test_what_is_free_leaves_an_eighth_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = SimpleNamespace(available=16 * GIB)
-    monkeypatch.setattr(budgets.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(budgets, "free_host_bytes", lambda **_: 16 * GIB)
     assert host_budget() == 14 * GIB
     assert host_budget(15 * GIB) == 15 * GIB
     assert host_budget(99 * GIB) == 16 * GIB

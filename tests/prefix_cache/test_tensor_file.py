@@ -359,3 +359,19 @@ def test_threads_read_one_file(path):
         for thread in threads:
             thread.join()
     assert wrong == []
+
+
+def test_a_file_for_which_there_is_no_memory_is_not_damaged(small, monkeypatch):
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    with TensorFile(small) as file:
+        name = next(iter(file._entries))
+        empty = torch.empty
+
+        def fail(*shape, device=None, **settings):
+            if device is None:
+                raise error
+            return empty(*shape, device=device, **settings)
+
+        monkeypatch.setattr(torch, "empty", fail)
+        with pytest.raises(RuntimeError, match="can't allocate"):
+            file.tensor(name)

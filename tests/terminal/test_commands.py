@@ -14,7 +14,6 @@ import pytest
 from fake_chat import MARKS, FakeDocument, FakeEngine, FakePrompt, new_session
 
 from lrqk_cli.chat.events import Answer
-from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents import drawing
 from lrqk_cli.errors import LrqkError, ModelError, UsageError
 from lrqk_cli.telemetry.stats import StepStats
@@ -38,7 +37,6 @@ class Bench:
         self.ctx = CommandContext(
             session=new_session(self.engine, [FakeDocument("a.pdf", ["one", "two"], first_page=3)]),
             model="tiny",
-            config=LrqkConfig(),
             view=View(CleanConsole(file=self.said, width=80)),
             console=console,
             read_documents=self._read,

@@ -11,3 +11,5 @@ def _triton() -> Twin[None]:
 
 
 replace_rows = with_triton(reference.replace_rows, _triton)
+replace_rows_by_host = reference.replace_rows
+"""The same from pageable host memory: the host gathers the rows, and waits for each copy."""

@@ -66,9 +66,7 @@ def _change(ctx: CommandContext, name: str, text: str) -> None:
     if name in SAMPLING:
         ctx.session.set_generation(replace(ctx.session.generation, **change))  # type: ignore[arg-type]
     elif ctx.config is not None:
-        config = replace(ctx.config, **change)  # type: ignore[arg-type]
-        ctx.session.adjust(config)
-        ctx.config = config
+        ctx.session.adjust(replace(ctx.config, **change))  # type: ignore[arg-type]
 
 
 def _value(ctx: CommandContext, name: str) -> object:
