@@ -57,8 +57,9 @@ def _quantise_half(
     relative = tl.where(inside, relative, 0.0)
     # The maximum ignores NaN; this sum is zero unless a number is not finite, and then the whole row is NaN.
     top = tl.max(tl.abs(relative), 0) + tl.sum(relative - relative, 0)
-    # Rounded up to bfloat16, so that no code saturates.
+    # Rounded up to bfloat16, so that no code saturates. A GPU's NaN has all bits set and would become zero.
     bits = ((tl.div_rn(top, LARGEST)).to(tl.int32, bitcast=True) + 0xFFFF) & -65536
+    bits = tl.where(top == top, bits, 0x7FC00000)
     factor = bits.to(tl.float32, bitcast=True)
     code = _code_of(tl.div_rn(relative, tl.where(factor > 0.0, factor, 1.0)), FORMAT)
     tl.store(codes + dim, code, mask=inside)
