@@ -254,18 +254,15 @@ def test_every_step_after_a_random_start_is_that_of_the_equations(
 # Layers that differ: the first, whose attention is flat, and one in the middle.
 @pytest.mark.model
 @pytest.mark.parametrize("init", ["randn", "top", "topcol"])
-@pytest.mark.parametrize(
-    ("name", "layer"), [("smollm2-135m", 0), ("smollm2-135m", 14), ("qwen2.5-coder-0.5b", 12)]
-)
+@pytest.mark.parametrize("layer", [0, 14])
 def test_every_step_on_rows_of_a_real_model(
-    name: str,
     layer: int,
     init: str,
     shared_data: Path,
     sketches: list[als.Sketch],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows, scaling = captured(name, layer, 300 + STEPS, shared_data / "text" / "wikitext2-test.txt")
+    rows, scaling = captured(layer, 300 + STEPS, shared_data / "text" / "wikitext2-test.txt")
     settings = paper_config(16, init=init)
     starts = None
     if init == "randn":
@@ -274,9 +271,9 @@ def test_every_step_on_rows_of_a_real_model(
     check_steps(rows, settings, scaling, monkeypatch, starts)
 
 
-def captured(name: str, number: int, count: int, text: Path) -> tuple[Rows, float]:
-    """Rows and scaling of one layer while the model reads a text."""
-    loaded = load(resolve(name), choose_device("cpu"))
+def captured(number: int, count: int, text: Path) -> tuple[Rows, float]:
+    """Rows and scaling of one layer while a model reads a text."""
+    loaded = load(resolve("smollm2-135m"), choose_device("cpu"))
     tokens = torch.tensor(loaded.tokenizer.encode(text.read_text(encoding="utf-8")[:8000])[:count])
     seen: list = []
     with torch.no_grad(), attach(loaded.model, context=count) as cache, cache.prefilling():

@@ -106,7 +106,7 @@ actions = st.lists(turns | st.integers(1, 3), min_size=2, max_size=7)
 
 
 @pytest.mark.parametrize(("family", "method"), CASES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(first=turns, actions=actions)
 def test_what_was_taken_back_leaves_no_trace(
     family: str, method: str, first: Turn, actions: list[Turn | int]

@@ -274,8 +274,11 @@ def _run(arguments: list[str]) -> NoReturn:
     code: Any = 1
     atexit._clear()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SENT)
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGINT)  # it came before the program
+    try:
         try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SENT)
             main(arguments)
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

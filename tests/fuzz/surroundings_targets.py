@@ -205,6 +205,9 @@ class Surroundings:
                     self._history.append_string(self._line)
                 return self._line or None
 
+            def clear(self) -> bool:
+                return False
+
             def _standing(self) -> Archive:
                 return self.ctx.archive(self.ctx.tokenizer_id())
 
