@@ -28,11 +28,9 @@ import speed_tables
 from reports import MixedReportsError, Report, Reports, Row, Table, commit_of, provenance, read, sources
 
 HERE = Path(__file__).parent
-QUALITY, SPEED, LOOKUP, FAMILIES, MIXTURE = (
-    HERE / name for name in ("quality", "speed", "lookup", "families", "mixture")
-)
+QUALITY, SPEED, LOOKUP, FAMILIES = (HERE / name for name in ("quality", "speed", "lookup", "families"))
 
-_MARKED = re.compile(r"(<!-- table: ([\w/-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PROVENANCE = "provenance"
 
 
@@ -43,8 +41,6 @@ class Page:
     path: Path
     folder: Path
     tables: Mapping[str, Table]
-    prefix: str = ""
-    """What the names of the tables begin with, where another folder has tables of the page too."""
 
     def takes(self, report: str) -> bool:
         """Return whether a table of the page is made from a report of that name."""
@@ -61,10 +57,7 @@ class Page:
         """
 
         def table(match: re.Match[str]) -> str:
-            prefix, slash, name = match[2].rpartition("/")
-            if prefix + slash != self.prefix:
-                return match[0]
-            head, *lines = self._made(name, reports, commit)
+            head, *lines = self._made(match[2], reports, commit)
             rows = [head, tuple("---" for _ in head), *lines]
             return match[1] + "".join("| " + " | ".join(row) + " |\n" for row in rows) + match[3]
 
@@ -82,7 +75,7 @@ class Page:
 
     def named_commit(self, text: str) -> str:
         """Return the commit that the text of the page names."""
-        match = re.search(rf"<!-- table: {self.prefix}{_PROVENANCE} -->\n.*\n.*\n\| (\w+) ", text)
+        match = re.search(rf"<!-- table: {_PROVENANCE} -->\n.*\n.*\n\| (\w+) ", text)
         return match[1] if match else "unknown"
 
 
@@ -93,7 +86,6 @@ PAGES = (
     Page(HERE.parent / "memory.md", SPEED, memory_tables.TABLES),
     Page(HERE.parent / "lookup.md", LOOKUP, lookup_tables.TABLES),
     Page(HERE.parent / "models.md", FAMILIES, family_tables.TABLES),
-    Page(HERE.parent / "models.md", MIXTURE, family_tables.TABLES, "mixture/"),
     Page(HERE.parent / "quality.md", QUALITY, {**quality_tables.TABLES, **qa_tables.TABLES}),
 )
 

@@ -43,21 +43,23 @@ lookup() {
 
 # The families of this year: lrqk within 23 GiB, what a card of 24 has for it, beside full attention without a limit.
 family() {
-    report $1/$2 --shape $2 --weights q4 --modes lrqk,dense --memory-cap 23GiB --repeat 1 --new-tokens 64 --ctx $3
-    python3 "$here/profile_steps.py" $2 --ctx 128k >"$here/$1/profile-$2.json"
+    report families/$1 --shape $1 --weights q4 --modes lrqk,dense --memory-cap 23GiB --repeat 1 --new-tokens 64 --ctx $2
+    python3 "$here/profile_steps.py" $1 --ctx 128k >"$here/families/profile-$1.json"
 }
 
 hybrid() {
-    family families qwen3.5-27b 32k,128k,256k
+    family qwen3.5-27b 32k,128k,256k
 }
 
 gpt-oss() {
-    family families gpt-oss-20b 32k,128k
+    family gpt-oss-20b 32k,128k
 }
 
 mixture() {
-    family mixture qwen3-30b-a3b 32k,128k,256k
-    report mixture/offloaded-qwen3-30b-a3b --shape qwen3-30b-a3b --weights q4 --modes lrqk --vram 8GiB \
+    family qwen3-30b-a3b 32k,128k
+    report families/qwen3-30b-a3b-256k --shape qwen3-30b-a3b --weights q4 --modes lrqk,dense --memory-cap 23GiB \
+        --repeat 1 --new-tokens 64 --ctx 256k
+    report families/offloaded-qwen3-30b-a3b --shape qwen3-30b-a3b --weights q4 --modes lrqk --vram 8GiB \
         --offload-weights --repeat 1 --new-tokens 64 --ctx 32k
 }
 
