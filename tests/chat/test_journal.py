@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import session_processes
+from filelock import BaseFileLock
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from session_processes import exchange, talk
@@ -775,3 +777,14 @@ def test_a_clock_that_is_far_out_damages_no_session(store, monkeypatch, clock):
     assert store.find("talk").exchanges == 2
     assert store.recover().moved_to is None
     assert store.archive("talk") == talk(2)
+
+
+def test_a_lock_that_cannot_be_released_costs_no_turn(store, monkeypatch):
+    def refuse(lock, force=False):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseFileLock, "release", refuse)
+        record(store, "held", talk(2))
+        assert store.archive("held") == talk(2)
+    assert [info.name for info in store.list()] == ["held"]

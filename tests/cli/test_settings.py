@@ -50,6 +50,8 @@ def test_what_is_unknown_is_named_with_a_way_out(load, text, named, hint):
 def test_no_file_means_no_defaults_unless_it_was_named(tmp_path, monkeypatch):
     monkeypatch.delenv("LRQK_CONFIG", raising=False)
     assert load_defaults(tmp_path / "absent.toml", OPTIONS) == {}
+    (tmp_path / "no-folder").touch()
+    assert load_defaults(tmp_path / "no-folder" / "config.toml", OPTIONS) == {}
     monkeypatch.setenv("LRQK_CONFIG", str(tmp_path / "absent.toml"))
     with pytest.raises(UsageError, match="absent"):
         load_defaults(config_path(), OPTIONS)
