@@ -74,8 +74,8 @@ class AdjustableEngine:
     def need_less(self) -> Saving | None:
         """Forget the conversation, and need less memory for it from now on.
 
-        Segments are halved first, which changes no answer, down to ``LEAST_SEGMENT`` tokens; then the hot
-        set, down to ``least_hot`` rows.
+        Segments are halved first, down to ``LEAST_SEGMENT`` tokens: the text is attended to as exactly as
+        before, and rounding and the time of the fit differ. Then the hot set is, down to ``least_hot`` rows.
 
         Returns:
             The setting that is lower now; None if no less memory would do.
