@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 
@@ -53,6 +53,15 @@ class DamagedFileError(LrqkError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} is damaged: {reason}.", "Remove it.")
         self.path = path
+
+
+class _Entry(NamedTuple):
+    """What a header says of a tensor; ``begin`` and ``end`` are bytes behind the header."""
+
+    dtype: str
+    shape: list[int]
+    begin: int
+    end: int
 
 
 class WritingStopped(Exception):  # noqa: N818 - not a failure
@@ -153,10 +162,11 @@ class TensorFile:
         entries: dict[str, Any] = json.loads(header)
         self.metadata: dict[str, str] = entries.pop("__metadata__")
         self._first = 8 + length
-        self._entries = entries
+        self._entries = {name: _read_entry(entry) for name, entry in entries.items()}
         self._order = {name: number for number, name in enumerate(entries, 1)}
-        begin, end = entries[_CHECKSUMS]["data_offsets"]
-        if begin < 0 or self._first + end != size or end - begin != _HASH_BYTES * len(entries):
+        begin, end = self._entries[_CHECKSUMS][2:]
+        is_within = all(entry.end <= end for entry in self._entries.values())
+        if not is_within or self._first + end != size or end - begin != _HASH_BYTES * len(entries):
             raise DamagedFileError(self.path, "it is not as long as it was written")
         self._file.seek(self._first + begin)
         self._hashes = self._file.read(end - begin)
@@ -175,15 +185,14 @@ class TensorFile:
 
         entry = self._entry(name)
         try:
-            dtype = getattr(torch, _DTYPES[entry["dtype"]])
+            dtype = getattr(torch, _DTYPES[entry.dtype])
             # Without memory yet, so that a shape that the file is too short for does not ask for any.
-            begin, end = entry["data_offsets"]
-            is_whole = torch.empty(entry["shape"], dtype=dtype, device="meta").nbytes == end - begin
+            is_whole = torch.empty(entry.shape, dtype=dtype, device="meta").nbytes == entry.end - entry.begin
         except (KeyError, TypeError, ValueError, RuntimeError):
             raise DamagedFileError(self.path, f"{name} has no shape or no type") from None
         if not is_whole:
             raise DamagedFileError(self.path, f"{name} has another size than its shape")
-        found = torch.empty(entry["shape"], dtype=dtype)
+        found = torch.empty(entry.shape, dtype=dtype)
         self.read_into(name, found)
         return found
 
@@ -197,9 +206,9 @@ class TensorFile:
         import torch
 
         entry = self._entry(name)
-        if entry["dtype"] != _name(target) or entry["shape"] != list(target.shape):
+        if entry.dtype != _name(target) or entry.shape != list(target.shape):
             raise DamagedFileError(self.path, f"{name} has another shape or type than expected")
-        offset = self._first + entry["data_offsets"][0]
+        offset = self._first + entry.begin
         digest = xxhash.xxh3_64()
         for piece in _pieces(target):
             is_in_place = piece.device.type == "cpu" and piece.is_contiguous()
@@ -212,8 +221,8 @@ class TensorFile:
                 piece.copy_(local)
         self._check(self._order[name], digest.digest())
 
-    def _entry(self, name: str) -> dict[str, Any]:
-        entry: dict[str, Any] | None = self._entries.get(name)
+    def _entry(self, name: str) -> _Entry:
+        entry = self._entries.get(name)
         if entry is None:
             raise DamagedFileError(self.path, f"it has no {name}")
         return entry
@@ -263,6 +272,23 @@ def _name(tensor: Tensor) -> str:
 
 def _entry_of(dtype: str, shape: list[int], offset: int, size: int) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
+
+
+def _read_entry(entry: Any) -> _Entry:
+    """Return an entry of a header.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    begin, end = entry["data_offsets"]
+    shape = entry["shape"]
+    if not isinstance(shape, list) or not all(
+        type(size) is int and size >= 0 for size in (*shape, begin, end)
+    ):
+        raise ValueError(entry)
+    if not isinstance(entry["dtype"], str) or begin > end:
+        raise ValueError(entry)
+    return _Entry(entry["dtype"], shape, begin, end)
 
 
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:

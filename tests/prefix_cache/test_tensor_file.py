@@ -211,8 +211,15 @@ MANY = {f"{number:x}": 0 for number in range(16)}
         forged(b'{"__metadata__": {}, "checksums": {"data_offsets": [' + b"9" * 5000 + b", 8]}}"),
         forged({"__metadata__": {}, **MANY, "checksums": {"data_offsets": [8 - 8 * 17, 8]}}),
         forged(b"\xff\xfe"),
+        forged({"__metadata__": {}, "a": 3, "checksums": entry([8], 0, 8)}),
+        forged(
+            {"__metadata__": {}, "a": entry([1], 0, 1) | {"data_offsets": 3}, "checksums": entry([8], 0, 8)}
+        ),
+        forged({"__metadata__": {}, "a": entry([1], 0, "1"), "checksums": entry([8], 0, 8)}),
+        forged({"__metadata__": {}, "a": entry([1], 0, 1 << 70), "checksums": entry([8], 0, 8)}),
+        forged({"__metadata__": {}, "a": entry([-1], 0, 1), "checksums": entry([8], 0, 8)}),
     ],
-    ids=range(17),
+    ids=range(22),
 )
 def test_what_is_no_such_file_is_told_as_damaged(path, content):
     path.write_bytes(content)
