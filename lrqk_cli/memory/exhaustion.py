@@ -30,8 +30,8 @@ _HINT = "Lower `context`, choose a smaller model, or close other programs."
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception, of any library, means that memory has run out."""
-    # Compared by name, because this module does not import torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    # torch's is compared by name, because this module does not import torch.
+    if isinstance(error, MemoryError | OutOfMemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True

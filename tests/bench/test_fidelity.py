@@ -211,10 +211,10 @@ def test_full_attention_answers_once_whatever_the_modes_and_equal_settings_are_m
 def test_a_mode_that_runs_out_of_memory_says_so_and_the_others_go_on(monkeypatch):
     make = cache.make_layers
 
-    def refuse(spec: ModelSpec, config: LrqkConfig, *rest: Any) -> Any:
+    def refuse(spec: ModelSpec, config: LrqkConfig, *rest: Any, **named: Any) -> Any:
         if config.hot == RESIDENT.hot:
             raise OutOfMemoryError("No room.")
-        return make(spec, config, *rest)
+        return make(spec, config, *rest, **named)
 
     monkeypatch.setattr(cache, "make_layers", refuse)
     resident, lrqk = measured(monkeypatch, {"resident": RESIDENT, "lrqk": SMALL})

@@ -120,10 +120,10 @@ def test_a_mode_that_does_not_fit_says_so_and_the_others_go_on(
 ) -> None:
     make = cache.make_layers
 
-    def refuse_dense(spec: ModelSpec, config: LrqkConfig, *rest: Any) -> object:
+    def refuse_dense(spec: ModelSpec, config: LrqkConfig, *rest: Any, **named: Any) -> object:
         if config.attention == "dense":
             raise failure(message)
-        return make(spec, config, *rest)
+        return make(spec, config, *rest, **named)
 
     monkeypatch.setattr(cache, "make_layers", refuse_dense)
     results = run(PLAN)

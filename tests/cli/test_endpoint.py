@@ -165,7 +165,6 @@ def talk(server: ScriptedServer, monkeypatch, tmp_path) -> Talk:
     chat.ctx.session = RemoteChat(
         EndpointClient(server.url), ServedModel("small", 900, False), None, [], GenerationConfig()
     )
-    chat.ctx.config = None
     return chat
 
 

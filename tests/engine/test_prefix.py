@@ -372,7 +372,7 @@ def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with new_engine() as engine:
         keeper = new_keeper(engine, tmp_path)
         read(engine, keeper, random_tokens(200, 1).tolist())
-        assert keeper.take_failure().endswith("next time: no space left on device.")
+        assert keeper.take_failure().endswith("next time: the disk is full.")
         assert keeper.take_failure() is None
         assert len(answer(engine)[0]) == 24
 
