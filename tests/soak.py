@@ -127,7 +127,7 @@ class Soak:
             action = self._random.choices(list(actions), list(actions.values()))[0]
             # A conversation that fills its context cannot be opened again in a context of that size.
             if self._used > _MOST_USED:
-                action = self._take_back
+                action = self._clear
             action()
             self.outcome.done[action.__name__.strip("_")] += 1
             self._weigh()
@@ -220,6 +220,7 @@ class Soak:
     def _clear(self) -> None:
         self._child.send("/clear\r")
         self._await_prompt()
+        self._used = 0
         self.outcome.lives[-1].emptied.append(self._resident())
 
     def _leave(self) -> None:
