@@ -52,7 +52,7 @@ def written(folder: Path, named: dict[str, Any]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", make_tables.PAGES, ids=lambda page: page.prefix + page.path.name)
+@pytest.mark.parametrize("page", make_tables.PAGES, ids=lambda page: page.path.name)
 def test_a_page_has_the_tables_of_its_reports(page: Any) -> None:
     text = page.path.read_text(encoding="utf-8")
     assert page.filled(text, make_tables.read_all()[page.folder], page.named_commit(text)) == text
