@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lrqk_cli.terminal.moments import local_time
+from lrqk_cli.terminal.moments import local_time, shown_time
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,10 +39,12 @@ def print_sessions(found: Sequence[SessionInfo], console: Console) -> None:
     table.add_column("model", overflow="fold")
     table.add_column("last used", no_wrap=True)
     for info in found:
-        time = local_time(info.updated)
-        when = f"{time:%Y-%m-%d %H:%M}" if time is not None else "-"
         table.add_row(
-            info.name, _titles(info.documents), f"{info.exchanges:,}", _on_one_line(info.model), when
+            info.name,
+            _titles(info.documents),
+            f"{info.exchanges:,}",
+            _on_one_line(info.model),
+            shown_time(info.updated),
         )
     console.print(table)
 
