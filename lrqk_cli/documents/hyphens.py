@@ -26,12 +26,14 @@ def join_words(texts: Sequence[str]) -> list[str]:
     wanted = {(left + right).casefold() for page in splits for _, left, right in page}
     if not wanted:
         return [*texts]
-    words = Counter(word for word in _all(_WORD, texts) if word in wanted)
-    compounds = Counter(
-        compound
-        for found in _all(_COMPOUND, texts)
-        if (compound := found.replace("\u2010", "-").replace("-", "", 1)) in wanted and compound != found
-    )
+    words, compounds = Counter[str](), Counter[str]()
+    for word, count in _counted(_WORD, texts):
+        if word in wanted:
+            words[word] += count
+    for found, count in _counted(_COMPOUND, texts):
+        compound = found.replace("\u2010", "-").replace("-", "", 1)
+        if compound in wanted and compound != found:
+            compounds[compound] += count
     joined = []
     for text, page in zip(texts, splits, strict=True):
         lines = text.split("\n")
@@ -58,5 +60,8 @@ def _splits(text: str) -> Iterable[tuple[int, str, str]]:
             yield number, line[first:-1], right[0]
 
 
-def _all(pattern: re.Pattern[str], texts: Iterable[str]) -> Iterable[str]:
-    return (match[0].casefold() for text in texts for match in pattern.finditer(text))
+def _counted(pattern: re.Pattern[str], texts: Iterable[str]) -> Iterable[tuple[str, int]]:
+    counts = Counter[str]()
+    for text in texts:
+        counts.update(pattern.findall(text))
+    return ((found.casefold(), count) for found, count in counts.items())

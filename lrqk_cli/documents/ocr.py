@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from lrqk_cli.documents.normalise import normalise
-from lrqk_cli.documents.reading_order import TextLine, text_in_order
 
 _PACKAGES = ("onnxruntime", "pypdfium2", "rapidocr")
 _POINTS_PER_INCH = 72
@@ -58,6 +57,8 @@ class PageRecogniser:
 
     def _recognise(self, number: int) -> str:
         import numpy as np
+
+        from lrqk_cli.documents.reading_order import TextLine, text_in_order
 
         picture = np.ascontiguousarray(self._draw(number))
         if min(picture.shape[:2]) < _LEAST_PIXELS or picture.min() == picture.max():

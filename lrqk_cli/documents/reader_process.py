@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from lrqk_cli.documents import messages
 from lrqk_cli.documents.document import Document
@@ -27,11 +27,17 @@ from lrqk_cli.documents.normalise import shown_name
 from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
+if TYPE_CHECKING:
+    import psutil
+
 _POLL_S = 0.05
 _LIST_S = 0.5
 _LONGEST_STEP_S = 1.0
 _SECONDS_A_PAGE = 1.0
 _SECONDS_A_SCAN = 30.0
+_NO_ANSWERS = {"done", "scans", "ask"}
+# Parsers make millions of small objects that are in no cycle. Python looks for cycles after so many new ones.
+_OBJECTS_BEFORE_COLLECTION = 100_000
 # Readers of spreadsheets import numeric libraries, whose threads would only reserve memory.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -125,15 +131,17 @@ class ReaderProcess:
 
     def _answer(self, child: _Child, source: SourceFile, options: ReadOptions) -> Message:
         """Wait for the answer to a request; handle progress and password requests; enforce the limits."""
-        done, scans, spent, seen = 0, 0, 0.0, time.monotonic()
+        done, scans, spent, weighed, seen = 0, 0, 0.0, 0.0, time.monotonic()
         while True:
             message = child.receive(_POLL_S)
             if message is not None:
                 done, scans = message.get("done", done), message.get("scans", scans)
-            # Checked before the answer, so that the outcome does not depend on the moment of polling.
-            if child.memory() > self._limits.memory:
-                raise too_large(source.title, self._limits)
             now = time.monotonic()
+            # Not for each page, but before an answer, so that the outcome does not depend on the moment.
+            if now - weighed > _POLL_S or (message is not None and not message.keys() & _NO_ANSWERS):
+                if child.is_above(self._limits.memory):
+                    raise too_large(source.title, self._limits)
+                weighed = now
             # A longer step is a wait for a password, or both processes were stopped; count it as one second.
             spent, seen = spent + min(now - seen, _LONGEST_STEP_S), now
             if spent > self._limits.timeout + _SECONDS_A_PAGE * done + _SECONDS_A_SCAN * scans:
@@ -183,12 +191,11 @@ class _Child:
     """A running process and its two pipes."""
 
     def __init__(self, memory: int) -> None:
-        import psutil
-
         # With -m, or with its default path, Python would search the working folder first.
         modules = [*sys.path, str(Path(__file__).parents[2])]
         code = (
-            f"import sys; sys.path[:] = {modules!r}; "
+            f"import gc, sys; gc.set_threshold({_OBJECTS_BEFORE_COLLECTION}, 10, 10); "
+            f"sys.path[:] = {modules!r}; "
             f"from lrqk_cli.documents.worker import main; main({memory})"
         )
         self._process = subprocess.Popen(
@@ -198,6 +205,8 @@ class _Child:
             stderr=subprocess.DEVNULL,
             env={**os.environ, **_ONE_THREAD},
         )
+        import psutil  # while the process starts
+
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
@@ -240,8 +249,14 @@ class _Child:
             raise _EndedError
         return messages.decode(line)
 
-    def memory(self) -> int:
-        """The resident bytes of the process, and those that its own processes do not share with it."""
+    def is_above(self, memory: int) -> bool:
+        """Whether the process and its own processes hold more resident bytes than so many."""
+        # What they share counts once. To tell it takes the system long, so that is asked only if it matters.
+        return self._resident(lambda share: share.memory_info().rss) > memory and (
+            self._resident(lambda share: share.memory_full_info().uss) > memory
+        )
+
+    def _resident(self, of_share: Callable[[psutil.Process], int]) -> int:
         used, now = 0, time.monotonic()
         with suppress(self._gone):
             used = int(self._watched.memory_info().rss)
@@ -249,7 +264,7 @@ class _Child:
                 self._shares, self._listed_at = self._watched.children(), now
         for share in self._shares:
             with suppress(self._gone):
-                used += int(share.memory_full_info().uss)
+                used += int(of_share(share))
         return used
 
     def kill(self) -> None:

@@ -1,4 +1,4 @@
-"""Reads the pages of an open file in several processes, each a share of them.
+"""Reads the pages of an open file in several processes, which take them in turn.
 
 The processes are forks of the one that has opened the file, so they need neither its password nor to parse it
 again. Where the system cannot fork, one process reads all pages.
@@ -20,6 +20,9 @@ from lrqk_cli.memory.cpus import usable_cpus
 # A fork takes some milliseconds, a page some hundredths of a second.
 _LEAST_PAGES = 4
 _MOST_PROCESSES = 8
+# Of pages, for each process on average. A page with drawings takes ten times as long as others, so who has
+# read a run takes the next one. A byte numbers the runs of all processes.
+_RUNS = 256 // _MOST_PROCESSES
 _EXIT_NO_MEMORY = 3
 _CHUNK = 1 << 16
 
@@ -73,14 +76,14 @@ def read_pages(
 def _read_shares(read: ReadPage, numbers: Sequence[int], count: int, on_page: OnPage) -> list[str | None]:
     texts: dict[int, str | None] = {}
     on_page(0, len(numbers))
+    runs, left = _runs(len(numbers), count)
     processes, lines = dict[int, int](), dict[int, bytes]()
     with selectors.DefaultSelector() as selector:
-        for share in range(count):
-            # Neighbouring pages have fonts in common, which each process parses once.
-            first, end = (len(numbers) * each // count for each in (share, share + 1))
-            output, process = _begin(read, numbers, range(first, end))
+        for _ in range(count):
+            output, process = _begin(read, numbers, runs, left)
             processes[output], lines[output] = process, b""
             selector.register(output, selectors.EVENT_READ)
+        os.close(left)
         while processes:
             for key, _ in selector.select():
                 output = key.fd
@@ -97,8 +100,18 @@ def _read_shares(read: ReadPage, numbers: Sequence[int], count: int, on_page: On
     return [texts[place] for place in range(len(numbers))]
 
 
-def _begin(read: ReadPage, numbers: Sequence[int], places: range) -> tuple[int, int]:
-    """Fork a process for the pages at some places; return where its results come, and the process."""
+def _runs(pages: int, count: int) -> tuple[list[range], int]:
+    """Return runs of neighbouring places, and a pipe from which each process reads the next one's number."""
+    length = -(-pages // (count * _RUNS))
+    runs = [range(first, min(first + length, pages)) for first in range(0, pages, length)]
+    left, own = os.pipe()
+    os.write(own, bytes(range(len(runs))))
+    os.close(own)
+    return runs, left
+
+
+def _begin(read: ReadPage, numbers: Sequence[int], runs: Sequence[range], left: int) -> tuple[int, int]:
+    """Fork a process that reads runs of pages; return where its results come, and the process."""
     output, own = os.pipe()
     parent = os.getpid()
     with warnings.catch_warnings():
@@ -106,19 +119,22 @@ def _begin(read: ReadPage, numbers: Sequence[int], places: range) -> tuple[int, 
         warnings.simplefilter("ignore", DeprecationWarning)
         process = os.fork()
     if not process:
-        _read_share(read, numbers, places, own, parent)
+        _read_runs(read, numbers, runs, left, own, parent)
     os.close(own)
     return output, process
 
 
-def _read_share(read: ReadPage, numbers: Sequence[int], places: range, output: int, parent: int) -> NoReturn:
+def _read_runs(
+    read: ReadPage, numbers: Sequence[int], runs: Sequence[range], left: int, output: int, parent: int
+) -> NoReturn:
     code = 1
     try:
         end_with(parent)  # a page may take for ever
         with os.fdopen(output, "wb") as results:
-            for place in places:
-                results.write(json.dumps([place, read(numbers[place])]).encode() + b"\n")
-                results.flush()
+            while run := os.read(left, 1):
+                for place in runs[run[0]]:
+                    results.write(json.dumps([place, read(numbers[place])]).encode() + b"\n")
+                    results.flush()
         code = 0
     except MemoryError:
         code = _EXIT_NO_MEMORY

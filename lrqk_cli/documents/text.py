@@ -5,8 +5,6 @@ from __future__ import annotations
 import codecs
 import unicodedata
 
-import charset_normalizer
-
 from lrqk_cli.documents.document import Document, Page
 from lrqk_cli.documents.normalise import normalise
 from lrqk_cli.documents.pages import refuse_pages
@@ -137,6 +135,8 @@ def _unmarked_utf_16(data: bytes) -> str | None:
 
 
 def _guessed_encoding(data: bytes) -> str:
+    import charset_normalizer
+
     found = charset_normalizer.from_bytes(data, cp_isolation=[*_GUESSES])
     best = found.best()
     if best is None:

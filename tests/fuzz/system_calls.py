@@ -23,6 +23,8 @@ from typing import NamedTuple, NoReturn
 
 import psutil
 
+from fuzz import torch_threads
+
 is_supported = sys.platform == "linux" and platform.machine() == "x86_64"
 
 # From linux/seccomp.h, linux/filter.h and linux/prctl.h.
@@ -153,6 +155,7 @@ def _run(do: Callable[[], bytes], result: int, channel: socket.socket, *, with_f
     code = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        torch_threads.renew()
         if with_filter:
             listener = _install()
             socket.send_fds(channel, [b"x"], [listener])
