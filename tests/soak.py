@@ -1,9 +1,10 @@
 """A long chat on a pseudo-terminal, with everything that people do to one: ``python tests/soak.py MODEL``.
 
 Random questions, documents added and dropped, answers interrupted, taken back and asked for again, sessions
-left, killed and resumed. At the end the program compares an answer with that of a fresh process that has the
-same conversation, and prints what it has done, and the memory of each process, as JSON. A conversation takes
-memory as it grows, so processes are compared with themselves where theirs has just been emptied by /clear.
+left, killed and resumed. Now and then, and at the end, the program compares an answer with that of a fresh
+process that has the same conversation. It prints what it has done, and the memory of each process, as JSON. A
+conversation takes memory as it grows, so a process is compared with itself where it has neither turns nor
+documents.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import pexpect
 import psutil
@@ -36,18 +38,18 @@ _MISTAKES = ("/fil x", "/file nowhere.txt", "/drop 99", "/set top_k=0", "/load '
 # What the line below the prompt says of the context, and the tokens above which it is emptied.
 _USED, _MOST_USED = re.compile(r"([\d,]+)/4,000 tokens"), 3400
 # A process has its caches filled when its conversation has been emptied so many times.
-_WARM = 2
+_WARM = 3
 _MOST_WAITING_S = 60
 _INTERRUPTED = 130
 
 
 @dataclass
 class Life:
-    """A process: how much was done in it, and its resident memory in MiB.
+    """A process: how much was done in it, and its own resident memory in MiB.
 
     Attributes:
         highest: after any action.
-        emptied: whenever its conversation has just been emptied.
+        emptied: whenever it has just been emptied of turns and documents.
     """
 
     actions: int = 0
@@ -56,9 +58,10 @@ class Life:
 
     @property
     def growth(self) -> float | None:
-        """MiB that the process has gained between two empty conversations; None for a short life."""
+        """MiB by which the last third of the empty states is above the first, by medians; None for a few."""
         warm = self.emptied[_WARM:]
-        return warm[-1] - warm[0] if len(warm) > 1 else None
+        third = len(warm) // 3
+        return median(warm[-third:]) - median(warm[:third]) if third else None
 
 
 @dataclass
@@ -68,13 +71,13 @@ class Outcome:
     Attributes:
         done: how often each action was done; ``lives``: the processes.
         slowest_s: the longest wait for a prompt.
-        answers: to the last question, here and in a fresh process.
+        compared: answers to the same question, here and in a fresh process.
     """
 
     done: Counter[str] = field(default_factory=Counter)
     lives: list[Life] = field(default_factory=list)
     slowest_s: float = 0.0
-    answers: tuple[str, str] = "", ""
+    compared: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Soak:
@@ -118,9 +121,10 @@ class Soak:
             self._ask_again: 10,
             self._look: 12,
             self._mistype: 8,
-            self._clear: 6,
+            self._clear: 16,
             self._leave: 1,
             self._die: 1,
+            self._compare: 1,
         }
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -132,6 +136,8 @@ class Soak:
             self.outcome.done[action.__name__.strip("_")] += 1
             self._weigh()
         self._compare()
+        self._child.send("/quit\r")
+        self._await_end("/quit")
         return self.outcome
 
     def _begin(self, session: str, *options: str) -> None:
@@ -218,8 +224,9 @@ class Soak:
         self._say(self._random.choice(_MISTAKES))
 
     def _clear(self) -> None:
-        self._child.send("/clear\r")
-        self._await_prompt()
+        for line in ("/clear", *(f"/drop {document.name}" for document in self._documents)):
+            self._child.send(line + "\r")
+            self._await_prompt()
         self._used = 0
         self.outcome.lives[-1].emptied.append(self._resident())
 
@@ -242,9 +249,12 @@ class Soak:
         life.highest = max(life.highest, self._resident())
 
     def _resident(self) -> float:
-        return float(psutil.Process(self._child.pid).memory_info().rss) / 2**20
+        used = psutil.Process(self._child.pid).memory_info()
+        return float(used.rss - used.shared) / 2**20
 
     def _compare(self) -> None:
+        if self._used > _MOST_USED:
+            self._clear()
         last = "What comes at the end?"
         self._say(last)
         expected = self._newest_reply()
@@ -253,9 +263,7 @@ class Soak:
         self._await_end("/quit")
         self._begin("soak", "--no-cache")
         self._say(last)
-        self.outcome.answers = expected, self._newest_reply()
-        self._child.send("/quit\r")
-        self._await_end("/quit")
+        self.outcome.compared.append((expected, self._newest_reply()))
 
     def _newest_reply(self) -> str:
         exchange = SessionStore(self._sessions).archive("soak").entries[-1]
@@ -285,8 +293,8 @@ def main() -> None:
     found = {
         "done": outcome.done,
         "slowest_s": round(outcome.slowest_s, 2),
-        "is_same": len({*outcome.answers}) == 1,
-        "answers": outcome.answers,
+        "compared": len(outcome.compared),
+        "different": [pair for pair in outcome.compared if len({*pair}) > 1],
         "lives": lives,
     }
     sys.stdout.write(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -18,11 +18,14 @@ def main() -> int:
         "targets", nargs="*", choices=[*TARGETS, []], metavar="TARGET", help=f"of {', '.join(TARGETS)}"
     )
     parser.add_argument("--cases", type=int, default=1000, help="for each target")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--minutes", type=float, default=math.inf, help="of a target at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="the number of a single case")
     arguments = parser.parse_args()
-    numbers = range(arguments.cases) if arguments.only is None else [arguments.only]
+    numbers = range(arguments.first, arguments.first + arguments.cases)
+    if arguments.only is not None:
+        numbers = range(arguments.only, arguments.only + 1)
     sys.stdout.write(
         _LINE.format(
             "target", "cases", "failures", "slowest s", "peak MiB", "grown MiB", "seconds", "answers"
