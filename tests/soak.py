@@ -113,15 +113,16 @@ class Soak:
     def run(self, seconds: float) -> Outcome:
         """Do things for so long, then compare the last answer."""
         actions: dict[Callable[[], None], int] = {
-            self._ask: 80,
-            self._interrupt: 40,
-            self._add: 16,
-            self._drop: 12,
-            self._take_back: 24,
-            self._ask_again: 10,
-            self._look: 12,
-            self._mistype: 8,
-            self._clear: 16,
+            self._ask: 320,
+            self._interrupt: 160,
+            self._add: 64,
+            self._drop: 48,
+            self._take_back: 96,
+            self._ask_again: 40,
+            self._look: 48,
+            self._mistype: 32,
+            self._clear: 64,
+            # These begin another process. Whether memory stays flat is seen in those that live long.
             self._leave: 1,
             self._die: 1,
             self._compare: 1,
@@ -188,7 +189,7 @@ class Soak:
 
     def _interrupt(self) -> None:
         self._child.send(self._random.choice(_QUESTIONS) + "\r")
-        for _ in range(self._random.choice((1,) * 12 + (2, 5))):
+        for _ in range(self._random.choice((1,) * 120 + (2, 5))):
             time.sleep(self._random.uniform(0, 0.15))
             self._child.sendintr()
         # Interrupts at the prompt clear the line, and draw another; two during an answer leave the chat.

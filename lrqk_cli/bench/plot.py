@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from lrqk_cli.errors import LrqkError, UsageError
+from lrqk_cli.system_errors import reason_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,7 +153,7 @@ def write_plot(chart: Chart | LineChart | Sequence[Chart], path: Path) -> None:
         figure.savefig(path, dpi=_DOTS_PER_INCH)
     except OSError as error:
         raise LrqkError(
-            f"'{path}' cannot be written: {error.strerror}.", "Check the path after --plot."
+            f"'{path}' cannot be written: {reason_of(error)}.", "Check the path after --plot."
         ) from None
 
 

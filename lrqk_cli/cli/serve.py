@@ -22,6 +22,7 @@ from lrqk_cli.connections import is_local
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
+from lrqk_cli.system_errors import reason_of
 from lrqk_cli.terminal.console import stderr_console
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _run(
     except OSError as error:
         service.worker.close()
         raise UsageError(
-            f"Nothing can listen on {host}, port {port}: {error.strerror}.", "Choose another --port."
+            f"Nothing can listen on {host}, port {port}: {reason_of(error)}.", "Choose another --port."
         ) from None
     config = uvicorn.Config(
         create_app(service), log_level="warning", timeout_graceful_shutdown=_GRACE_S, server_header=False

@@ -59,7 +59,7 @@ def hub_errors(repository: str) -> Iterator[None]:
             or is_partial
             or isinstance(error, (errors.HfHubHTTPError, ConnectionError, TimeoutError))
         ):
-            reason = reason_of(error)
+            reason = message_of(error)
         elif isinstance(error, (ValueError, TypeError, LookupError, AttributeError)):
             reason = "what answers is not Hugging Face"  # but the page of a network to sign in, for instance
         else:
@@ -86,7 +86,7 @@ def load_errors(name: str) -> Iterator[None]:
         raise
     except SafetensorError as error:
         raise ModelError(
-            f"A weight file of '{name}' is damaged: {reason_of(error)}.", "Fetch the model again."
+            f"A weight file of '{name}' is damaged: {message_of(error)}.", "Fetch the model again."
         ) from None
     except Exception as error:
         if "trust_remote_code" in str(error) or "custom code" in str(error):
@@ -95,7 +95,7 @@ def load_errors(name: str) -> Iterator[None]:
                 "Use a model whose architecture transformers knows.",
             ) from None
         raise ModelError(
-            f"The model '{name}' cannot be loaded: {reason_of(error)}.",
+            f"The model '{name}' cannot be loaded: {message_of(error)}.",
             "It needs config.json, weights as safetensors and a tokenizer that this transformers knows.",
         ) from None
 
@@ -113,11 +113,11 @@ def config_errors() -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(
-            f"The model's configuration cannot be read: {reason_of(error)}.", _CONFIG_HINT
+            f"The model's configuration cannot be read: {message_of(error)}.", _CONFIG_HINT
         ) from None
 
 
-def reason_of(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Return an exception's message as the end of a sentence, without its full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     said = lines[:2] if lines[0].endswith(":") else lines[:1]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lrqk_cli.errors import LrqkError, ModelError, OutOfMemoryError
 from lrqk_cli.memory.exhaustion import memory_errors
 from lrqk_cli.models.classes import meta_model
-from lrqk_cli.models.failures import reason_of
+from lrqk_cli.models.failures import message_of
 from lrqk_cli.models.gguf_index import FileVersion, GgufIndex, load_index, read_index, version_of
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.sanity import check_plausible
@@ -263,7 +263,7 @@ def _readable(file: Path) -> Iterator[None]:
         raise
     except Exception as error:  # the readers of weights and tokenizers may raise anything
         raise ModelError(
-            f"'{file.name}' is not a GGUF model that lrqk can read: {reason_of(error)}.",
+            f"'{file.name}' is not a GGUF model that lrqk can read: {message_of(error)}.",
             "Use a complete file of a supported architecture, or a folder with safetensors weights.",
         ) from None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lrqk_cli.bench.ruler.sample import Build, Sample
 from lrqk_cli.errors import DocumentError
+from lrqk_cli.system_errors import reason_of
 
 QA_FORMS = {"qa_1": "SQuAD", "qa_2": "HotpotQA"}
 
@@ -52,7 +53,7 @@ def read_qa(path: Path) -> tuple[str, QaData]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DocumentError(
-            f"'{path}' cannot be read: {error.strerror}.", "Check the path after --qa-data."
+            f"'{path}' cannot be read: {reason_of(error)}.", "Check the path after --qa-data."
         ) from None
     except ValueError:
         content = None
