@@ -188,7 +188,8 @@ class Session(Chat):
         list(self._check(len(self.transcript) + len(self.conversation.turn("")), [entry]))
 
     def _check_adopted(self, conversation: Conversation, generation: GenerationConfig) -> None:
-        self._check_fit(len(conversation.tokens) + len(conversation.turn("")), [], [], generation)
+        # There may be no room for a question: what was said stays, and /undo makes room.
+        self._check_fit(len(conversation.tokens), [], [], replace(generation, max_new_tokens=None))
 
     def _forget(self, entry: Entry) -> None:
         self._context_sync.forget(self.conversation, entry)
