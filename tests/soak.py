@@ -3,8 +3,8 @@
 Random questions, documents added and dropped, answers interrupted, taken back and asked for again, sessions
 left, killed and resumed. Now and then, and at the end, the program compares an answer with that of a fresh
 process that has the same conversation. It prints what it has done, and the memory of each process, as JSON. A
-conversation takes memory as it grows, so a process is compared with itself where it has neither turns nor
-documents.
+conversation takes memory as it grows, and the engine keeps it for the next one. So a process is compared with
+itself where it has neither turns nor documents, after its context was full once.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ _QUESTIONS = ("What is it?", "And why?", "Who says so?", "Quote the third senten
 _MISTAKES = ("/fil x", "/file nowhere.txt", "/drop 99", "/set top_k=0", "/load 'x", "/")
 # What the line below the prompt says of the context, and the tokens above which it is emptied.
 _USED, _MOST_USED = re.compile(r"([\d,]+)/4,000 tokens"), 3400
-# A process has its caches filled when its conversation has been emptied so many times.
-_WARM = 3
 _MOST_WAITING_S = 60
 _INTERRUPTED = 130
 
@@ -49,19 +47,20 @@ class Life:
 
     Attributes:
         highest: after any action.
-        emptied: whenever it has just been emptied of turns and documents.
+        was_full: whether its context has been full.
+        emptied: after that, whenever it has just been emptied of turns and documents.
     """
 
     actions: int = 0
     highest: float = 0.0
+    was_full: bool = False
     emptied: list[float] = field(default_factory=list)
 
     @property
     def growth(self) -> float | None:
         """MiB by which the last third of the empty states is above the first, by medians; None for a few."""
-        warm = self.emptied[_WARM:]
-        third = len(warm) // 3
-        return median(warm[-third:]) - median(warm[:third]) if third else None
+        third = len(self.emptied) // 3
+        return median(self.emptied[-third:]) - median(self.emptied[:third]) if third else None
 
 
 @dataclass
@@ -104,7 +103,7 @@ class Soak:
         for number in range(6):
             file = folder / f"note-{number}.txt"
             sentence = f"The keeper of house {number} counts {number * 7} lamps. "
-            file.write_text(sentence * (number + 1), encoding="utf-8")
+            file.write_text(sentence * (12 * number + 12), encoding="utf-8")
             self._documents.append(file)
         self._child: pexpect.spawn
         self._used = 0
@@ -121,7 +120,7 @@ class Soak:
             self._ask_again: 40,
             self._look: 48,
             self._mistype: 32,
-            self._clear: 64,
+            self._clear: 24,
             # These begin another process. Whether memory stays flat is seen in those that live long.
             self._leave: 1,
             self._die: 1,
@@ -132,6 +131,7 @@ class Soak:
             action = self._random.choices(list(actions), list(actions.values()))[0]
             # A conversation that fills its context cannot be opened again in a context of that size.
             if self._used > _MOST_USED:
+                self.outcome.lives[-1].was_full = True
                 action = self._clear
             action()
             self.outcome.done[action.__name__.strip("_")] += 1
@@ -229,7 +229,8 @@ class Soak:
             self._child.send(line + "\r")
             self._await_prompt()
         self._used = 0
-        self.outcome.lives[-1].emptied.append(self._resident())
+        if self.outcome.lives[-1].was_full:
+            self.outcome.lives[-1].emptied.append(self._resident())
 
     def _leave(self) -> None:
         self._child.send("/quit\r")

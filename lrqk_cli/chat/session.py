@@ -13,9 +13,7 @@ from lrqk_cli.chat.context_sync import ContextSync
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Entry, Exchange
 from lrqk_cli.chat.events import (
     Answer,
-    DocumentUse,
     Notice,
-    PageSpan,
     ReasoningDelta,
     Remark,
     Reply,
@@ -187,9 +185,9 @@ class Session(Chat):
     def _check_added(self, entry: DocumentEntry) -> None:
         list(self._check(len(self.transcript) + len(self.conversation.turn("")), [entry]))
 
-    def _check_adopted(self, conversation: Conversation, generation: GenerationConfig) -> None:
+    def _check_adopted(self, conversation: Conversation, generation: GenerationConfig) -> None:  # noqa: ARG002
         # There may be no room for a question: what was said stays, and /undo makes room.
-        self._check_fit(len(conversation.tokens), [], [], replace(generation, max_new_tokens=None))
+        check_fit(len(conversation.tokens), 0, self.engine.context, self.max_context, [], [])
 
     def _forget(self, entry: Entry) -> None:
         self._context_sync.forget(self.conversation, entry)
@@ -200,12 +198,6 @@ class Session(Chat):
     def _start_again(self) -> None:
         self._context_sync.start_again(self.conversation)
 
-    def _check_fit(
-        self, needed: int, uses: Sequence[DocumentUse], pages: Sequence[PageSpan], drawn: GenerationConfig
-    ) -> None:
-        room = drawn.max_new_tokens or 1
-        check_fit(needed, room, self.engine.context, self.max_context, uses, pages)
-
     def _check(self, needed: int, removable: Sequence[DocumentEntry] | None = None) -> Iterator[Notice]:
         """Refuse ``needed`` tokens that do not fit; name the part of ``removable`` documents that would."""
         if removable is None and not self.conversation.exchanges:
@@ -213,7 +205,8 @@ class Session(Chat):
         uses = [entry.use for entry in removable or ()]
         entries = enumerate(removable or ())
         pages = [replace(span, document=index) for index, entry in entries for span in entry.pages]
-        self._check_fit(needed, uses, pages, self.generation)
+        room = self.generation.max_new_tokens or 1
+        check_fit(needed, room, self.engine.context, self.max_context, uses, pages)
         if needed > self._trained_context and not self._warned:
             self._warned = True
             yield Notice(

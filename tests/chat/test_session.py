@@ -193,6 +193,23 @@ def test_a_full_context_refuses_the_next_question_and_keeps_the_conversation(fak
     assert session.transcript == before == engine.cached
 
 
+def test_a_full_conversation_is_taken_up_and_a_question_taken_back_makes_room(fake_engine, new_session):
+    saved = new_session(fake_engine(context=26))
+    for question in ("A?", "B?", "C?"):
+        answer_of(saved.ask(question))
+    session = new_session(fake_engine(context=len(saved.transcript)))
+    session.adopt(saved.conversation.copy())
+    with pytest.raises(ContextLengthError) as refusal:
+        list(session.ask("D?"))
+    assert "Take questions back" in refusal.value.hint
+    assert session.transcript == saved.transcript
+    session.undo()
+    assert answer_of(session.ask("E?")).text
+    shorter = new_session(fake_engine(context=len(saved.transcript) - 1))
+    with pytest.raises(ContextLengthError):
+        shorter.adopt(saved.conversation.copy())
+
+
 def test_a_text_beyond_the_trained_length_is_warned_of_once(fake_engine, new_session):
     session = new_session(fake_engine(), trained_context=6)
     first = [event for event in session.ask("long enough?") if isinstance(event, Notice)]
