@@ -20,9 +20,10 @@ from lrqk_cli.memory.cpus import usable_cpus
 # A fork takes some milliseconds, a page some hundredths of a second.
 _LEAST_PAGES = 4
 _MOST_PROCESSES = 8
-# Of pages, for each process on average. A page with drawings takes ten times as long as others, so who has
-# read a run takes the next one. A byte numbers the runs of all processes.
-_RUNS = 256 // _MOST_PROCESSES
+# Of pages, whose numbers of two bytes have room in a pipe. A run has one page in all but the longest files,
+# since one with drawings takes ten times as long as others.
+_MOST_RUNS = 4096
+_NUMBER_BYTES = 2
 _EXIT_NO_MEMORY = 3
 _CHUNK = 1 << 16
 
@@ -76,7 +77,7 @@ def read_pages(
 def _read_shares(read: ReadPage, numbers: Sequence[int], count: int, on_page: OnPage) -> list[str | None]:
     texts: dict[int, str | None] = {}
     on_page(0, len(numbers))
-    runs, left = _runs(len(numbers), count)
+    runs, left = _runs(len(numbers))
     processes, lines = dict[int, int](), dict[int, bytes]()
     with selectors.DefaultSelector() as selector:
         for _ in range(count):
@@ -100,12 +101,12 @@ def _read_shares(read: ReadPage, numbers: Sequence[int], count: int, on_page: On
     return [texts[place] for place in range(len(numbers))]
 
 
-def _runs(pages: int, count: int) -> tuple[list[range], int]:
+def _runs(pages: int) -> tuple[list[range], int]:
     """Return runs of neighbouring places, and a pipe from which each process reads the next one's number."""
-    length = -(-pages // (count * _RUNS))
+    length = -(-pages // _MOST_RUNS)
     runs = [range(first, min(first + length, pages)) for first in range(0, pages, length)]
     left, own = os.pipe()
-    os.write(own, bytes(range(len(runs))))
+    os.write(own, b"".join(number.to_bytes(_NUMBER_BYTES) for number in range(len(runs))))
     os.close(own)
     return runs, left
 
@@ -131,8 +132,8 @@ def _read_runs(
     try:
         end_with(parent)  # a page may take for ever
         with os.fdopen(output, "wb") as results:
-            while run := os.read(left, 1):
-                for place in runs[run[0]]:
+            while number := os.read(left, _NUMBER_BYTES):
+                for place in runs[int.from_bytes(number)]:
                     results.write(json.dumps([place, read(numbers[place])]).encode() + b"\n")
                     results.flush()
         code = 0
