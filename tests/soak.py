@@ -115,7 +115,7 @@ class Soak:
             self._ask: 320,
             self._interrupt: 160,
             self._add: 64,
-            self._drop: 48,
+            self._drop: 24,
             self._take_back: 96,
             self._ask_again: 40,
             self._look: 48,
@@ -210,7 +210,7 @@ class Soak:
         self._say(f"/file {self._random.choice(self._documents)}")
 
     def _drop(self) -> None:
-        self._say(f"/drop {self._random.choice(self._documents).name}")
+        self._say("/drop")
 
     def _take_back(self) -> None:
         self._say("/undo")
@@ -225,9 +225,8 @@ class Soak:
         self._say(self._random.choice(_MISTAKES))
 
     def _clear(self) -> None:
-        for line in ("/clear", *(f"/drop {document.name}" for document in self._documents)):
-            self._child.send(line + "\r")
-            self._await_prompt()
+        self._child.send("/clear all\r")
+        self._await_prompt()
         self._used = 0
         if self.outcome.lives[-1].was_full:
             self.outcome.lives[-1].emptied.append(self._resident())

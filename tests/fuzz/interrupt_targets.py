@@ -33,7 +33,7 @@ _SESSION = "talk"
 _LAST = "What comes at the end?"
 _QUESTIONS = ("What is it?", "And why?", "Quote the third sentence.", "x", "是什么?")
 _LOOKS = ("/stats", "/files", "/sources", "/set", "/help", "/pages", "/load", "/drop 99", "/set top_k=16")
-_CHANGES = ("/file notes.txt", "/file report.pdf", "/drop notes.txt", "/undo", "/retry", "/export! talk.md")
+_CHANGES = ("/file notes.txt", "/file report.pdf", "/drop", "/undo", "/retry", "/export! talk.md")
 # Stages of a chat, how often each is chosen, and the seconds that it takes.
 _STAGES = {
     "prompt": (6, 0.1),

@@ -49,7 +49,7 @@ _LINES = (
         "/load",
         "/undo",
         "/retry",
-        "/drop notes.txt",
+        "/drop",
         "/sources on",
         "/stats",
     ),
