@@ -22,7 +22,7 @@ CASES = {
     **{"gguf": 3, "folder": 3, "cache": 4, "sessions": 4, "saved": 30},
     **{"values": 300, "lines": 8, "config": 10, "network": 8},
     **{"numbers": 60, "degenerate": 1},
-    **({"disk": 2} if system_calls.is_supported else {}),
+    **({"disk": 2, "folders": 2, "clock": 2} if system_calls.is_supported else {}),
 }
 # Of each kind of allocation.
 MEMORY = range(300, 7200, 1150)
@@ -37,9 +37,10 @@ def test_every_case_is_answered(name: str, cases: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sessions of processes as of Linux")
-def test_a_chat_is_in_order_after_signals() -> None:
+@pytest.mark.parametrize("name", ["interrupts", "endings"])
+def test_commands_are_in_order_after_signals(name: str) -> None:
     """In a process of its own, whose forks may compute: this one has threads of torch."""
-    command = [sys.executable, "-m", "fuzz", "interrupts", "--cases", "3", "--seed", "1"]
+    command = [sys.executable, "-m", "fuzz", name, "--cases", "3", "--seed", "1"]
     places = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=Path(__file__).parent, env={**os.environ, **places}, capture_output=True, text=True,
