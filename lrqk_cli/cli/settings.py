@@ -53,7 +53,8 @@ def load_defaults(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[
         return {}
     except OSError as error:
         raise UsageError(
-            f"The config file '{path}' cannot be read: {reason_of(error)}.", "Check its permissions."
+            f"The config file '{path}' cannot be read: {reason_of(error)}.",
+            "Check the path and its permissions.",
         ) from error
     # A number of thousands of digits is a ValueError of its own.
     except ValueError as error:

@@ -126,12 +126,15 @@ class StrangeFolders(Surroundings):
         found = self._in_child(strange)
         if place.exists():
             place.chmod(0o755)
+        # What is in a config file that cannot be read might matter.
+        may_refuse = kind == "no home" or (
+            place.name == "config" and kind in ("unreadable", "a link to itself")
+        )
         if name in ("chat", "ask"):
-            # What is in a config file that cannot be read might matter.
-            may_refuse = kind == "no home" or (kind, place.name) == ("unreadable", "config")
             assert found.run.code == 0 or may_refuse, found.run
-        if place.is_dir() and "home" not in kind:
-            self._check(name, found, can_read=True, can_unlink=False, rng=rng)
+        has_lost_sessions = kind == "not there" and "state" in place.parts
+        if place.is_dir() and "home" not in kind and not has_lost_sessions:
+            self._check(name, found, can_read=not may_refuse, can_unlink=False, rng=rng)
         return f"{kind}, {found.run.answer}"
 
 
