@@ -129,7 +129,7 @@ class Soak:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             action = self._random.choices(list(actions), list(actions.values()))[0]
-            # A conversation that fills its context cannot be opened again in a context of that size.
+            # Before questions are refused.
             if self._used > _MOST_USED:
                 self.outcome.lives[-1].was_full = True
                 action = self._clear

@@ -199,10 +199,20 @@ class Chat(ABC):
         Raises:
             ContextLengthError: the conversation does not fit with the new text, and is unchanged.
         """
-        self.adopt(self.conversation.with_prompt(self.conversation.prompt.with_system(system)))
+        changed = self.conversation.with_prompt(self.conversation.prompt.with_system(system))
+        self.adopt(changed, leaves_room=True)
 
-    def adopt(self, conversation: Conversation, generation: GenerationConfig | None = None) -> None:
+    def adopt(
+        self,
+        conversation: Conversation,
+        generation: GenerationConfig | None = None,
+        *,
+        leaves_room: bool = False,
+    ) -> None:
         """Replace the conversation, which the next question reads, and optionally the sampling settings.
+
+        Args:
+            leaves_room: refuse a conversation after which there is no room for a question and its answer.
 
         Raises:
             ContextLengthError: the new conversation does not fit; the current one is unchanged.
@@ -210,7 +220,7 @@ class Chat(ABC):
         """
         generation = generation or self.generation
         conversation = conversation.thinking(generation.thinks)
-        self._check_adopted(conversation, generation)
+        self._check_adopted(conversation, generation, leaves_room=leaves_room)
         self.conversation, self.generation = conversation, generation
         self._start_again()
 
@@ -249,7 +259,9 @@ class Chat(ABC):
         """Refuse a document that was added and does not fit."""
 
     @abstractmethod
-    def _check_adopted(self, conversation: Conversation, generation: GenerationConfig) -> None:
+    def _check_adopted(
+        self, conversation: Conversation, generation: GenerationConfig, *, leaves_room: bool
+    ) -> None:
         """Refuse a conversation that does not fit, or settings that would not act."""
 
     @abstractmethod

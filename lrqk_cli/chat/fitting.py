@@ -45,7 +45,7 @@ def check_fit(
 def _what_fits(over: int, documents: Sequence[DocumentUse], pages: Sequence[PageSpan]) -> str:
     """Advise to leave out the last ``over`` tokens of the documents, counted in whole pages."""
     if not documents:
-        return "Take questions back, begin a new chat"
+        return "Forget questions with /undo, begin a new chat"
     end = documents[-1].end
     whole = [document.title for document in documents if end - document.end >= over]
     index = len(whole)

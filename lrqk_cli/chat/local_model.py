@@ -94,6 +94,7 @@ class LocalModel:
             if server is not None:
                 return
         found = look_up(self.request, texts, saved.system, saved.generation, view, in_use=in_use)
+        # Unlike one that is opened again: another model should not be taken where no question has room.
         moved = saved.restore(found.prompt)
         needed = len(moved.tokens) + len(moved.turn(""))
         limit = found.placement.spec.max_context

@@ -173,7 +173,13 @@ class RemoteChat(Chat):
     def _check_added(self, entry: DocumentEntry) -> None:
         """Accept it: only the server knows what fits."""
 
-    def _check_adopted(self, conversation: Conversation, generation: GenerationConfig) -> None:  # noqa: ARG002
+    def _check_adopted(
+        self,
+        conversation: Conversation,  # noqa: ARG002 - the server knows its limit
+        generation: GenerationConfig,
+        *,
+        leaves_room: bool,  # noqa: ARG002
+    ) -> None:
         _check(generation)
 
     def _forget(self, entry: Entry) -> None:

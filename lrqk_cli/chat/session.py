@@ -115,7 +115,9 @@ class Session(Chat):
 
     def read(self, cancelled: Callable[[], bool] = never) -> Generator[ReadingEvent, None, None]:
         """See ``Chat``."""
-        yield from self._check(len(self.transcript) + len(self.conversation.turn("")))
+        # A conversation that goes on may have no room for a question; /undo makes some.
+        if not self.conversation.exchanges:
+            yield from self._check(len(self.transcript) + len(self.conversation.turn("")))
         yield from self._context_sync.catch_up(self.conversation, cancelled, set())
 
     def ask(
@@ -185,9 +187,13 @@ class Session(Chat):
     def _check_added(self, entry: DocumentEntry) -> None:
         list(self._check(len(self.transcript) + len(self.conversation.turn("")), [entry]))
 
-    def _check_adopted(self, conversation: Conversation, generation: GenerationConfig) -> None:  # noqa: ARG002
-        # There may be no room for a question: what was said stays, and /undo makes room.
-        check_fit(len(conversation.tokens), 0, self.engine.context, self.max_context, [], [])
+    def _check_adopted(
+        self, conversation: Conversation, generation: GenerationConfig, *, leaves_room: bool
+    ) -> None:
+        needed, room = len(conversation.tokens), 0
+        if leaves_room:
+            needed, room = needed + len(conversation.turn("")), generation.max_new_tokens or 1
+        check_fit(needed, room, self.engine.context, self.max_context, [], [])
 
     def _forget(self, entry: Entry) -> None:
         self._context_sync.forget(self.conversation, entry)

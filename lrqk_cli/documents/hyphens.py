@@ -61,7 +61,7 @@ def _splits(text: str) -> Iterable[tuple[int, str, str]]:
 
 
 def _counted(pattern: re.Pattern[str], texts: Iterable[str]) -> Iterable[tuple[str, int]]:
-    counts = Counter[str]()
+    """Yield the words of each text, and how often it has them."""
     for text in texts:
-        counts.update(pattern.findall(text))
-    return ((found.casefold(), count) for found, count in counts.items())
+        for found, count in Counter(match[0] for match in pattern.finditer(text)).items():
+            yield found.casefold(), count

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from lrqk_cli.documents import messages
 from lrqk_cli.documents.document import Document
@@ -24,20 +24,15 @@ from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.locations import STDIN
 from lrqk_cli.documents.messages import Message
 from lrqk_cli.documents.normalise import shown_name
+from lrqk_cli.documents.resident import ResidentMemory
 from lrqk_cli.documents.source import ReadOptions, SourceFile
 from lrqk_cli.errors import DocumentError
 
-if TYPE_CHECKING:
-    import psutil
-
 _POLL_S = 0.05
-_LIST_S = 0.5
 _LONGEST_STEP_S = 1.0
 _SECONDS_A_PAGE = 1.0
 _SECONDS_A_SCAN = 30.0
-_NO_ANSWERS = {"done", "scans", "ask"}
-# Parsers make millions of small objects that are in no cycle. Python looks for cycles after so many new ones.
-_OBJECTS_BEFORE_COLLECTION = 100_000
+_INTERIM = {"done", "scans", "ask"}
 # Readers of spreadsheets import numeric libraries, whose threads would only reserve memory.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -131,17 +126,17 @@ class ReaderProcess:
 
     def _answer(self, child: _Child, source: SourceFile, options: ReadOptions) -> Message:
         """Wait for the answer to a request; handle progress and password requests; enforce the limits."""
-        done, scans, spent, weighed, seen = 0, 0, 0.0, 0.0, time.monotonic()
+        done, scans, spent, weighed_at, seen = 0, 0, 0.0, 0.0, time.monotonic()
         while True:
             message = child.receive(_POLL_S)
             if message is not None:
                 done, scans = message.get("done", done), message.get("scans", scans)
             now = time.monotonic()
             # Not for each page, but before an answer, so that the outcome does not depend on the moment.
-            if now - weighed > _POLL_S or (message is not None and not message.keys() & _NO_ANSWERS):
-                if child.is_above(self._limits.memory):
+            if now - weighed_at > _POLL_S or (message is not None and not message.keys() & _INTERIM):
+                if child.memory.is_above(self._limits.memory):
                     raise too_large(source.title, self._limits)
-                weighed = now
+                weighed_at = now
             # A longer step is a wait for a password, or both processes were stopped; count it as one second.
             spent, seen = spent + min(now - seen, _LONGEST_STEP_S), now
             if spent > self._limits.timeout + _SECONDS_A_PAGE * done + _SECONDS_A_SCAN * scans:
@@ -191,11 +186,12 @@ class _Child:
     """A running process and its two pipes."""
 
     def __init__(self, memory: int) -> None:
+        import psutil
+
         # With -m, or with its default path, Python would search the working folder first.
         modules = [*sys.path, str(Path(__file__).parents[2])]
         code = (
-            f"import gc, sys; gc.set_threshold({_OBJECTS_BEFORE_COLLECTION}, 10, 10); "
-            f"sys.path[:] = {modules!r}; "
+            f"import sys; sys.path[:] = {modules!r}; "
             f"from lrqk_cli.documents.worker import main; main({memory})"
         )
         self._process = subprocess.Popen(
@@ -205,16 +201,12 @@ class _Child:
             stderr=subprocess.DEVNULL,
             env={**os.environ, **_ONE_THREAD},
         )
-        import psutil  # while the process starts
-
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
         self._watched = psutil.Process(self._process.pid)
         self._gone = psutil.Error
-        # Its own processes, as they were found last; to find them takes a look at all of the machine.
-        self._shares: list[psutil.Process] = []
-        self._listed_at = 0.0
+        self.memory = ResidentMemory(self._watched)
         self._received: SimpleQueue[bytes] = SimpleQueue()
         # A thread reads, because not every system can wait for a pipe with a timeout.
         self._thread = threading.Thread(
@@ -248,24 +240,6 @@ class _Child:
         if not line.endswith(b"\n"):
             raise _EndedError
         return messages.decode(line)
-
-    def is_above(self, memory: int) -> bool:
-        """Whether the process and its own processes hold more resident bytes than so many."""
-        # What they share counts once. To tell it takes the system long, so that is asked only if it matters.
-        return self._resident(lambda share: share.memory_info().rss) > memory and (
-            self._resident(lambda share: share.memory_full_info().uss) > memory
-        )
-
-    def _resident(self, of_share: Callable[[psutil.Process], int]) -> int:
-        used, now = 0, time.monotonic()
-        with suppress(self._gone):
-            used = int(self._watched.memory_info().rss)
-            if now - self._listed_at > _LIST_S:
-                self._shares, self._listed_at = self._watched.children(), now
-        for share in self._shares:
-            with suppress(self._gone):
-                used += int(of_share(share))
-        return used
 
     def kill(self) -> None:
         """End the process and its own processes, and wait for its end."""

@@ -20,9 +20,9 @@ from lrqk_cli.memory.cpus import usable_cpus
 # A fork takes some milliseconds, a page some hundredths of a second.
 _LEAST_PAGES = 4
 _MOST_PROCESSES = 8
-# Of pages, whose numbers of two bytes have room in a pipe. A run has one page in all but the longest files,
-# since one with drawings takes ten times as long as others.
-_MOST_RUNS = 4096
+# Pages are taken in runs, of one page in all but the longest files: one with drawings takes ten times as long
+# as others. Numbers of two bytes for all of them have room in any pipe (4 KiB), before someone reads it.
+_MOST_RUNS = 2048
 _NUMBER_BYTES = 2
 _EXIT_NO_MEMORY = 3
 _CHUNK = 1 << 16
@@ -63,28 +63,35 @@ def read_pages(
         ShareLostError: a process crashed.
     """
     count = share_count(len(numbers)) if count is None else count
-    if count < 2:
+    found = _read_shares(read, numbers, count, on_page) if count > 1 else None
+    if found is None:
         found = []
         for done, number in enumerate(numbers):
             on_page(done, len(numbers))
             found.append(read(number))
-    else:
-        found = _read_shares(read, numbers, count, on_page)
     on_page(len(numbers), len(numbers))
     return found
 
 
-def _read_shares(read: ReadPage, numbers: Sequence[int], count: int, on_page: OnPage) -> list[str | None]:
+def _read_shares(
+    read: ReadPage, numbers: Sequence[int], count: int, on_page: OnPage
+) -> list[str | None] | None:
+    """Return the text of each page; None if no process can begin."""
     texts: dict[int, str | None] = {}
-    on_page(0, len(numbers))
-    runs, left = _runs(len(numbers))
+    runs, untaken = _runs(len(numbers))
     processes, lines = dict[int, int](), dict[int, bytes]()
     with selectors.DefaultSelector() as selector:
         for _ in range(count):
-            output, process = _begin(read, numbers, runs, left)
+            try:
+                output, process = _begin(read, numbers, runs, untaken)
+            except OSError:  # such as too many processes; those that have begun read all pages
+                break
             processes[output], lines[output] = process, b""
             selector.register(output, selectors.EVENT_READ)
-        os.close(left)
+        os.close(untaken)
+        if not processes:
+            return None
+        on_page(0, len(numbers))
         while processes:
             for key, _ in selector.select():
                 output = key.fd
@@ -105,34 +112,39 @@ def _runs(pages: int) -> tuple[list[range], int]:
     """Return runs of neighbouring places, and a pipe from which each process reads the next one's number."""
     length = -(-pages // _MOST_RUNS)
     runs = [range(first, min(first + length, pages)) for first in range(0, pages, length)]
-    left, own = os.pipe()
+    untaken, own = os.pipe()
     os.write(own, b"".join(number.to_bytes(_NUMBER_BYTES) for number in range(len(runs))))
     os.close(own)
-    return runs, left
+    return runs, untaken
 
 
-def _begin(read: ReadPage, numbers: Sequence[int], runs: Sequence[range], left: int) -> tuple[int, int]:
+def _begin(read: ReadPage, numbers: Sequence[int], runs: Sequence[range], untaken: int) -> tuple[int, int]:
     """Fork a process that reads runs of pages; return where its results come, and the process."""
     output, own = os.pipe()
     parent = os.getpid()
-    with warnings.catch_warnings():
-        # Of the other threads, which only wait for messages, the fork needs nothing.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process = os.fork()
+    try:
+        with warnings.catch_warnings():
+            # Of the other threads, which only wait for messages, the fork needs nothing.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = os.fork()
+    except OSError:
+        os.close(output)
+        os.close(own)
+        raise
     if not process:
-        _read_runs(read, numbers, runs, left, own, parent)
+        _read_runs(read, numbers, runs, untaken, own, parent)
     os.close(own)
     return output, process
 
 
 def _read_runs(
-    read: ReadPage, numbers: Sequence[int], runs: Sequence[range], left: int, output: int, parent: int
+    read: ReadPage, numbers: Sequence[int], runs: Sequence[range], untaken: int, output: int, parent: int
 ) -> NoReturn:
     code = 1
     try:
         end_with(parent)  # a page may take for ever
         with os.fdopen(output, "wb") as results:
-            while number := os.read(left, _NUMBER_BYTES):
+            while number := os.read(untaken, _NUMBER_BYTES):
                 for place in runs[int.from_bytes(number)]:
                     results.write(json.dumps([place, read(numbers[place])]).encode() + b"\n")
                     results.flush()

@@ -63,4 +63,4 @@ def test_where_no_known_model_holds_it_that_is_said():
 def test_without_documents_a_new_chat_is_advised():
     with pytest.raises(ContextLengthError) as refusal:
         check_fit(4000, 1, 1000, 8000, [], [])
-    assert refusal.value.hint == "Take questions back, begin a new chat, or raise --ctx to 4001."
+    assert refusal.value.hint == "Forget questions with /undo, begin a new chat, or raise --ctx to 4001."

@@ -201,7 +201,7 @@ def test_a_full_conversation_is_taken_up_and_a_question_taken_back_makes_room(fa
     session.adopt(saved.conversation.copy())
     with pytest.raises(ContextLengthError) as refusal:
         list(session.ask("D?"))
-    assert "Take questions back" in refusal.value.hint
+    assert "/undo" in refusal.value.hint
     assert session.transcript == saved.transcript
     session.undo()
     assert answer_of(session.ask("E?")).text

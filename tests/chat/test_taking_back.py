@@ -155,6 +155,11 @@ def test_another_system_text_moves_everything(fake_engine, fake_document, new_se
     assert session.conversation.exchanges[0].answer.text == "Yes."
     with pytest.raises(ContextLengthError):
         session.set_system("x" * 1000)
+    # It fits, and leaves no room for a question.
+    room = engine.context - len(session.transcript)
+    with pytest.raises(ContextLengthError):
+        session.set_system("x" * (room + len("Be short.")))
+    assert engine.text == "Be short.<[one]A?>Yes.|B?>Yes."
     session.set_system(None)
     play(session.ask("C?"))
     assert engine.text == "<[one]A?>Yes.|B?>Yes.|C?>Yes."

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lrqk_cli.documents import read_documents
+from lrqk_cli.documents import read_documents, reader_process
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.reader_process import ReaderProcess
 from lrqk_cli.documents.source import ReadOptions, SourceFile
@@ -86,6 +86,47 @@ def test_running_out_of_memory_is_never_taken_for_a_broken_page(
             patch.setattr(owner, name, fail)
             with pytest.raises(MemoryError):
                 read_pdf(source, ReadOptions())
+
+
+def test_memory_is_weighed_before_any_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a file whose reader grows and answers sooner than it would be looked at."""
+
+    class Child:
+        memory = property(lambda self: self)
+
+        def __init__(self, _: int) -> None:
+            self._messages: list[dict[str, object]] = [{"done": 1, "total": 1}, {"document": {}}]
+
+        def send(self, *_: object) -> None: ...
+
+        def receive(self, _: float) -> dict[str, object]:
+            return self._messages.pop(0)
+
+        def is_above(self, _: int) -> bool:
+            return not self._messages
+
+        def kill(self) -> None: ...
+
+    monkeypatch.setattr(reader_process, "_Child", Child)
+    monkeypatch.setattr(reader_process, "_POLL_S", 3600.0)
+    path = tmp_path / "a.txt"
+    with pytest.raises(DocumentError, match=r"^a\.txt takes more memory"):
+        ReaderProcess(ReadLimits()).read(SourceFile(path, path.name, b""), ReadOptions())
+
+
+def test_files_that_were_read_hold_no_memory(tmp_path: Path) -> None:
+    """A tree of HTML is full of cycles; Python has to find those of the files before."""
+    pytest.importorskip("markitdown", reason="the extra office is not installed")
+    path = tmp_path / "rows.html"
+    path.write_text("<table>" + "<tr><td>cell</td></tr>" * 20_000 + "</table>")
+    source = SourceFile(path, path.name, b"")
+    with ReaderProcess(ReadLimits()) as process:
+        process.read(source, ReadOptions())
+        (reader,) = children()
+        first = reader.memory_info().rss
+        for _ in range(4):
+            process.read(source, ReadOptions())
+        assert reader.memory_info().rss < first + 60 * _MIB
 
 
 def test_standard_input_without_an_end_hits_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

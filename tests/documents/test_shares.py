@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from pypdf import PdfReader
 
@@ -77,6 +78,27 @@ def test_a_process_that_fails_is_an_error(
     for _ in range(cpus):
         with suppress(ChildProcessError):
             os.waitpid(-1, 0)
+
+
+@pytest.mark.parametrize("begun", [0, 1])
+def test_where_processes_cannot_begin_the_others_read_all_pages(
+    begun: int, cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork, forks = os.fork, list[int]()
+
+    def fork_some() -> int:
+        if len(forks) == begun:
+            raise BlockingIOError
+        forks.append(0)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_some)
+    opened = psutil.Process().num_fds()
+    assert read_pages(lambda number: str(number + 1), range(50), no_progress) == [
+        str(number) for number in range(1, 51)
+    ]
+    assert len(forks) == begun
+    assert psutil.Process().num_fds() == opened
 
 
 @pytest.mark.parametrize("user", [None, "secret"])
