@@ -71,8 +71,8 @@ def test_gated_gemv_matches_the_reference(
     found = to(expected, device)
     gated_reference.gated_gemv(gate, up, row, expected, activation=activation)
     gated_kernel.gated_gemv(*to((gate, up, row), device), found, activation=activation)
-    # The reference rounds both products first. A product adds up 1,024 terms in the order that suits the CPU, and
-    # its rounding is multiplied by the other one, up to 40.
+    # The reference rounds both products first. A product adds up 1,024 terms in an order that suits the CPU,
+    # and its rounding is multiplied by the other one, up to 40.
     rounding = max(16 * torch.finfo(dtype).eps, 5e-5)
     assert_same(found, expected, atol=rounding, rtol=rounding)
 
