@@ -107,6 +107,10 @@ class Conversation:
         """Return the tokens that a question would add, up to the start of its answer."""
         return [*self._begin(), *self.prompt.text(question), *self.prompt.closing()]
 
+    def length_with(self, question: str) -> int:
+        """Return the number of tokens that the conversation would have with a question."""
+        return len(self.tokens) + len(self.turn(question))
+
     def add_document(self, document: DocumentLike) -> DocumentEntry:
         """Append a document to the user's turn; begin a turn if none is open."""
         begin, index = self._begin(), len(self.documents)

@@ -95,8 +95,7 @@ class LocalModel:
                 return
         found = look_up(self.request, texts, saved.system, saved.generation, view, in_use=in_use)
         # Unlike one that is opened again: another model should not be taken where no question has room.
-        moved = saved.restore(found.prompt)
-        needed = len(moved.tokens) + len(moved.turn(""))
+        needed = saved.restore(found.prompt).length_with("")
         limit = found.placement.spec.max_context
         check_fit(needed, saved.generation.max_new_tokens or 1, found.plan.context, limit, [], [])
 

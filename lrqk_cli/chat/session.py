@@ -117,7 +117,7 @@ class Session(Chat):
         """See ``Chat``."""
         # A conversation that goes on may have no room for a question; /undo makes some.
         if not self.conversation.exchanges:
-            yield from self._check(len(self.transcript) + len(self.conversation.turn("")))
+            yield from self._check(self.conversation.length_with(""))
         yield from self._context_sync.catch_up(self.conversation, cancelled, set())
 
     def ask(
@@ -136,7 +136,7 @@ class Session(Chat):
             constraint, top_logprobs: of the answer, without its reasoning; see ``Engine.generate``.
         """
         started = time.perf_counter()
-        yield from self._check(len(self.transcript) + len(self.conversation.turn(question)))
+        yield from self._check(self.conversation.length_with(question))
         self._cache = DecodeTotals()
         exchange = self.conversation.add_question(question)
         try:
@@ -185,14 +185,14 @@ class Session(Chat):
         return Status(engine.length, engine.context, engine.memory(), self._cache, self.history.recent)
 
     def _check_added(self, entry: DocumentEntry) -> None:
-        list(self._check(len(self.transcript) + len(self.conversation.turn("")), [entry]))
+        list(self._check(self.conversation.length_with(""), [entry]))
 
     def _check_adopted(
         self, conversation: Conversation, generation: GenerationConfig, *, leaves_room: bool
     ) -> None:
         needed, room = len(conversation.tokens), 0
         if leaves_room:
-            needed, room = needed + len(conversation.turn("")), generation.max_new_tokens or 1
+            needed, room = conversation.length_with(""), generation.max_new_tokens or 1
         check_fit(needed, room, self.engine.context, self.max_context, [], [])
 
     def _forget(self, entry: Entry) -> None:

@@ -201,14 +201,15 @@ def test_a_chat_without_history_is_not_recorded(tiny_model):
 
 def test_a_conversation_that_fills_its_context_is_opened_again(tiny_model, run):
     base = ("chat", "--model", tiny_model, "--session", "full", "--ctx", 400, "--max-new-tokens", 20)
-    questions = 0
-    while run(*base, "--prompt", "Is this a rather long question, or is it not?").code == 0:
-        questions += 1
-    assert questions > 2
+    question, answered = "Is this a rather long question, or is it not?", 0
+    while (result := run(*base, "--prompt", question)).code == 0:
+        answered += 1
+    assert result.code == 6, result.err
+    assert answered > 2
     terminal = Terminal(*base)
     terminal.at_prompt()
     assert "Error" not in terminal.seen
-    terminal.child.send("Is this a rather long question, or is it not?\r")
+    terminal.child.send(f"{question}\r")
     assert "/undo" in terminal.until("Hint: [^\r]*")
     terminal.at_prompt()
     terminal.child.send("/undo\r")
@@ -219,4 +220,4 @@ def test_a_conversation_that_fills_its_context_is_opened_again(tiny_model, run):
     terminal.child.send("/quit\r")
     assert terminal.end() == 0
     recorded = [entry.question for entry in SessionStore().archive("full").entries]
-    assert recorded == ["Is this a rather long question, or is it not?"] * (questions - 1) + ["Who?"]
+    assert recorded == [question] * (answered - 1) + ["Who?"]

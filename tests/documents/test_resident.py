@@ -21,7 +21,6 @@ _PROGRAM = """
 import os, sys
 own, of_each = (int(word) << 20 for word in sys.argv[1:])
 shared = b"x" * own
-forks = []
 for _ in range({forks}):
     ready, done = os.pipe()
     if not os.fork():
