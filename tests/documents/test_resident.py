@@ -41,9 +41,12 @@ def running(own_mib: int, of_each_mib: int) -> Iterator[psutil.Process]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        yield psutil.Process(process.pid)
+        watched = psutil.Process(process.pid)
+        forks = watched.children()
+        yield watched
         assert process.stdin is not None
         process.stdin.close()
+    psutil.wait_procs(forks)
 
 
 def test_what_forks_share_counts_once() -> None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 import psutil
 
-from fuzz import torch_threads
+import fuzz.torch_threads  # noqa: F401
 
 # A case that takes longer is a failure; where Python cannot stop it, the process is killed a little later.
 CASE_S = 30.0
@@ -153,7 +153,6 @@ def _kill(process: Any) -> None:
 
 def _work(target: Target, name: str, numbers: list[int], seed: int, end: float, results: Connection) -> None:
     signal.signal(signal.SIGALRM, _stop)
-    torch_threads.renew()
     own = psutil.Process()
     # What libraries say there is seen by no user; commands write to streams of the targets.
     with Path(os.devnull).open("w") as nowhere:

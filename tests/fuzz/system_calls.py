@@ -23,7 +23,7 @@ from typing import NamedTuple, NoReturn
 
 import psutil
 
-from fuzz import torch_threads
+import fuzz.torch_threads  # noqa: F401
 
 is_supported = sys.platform == "linux" and platform.machine() == "x86_64"
 
@@ -155,7 +155,6 @@ def _run(do: Callable[[], bytes], result: int, channel: socket.socket, *, with_f
     code = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        torch_threads.renew()
         if with_filter:
             listener = _install()
             socket.send_fds(channel, [b"x"], [listener])
