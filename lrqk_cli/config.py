@@ -77,8 +77,9 @@ class AlsConfig:
         require(self.tolerance >= 0.0, "`als.tolerance` cannot be negative.")
 
 
-# Together with the recent window, these are 8,192 rows: a quarter of 32K.
-_HOT = 8128
+# Together with the recent window, these hold a text of 8,192 tokens with an answer of 256, for which no index
+# is needed; and they are a quarter of 32K.
+_HOT = 8384
 
 # Models put unused attention on the first tokens, whose keys are unlike all others (Xiao et al., "Efficient
 # streaming language models with attention sinks", 2024). If the index scores such a token too low, its row is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,10 @@ from threading import local
 from typing import Generic, TypeVar
 
 import torch
+
+# How long a thread may keep Python's lock while others wait. By default it is 5 ms, which the thread that
+# feeds the device would lose each time.
+_SWITCH_SECONDS = 2e-4
 
 _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
@@ -35,7 +40,8 @@ class SolverPool(Generic[_Result]):
     """
 
     def __init__(self, tasks: Sequence[Callable[[], _Result]] = ()) -> None:
-        self._threads = torch.get_num_threads()
+        self._threads, self._interval = torch.get_num_threads(), sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._pool = ThreadPoolExecutor(
             self._threads, initializer=self._begin_thread, thread_name_prefix="lrqk-solver"
         )
@@ -68,6 +74,7 @@ class SolverPool(Generic[_Result]):
         finally:
             # The workers have changed LAPACK's thread count, which the whole process shares.
             torch.set_num_threads(self._threads)
+            sys.setswitchinterval(self._interval)
 
 
 def take_results(futures: list[Future[_Result]]) -> list[_Result]:

@@ -105,7 +105,7 @@ def test_every_mode_of_the_suite_has_its_place() -> None:
         ({"device": "NVIDIA H100"}, "8b-q4-2 and 8b-q4-1 differ in device: NVIDIA H100, NVIDIA H200"),
         ({"weights": "bfloat16"}, "differ in weights: bf16, q4"),
         ({"model": "llama-3.2-1b (random weights)"}, "differ in model"),
-        ({"settings": LrqkConfig(hot=4096)}, "8b-q4-2 and 8b-q4-1 have other settings: hot 4096, 8128"),
+        ({"settings": LrqkConfig(hot=4096)}, "8b-q4-2 and 8b-q4-1 have other settings: hot 4096, 8384"),
         ({"ctx": 65536}, "8b-q4-1 and 8b-q4-2 have lrqk at 65,536 tokens twice"),
     ],
 )
@@ -179,7 +179,7 @@ def test_predictions_stand_beside_peaks_for_each_context() -> None:
     assert lines == [
         (
             "llama-3.1-8b, q4",
-            "8,128 hot rows, rank 64 in 4 bits",
+            "8,384 hot rows, rank 64 in 4 bits",
             "7,168 (+1.00%)",
             "7,168 (+1.00%)",
         ),
@@ -191,7 +191,7 @@ def test_predictions_stand_beside_peaks_for_each_context() -> None:
 def test_runs_that_a_card_limits_name_the_card() -> None:
     runs = {
         f"vram_{card}": speed(result(memory_cap_bytes=card * GIB - (800 << 20)), settings=LrqkConfig(hot=hot))
-        for card, hot in ((16, 8128), (8, 4096))
+        for card, hot in ((16, 8384), (8, 4096))
     }
     lines = rows(memory_tables.TABLES, "limits", **runs)
     assert [line[0] for line in lines] == ["8 GiB", "16 GiB"]

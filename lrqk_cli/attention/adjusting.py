@@ -6,7 +6,8 @@ from dataclasses import fields
 
 import torch
 
-from lrqk_cli.attention.decode_step import DeviceState, DeviceStep
+from lrqk_cli.attention.decode_step import DeviceStep
+from lrqk_cli.attention.device_state import DeviceState
 from lrqk_cli.attention.sources import AttentionTracker
 from lrqk_cli.attention.taking_back import RewindableCache
 from lrqk_cli.config import LrqkConfig

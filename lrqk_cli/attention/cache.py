@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lrqk_cli.attention.adjusting import AdjustableCache
 from lrqk_cli.attention.counters import RowCounters
-from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, FixedSpace
+from lrqk_cli.attention.decode_step import DeviceStep
+from lrqk_cli.attention.device_state import DeviceState, FixedSpace
 from lrqk_cli.attention.layer_list import are_pageable, has_device_steps, make_layers
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.params import AttentionParams
@@ -27,6 +28,9 @@ from lrqk_cli.errors import UsageError
 from lrqk_cli.memory import accounting
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.solver_pool import run_solvers
+
+# Tokens before the first step that chooses rows at which the CPU begins to solve for the factors.
+_SOLVE_BEFORE = 128
 
 
 class LrqkCache(AdjustableCache):
@@ -78,7 +82,7 @@ class LrqkCache(AdjustableCache):
         self.lrqk_layers = [layer for layer in self.attention_layers if isinstance(layer, LrqkLayer)]
         self.before_overwrite: Callable[[int], None] = lambda _: None
         self._restoring: Restoring | None = None
-        self._is_prefilling = self._ends_prefill = self._is_verifying = False
+        self._is_prefilling = self._ends_prefill = self._is_verifying = self._warms_up = False
         self._early = EarlySolves()
         self.is_pageable = are_pageable(self.attention_layers)
         has_steps = has_device_steps(spec, config, device) and not self.is_pageable
@@ -133,11 +137,12 @@ class LrqkCache(AdjustableCache):
         layer, tokens = self.attention_layers[number], key.shape[1]
         if self._restoring is not None:
             self._restoring.complete_layer(number)
-        is_segment = self._is_prefilling or tokens > 1 or self.position.length == 0
-        if is_segment and not self._is_verifying:
+        is_token = tokens == 1 and self.position.length > 0 and not self._is_prefilling
+        is_step = self._is_verifying or is_token
+        if not is_step:
             self.settle()
             output = layer.attend_segment(query, key, value, params)
-            if self._ends_prefill:
+            if self._ends_prefill and not self.holds_all(self.position.length + tokens):
                 layer.prepare_ahead()
                 if self.has_link and isinstance(layer, LrqkLayer):
                     self._early.begin(layer)
@@ -151,6 +156,8 @@ class LrqkCache(AdjustableCache):
             if number in self.observers:
                 self.observers[number](query, params, output)
         if number == self._last:
+            if is_step and self._state is not None and not self._state.is_choosing:
+                self._state.count_demands(self.config)
             self.position.advance(1 if self._is_verifying else tokens)
         return output
 
@@ -184,9 +191,29 @@ class LrqkCache(AdjustableCache):
                 layer.settle(self.position.pending)
             self.position.set(self.position.length)
 
+    def holds_all(self, length: int) -> bool:
+        """Return whether a decode step after ``length`` tokens finds all rows resident."""
+        return accounting.holds_all(self.spec, self.config, self.context, length)
+
+    @property
+    def is_choosing(self) -> bool:
+        """Whether the prepared step chooses rows; a captured step serves only steps that agree in this."""
+        return self._state is None or self._state.is_choosing
+
+    @contextmanager
+    def warming_up(self) -> Iterator[None]:
+        """Let a step inside this context choose rows even if it need not: that compiles all kernels."""
+        self._warms_up = True
+        try:
+            yield
+        finally:
+            self._warms_up = False
+
     def prepare_step(self) -> None:
         """Finish a prefill and the acceptance of drafts; a captured step needs this before its launch."""
         self.finish_prefill()
+        if self._state is not None:
+            self._state.is_choosing = self._warms_up or not self.holds_all(self.position.length)
         if self._steps:
             self.position.send()
         else:
@@ -218,26 +245,53 @@ class LrqkCache(AdjustableCache):
             layer.begin_segment()
 
     def solve(self) -> None:
-        """Fit the joint solver's factors to the tokens so far, if a prefill has left that to do."""
+        """Fit the joint solver's factors to the tokens so far, if a prefill has left that to do.
+
+        Do nothing as long as all rows are resident.
+        """
+        if self.holds_all(self.position.length):
+            return
         unsolved = [layer for layer in self.lrqk_layers if layer.is_unsolved and layer not in self._early]
         run_solvers([layer.solve for layer in unsolved])
 
     def finish_prefill(self) -> None:
         """Prepare all layers for decode steps; otherwise the first step does it."""
         self._complete_restoring()
+        if self.holds_all(self.position.length):
+            self._hold()
+            return
         unfinished = [layer for layer in self.lrqk_layers if layer.prefill is not None]
         if not unfinished:
             return
+        self.settle()
         self.solve()
         # In order, so that the device has work while later layers are still solved for.
         for layer in unfinished:
             self._early.install(layer)
             layer.finish_prefill()
+        self._early.close()
         self._refresh_steps()
+
+    def _hold(self) -> None:
+        """Prepare all layers for decode steps that find all rows resident."""
+        opened = [layer for layer in self.lrqk_layers if layer.prefill is None or not layer.prefill.is_held]
+        for layer in opened:
+            layer.hold()
+        if opened:
+            self._refresh_steps()
+
+    def solve_soon(self) -> None:
+        """Shortly before steps have to choose rows, begin to solve for the factors of one more layer.
+
+        A background thread does it. Call this before each step whose lengths are on the device.
+        """
+        length = self.position.length
+        if self.holds_all(length) and self.has_link and not self.holds_all(length + _SOLVE_BEFORE):
+            self._early.begin_next(self.lrqk_layers)
 
     def reset(self) -> None:
         """Forget all tokens and all fits."""
-        self.cancel_restoring()
+        self.cancel_background_work()
         self.before_overwrite(0)
         self._rewind_points.clear()
         self.position.set(0)
@@ -257,8 +311,9 @@ class LrqkCache(AdjustableCache):
         self._restoring = Restoring(self.attention_layers, self.states, blocks, states)
         self._refresh_steps()
 
-    def cancel_restoring(self) -> None:
-        """Stop reading from files; reset the cache before it is used again."""
+    def cancel_background_work(self) -> None:
+        """Stop reading from files, and solving; reset the cache before it is used again."""
+        self._early.close()
         if self._restoring is not None:
             self._restoring.cancel()
             self._restoring = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lrqk_cli.attention.decode_step import DeviceState
+from lrqk_cli.attention.device_state import DeviceState
 from lrqk_cli.attention.layers import AttentionLayer
 from lrqk_cli.telemetry.stats import StepStats
 

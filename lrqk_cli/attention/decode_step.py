@@ -7,103 +7,30 @@ layer has its own step object, which works on the layer's tensors.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lrqk_cli import kernels
+from lrqk_cli.attention.device_state import DeviceState
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.params import AttentionParams
-from lrqk_cli.attention.position import Position
 from lrqk_cli.attention.projection import Projector
 from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.config import LrqkConfig
-from lrqk_cli.formats import UNIT
 from lrqk_cli.kernels.buffers import (
     Drafts,
     Fetch,
-    FetchPlan,
     IndexMaps,
     Projected,
     Residents,
     Tail,
     TokenScores,
 )
-from lrqk_cli.kernels.launch_scratch import AttendScratch, SelectScratch
-from lrqk_cli.model_spec import ModelSpec
-
-FixedSpace: TypeAlias = Callable[[Tensor], Tensor]
-
-
-class DeviceState:
-    """State that the steps of all layers of a cache share.
-
-    Attributes:
-        length: tokens stored before a step, int64 ``[1]``.
-        totals: rows demanded and rows fetched by all steps of each layer so far, int64 ``[layers, 2]``.
-
-    Args:
-        position: of the cache.
-        fixed_space: returns the tensor for an output in fixed point, the input of packed products; None
-            without packed weights.
-    """
-
-    def __init__(self, spec: ModelSpec, position: Position, fixed_space: FixedSpace | None = None) -> None:
-        self.length = position.tensor
-        self._device = self.length.device
-        self.totals = torch.zeros(spec.num_layers, 2, dtype=torch.int64, device=self._device)
-        self._fixed_space = fixed_space
-        self._spec = spec
-        # Layers run one after the other, so layers of one shape share their scratch.
-        self.attend_scratch = cache(self._attend_scratch)
-        self.lrqk_scratch = cache(self._lrqk_scratch)
-
-    def space_for(self, output: Tensor) -> Tensor | None:
-        """Return the tensor for an output ``[sets, N, d]`` in fixed point; None if it is not needed."""
-        if self._fixed_space is None or output.shape[-1] % UNIT:
-            return None
-        return self._fixed_space(output)
-
-    def forget_scratch(self) -> None:
-        """Free what steps share; steps that are made from now on take it anew."""
-        self.attend_scratch.cache_clear()
-        self.lrqk_scratch.cache_clear()
-
-    def take_totals(self) -> list[list[int]]:
-        """Return the rows demanded and fetched in each layer since the last call. Waits for the device."""
-        totals: list[list[int]] = self.totals.tolist()
-        self.totals.zero_()
-        return totals
-
-    def _attend_scratch(
-        self,
-        sets: int,
-        rows: int,
-        width: int,
-        tail_rank: int | None = None,
-        fetching: int = 0,
-        tokens: int = 1,
-    ) -> AttendScratch:
-        queries = tokens * self._spec.num_heads // sets
-        return AttendScratch.empty(
-            sets, queries, rows, width, self._device, tail_rank=tail_rank, fetching=fetching
-        )
-
-    def _lrqk_scratch(
-        self, sets: int, rank: int, hot: int, context: int, tail_rank: int | None, tokens: int
-    ) -> tuple[Projected, TokenScores, SelectScratch, FetchPlan]:
-        queries = tokens * self._spec.num_heads // sets
-        return (
-            Projected.empty(sets, queries, rank, self._device),
-            TokenScores.empty(sets, queries, context, self._device, tail_rank=tail_rank),
-            SelectScratch.empty(sets, hot, context, self._device),
-            FetchPlan.empty(sets, hot, self._device),
-        )
+from lrqk_cli.kernels.launch_scratch import AttendScratch
 
 
 class _Chosen(NamedTuple):
@@ -257,6 +184,7 @@ class LrqkStep(DeviceStep):
             sets, hot.rows.shape[1], hot.rows.shape[-1], tail_rank, hot.size, tokens
         )
         self._plan = plan._replace(totals=state.totals[layer])
+        state.row_sets[layer] = sets
         self._maps = IndexMaps(
             query=torch.empty_like(projector.query_map),
             key=projector.key_map,
@@ -271,7 +199,12 @@ class LrqkStep(DeviceStep):
         self._buffers = {tokens: verifying, 1: _part(verifying, projected.codes.shape[1] // tokens)}
 
     def refresh(self) -> None:
-        """See ``DeviceStep``; multiplies the scale of the index into the query map and the tail's slope."""
+        """See ``DeviceStep``; multiplies the scale of the index into the query map and the tail's slope.
+
+        Also forgets the newest plan, for steps that find all rows resident and make none.
+        """
+        self._plan.counts.zero_()
+        self._plan.leaving.zero_()
         scale = self._index.scale
         self._maps.query.copy_(self._projector.query_map * scale)
         if self._slope is not None and self._value_tail is not None:
@@ -298,6 +231,13 @@ class LrqkStep(DeviceStep):
         if self._drafts is not None and tokens > 1:
             rows = self._drafts.rows
             rows.copy_(torch.stack((key[:, 1:], value[:, 1:]), 2))
+        if self._state.is_choosing:
+            self._choose(buffers, params)
+        return _Chosen(buffers.attend, Fetch(self._plan, self._store.stored), buffers.tail, rows)
+
+    def _choose(self, buffers: _Buffers, params: AttentionParams) -> None:
+        """Score all tokens, and plan the fetches; without this the plan stays empty, and there is no tail."""
+        residents, length = self._residents, self._state.length
         kernels.score_tokens(
             buffers.projected,
             self._index.codes,
@@ -318,7 +258,6 @@ class LrqkStep(DeviceStep):
             aggregate=self._config.aggregate,
             sink_tokens=self._config.sink_tokens,
         )
-        return _Chosen(buffers.attend, Fetch(self._plan, self._store.stored), buffers.tail, rows)
 
 
 def _part(buffers: _Buffers, queries: int) -> _Buffers:

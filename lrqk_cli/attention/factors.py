@@ -32,7 +32,7 @@ _PIECE = 2048
 
 
 @contextmanager
-def _tensor_cores() -> Iterator[None]:
+def tensor_cores() -> Iterator[None]:
     """Let float32 products on a GPU round their factors to TF32 inside this context.
 
     TF32 keeps all bits of a float16 or bfloat16 number; sums stay float32.
@@ -120,10 +120,10 @@ class GramAccumulator:
     def add(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Add a segment: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
         queries = query.reshape(self.query_gram.shape[0], -1, query.shape[-1])
-        keys, values = key.float(), value.float()
         if self.count == 0:
-            self.shift.copy_(keys.mean(1))
-        keys = keys - self.shift.unsqueeze(1)
+            self.shift.copy_(key.mean(1, dtype=torch.float32))
+        # Numbers of 16 bits become float32 on the way, without a copy of their own.
+        keys, values = key - self.shift.unsqueeze(1), value.float()
         self.query_gram += _summed_products(queries, queries)
         self.key_gram += _summed_products(keys, keys)
         self.value_gram += _summed_products(keys, values)
@@ -197,7 +197,7 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
     """Return ``leftᵀ right`` in float32, ``[batch, d, d]``."""
     if left.is_cuda and left.dtype != torch.float32:
         return torch.bmm(left.mT, right, out_dtype=torch.float32)
-    with _tensor_cores():
+    with tensor_cores():
         return left.float().mT @ right.float()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from lrqk_cli import kernels
 from lrqk_cli.attention.projection import QueryCodes
 from lrqk_cli.config import LrqkConfig
-from lrqk_cli.kernels.codes import largest_code, pack_codes, unpack_codes
+from lrqk_cli.kernels.codes import largest_code, unpack_codes
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import SCORE_CHUNK
 from lrqk_cli.memory.tensors import empty
@@ -31,8 +31,6 @@ class LowRankIndex:
         self.codes = empty(accounting.index_codes(spec, config, context), device)
         self.scale = empty(accounting.index_scale(spec, config), device)
         self.scale.fill_(1.0)
-        # The largest integer code.
-        self._top = largest_code(self.codes.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -45,22 +43,17 @@ class LowRankIndex:
         Args:
             deviations: the root mean square of each dimension over all tokens, ``[sets, 1, r]``.
         """
-        if self._top is not None:
+        top = largest_code(self.codes.dtype)
+        if top is not None:
             reach = _CLIP_DEVIATIONS[self.codes.dtype] * deviations
-            self.scale.copy_(reach.clamp(min=torch.finfo(torch.float32).tiny) / self._top)
+            self.scale.copy_(reach.clamp(min=torch.finfo(torch.float32).tiny) / top)
 
     def write(self, first: int, codes: Tensor) -> None:
         """Store the codes ``[sets, S, r]`` of the tokens from ``first`` on, with the current scale.
 
         Outliers saturate.
         """
-        stop = first + codes.shape[1]
-        codes = codes / self.scale
-        if self._top is not None:
-            codes = codes.round().clamp(-self._top, self._top)
-        if self.codes.dtype == torch.uint8:
-            codes = pack_codes(codes)
-        self.codes[:, first:stop] = codes.to(self.codes.dtype)
+        kernels.encode_codes(codes, self.scale, self.codes[:, first : first + codes.shape[1]])
 
     def gather(self, token: Tensor) -> Tensor:
         """Return the codes ``[sets, n, r]`` of tokens ``[sets, n]``, in float32."""

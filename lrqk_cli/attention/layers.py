@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from lrqk_cli import kernels
-from lrqk_cli.attention.decode_step import DenseDeviceStep, DeviceState, DeviceStep
+from lrqk_cli.attention.decode_step import DenseDeviceStep, DeviceStep
+from lrqk_cli.attention.device_state import DeviceState
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import Ring
 from lrqk_cli.attention.params import AttentionParams
@@ -180,13 +181,18 @@ class FullLayer(AttentionLayer):
         output, lse = kernels.attend(
             query, key, value, scaling=params.scaling, softcap=params.softcap, causal=True
         )
+        waiting: tuple[Tensor, Tensor] | None = None
         for keys, values in chunks:
             self._index_keys(streamed, keys)
             streamed += keys.shape[1]
-            chunk_output, chunk_lse = kernels.attend(
-                query, keys, values, scaling=params.scaling, softcap=params.softcap
-            )
-            output, lse = kernels.merge(output, lse, chunk_output, chunk_lse)
+            part = kernels.attend(query, keys, values, scaling=params.scaling, softcap=params.softcap)
+            if waiting is None:
+                waiting = part
+            else:  # two chunks at once, because a merge reads and writes the whole output in float32
+                output, lse = kernels.merge(output, lse, *waiting, part)
+                waiting = None
+        if waiting is not None:
+            output, lse = kernels.merge(output, lse, *waiting)
         self._streamed_rows += earlier * self.spec.num_kv_heads
         return weigh_sinks(output, lse, params.sinks), key, value
 

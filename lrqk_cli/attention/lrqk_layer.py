@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from lrqk_cli.attention.decode_step import DeviceState, DeviceStep, LrqkStep
+from lrqk_cli.attention.decode_step import DeviceStep, LrqkStep
+from lrqk_cli.attention.device_state import DeviceState
 from lrqk_cli.attention.drafts import empty_drafts
 from lrqk_cli.attention.host_store import RowStore
 from lrqk_cli.attention.hot_set import HotSet
@@ -34,13 +35,14 @@ class LrqkLayer(FullLayer):
     Segments are attended exactly, and the projector observes them. ``solve`` then fits the projector;
     ``finish_prefill`` builds or extends the index, and seeds the hot set. Each single token after that is a
     decode step: it attends exactly to the residents, and predicts the contribution of all other rows from
-    their codes (``tail``).
+    their codes (``tail``). As long as all rows are resident there is nothing to choose or to predict:
+    ``hold`` puts that work off.
 
     Each *row set* has its own part of the index and of the hot set. ``config.grouping`` chooses one row set
     per KV head or per query head. The queries of a row set share its residents.
 
     Attributes:
-        prefill: the work that segments leave for the next decode step; None between decode steps, when all
+        prefill: the work that segments leave for later; None between decode steps that choose rows, when all
             tokens are indexed and all possible hot slots are filled.
         fit: the current fit of the projector.
         drafts: the rows of the newest verify step's drafts; None if the layer takes none.
@@ -108,10 +110,13 @@ class LrqkLayer(FullLayer):
         point.learned.put_back()
         self.projector.grams.count = point.observed
         self.prefill = point.prefill and point.prefill.to(self.store.device)
-        filled = self.hot.filled(length) if self.prefill is None else self.prefill.filled
-        self.hot.rewind(point.slot_token, filled, length, self.store)
+        self.hot.rewind(point.slot_token, self._filled_slots(length), length, self.store)
         if self.prefill is None:  # else ``solve`` fits it before the next step
             self.fit_tail()
+
+    def _filled_slots(self, length: int) -> int:
+        prefill = self.prefill
+        return self.hot.filled(length) if prefill is None or prefill.is_held else prefill.filled
 
     def adjust(self, config: LrqkConfig) -> None:
         """Change the configuration from the next step on; see ``LrqkCache.adjust``."""
@@ -158,12 +163,31 @@ class LrqkLayer(FullLayer):
             return
         if not prefill.is_solved:
             self.solve()
+        self._release(prefill)
         self.index_and_seed(self.position.length)
+        self._count_newest(prefill)
+        self.prefill = None
+
+    def hold(self) -> None:
+        """Prepare for decode steps that find all rows resident, and leave fit and index for later."""
+        prefill = self._open_prefill()
+        if not prefill.is_held:
+            self._forget_seeds(prefill)
+            self._fill_slots(prefill, self.position.length)
+            self._count_newest(prefill)
+            prefill.newest, prefill.is_held = None, True
+
+    def _release(self, prefill: UnfinishedPrefill) -> None:
+        """Go on from steps that found all rows resident, which have left no queries to seed with."""
+        if prefill.is_held:
+            prefill.filled, prefill.is_held = self._filled_slots(self.position.length), False
+
+    def _count_newest(self, prefill: UnfinishedPrefill) -> None:
+        """Begin to sum attention weights anew, with those of the prompt's newest token."""
         if self.token_attention is not None and prefill.newest is not None:
             query, params = prefill.newest
             self.token_attention.zero_()
             self._step.add_weights(self.token_attention, query[:, :, -1:], params, self.position.length)
-        self.prefill = None
 
     def index_and_seed(self, length: int) -> None:
         """Index what is not indexed of a text of ``length`` tokens, by maps that fit it; seed the hot set.
@@ -205,14 +229,18 @@ class LrqkLayer(FullLayer):
         if prefill.newest is None:  # the segment was refused, and the hot set stands
             return
         self._forget_seeds(prefill)
-        self.store.await_writes()
+        self._fill_slots(prefill, length)
         candidates = self.hot.candidates(length)
-        for key, value in self.store.stream(prefill.filled, self.hot.filled(length)):
-            self.hot.fill(prefill.filled, key, value)
-            prefill.filled += key.shape[1]
         if candidates > self.hot.size:
             self._step.fetch(self._seed_scores(*prefill.newest, length)[:, :candidates], self.hot.size)
         prefill.seeded = length
+
+    def _fill_slots(self, prefill: UnfinishedPrefill, length: int) -> None:
+        """Fill the free hot slots with the next rows of the text, from the store."""
+        self.store.await_writes()
+        for key, value in self.store.stream(prefill.filled, self.hot.filled(length)):
+            self.hot.fill(prefill.filled, key, value)
+            prefill.filled += key.shape[1]
 
     def _forget_seeds(self, prefill: UnfinishedPrefill) -> None:
         """Empty a hot set that was seeded in a segment that was then interrupted behind this layer."""
@@ -228,6 +256,7 @@ class LrqkLayer(FullLayer):
     def attend_segment(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``AttentionLayer``."""
         earlier, prefill = self.position.length, self._open_prefill()
+        self._release(prefill)
         # A segment that was interrupted after this layer left codes that this one overwrites.
         prefill.indexed = min(prefill.indexed, earlier)
         self._forget_seeds(prefill)
@@ -265,7 +294,8 @@ class LrqkLayer(FullLayer):
 
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``AttentionLayer`` and ``PlainStep``; drafts may follow the token."""
-        return self._step(query, key, value, params, self.token_attention)
+        is_held = self.prefill is not None
+        return self._step(query, key, value, params, self.token_attention, is_held=is_held)
 
     def settle(self, count: int) -> None:
         """Move the rows of the first ``count`` drafts, the newest tokens, into the recent window."""

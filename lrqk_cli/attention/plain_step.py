@@ -57,7 +57,14 @@ class PlainStep:
         return self._hot.rows.shape[0]
 
     def __call__(
-        self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams, weights: Tensor | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        params: AttentionParams,
+        weights: Tensor | None,
+        *,
+        is_held: bool = False,
     ) -> Tensor:
         """Attend with a token and its M - 1 drafts.
 
@@ -70,6 +77,7 @@ class PlainStep:
             params: see ``AttentionParams``.
             weights: float32 ``[context]``, to which the step adds each token's attention weight for the first
                 query of each M, because drafts may be rejected; None to skip.
+            is_held: all rows will be resident, and the index is not kept up.
 
         Returns:
             ``[KV, G, M, d]``.
@@ -77,10 +85,12 @@ class PlainStep:
         length, drafts = self._position.length, key.shape[1] - 1
         queries = self.per_set(query).flatten(1, 2).unsqueeze(2)
         key, value = self._store.write(length, key, value)
-        codes, key_codes = self._projector.step(queries.squeeze(2), key, self._active_rows)
+        codes: QueryCodes | None = None
+        if not is_held:
+            codes, key_codes = self._projector.step(queries.squeeze(2), key, self._active_rows)
+            self._index.write(length, key_codes)
         self._hot.append(length, key[:, :1], value[:, :1])
         self._store.await_writes()
-        self._index.write(length, key_codes)
         output, lse = self._attend(queries, codes, params)
         if weights is not None:
             self.add_weights(weights, query[:, :, :1], params, length + 1)
@@ -98,13 +108,18 @@ class PlainStep:
             )
         return weigh_sinks(output, lse, params.sinks).reshape(query.shape)
 
-    def _attend(self, queries: Tensor, codes: QueryCodes, params: AttentionParams) -> tuple[Tensor, Tensor]:
-        """Fetch the best rows, attend to the residents with ``[sets, N, 1, d]``, and add the tail."""
+    def _attend(
+        self, queries: Tensor, codes: QueryCodes | None, params: AttentionParams
+    ) -> tuple[Tensor, Tensor]:
+        """Fetch the best rows, attend to the residents with ``[sets, N, 1, d]``, and add the tail.
+
+        Without codes of the queries all rows are resident.
+        """
         length = self._position.length + 1
         candidates = self._hot.candidates(length)
         wanted = min(self._config.top_k, candidates)
         self._wanted += wanted * self._sets
-        if candidates <= self._hot.size:
+        if codes is None or candidates <= self._hot.size:
             return self._attend_residents(queries, params)
         logits = self._index.logits(codes, length, scaling=params.scaling, softcap=params.softcap)
         self._fetched += int(self.fetch(self.scores(logits)[:, :candidates], wanted))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.attention import als
-from lrqk_cli.attention.factors import GramAccumulator, Moments, solve_joint
+from lrqk_cli.attention.factors import GramAccumulator, Moments, solve_joint, tensor_cores
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty, staged
@@ -148,7 +148,9 @@ class JointProjector:
 
     def project_keys(self, key: Tensor) -> Tensor:
         """See ``Projector``."""
-        return _map_keys(key.float() - self.key_mean.unsqueeze(1), self.key_map)
+        # Codes have few bits, so the 11 of TF32 are enough.
+        with tensor_cores():
+            return _map_keys(key - self.key_mean.unsqueeze(1), self.key_map)
 
     def key_centre(self) -> Tensor:
         """See ``Projector``."""

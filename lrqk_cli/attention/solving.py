@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from itertools import islice
 from typing import TypeAlias
 
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
@@ -69,7 +70,7 @@ def final_task(layer: LrqkLayer) -> SolveTask | None:
     is_outgrown, observed = fit.is_outgrown(), fit.observed
     if prefill is None or not (is_outgrown or tail is not None):
         return None
-    # Another segment, a rewind and a reset replace them.
+    # Another segment, a rewind and a reset replace them, or change what is observed.
     newest = prefill.newest
     grams = projector.grams.on_cpu(non_blocking=True)
     maps = () if is_outgrown else (projector.key_map, projector.key_centre())
@@ -84,7 +85,8 @@ def final_task(layer: LrqkLayer) -> SolveTask | None:
         tail_fit = None if tail is None else tail.solve(grams, moments, key_map, key_centre)
 
         def install() -> None:
-            if layer.prefill is not prefill or prefill.newest is not newest or layer.tail is not tail:
+            is_same = layer.prefill is prefill and prefill.newest is newest and fit.observed == observed
+            if not is_same or layer.tail is not tail:
                 return
             if solved is not None:
                 layer.index_anew(lambda indexed: fit.install(solved.install, observed, indexed))
@@ -100,8 +102,9 @@ def final_task(layer: LrqkLayer) -> SolveTask | None:
 class EarlySolves:
     """Solves that begin as soon as their layer has attended in the last segment, while others still attend.
 
-    So the device can build the first layers' indices while the last layers are solved for. There are no
-    threads before the first ``begin``, and none after ``close``.
+    So the device can build the first layers' indices while the last layers are solved for. After a text that
+    fits the hot set they begin during decode steps. There are no threads before the first ``begin``, and none
+    after ``close``.
     """
 
     def __init__(self) -> None:
@@ -122,6 +125,11 @@ class EarlySolves:
                 self._pool = SolverPool()
             self._begun[layer] = self._pool.submit(task)
             self._attended.append(arrival(layer.store.device))
+
+    def begin_next(self, layers: Iterable[LrqkLayer]) -> None:
+        """Begin with the first layer that is not begun with; all at once would hold up the device."""
+        for layer in islice((layer for layer in layers if layer not in self), 1):
+            self.begin(layer)
 
     def finish_solved(self, length: int) -> None:
         """Index and seed the layers that are solved for, in their order, for a text of ``length`` tokens.

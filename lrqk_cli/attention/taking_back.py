@@ -9,6 +9,7 @@ from lrqk_cli.attention.layers import AttentionLayer
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.position import Position
 from lrqk_cli.attention.rewind_points import CacheRewindPoint
+from lrqk_cli.attention.solving import EarlySolves
 from lrqk_cli.attention.states import StatefulCache
 from lrqk_cli.errors import UsageError
 
@@ -23,6 +24,7 @@ class RewindableCache(StatefulCache):
     attention_layers: Sequence[AttentionLayer]
     lrqk_layers: Sequence[LrqkLayer]
     before_overwrite: Callable[[int], None]
+    _early: EarlySolves
     _rewind_points: WeakSet[CacheRewindPoint]
     _order: Iterator[int]
 
@@ -61,6 +63,7 @@ class RewindableCache(StatefulCache):
                 "Begin a new conversation.",
             )
         self._complete_restoring()
+        self._early.close()
         self.before_overwrite(point.length)
         self._rewind_points -= {other for other in self._rewind_points if other.number > point.number}
         self.position.set(point.length)

@@ -1,4 +1,4 @@
-"""The work that a prefill leaves for the next decode step."""
+"""The work that a prefill leaves for the next decode step, or for the first one that chooses rows."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from lrqk_cli.attention.params import AttentionParams
 
 @dataclass(slots=True)
 class UnfinishedPrefill:
-    """The state of one layer between its first segment after a decode step and its next decode step.
+    """The state of one layer from its first segment after a decode step on, until the index fits the text.
+
+    That is the next decode step or, while all rows are resident, the first step that has to choose rows.
 
     Attributes:
         indexed: number of indexed tokens, the first of the text.
-        filled: filled hot slots of each row set.
+        filled: filled hot slots of each row set; not up to date once ``is_held``.
         newest: the newest queries ``[KV, G, S, d]``, which seed the hot set, and their attention parameters;
             None before the first segment.
         is_solved: the projector and the tail fit the text.
         seeded: tokens of the text for which the hot set has been seeded with ``newest``; 0 before that.
+        is_held: decode steps may run, since all candidates are in hot slots, and those of the steps follow.
     """
 
     indexed: int
@@ -28,6 +31,7 @@ class UnfinishedPrefill:
     newest: tuple[Tensor, AttentionParams] | None = None
     is_solved: bool = False
     seeded: int = 0
+    is_held: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -24,8 +24,9 @@ class FixedStep:
 
     If the cache keeps its lengths on the device, the first step runs eagerly and compiles the kernels, the
     second is captured in a CUDA graph, and all further steps replay the graph: one launch instead of about a
-    thousand. A model that reads a value back in every step, as RoPE that depends on the length does, cannot
-    be captured and stays eager. While a layer is observed, steps are eager too.
+    thousand. When the text outgrows the hot set, the step is captured anew. A model that reads a value back
+    in every step, as RoPE that depends on the length does, cannot be captured and stays eager. While a layer
+    is observed, steps are eager too.
 
     A captured step also chooses the likeliest token after each of its tokens, and sends these to the host. A
     step of one token feeds its choice to itself.
@@ -50,6 +51,8 @@ class FixedStep:
         self._chosen: int | None = None
         self._steps = 0
         self._can_capture = True
+        # Whether the captured step chooses rows.
+        self._is_choosing = False
 
     @property
     def is_captured(self) -> bool:
@@ -70,16 +73,24 @@ class FixedStep:
             self._tokens.copy_(torch.tensor(tokens), non_blocking=True)
         self._chosen = None
         cache = self._cache
+        is_first = False
         if cache.has_device_steps and not cache.observers:
             cache.prepare_step()
+            cache.solve_soon()
+            is_first = self._steps == 0
             self._steps += 1
+            if self._is_choosing != cache.is_choosing:
+                self._graph = self._logits = None
             if self._graph is None and self._can_capture and self._steps >= _STEPS_TO_CAPTURE:
                 self._capture()
             if self._graph is not None and self._logits is not None:
                 self._graph.replay()
                 cache.position.advance_host(1)
                 return self._logits
-        with cache.keeping_states():
+        # The text may outgrow the hot set in the middle of an answer, too late to compile kernels.
+        may_choose = not cache.holds_all(cache.context)
+        warming_up = cache.warming_up() if is_first and may_choose else nullcontext()
+        with cache.keeping_states(), warming_up:
             return newest_logits(self._model, cache, self._tokens, self._ahead)
 
     def forget_graph(self) -> None:
@@ -116,6 +127,7 @@ class FixedStep:
                     self._tokens.copy_(chosen)
                 self._likeliest.copy_(chosen, non_blocking=True)
             self._graph, self._logits = graph, logits
+            self._is_choosing = self._cache.is_choosing
         except RuntimeError:
             self._can_capture = False
         # Capturing runs no kernel, so undo what the host has counted.

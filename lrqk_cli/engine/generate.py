@@ -104,7 +104,7 @@ class Engine(AdjustableEngine):
 
     def close(self) -> None:
         """Restore the model."""
-        self.cache.cancel_restoring()
+        self.cache.cancel_background_work()
         self._stack.close()
 
     def reset(self) -> None:

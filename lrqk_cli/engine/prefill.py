@@ -53,7 +53,8 @@ def run_segments(
     total = tokens.shape[0]
     # Finding the rotation waits for the device, so do it before the device is busy.
     rotation = None
-    if finishes and total > segment and cache.has_link:
+    needs_index = finishes and not cache.holds_all(cache.position.length + total)
+    if needs_index and total > segment and cache.has_link:
         rotation = Rotation(model, cache.spec, attention_modules(model), (segment, 2 * segment))
     solving: SolverPool[Callable[[], None]] | None = None
     with ExitStack() as stack:

@@ -13,14 +13,16 @@ such steps, and ``replace_rows_by_host`` those that a GPU cannot read. The model
 not wait for the device, and no shape depends on data, so a CUDA graph can capture them. (The references read
 the length and the experts on the host.)
 
-The prefill and plain steps use ``attend`` and ``merge``; plain steps also use ``proxy_logits``,
-``group_scores`` and ``plan_fetches``. Packing weights uses ``fit_scales`` and ``fit_scales_and_minima``.
+The prefill and plain steps use ``attend``, ``merge`` and ``encode_codes``; plain steps also use
+``proxy_logits``, ``group_scores`` and ``plan_fetches``. Packing weights uses ``fit_scales`` and
+``fit_scales_and_minima``.
 """
 
 from lrqk_cli.kernels.append_token import append_token as append_token
 from lrqk_cli.kernels.attend import attend as attend
 from lrqk_cli.kernels.attend_residents import attend_residents as attend_residents
 from lrqk_cli.kernels.dequantise_rows import dequantise_rows as dequantise_rows
+from lrqk_cli.kernels.encode_codes import encode_codes as encode_codes
 from lrqk_cli.kernels.fit_scales import fit_scales as fit_scales
 from lrqk_cli.kernels.fit_scales import fit_scales_and_minima as fit_scales_and_minima
 from lrqk_cli.kernels.fixed_point import fixed_point as fixed_point

@@ -23,6 +23,18 @@ def pack_codes(codes: Tensor) -> Tensor:
     return low | (high << 4)
 
 
+def encoded(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return k̂ ``[…, r]`` as codes of an index of this dtype, with k̂ for a code of one that broadcasts to it.
+
+    Integers are rounded half to even, and outliers saturate.
+    """
+    codes = values / scale
+    top = largest_code(dtype)
+    if top is not None:
+        codes = codes.round().clamp(-top, top)
+    return (pack_codes(codes) if dtype == torch.uint8 else codes).to(dtype)
+
+
 def unpack_codes(codes: Tensor) -> Tensor:
     """Return codes ``[…, r]`` in float32 from packed codes (uint8) or plain codes (any other dtype)."""
     if codes.dtype != torch.uint8:

@@ -50,6 +50,16 @@ def activated(gated, SILU: tl.constexpr):
 
 
 @triton.jit
+def rounded_code(code, TOP: tl.constexpr):
+    """Round a code half to even and limit it to ±``TOP``; leave it as it is if ``TOP`` is 0."""
+    if TOP > 0:
+        code = tl.minimum(tl.maximum(code, -1.0 * TOP), 1.0 * TOP)
+        # Adding 1.5·2^23 leaves no bits for a fraction, so the sum rounds half to even.
+        code = (code + 12582912.0) - 12582912.0
+    return code
+
+
+@triton.jit
 def soft_cap(logits, cap):
     """Return ``cap · tanh(logits / cap)``; tanh is written out, because the interpreter has none."""
     # tanh is 1 in float32 far below 40; the exponential overflows above 88.

@@ -106,6 +106,18 @@ def hot_slots(config: LrqkConfig, context: int) -> int:
     return min(rows, max(1, context - config.recent))
 
 
+def holds_all(spec: ModelSpec, config: LrqkConfig, context: int, length: int) -> bool:
+    """Return whether a decode step after ``length`` tokens finds the rows of all layers resident.
+
+    Such a step is full attention, and needs neither factors nor index. (The paper's solver adapts its factors
+    in every step, so it cannot begin late.) The step may be a verify step, whose drafts are accepted.
+    """
+    if (config.attention, config.solver) != ("lrqk", "joint"):
+        return False
+    rows = config.recent + hot_slots(config, context)
+    return context <= rows or length + draft_tokens(spec, config) < rows
+
+
 def hot_rows(spec: ModelSpec, config: LrqkConfig, context: int, dtype: str) -> TensorShape:
     """Return the buffer of one layer for recent window and hot set: ``[sets, recent + C, parts, d]``."""
     rows = config.recent + hot_slots(config, context)

@@ -72,8 +72,8 @@ def attention_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: 
     # Keys and values repeated for the group, the output, and the output in float32.
     phases.append(3 * queries * item + queries * _FLOAT)
     if earlier:
-        # The output so far, the output of a chunk, and their merged output.
-        phases.append(3 * queries * _FLOAT + queries * item)
+        # The output so far, the outputs of two chunks, and their merged output.
+        phases.append(2 * queries * _FLOAT + 4 * queries * item)
         # The output so far, while a chunk of the earlier keys is indexed.
         phases.append(queries * _FLOAT + _indexing_bytes(spec, config, earlier))
     if config.kv_dtype != "bf16" and spec.num_full_layers:

@@ -105,8 +105,9 @@ def attend_scratch(
 
 def decode_scratch(spec: ModelSpec, config: LrqkConfig, context: int) -> tuple[TensorShape, ...]:
     """Return the shapes that ``decode_step`` allocates, for all layers together and for each layer."""
-    # The length of the text, the number of pending rows, and the row counters of each layer.
-    shapes = [TensorShape((1,), "int64")] * 2 + [TensorShape((spec.num_layers, 2), "int64")]
+    # The length of the text, the number of pending rows, and the row counters and row sets of each layer.
+    shapes = [TensorShape((1,), "int64")] * 2
+    shapes += [TensorShape((spec.num_layers, 2), "int64"), TensorShape((spec.num_layers,), "int64")]
     heads, width = spec.num_kv_heads, spec.head_dim
     if spec.sliding_window and "sliding" in spec.layer_kinds:
         own = spec.of_sliding

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -71,12 +72,23 @@ def new_cache(config: LrqkConfig, on_device: bool = False) -> LrqkCache:
     return cache
 
 
+@contextmanager
+def holding(holds: bool) -> Iterator[None]:
+    """Let steps put the index off while all rows are resident, or keep it up from the first step on."""
+    if holds:
+        yield
+        return
+    with patch.object(LrqkCache, "holds_all", lambda *_: False):
+        yield
+
+
 def state(cache: LrqkCache) -> list[Tensor]:
     """All that later steps read: stored rows, codes and resident rows with their tokens."""
     length, found = cache.position.length, list[Tensor]()
     for layer in cache.lrqk_layers:
         key, value = layer.hot.resident_rows(length)
-        stored = layer.store.rows[:, :length], layer.index.codes[:, :length]
+        indexed = length if layer.prefill is None else layer.prefill.indexed
+        stored = layer.store.rows[:, :length], layer.index.codes[:, :indexed]
         found += [*stored, key, value, layer.hot.resident_tokens(length), layer.hot.resident]
     return found
 
@@ -91,19 +103,22 @@ def assert_same(found: LrqkCache, expected: LrqkCache) -> None:
 @pytest.mark.parametrize("grouping", ["kv", "head"])
 @pytest.mark.parametrize("accepted", range(DRAFTS + 1))
 @pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("holds", [False, True])
 def test_each_accepted_draft_has_the_output_of_a_step_of_its_own(
-    on_device: bool, accepted: int, grouping: str
+    holds: bool, on_device: bool, accepted: int, grouping: str
 ) -> None:
     config = replace(ALL_ROWS, grouping=grouping)
     found, expected = new_cache(config, on_device), new_cache(config)
-    for cache in (found, expected):
-        feed(cache, range(20))
-    outputs = verify(found, accepted)
-    for place in range(accepted + 1):
-        alone = feed(expected, [20 + place])
-        for output, other in zip(outputs, alone, strict=True):
-            torch.testing.assert_close(output[:, :, place : place + 1], other, rtol=1e-4, atol=1e-5)
-    found.settle()
+    with holding(holds):
+        for cache in (found, expected):
+            feed(cache, range(20))
+        outputs = verify(found, accepted)
+        for place in range(accepted + 1):
+            alone = feed(expected, [20 + place])
+            for output, other in zip(outputs, alone, strict=True):
+                torch.testing.assert_close(output[:, :, place : place + 1], other, rtol=1e-4, atol=1e-5)
+        found.settle()
+    assert all((layer.prefill is not None) is holds for layer in found.lrqk_layers)
     assert_same(found, expected)
 
 
@@ -141,21 +156,32 @@ STEPS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=80)
 @given(
     steps=st.lists(STEPS, max_size=14),
     prompt=st.integers(1, 12),
     recent=st.integers(1, 9),
     kv_dtype=st.sampled_from(["bf16", "int8"]),
     on_device=st.booleans(),
+    holds=st.booleans(),
 )
 def test_any_sequence_leaves_the_cache_of_single_tokens(
-    steps: list[tuple[str, int]], prompt: int, recent: int, kv_dtype: KvDtype, on_device: bool
+    steps: list[tuple[str, int]], prompt: int, recent: int, kv_dtype: KvDtype, on_device: bool, holds: bool
 ) -> None:
     config = replace(ALL_ROWS, recent=recent, kv_dtype=kv_dtype)
-    found, expected = new_cache(config, on_device), new_cache(config, on_device)
-    for cache in (found, expected):
-        feed(cache, range(prompt))
+    with holding(holds):
+        found, expected = new_cache(config, on_device), new_cache(config, on_device)
+        for cache in (found, expected):
+            feed(cache, range(prompt))
+        play(steps, found, expected)
+        for cache in (found, expected):
+            cache.settle()
+            feed(cache, [cache.position.length])  # finishes a prefill
+        assert_same(found, expected)
+
+
+def play(steps: list[tuple[str, int]], found: LrqkCache, expected: LrqkCache) -> None:
+    """Take steps with one cache, and with the other the same tokens one by one."""
     points = []
     for kind, count in steps:
         first = found.position.length
@@ -178,10 +204,6 @@ def test_any_sequence_leaves_the_cache_of_single_tokens(
         else:
             for cache in (found, expected):
                 feed(cache, range(first, first + count))
-    for cache in (found, expected):
-        cache.settle()
-        feed(cache, [cache.position.length])  # finishes a prefill
-    assert_same(found, expected)
 
 
 @pytest.mark.parametrize("hot", [8, 17])
@@ -227,15 +249,17 @@ def watch_a_layer(cache: LrqkCache) -> None:
 
 
 @pytest.mark.parametrize("on_device", [False, True])
-def test_of_a_verify_step_only_the_first_token_counts_for_sources(on_device: bool) -> None:
+@pytest.mark.parametrize("holds", [False, True])
+def test_of_a_verify_step_only_the_first_token_counts_for_sources(holds: bool, on_device: bool) -> None:
     """The drafts may be rejected."""
     found, expected = new_cache(ALL_ROWS, on_device), new_cache(ALL_ROWS)
-    for cache in (found, expected):
-        cache.track_sources(wanted=True)
-        feed(cache, range(20))
-    verify(found, 0)
-    feed(expected, [20])
-    found.settle()
+    with holding(holds):
+        for cache in (found, expected):
+            cache.track_sources(wanted=True)
+            feed(cache, range(20))
+        verify(found, 0)
+        feed(expected, [20])
+        found.settle()
     assert found.source_weights is not None
     assert expected.source_weights is not None
     torch.testing.assert_close(torch.tensor(found.source_weights), torch.tensor(expected.source_weights))

@@ -90,7 +90,7 @@ def test_full_attention_gives_way_to_lrqk(start) -> None:
     assert len(notes) == 1
 
 
-@pytest.mark.parametrize("wanted", [{"hot": 8128}, {"attention": "dense"}])
+@pytest.mark.parametrize("wanted", [{"hot": 8384}, {"attention": "dense"}])
 def test_what_the_user_asked_for_stays(start, wanted: dict[str, Any]) -> None:
     card = Card(6000)
     with pytest.raises(OutOfMemoryError):

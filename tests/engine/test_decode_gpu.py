@@ -66,6 +66,39 @@ def test_a_replayed_graph_gives_the_tokens_of_single_kernels(
     assert replayed == greedy(model, spec, settings, turns, 24, capture=False)
 
 
+@pytest.mark.parametrize("lookup", [0, 3])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3.5", "gemma4-shared"])
+def test_an_answer_outgrows_the_hot_set_as_with_single_kernels(family: str, lookup: int) -> None:
+    """The first turn fits with its answer, the answer of the second does not, and the third begins so."""
+    model = tiny_model(family).to("cuda")
+    spec = spec_from_config(model.config, "tiny")
+    settings = LrqkConfig(hot=120, top_k=16, recent=8, rank=8, lookup=lookup)
+    turns = [random_tokens(count, seed=count).tolist() for count in (30, 41, 12)]
+    replayed = greedy(model, spec, settings, turns, 48, capture=True)
+    assert replayed == greedy(model, spec, settings, turns, 48, capture=False)
+    # Full attention, as long as all rows are resident.
+    dense = greedy(model, spec, LrqkConfig("dense"), turns[:1], 48, capture=False)
+    assert replayed[:48] == dense
+
+
+def test_a_new_conversation_begins_without_an_index_again() -> None:
+    model = tiny_model("llama").to("cuda")
+    spec = spec_from_config(model.config, "tiny")
+    settings = LrqkConfig(hot=64, top_k=16, recent=8, rank=8)
+    generation = GenerationConfig(max_new_tokens=60)
+    with Engine(model, spec, settings, context=300) as engine:
+        answers = []
+        for _ in range(3):
+            list(engine.prefill(random_tokens(40).tolist()))
+            assert not any(layer.fit.tokens for layer in engine.cache.lrqk_layers)
+            steps = engine.generate(generation, stop_ids=())
+            answers.append([step.token for step in steps])
+            assert all(layer.fit.tokens == 40 for layer in engine.cache.lrqk_layers)
+            assert engine.totals.rows_wanted > 0
+            engine.reset()
+    assert answers[0] == answers[1] == answers[2]
+
+
 @pytest.mark.parametrize("family", ["gpt-oss", "qwen3-moe", "qwen3-next", "qwen3.5-moe", "lfm2-moe"])
 def test_packed_experts_are_replayed_too_for_256_steps(family: str) -> None:
     model = tiny_model(family, intermediate_size=64)

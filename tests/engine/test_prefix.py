@@ -107,6 +107,37 @@ def test_a_restored_text_gives_the_same_answer(tmp_path: Path, family: str, meth
     assert torch.equal(found_logits, logits)
 
 
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        *(("llama", method) for method in ("lrqk", "mean-16-bits", "head-8-bits", "int8-rows")),
+        *((family, "lrqk") for family in ("gemma3", "qwen3.5", "gemma4-shared")),
+    ],
+)
+def test_an_answer_after_a_restored_text_outgrows_the_hot_set(
+    tmp_path: Path, family: str, method: str
+) -> None:
+    """Text and question fit, so there is no state, and nothing is fitted before the middle of the answer."""
+    text = random_tokens(200, 1).tolist()
+    observed = len(text) + len(QUESTION)
+    found = list[tuple[list[int], torch.Tensor]]()
+    for restored in (0, len(text)):
+        with new_engine(family, method, hot=observed + 12 - SMALL["recent"]) as engine:
+            layers = engine.cache.lrqk_layers
+            assert read(engine, new_keeper(engine, tmp_path), text) == restored
+            list(engine.prefill(QUESTION))
+            engine.next_logits()
+            assert layers
+            assert not any(layer.fit.tokens for layer in layers)
+            steps = engine.generate(GenerationConfig(max_new_tokens=24, temperature=0.0), stop_ids=())
+            tokens = [step.token for step in steps]
+            assert all(layer.fit.tokens == observed for layer in layers)
+            found.append((tokens, engine.next_logits().clone()))
+        assert not list(tmp_path.glob("*.state"))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize(("family", "method"), CASES)
 def test_without_a_state_the_index_is_built_anew(tmp_path: Path, family: str, method: str) -> None:
     """Everything resident, so that the choice of rows does not matter."""
@@ -254,33 +285,64 @@ def files(folder: Path) -> Iterator[Path]:
     return iter(sorted(folder.glob("*.block")) + sorted(folder.glob("*.state")))
 
 
-@pytest.mark.parametrize("number", range(8))
-@pytest.mark.parametrize("damage", ["flip", "header", "truncate", "empty", "vanish"])
+DAMAGES = ["flip", "header", "truncate", "empty", "vanish"]
+
+
+def do_damage(path: Path, damage: str) -> None:
+    data = bytearray(path.read_bytes())
+    if damage in ("flip", "header"):
+        data[len(data) // 2 if damage == "flip" else 20] ^= 4
+    path.write_bytes({"truncate": data[:-9], "empty": b""}.get(damage, data))
+    if damage == "vanish":
+        path.unlink()
+
+
+def answer_in_spite_of_damage(engine: Engine, folder: Path, text: Sequence[int]) -> list[int]:
+    """Read a text as often as damaged files are found, and answer."""
+    keeper = new_keeper(engine, folder)
+    for _ in range(2):
+        try:
+            read(engine, keeper, text)
+            return answer(engine)[0]
+        except DamagedFileError as error:
+            assert engine.length == 0
+            keeper = new_keeper(engine, folder)
+            keeper.discard(error)
+    read(engine, keeper, text)
+    return answer(engine)[0]
+
+
+@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_found_and_removed(tmp_path: Path, number: int, damage: str) -> None:
+    """Everything is resident, so that the text has no state."""
     text = random_tokens(200, 1).tolist()
-    # Everything resident: without its state a text is fitted anew, together with the question.
     with new_engine(hot=320, top_k=320) as engine:
         read(engine, new_keeper(engine, tmp_path), text)
         expected, _ = answer(engine)
-        path = list(files(tmp_path))[number]
-        data = bytearray(path.read_bytes())
-        if damage in ("flip", "header"):
-            data[len(data) // 2 if damage == "flip" else 20] ^= 4
-        path.write_bytes({"truncate": data[:-9], "empty": b""}.get(damage, data))
-        if damage == "vanish":
-            path.unlink()
+        assert len(list(files(tmp_path))) == 7
+        do_damage(list(files(tmp_path))[number], damage)
         engine.reset()
-        keeper = new_keeper(engine, tmp_path)
-        for _ in range(3):
-            try:
-                read(engine, keeper, text)
-                found, _ = answer(engine)
-                break
-            except DamagedFileError as error:
-                assert engine.length == 0
-                keeper = new_keeper(engine, tmp_path)
-                keeper.discard(error)
-        assert found == expected
+        assert answer_in_spite_of_damage(engine, tmp_path, text) == expected
+    for path in files(tmp_path):
+        read_metadata(path)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_as_one_that_was_deleted(tmp_path: Path, damage: str) -> None:
+    text = random_tokens(200, 1).tolist()
+    with new_engine() as engine:
+        read(engine, new_keeper(engine, tmp_path), text)
+        (state,) = tmp_path.glob("*.state")
+        data = state.read_bytes()
+        state.unlink()
+        engine.reset()
+        assert read(engine, new_keeper(engine, tmp_path), text) == len(text)
+        expected, _ = answer(engine)
+        state.write_bytes(data)
+        do_damage(state, damage)
+        engine.reset()
+        assert answer_in_spite_of_damage(engine, tmp_path, text) == expected
     for path in files(tmp_path):
         read_metadata(path)
 

@@ -126,7 +126,10 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype, kv_dtyp
     operation("gemv")(weights.unbind(), rows[0], torch.empty(288), biases=(None, weights[0, 0], None))
     operation("gated_gemv")(*weights[:2], rows[0], torch.empty(96), activation="silu")
     parts = out.float(), lse, out.float(), lse
-    operation("merge")(*(part.unsqueeze(2) for part in parts))
+    parts = tuple(part.unsqueeze(2) for part in parts)
+    operation("merge")(*parts)
+    operation("merge")(*parts, parts[:2])
+    operation("encode_codes")(torch.empty(shape.sets, 64, shape.rank), torch.ones(1, 1, 1), codes[:, :64])
 
 
 def run_packed(width: int, names: tuple[str, str, str], dtype: torch.dtype) -> None:

@@ -33,6 +33,10 @@ def test_matches_the_reference(shape: tuple[int, int, int, int], dtype: torch.dt
     for pair in ((one, other), (other, one)):
         found = kernel.merge(*(to(tensor, device) for part in pair for tensor in part))
         assert_same(found, expected, atol=1e-5, rtol=1e-5)
+    third = side(3, dtype, shape, (2, 0, 1, 3))
+    expected = reference.merge(*expected, *third)
+    found = kernel.merge(*to((*one, *other), device), to(third, device))
+    assert_same(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -54,4 +58,6 @@ def test_the_reference_matches_the_definition() -> None:
         return (part.softmax(-1) @ value[rows]).float(), part.logsumexp(-1).float()
 
     merged = reference.merge(*attend(slice(0, 3)), *attend(slice(3, 9)))
+    assert_same(merged, attend(slice(0, 9)), atol=1e-6, rtol=1e-6)
+    merged = reference.merge(*attend(slice(0, 3)), *attend(slice(3, 5)), attend(slice(5, 9)))
     assert_same(merged, attend(slice(0, 9)), atol=1e-6, rtol=1e-6)

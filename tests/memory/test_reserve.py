@@ -58,7 +58,7 @@ def test_a_text_beyond_the_models_limit_gets_the_limit() -> None:
 
 def test_a_cpu_gets_the_defaults_and_counts_everything_as_host_memory() -> None:
     plan = reserve(LLAMA_3B, "float32", 4000, Budget(None, 40 * GIB), grows=True)
-    assert (plan.config.attention, plan.config.hot, plan.segment) == ("lrqk", 8128, 512)
+    assert (plan.config.attention, plan.config.hot, plan.segment) == ("lrqk", 8384, 512)
     assert plan.context % 1024 == 0
     assert plan.estimate.on_host <= 40 * GIB
     beyond = planner.find(LLAMA_3B, "float32", plan.context + 1024, None, 40 * GIB)
@@ -75,7 +75,7 @@ def test_full_attention_gives_way_where_it_reads_more_than_twice_the_bytes() -> 
     )
     assert short.config.attention == "dense"
     assert long.config.attention == "lrqk"
-    assert long.config.hot == 8128
+    assert long.config.hot == 8384
     # Without host memory there is no choice.
     assert planner.plan(LLAMA_3B, "bfloat16", 131072, 80 * GIB, GIB).config.attention == "dense"
 

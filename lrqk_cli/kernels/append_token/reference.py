@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import Drafts, IndexMaps, Projected, Residents, StoredRows
-from lrqk_cli.kernels.codes import largest_code, pack_codes
+from lrqk_cli.kernels.codes import encoded
 from lrqk_cli.kernels.quantise_rows.reference import quantise_rows
 
 
@@ -60,12 +60,8 @@ def append_token(
     _append_row(residents, position, rows[:, 0])
     mean = maps.mean.repeat_interleave(share, 0)
     centred = key.float().repeat_interleave(share, 0) - mean.unsqueeze(1)
-    code = centred @ maps.key / maps.scale.unsqueeze(1)
-    top = largest_code(codes.dtype)
-    if top is not None:
-        code = code.round().clamp(-top, top)
-    packed = pack_codes(code) if codes.dtype == torch.uint8 else code
-    codes[:, position : position + tokens] = packed.to(codes.dtype)
+    code = encoded(centred @ maps.key, maps.scale.unsqueeze(1), codes.dtype)
+    codes[:, position : position + tokens] = code
     out.codes.copy_(query.float() @ maps.query)
     out.offset.copy_((query.float() @ mean.unsqueeze(2)).squeeze(2))
     return key, value

@@ -15,6 +15,7 @@ from torch import Tensor
 from lrqk_cli.kernels.append_token.triton_rows import append_pending, append_row, store_row
 from lrqk_cli.kernels.buffers import Drafts, IndexMaps, Projected, Residents, StoredRows
 from lrqk_cli.kernels.codes import largest_code
+from lrqk_cli.kernels.primitives import rounded_code
 from lrqk_cli.kernels.quantise_rows.triton import quantise_rows
 
 # Elements of a map that a program loads at once.
@@ -59,13 +60,8 @@ def _project(
 
 @triton.jit
 def _quantise(terms, scale, TOP: tl.constexpr):
-    """Sum the terms to a code in float32; if ``TOP`` is not 0, round the code and limit it to ±``TOP``."""
-    code = tl.div_rn(tl.sum(terms, 0), scale)
-    if TOP > 0:
-        code = tl.minimum(tl.maximum(code, -1.0 * TOP), 1.0 * TOP)
-        # Adding 1.5·2^23 leaves no bits for a fraction, so the sum rounds half to even.
-        code = (code + 12582912.0) - 12582912.0
-    return code
+    """Sum the terms to a code in float32."""
+    return rounded_code(tl.div_rn(tl.sum(terms, 0), scale), TOP)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Merge two attentions of the same queries over disjoint rows."""
+"""Merge attentions of the same queries over disjoint rows."""
 
 from torch import Tensor
 

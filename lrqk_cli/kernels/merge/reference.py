@@ -6,18 +6,28 @@ import torch
 from torch import Tensor
 
 
-def merge(output: Tensor, lse: Tensor, other_output: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge two attentions of the same queries over disjoint rows.
+def merge(
+    output: Tensor,
+    lse: Tensor,
+    other_output: Tensor,
+    other_lse: Tensor,
+    third: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Merge two or three attentions of the same queries over disjoint rows.
 
     ``o = (e^lse·o + e^lse'·o') / (e^lse + e^lse')``; an attention over no rows has minus infinity as its lse.
 
     Args:
         output, other_output: ``[KV, G, S, d]``, in any dtype.
         lse, other_lse: ``[KV, G, S]`` in float32.
+        third: output and log-sum-exp of one more attention, which this merges without reading and writing a
+            sum of the others first.
 
     Returns:
         The merged output and log-sum-exp, in float32.
     """
+    if third is not None:
+        return merge(*merge(output, lse, other_output, other_lse), *third)
     peak = torch.maximum(lse, other_lse)
     # If neither side has rows, subtracting minus infinity from itself would give NaN.
     base = peak.nan_to_num(nan=torch.nan, neginf=0.0)
