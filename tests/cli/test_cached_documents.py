@@ -108,17 +108,22 @@ def test_another_model_reuses_nothing(ask, document, tiny_model, tmp_path):
     assert "restored" in ask(document, "--prompt", "How much?", model=changed)[1]
 
 
-@pytest.mark.parametrize("ending", [".block", ".state"])
-def test_a_damaged_file_costs_a_warning(ask, document, tmp_path, ending):
-    first, _ = ask(document, "--prompt", "How much?")
+@pytest.mark.parametrize(("ending", "hot"), [(".block", 2048), (".state", 256)])
+def test_a_damaged_file_costs_a_warning(ask, document, tmp_path, ending, hot):
+    """Only texts that are larger than the hot set have states."""
+    question = (document, "--prompt", "How much?", "--hot", str(hot), "--top-k", "64")
+    first, _ = ask(*question)
+    assert any(path.name.endswith(".state") for path in stored(tmp_path)) == (hot == 256)
     damaged = next(path for path in stored(tmp_path) if path.name.endswith(ending))
     data = bytearray(damaged.read_bytes())
-    data[-200] ^= 1
+    data[len(data) // 4] ^= 1  # of a row, or of a code
     damaged.write_bytes(data)
-    second, told = ask(document, "--prompt", "How much?")
+    second, told = ask(*question)
     assert "damaged" in told
-    assert second["answer"] == first["answer"]
-    third, told = ask(document, "--prompt", "How much?")
+    assert second["new_tokens"] == first["new_tokens"]
+    if hot == 2048:  # without a state other rows are resident
+        assert second["answer"] == first["answer"]
+    third, told = ask(*question)
     assert "damaged" not in told
     assert third["timing"]["prefill_tokens"] < 40
 

@@ -106,8 +106,8 @@ actions = st.lists(turns | st.integers(1, 3), min_size=2, max_size=7)
 
 
 @pytest.mark.parametrize(("family", "method"), CASES)
-# The same examples in every run: a text of repeated tokens can have rows of equal merit, of which the place of
-# a tensor in memory chooses one, by the last bit of a product.
+# The same examples in every run: a text of repeated tokens can have rows of equal merit, of which the place
+# of a tensor in memory chooses one, by the last bit of a product.
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(first=turns, actions=actions)
 def test_what_was_taken_back_leaves_no_trace(
