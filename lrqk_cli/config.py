@@ -77,7 +77,7 @@ class AlsConfig:
         require(self.tolerance >= 0.0, "`als.tolerance` cannot be negative.")
 
 
-# Together with the recent window, these hold a text of 8,192 tokens with an answer of 256, for which no index
+# Together with the recent window, these hold a text of 8,192 tokens with an answer of 250, for which no index
 # is needed; and they are a quarter of 32K.
 _HOT = 8384
 

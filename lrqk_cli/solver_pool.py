@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from threading import local
+from threading import Lock, local
 from typing import Generic, TypeVar
 
 import torch
@@ -15,6 +15,31 @@ import torch
 # How long a thread may keep Python's lock while others wait. By default it is 5 ms, which the thread that
 # feeds the device would lose each time.
 _SWITCH_SECONDS = 2e-4
+
+
+class _Switching:
+    """Shortens Python's switch interval as long as any pool is open."""
+
+    def __init__(self) -> None:
+        self._lock, self._pools, self._before = Lock(), 0, sys.getswitchinterval()
+
+    def begin(self) -> None:
+        """Count one more pool."""
+        with self._lock:
+            if not self._pools:
+                self._before = sys.getswitchinterval()
+            self._pools += 1
+            sys.setswitchinterval(_SWITCH_SECONDS)
+
+    def end(self) -> None:
+        """Count one pool less."""
+        with self._lock:
+            self._pools -= 1
+            if not self._pools:
+                sys.setswitchinterval(self._before)
+
+
+_switching = _Switching()
 
 _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
@@ -40,12 +65,16 @@ class SolverPool(Generic[_Result]):
     """
 
     def __init__(self, tasks: Sequence[Callable[[], _Result]] = ()) -> None:
-        self._threads, self._interval = torch.get_num_threads(), sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_SECONDS)
+        self._threads = torch.get_num_threads()
+        _switching.begin()
         self._pool = ThreadPoolExecutor(
             self._threads, initializer=self._begin_thread, thread_name_prefix="lrqk-solver"
         )
-        self._futures = [self.submit(task) for task in tasks]
+        try:
+            self._futures = [self.submit(task) for task in tasks]
+        except BaseException:
+            _switching.end()
+            raise
 
     def _begin_thread(self) -> None:
         torch.set_num_threads(1)
@@ -74,7 +103,7 @@ class SolverPool(Generic[_Result]):
         finally:
             # The workers have changed LAPACK's thread count, which the whole process shares.
             torch.set_num_threads(self._threads)
-            sys.setswitchinterval(self._interval)
+            _switching.end()
 
 
 def take_results(futures: list[Future[_Result]]) -> list[_Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -212,3 +213,14 @@ def test_what_a_failed_task_held_is_free_with_its_error() -> None:
         assert [rows() for rows in held] == [None] * len(held)
     finally:
         gc.enable()
+
+
+def test_the_switch_interval_is_as_it_was_after_the_last_pool() -> None:
+    before = sys.getswitchinterval()
+    first, second = SolverPool[None](), SolverPool[None]()
+    with first:
+        assert sys.getswitchinterval() < before
+    assert sys.getswitchinterval() < before
+    with second:
+        pass
+    assert sys.getswitchinterval() == before

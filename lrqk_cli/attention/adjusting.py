@@ -36,6 +36,7 @@ class AdjustableCache(RewindableCache):
             UsageError: another setting differs, which needs a new cache; the message names it.
         """
         refuse_changes(self.config, config)
+        self._early.close()
         self.settle()
         if self.config.attention != "lrqk":
             return

@@ -140,6 +140,8 @@ class LrqkCache(AdjustableCache):
         is_token = tokens == 1 and self.position.length > 0 and not self._is_prefilling
         is_step = self._is_verifying or is_token
         if not is_step:
+            if number == self._first:  # what steps have begun is of another text
+                self._early.close()
             self.settle()
             output = layer.attend_segment(query, key, value, params)
             if self._ends_prefill and not self.holds_all(self.position.length + tokens):
@@ -245,10 +247,7 @@ class LrqkCache(AdjustableCache):
             layer.begin_segment()
 
     def solve(self) -> None:
-        """Fit the joint solver's factors to the tokens so far, if a prefill has left that to do.
-
-        Do nothing as long as all rows are resident.
-        """
+        """Fit the joint solver's factors to the tokens so far, if a prefill has left that to do now."""
         if self.holds_all(self.position.length):
             return
         unsolved = [layer for layer in self.lrqk_layers if layer.is_unsolved and layer not in self._early]
@@ -275,10 +274,10 @@ class LrqkCache(AdjustableCache):
     def _hold(self) -> None:
         """Prepare all layers for decode steps that find all rows resident."""
         opened = [layer for layer in self.lrqk_layers if layer.prefill is None or not layer.prefill.is_held]
+        if opened:
+            self._refresh_steps()  # first, because no step may run with the plan of another text
         for layer in opened:
             layer.hold()
-        if opened:
-            self._refresh_steps()
 
     def solve_soon(self) -> None:
         """Shortly before steps have to choose rows, begin to solve for the factors of one more layer.

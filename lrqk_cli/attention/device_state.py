@@ -26,6 +26,7 @@ class DeviceState:
         length: tokens stored before a step, int64 ``[1]``.
         totals: rows demanded and rows fetched by all steps of each layer so far, int64 ``[layers, 2]``.
         is_choosing: whether the next step chooses rows; otherwise all rows are resident.
+        row_sets: of each layer with an index; 0 for other layers, int64 ``[layers]``.
 
     Args:
         position: of the cache.
@@ -38,7 +39,6 @@ class DeviceState:
         self._device = self.length.device
         self.totals = torch.zeros(spec.num_layers, 2, dtype=torch.int64, device=self._device)
         self.is_choosing = True
-        # The row sets of each layer with an index.
         self.row_sets = torch.zeros(spec.num_layers, dtype=torch.int64, device=self._device)
         self._fixed_space = fixed_space
         self._spec = spec

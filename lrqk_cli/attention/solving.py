@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from itertools import islice
 from typing import TypeAlias
 
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
@@ -103,8 +102,8 @@ class EarlySolves:
     """Solves that begin as soon as their layer has attended in the last segment, while others still attend.
 
     So the device can build the first layers' indices while the last layers are solved for. After a text that
-    fits the hot set they begin during decode steps. There are no threads before the first ``begin``, and none
-    after ``close``.
+    fits the hot set they begin during decode steps, and may wait for further ones. There are no threads
+    before the first ``begin``, and none after ``close``.
     """
 
     def __init__(self) -> None:
@@ -128,8 +127,11 @@ class EarlySolves:
 
     def begin_next(self, layers: Iterable[LrqkLayer]) -> None:
         """Begin with the first layer that is not begun with; all at once would hold up the device."""
-        for layer in islice((layer for layer in layers if layer not in self), 1):
+        layer = next((layer for layer in layers if layer not in self), None)
+        if layer is not None:
             self.begin(layer)
+        elif all(solve.done() for solve in self._begun.values()):
+            self._end_threads()
 
     def finish_solved(self, length: int) -> None:
         """Index and seed the layers that are solved for, in their order, for a text of ``length`` tokens.
@@ -156,6 +158,9 @@ class EarlySolves:
         """Forget all solves, wait for those that run, and end the threads."""
         self._begun.clear()
         self._attended.clear()
+        self._end_threads()
+
+    def _end_threads(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
             with pool:

@@ -33,6 +33,8 @@ class FixedStep:
 
     Args:
         count: tokens of a step.
+
+    Attributes:
         other: another step, never in flight at the same time, whose graph's memory this one may use.
     """
 
@@ -41,7 +43,7 @@ class FixedStep:
     ) -> None:
         self._model = model
         self._cache = cache
-        self._other = other
+        self.other = other
         self._tokens = torch.zeros(count, dtype=torch.int64, device=cache.device)
         self._ahead = torch.arange(count, device=cache.device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -87,7 +89,7 @@ class FixedStep:
                 self._graph.replay()
                 cache.position.advance_host(1)
                 return self._logits
-        # The text may outgrow the hot set in the middle of an answer, too late to compile kernels.
+        # The text may outgrow the hot set in the middle of an answer, too late to compile a step's kernels.
         may_choose = not cache.holds_all(cache.context)
         warming_up = cache.warming_up() if is_first and may_choose else nullcontext()
         with cache.keeping_states(), warming_up:
@@ -115,7 +117,7 @@ class FixedStep:
         graph = torch.cuda.CUDAGraph()
         position = self._cache.position
         length, pending = position.length, position.pending
-        shared = self._other and self._other._graph
+        shared = self.other and self.other._graph
         try:
             # Another thread may copy rows to the disk meanwhile; only this thread's calls are captured.
             with torch.cuda.graph(
@@ -193,6 +195,7 @@ class Decoder:
             self._drafts = self._found(source, token)
             if self._drafts and self._verify is None:
                 self._verify = FixedStep(self._model, self._cache, 1 + len(self._drafts), self._plain)
+                self._plain.other = self._verify
             self._step = self._verify if self._drafts and self._verify else self._plain
             self._kept = self._step.run([token, *self._drafts])
             self._chosen, self._row = None, 0
@@ -215,7 +218,7 @@ class Decoder:
         """Forget captured steps, whose tensors have changed, without taking any memory."""
         self.drop_drafts()
         self._plain.forget_graph()
-        self._step, self._verify = self._plain, None
+        self._step, self._verify, self._plain.other = self._plain, None, None
         self._kept = self._chosen = self._newest = None
 
     def drop_drafts(self) -> None:

@@ -158,7 +158,7 @@ class PrefixKeeper:
         Call it between two segments, when the engine has read all its tokens.
 
         Args:
-            is_end: the context ends here for now, and is ready for decode steps, so that its state is kept.
+            is_end: the context ends here for now, and is ready for decode steps: its state, if any, is kept.
             expected_tokens, expected_seconds: the length of the whole text, and the time to read it.
         """
         try:
@@ -229,8 +229,10 @@ class PrefixKeeper:
     def _with_states(self, chain: list[Block]) -> tuple[list[Block], list[tuple[Path, tuple[int, int]]]]:
         """Return the chain up to its last state, and the states that hold its codes with their tokens.
 
-        The whole chain and no state if the chain goes on for a block's worth of tokens after the last state.
+        The whole chain and no state if a block's worth of tokens follows that, or if it needs no index.
         """
+        if self._engine.cache.holds_all(_tokens(chain)):
+            return chain, []
         for count in range(len(chain), 0, -1):
             if _tokens(chain[count:]) >= BLOCK_TOKENS:
                 break

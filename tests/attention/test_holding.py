@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from residents import check_rows, solver_threads
 from torch import Tensor
 
 from lrqk_cli import kernels
@@ -116,31 +118,12 @@ def new_cache(
     return cache
 
 
-def solver_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("lrqk-solver")]
-
-
 @pytest.fixture(autouse=True)
 def threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     assert torch.get_num_threads() == before
     assert solver_threads() == []
-
-
-def check_rows(cache: LrqkCache) -> None:
-    """Each slot has the row of its token, and none has another's."""
-    length = cache.position.length
-    for layer in cache.lrqk_layers:
-        (key, value), *_ = layer.store.stream(0, length)
-        share = layer.hot.rows.shape[0] // key.shape[0]
-        tokens = layer.hot.resident_tokens(length)
-        for number, part in enumerate((key, value)):
-            stored = part.repeat_interleave(share, 0)
-            expected = stored.gather(1, tokens.unsqueeze(2).expand(-1, -1, stored.shape[2]))
-            assert torch.equal(layer.hot.resident_rows(length)[number], expected)
-        hot = layer.hot.slot_token[:, : layer.hot.filled(length)]
-        assert torch.equal(hot.sort(1).values, layer.hot.resident.nonzero()[:, 1].view_as(hot))
 
 
 def check_codes(layer: LrqkLayer, expected: LowRankIndex) -> None:
@@ -550,6 +533,47 @@ def test_a_solve_is_dropped_if_a_segment_comes_first(solves: list[str], is_prefi
     check_rows(cache)
 
 
+def test_threads_end_when_all_layers_are_solved_for(solves: list[str]) -> None:
+    """The conversation may pause here for long."""
+    cache = begun()
+    while len(cache._early._begun) < LAYERS:
+        step(cache)
+    for solve in cache._early._begun.values():
+        solve.result()
+    interval = sys.getswitchinterval()
+    step(cache)
+    assert solver_threads() == []
+    assert sys.getswitchinterval() > interval
+    step_until(cache, ROWS + 2)
+    assert len(solves) == LAYERS
+    assert all(name.startswith("lrqk-solver") for name in solves)
+    assert all(layer.fit.tokens == 20 for layer in cache.lrqk_layers)
+
+
+@pytest.mark.usefixtures("solves")
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_prompt_that_outgrows_the_hot_set_is_in_the_fit(on_device: bool) -> None:
+    """It adds less than an eighth, and all layers have been solved for without it by then."""
+
+    def read(has_link: bool) -> LrqkCache:
+        with patch.object(LrqkCache, "has_link", has_link):
+            cache = new_cache(on_device)
+            segment(cache, 31)
+            step_until(cache, LAST - 2)
+            assert len(cache._early._begun) == (LAYERS if has_link else 0)
+            for solve in cache._early._begun.values():
+                solve.result()
+            with cache.prefilling(ends=True):
+                feed(cache, range(LAST - 2, LAST + 1))
+                cache.finish_prefill()
+        return cache
+
+    for layer, other in zip(read(True).lrqk_layers, read(False).lrqk_layers, strict=True):
+        assert layer.fit.tokens == 34
+        check_same_fit(layer, other)
+        check_same_residents(layer, other)
+
+
 @pytest.mark.usefixtures("solves")
 @pytest.mark.parametrize("on_device", [False, True])
 def test_a_reset_ends_solves(on_device: bool) -> None:
@@ -569,7 +593,7 @@ def test_a_rewind_ends_solves(solves: list[str], on_device: bool) -> None:
     segment(cache, 20)
     step_until(cache, 25)
     point = cache.rewind_point()
-    step_until(cache, LAST)
+    step_until(cache, LAST - 3)
     assert solver_threads() != []
     cache.rewind(point)
     assert solver_threads() == []
