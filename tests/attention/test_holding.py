@@ -533,6 +533,21 @@ def test_a_solve_is_dropped_if_a_segment_comes_first(solves: list[str], is_prefi
     check_rows(cache)
 
 
+def test_an_interrupt_leaves_no_plan_of_another_text() -> None:
+    cache = new_cache(on_device=True)
+    segment(cache, 60)
+    plan = cache._steps[0]._plan  # type: ignore[attr-defined]
+    while not plan.leaving[:, :20].any():
+        step(cache)
+    cache.reset()
+    segment(cache, 30)
+    interrupted = patch.object(LrqkCache, "_refresh_steps", side_effect=KeyboardInterrupt)
+    with interrupted, pytest.raises(KeyboardInterrupt):
+        cache.prepare_step()
+    for length in range(30, 34):
+        check_exact(cache, length, step(cache))
+
+
 def test_threads_end_when_all_layers_are_solved_for(solves: list[str]) -> None:
     """The conversation may pause here for long."""
     cache = begun()
