@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import fake_chat
 import pytest
 import torch
+from residents import solver_threads
 
 from lrqk_cli.chat.session import Session
 
@@ -49,6 +50,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared test data is absent: point LRQK_TEST_DATA at it")
     return folder
+
+
+@pytest.fixture
+def solvers_end() -> Iterator[None]:
+    """No solving thread is left after a test, and torch has as many threads as before."""
+    before = torch.get_num_threads()
+    yield
+    assert torch.get_num_threads() == before
+    assert solver_threads() == []
 
 
 @pytest.fixture

@@ -169,13 +169,15 @@ class LrqkLayer(FullLayer):
         self.prefill = None
 
     def hold(self) -> None:
-        """Prepare for decode steps that find all rows resident, and leave fit and index for later."""
+        """Prepare for decode steps that find all rows resident, and leave fit and index for later.
+
+        Steps must not have begun since the newest segment.
+        """
         prefill = self._open_prefill()
-        if not prefill.is_held:
-            self._forget_seeds(prefill)
-            self._fill_slots(prefill, self.position.length)
-            self._count_newest(prefill)
-            prefill.newest, prefill.is_held = None, True
+        self._forget_seeds(prefill)
+        self._fill_slots(prefill, self.position.length)
+        self._count_newest(prefill)
+        prefill.newest, prefill.is_held = None, True
 
     def _release(self, prefill: UnfinishedPrefill) -> None:
         """Go on from steps that found all rows resident, which have left no queries to seed with."""

@@ -64,7 +64,7 @@ class PlainStep:
         params: AttentionParams,
         weights: Tensor | None,
         *,
-        is_held: bool = False,
+        is_held: bool,
     ) -> Tensor:
         """Attend with a token and its M - 1 drafts.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from unittest.mock import patch
@@ -11,53 +11,17 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from made_rows import PARAMS, feed, row, rows, two_layers, verify
 from torch import Tensor
 
 from lrqk_cli.attention.cache import LrqkCache
-from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.config import KvDtype, LrqkConfig, TailMode
 from lrqk_cli.memory import accounting
-from lrqk_cli.model_spec import ModelSpec
 
-CONTEXT, LAYERS, HEADS, GROUP, WIDTH = 80, 2, 2, 3, 6
-SPEC = ModelSpec(
-    "tiny", "Tiny", ("full",) * LAYERS, HEADS * GROUP, HEADS, WIDTH, 32, 48, 97, 2048, 2048, 10_000
-)
-PARAMS = AttentionParams(scaling=0.4)
+CONTEXT, HEADS, GROUP, WIDTH = 80, 2, 3, 6
+SPEC = two_layers(WIDTH)
 ALL_ROWS = LrqkConfig(hot=CONTEXT, top_k=8, recent=5, rank=4)
 DRAFTS = 3
-
-
-def rows(token: int, layer: int, name: str, seed: int = 0) -> Tensor:
-    """Query, key or value of a token, ``[heads, 1, d]``; rejected drafts have another seed."""
-    generator = torch.Generator().manual_seed(hash((token, layer, name == "query", name == "key", seed)))
-    heads = HEADS * GROUP if name == "query" else HEADS
-    return torch.randn(heads, 1, WIDTH, generator=generator)
-
-
-def feed(cache: LrqkCache, tokens: Sequence[int], wrong_from: int | None = None) -> list[Tensor]:
-    """Attend with tokens in all layers; those from ``wrong_from`` on are others. Return the outputs."""
-    found = []
-    for layer in range(LAYERS):
-        made = {
-            name: torch.cat(
-                [rows(t, layer, name, int(wrong_from is not None and t >= wrong_from)) for t in tokens], 1
-            )
-            for name in ("query", "key", "value")
-        }
-        query = made["query"].view(HEADS, GROUP, len(tokens), WIDTH)
-        found.append(cache.attend(layer, query, made["key"], made["value"], PARAMS))
-    return found
-
-
-def verify(cache: LrqkCache, accepted: int) -> list[Tensor]:
-    """Run a verify step, and accept its first drafts; the others are not the tokens of the text."""
-    first = cache.position.length
-    with cache.verifying():
-        found = feed(cache, range(first, first + 1 + DRAFTS), first + 1 + accepted)
-    for _ in range(accepted):
-        cache.accept_draft()
-    return found
 
 
 def new_cache(config: LrqkConfig, on_device: bool = False) -> LrqkCache:
@@ -135,11 +99,8 @@ def test_each_draft_attends_to_residents_and_the_drafts_before_it(on_device: boo
         for head in range(HEADS):
             for place in range(DRAFTS + 1):
                 tokens = [*residents[head].tolist(), *range(41, 41 + place)]
-                key, value = (
-                    torch.cat([rows(token, number, name)[head] for token in tokens]).double()
-                    for name in ("key", "value")
-                )
-                query = rows(40 + place, number, "query").view(HEADS, GROUP, WIDTH)[head].double()
+                key, value = (rows(SPEC, tokens, number, name)[head].double() for name in ("key", "value"))
+                query = row(SPEC, 40 + place, number, "query").view(HEADS, GROUP, WIDTH)[head].double()
                 weights = torch.softmax(query @ key.mT * PARAMS.scaling, -1)
                 found = outputs[number][head, :, place].double()
                 if tail == "none":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -14,6 +14,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from made_rows import PARAMS, feed, rows, two_layers, verify
 from residents import check_rows, solver_threads
 from torch import Tensor
 
@@ -27,45 +28,16 @@ from lrqk_cli.attention.params import AttentionParams
 from lrqk_cli.attention.projection import JointProjector, SolvedMaps
 from lrqk_cli.config import KvDtype, LrqkConfig
 from lrqk_cli.kernels.codes import unpack_codes
-from lrqk_cli.model_spec import ModelSpec
+
+pytestmark = pytest.mark.usefixtures("solvers_end")
 
 CONTEXT, LAYERS, HEADS, GROUP, WIDTH, DRAFTS = 120, 2, 2, 3, 8, 3
-SPEC = ModelSpec(
-    "tiny", "Tiny", ("full",) * LAYERS, HEADS * GROUP, HEADS, WIDTH, 32, 48, 97, 2048, 2048, 10_000
-)
-PARAMS = AttentionParams(scaling=0.4)
+SPEC = two_layers(WIDTH)
 # 40 rows are resident, and a step with its drafts fits after 36 tokens.
 SOME_ROWS = LrqkConfig(hot=32, top_k=8, recent=8, rank=4, lookup=DRAFTS)
 ROWS, LAST = 40, 36
 # Rows in 8 bits beside those that the model has computed, which are of a standard normal distribution.
 LARGEST_ROUNDING = 0.1
-
-
-def rows(token: int, layer: int, name: str, seed: int = 0) -> Tensor:
-    """Query, key or value of a token, ``[heads, 1, d]``; rejected drafts have another seed."""
-    generator = torch.Generator().manual_seed(hash((token, layer, name == "query", name == "key", seed)))
-    heads = HEADS * GROUP if name == "query" else HEADS
-    return torch.randn(heads, 1, WIDTH, generator=generator)
-
-
-def made(tokens: Sequence[int], layer: int, name: str, wrong_from: int | None = None) -> Tensor:
-    """Return these rows of some tokens; those from ``wrong_from`` on are others."""
-    empty = rows(0, layer, name)[:, :0]
-    return torch.cat(
-        [empty, *(rows(t, layer, name, int(wrong_from is not None and t >= wrong_from)) for t in tokens)], 1
-    )
-
-
-def feed(
-    cache: LrqkCache, tokens: Sequence[int], wrong_from: int | None = None, params: AttentionParams = PARAMS
-) -> list[Tensor]:
-    """Attend with tokens in all layers; return the outputs ``[KV, G, S, d]``."""
-    found = []
-    for layer in range(LAYERS):
-        query, key, value = (made(tokens, layer, name, wrong_from) for name in ("query", "key", "value"))
-        query = query.view(HEADS, GROUP, len(tokens), WIDTH)
-        found.append(cache.attend(layer, query, key, value, params))
-    return found
 
 
 def step(cache: LrqkCache, params: AttentionParams = PARAMS) -> list[Tensor]:
@@ -79,16 +51,6 @@ def segment(cache: LrqkCache, count: int, params: AttentionParams = PARAMS) -> l
     first = cache.position.length
     with cache.prefilling():
         return feed(cache, range(first, first + count), params=params)
-
-
-def verify(cache: LrqkCache, accepted: int) -> list[Tensor]:
-    """Run a verify step, and accept its first drafts; the others are not the tokens of the text."""
-    first = cache.position.length
-    with cache.verifying():
-        found = feed(cache, range(first, first + 1 + DRAFTS), first + 1 + accepted)
-    for _ in range(accepted):
-        cache.accept_draft()
-    return found
 
 
 def step_until(cache: LrqkCache, length: int) -> None:
@@ -116,14 +78,6 @@ def new_cache(
             for tensor in layer.projector.fitted():
                 tensor.fill_(torch.nan)
     return cache
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    assert torch.get_num_threads() == before
-    assert solver_threads() == []
 
 
 def check_codes(layer: LrqkLayer, expected: LowRankIndex) -> None:
@@ -311,12 +265,11 @@ def check_exact(cache: LrqkCache, first: int, outputs: list[Tensor], wrong_from:
     for number, layer in enumerate(cache.lrqk_layers):
         (key, value), *_ = layer.store.stream(0, first + count)
         for name, part in (("key", key), ("value", value)):
-            expected = torch.cat(
-                [made(range(first), number, name), made(places.tolist(), number, name, wrong_from)], 1
-            )
+            expected = rows(SPEC, range(first + count), number, name, wrong_from)
             rounding = 0.0 if layer.store.scales is None else LARGEST_ROUNDING
             torch.testing.assert_close(part, expected, rtol=0, atol=rounding)
-        query = made(places.tolist(), number, "query", wrong_from).view(HEADS, GROUP, count, WIDTH).double()
+        query = rows(SPEC, range(first, first + count), number, "query", wrong_from)
+        query = query.view(HEADS, GROUP, count, WIDTH).double()
         logits = query @ key.double().mT.unsqueeze(1) * PARAMS.scaling
         hidden = torch.arange(first + count) > places[:, None]
         weights = logits.masked_fill(hidden, float("-inf")).softmax(-1)

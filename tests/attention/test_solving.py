@@ -33,6 +33,8 @@ from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.solver_pool import SolverPool
 
+pytestmark = pytest.mark.usefixtures("solvers_end")
+
 SIZES = {"rank": 4, "hot": 32, "top_k": 8, "recent": 8}
 CPU = torch.device("cpu")
 
@@ -122,14 +124,6 @@ def check_same(ours: LrqkCache, other: LrqkCache) -> None:
         found, expected = state(layer), state(reference)
         for name, tensor in expected.items():
             assert torch.equal(found[name], tensor), name
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    assert torch.get_num_threads() == before
-    assert solver_threads() == []
 
 
 @pytest.mark.parametrize(
