@@ -265,6 +265,7 @@ def test_lookup_has_a_line_for_each_kind_of_question() -> None:
         return LookupResult(
             kind,
             "?",
+            "once",
             "lrqk",
             16384,
             9000,

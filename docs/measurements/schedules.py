@@ -3,7 +3,7 @@
     python schedules.py MODEL TEXT --ctx 32k > schedules.json
 
 On a CPU the schedule of a GPU is forced, on the plain references of its kernels: ``--dtype float32``
-leaves no noise there, and ``--ctx 5k`` takes minutes. Segments are a quarter of the context. Every
+leaves no noise there, and ``--ctx 5k`` takes minutes. Segments are an eighth of the context. Every
 schedule is led along the same answers of full attention, with the same settings. The report has the form
 of ``lrqk bench --suite fidelity --output json``, so that ``make_tables.py`` reads it; a mode of it is a
 schedule and a share of the KV cache.
@@ -108,7 +108,7 @@ SCHEDULES: dict[str, tuple[Schedule, ...]] = {
 def with_hot_rows(part: float, context: int) -> LrqkConfig:
     """Return the default settings with that part of all rows on the device, in the recent window or hot."""
     hot = int(part * context) - LrqkConfig().recent
-    return LrqkConfig(hot=hot, top_k=default_top_k(hot), segment=context // 4)
+    return LrqkConfig(hot=hot, top_k=default_top_k(hot), segment=context // 8)
 
 
 @contextmanager

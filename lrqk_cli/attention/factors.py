@@ -8,14 +8,13 @@ roots (docs/design.md, section 2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lrqk_cli import kernels
 from lrqk_cli.attention.rotation import Growth
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import accounting
@@ -27,22 +26,6 @@ from lrqk_cli.solver_pool import spread
 _FLOOR = 1e-9
 # Row sets for which one thread solves.
 _SETS = 2
-# Rows of a product, see ``_summed_products``.
-_PIECE = 2048
-
-
-@contextmanager
-def tensor_cores() -> Iterator[None]:
-    """Let float32 products on a GPU round their factors to TF32 inside this context.
-
-    TF32 keeps all bits of a float16 or bfloat16 number; sums stay float32.
-    """
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +102,19 @@ class GramAccumulator:
 
     def add(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Add a segment: queries ``[KV, G, S, d]``, keys and values ``[KV, S, d]``."""
-        queries = query.reshape(self.query_gram.shape[0], -1, query.shape[-1])
+        queries = query.reshape(self.query_gram.shape[0], -1, *query.shape[2:])
+        keys, values = key.unsqueeze(1), value.unsqueeze(1)
         if self.count == 0:
             self.shift.copy_(key.mean(1, dtype=torch.float32))
-        # Numbers of 16 bits become float32 on the way, without a copy of their own.
-        keys, values = key - self.shift.unsqueeze(1), value.float()
-        self.query_gram += _summed_products(queries, queries)
-        self.key_gram += _summed_products(keys, keys)
-        self.value_gram += _summed_products(keys, values)
-        self.key_sum += keys.sum(1)
-        self.value_sum += values.sum(1)
-        self.count += keys.shape[1]
+        query_gram, _ = kernels.sum_products(queries, queries)
+        key_gram, key_sum = kernels.sum_products(keys, keys, self.shift, self.shift)
+        value_gram, value_sum = kernels.sum_products(keys, values, self.shift)
+        self.query_gram += query_gram
+        self.key_gram += key_gram
+        self.value_gram += value_gram
+        self.key_sum += key_sum
+        self.value_sum += value_sum
+        self.count += key.shape[1]
 
     def on_cpu(self, *, non_blocking: bool = False) -> GramAccumulator:
         """Return a copy on the CPU, for the solvers.
@@ -176,29 +161,6 @@ class GramAccumulator:
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
     return left.unsqueeze(2) * right.unsqueeze(1)
-
-
-def _summed_products(left: Tensor, right: Tensor) -> Tensor:
-    """Return ``leftᵀ right`` of rows ``[sets, n, d]`` in float32, ``[sets, d, d]``.
-
-    One product of a set would keep few multiprocessors of a GPU busy: it has many terms and a small result.
-    So pieces of the rows are multiplied side by side.
-    """
-    sets, rows, _ = left.shape
-    whole = rows - rows % _PIECE
-    total = _products(left[:, whole:], right[:, whole:])
-    if whole:
-        pieces = (part[:, :whole].reshape(-1, _PIECE, part.shape[2]) for part in (left, right))
-        total += _products(*pieces).unflatten(0, (sets, -1)).sum(1)
-    return total
-
-
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """Return ``leftᵀ right`` in float32, ``[batch, d, d]``."""
-    if left.is_cuda and left.dtype != torch.float32:
-        return torch.bmm(left.mT, right, out_dtype=torch.float32)
-    with tensor_cores():
-        return left.float().mT @ right.float()
 
 
 def solve_joint(query_gram: Tensor, key_gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from lrqk_cli.config import KvDtype
 from lrqk_cli.errors import ContextLengthError, PinningError
 from lrqk_cli.kernels.buffers import FetchPlan, Residents, StoredRows
 from lrqk_cli.memory import accounting
-from lrqk_cli.memory.activations import STREAM_ROWS
+from lrqk_cli.memory.activations import stream_rows
 from lrqk_cli.memory.tensors import empty, empty_host
 from lrqk_cli.model_spec import ModelSpec
 
@@ -163,23 +163,27 @@ class RowStore:
         """Return events after which all rows so far, of all layers, are in host memory."""
         return [] if self._streams is None else [self._streams.to_host.record_event()]
 
-    def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(self, start: int, stop: int, segment: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Return an iterator of K and V of tokens ``[start, stop)``, chunks ``[KV, S, d]`` on the device.
 
         The copy of the first chunk starts at once and overlaps with the caller's computation. A chunk is
         valid until the next one is requested: two buffers alternate, and one is filled while the other is in
         use.
+
+        Args:
+            segment: tokens that attend to these; see ``memory.activations.stream_rows``.
         """
         if stop <= start:
             return iter(())
+        size = stream_rows(segment)
         if self._streams is None:
-            return self._local_chunks(start, stop)
+            return self._local_chunks(start, stop, size)
         heads = self.rows.shape[0]
-        shape = (heads, min(STREAM_ROWS, stop - start), *self.rows.shape[2:])
+        shape = (heads, min(size, stop - start), *self.rows.shape[2:])
         copies = self._streams.to_device
         buffers = [
             torch.empty(shape, dtype=self.rows.dtype, device=self.device)
-            for _ in range(min(2, -(-(stop - start) // STREAM_ROWS)))
+            for _ in range(min(2, -(-(stop - start) // size)))
         ]
         for buffer in buffers:
             buffer.record_stream(copies)
@@ -189,9 +193,9 @@ class RowStore:
         filled = self._fill(copies, buffers[0], start, stop)
         return self._chunks(copies, buffers, filled, start, stop)
 
-    def _local_chunks(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _local_chunks(self, start: int, stop: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the chunks of ``stream`` of rows that need no transfer: one, if they are plain."""
-        size = stop - start if self.scales is None else STREAM_ROWS
+        size = stop - start if self.scales is None else size
         plain = self._plain_buffer(min(size, stop - start))
         for first in range(start, stop, size):
             yield self._key_and_value(first, self.rows[:, first : min(first + size, stop)], plain)
@@ -220,17 +224,18 @@ class RowStore:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the chunks of ``stream``; the copy of the first has started."""
         compute = torch.cuda.current_stream(self.device)
-        plain = self._plain_buffer(buffers[0].shape[1])
-        for number, first in enumerate(range(start, stop, STREAM_ROWS)):
+        size = buffers[0].shape[1]
+        plain = self._plain_buffer(size)
+        for number, first in enumerate(range(start, stop, size)):
             compute.wait_event(filled)
-            if first + STREAM_ROWS < stop:
+            if first + size < stop:
                 # The caller's work on the other buffer must be complete before it is overwritten.
                 copies.wait_stream(compute)
-                filled = self._fill(copies, buffers[(number + 1) % 2], first + STREAM_ROWS, stop)
+                filled = self._fill(copies, buffers[(number + 1) % 2], first + size, stop)
             yield self._key_and_value(first, buffers[number % 2][:, : stop - first], plain)
 
     def _fill(self, copies: torch.cuda.Stream, buffer: Tensor, first: int, stop: int) -> torch.cuda.Event:
-        count = min(STREAM_ROWS, stop - first)
+        count = min(buffer.shape[1], stop - first)
         with torch.cuda.stream(copies):
             for head in range(self.rows.shape[0]):
                 buffer[head, :count].copy_(self.rows[head, first : first + count], non_blocking=True)

@@ -176,12 +176,13 @@ class FullLayer(AttentionLayer):
         """
         earlier, streamed = self.position.length, 0
         # Start the stream first: its first chunk arrives during attention within the segment.
-        chunks = self.store.stream(0, earlier)
+        chunks = self.store.stream(0, earlier, key.shape[1])
         key, value = self.store.write(earlier, key, value)
         output, lse = kernels.attend(
             query, key, value, scaling=params.scaling, softcap=params.softcap, causal=True
         )
         waiting: tuple[Tensor, Tensor] | None = None
+        is_merged = False
         for keys, values in chunks:
             self._index_keys(streamed, keys)
             streamed += keys.shape[1]
@@ -189,10 +190,10 @@ class FullLayer(AttentionLayer):
             if waiting is None:
                 waiting = part
             else:  # two chunks at once, because a merge reads and writes the whole output in float32
-                output, lse = kernels.merge(output, lse, *waiting, part)
-                waiting = None
+                output, lse = kernels.merge(output, lse, *waiting, part, in_place=is_merged)
+                waiting, is_merged = None, True
         if waiting is not None:
-            output, lse = kernels.merge(output, lse, *waiting)
+            output, lse = kernels.merge(output, lse, *waiting, in_place=is_merged)
         self._streamed_rows += earlier * self.spec.num_kv_heads
         return weigh_sinks(output, lse, params.sinks), key, value
 

@@ -24,7 +24,7 @@ from lrqk_cli.attention.tail import ValueTail
 from lrqk_cli.attention.unfinished import UnfinishedPrefill
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.kernels.buffers import Drafts
-from lrqk_cli.memory.activations import SEED_QUERIES
+from lrqk_cli.memory.activations import SCORE_CHUNK, SEED_QUERIES
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.telemetry.stats import StepStats
 
@@ -262,9 +262,6 @@ class LrqkLayer(FullLayer):
         # A segment that was interrupted after this layer left codes that this one overwrites.
         prefill.indexed = min(prefill.indexed, earlier)
         self._forget_seeds(prefill)
-        if earlier:  # else a contiguous output would have to be turned into the model's order
-            # One copy serves the attention to each chunk and the sums.
-            query = query.contiguous()
         output, key, value = self.attend_exactly(query, key, value, params)
         self._index_keys(earlier, key)
         prefill.filled = self.hot.append_segment(earlier, prefill.filled, key, value)
@@ -291,8 +288,10 @@ class LrqkLayer(FullLayer):
         # Extend a begun index with every segment, so that no key crosses the link again for it.
         prefill = self._open_prefill()
         if self.fit.tokens and first == prefill.indexed:
-            self.index.write(first, self.projector.project_keys(keys))
-            prefill.indexed += keys.shape[1]
+            # Parts, because a key and its codes take some memory in float32.
+            for part in keys.split(SCORE_CHUNK, 1):
+                self.index.write(prefill.indexed, self.projector.project_keys(part))
+                prefill.indexed += part.shape[1]
 
     def attend_token(self, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """See ``AttentionLayer`` and ``PlainStep``; drafts may follow the token."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lrqk_cli.attention import als
-from lrqk_cli.attention.factors import GramAccumulator, Moments, solve_joint, tensor_cores
+from lrqk_cli.attention.factors import GramAccumulator, Moments, solve_joint
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.kernels.tensor_cores import tensor_cores
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.tensors import empty, staged
 from lrqk_cli.model_spec import ModelSpec

@@ -54,17 +54,18 @@ def run_segments(
     # Finding the rotation waits for the device, so do it before the device is busy.
     rotation = None
     needs_index = finishes and not cache.holds_all(cache.position.length + total)
-    if needs_index and total > segment and cache.has_link:
+    if needs_index and total > 2 * segment and cache.has_link:
         rotation = Rotation(model, cache.spec, attention_modules(model), (segment, 2 * segment))
     solving: SolverPool[Callable[[], None]] | None = None
     with ExitStack() as stack:
         for start in range(0, total, segment):
             stop = min(start + segment, total)
             is_last = stop == total
-            # Solve while the last segment but one computes or, if that is too early, before the last one.
+            # Solve while the last segment but one computes. If that is too early, the layers are solved for
+            # as they attend in the last one: to wait for all of them before it would take longer.
             coming = total - start
-            pays = coming <= 2 * segment and cache.position.length >= _AHEAD * coming
-            if rotation is not None and solving is None and pays:
+            pays = segment < coming <= 2 * segment and cache.position.length >= _AHEAD * coming
+            if rotation is not None and pays:
                 expected = [
                     (layer, growth(rotation, number, coming, segment))
                     for number, layer in enumerate(cache.attention_layers)
@@ -77,7 +78,7 @@ def run_segments(
                 for put_in_force in solving.results():
                     put_in_force()
                 stack.close()
-            if rotation is not None and solving is None and not is_last and coming <= 3 * segment:
+            if rotation is not None and 2 * segment < coming <= 3 * segment:
                 cache.begin_segment()
             with cache.prefilling(ends=is_last and finishes):
                 with telling(model, on_layer, start, stop):

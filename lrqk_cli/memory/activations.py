@@ -10,7 +10,7 @@ from lrqk_cli.memory import accounting
 from lrqk_cli.memory.accounting import ITEM_BYTES, SCALE_TOKENS, TensorShape
 from lrqk_cli.model_spec import ModelSpec
 
-# Rows per transfer when the store is streamed (``attention.host_store``).
+# Rows per transfer when the store is streamed, at least (``attention.host_store``).
 STREAM_ROWS = 8192
 # Logits that plain attention holds at a time, in float32: 64 MiB (``kernels.attend.reference``).
 PLAIN_LOGITS = 1 << 24
@@ -30,25 +30,35 @@ _ID_VECTORS = 5
 _FLOAT = ITEM_BYTES["float32"]
 
 
+def stream_rows(segment: int = 0) -> int:
+    """Return the rows of a chunk that is streamed for a segment, twice as many as the segment has.
+
+    Each chunk costs an output and its share of a merge, which the segment's tokens determine. So a long
+    segment has longer chunks, and a short one does not need their memory.
+    """
+    return min(max(STREAM_ROWS, 2 * segment), 2 * STREAM_ROWS)
+
+
 def stream_buffers(
-    spec: ModelSpec, rows: int, dtype: str, kv_dtype: KvDtype = "bf16"
+    spec: ModelSpec, rows: int, dtype: str, kv_dtype: KvDtype = "bf16", segment: int = 0
 ) -> tuple[TensorShape, ...]:
-    """Return the buffers that receive ``rows`` stored rows of a layer, chunk by chunk.
+    """Return the buffers that receive ``rows`` stored rows of a layer, chunk by chunk, for a segment.
 
     Rows in 8 bits take one more buffer, in which a chunk is read back.
     """
     if rows <= 0:
         return ()
-    chunk = min(STREAM_ROWS, rows)
-    buffers = (accounting.row_store(spec, chunk, dtype, kv_dtype),) * min(2, -(-rows // STREAM_ROWS))
+    size = stream_rows(segment)
+    chunk = min(size, rows)
+    buffers = (accounting.row_store(spec, chunk, dtype, kv_dtype),) * min(2, -(-rows // size))
     return buffers if kv_dtype == "bf16" else (*buffers, accounting.row_store(spec, chunk, dtype))
 
 
-def stream_bytes(spec: ModelSpec, config: LrqkConfig, rows: int, dtype: str) -> int:
+def stream_bytes(spec: ModelSpec, config: LrqkConfig, rows: int, dtype: str, segment: int = 0) -> int:
     """Return the bytes of ``stream_buffers``; 0 for ``dense``, whose rows are on the device."""
     if config.attention == "dense" or not spec.num_full_layers:
         return 0
-    return sum(shape.nbytes for shape in stream_buffers(spec, rows, dtype, config.kv_dtype))
+    return sum(shape.nbytes for shape in stream_buffers(spec, rows, dtype, config.kv_dtype, segment))
 
 
 def segment_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
@@ -72,8 +82,8 @@ def attention_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: 
     # Keys and values repeated for the group, the output, and the output in float32.
     phases.append(3 * queries * item + queries * _FLOAT)
     if earlier:
-        # The output so far, the outputs of two chunks, and their merged output.
-        phases.append(2 * queries * _FLOAT + 4 * queries * item)
+        # The merged output, those of two chunks and of the segment itself, and a copy of the queries.
+        phases.append(queries * _FLOAT + 4 * queries * item)
         # The output so far, while a chunk of the earlier keys is indexed.
         phases.append(queries * _FLOAT + _indexing_bytes(spec, config, earlier))
     if config.kv_dtype != "bf16" and spec.num_full_layers:

@@ -94,7 +94,7 @@ def transient_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: st
     """Return the peak bytes of temporary tensors by phase; see ``estimate``."""
     segment = min(config.segment or DEFAULT_SEGMENT, context)
     earlier = context - segment
-    streamed = activations.stream_bytes(spec, config, earlier, dtype)
+    streamed = activations.stream_bytes(spec, config, earlier, dtype, segment)
     attention = streamed + max(
         activations.attention_bytes(each, config, segment, earlier, dtype) for each in (spec, spec.of_sliding)
     )

@@ -181,7 +181,7 @@ def prefilled(segments: int, *, stop: int | None = None) -> LrqkLayer:
     return layer
 
 
-@pytest.mark.parametrize(("segments", "fitted"), [(9, 70), (8, 60), (7, 60), (4, 30), (3, 30)])
+@pytest.mark.parametrize(("segments", "fitted"), [(9, 70), (8, 60), (7, 70), (4, 40), (3, 30)])
 def test_factors_are_solved_for_while_the_last_segment_but_one_computes(
     segments: int, fitted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,8 @@ def test_sums_of_a_long_segment(
     queries = query.cpu().double().reshape(len(sums.query_gram), -1, WIDTH)
     keys, values = (key + 3).cpu().double(), value.cpu().double()
     expected = queries.mT @ queries
-    # Numbers of 16 bits are multiplied exactly; others, also shifted keys, are rounded to TF32 on a GPU.
+    # On a GPU numbers of 16 bits are multiplied exactly, but shifted keys are rounded to 16 bits; others are
+    # rounded to TF32.
     tolerance = (1e-2 if device == "cuda" else 1e-4) * rows**0.5
     exactly = 1e-4 * rows**0.5 if dtype == torch.bfloat16 else tolerance
     torch.testing.assert_close(sums.query_gram.double(), expected, rtol=1e-4, atol=exactly)

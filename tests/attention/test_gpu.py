@@ -7,11 +7,11 @@ import torch
 from tiny import FAMILIES, full_attention_logits, random_tokens, tiny_model
 
 from lrqk_cli import attach
-from lrqk_cli.attention import host_store, layer_list
+from lrqk_cli.attention import layer_list
 from lrqk_cli.config import AlsConfig, AttentionMode, GenerationConfig, KvDtype, LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import PinningError
-from lrqk_cli.memory import tensors
+from lrqk_cli.memory import activations, tensors
 from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.upstream import cache_argument
 
@@ -27,7 +27,7 @@ pytestmark = [
 def test_logits_equal_full_attention(
     family: str, mode: str, stream_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_store, "STREAM_ROWS", stream_rows)
+    monkeypatch.setattr(activations, "STREAM_ROWS", stream_rows)
     model = tiny_model(family).to("cuda")
     tokens = random_tokens(400).to("cuda")
     expected = full_attention_logits(model, tokens)
@@ -51,7 +51,7 @@ def test_rows_in_8_bits_give_the_logits_of_the_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Everything resident. A rounding may go the other way, so few numbers differ, and those by little."""
-    monkeypatch.setattr(host_store, "STREAM_ROWS", stream_rows)
+    monkeypatch.setattr(activations, "STREAM_ROWS", stream_rows)
     tokens = random_tokens(400)
     turns = [(0, 150), (150, 300), *((i, i + 1) for i in range(300, 320)), (320, 400)]
     settings = LrqkConfig(attention, hot=512, top_k=64, recent=16, kv_dtype=kv_dtype)

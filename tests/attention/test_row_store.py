@@ -22,7 +22,7 @@ from lrqk_cli.config import KvDtype, LrqkConfig
 from lrqk_cli.errors import PinningError, UsageError
 from lrqk_cli.kernels.buffers import RowScales, StoredRows
 from lrqk_cli.kernels.quantise_rows.reference import quantise_rows
-from lrqk_cli.memory import tensors
+from lrqk_cli.memory import activations, tensors
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.upstream import cache_argument
@@ -87,7 +87,7 @@ def test_what_is_streamed_is_what_writing_returned(
 ) -> None:
     store, written = new_store(kv_dtype, device, dtype), list[Tensor]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host_store, "STREAM_ROWS", chunk)
+        patch.setattr(activations, "STREAM_ROWS", chunk)
         start = 0
         for number, count in enumerate(counts):
             found = store.write(start, *rows(count, number).to(device, dtype))

@@ -320,10 +320,10 @@ def test_a_layer_that_was_finished_in_a_segment_that_did_not_end(segment: int, g
 def test_resident_keys_do_not_cross_the_link() -> None:
     stream, lengths = RowStore.stream, []
 
-    def note(store: RowStore, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def note(store: RowStore, start: int, stop: int, segment: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         if not during:
             lengths.append(max(0, stop - start))
-        return stream(store, start, stop)
+        return stream(store, start, stop, segment)
 
     # With 92 all rows are resident, and the next one will have no slot.
     for hot, expected in ((92, 0), (32, 2 * 100)):

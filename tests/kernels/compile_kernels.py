@@ -129,6 +129,9 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype, kv_dtyp
     parts = tuple(part.unsqueeze(2) for part in parts)
     operation("merge")(*parts)
     operation("merge")(*parts, parts[:2])
+    members, shift = heads.to(dtype).unsqueeze(2), torch.zeros(heads.shape[0], shape.width)
+    operation("sum_products")(members, members, shift, shift)
+    operation("sum_products")(members, members)
     operation("encode_codes")(torch.empty(shape.sets, 64, shape.rank), torch.ones(1, 1, 1), codes[:, :64])
 
 

@@ -102,6 +102,26 @@ def test_blocks_of_queries_do_not_change_the_result(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(parts, whole)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("length", "total", "causal"), [(1, 1, True), (1, 63, False), (130, 130, True), (9, 300, False)]
+)
+@pytest.mark.parametrize(("heads", "group", "width"), [(1, 1, 64), (2, 3, 80), (8, 4, 128), (1, 8, 256)])
+def test_groups_of_queries_on_a_gpu(
+    heads: int, group: int, width: int, length: int, total: int, causal: bool, dtype: torch.dtype
+) -> None:
+    query, key, value = (part.to("cuda", dtype) for part in rows(heads, group, length, total, width))
+    # Token by token in memory, as models have them.
+    query = query.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
+    assert library.supports(query, softcap=None, causal=causal, window=None, total=total)
+    expected, lse = oracle(query.cpu(), key.cpu(), value.cpu(), 0.1, None, causal, None)
+    found, found_lse = kernels.attend(query, key, value, scaling=0.1, causal=causal)
+    torch.testing.assert_close(found.cpu().double(), expected, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(found_lse.cpu().double(), lse, atol=1e-3, rtol=1e-3)
+
+
 def test_flash_is_what_serves_plain_attention() -> None:
     query, _, _ = rows(2, 2, 3, 3, 16)
     assert library.supports(query, softcap=None, causal=True, window=None, total=3)

@@ -40,6 +40,21 @@ def test_matches_the_reference(shape: tuple[int, int, int, int], dtype: torch.dt
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_merged_output_takes_more_parts_in_place(parts: int, device: str) -> None:
+    shape, order = (2, 3, 63, 80), (2, 0, 1, 3)
+    one, other, *rest = (side(seed, torch.bfloat16, shape, order) for seed in range(1, parts + 2))
+    for module, place in ((reference, "cpu"), (kernel, device)):
+        output, lse = module.merge(*to((*one, *other), place))
+        added = to(tuple(rest), place)
+        expected = module.merge(output, lse, *added[0], *added[1:])
+        assert not torch.equal(expected[0], output)
+        found = module.merge(output, lse, *added[0], *added[1:], in_place=True)
+        assert found[0].data_ptr() == output.data_ptr()
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("size", [1e4, 1e8, -1e8])
 def test_shares_add_up_to_one_where_log_sum_exps_are_large(size: float, device: str) -> None:
     output, lse = torch.ones(1, 1, 3, 64), torch.full((1, 1, 3), size)

@@ -123,3 +123,7 @@ def test_stream_buffers_are_those_of_the_store() -> None:
     assert len(activations.stream_buffers(LLAMA, 8192, "bfloat16")) == 1
     buffers_of_two = activations.stream_buffers(LLAMA, 8193, "bfloat16")
     assert [buffer.shape for buffer in buffers_of_two] == [(8, 8192, 2, 128)] * 2
+    # A long segment has longer chunks.
+    for segment, size in ((512, 8192), (4096, 8192), (6000, 12000), (8192, 16384), (32768, 16384)):
+        of_segment = activations.stream_buffers(LLAMA, 40_000, "bfloat16", segment=segment)
+        assert [buffer.shape for buffer in of_segment] == [(8, size, 2, 128)] * 2

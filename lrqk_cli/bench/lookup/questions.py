@@ -1,7 +1,8 @@
 """Questions about one document whose answers copy a passage, copy a table, or are free.
 
 The answer to a question that asks for a copy begins with given words, because small models seldom find the
-place: they would be measured on loops of their own words.
+place: they would be measured on loops of their own words. The question does not repeat these words, which a
+model would copy with what follows them there.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ _NAMES = ("Adler", "Brandt", "Carey", "Duval", "Ekman", "Ferro", "Gray", "Holm",
 _GOODS = ("tar", "linen", "barley", "timber", "salt", "wool")
 _TABLE_DEPTH = 0.4
 _QUOTE_DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
-# Words by which a passage is found, and the fewest that must follow.
-_QUOTED_WORDS, _PASSAGE_WORDS = 10, 60
+# Words by which a passage is found, and the fewest that it has in all.
+_QUOTED_WORDS, _PASSAGE_WORDS = 20, 80
+_QUOTE = "Quote a long passage of the text, word for word and without a comment."
 _FREE = (
     "Summarise the text in your own words.",
     "What is the text about, and for whom may it have been written?",
@@ -99,8 +101,7 @@ def _questions(words: list[str], document: str) -> list[LookupQuestion]:
     found = list[LookupQuestion]()
     for depth in _QUOTE_DEPTHS:
         begin = _passage(words, int(depth * (len(words) - _PASSAGE_WORDS)))
-        text = f"Repeat the passage of the text that begins with “{begin}”, word for word."
-        found.append(_copied("quote", text, begin, document))
+        found.append(_copied("quote", _QUOTE, begin, document))
     found.append(_copied("table", f"Copy the table “{_TITLE}” completely.", _TABLE_BEGIN, document))
     return found + [LookupQuestion("free", text) for text in _FREE]
 

@@ -30,6 +30,7 @@ class LookupResult:
     """One question at one context, answered greedily without and with lookup from the same prefill.
 
     Attributes:
+        opening: words of the text that the answer was given to begin with; empty for a free answer.
         prompt_tokens: of the document and the question; ``tokens``: of the answer with lookup.
         identical: whether both answers have the same tokens; ``common``: how many are, from the first on.
         plain_tokens_per_s, lookup_tokens_per_s: decode speed without and with; ``ratio``: of with to without.
@@ -41,6 +42,7 @@ class LookupResult:
 
     kind: Kind
     question: str
+    opening: str
     mode: str
     ctx: int
     prompt_tokens: int

@@ -87,6 +87,7 @@ def _answered(
     return LookupResult(
         question.kind,
         question.text,
+        question.opening,
         run.mode,
         engine.context,
         prompt_tokens=point.length,

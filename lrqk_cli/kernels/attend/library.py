@@ -24,21 +24,28 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """Attend as the reference does, with an output in the query's dtype; ``causal`` needs T = S.
 
-    Without a causal mask the queries of a group become one longer sequence of their KV head, so K and V are
-    not repeated. With it they are repeated, but only those of the segment.
+    On a GPU the kernel knows groups of query heads. On a CPU, without a causal mask the queries of a group
+    become one longer sequence of their KV head, so K and V are not repeated. With it they are repeated, but
+    only those of the segment.
     """
     heads, group, length, width = query.shape
+    if query.is_cuda:
+        output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+            query.reshape(1, heads * group, length, width),
+            key.unsqueeze(0),
+            value.unsqueeze(0),
+            0.0,
+            causal,
+            False,
+            scale=scaling,
+        )
+        return output.view(query.shape), lse.view(heads, group, length)
     if causal:
         rows = query.reshape(1, heads * group, length, width)
         key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
     else:
         rows = query.reshape(1, heads, group * length, width)
-    if query.device.type == "cpu":
-        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            rows, key.unsqueeze(0), value.unsqueeze(0), 0.0, causal, attn_mask=None, scale=scaling
-        )
-    else:
-        output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-            rows, key.unsqueeze(0), value.unsqueeze(0), 0.0, causal, False, scale=scaling
-        )
+    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        rows, key.unsqueeze(0), value.unsqueeze(0), 0.0, causal, attn_mask=None, scale=scaling
+    )
     return output.reshape(query.shape), lse.reshape(heads, group, length).float()

@@ -1,7 +1,8 @@
 """The same in one launch; it reads all outputs once, with any strides, and writes the result once.
 
 The flash kernels return a segment's output token by token, and that of a streamed chunk query by query of a
-group. The result is stored token by token, as the model needs it.
+group. The result is stored token by token, as the model needs it. A program reads its part of all outputs
+before it writes, so the result may take the place of one that is stored so.
 """
 
 from __future__ import annotations
@@ -90,10 +91,15 @@ def merge(
     other_output: Tensor,
     other_lse: Tensor,
     third: tuple[Tensor, Tensor] | None = None,
+    *,
+    in_place: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """See the reference; the last dimension of the outputs is contiguous, and so are the log-sum-exps."""
     heads, group, length, width = output.shape
-    merged = torch.empty(length, heads, group, width, device=output.device).permute(1, 2, 0, 3)
+    if in_place:
+        merged = output
+    else:
+        merged = torch.empty(length, heads, group, width, device=output.device).permute(1, 2, 0, 3)
     total = torch.empty_like(lse)
     width_pad = triton.next_power_of_2(width)
     block = max(1, _TILE // width_pad)
