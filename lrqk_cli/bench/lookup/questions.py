@@ -84,8 +84,12 @@ def lookup_prompt(text: str, seed: int, prompt: ChatPrompt, room: int) -> Lookup
 
 
 def _with_table(words: list[str], seed: int) -> str:
-    place = int(_TABLE_DEPTH * len(words))
+    place = _table_place(words)
     return " ".join(words[:place]) + f"\n\n{_table(seed)}\n\n" + " ".join(words[place:])
+
+
+def _table_place(words: list[str]) -> int:
+    return int(_TABLE_DEPTH * len(words))
 
 
 def _table(seed: int) -> str:
@@ -107,9 +111,14 @@ def _questions(words: list[str], document: str) -> list[LookupQuestion]:
 
 
 def _passage(words: list[str], first: int) -> str:
-    """Return the beginning of the first passage from a word on that is not broken by gaps."""
-    starts = range(first, len(words) - _PASSAGE_WORDS)
-    first = next((start for start in starts if all(words[start : start + _PASSAGE_WORDS])), first)
+    """Return the beginning of the first passage from a word on that neither gaps nor the table break."""
+    table = _table_place(words)
+    starts = (
+        start
+        for start in range(first, len(words) - _PASSAGE_WORDS)
+        if all(words[start : start + _PASSAGE_WORDS]) and not start < table < start + _PASSAGE_WORDS
+    )
+    first = next(starts, first)
     return " ".join(words[first : first + _QUOTED_WORDS])
 
 
