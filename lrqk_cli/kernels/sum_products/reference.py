@@ -21,7 +21,7 @@ def sum_products(
         the kernel to the dtype of the rows.
     """
     shifted, others = (
-        (rows.float() if shift is None else rows - shift[:, None, None]).flatten(1, 2)
+        (rows if shift is None else rows - shift[:, None, None]).float().flatten(1, 2)
         for rows, shift in ((left, left_shift), (right, right_shift))
     )
     with tensor_cores():
