@@ -287,9 +287,10 @@ class LrqkLayer(FullLayer):
     def _index_keys(self, first: int, keys: Tensor) -> None:
         # Extend a begun index with every segment, so that no key crosses the link again for it.
         prefill = self._open_prefill()
-        if self.fit.tokens and first == prefill.indexed:
+        indexed = prefill.indexed - first
+        if self.fit.tokens and 0 <= indexed < keys.shape[1]:
             # Parts, because a key and its codes take some memory in float32.
-            for part in keys.split(SCORE_CHUNK, 1):
+            for part in keys[:, indexed:].split(SCORE_CHUNK, 1):
                 self.index.write(prefill.indexed, self.projector.project_keys(part))
                 prefill.indexed += part.shape[1]
 

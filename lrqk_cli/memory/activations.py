@@ -12,6 +12,8 @@ from lrqk_cli.model_spec import ModelSpec
 
 # Rows per transfer when the store is streamed, at least (``attention.host_store``).
 STREAM_ROWS = 8192
+# Numbers of a row, at most, with which torch's flash kernel attends on a GPU (``kernels.attend.library``).
+FLASH_WIDTH = 256
 # Logits that plain attention holds at a time, in float32: 64 MiB (``kernels.attend.reference``).
 PLAIN_LOGITS = 1 << 24
 # Queries that seed a hot set, and the tokens whose logits exist at a time (``attention``).
@@ -42,15 +44,18 @@ def stream_rows(segment: int = 0) -> int:
 def stream_buffers(
     spec: ModelSpec, rows: int, dtype: str, kv_dtype: KvDtype = "bf16", segment: int = 0
 ) -> tuple[TensorShape, ...]:
-    """Return the buffers that receive ``rows`` stored rows of a layer, chunk by chunk, for a segment.
+    """Return the buffers that receive at most ``rows`` stored rows of a layer, chunk by chunk.
 
     Rows in 8 bits take one more buffer, in which a chunk is read back.
+
+    Args:
+        segment: the longest that attends to them. A shorter one has shorter chunks, and may need a second
+            buffer where this one does not.
     """
     if rows <= 0:
         return ()
-    size = stream_rows(segment)
-    chunk = min(size, rows)
-    buffers = (accounting.row_store(spec, chunk, dtype, kv_dtype),) * min(2, -(-rows // size))
+    chunk = min(stream_rows(segment), rows)
+    buffers = (accounting.row_store(spec, chunk, dtype, kv_dtype),) * min(2, -(-rows // STREAM_ROWS))
     return buffers if kv_dtype == "bf16" else (*buffers, accounting.row_store(spec, chunk, dtype))
 
 
@@ -79,18 +84,21 @@ def attention_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: 
     lse = 4 * segment * spec.num_heads * _FLOAT
     # RoPE holds a copy of the queries and three products.
     phases = [4 * queries * item]
-    # Keys and values repeated for the group, the output, and the output in float32.
+    # Keys and values repeated for the group (on a CPU), the output, and the output in float32.
     phases.append(3 * queries * item + queries * _FLOAT)
     if earlier:
-        # The merged output, those of two chunks and of the segment itself, and a copy of the queries.
-        phases.append(queries * _FLOAT + 4 * queries * item)
+        # The merged output, those of two chunks and of the segment, and (on a CPU) a copy of the queries.
+        part = item if spec.head_dim <= FLASH_WIDTH else _FLOAT
+        phases.append(queries * _FLOAT + 3 * queries * part + queries * item)
         # The output so far, while a chunk of the earlier keys is indexed.
         phases.append(queries * _FLOAT + _indexing_bytes(spec, config, earlier))
     if config.kv_dtype != "bf16" and spec.num_full_layers:
         phases.append(_QUANTISING_COPIES * 2 * keys * min(segment, SCALE_TOKENS) // segment * _FLOAT)
     if config.attention == "lrqk":
-        # Gram matrices are summed over queries, keys and values in float32, beside the output.
-        phases.append(2 * queries * _FLOAT + 3 * keys * _FLOAT)
+        # Where there is no Triton, Gram matrices are summed over float32: over the queries, of which a head's
+        # are put together first, and then over shifted keys and values. All this beside the output.
+        phases.append(2 * queries * _FLOAT + queries * item)
+        phases.append(queries * _FLOAT + 3 * keys * _FLOAT)
     if "sliding" in spec.layer_kinds:
         phases.append(_plain_attention_bytes(spec, segment))
     return layer_bytes(spec, config, segment, dtype) + lse + max(phases)

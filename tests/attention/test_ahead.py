@@ -20,6 +20,7 @@ from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.decode import forward
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.engine.prefill import run_segments
+from lrqk_cli.memory import activations
 from lrqk_cli.models.support import spec_from_config
 
 SEGMENTS = (40, 40, 40, 30)
@@ -42,8 +43,8 @@ def check_index(layer: LrqkLayer) -> None:
     length = layer.position.length
     built = layer.index.codes[:, :length].clone()
     layer.index.codes.zero_()
-    for key, _ in layer.store.stream(0, length):
-        layer.index.write(0, layer.projector.project_keys(key))
+    keys = torch.cat([key.clone() for key, _ in layer.store.stream(0, length)], 1)
+    layer.index.write(0, layer.projector.project_keys(keys))
     assert torch.equal(layer.index.codes[:, :length], built)
 
 
@@ -65,6 +66,34 @@ def test_the_last_segment_builds_the_index(family: str) -> None:
             assert layer.prefill.indexed == sum(SEGMENTS)
             layer.finish_prefill()
             check_index(layer)
+
+
+@pytest.mark.parametrize("indexed", [0, 25, 64, 119])
+def test_the_last_segment_indexes_what_is_not_indexed_yet(
+    indexed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from the middle of a chunk, as after segments of another length."""
+    monkeypatch.setattr(activations, "STREAM_ROWS", 16)
+    model = tiny_model("llama")
+    settings = LrqkConfig(rank=4, hot=32, top_k=8, recent=8, kv_dtype="int8")
+    cache = LrqkCache(
+        spec_from_config(model.config, "llama"), settings, 200, model.dtype, torch.device("cpu")
+    )
+    *first, last = random_tokens(sum(SEGMENTS)).split(SEGMENTS)
+    with attached(model):
+        for segment in first:
+            with cache.prefilling():
+                forward(model, cache, segment)
+        for layer in cache.lrqk_layers:
+            fit_now(layer)
+            keys = torch.cat([key.clone() for key, _ in layer.store.stream(0, 120)], 1)
+            layer.index.write(0, layer.projector.project_keys(keys[:, :indexed]))
+            layer.prefill.indexed = indexed
+        with cache.prefilling():
+            forward(model, cache, last)
+    for layer in cache.lrqk_layers:
+        assert layer.prefill.indexed == sum(SEGMENTS)
+        check_index(layer)
 
 
 def test_a_text_that_grows_far_beyond_is_fitted_anew() -> None:

@@ -12,7 +12,10 @@ from transformers import PreTrainedModel
 
 from lrqk_cli import attach
 from lrqk_cli.attention.cache import LrqkCache
+from lrqk_cli.attention.hook import attached
 from lrqk_cli.config import AlsConfig, LrqkConfig
+from lrqk_cli.memory import activations
+from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.upstream import cache_argument
 
 pytestmark = pytest.mark.short
@@ -129,3 +132,18 @@ def test_generate_gives_the_tokens_of_full_attention(family: str) -> None:
     assert actual.tolist() == expected.tolist()
     assert model.config._attn_implementation == "eager"
     assert cache.get_seq_length() == prompt.shape[1] + 11
+
+
+@pytest.mark.parametrize("segment", [40, 120])
+def test_chunks_that_are_merged_give_the_logits_of_one(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in 8 bits, which come in chunks on a CPU too: two and more merges, the later ones in place."""
+    model = tiny_model("llama")
+    settings = LrqkConfig(hot=512, top_k=64, recent=16, kv_dtype="int8")
+    spec, tokens = spec_from_config(model.config, "llama"), random_tokens(PROMPT + SECOND_TURN + 2 * ANSWER)
+    found = []
+    for rows in (8192, 7):
+        monkeypatch.setattr(activations, "STREAM_ROWS", rows)
+        cache = LrqkCache(spec, settings, 256, model.dtype, torch.device("cpu"))
+        with torch.no_grad(), attached(model):
+            found.append(replay(model, cache, tokens, segment))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)

@@ -81,3 +81,10 @@ def test_no_rows_give_zeros(device: str) -> None:
     for module in (reference, kernel):
         found = module.sum_products(*to((empty, empty), device))
         assert_same(found, (torch.zeros(2, 16, 16), torch.zeros(2, 16)))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_more_than_16_bits_are_left_to_the_library(dtype: torch.dtype, device: str) -> None:
+    left, shift = to((rows(6, (2, 3, 70, 128), dtype), torch.ones(2, 128)), device)
+    assert_same(kernel.sum_products(left, left, shift), reference.sum_products(left, left, shift))

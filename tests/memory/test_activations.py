@@ -70,12 +70,36 @@ def test_what_is_stated_is_what_lives(mode: AttentionMode, kv_dtype: KvDtype, in
         spec, settings, "bfloat16"
     )
     segment, last = measured(config, settings)
-    assert 0.8 * reading <= segment <= reading + beside
+    # With a small MLP the index decides, for which the outputs beside it count in float32.
+    assert (0.7 if inner == 64 else 0.8) * reading <= segment <= reading + beside
     finishing = phases["settling"]
     if finishing > reading:
         assert last <= finishing + beside
     else:
         assert last <= reading + beside
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_sums_over_many_query_heads_take_no_more_than_is_stated(dtype: KvDtype) -> None:
+    """Their attention needs more than all else."""
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=16,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=CONTEXT,
+    )
+    spec = spec_from_config(config, "tiny")
+    settings = LrqkConfig(hot=128, top_k=32, rank=4, segment=SEGMENT, kv_dtype=dtype)
+    stated = transient_bytes(spec, settings, CONTEXT, "bfloat16")["prefill_attention"]
+    beside = activations.seed_bytes(spec, settings, "bfloat16") + activations.logits_bytes(
+        spec, settings, "bfloat16"
+    )
+    segment, _ = measured(config, settings)
+    assert 0.6 * stated <= segment <= stated + beside
 
 
 SIZES = [(256, 96, 16, 4), (128, 256, 16, 4), (256, 256, 8, 2)]

@@ -7,6 +7,8 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import FAMILIES, tiny_model
 
 from lrqk_cli.attention.cache import LrqkCache
@@ -123,7 +125,22 @@ def test_stream_buffers_are_those_of_the_store() -> None:
     assert len(activations.stream_buffers(LLAMA, 8192, "bfloat16")) == 1
     buffers_of_two = activations.stream_buffers(LLAMA, 8193, "bfloat16")
     assert [buffer.shape for buffer in buffers_of_two] == [(8, 8192, 2, 128)] * 2
-    # A long segment has longer chunks.
+    # A long segment has longer chunks, and a second buffer in case that the last one is shorter.
+    assert [buffer.shape for buffer in activations.stream_buffers(LLAMA, 9000, "bfloat16", segment=8192)] == [
+        (8, 9000, 2, 128)
+    ] * 2
     for segment, size in ((512, 8192), (4096, 8192), (6000, 12000), (8192, 16384), (32768, 16384)):
         of_segment = activations.stream_buffers(LLAMA, 40_000, "bfloat16", segment=segment)
         assert [buffer.shape for buffer in of_segment] == [(8, size, 2, 128)] * 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(segment=st.integers(1, 20_000), data=st.data())
+def test_stream_buffers_suffice_for_all_segments(segment: int, data: st.DataObject) -> None:
+    """For shorter segments, and for fewer rows before them."""
+    rows = data.draw(st.integers(1, 60_000))
+    actual, earlier = data.draw(st.integers(1, segment)), data.draw(st.integers(1, rows))
+    size = activations.stream_rows(actual)
+    needed = min(size, earlier) * min(2, -(-earlier // size))
+    stated = activations.stream_buffers(LLAMA, rows, "bfloat16", segment=segment)
+    assert needed <= sum(buffer.shape[1] for buffer in stated)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrqk_cli.memory.activations import FLASH_WIDTH
+
 
 def supports(query: Tensor, *, softcap: float | None, causal: bool, window: int | None, total: int) -> bool:
     """Return whether torch has a flash kernel for these arguments of ``attend``."""
@@ -16,7 +18,7 @@ def supports(query: Tensor, *, softcap: float | None, causal: bool, window: int 
         return True
     width = query.shape[-1]
     half = query.dtype in (torch.float16, torch.bfloat16)
-    return query.device.type == "cuda" and half and width % 8 == 0 and width <= 256
+    return query.device.type == "cuda" and half and width % 8 == 0 and width <= FLASH_WIDTH
 
 
 def attend(

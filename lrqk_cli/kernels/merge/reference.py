@@ -40,6 +40,6 @@ def merge(
     # Shares of the sum, because the logarithm of the sum has lost it where log-sum-exps are large.
     shares = (part / both.clamp(min=1e-37) for part in (mass, other_mass))
     share, other_share = (part.unsqueeze(-1) for part in shares)
-    # Shares are in float32, so products are too.
+    # Shares are in float32, so products of them with 16 bits are too.
     merged = output.mul_(share) if in_place else output * share
     return merged.addcmul_(other_output, other_share), base + both.log()

@@ -1,8 +1,8 @@
 """The same in one launch; it reads all outputs once, with any strides, and writes the result once.
 
-The flash kernels return a segment's output token by token, and that of a streamed chunk query by query of a
-group. The result is stored token by token, as the model needs it. A program reads its part of all outputs
-before it writes, so the result may take the place of one that is stored so.
+The flash kernel returns an output token by token, and plain attention query by query of a group. The result
+is stored token by token, as the model needs it. A program reads its part of all outputs before it writes, so
+the result may take the place of one that is stored so.
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ def merge(
     """See the reference; the last dimension of the outputs is contiguous, and so are the log-sum-exps."""
     heads, group, length, width = output.shape
     if in_place:
+        assert output.dtype == torch.float32
+        assert output.permute(2, 0, 1, 3).is_contiguous()
         merged = output
     else:
         merged = torch.empty(length, heads, group, width, device=output.device).permute(1, 2, 0, 3)

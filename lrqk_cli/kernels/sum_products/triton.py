@@ -10,9 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lrqk_cli.kernels.sum_products import reference
+
 # Rows that a program multiplies at once; sides of its tile of the result, at most; programs of a launch, as
 # many on every GPU, so that sums do not depend on it.
 _ROWS, _SIDE, _PROGRAMS = 64, 128, 128
+# Bytes of a number that the kernel takes.
+_LARGEST_ITEM = 2
 
 
 @triton.jit
@@ -52,7 +56,7 @@ def _sum_products(
     side_tiles = tl.cdiv(WIDTH, SIDE)
     left_dim = tile // side_tiles * SIDE + tl.arange(0, SIDE)
     right_dim = tile % side_tiles * SIDE + tl.arange(0, SIDE)
-    member = part % MEMBERS
+    member = (part % MEMBERS).to(tl.int64)
     start = part // MEMBERS * rows_each
     stop = tl.minimum(rows, start + rows_each)
     left += row_set * left_set_stride + member * left_member_stride
@@ -70,8 +74,7 @@ def _sum_products(
         )
         total += tl.sum(rights, 0)
         kind = left.dtype.element_ty
-        # TF32 alone would cut float32 numbers off, so that squares would be too small.
-        product += tl.dot(tl.trans(lefts.to(kind)), rights.to(kind), input_precision="tf32x3")
+        product += tl.dot(tl.trans(lefts.to(kind)), rights.to(kind))
     place = row_set * tl.num_programs(0) + part
     inside = (left_dim < WIDTH)[:, None] & (right_dim < WIDTH)[None, :]
     target = products + place * WIDTH * WIDTH + left_dim[:, None] * WIDTH + right_dim[None, :]
@@ -83,7 +86,13 @@ def _sum_products(
 def sum_products(
     left: Tensor, right: Tensor, left_shift: Tensor | None = None, right_shift: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """See the reference; the last dimension of the rows is contiguous."""
+    """See the reference; rows of more than 16 bits are left to it.
+
+    Two tiles in float32 take more shared memory than most GPUs have, and TF32 would cut numbers off instead
+    of rounding them.
+    """
+    if left.element_size() > _LARGEST_ITEM:
+        return reference.sum_products(left, right, left_shift, right_shift)
     sets, members, rows, width = left.shape
     side = max(16, min(_SIDE, triton.next_power_of_2(width)))
     tiles = triton.cdiv(width, side) ** 2
