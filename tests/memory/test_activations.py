@@ -20,10 +20,30 @@ from lrqk_cli.config import AttentionMode, KvDtype, LrqkConfig
 from lrqk_cli.engine.prefill import run_segments
 from lrqk_cli.memory import accounting, activations
 from lrqk_cli.memory.estimate import transient_bytes
+from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.states import LiveBytes
 from lrqk_cli.models.support import spec_from_config, with_form
 
 SEGMENT, CONTEXT = 512, 2048
+
+
+def llama(*, hidden: int, inner: int, layers: int, heads: int, kv_heads: int, width: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=97,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=width,
+        max_position_embeddings=CONTEXT,
+    )
+
+
+def bytes_beside(spec: ModelSpec, settings: LrqkConfig) -> int:
+    """Return the bytes of queries that seed the hot set, and of logits, which are items of their own."""
+    seeds = activations.seed_bytes(spec, settings, "bfloat16")
+    return seeds + activations.logits_bytes(spec, settings, "bfloat16")
 
 
 def measured(config: LlamaConfig, settings: LrqkConfig) -> tuple[int, int]:
@@ -48,16 +68,7 @@ def measured_of(model: PreTrainedModel, settings: LrqkConfig) -> tuple[int, int]
 )
 @pytest.mark.parametrize("inner", [64, 1024])
 def test_what_is_stated_is_what_lives(mode: AttentionMode, kv_dtype: KvDtype, inner: int) -> None:
-    config = LlamaConfig(
-        vocab_size=97,
-        hidden_size=128,
-        intermediate_size=inner,
-        num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=CONTEXT,
-    )
+    config = llama(hidden=128, inner=inner, layers=2, heads=8, kv_heads=2, width=16)
     spec = spec_from_config(config, "tiny")
     settings = LrqkConfig(mode, hot=128, top_k=32, rank=8, segment=SEGMENT, kv_dtype=kv_dtype)
     phases = transient_bytes(spec, settings, CONTEXT, "bfloat16")
@@ -65,10 +76,7 @@ def test_what_is_stated_is_what_lives(mode: AttentionMode, kv_dtype: KvDtype, in
     if kv_dtype != "bf16":  # these are read back into a buffer on a CPU too
         streamed -= accounting.row_store(spec, CONTEXT - SEGMENT, "bfloat16").nbytes
     reading = max(phases["prefill_attention"] - streamed, phases["prefill_mlp"])
-    # Queries that seed the hot set, and logits, are items of their own.
-    beside = activations.seed_bytes(spec, settings, "bfloat16") + activations.logits_bytes(
-        spec, settings, "bfloat16"
-    )
+    beside = bytes_beside(spec, settings)
     segment, last = measured(config, settings)
     # With a small MLP the index decides, for which the outputs beside it count in float32.
     assert (0.7 if inner == 64 else 0.8) * reading <= segment <= reading + beside
@@ -82,22 +90,11 @@ def test_what_is_stated_is_what_lives(mode: AttentionMode, kv_dtype: KvDtype, in
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
 def test_sums_over_many_query_heads_take_no_more_than_is_stated(dtype: KvDtype) -> None:
     """Their attention needs more than all else."""
-    config = LlamaConfig(
-        vocab_size=97,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=16,
-        num_key_value_heads=1,
-        head_dim=32,
-        max_position_embeddings=CONTEXT,
-    )
+    config = llama(hidden=64, inner=64, layers=1, heads=16, kv_heads=1, width=32)
     spec = spec_from_config(config, "tiny")
     settings = LrqkConfig(hot=128, top_k=32, rank=4, segment=SEGMENT, kv_dtype=dtype)
     stated = transient_bytes(spec, settings, CONTEXT, "bfloat16")["prefill_attention"]
-    beside = activations.seed_bytes(spec, settings, "bfloat16") + activations.logits_bytes(
-        spec, settings, "bfloat16"
-    )
+    beside = bytes_beside(spec, settings)
     segment, _ = measured(config, settings)
     assert 0.6 * stated <= segment <= stated + beside
 
