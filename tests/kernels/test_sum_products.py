@@ -17,9 +17,8 @@ def rows(seed: int, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Ten
     """Return rows token by token in memory, as models have them, beside others."""
     sets, members, count, width = shape
     random = torch.Generator().manual_seed(seed)
-    return (
-        torch.randn(count, sets, members, 2, width, generator=random)[..., 1, :].permute(1, 2, 0, 3).to(dtype)
-    )
+    both = torch.randn(count, sets, members, 2, width, generator=random).to(dtype)
+    return both[..., 1, :].permute(1, 2, 0, 3)
 
 
 def oracle(left: Tensor, right: Tensor, shifts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -42,10 +41,8 @@ def oracle(left: Tensor, right: Tensor, shifts: tuple[Tensor, Tensor]) -> tuple[
 def test_matches_the_oracle(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str) -> None:
     left, right = rows(1, shape, dtype), rows(2, shape, dtype)
     random = torch.Generator().manual_seed(3)
-    shift, other, none = (
-        *torch.randn(2, shape[0], shape[3], generator=random),
-        torch.zeros(shape[0], shape[3]),
-    )
+    shift, other = torch.randn(2, shape[0], shape[3], generator=random)
+    none = torch.zeros_like(shift)
     # A GPU rounds the factors of products to TF32, and the kernel shifted ones to their dtype.
     rounding = {torch.float32: 2.0**-10, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}[dtype]
     for given, shifts in (((), (none, none)), ((shift,), (shift, none)), ((shift, other), (shift, other))):
@@ -71,13 +68,13 @@ def test_numbers_of_16_bits_are_multiplied_exactly(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_sums_are_the_same_in_every_run(device: str) -> None:
-    left = to(rows(5, (2, 2, 500, 64), torch.float32), device)
+    left = to(rows(5, (2, 2, 500, 64), torch.float16), device)
     assert_same(kernel.sum_products(left, left), kernel.sum_products(left, left))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_no_rows_give_zeros(device: str) -> None:
-    empty = torch.empty(2, 1, 0, 16)
+    empty = torch.empty(2, 1, 0, 16, dtype=torch.float16)
     for module in (reference, kernel):
         found = module.sum_products(*to((empty, empty), device))
         assert_same(found, (torch.zeros(2, 16, 16), torch.zeros(2, 16)))

@@ -78,8 +78,9 @@ def test_what_is_stated_is_what_lives(mode: AttentionMode, kv_dtype: KvDtype, in
     reading = max(phases["prefill_attention"] - streamed, phases["prefill_mlp"])
     beside = bytes_beside(spec, settings)
     segment, last = measured(config, settings)
-    # With a small MLP the index decides, for which the outputs beside it count in float32.
-    assert (0.7 if inner == 64 else 0.8) * reading <= segment <= reading + beside
+    # Building the index, which decides with a small MLP, has more room than all else.
+    least = 0.7 if inner == 64 and mode == "lrqk" else 0.8
+    assert least * reading <= segment <= reading + beside
     finishing = phases["settling"]
     if finishing > reading:
         assert last <= finishing + beside

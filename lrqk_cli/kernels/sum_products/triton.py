@@ -96,9 +96,9 @@ def sum_products(
     sets, members, rows, width = left.shape
     side = max(16, min(_SIDE, triton.next_power_of_2(width)))
     tiles = triton.cdiv(width, side) ** 2
-    shares = max(1, min(triton.cdiv(rows, _ROWS), _PROGRAMS // (sets * members * tiles)))
-    rows_each = triton.cdiv(triton.cdiv(rows, shares), _ROWS) * _ROWS
-    parts = max(1, triton.cdiv(rows, max(1, rows_each))) * members
+    blocks = max(1, triton.cdiv(rows, _ROWS))
+    blocks_each = triton.cdiv(blocks, max(1, _PROGRAMS // (sets * members * tiles)))
+    parts = triton.cdiv(blocks, blocks_each) * members
     products = torch.empty(sets, parts, width, width, device=left.device)
     sums = torch.empty(sets, parts, width, device=left.device)
     _sum_products[(parts, tiles, sets)](
@@ -110,7 +110,7 @@ def sum_products(
         products,
         sums,
         rows,
-        rows_each,
+        blocks_each * _ROWS,
         *left.stride()[:3],
         *right.stride()[:3],
         MEMBERS=members,
