@@ -27,8 +27,8 @@ from lrqk_cli.memory import scratch
 from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.tensors import empty
 
-# The log-score at the lower edge of the histogram's lowest bin.
-LOWEST_SCORE = -16.0
+# The score at the lower edge of the histogram's lowest bin.
+LOWEST_SCORE = 2.0**-23
 
 
 class Residents(NamedTuple):

@@ -17,10 +17,10 @@ class SelectScratch(NamedTuple):
     Attributes:
         token_bin: int16 ``[sets, columns]``, the bin of each candidate's score.
         slot_bin: int16 ``[sets, C]``, the bin of the score of each slot's token.
-        histogram: int32 ``[sets, 2, BINS]``, of candidates and of slots; zero between steps.
+        histogram: int32 ``[sets, 2, BINS]``, of candidates and of slots; that of candidates is zero between
+            steps.
         block_counts: int32 ``[sets, blocks]``, the tokens to fetch in each block of ``SELECT_BLOCK``.
-        decision: int32 ``[sets, 5]``: the bin above which tokens are demanded, the numbers of demanded and
-            of missing tokens, the last bin from which slots are taken, and the number of slots below it.
+        decision: int32 ``[sets, 2]``: the bin above which tokens are demanded, and their number.
     """
 
     token_bin: Tensor

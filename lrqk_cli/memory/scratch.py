@@ -20,7 +20,7 @@ _ATTEND_PROGRAMS, _SPLIT_ROWS = 512, (64, 128, 256)
 # The most programs per row set that fetch rows, and the rows that a program fetches at once.
 _FETCH_SPLITS, FETCH_ROWS = 16, 16
 # Tokens, or hot slots, that a program of ``select_rows`` reads at once; bins of its histogram of scores.
-SELECT_BLOCK, BINS = 4096, 256
+SELECT_BLOCK, BINS = 2048, 256
 
 
 def blocks_of(count: int, size: int) -> int:
@@ -72,7 +72,7 @@ def select_scratch(sets: int, hot: int, context: int) -> Shapes:
         "slot_bin": TensorShape((sets, hot), "int16"),
         "histogram": TensorShape((sets, 2, BINS), "int32"),
         "block_counts": TensorShape((sets, blocks_of(context, SELECT_BLOCK)), "int32"),
-        "decision": TensorShape((sets, 5), "int32"),
+        "decision": TensorShape((sets, 2), "int32"),
     }
 
 

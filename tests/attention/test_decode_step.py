@@ -73,7 +73,7 @@ def test_both_kinds_of_steps_agree(kind: str, changes: dict[str, object], softca
             assert (found - expected).norm() < 1e-5 * expected.norm()
             continue
         exact = play(make_cache("dense"), lengths, params, seed)
-        assert (found - expected).norm() < 0.15 * exact.norm()
+        assert (found - expected).norm() < 0.16 * exact.norm()
         costs.append(float((found - exact).norm() / (expected - exact).norm()))
     # Bins of scores take other rows of equal merit than scores do, which must cost nothing.
     assert not costs or sum(costs) < 1.1 * len(costs)

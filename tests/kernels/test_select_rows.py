@@ -20,23 +20,23 @@ from lrqk_cli.memory.scratch import BINS
 
 kernel = pytest.importorskip("lrqk_cli.kernels.select_rows.triton", reason="Triton is not installed")
 
-# The width of a bin, and what rounding may add to a score.
-WIDTH = (math.log(8) - LOWEST_SCORE) / BINS + 1e-3
+# The largest width of a bin in the logarithm of a score of up to eight queries, and what rounding may add.
+WIDTH = math.log1p(reference.bin_width(8.0) / 2**23) + 1e-3
 
 
 def buffers(shape: Shape, columns: int, device: str) -> tuple[SelectScratch, FetchPlan]:
     scratch = SelectScratch.empty(shape.sets, shape.hot, columns, torch.device(device))
     plan = FetchPlan.empty(shape.sets, shape.hot, torch.device(device))
     for tensor in (*scratch, *plan[:3], plan.leaving):
-        if tensor is not scratch.histogram:
-            poisoned(tensor)
+        # Only the histogram of the tokens must be zero.
+        poisoned(tensor[:, 1] if tensor is scratch.histogram else tensor)
     return scratch, plan
 
 
 def log_scores(scores: TokenScores, count: int, candidates: int, aggregate: Aggregate) -> Tensor:
     shares = scores.logits[:, :, :count].double().log_softmax(-1)[:, :, :candidates]
     score = shares.logsumexp(1) if aggregate == "sum" else shares.amax(1)
-    return score.clamp(min=LOWEST_SCORE)
+    return score.clamp(min=math.log(LOWEST_SCORE))
 
 
 def check_bijection(residents: Residents, plan: FetchPlan) -> None:
@@ -205,6 +205,33 @@ def test_matches_the_reference(shape: Shape, share: int, spread: float, device: 
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_more_slots_than_16_bits_count(device: str) -> None:
+    hot = 70_000
+    shape = Shape(140_000, context=140_050, heads=1, hot=hot, queries=1, width=1)
+    candidates = shape.length + 1 - shape.recent
+    resident = torch.zeros(1, shape.context, dtype=torch.bool)
+    resident[:, :hot] = True
+    residents = Residents(torch.zeros(1, shape.rows, 2, 1), torch.arange(hot)[None], resident)
+    scratch, plan = buffers(shape, shape.context, device)
+    expected_scratch, expected = buffers(shape, shape.context, "cpu")
+    # 69,400 tokens come: for all 68,900 of the lowest bin, and for 500 of the 1,000 of the next.
+    bins = torch.zeros(1, shape.context, dtype=torch.int16)
+    bins[0, :100] = 250
+    bins[0, 30_000:31_000] = 1
+    bins[0, hot : hot + 69_400] = 200
+    for made in (scratch, expected_scratch):
+        made.token_bin[:, :candidates] = bins[:, :candidates].to(made.token_bin.device)
+    scratch.histogram[0, 0] = torch.bincount(bins[0, :candidates].int(), minlength=BINS).int()
+    scratch.histogram[0, 1] = 0
+    length = shape.device_length
+    kernel.list_fetches_by_bins(to(residents, device), length.to(device), scratch, plan, hot)
+    reference.list_fetches_by_bins(residents, length, expected_scratch, expected, hot)
+    assert plan.counts.tolist() == [69_400]
+    assert_same(plan[:3], expected[:3])
+    assert_same(plan.leaving, expected.leaving)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("length", [0, 7, 31])
 def test_nothing_is_fetched_while_all_candidates_fit(length: int, device: str) -> None:
     shape = Shape(length, share=2)
@@ -218,4 +245,4 @@ def test_nothing_is_fetched_while_all_candidates_fit(length: int, device: str) -
         assert plan.counts.tolist() == [0] * shape.sets
         assert plan.totals.tolist() == [wanted * shape.sets, 0]
         assert not plan.leaving.any()
-        assert (scratch.histogram == 0).all()
+        assert (scratch.histogram[:, 0] == 0).all()

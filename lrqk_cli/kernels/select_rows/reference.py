@@ -1,12 +1,11 @@
 """Plan which rows a step fetches, and into which slots, so that the best candidates are resident.
 
-A token's score is the logarithm of the sum (or maximum) of ``softmax(logits)`` over the set's queries. Scores
-are compared by their bins in a histogram; a bin is about 0.07 nats wide.
+A token's score is the sum (or maximum) of ``softmax(logits)`` over the set's queries. Scores are compared by
+their bins in a histogram. All bins have as many float32 numbers: these are some 0.1 nats above a power of
+two, and 0.05 below the next. So the bits of a score give its bin, without a logarithm.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from lrqk_cli.config import Aggregate
 from lrqk_cli.kernels.buffers import LOWEST_SCORE, FetchPlan, Residents, TokenScores
 from lrqk_cli.kernels.launch_scratch import SelectScratch
-from lrqk_cli.memory.scratch import BINS
+from lrqk_cli.memory.scratch import BINS, blocks_of
 
 
 def select_rows(
@@ -54,14 +53,15 @@ def select_rows(
         out.totals[0] += min(top_k, candidates) * len(out.counts)
 
 
-def bins_per_nat(highest: float) -> float:
-    """Return the bins per nat of log-score, for scores up to ``highest``."""
-    return BINS / (highest - LOWEST_SCORE)
+def bin_width(highest: float) -> int:
+    """Return how many float32 numbers are in a bin, for scores up to ``highest``."""
+    lowest, top = torch.tensor([LOWEST_SCORE, highest]).view(torch.int32).tolist()
+    return blocks_of(top - lowest, BINS)
 
 
 def highest_score(queries: int, aggregate: Aggregate) -> float:
-    """Return the largest possible log-score."""
-    return math.log(queries) if aggregate == "sum" else 0.0
+    """Return the largest possible score."""
+    return float(queries) if aggregate == "sum" else 1.0
 
 
 def bin_scores(
@@ -72,17 +72,17 @@ def bin_scores(
     aggregate: Aggregate,
     sink_tokens: int = 0,
 ) -> None:
-    """Compute the bin of each candidate's score, and of the score of each slot's token."""
+    """Compute the bin of each candidate's score."""
     count = int(length) + 1
     candidates = count - residents.recent
     logits = scores.logits[:, :, :count]
-    shares = (logits - logits.logsumexp(-1, keepdim=True))[:, :, :candidates]
-    score = shares.logsumexp(1) if aggregate == "sum" else shares.amax(1)
-    scale = bins_per_nat(highest_score(logits.shape[1], aggregate))
-    place = ((score - LOWEST_SCORE) * scale).clamp(0, BINS - 1).to(torch.int16)
+    shares = logits.softmax(-1)[:, :, :candidates]
+    score = shares.sum(1) if aggregate == "sum" else shares.amax(1)
+    width = bin_width(highest_score(logits.shape[1], aggregate))
+    lowest = torch.tensor(LOWEST_SCORE).view(torch.int32)
+    place = ((score.view(torch.int32) - lowest) // width).clamp(0, BINS - 1).to(torch.int16)
     place[:, :sink_tokens] = BINS - 1
     scratch.token_bin[:, :candidates] = place
-    scratch.slot_bin.copy_(place.gather(1, residents.slot_token))
 
 
 def list_fetches_by_bins(
@@ -91,6 +91,7 @@ def list_fetches_by_bins(
     """List fetches from the bins: tokens in order, slots from the lowest bin up; add to the totals."""
     candidates = int(length) + 1 - residents.recent
     out.leaving.zero_()
+    scratch.slot_bin.copy_(scratch.token_bin.gather(1, residents.slot_token))
     for row_set in range(len(out.counts)):
         bins = scratch.token_bin[row_set, :candidates]
         edge = bins.sort(descending=True).values[min(top_k, residents.hot)]

@@ -1,12 +1,13 @@
-"""The same in three launches; programs of the first take 1,024 tokens of a set, of the others 4,096.
+"""The same in three launches; programs of the first take up to 1,024 tokens of a set, of the others 2,048.
 
-1. ``bin_tokens`` computes bins and two histograms (candidates, slots), first within a program and then by
-   integer atomics, whose order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from the
-   L2 cache), and gathers those of the slots' tokens; writes 2 bytes per token and slot.
+1. ``bin_tokens`` computes bins and their histogram, first within a program and then by integer atomics, whose
+   order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from the L2 cache); writes 2
+   bytes per token.
 2. ``count_missing``: every program finds the edge in the histogram (1 KiB), and counts the missing tokens
-   above it in its block; one program per set stores the rest of the decision. Reads 3 bytes per token.
+   above it in its block, from 3 bytes per token. Others gather the bins of the slots' tokens, and count them
+   in a histogram too.
 3. ``list_fetches``: list positions follow from the counts of the previous blocks and a scan within the block.
-   Reads 3 bytes per token, and 2 per slot. Zeroes the histograms for the next step.
+   Reads 3 bytes per token, and 2 per slot. Zeroes the histogram of tokens for the next step.
 
 Scans, not atomics, give the positions in the lists, so the slots of fetched rows are the same in every run.
 """
@@ -18,17 +19,21 @@ import triton
 from torch import Tensor
 
 from lrqk_cli.config import Aggregate
-from lrqk_cli.kernels.buffers import LOWEST_SCORE, FetchPlan, Residents, TokenScores
+from lrqk_cli.kernels.buffers import FetchPlan, Residents, TokenScores
 from lrqk_cli.kernels.launch_scratch import SelectScratch
-from lrqk_cli.kernels.select_rows.reference import bins_per_nat, highest_score
+from lrqk_cli.kernels.select_rows.reference import bin_width, highest_score
 from lrqk_cli.kernels.select_rows.triton_bins import bin_tokens
 from lrqk_cli.kernels.select_rows.triton_plan import count_missing, list_fetches
 from lrqk_cli.memory.scratch import BINS, SELECT_BLOCK, blocks_of
 
 # Masses that a program sums at once, of some spans for all queries, and the most of these spans.
-_MASSES, _MASS_CHUNK = 2048, 256
-# Logits per program of ``bin_tokens``, of some tokens or slots, the most of these, and its warps.
-_BIN_LOGITS, _BIN_BLOCK, _BIN_WARPS = 8192, 1024, 4
+_MASSES, _MASS_CHUNK = 4096, 256
+# Logits per program of ``bin_tokens``, the most and the fewest tokens that they are of, and its warps; how
+# many programs should share the device.
+_BIN_LOGITS, _BIN_BLOCK, _BIN_FEWEST, _BIN_WARPS = 8192, 1024, 256, 4
+_BIN_PROGRAMS = 128
+# Slots per program of ``count_missing``: counting in bins takes registers, and other programs need few.
+_COUNT_SLOTS = 1024
 
 
 def select_rows(
@@ -55,32 +60,29 @@ def bin_scores(
     aggregate: Aggregate,
     sink_tokens: int = 0,
 ) -> None:
-    """See the reference; also counts the bins in the histograms."""
+    """See the reference; also counts the bins in the histogram of tokens."""
     sets, queries, columns = scores.logits.shape
     blocks = scores.masses.shape[3]
     queries_pad = triton.next_power_of_2(queries)
     block = min(_BIN_BLOCK, _BIN_LOGITS // queries_pad)
-    token_blocks, slot_blocks = blocks_of(columns, block), blocks_of(residents.hot, block)
-    bin_tokens[(token_blocks + slot_blocks, sets)](
+    while block > _BIN_FEWEST and sets * blocks_of(columns, block) < _BIN_PROGRAMS:
+        block //= 2
+    bin_tokens[(blocks_of(columns, block), sets)](
         scores.logits,
         scores.masses,
-        residents.slot_token,
         length,
         scratch.token_bin,
-        scratch.slot_bin,
         scratch.histogram,
         columns,
         blocks,
-        token_blocks,
         residents.hot,
         residents.recent,
         sink_tokens,
-        bins_per_nat(highest_score(queries, aggregate)),
         QUERIES=queries,
         QUERIES_PAD=queries_pad,
         SUM=aggregate == "sum",
         BINS=BINS,
-        LOWEST=LOWEST_SCORE,
+        WIDTH=bin_width(highest_score(queries, aggregate)),
         BLOCK=block,
         SPAN=scores.span,
         CHUNK=min(_MASS_CHUNK, _MASSES // queries_pad, triton.next_power_of_2(blocks)),
@@ -91,14 +93,16 @@ def bin_scores(
 def list_fetches_by_bins(
     residents: Residents, length: Tensor, scratch: SelectScratch, out: FetchPlan, top_k: int
 ) -> None:
-    """See the reference; needs the histograms, and adds to the totals."""
+    """See the reference; needs that histogram, and finds the bins of slots. Adds to the totals."""
     sets, columns = scratch.token_bin.shape
     context = residents.resident.shape[1]
     token_blocks, slot_blocks = blocks_of(columns, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)
     resident = residents.resident.view(torch.uint8)
     sizes = (context, columns, token_blocks, residents.hot, residents.recent, top_k)
-    count_missing[(token_blocks, sets)](
+    count_missing[(token_blocks + blocks_of(residents.hot, _COUNT_SLOTS), sets)](
         scratch.token_bin,
+        scratch.slot_bin,
+        residents.slot_token,
         resident,
         scratch.histogram,
         length,
@@ -107,6 +111,7 @@ def list_fetches_by_bins(
         *sizes,
         BINS=BINS,
         BLOCK=SELECT_BLOCK,
+        SLOTS=_COUNT_SLOTS,
         num_warps=8,
     )
     list_fetches[(token_blocks + slot_blocks, sets)](

@@ -1,4 +1,4 @@
-"""The second and third launch of ``select_rows``: decide by the histograms, then write the lists.
+"""The second and third launch of ``select_rows``: count what is missing, then write the lists.
 
 Dependent loads determine the time of both, so a program starts all independent loads first.
 """
@@ -8,26 +8,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _store_decision(decision, in_bin, held_in_bin, edge, BINS: tl.constexpr):
-    """Store the decision for a set; see ``SelectScratch.decision``."""
-    bins = tl.arange(0, BINS)
-    demanded = tl.sum(tl.where(bins > edge, in_bin, 0), 0)
-    # Resident candidates are exactly the tokens in the slots, so the slots' histogram counts them.
-    missing = demanded - tl.sum(tl.where(bins > edge, held_in_bin, 0), 0)
-    no_higher = tl.cumsum(held_in_bin, 0)
-    last_bin = tl.sum((no_higher < missing).to(tl.int32), 0)
-    tl.store(decision, edge)
-    tl.store(decision + 1, demanded)
-    tl.store(decision + 2, missing)
-    tl.store(decision + 3, last_bin)
-    tl.store(decision + 4, tl.sum(tl.where(bins < last_bin, held_in_bin, 0), 0))
+from lrqk_cli.kernels.select_rows.triton_bins import count_bins
 
 
 @triton.jit
 def count_missing(
     token_bin,
+    slot_bin,
+    slot_token,
     resident,
     histogram,
     length,
@@ -41,28 +29,39 @@ def count_missing(
     top_k,
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
+    SLOTS: tl.constexpr,
 ):
-    """Find the edge, store the set's decision, and count the tokens of a block to fetch."""
+    """Find the edge, and count the tokens of a block to fetch; or count the bins of some ``SLOTS``."""
     program = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     candidates = tl.load(length) + 1 - recent
-    if (candidates <= hot) | (program.to(tl.int64) * BLOCK >= candidates):
+    if (candidates <= hot) | ((program < token_blocks) & (program.to(tl.int64) * BLOCK >= candidates)):
         return
-    bins = tl.arange(0, BINS)
-    in_bin = tl.load(histogram + row_set * 2 * BINS + bins)
-    token = program * BLOCK + tl.arange(0, BLOCK)
-    inside = token < candidates
-    key = tl.load(token_bin + row_set * columns + token, mask=inside, other=-1).to(tl.int32)
-    missing = tl.load(resident + row_set * context + token, mask=inside, other=1) == 0
-    no_lower = tl.cumsum(in_bin, 0, reverse=True)
-    # There are more candidates than slots, so the count of the highest bins exceeds m at some bin: the edge.
-    edge = tl.max(tl.where(no_lower > tl.minimum(top_k, hot), bins, 0), 0)
-    if program == 0:
-        held_in_bin = tl.load(histogram + (row_set * 2 + 1) * BINS + bins)
-        _store_decision(decision + row_set * 5, in_bin, held_in_bin, edge, BINS)
-    tl.store(
-        block_counts + row_set * token_blocks + program, tl.sum(((key > edge) & missing).to(tl.int32), 0)
-    )
+    token_bin += row_set * columns
+    histogram += row_set * 2 * BINS
+    if program >= token_blocks:
+        slot = (program - token_blocks) * SLOTS + tl.arange(0, SLOTS)
+        exists = slot < hot
+        held = tl.load(slot_token + row_set * hot + slot, mask=exists, other=0).to(tl.int32)
+        held_bin = tl.load(token_bin + held, mask=exists, other=0)
+        tl.store(slot_bin + row_set * hot + slot, held_bin, mask=exists)
+        count_bins(histogram + BINS, held_bin.to(tl.int32), exists, BINS, SLOTS)
+    else:
+        bins = tl.arange(0, BINS)
+        in_bin = tl.load(histogram + bins)
+        token = program * BLOCK + tl.arange(0, BLOCK)
+        inside = token < candidates
+        key = tl.load(token_bin + token, mask=inside, other=-1).to(tl.int32)
+        missing = tl.load(resident + row_set * context + token, mask=inside, other=1) == 0
+        no_lower = tl.cumsum(in_bin, 0, reverse=True)
+        # There are more candidates than slots, so the count of the highest bins exceeds m at some bin: the
+        # edge.
+        edge = tl.max(tl.where(no_lower > tl.minimum(top_k, hot), bins, 0), 0)
+        if program == 0:
+            tl.store(decision + row_set * 2, edge)
+            tl.store(decision + row_set * 2 + 1, tl.sum(tl.where(bins > edge, in_bin, 0), 0))
+        count = tl.sum(((key > edge) & missing).to(tl.int32), 0)
+        tl.store(block_counts + row_set * token_blocks + program, count)
 
 
 @triton.jit
@@ -99,16 +98,16 @@ def _compare_slots(slot_bin, slot, hot, last_bin):
 @triton.jit
 def _list_slots(slot_bin, plan_slot, leaving, block, hot, missing, last_bin, lower, BLOCK: tl.constexpr):
     """List the slots of a block that are taken; in the list, slots of the last bin follow all others."""
-    low_place = -1
-    tie_place = lower - 1
     earlier = 0
+    counts = tl.zeros([BLOCK], tl.int32)
     while earlier < block:
-        both = tl.sum(_compare_slots(slot_bin, earlier * BLOCK + tl.arange(0, BLOCK), hot, last_bin), 0)
-        low_place += both & 0xFFFF
-        tie_place += both >> 16
+        counts += _compare_slots(slot_bin, earlier * BLOCK + tl.arange(0, BLOCK), hot, last_bin)
         earlier += 1
     slot = block * BLOCK + tl.arange(0, BLOCK)
     both = _compare_slots(slot_bin, slot, hot, last_bin)
+    # There may be more slots than 16 bits count, but not in a block.
+    low_place = tl.sum(counts & 0xFFFF, 0) - 1
+    tie_place = tl.sum(counts >> 16, 0) + lower - 1
     scan = tl.cumsum(both, 0)
     low = (both & 0xFFFF) > 0
     tl.store(plan_slot + low_place + (scan & 0xFFFF), slot, mask=low)
@@ -119,13 +118,13 @@ def _list_slots(slot_bin, plan_slot, leaving, block, hot, missing, last_bin, low
 
 
 @triton.jit
-def _finish(histogram, plan_count, totals, wanted, missing, BINS: tl.constexpr):
-    """Store the number of fetches, add to the totals, and zero the histograms of the set."""
-    tl.store(plan_count, missing)
-    # Integer sums do not depend on the order of the sets.
-    tl.atomic_add(totals, tl.full([], wanted, tl.int64), sem="relaxed")
-    tl.atomic_add(totals + 1, tl.full([], missing, tl.int64), sem="relaxed")
-    tl.store(histogram + tl.arange(0, 2 * BINS), 0)
+def _decide_slots(held_in_bin, edge, demanded, BINS: tl.constexpr):
+    """Return how many tokens are missing, the last bin from which slots are taken, and the slots below it."""
+    bins = tl.arange(0, BINS)
+    # Resident candidates are exactly the tokens in the slots, so the slots' histogram counts them.
+    missing = demanded - tl.sum(tl.where(bins > edge, held_in_bin, 0), 0)
+    last_bin = tl.sum((tl.cumsum(held_in_bin, 0) < missing).to(tl.int32), 0)
+    return missing, last_bin, tl.sum(tl.where(bins < last_bin, held_in_bin, 0), 0)
 
 
 @triton.jit
@@ -156,7 +155,7 @@ def list_fetches(
     block = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     candidates = tl.load(length) + 1 - recent
-    decision += row_set * 5
+    decision += row_set * 2
     if block < token_blocks:
         if (candidates > hot) & (block.to(tl.int64) * BLOCK < candidates):
             _list_tokens(
@@ -178,10 +177,9 @@ def list_fetches(
     last_bin = -40000
     lower = 0
     if candidates > hot:
+        held_in_bin = tl.load(histogram + (row_set * 2 + 1) * BINS + tl.arange(0, BINS))
         wanted = tl.load(decision + 1)
-        missing = tl.load(decision + 2)
-        last_bin = tl.load(decision + 3)
-        lower = tl.load(decision + 4)
+        missing, last_bin, lower = _decide_slots(held_in_bin, tl.load(decision), wanted, BINS)
     _list_slots(
         slot_bin + row_set * hot,
         plan_slot + row_set * hot,
@@ -194,4 +192,8 @@ def list_fetches(
         BLOCK,
     )
     if block == 0:
-        _finish(histogram + row_set * 2 * BINS, plan_count + row_set, totals, wanted, missing, BINS)
+        tl.store(plan_count + row_set, missing)
+        # Integer sums do not depend on the order of the sets.
+        tl.atomic_add(totals, tl.full([], wanted, tl.int64), sem="relaxed")
+        tl.atomic_add(totals + 1, tl.full([], missing, tl.int64), sem="relaxed")
+        tl.store(histogram + row_set * 2 * BINS + tl.arange(0, BINS), 0)
