@@ -87,13 +87,23 @@ def opaque(tensor):
 
 
 @triton.jit
-def _pick_codes(words, PLACE: tl.constexpr):
-    """Return the codes at bit ``PLACE`` of the low and the high half of each word, times 2^-20."""
-    words = words << (4 - PLACE) if PLACE < 4 else words >> (PLACE - 4)
+def _pick(words):
+    """Return the codes in bits 4 to 7 of the low and of the high half of each word, times 2^-20."""
     picked = words & 0x00F000F0
     low = picked.to(tl.int16).to(tl.float16, bitcast=True)
-    high = (picked >> 16).to(tl.int16).to(tl.float16, bitcast=True)
-    return low, high
+    return low, (picked >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def pick_codes(words):
+    """Return the codes of the low, and of the high half of a word, ``[..., byte of a half, half byte]``."""
+    later = words >> 8
+    low_0, high_0 = _pick(words << 4)
+    low_4, high_4 = _pick(words)
+    low_8, high_8 = _pick(later << 4)
+    low_12, high_12 = _pick(later)
+    low = tl.join(tl.join(low_0, low_8), tl.join(low_4, low_12))
+    return low, tl.join(tl.join(high_0, high_8), tl.join(high_4, high_12))
 
 
 @triton.jit
@@ -111,12 +121,7 @@ def load_codes(codes, token, RANK: tl.constexpr, RANK_PAD: tl.constexpr):
             word = tl.minimum(word, RANK // 8 - 1)
         words = codes.to(tl.pointer_type(tl.int32)) + token[:, None] * (RANK // 8) + word[None, :]
         words = tl.load(words)
-        low_0, high_0 = _pick_codes(words, 0)
-        low_4, high_4 = _pick_codes(words, 4)
-        low_8, high_8 = _pick_codes(words, 8)
-        low_12, high_12 = _pick_codes(words, 12)
-        low = tl.join(tl.join(low_0, low_8), tl.join(low_4, low_12))
-        high = tl.join(tl.join(high_0, high_8), tl.join(high_4, high_12))
+        low, high = pick_codes(words)
         # The two halves of a word stay adjacent, so the joins move no register.
         tile = opaque(tl.reshape(tl.join(low, high), [token.shape[0], RANK_PAD]))
     else:

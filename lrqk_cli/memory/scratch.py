@@ -12,8 +12,9 @@ from lrqk_cli.model_spec import ModelSpec
 
 Shapes = dict[str, TensorShape]
 
-# Programs of ``score_tokens``: as many as an H100 runs at once (12 per multiprocessor), so that none waits
-# for another to end; the fewest tokens of a program; the tokens of a tile.
+# Programs of ``score_tokens`` for up to eight queries: as many as an H100 runs at once (12 per
+# multiprocessor), so that none waits for another to end. Then the fewest tokens of a program, and those of a
+# tile.
 _SCORE_PROGRAMS, _SHORTEST_SPAN, _SCORE_TILE = 1584, 128, 64
 # Programs that ``attend_residents`` aims at; the choices for the rows of a program.
 _ATTEND_PROGRAMS, _SPLIT_ROWS = 512, (64, 128, 256)

@@ -65,6 +65,8 @@ def test_both_kinds_of_steps_agree(kind: str, changes: dict[str, object], softca
     sinks = torch.linspace(-1.0, 1.0, HEADS * GROUP)
     params = AttentionParams(0.25, softcap, sinks)
     lengths = [20, *[1] * 30, 90, *[1] * 12]
+    # All of the residents are chosen anew in each step of an exact hot set.
+    most = 0.16 if changes.get("hot_policy") == "exact" else 0.12
     costs = []
     for seed in range(3):
         plain, ours = make_cache(kind, **changes), make_cache(kind, on_device=True, **changes)
@@ -73,7 +75,7 @@ def test_both_kinds_of_steps_agree(kind: str, changes: dict[str, object], softca
             assert (found - expected).norm() < 1e-5 * expected.norm()
             continue
         exact = play(make_cache("dense"), lengths, params, seed)
-        assert (found - expected).norm() < 0.16 * exact.norm()
+        assert (found - expected).norm() < most * exact.norm()
         costs.append(float((found - exact).norm() / (expected - exact).norm()))
     # Bins of scores take other rows of equal merit than scores do, which must cost nothing.
     assert not costs or sum(costs) < 1.1 * len(costs)

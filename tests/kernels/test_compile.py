@@ -32,5 +32,7 @@ def test_kernels_compile_within_the_shared_memory() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     shared = json.loads(done.stdout.splitlines()[-1])
+    # A tile of codes in shared memory would take 8 KiB.
+    assert shared.pop("_score of packed codes") < 4096
     assert set(shared) == KERNELS
     assert max(shared.values()) <= SHARED, shared

@@ -17,6 +17,8 @@ kernel = pytest.importorskip("lrqk_cli.kernels.score_tokens.triton", reason="Tri
 CPU = torch.device("cpu")
 SHAPES = [
     Shape(0, queries=1),
+    Shape(30, context=33, rank=32, queries=5),
+    Shape(30, context=70, rank=64, queries=17, heads=1),
     Shape(62, rank=5, queries=3, share=2),
     Shape(255, queries=6),
     Shape(1024, context=1100, rank=32, queries=8, heads=1),
@@ -121,6 +123,7 @@ def test_queries_count_with_more_bits_than_a_tensor_core_takes(device: str) -> N
     error = (out.logits[:, :, :251].cpu().double() - expected).abs() / magnitude
     # In 11 bits alone it would be around 1e-2.
     assert error.max() < 5e-5
+    assert out.masses[..., : -(-251 // out.span)].isfinite().all()
 
 
 @pytest.mark.gpu

@@ -167,9 +167,13 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("share", "spread"), [(4, 0.5), (1, 0.003)])
+@pytest.mark.parametrize(
+    ("share", "spread", "aggregate"), [(4, 0.5, "sum"), (1, 0.003, "sum"), (3, 0.4, "max")]
+)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_matches_the_reference(shape: Shape, share: int, spread: float, device: str) -> None:
+def test_matches_the_reference(
+    shape: Shape, share: int, spread: float, aggregate: Aggregate, device: str
+) -> None:
     if shape.length > 6000 and device == "cpu":
         pytest.skip("takes the interpreter too long")
     if shape.queries > 16 and spread < 0.01:
@@ -182,19 +186,20 @@ def test_matches_the_reference(shape: Shape, share: int, spread: float, device: 
     def run() -> tuple[SelectScratch, FetchPlan]:
         scratch, plan = buffers(shape, shape.context, device)
         for _ in range(2):  # The histograms must be as they were.
-            kernel.select_rows(*inputs, scratch, plan, top_k=top_k)
+            kernel.select_rows(*inputs, scratch, plan, top_k=top_k, aggregate=aggregate)
         return scratch, plan
 
     scratch, plan = run()
     candidates = shape.length + 1 - shape.recent
     expected_scratch, expected = buffers(shape, shape.context, "cpu")
-    reference.bin_scores(scores, residents, length, expected_scratch, "sum")
+    reference.bin_scores(scores, residents, length, expected_scratch, aggregate)
     distance = scratch.token_bin.cpu().int() - expected_scratch.token_bin
     # Rounding moves a score on the edge of two bins.
     assert distance.abs().max() <= 1
     assert distance.count_nonzero() <= 1 + distance.numel() // 200
+    assert_same(scratch.slot_bin, scratch.token_bin.cpu().gather(1, residents.slot_token))
     # Given the same bins, the plan is the same to the order of its entries.
-    same_bins = expected_scratch._replace(token_bin=scratch.token_bin.cpu(), slot_bin=scratch.slot_bin.cpu())
+    same_bins = expected_scratch._replace(token_bin=scratch.token_bin.cpu())
     reference.list_fetches_by_bins(residents, length, same_bins, expected, top_k)
     assert_same(plan[:3], expected[:3])
     assert_same(plan.leaving, expected.leaving)
@@ -246,3 +251,20 @@ def test_nothing_is_fetched_while_all_candidates_fit(length: int, device: str) -
         assert plan.totals.tolist() == [wanted * shape.sets, 0]
         assert not plan.leaving.any()
         assert (scratch.histogram[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_that_chooses_rows_after_one_that_did_not(device: str) -> None:
+    """Layers share their scratch, and an answer may be rewound: no step may depend on the ones before."""
+    few, many = Shape(20, queries=3), Shape(250, queries=3)
+    plans = []
+    for lengths in ([few, many], [many, few, many], [many]):
+        scratch, _ = buffers(many, many.context, device)
+        for shape in lengths:
+            _, plan = buffers(many, many.context, device)
+            inputs = to((make_scores(shape), make_layer(shape)[1], shape.device_length), device)
+            kernel.select_rows(*inputs, scratch, plan, top_k=9)
+        plans.append(plan)
+    assert plans[2].counts.sum() > 0
+    assert_same(plans[0], plans[2])
+    assert_same(plans[1], plans[2])

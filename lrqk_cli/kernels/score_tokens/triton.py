@@ -60,18 +60,36 @@ def _interleave(high, low, LENGTH: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _load_queries(query_codes, dim, members, ROWS: tl.constexpr, RANK: tl.constexpr, RANK_PAD: tl.constexpr):
-    """Return queries' codes by their units, the units, and the sum of each query's codes."""
-    member = tl.arange(0, ROWS)[None, :]
-    mask = (member < members) & (dim < RANK)[:, None]
-    query = tl.load(query_codes + member * RANK + dim[:, None], mask=mask, other=0.0)
+def _load_queries(
+    query_codes,
+    offset,
+    codes,
+    dim,
+    members,
+    scaling,
+    ROWS: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_PAD: tl.constexpr,
+    INTEGERS: tl.constexpr,
+):
+    """Return queries' codes over their units, ``[dim, 2 · ROWS]`` in two parts in turns, units and centres.
+
+    A logit is the product of a tile of codes with the parts, times the unit, plus the centre.
+    """
+    member = tl.arange(0, ROWS)
+    mask = (member < members)[None, :] & (dim < RANK)[:, None]
+    query = tl.load(query_codes + member[None, :] * RANK + dim[:, None], mask=mask, other=0.0)
     # The largest power of two up to the largest magnitude; dividing by it is exact.
     unit = tl.max(tl.abs(query), 0).to(tl.int32, bitcast=True) & 0x7F800000
     unit = tl.where(unit > 0, unit, 0x3F800000).to(tl.float32, bitcast=True)
     high, low = _two_parts(query / unit[None, :])
-    kept = high.to(tl.float32) + low.to(tl.float32) * (1.0 / 2048.0)
+    total = tl.sum(high.to(tl.float32) + low.to(tl.float32) * (1.0 / 2048.0), 0) * unit
+    centre = tl.load(offset + member, mask=member < members, other=0.0)
+    centre = (centre + true_codes(tl.zeros_like(total), total, codes)) * scaling
     parts = _interleave(high.to(tl.float32), low.to(tl.float32), RANK_PAD, ROWS)
-    return parts, unit, tl.sum(kept, 0) * unit
+    if INTEGERS:
+        parts = parts.to(tl.float16)
+    return parts, true_codes(unit, 0.0, codes) * scaling, centre
 
 
 @triton.jit
@@ -85,6 +103,72 @@ def _load_outside(resident, token, start, candidates):
     """Return 1 for candidates from ``start`` on that are not resident, and 0 for all other tokens."""
     held = tl.load(resident + token, mask=token < candidates, other=1)
     return tl.where((held == 0) & (token >= start), 1.0, 0.0)
+
+
+@triton.jit
+def _logits(tile, parts, unit, centre, cap, BLOCK: tl.constexpr, ROWS: tl.constexpr, SOFTCAP: tl.constexpr):
+    """Return the predicted logits ``[BLOCK, ROWS]`` of a tile of codes; see ``_load_queries``."""
+    high, low = _apart(tl.dot(tile, parts, input_precision="tf32"), BLOCK, ROWS)
+    logit = high * unit[None, :] + (low * (unit * (1.0 / 2048.0))[None, :] + centre[None, :])
+    return soft_cap(logit, cap) if SOFTCAP else logit
+
+
+@triton.jit
+def _add_codes(code_sum, fade, turned, weight, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """Return the code sums, in two parts in turns, with the weighted codes of a tile."""
+    rounded, rest = _two_parts(weight)
+    weights = _interleave(rounded, rest, BLOCK, ROWS)
+    # Add to the sum outside of the product: tensor cores would cut more bits beside it than float32 does.
+    product = tl.dot(turned, weights.to(turned.dtype), input_precision="tf32")
+    return code_sum * tl.reshape(tl.join(fade, fade), [2 * ROWS])[None, :] + product
+
+
+@triton.jit
+def _weigh(logit, outside, peak, mass, candidate_mass):
+    """Add a tile's tokens to the largest logits and the masses.
+
+    Also return the weights of tokens that are ``outside`` the hot set, and the factor of earlier weights.
+    """
+    higher = tl.maximum(peak, tl.max(logit, 0))
+    # Powers of two take fewer instructions than exponentials.
+    fade = tl.exp2((peak - higher) * _LOG2_E)
+    weight = tl.exp2((logit - higher[None, :]) * _LOG2_E)
+    counted = weight * outside[:, None]
+    candidate_mass = candidate_mass * fade[None, :] + counted
+    return higher, mass * fade[None, :] + weight, candidate_mass, counted, fade
+
+
+@triton.jit
+def _store_sums(
+    masses,
+    code_sums,
+    codes,
+    span,
+    spans,
+    members,
+    dim,
+    peak,
+    mass,
+    candidate_mass,
+    code_sum,
+    ROWS: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_PAD: tl.constexpr,
+    SUMS: tl.constexpr,
+):
+    """Store the sums of a span; the pointers are those of the first query."""
+    member = tl.arange(0, ROWS)
+    query_mask = member < members
+    place = masses + member * (3 * spans) + span
+    total_candidate_mass = tl.sum(candidate_mass, 0)
+    tl.store(place, peak, mask=query_mask)
+    tl.store(place + spans, tl.sum(mass, 0), mask=query_mask)
+    tl.store(place + 2 * spans, total_candidate_mass, mask=query_mask)
+    if SUMS:
+        high, low = _apart(code_sum, RANK_PAD, ROWS)
+        result = true_codes(high + low * (1.0 / 2048.0), total_candidate_mass[None, :], codes)
+        target = code_sums + (member[None, :] * spans + span) * RANK + dim[:, None]
+        tl.store(target, result, mask=query_mask[None, :] & (dim < RANK)[:, None])
 
 
 @triton.jit
@@ -129,21 +213,12 @@ def _score(
     resident += row_set * context + first
     query = row_set * QUERIES + tl.program_id(0) * PART
     members = tl.minimum(QUERIES - tl.program_id(0) * PART, PART)
-    if WORDS:
-        dim = word_dimensions(RANK)
-        sum_dim = pair_dimensions(RANK)
-    else:
-        dim = code_dimensions(codes, RANK, RANK_PAD)
-        sum_dim = dim
-    parts, unit, total = _load_queries(query_codes + query * RANK, dim, members, ROWS, RANK, RANK_PAD)
-    if INTEGERS:
-        parts = parts.to(tl.float16)
-    member = tl.arange(0, ROWS)
-    query_mask = member < members
-    unit = true_codes(unit, 0.0, codes) * scaling
-    centre = tl.load(offset + query + member, mask=query_mask, other=0.0)
-    centre = (centre + true_codes(tl.zeros_like(total), total, codes)) * scaling
-    logits += (query + member[None, :]) * columns + first
+    dim = word_dimensions(RANK) if WORDS else code_dimensions(codes, RANK, RANK_PAD)
+    parts, unit, centre = _load_queries(
+        query_codes + query * RANK, offset + query, codes, dim, members, scaling,
+        ROWS, RANK, RANK_PAD, INTEGERS,
+    )  # fmt: skip
+    logits += (query + tl.arange(0, ROWS)[None, :]) * columns + first
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     # Sum over tokens only at the end: a sum across threads costs more than the products of a tile.
     mass = tl.zeros([BLOCK, ROWS], tl.float32)
@@ -153,55 +228,38 @@ def _score(
     # before take the place of those that a shorter last span lacks.
     last = tl.maximum(tokens - BLOCK, -tl.minimum(first, BLOCK)).to(tl.int32)
     place = tl.minimum(last, 0)
-    outside = _load_outside(resident, place + tl.arange(0, BLOCK), 0, candidates)
+    following = _load_outside(resident, place + tl.arange(0, BLOCK), 0, candidates)
     if WORDS:
         words = load_words(codes + place.to(tl.int64) * BYTES, BLOCK, RANK)
     for start in range(0, SPAN, BLOCK):
         place = tl.minimum(start, last)
         token = place + tl.arange(0, BLOCK)
-        barred = opaque(tl.where((token >= start) & (token < tokens), 0.0, float("-inf")))
-        counts = opaque(outside)
+        own = (token >= start) & (token < tokens)
+        barred = opaque(tl.where(own, 0.0, float("-inf")))
+        outside = opaque(following)
         # Load one tile ahead.
         ahead = tl.minimum(start + BLOCK, last)
-        outside = _load_outside(resident, ahead + tl.arange(0, BLOCK), start + BLOCK, candidates)
+        following = _load_outside(resident, ahead + tl.arange(0, BLOCK), start + BLOCK, candidates)
         if WORDS:
             tile = tile_of_words(words, BLOCK, RANK)
             first_words, second_words = load_pairs(codes + place.to(tl.int64) * BYTES, BLOCK, RANK)
             words = load_words(codes + ahead.to(tl.int64) * BYTES, BLOCK, RANK)
         else:
             tile = load_codes(codes, tl.minimum(token, tokens - 1), RANK, RANK_PAD)
-        high, low = _apart(tl.dot(tile, parts, input_precision="tf32"), BLOCK, ROWS)
-        logit = high * unit[None, :] + (low * (unit * (1.0 / 2048.0))[None, :] + centre[None, :])
-        if SOFTCAP:
-            logit = soft_cap(logit, cap)
-        tl.store(logits + token[:, None], logit, mask=query_mask[None, :] & (token < tokens)[:, None])
+        logit = _logits(tile, parts, unit, centre, cap, BLOCK, ROWS, SOFTCAP)
+        tl.store(logits + token[:, None], logit, mask=own[:, None] & (tl.arange(0, ROWS) < members)[None, :])
+        # The first tile has at least one token of the span, so the largest logit is finite.
         logit += barred[:, None]
-        # The first tile of a span has at least one token, so this is finite.
-        higher = tl.maximum(peak, tl.max(logit, 0))
-        # Powers of two are an instruction, exponentials four.
-        fade = tl.exp2((peak - higher) * _LOG2_E)
-        weight = tl.exp2(logit * _LOG2_E - (higher * _LOG2_E)[None, :])
-        counted = weight * counts[:, None]
-        mass = mass * fade[None, :] + weight
-        candidate_mass = candidate_mass * fade[None, :] + counted
+        peak, mass, candidate_mass, weight, fade = _weigh(logit, outside, peak, mass, candidate_mass)
         if SUMS:
-            rounded, rest = _two_parts(counted)
-            weights = _interleave(rounded, rest, BLOCK, ROWS)
             turned = tile_of_pairs(first_words, second_words, BLOCK, RANK) if WORDS else tl.trans(tile)
-            # Add to the sum outside of the product: tensor cores would cut more bits beside it than float32.
-            product = tl.dot(turned, weights.to(tile.dtype), input_precision="tf32")
-            code_sum = code_sum * tl.reshape(tl.join(fade, fade), [2 * ROWS])[None, :] + product
-        peak = higher
-    summary = masses + (query + member) * (3 * spans) + span
-    total_candidate_mass = tl.sum(candidate_mass, 0)
-    tl.store(summary, peak, mask=query_mask)
-    tl.store(summary + spans, tl.sum(mass, 0), mask=query_mask)
-    tl.store(summary + 2 * spans, total_candidate_mass, mask=query_mask)
-    if SUMS:
-        high, low = _apart(code_sum, RANK_PAD, ROWS)
-        result = true_codes(high + low * (1.0 / 2048.0), total_candidate_mass[None, :], codes)
-        target = code_sums + ((query + member[None, :]) * spans + span) * RANK + sum_dim[:, None]
-        tl.store(target, result, mask=query_mask[None, :] & (sum_dim < RANK)[:, None])
+            code_sum = _add_codes(code_sum, fade, turned, weight, BLOCK, ROWS)
+    if WORDS:
+        dim = pair_dimensions(RANK)
+    _store_sums(
+        masses + query * (3 * spans), code_sums + query * spans * RANK, codes, span, spans, members, dim,
+        peak, mass, candidate_mass, code_sum, ROWS, RANK, RANK_PAD, SUMS,
+    )  # fmt: skip
 
 
 def score_tokens(
@@ -222,6 +280,9 @@ def score_tokens(
     parts = blocks_of(queries, _QUERIES)
     part = blocks_of(queries, parts)
     row_bytes = rank_pad * (4 if codes.is_floating_point() else 2)
+    block = max(16, min(_TILE_TOKENS, _TILE_BYTES // row_bytes))
+    # Whole tiles of words are loaded, so there must be as many tokens.
+    words = codes.dtype == torch.uint8 and rank == rank_pad and rank >= 32 and codes.shape[1] >= block
     _score[(parts, spans, sets)](
         projected.codes,
         projected.offset,
@@ -243,9 +304,9 @@ def score_tokens(
         RANK=rank,
         RANK_PAD=rank_pad,
         SPAN=out.span,
-        BLOCK=max(16, min(_TILE_TOKENS, _TILE_BYTES // row_bytes)),
+        BLOCK=block,
         INTEGERS=not codes.is_floating_point(),
-        WORDS=codes.dtype == torch.uint8 and rank == rank_pad and rank >= 32,
+        WORDS=words,
         SOFTCAP=softcap is not None,
         SUMS=out.code_sums is not None,
         num_warps=1,

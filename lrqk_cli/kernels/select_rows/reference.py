@@ -1,8 +1,8 @@
 """Plan which rows a step fetches, and into which slots, so that the best candidates are resident.
 
 A token's score is the sum (or maximum) of ``softmax(logits)`` over the set's queries. Scores are compared by
-their bins in a histogram. All bins have as many float32 numbers: these are some 0.1 nats above a power of
-two, and 0.05 below the next. So the bits of a score give its bin, without a logarithm.
+their bins in a histogram. All bins have as many float32 numbers, so the bits of a score give its bin, without
+a logarithm. A bin is some 0.1 nats wide above a power of two, and 0.05 below the next.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The same in three launches; programs of the first take up to 1,024 tokens of a set, of the others 2,048.
+"""The same in three launches; programs of the first take up to 1,024 tokens of a set, of the others 2,048
+tokens or slots.
 
 1. ``bin_tokens`` computes bins and their histogram, first within a program and then by integer atomics, whose
    order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from the L2 cache); writes 2
@@ -32,7 +33,7 @@ _MASSES, _MASS_CHUNK = 4096, 256
 # many programs should share the device.
 _BIN_LOGITS, _BIN_BLOCK, _BIN_FEWEST, _BIN_WARPS = 8192, 1024, 256, 4
 _BIN_PROGRAMS = 128
-# Slots per program of ``count_missing``: counting in bins takes registers, and other programs need few.
+# Slots per program of ``count_missing``: with more, counting in bins would take registers from all programs.
 _COUNT_SLOTS = 1024
 
 
@@ -93,7 +94,7 @@ def bin_scores(
 def list_fetches_by_bins(
     residents: Residents, length: Tensor, scratch: SelectScratch, out: FetchPlan, top_k: int
 ) -> None:
-    """See the reference; needs that histogram, and finds the bins of slots. Adds to the totals."""
+    """See the reference; needs that histogram, and the one of slots zero. Adds to the totals."""
     sets, columns = scratch.token_bin.shape
     context = residents.resident.shape[1]
     token_blocks, slot_blocks = blocks_of(columns, SELECT_BLOCK), blocks_of(residents.hot, SELECT_BLOCK)

@@ -15,7 +15,7 @@ _LOWEST = tl.constexpr(LOWEST_SCORE)
 def _log_masses(
     masses, mass_blocks, blocks, QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr, CHUNK: tl.constexpr
 ):
-    """Return log2 of the sum of exponentials over all tokens for each query; zero for a padded query."""
+    """Return the log-sum-exp over all tokens for each query of a set; zero for a padded query."""
     member = tl.arange(0, QUERIES_PAD)
     query_mask = member < QUERIES
     peak = tl.full([QUERIES_PAD], float("-inf"), tl.float32)
@@ -27,13 +27,13 @@ def _log_masses(
         place += member[:, None] * (3 * blocks)
         peaks = tl.load(masses + place, mask=inside, other=float("-inf"))
         parts = tl.load(masses + blocks + place, mask=inside, other=0.0)
-        peaks *= _LOG2_E
         higher = tl.maximum(peak, tl.max(peaks, 1))
         base = tl.where(query_mask, higher, 0.0)
-        mass = mass * tl.exp2(peak - base) + tl.sum(parts * tl.exp2(peaks - base[:, None]), 1)
+        weights = tl.exp2((peaks - base[:, None]) * _LOG2_E)
+        mass = mass * tl.exp2((peak - base) * _LOG2_E) + tl.sum(parts * weights, 1)
         peak = higher
         start += CHUNK
-    return tl.where(query_mask, peak + tl.log2(tl.where(query_mask, mass, 1.0)), 0.0)
+    return tl.where(query_mask, peak + tl.log(tl.where(query_mask, mass, 1.0)), 0.0)
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def count_bins(histogram, key, inside, BINS: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def _bin(logits, log_mass, SUM: tl.constexpr, BINS: tl.constexpr, WIDTH: tl.constexpr):
     """Return the bins of tokens' scores, by the bits of these."""
-    share = tl.exp2(logits * _LOG2_E - log_mass[:, None])
+    share = tl.exp2((logits - log_mass[:, None]) * _LOG2_E)
     score = tl.sum(share, 0) if SUM else tl.max(share, 0)
     lowest = tl.full([], _LOWEST, tl.float32).to(tl.int32, bitcast=True)
     above = tl.maximum(score.to(tl.int32, bitcast=True) - lowest, 0)

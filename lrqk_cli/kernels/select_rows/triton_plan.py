@@ -41,6 +41,7 @@ def count_missing(
     histogram += row_set * 2 * BINS
     if program >= token_blocks:
         slot = (program - token_blocks) * SLOTS + tl.arange(0, SLOTS)
+        # There are more candidates than slots, so every slot holds one.
         exists = slot < hot
         held = tl.load(slot_token + row_set * hot + slot, mask=exists, other=0).to(tl.int32)
         held_bin = tl.load(token_bin + held, mask=exists, other=0)
