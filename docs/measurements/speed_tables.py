@@ -57,7 +57,7 @@ def decode_packed(reports: Reports) -> Iterator[Row]:
 def full_attention(reports: Reports) -> Iterator[Row]:
     """Give one line for each context and mode; ratios are to ``dense`` of the same report.
 
-    A report may repeat ``dense`` for its own ratios. The line of ``dense`` is that of the first report.
+    A report may repeat ``dense`` for its own ratios. The line of ``dense`` is that beside ``lrqk``.
     """
     yield (
         "context",
@@ -76,9 +76,12 @@ def full_attention(reports: Reports) -> Iterator[Row]:
     others = [each for each in found if each.figures.mode != "dense"]
     check_once(others, lambda each: (each.figures.ctx, each.figures.mode))
     dense = {(each.report, each.figures.ctx): each for each in found if each.figures.mode == "dense"}
+    beside_lrqk = {each.report for each in found if each.figures.mode == "lrqk"}
     shown: dict[tuple[int, str], Measured] = {}
     for each in found:
-        shown.setdefault((each.figures.ctx, each.figures.mode), each)
+        place = each.figures.ctx, each.figures.mode
+        if place not in shown or shown[place].report not in beside_lrqk:
+            shown[place] = each
     lines = (_compared(each, dense.get((each.report, each.figures.ctx))) for each in shown.values())
     yield from grouped(lines, 1)
 
