@@ -39,7 +39,7 @@ from lrqk_cli.memory.scratch import blocks_of
 
 # The most tokens of a tile, and the most bytes of its codes as operands; larger tiles spill registers.
 _TILE_TOKENS, _TILE_BYTES = 64, 8192
-# The most queries of a program: the sums of more would not fit its registers.
+# The most queries of a program: the sums of more take registers, so that fewer programs share the device.
 _QUERIES = 8
 _LOG2_E = tl.constexpr(1.4426950408889634)
 # Queries that a tile has room for at least: before 3.5, Triton refuses products with fewer than 16 columns.
