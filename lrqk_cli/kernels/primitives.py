@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+TRITON_RELEASE = tuple(map(int, triton.__version__.split(".")[:2]))
+
 
 def tile_rows(queries: int) -> int:
     """Return the rows of one half of a two-part tile (see ``split_bits``) for up to 32 queries."""
@@ -57,6 +59,12 @@ def rounded_code(code, TOP: tl.constexpr):
         # Adding 1.5·2^23 leaves no bits for a fraction, so the sum rounds half to even.
         code = (code + 12582912.0) - 12582912.0
     return code
+
+
+@triton.jit
+def exponential(numbers):
+    """Return the exponentials of numbers, with fewer instructions than ``tl.exp``; the smallest become 0."""
+    return tl.exp2(numbers * 1.4426950408889634)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ Shapes = dict[str, TensorShape]
 # Programs of ``score_tokens`` for up to eight queries: as many as an H100 runs at once (12 per
 # multiprocessor), so that none waits for another to end. Then the fewest tokens of a program, and those of a
 # tile.
-_SCORE_PROGRAMS, _SHORTEST_SPAN, _SCORE_TILE = 1584, 128, 64
+_SCORE_PROGRAMS, _SHORTEST_SPAN, SCORE_TILE = 1584, 128, 64
 # Programs that ``attend_residents`` aims at; the choices for the rows of a program.
 _ATTEND_PROGRAMS, _SPLIT_ROWS = 512, (64, 128, 256)
 # The most programs per row set that fetch rows, and the rows that a program fetches at once.
@@ -32,7 +32,7 @@ def blocks_of(count: int, size: int) -> int:
 def score_span(sets: int, columns: int) -> int:
     """Return how many tokens of a row set one program of ``score_tokens`` scores and sums up."""
     tokens = blocks_of(columns, max(1, _SCORE_PROGRAMS // sets))
-    return max(_SHORTEST_SPAN, blocks_of(tokens, _SCORE_TILE) * _SCORE_TILE)
+    return max(_SHORTEST_SPAN, blocks_of(tokens, SCORE_TILE) * SCORE_TILE)
 
 
 def split_rows(sets: int, rows: int) -> int:

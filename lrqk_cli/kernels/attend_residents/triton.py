@@ -32,10 +32,9 @@ from lrqk_cli.kernels.primitives import code_width, tile_rows
 from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.scratch import FETCH_ROWS, blocks_of, fetch_splits, split_rows
 
-# Elements of K, and of V, that a program of the first launch loads at once; elements that one of the second
-# merges at once, and its warps.
+# Elements of K, and of V, that a program of the first launch loads at once; elements that the second merges.
 _TILE = 4096
-_MERGE_TILE, _MERGE_WARPS = 8192, 4
+_MERGE_TILE = 8192
 
 
 class _TailParts(NamedTuple):
@@ -236,5 +235,5 @@ def _combine(
         SINKS=sinks is not None,
         PLANES=0 if fixed is None else planes_in(fixed),
         **sizes,
-        num_warps=_MERGE_WARPS,
+        num_warps=4,
     )

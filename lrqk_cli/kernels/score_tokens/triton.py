@@ -20,8 +20,10 @@ from torch import Tensor
 
 from lrqk_cli.kernels.buffers import Projected, TokenScores
 from lrqk_cli.kernels.primitives import (
+    TRITON_RELEASE,
     code_dimensions,
     code_width,
+    exponential,
     load_codes,
     opaque,
     soft_cap,
@@ -35,15 +37,14 @@ from lrqk_cli.kernels.score_tokens.triton_tiles import (
     tile_of_words,
     word_dimensions,
 )
-from lrqk_cli.memory.scratch import blocks_of
+from lrqk_cli.memory.scratch import SCORE_TILE, blocks_of
 
-# The most tokens of a tile, and the most bytes of its codes as operands; larger tiles spill registers.
-_TILE_TOKENS, _TILE_BYTES = 64, 8192
+# The most bytes of a tile's codes as operands; larger tiles spill registers.
+_TILE_BYTES = 8192
 # The most queries of a program: the sums of more take registers, so that fewer programs share the device.
 _QUERIES = 8
-_LOG2_E = tl.constexpr(1.4426950408889634)
 # Queries that a tile has room for at least: before 3.5, Triton refuses products with fewer than 16 columns.
-_FEWEST_ROWS = 4 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 5) else 8
+_FEWEST_ROWS = 4 if TRITON_RELEASE >= (3, 5) else 8
 
 
 @triton.jit
@@ -70,7 +71,6 @@ def _load_queries(
     ROWS: tl.constexpr,
     RANK: tl.constexpr,
     RANK_PAD: tl.constexpr,
-    INTEGERS: tl.constexpr,
 ):
     """Return queries' codes over their units, ``[dim, 2 · ROWS]`` in two parts in turns, units and centres.
 
@@ -86,10 +86,7 @@ def _load_queries(
     total = tl.sum(high.to(tl.float32) + low.to(tl.float32) * (1.0 / 2048.0), 0) * unit
     centre = tl.load(offset + member, mask=member < members, other=0.0)
     centre = (centre + true_codes(tl.zeros_like(total), total, codes)) * scaling
-    parts = _interleave(high.to(tl.float32), low.to(tl.float32), RANK_PAD, ROWS)
-    if INTEGERS:
-        parts = parts.to(tl.float16)
-    return parts, true_codes(unit, 0.0, codes) * scaling, centre
+    return _interleave(high, low, RANK_PAD, ROWS), true_codes(unit, 0.0, codes) * scaling, centre
 
 
 @triton.jit
@@ -108,7 +105,7 @@ def _load_outside(resident, token, start, candidates):
 @triton.jit
 def _logits(tile, parts, unit, centre, cap, BLOCK: tl.constexpr, ROWS: tl.constexpr, SOFTCAP: tl.constexpr):
     """Return the predicted logits ``[BLOCK, ROWS]`` of a tile of codes; see ``_load_queries``."""
-    high, low = _apart(tl.dot(tile, parts, input_precision="tf32"), BLOCK, ROWS)
+    high, low = _apart(tl.dot(tile, parts.to(tile.dtype), input_precision="tf32"), BLOCK, ROWS)
     logit = high * unit[None, :] + (low * (unit * (1.0 / 2048.0))[None, :] + centre[None, :])
     return soft_cap(logit, cap) if SOFTCAP else logit
 
@@ -130,9 +127,8 @@ def _weigh(logit, outside, peak, mass, candidate_mass):
     Also return the weights of tokens that are ``outside`` the hot set, and the factor of earlier weights.
     """
     higher = tl.maximum(peak, tl.max(logit, 0))
-    # Powers of two take fewer instructions than exponentials.
-    fade = tl.exp2((peak - higher) * _LOG2_E)
-    weight = tl.exp2((logit - higher[None, :]) * _LOG2_E)
+    fade = exponential(peak - higher)
+    weight = exponential(logit - higher[None, :])
     counted = weight * outside[:, None]
     candidate_mass = candidate_mass * fade[None, :] + counted
     return higher, mass * fade[None, :] + weight, candidate_mass, counted, fade
@@ -194,7 +190,6 @@ def _score(
     RANK_PAD: tl.constexpr,
     SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
-    INTEGERS: tl.constexpr,
     WORDS: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SUMS: tl.constexpr,
@@ -215,9 +210,8 @@ def _score(
     members = tl.minimum(QUERIES - tl.program_id(0) * PART, PART)
     dim = word_dimensions(RANK) if WORDS else code_dimensions(codes, RANK, RANK_PAD)
     parts, unit, centre = _load_queries(
-        query_codes + query * RANK, offset + query, codes, dim, members, scaling,
-        ROWS, RANK, RANK_PAD, INTEGERS,
-    )  # fmt: skip
+        query_codes + query * RANK, offset + query, codes, dim, members, scaling, ROWS, RANK, RANK_PAD
+    )
     logits += (query + tl.arange(0, ROWS)[None, :]) * columns + first
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     # Sum over tokens only at the end: a sum across threads costs more than the products of a tile.
@@ -280,7 +274,7 @@ def score_tokens(
     parts = blocks_of(queries, _QUERIES)
     part = blocks_of(queries, parts)
     row_bytes = rank_pad * (4 if codes.is_floating_point() else 2)
-    block = max(16, min(_TILE_TOKENS, _TILE_BYTES // row_bytes))
+    block = max(16, min(SCORE_TILE, _TILE_BYTES // row_bytes))
     # Whole tiles of words are loaded, so there must be as many tokens.
     words = codes.dtype == torch.uint8 and rank == rank_pad and rank >= 32 and codes.shape[1] >= block
     _score[(parts, spans, sets)](
@@ -305,7 +299,6 @@ def score_tokens(
         RANK_PAD=rank_pad,
         SPAN=out.span,
         BLOCK=block,
-        INTEGERS=not codes.is_floating_point(),
         WORDS=words,
         SOFTCAP=softcap is not None,
         SUMS=out.code_sums is not None,

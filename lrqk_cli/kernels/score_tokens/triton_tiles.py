@@ -18,10 +18,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lrqk_cli.kernels.primitives import opaque, pick_codes
+from lrqk_cli.kernels.primitives import TRITON_RELEASE, opaque, pick_codes
 
 # Where contiguity does not decide, Triton places threads along the first dimensions; from 3.7 on, the last.
-_FIRST = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7))
+_FIRST = tl.constexpr(TRITON_RELEASE < (3, 7))
 
 
 @triton.jit

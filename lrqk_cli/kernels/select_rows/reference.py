@@ -7,6 +7,8 @@ a logarithm. A bin is some 0.1 nats wide above a power of two, and 0.05 below th
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,7 @@ def select_rows(
         out.totals[0] += min(top_k, candidates) * len(out.counts)
 
 
+@cache
 def bin_width(highest: float) -> int:
     """Return how many float32 numbers are in a bin, for scores up to ``highest``."""
     lowest, top = torch.tensor([LOWEST_SCORE, highest]).view(torch.int32).tolist()

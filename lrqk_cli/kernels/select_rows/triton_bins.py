@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 
 from lrqk_cli.kernels.buffers import LOWEST_SCORE
+from lrqk_cli.kernels.primitives import exponential
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
 _LOWEST = tl.constexpr(LOWEST_SCORE)
 
 
@@ -29,8 +29,7 @@ def _log_masses(
         parts = tl.load(masses + blocks + place, mask=inside, other=0.0)
         higher = tl.maximum(peak, tl.max(peaks, 1))
         base = tl.where(query_mask, higher, 0.0)
-        weights = tl.exp2((peaks - base[:, None]) * _LOG2_E)
-        mass = mass * tl.exp2((peak - base) * _LOG2_E) + tl.sum(parts * weights, 1)
+        mass = mass * exponential(peak - base) + tl.sum(parts * exponential(peaks - base[:, None]), 1)
         peak = higher
         start += CHUNK
     return tl.where(query_mask, peak + tl.log(tl.where(query_mask, mass, 1.0)), 0.0)
@@ -50,7 +49,7 @@ def count_bins(histogram, key, inside, BINS: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def _bin(logits, log_mass, SUM: tl.constexpr, BINS: tl.constexpr, WIDTH: tl.constexpr):
     """Return the bins of tokens' scores, by the bits of these."""
-    share = tl.exp2((logits - log_mass[:, None]) * _LOG2_E)
+    share = exponential(logits - log_mass[:, None])
     score = tl.sum(share, 0) if SUM else tl.max(share, 0)
     lowest = tl.full([], _LOWEST, tl.float32).to(tl.int32, bitcast=True)
     above = tl.maximum(score.to(tl.int32, bitcast=True) - lowest, 0)
