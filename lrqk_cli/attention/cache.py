@@ -46,7 +46,7 @@ class LrqkCache(AdjustableCache):
     Attributes:
         position: the number of tokens in the cache; ``counters``: rows demanded and fetched.
         attention_layers: one per decoder layer; ``lrqk_layers``: those with an index.
-        is_pageable: rows are in host memory that is not pinned, so steps are plain ones.
+        is_pageable: rows are in host memory that no kernel can read, so steps are plain ones.
         before_overwrite: called with a number of tokens before rows beyond it may be overwritten.
         observers: by layer number, a callback for each decode step. Its arguments are the queries
             ``[KV, G, 1, d]``, the model's parameters, and the output ``[KV, G, 1, d]``. At the call the
@@ -275,7 +275,7 @@ class LrqkCache(AdjustableCache):
         """Prepare all layers for decode steps that find all rows resident."""
         opened = [layer for layer in self.lrqk_layers if layer.prefill is None or not layer.prefill.is_held]
         if opened:
-            self._refresh_steps()  # first, because no step may run with the plan of another text
+            self._refresh_steps()  # the steps' copies of the maps may be of another text
         for layer in opened:
             layer.hold()
 

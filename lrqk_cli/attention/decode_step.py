@@ -199,12 +199,7 @@ class LrqkStep(DeviceStep):
         self._buffers = {tokens: verifying, 1: _part(verifying, projected.codes.shape[1] // tokens)}
 
     def refresh(self) -> None:
-        """See ``DeviceStep``; multiplies the scale of the index into the query map and the tail's slope.
-
-        Also forgets the newest plan, for steps that find all rows resident and make none.
-        """
-        self._plan.counts.zero_()
-        self._plan.leaving.zero_()
+        """See ``DeviceStep``; multiplies the scale of the index into the query map and the tail's slope."""
         scale = self._index.scale
         self._maps.query.copy_(self._projector.query_map * scale)
         if self._slope is not None and self._value_tail is not None:
@@ -231,12 +226,13 @@ class LrqkStep(DeviceStep):
         if self._drafts is not None and tokens > 1:
             rows = self._drafts.rows
             rows.copy_(torch.stack((key[:, 1:], value[:, 1:]), 2))
-        if self._state.is_choosing:
-            self._choose(buffers, params)
+        if not self._state.is_choosing:
+            return _Chosen(buffers.attend, drafts=rows)
+        self._choose(buffers, params)
         return _Chosen(buffers.attend, Fetch(self._plan, self._store.stored), buffers.tail, rows)
 
     def _choose(self, buffers: _Buffers, params: AttentionParams) -> None:
-        """Score all tokens, and plan the fetches; without this the plan stays empty, and there is no tail."""
+        """Score all tokens, and plan the fetches."""
         residents, length = self._residents, self._state.length
         kernels.score_tokens(
             buffers.projected,

@@ -17,12 +17,13 @@ from lrqk_cli.errors import ContextLengthError, PinningError
 from lrqk_cli.kernels.buffers import FetchPlan, Residents, StoredRows
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.activations import stream_rows
+from lrqk_cli.memory.managed import empty_managed
 from lrqk_cli.memory.tensors import empty, empty_host
 from lrqk_cli.model_spec import ModelSpec
 
 
 class _CopyStreams(NamedTuple):
-    """One stream per direction; each direction has its own copy engine."""
+    """One stream per direction, so that neither waits for the other."""
 
     to_host: torch.cuda.Stream
     to_device: torch.cuda.Stream
@@ -38,6 +39,12 @@ def side_by_side(key: Tensor, value: Tensor, parts: int) -> Tensor:
     return torch.stack((key, value), 2) if parts > 1 else key.unsqueeze(2)
 
 
+def _copy_heads(target: Tensor, source: Tensor) -> None:
+    """Copy rows head by head: both sides are contiguous, so that a copy with pinned memory does not wait."""
+    for head in range(target.shape[0]):
+        target[head].copy_(source[head], non_blocking=True)
+
+
 class RowStore:
     """K and V of every token, side by side: ``rows[KV, context, 2, d]``.
 
@@ -49,11 +56,12 @@ class RowStore:
     Attributes:
         scales: of rows in 8 bits, on the device.
         is_borrowed: the rows are another layer's, which writes them; see ``borrowed``.
-        is_pageable: the rows are in host memory that is not pinned, so that no kernel of a GPU can read them,
-            and each copy from or to it waits.
+        is_pageable: the rows are in host memory that no kernel of a GPU can read, and each copy from or to it
+            waits. Else they are in managed memory, if single rows are fetched and there is such, or pinned.
 
     Args:
-        may_page: be pageable where host memory cannot be pinned.
+        fetched: steps fetch single rows; otherwise all are read in order, which copy engines do best.
+        may_page: be pageable where there is no managed memory and host memory cannot be pinned.
 
     Raises:
         HostMemoryError: the rows do not fit in host memory.
@@ -70,6 +78,7 @@ class RowStore:
         device: torch.device,
         *,
         on_device: bool,
+        fetched: bool = True,
         kv_dtype: KvDtype = "bf16",
         may_page: bool = False,
     ) -> None:
@@ -81,8 +90,14 @@ class RowStore:
         self.on_device = on_device
         local = on_device or device.type == "cpu"
         self.is_pageable = False
+        managed = None
+        if device.type == "cuda" and fetched and not on_device and kernels.has_triton():
+            managed = empty_managed(shape, device)
+        self._is_managed = managed is not None
         if on_device:
             self.rows = empty(shape, device)
+        elif managed is not None:
+            self.rows = managed
         else:
             try:
                 self.rows = empty_host(shape, pinned=device.type == "cuda")
@@ -141,12 +156,14 @@ class RowStore:
         if self._streams is None:
             self.rows[:, start:stop] = rows
             return
+        rows = rows.contiguous()
         writes = self._streams.to_host
         writes.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(writes):
-            # Head by head, both sides are contiguous, and the copy to pinned memory is asynchronous.
-            for head in range(rows.shape[0]):
-                self.rows[head, start:stop].copy_(rows[head], non_blocking=True)
+            if self._is_managed:
+                kernels.copy_to_host(rows, self.rows[:, start:stop])
+            else:
+                _copy_heads(self.rows[:, start:stop], rows)
         rows.record_stream(writes)
 
     def await_writes(self) -> None:
@@ -236,9 +253,12 @@ class RowStore:
 
     def _fill(self, copies: torch.cuda.Stream, buffer: Tensor, first: int, stop: int) -> torch.cuda.Event:
         count = min(buffer.shape[1], stop - first)
+        rows = self.rows[:, first : first + count]
         with torch.cuda.stream(copies):
-            for head in range(self.rows.shape[0]):
-                buffer[head, :count].copy_(self.rows[head, first : first + count], non_blocking=True)
+            if self._is_managed:
+                kernels.copy_from_host(buffer[:, :count], rows)
+            else:
+                _copy_heads(buffer[:, :count], rows)
             event = torch.cuda.Event()
             event.record(copies)
         return event

@@ -70,6 +70,7 @@ def make_layers(
                 dtype,
                 device,
                 on_device=is_dense,
+                fetched=config.attention == "lrqk",
                 kv_dtype=config.kv_dtype,
                 may_page=may_page,
             )

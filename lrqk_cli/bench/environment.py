@@ -15,6 +15,7 @@ import lrqk_cli
 from lrqk_cli.bench.report import Facts
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.machine import driver_version
+from lrqk_cli.memory.managed import has_managed
 from lrqk_cli.upstream import installed_version
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def environment(loaded: LoadedModel | RandomModel, model: str) -> Facts:
         "flash_linear_attention": installed_version("flash-linear-attention"),
         "cuda": torch.version.cuda if on_gpu else None,
         "driver": driver_version() if on_gpu else None,
+        "managed_memory": has_managed(device) if on_gpu else None,
         "platform": platform.platform(),
     }
 

@@ -95,7 +95,7 @@ class AdjustableEngine:
 
     @property
     def is_pageable(self) -> bool:
-        """Whether KV rows are in host memory that is not pinned, so that steps are slower."""
+        """Whether KV rows are in host memory that no kernel can read, so that steps are slower."""
         return self.cache.is_pageable
 
     def refusal(self, error: OutOfMemoryError) -> OutOfMemoryError:

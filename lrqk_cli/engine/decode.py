@@ -15,7 +15,7 @@ from lrqk_cli.engine.sampling import likeliest
 from lrqk_cli.memory.tensors import empty_staging
 from lrqk_cli.upstream import cache_argument
 
-# The first step compiles kernels, the second is captured.
+# The first step compiles kernels, the second is captured, if it is of the same kind.
 _STEPS_TO_CAPTURE = 2
 
 
@@ -24,7 +24,9 @@ class FixedStep:
 
     If the cache keeps its lengths on the device, the first step runs eagerly and compiles the kernels, the
     second is captured in a CUDA graph, and all further steps replay the graph: one launch instead of about a
-    thousand. When the text outgrows the hot set, the step is captured anew. A model that reads a value back
+    thousand. When the text outgrows the hot set, the step is captured anew: steps that choose rows have other
+    kernels than steps that find all of them resident. Where a text may come to that, the first step is of the
+    one kind, the second of the other, and the third is captured. A model that reads a value back
     in every step, as RoPE that depends on the length does, cannot be captured and stays eager. While a layer
     is observed, steps are eager too.
 
@@ -53,8 +55,9 @@ class FixedStep:
         self._chosen: int | None = None
         self._steps = 0
         self._can_capture = True
-        # Whether the captured step chooses rows.
+        # Whether the captured step chooses rows, and which of both kinds have run, so that they are compiled.
         self._is_choosing = False
+        self._kinds = set[bool]()
 
     @property
     def is_captured(self) -> bool:
@@ -64,7 +67,7 @@ class FixedStep:
     @property
     def is_cold(self) -> bool:
         """Whether the next step compiles kernels, or is captured."""
-        return self._can_capture and self._graph is None and self._steps < _STEPS_TO_CAPTURE
+        return self._can_capture and self._graph is None
 
     def run(self, tokens: Sequence[int]) -> Tensor:
         """Append the first of ``tokens``; return the logits ``[count, vocab]`` after each of them.
@@ -83,7 +86,8 @@ class FixedStep:
             self._steps += 1
             if self._is_choosing != cache.is_choosing:
                 self._graph = self._logits = None
-            if self._graph is None and self._can_capture and self._steps >= _STEPS_TO_CAPTURE:
+            may_capture = self._can_capture and self._steps >= _STEPS_TO_CAPTURE
+            if self._graph is None and may_capture and cache.is_choosing in self._kinds:
                 self._capture()
             if self._graph is not None and self._logits is not None:
                 self._graph.replay()
@@ -93,12 +97,15 @@ class FixedStep:
         may_choose = not cache.holds_all(cache.context)
         warming_up = cache.warming_up() if is_first and may_choose else nullcontext()
         with cache.keeping_states(), warming_up:
-            return newest_logits(self._model, cache, self._tokens, self._ahead)
+            logits = newest_logits(self._model, cache, self._tokens, self._ahead)
+            self._kinds.add(cache.is_choosing)
+        return logits
 
     def forget_graph(self) -> None:
         """Forget the captured step; later steps begin as the first ones did."""
         self._graph = self._logits = self._chosen = None
         self._steps, self._can_capture = 0, True
+        self._kinds.clear()
 
     def chosen(self, logits: Tensor) -> list[int] | None:
         """Return the likeliest token after each token, -1 for logits that are not finite.

@@ -14,13 +14,16 @@ not wait for the device, and no shape depends on data, so a CUDA graph can captu
 the length and the experts on the host.)
 
 The prefill and plain steps use ``attend``, ``merge`` and ``encode_codes``; the prefill also uses
-``sum_products``, and plain steps ``proxy_logits``, ``group_scores`` and ``plan_fetches``. Packing weights
-uses ``fit_scales`` and ``fit_scales_and_minima``.
+``sum_products``, and for rows in managed memory ``copy_to_host`` and ``copy_from_host``; plain steps use
+``proxy_logits``, ``group_scores`` and ``plan_fetches``. Packing weights uses ``fit_scales`` and
+``fit_scales_and_minima``.
 """
 
 from lrqk_cli.kernels.append_token import append_token as append_token
 from lrqk_cli.kernels.attend import attend as attend
 from lrqk_cli.kernels.attend_residents import attend_residents as attend_residents
+from lrqk_cli.kernels.copy_rows import copy_from_host as copy_from_host
+from lrqk_cli.kernels.copy_rows import copy_to_host as copy_to_host
 from lrqk_cli.kernels.dequantise_rows import dequantise_rows as dequantise_rows
 from lrqk_cli.kernels.encode_codes import encode_codes as encode_codes
 from lrqk_cli.kernels.fit_scales import fit_scales as fit_scales

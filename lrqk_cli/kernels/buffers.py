@@ -198,7 +198,7 @@ class RowScales(NamedTuple):
 
 
 class StoredRows(NamedTuple):
-    """The rows of all tokens; in pinned host memory if the residents are on a GPU.
+    """The rows of all tokens; in host memory that a GPU can read if the residents are on one.
 
     Attributes:
         rows: ``[KV, context, 2, d]``; with scales uint8 ``[KV, context, 2d + 4]``, see ``quantise_rows``.

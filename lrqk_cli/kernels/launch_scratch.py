@@ -45,10 +45,11 @@ class AttendScratch(NamedTuple):
     Attributes:
         output: ``[sets, splits, N, d]``, normalised within the split.
         lse: ``[sets, N, splits]``.
-        masses: ``[sets, N, 2, fetch splits]``: the largest predicted logit x over the rows that a split
-            replaces or fetches, and ``Σ exp(logit - x)`` over the replaced minus that over the fetched rows.
-        code_sums: ``[sets, N, fetch splits, r]``, the same difference of ``Σ exp(logit - x) · code``; None
-            without a tail.
+        masses: ``[sets, N, 2, fetch splits + 1]``: the largest predicted logit x over the rows that a split
+            replaces or fetches, and ``Σ exp(logit - x)`` over the replaced minus that over the fetched rows;
+            last, both over the spans of ``TokenScores``.
+        code_sums: ``[sets, N, fetch splits + 1, r]``, the same of ``Σ exp(logit - x) · code``; None without a
+            tail.
     """
 
     output: Tensor

@@ -33,7 +33,8 @@ def reserve(
     """Choose context and settings for a text of ``needed`` tokens, answers included.
 
     The settings suit this text. If it ``grows``, the context then takes the memory that they leave, up to the
-    model's limit. With a GPU, the limit is also half of the host memory, which is pinned.
+    model's limit. With a GPU, the limit is also half of the host memory: what rows take, no other program can
+    have.
 
     Args:
         dtype: of weights and rows, as in ``torch.dtype`` without its prefix.

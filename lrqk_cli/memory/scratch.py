@@ -18,8 +18,9 @@ Shapes = dict[str, TensorShape]
 _SCORE_PROGRAMS, _SHORTEST_SPAN, SCORE_TILE = 1584, 128, 64
 # Programs that ``attend_residents`` aims at; the choices for the rows of a program.
 _ATTEND_PROGRAMS, _SPLIT_ROWS = 512, (64, 128, 256)
-# The most programs per row set that fetch rows, and the rows that a program fetches at once.
-_FETCH_SPLITS, FETCH_ROWS = 16, 16
+# The most programs per row set that fetch rows, and the rows that a program fetches at once. Their sums are
+# merged with one more, which makes a power of two.
+_FETCH_SPLITS, FETCH_ROWS = 31, 16
 # Tokens, or hot slots, that a program of ``select_rows`` reads at once; bins of its histogram of scores.
 SELECT_BLOCK, BINS = 2048, 256
 
@@ -97,10 +98,10 @@ def attend_scratch(
     shapes = {
         "output": TensorShape((sets, splits, queries, width), "float32"),
         "lse": TensorShape((sets, queries, splits), "float32"),
-        "masses": TensorShape((sets, queries, 2, fetches), "float32"),
+        "masses": TensorShape((sets, queries, 2, fetches + 1), "float32"),
     }
     if tail_rank is not None:
-        shapes["code_sums"] = TensorShape((sets, queries, fetches, tail_rank), "float32")
+        shapes["code_sums"] = TensorShape((sets, queries, fetches + 1, tail_rank), "float32")
     return shapes
 
 

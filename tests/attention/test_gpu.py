@@ -7,11 +7,12 @@ import torch
 from tiny import FAMILIES, full_attention_logits, random_tokens, tiny_model
 
 from lrqk_cli import attach
-from lrqk_cli.attention import layer_list
+from lrqk_cli.attention import host_store, layer_list
 from lrqk_cli.config import AlsConfig, AttentionMode, GenerationConfig, KvDtype, LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import PinningError
 from lrqk_cli.memory import activations, tensors
+from lrqk_cli.memory.managed import has_managed
 from lrqk_cli.models.support import spec_from_config
 from lrqk_cli.upstream import cache_argument
 
@@ -39,7 +40,7 @@ def test_logits_equal_full_attention(
     torch.testing.assert_close(torch.cat(parts), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("stream_rows", [33, 8192])
+@pytest.mark.parametrize(("stream_rows", "is_pinned"), [(33, False), (8192, False), (33, True)])
 @pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
 @pytest.mark.parametrize("attention", ["lrqk", "offload"])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt-oss"])
@@ -48,10 +49,13 @@ def test_rows_in_8_bits_give_the_logits_of_the_cpu(
     attention: AttentionMode,
     kv_dtype: KvDtype,
     stream_rows: int,
+    is_pinned: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Everything resident. A rounding may go the other way, so few numbers differ, and those by little."""
     monkeypatch.setattr(activations, "STREAM_ROWS", stream_rows)
+    if is_pinned:
+        monkeypatch.setattr(host_store, "empty_managed", lambda *_: None)
     tokens = random_tokens(400)
     turns = [(0, 150), (150, 300), *((i, i + 1) for i in range(300, 320)), (320, 400)]
     settings = LrqkConfig(attention, hot=512, top_k=64, recent=16, kv_dtype=kv_dtype)
@@ -69,10 +73,15 @@ def test_rows_in_8_bits_give_the_logits_of_the_cpu(
     assert difference.max() < 0.05
 
 
+@pytest.mark.parametrize("is_pinned", [False, True])
 @pytest.mark.parametrize("policy", ["exact", "refetch"])
 @pytest.mark.parametrize("grouping", ["kv", "head"])
 @pytest.mark.parametrize("family", ["llama", "gpt-oss"])
-def test_the_methods_of_the_paper_choose_as_on_the_cpu(family: str, grouping: str, policy: str) -> None:
+def test_the_methods_of_the_paper_choose_as_on_the_cpu(
+    family: str, grouping: str, policy: str, is_pinned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_pinned:
+        monkeypatch.setattr(host_store, "empty_managed", lambda *_: None)
     tokens = random_tokens(220)
     settings = LrqkConfig(
         rank=4, top_k=40, recent=16, solver="als", grouping=grouping, hot_policy=policy, als=AlsConfig("top")
@@ -92,11 +101,13 @@ def test_the_methods_of_the_paper_choose_as_on_the_cpu(family: str, grouping: st
     assert found[0][1] == pytest.approx(found[1][1], rel=0.05)
 
 
-def test_host_rows_are_pinned_and_exact_in_size() -> None:
+def test_host_rows_are_exact_in_size() -> None:
     model = tiny_model("llama").to("cuda")
     with attach(model, LrqkConfig(hot=32, top_k=16, recent=8), context=300) as cache:
-        rows = [layer.store.rows for layer in cache.attention_layers]
-        assert all(row.is_pinned() for row in rows)
+        for layer in cache.attention_layers:
+            assert layer.store.rows.device.type == "cpu"
+            assert layer.store._is_managed == has_managed(torch.device("cuda"))
+            assert not layer.store.is_pageable
         assert layer_list.host_kv_bytes(cache.attention_layers) == 2 * 2 * 300 * 2 * 8 * 4
 
 
@@ -105,6 +116,7 @@ def test_pageable_rows_give_the_answer_of_the_cpu_where_none_can_be_pinned(
 ) -> None:
     """Few rows are resident, so steps fetch rows, which the host gathers."""
     register = tensors._register
+    monkeypatch.setattr(host_store, "empty_managed", lambda *_: None)
     # A range that is registered twice is refused, as where memory cannot be pinned.
     monkeypatch.setattr(tensors, "_register", lambda rows: (register(rows), register(rows)))
     settings = LrqkConfig(hot=64, top_k=16, recent=16, rank=8, segment=128, lookup=0)

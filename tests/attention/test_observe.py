@@ -18,9 +18,9 @@ STEPS = 5
 
 
 @torch.no_grad()
-def observe(family: str, settings: LrqkConfig, device: str = "cpu") -> list[Observed]:
+def observe(family: str, settings: LrqkConfig, device: str = "cpu", seed: int = 0) -> list[Observed]:
     model = tiny_model(family).to(device)
-    tokens = random_tokens(200 + STEPS).to(device)
+    tokens = random_tokens(200 + STEPS, seed).to(device)
     with attach(model, settings, context=256) as cache:
         model(tokens[:200].unsqueeze(0), **{cache_argument(): cache})
         numbers = [
@@ -81,19 +81,22 @@ def test_the_mass_is_the_sum_of_the_exact_weights_of_the_residents():
 @pytest.mark.parametrize("grouping", ["kv", "head"])
 def test_a_gpu_finds_what_a_cpu_finds(grouping):
     settings = LrqkConfig(hot=48, top_k=32, recent=16, rank=8, index_bits=8, grouping=grouping)
-    # The steps of a GPU, which choose by bins of scores, on the plain references of its kernels.
-    with patch("lrqk_cli.attention.cache.has_device_steps", lambda *_: True):
-        on_cpu = observe("llama", settings)
-    for expected, found in zip(on_cpu, observe("llama", settings, "cuda"), strict=True):
-        assert found.captured_mass.device.type == "cpu"
-        # Where scores are all but equal, rounding decides which row is resident: a few per cent of the mass
-        # in single steps, and next to nothing in most.
-        mass = (found.captured_mass - expected.captured_mass).abs()
-        error = (found.output_error - expected.output_error).abs()
-        assert mass.median() <= 5e-3
-        assert mass.max() <= 3e-2
-        assert error.median() <= 1e-2
-        assert error.max() <= 5e-2
+    masses, errors = list[torch.Tensor](), list[torch.Tensor]()
+    for seed in range(8):
+        # The steps of a GPU, which choose by bins of scores, on the plain references of its kernels.
+        with patch("lrqk_cli.attention.cache.has_device_steps", lambda *_: True):
+            on_cpu = observe("llama", settings, seed=seed)
+        for expected, found in zip(on_cpu, observe("llama", settings, "cuda", seed), strict=True):
+            assert found.captured_mass.device.type == "cpu"
+            masses.append((found.captured_mass - expected.captured_mass).abs().flatten())
+            errors.append((found.output_error - expected.output_error).abs())
+    # Where scores are at the border of two bins, rounding decides which row is resident: a few per cent of
+    # the mass in single steps, and next to nothing in most.
+    mass, error = torch.cat(masses), torch.cat(errors)
+    assert mass.median() <= 5e-3
+    assert mass.max() <= 3e-2
+    assert error.median() <= 1e-2
+    assert error.max() <= 6e-2
 
 
 def test_a_layer_that_is_left_alone_is_not_kept_in_memory():

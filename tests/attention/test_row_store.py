@@ -74,6 +74,7 @@ def streamed(store: RowStore, start: int, stop: int) -> Tensor:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("is_pinned", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kv_dtype", ["bf16", *IN_8_BITS])
 @settings(max_examples=20, deadline=None)
@@ -83,10 +84,21 @@ def streamed(store: RowStore, start: int, stop: int) -> Tensor:
     window=st.tuples(st.integers(0, 90), st.integers(1, 90)),
 )
 def test_what_is_streamed_is_what_writing_returned(
-    device: str, dtype: torch.dtype, kv_dtype: KvDtype, counts: list[int], chunk: int, window: tuple[int, int]
+    device: str,
+    is_pinned: bool,
+    dtype: torch.dtype,
+    kv_dtype: KvDtype,
+    counts: list[int],
+    chunk: int,
+    window: tuple[int, int],
 ) -> None:
-    store, written = new_store(kv_dtype, device, dtype), list[Tensor]()
+    if is_pinned and device == "cpu":
+        pytest.skip("a CPU has one kind of memory")
+    written = list[Tensor]()
     with pytest.MonkeyPatch.context() as patch:
+        if is_pinned:
+            patch.setattr(host_store, "empty_managed", lambda *_: None)
+        store = new_store(kv_dtype, device, dtype)
         patch.setattr(activations, "STREAM_ROWS", chunk)
         start = 0
         for number, count in enumerate(counts):
@@ -205,6 +217,7 @@ def test_rows_that_cannot_be_pinned_are_pageable_if_they_may(monkeypatch: pytest
     def refuse(_: torch.Tensor) -> None:
         raise PinningError("8 GiB of host memory cannot be pinned.")
 
+    monkeypatch.setattr(host_store, "empty_managed", lambda *_: None)
     monkeypatch.setattr(tensors, "_register", refuse)
     monkeypatch.setattr(host_store, "_copy_streams", lambda _: None)
     spec = spec_from_config(tiny_model("llama").config, "tiny")

@@ -9,11 +9,14 @@ import pytest
 import torch
 from tiny import random_tokens, tiny_model
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lrqk_cli.attention import cache
+from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.lrqk_layer import LrqkLayer
 from lrqk_cli.attention.observe import LayerObserver
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.engine import decode
 from lrqk_cli.engine.decode import FixedStep
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.models.support import spec_from_config
@@ -125,3 +128,34 @@ def test_a_prefill_that_leaves_settling_to_the_first_step_counts_on_the_device(c
     with prefilled("llama", ALL_ROWS, finishes=False) as engine:
         found = logits(engine, ANSWER)
     torch.testing.assert_close(found, expected("llama", ALL_ROWS), atol=1e-4, rtol=0)
+
+
+def test_a_step_is_captured_once_a_step_of_its_kind_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text fits the hot set and may outgrow it, so that both kinds are compiled before a capture."""
+    events, newest_logits = list[str](), decode.newest_logits
+
+    def note(event: str, choosing: bool) -> None:
+        events.append(f"{event} {'choosing' if choosing else 'holding all'}")
+
+    def run(model: PreTrainedModel, cache: LrqkCache, *inputs: Tensor) -> Tensor:
+        found = newest_logits(model, cache, *inputs)
+        if len(inputs[0]) == 1:
+            note("ran", cache.is_choosing)
+        return found
+
+    def capture(step: FixedStep) -> None:
+        note("captured", step._cache.is_choosing)
+        step._can_capture = False
+
+    monkeypatch.setattr(cache, "has_device_steps", lambda *_: True)
+    monkeypatch.setattr(decode, "newest_logits", run)
+    monkeypatch.setattr(FixedStep, "_capture", capture)
+    settings = LrqkConfig(hot=140, top_k=40, recent=8, rank=8, lookup=0)
+    each = ["ran choosing", "ran holding all", "captured holding all", "ran holding all"]
+    with prefilled("llama", settings) as engine:
+        logits(engine, ANSWER[:3])
+        assert events == each
+        # Fewer hot rows, for example, make other kernels.
+        engine._decoder.forget_graphs()
+        logits(engine, ANSWER[3:6])
+        assert events == 2 * each

@@ -102,6 +102,7 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype, kv_dtyp
     select = SelectScratch.empty(shape.sets, shape.hot, shape.context, CPU)
     operation("select_rows")(tail.scores, residents, length, select, plan, top_k=256)
     operation("replace_rows")(residents, plan, store)
+    operation("copy_rows", "copy_from_host")(residents.rows, residents.rows.clone())
     scratch = AttendScratch.empty(
         shape.sets, shape.queries, shape.rows, shape.width, CPU, tail_rank=shape.rank, fetching=shape.hot
     )

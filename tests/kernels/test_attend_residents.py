@@ -122,6 +122,20 @@ def test_matches_the_reference(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("fetch", [None, 0])
+def test_spans_are_summed_a_few_at_a_time(
+    fetch: int | None, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of codes of more dimensions than are summed at once."""
+    shape = Shape(700, context=720, hot=50, recent=16, queries=3, rank=80, heads=1)
+    assert make_tail(shape, torch.uint8).scores.masses.shape[3] > 4
+    expected = run(reference, shape, torch.float32, "cpu", fetch=fetch)
+    monkeypatch.setattr(kernel, "_SUM_TILE", 128)
+    found = run(kernel, shape, torch.float32, device, fetch=fetch)
+    assert_same(found, expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "tail": False}, {"fetch": 0}], ids=str)
 @pytest.mark.parametrize(
     ("drafts", "shape"),
@@ -156,6 +170,7 @@ def test_drafts_are_attended_causally(
     "shape",
     [
         Shape(120, queries=1, hot=1),
+        Shape(150, hot=90, queries=5, width=256, heads=1),
         Shape(250, hot=90, queries=3, share=3, width=80, heads=1),
         Shape(1024, context=1100, hot=700, queries=4, width=128, heads=1),
         pytest.param(
@@ -294,6 +309,22 @@ def test_a_tail_without_mass_adds_nothing(fetching: bool, device: str) -> None:
         )
         outputs.append(out)
     assert_same(outputs[1], outputs[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_maps_of_a_tail_that_is_not_there_do_not_matter(device: str) -> None:
+    shape = Shape(31, queries=2)
+    tail = make_tail(shape, torch.uint8)
+    sizes = (shape.sets, shape.queries)
+    scratch = AttendScratch.empty(*sizes, shape.rows, shape.width, torch.device(device), tail_rank=shape.rank)
+    unknown = tail._replace(slope=poisoned(tail.slope), intercept=poisoned(tail.intercept))
+    outputs = []
+    for added in (None, to(unknown, device)):
+        out, lse = torch.empty(*sizes, shape.width, device=device), torch.empty(sizes, device=device)
+        inputs = to((noise(11, *sizes, shape.width), make_layer(shape)[1], shape.device_length), device)
+        kernel.attend_residents(*inputs, poisoned(scratch), out, lse, scaling=0.1, tail=added)
+        outputs.append(out)
+    assert_same(outputs[1], outputs[0])
 
 
 def test_a_tail_needs_room_for_its_sums() -> None:

@@ -98,6 +98,24 @@ def test_the_best_become_resident_and_the_worst_leave(module: Any, data: st.Data
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("length", [300, 1100, 2500])
+def test_programs_that_bin_several_blocks_choose_the_same(
+    length: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = Shape(length, context=length + 20, hot=70, queries=5)
+    scores, residents = make_scores(shape), make_layer(shape)[1]
+    inputs = to((scores, residents, shape.device_length), device)
+    found = list[tuple[Tensor, ...]]()
+    for resident in (kernel._BIN_RESIDENT, 1):
+        monkeypatch.setattr(kernel, "_BIN_RESIDENT", resident)
+        scratch, plan = buffers(shape, shape.context, device)
+        kernel.select_rows(*inputs, scratch, plan, top_k=30)
+        found.append((plan.counts, plan.leaving, scratch.token_bin[:, : length + 1 - shape.recent]))
+    assert int(found[0][0].sum()) > 0
+    assert_same(found[1], found[0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("module", [reference, kernel], ids=["reference", "triton"])
 @pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf, -torch.inf, 1e30])
 @pytest.mark.parametrize("tokens", [slice(None), slice(3, 5)], ids=["all", "some"])

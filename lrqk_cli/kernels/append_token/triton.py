@@ -188,7 +188,7 @@ def append_token(
     out: Projected,
     drafts: Drafts | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See the reference; ``store`` is in pinned host memory if the residents are on a GPU.
+    """See the reference; ``store`` is in host memory that the GPU can write.
 
     Rows with scales take a second launch. K and V are contiguous.
     """

@@ -1,14 +1,15 @@
 """The same in two launches.
 
-1. ``attend_split``: up to 16 programs per set read the planned rows from host memory, 16 at a time, copy them
-   into their slots and attend to them. All other programs attend to the rows that stay, 64 to 256 rows of a
-   set each, so that about 500 programs share the device, and hide the link's latency. Reads all resident rows
-   once (33 MiB at 8 sets, C 8,192, d 128 in 16 bits), and for each row that enters or leaves its index code
-   and 4 bytes per query of predicted logits; writes one output per query and split. All queries of a set are
-   one tensor-core tile, padded to 16 or 32, and K and V blocks of 8 KiB (at 16 bits) pass through a pipeline
-   in 48 KiB of shared memory.
-2. ``combine_splits``: one program per query merges the splits (2.5 MiB at 80 splits, N 4), sums the code sums
-   of spans and fetches (0.6 MiB at 64K tokens), and adds drafts, tail and sinks; the slope is 32 KiB per set.
+1. ``attend_split``: up to 31 programs per set read the planned rows from host memory, 16 at a time, copy them
+   into their slots and attend to them. With a tail, one program per query sums the code sums of all spans
+   (1.3 MiB at 64K tokens). All other programs attend to the rows that stay, 64 to 256 rows of a set each, so
+   that about 500 programs share the device, and hide the link's latency. Reads all resident rows once (33 MiB
+   at 8 sets, C 8,192, d 128 in 16 bits), and for each row that enters or leaves its index code and 4 bytes
+   per query of predicted logits; writes one output per query and split. All queries of a set are one
+   tensor-core tile, padded to 16 or 32, and K and V blocks of 8 KiB (at 16 bits) pass through a pipeline in
+   48 KiB of shared memory.
+2. ``combine_splits``: one program per query merges the splits (1.4 MiB at 85 splits, N 4, d 128), sums the
+   code sums of spans and fetches, and adds drafts, tail and sinks; the slope is 32 KiB per set.
 
 The tail is the sum of ``score_tokens`` over the candidates that were not resident before the step, minus the
 rows that enter, plus the rows that leave.
@@ -32,8 +33,9 @@ from lrqk_cli.kernels.primitives import code_width, tile_rows
 from lrqk_cli.memory.accounting import SCALE_TOKENS
 from lrqk_cli.memory.scratch import FETCH_ROWS, blocks_of, fetch_splits, split_rows
 
-# Elements of K, and of V, that a program of the first launch loads at once; elements that the second merges.
-_TILE = 4096
+# Elements of K, of V, and of code sums of spans that a program of the first launch loads at once; elements
+# that the second merges.
+_TILE, _SUM_TILE = 4096, 4096
 _MERGE_TILE = 8192
 
 
@@ -151,9 +153,12 @@ def attend_residents(
         "WIDTH_PAD": width_pad,
         "SPLIT": split,
         "FETCHES": fetched.splits,
+        "FETCH_ROWS": FETCH_ROWS,
         "TAIL": tail is not None,
     }
-    attend_split[(splits, sets)](
+    spans = parts.masses.shape[-1]
+    code_chunk = min(64, triton.next_power_of_2(parts.rank))
+    attend_split[(splits + (queries if tail is not None else 0), sets)](
         query,
         residents.rows,
         residents.slot_token,
@@ -161,10 +166,13 @@ def attend_residents(
         parts.logits,
         parts.codes,
         *fetched[:9],
+        parts.masses,
+        parts.code_sums,
         *scratch[:3],
         parts.split_code_sums,
         residents.resident.shape[1],
         parts.logits.shape[-1],
+        spans,
         hot,
         fetched.share,
         splits,
@@ -174,7 +182,10 @@ def attend_residents(
         ROWS=tile_rows(queries),
         RANK_PAD=code_width(parts.rank),
         BLOCK=min(split, max(16, _TILE // width_pad)),
-        FETCH_ROWS=FETCH_ROWS,
+        SPAN=parts.span,
+        SPANS_PAD=triton.next_power_of_2(spans),
+        SPAN_CHUNK=_SUM_TILE // code_chunk,
+        CODE_CHUNK=code_chunk,
         FORMAT=fetched.format,
         SCALE_TOKENS=SCALE_TOKENS,
         **sizes,
@@ -182,13 +193,14 @@ def attend_residents(
         num_stages=3 if query.element_size() == 2 else 2,
     )
     beside = _Beside(query, drafts, sinks, scaling, softcap or 1.0)
-    _combine(scratch, parts, beside, length, out, out_lse, fixed, hot, splits, sizes)
+    _combine(scratch, parts, beside, fetched.counts, length, out, out_lse, fixed, hot, splits, sizes)
 
 
 def _combine(
     scratch: AttendScratch,
     parts: _TailParts,
     beside: _Beside,
+    counts: Tensor,
     length: Tensor,
     out: Tensor,
     out_lse: Tensor,
@@ -198,9 +210,7 @@ def _combine(
     sizes: dict[str, int],
 ) -> None:
     sets, queries = out_lse.shape
-    width_pad, spans = sizes["WIDTH_PAD"], parts.masses.shape[-1]
-    splits_pad, spans_pad = triton.next_power_of_2(splits), triton.next_power_of_2(spans)
-    fetches_pad = triton.next_power_of_2(max(1, sizes["FETCHES"]))
+    width_pad, splits_pad = sizes["WIDTH_PAD"], triton.next_power_of_2(splits)
     rank_chunk = min(triton.next_power_of_2(parts.rank), _MERGE_TILE // width_pad)
     drafts, sinks = beside.drafts, beside.sinks
     combine_splits[(queries, sets)](
@@ -208,30 +218,24 @@ def _combine(
         beside.query if drafts is None else drafts,
         *scratch[:3],
         parts.split_code_sums,
-        parts.masses,
-        parts.code_sums,
         parts.slope,
         parts.intercept,
         sinks if sinks is not None else out_lse,
+        counts,
         length,
         out,
         out_lse,
         out_lse if fixed is None else fixed,
         hot,
-        spans,
         splits,
         1 if drafts is None else sets // drafts.shape[0],
         beside.scaling,
         beside.cap,
         DRAFTS=0 if drafts is None else drafts.shape[1],
-        SPAN=parts.span,
         MERGE_CHUNK=min(_MERGE_TILE // width_pad, splits_pad),
-        CODE_CHUNK=min(_MERGE_TILE // rank_chunk, spans_pad),
-        FETCH_CHUNK=min(_MERGE_TILE // rank_chunk, fetches_pad),
         RANK_CHUNK=rank_chunk,
         SPLITS_PAD=splits_pad,
-        SPANS_PAD=spans_pad,
-        FETCHES_PAD=fetches_pad,
+        ENTRIES_PAD=triton.next_power_of_2(sizes["FETCHES"] + 1),
         SINKS=sinks is not None,
         PLANES=0 if fixed is None else planes_in(fixed),
         **sizes,

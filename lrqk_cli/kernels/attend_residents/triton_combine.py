@@ -14,118 +14,68 @@ from lrqk_cli.kernels.primitives import soft_cap
 
 
 @triton.jit
-def _load_masses(peaks, masses, count, COUNT_PAD: tl.constexpr):
-    """Return ``count`` peaks x and masses, padded with minus infinity and zero."""
-    place = tl.arange(0, COUNT_PAD)
-    inside = place < count
-    return tl.load(peaks + place, mask=inside, other=float("-inf")), tl.load(
-        masses + place, mask=inside, other=0.0
-    )
-
-
-@triton.jit
-def _sum_masses(peaks, masses):
-    """Return the largest of peaks x, and ``Σ mass · exp(peak - x)``."""
-    peak = tl.max(peaks, 0)
-    # If all are empty, subtracting minus infinity from itself would give NaN.
-    base = tl.where(peak == float("-inf"), 0.0, peak)
-    return peak, tl.sum(masses * tl.exp(peaks - base), 0)
-
-
-@triton.jit
-def _sum_codes(
-    code_sums,
-    peaks,
-    base,
-    count,
-    dim,
-    inside,
-    RANK: tl.constexpr,
-    RANK_CHUNK: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
-    """Return terms whose sum over their rows is ``Σ exp(peak - base) · codes``, for some dimensions."""
-    total = tl.zeros([CHUNK, RANK_CHUNK], tl.float32)
-    start = 0
-    # Not a ``for``: with numpy 2.4 and later, Triton's interpreter does not accept tensors as bounds.
-    while start < count:
-        place = start + tl.arange(0, CHUNK)
-        span_mask = place < count
-        weight = tl.exp(tl.load(peaks + place, mask=span_mask, other=float("-inf")) - base)
-        part = tl.load(
-            code_sums + place[:, None] * RANK + dim[None, :],
-            mask=span_mask[:, None] & inside[None, :],
-            other=0.0,
-        )
-        total += weight[:, None] * part
-        start += CHUNK
-    return total
-
-
-@triton.jit
 def _tail(
-    masses,
-    code_sums,
     split_masses,
     split_code_sums,
     slope,
     intercept,
-    used_spans,
-    spans,
-    FETCHES: tl.constexpr,
+    first_entry,
+    exists,
+    ENTRIES: tl.constexpr,
+    ENTRIES_PAD: tl.constexpr,
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
     RANK: tl.constexpr,
     RANK_CHUNK: tl.constexpr,
-    CHUNK: tl.constexpr,
-    FETCH_CHUNK: tl.constexpr,
-    SPANS_PAD: tl.constexpr,
-    FETCHES_PAD: tl.constexpr,
 ):
-    """Return mean value and log-mass of the non-resident candidates; pointers are the query's own.
+    """Return mean value and log-mass of the non-resident candidates, if any ``exists``.
 
-    Each sum is the one before this step's fetches plus the fetches' correction.
+    The last entry is their sum before this step's fetches, those from ``first_entry`` on are its corrections.
+    Pointers are the query's own.
     """
     column = tl.arange(0, WIDTH_PAD)
-    value = tl.load(intercept + column, mask=column < WIDTH, other=0.0)
-    all_peaks, all_masses = _load_masses(masses, masses + 2 * spans, used_spans, SPANS_PAD)
-    if FETCHES > 0:
-        new_peaks, new_masses = _load_masses(split_masses, split_masses + FETCHES, FETCHES, FETCHES_PAD)
-    all_peak, all_mass = _sum_masses(all_peaks, all_masses)
-    peak = all_peak
-    mass = all_mass
-    if FETCHES > 0:
-        new_peak, new_mass = _sum_masses(new_peaks, new_masses)
-        peak = tl.maximum(all_peak, new_peak)
-        all_mass *= tl.exp(all_peak - peak)
-        mass = all_mass + new_mass * tl.exp(new_peak - peak)
+    entry = tl.arange(0, ENTRIES_PAD)
+    inside = (entry >= first_entry) & (entry < ENTRIES) & exists
+    peaks = tl.load(split_masses + entry, mask=inside, other=float("-inf"))
+    masses = tl.load(split_masses + ENTRIES + entry, mask=inside, other=0.0)
+    value = tl.load(intercept + column, mask=(column < WIDTH) & exists, other=0.0)
+    highest = tl.max(peaks, 0)
+    # Without a tail, subtracting minus infinity from itself would give NaN.
+    peak = tl.where(exists, highest, 0.0)
+    weight = tl.exp(peaks - peak)
+    masses *= weight
+    mass = tl.sum(masses, 0)
     # The corrected mass may be only rounding errors, or negative: then there is no tail.
-    is_there = mass > 1e-7 * all_mass
+    is_there = mass > 1e-7 * tl.sum(tl.where(entry == ENTRIES - 1, masses, 0.0), 0)
     mass = tl.where(is_there, mass, 1.0)
-    for first in range(0, RANK, RANK_CHUNK):
+    for first in tl.static_range(0, RANK, RANK_CHUNK):
         dim = first + tl.arange(0, RANK_CHUNK)
-        inside = dim < RANK
+        place = split_code_sums + entry[:, None] * RANK + dim[None, :]
+        codes = tl.load(place, mask=inside[:, None] & (dim < RANK)[None, :], other=0.0)
         weights = tl.load(
             slope + dim[:, None] * WIDTH + column[None, :],
-            mask=inside[:, None] & (column < WIDTH)[None, :],
+            mask=(dim < RANK)[:, None] & (column < WIDTH)[None, :] & exists,
             other=0.0,
         )
-        terms = _sum_codes(code_sums, masses, peak, used_spans, dim, inside, RANK, RANK_CHUNK, CHUNK)
-        if FETCHES > 0:
-            new = _sum_codes(
-                split_code_sums, split_masses, peak, FETCHES, dim, inside, RANK, RANK_CHUNK, FETCH_CHUNK
-            )
-            code = tl.sum(terms, 0) + tl.sum(new, 0)
-        else:
-            code = tl.sum(terms, 0)
+        code = tl.sum(weight[:, None] * codes, 0)
         value += tl.sum((code / mass)[:, None] * weights, 0)
     return value, tl.where(is_there, peak + tl.log(mass), float("-inf"))
+
+
+@triton.jit
+def _add_tail(output, lse, mean, tail_lse):
+    """Return output and log-sum-exp with the tail added."""
+    # The residents' share of the total mass is the sigmoid of the log-masses' difference.
+    kept = 1.0 / (1.0 + tl.exp(tl.minimum(tail_lse - lse, 80.0)))
+    # Fused whatever comes before, so that a step with drafts rounds like one without.
+    return tl.fma(output, kept, mean * (1.0 - kept)), lse - tl.log(tl.maximum(kept, 1e-37))
 
 
 @triton.jit
 def _merge(
     split_output,
     split_lse,
+    first_split,
     used_splits,
     stride,
     WIDTH: tl.constexpr,
@@ -133,14 +83,15 @@ def _merge(
     SPLITS_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Return output and log-sum-exp of all splits; the pointers are the query's own."""
+    """Return output and log-sum-exp of the used splits; the pointers are the query's own."""
     dim = tl.arange(0, WIDTH_PAD)
     every = tl.arange(0, SPLITS_PAD)
-    lse = tl.load(split_lse + every, mask=every < used_splits, other=float("-inf"))
+    used = (every >= first_split) & (every < used_splits)
+    lse = tl.load(split_lse + every, mask=used, other=float("-inf"))
     # The step's own token is resident, so at least one split has rows.
     peak = tl.max(lse, 0)
     terms = tl.zeros([CHUNK, WIDTH_PAD], tl.float32)
-    start = 0
+    start = first_split
     while start < used_splits:
         split = start + tl.arange(0, CHUNK)
         split_mask = split < used_splits
@@ -217,17 +168,15 @@ def combine_splits(
     split_lse,
     split_masses,
     split_code_sums,
-    masses,
-    code_sums,
     slope,
     intercept,
     sinks,
+    plan_count,
     length,
     out,
     out_lse,
     fixed,
     hot,
-    spans,
     splits,
     share,
     scaling,
@@ -241,14 +190,11 @@ def combine_splits(
     WIDTH_PAD: tl.constexpr,
     SPLIT: tl.constexpr,
     FETCHES: tl.constexpr,
-    SPAN: tl.constexpr,
+    FETCH_ROWS: tl.constexpr,
     MERGE_CHUNK: tl.constexpr,
-    CODE_CHUNK: tl.constexpr,
-    FETCH_CHUNK: tl.constexpr,
     RANK_CHUNK: tl.constexpr,
     SPLITS_PAD: tl.constexpr,
-    SPANS_PAD: tl.constexpr,
-    FETCHES_PAD: tl.constexpr,
+    ENTRIES_PAD: tl.constexpr,
     TAIL: tl.constexpr,
     SINKS: tl.constexpr,
     PLANES: tl.constexpr,
@@ -260,55 +206,31 @@ def combine_splits(
     candidates = tl.maximum(count - RECENT, 0)
     used = tl.minimum(count, RECENT) + tl.minimum(candidates, hot)
     used_splits = FETCHES + tl.cdiv(used, SPLIT).to(tl.int32)
+    first_split = 0
+    if FETCHES > 0:
+        planned = tl.minimum(tl.load(plan_count + row_set), FETCHES * FETCH_ROWS)
+        first_split = FETCHES - tl.cdiv(planned, FETCH_ROWS)
+    # fmt: off
+    if TAIL:
+        ENTRIES: tl.constexpr = FETCHES + 1
+        mean, tail_lse = _tail(
+            split_masses + query * (2 * ENTRIES), split_code_sums + query * ENTRIES * RANK,
+            slope + row_set * (RANK * WIDTH), intercept + row_set * WIDTH, first_split, candidates > hot,
+            ENTRIES, ENTRIES_PAD, WIDTH, WIDTH_PAD, RANK, RANK_CHUNK,
+        )
     output, lse = _merge(
-        split_output + (row_set * splits * QUERIES + tl.program_id(0)) * WIDTH,
-        split_lse + query * splits,
-        used_splits,
-        QUERIES * WIDTH,
-        WIDTH,
-        WIDTH_PAD,
-        SPLITS_PAD,
-        MERGE_CHUNK,
+        split_output + (row_set * splits * QUERIES + tl.program_id(0)) * WIDTH, split_lse + query * splits,
+        first_split, used_splits, QUERIES * WIDTH, WIDTH, WIDTH_PAD, SPLITS_PAD, MERGE_CHUNK,
     )
     tl.store(out_lse + query, lse)
     if DRAFTS > 0:
         output, lse = _add_drafts(
-            output,
-            lse,
-            query_rows + query * WIDTH,
-            drafts + row_set // share * (DRAFTS * 2 * WIDTH),
-            tl.program_id(0) % (DRAFTS + 1),
-            scaling,
-            cap,
-            WIDTH,
-            WIDTH_PAD,
-            DRAFTS,
-            SOFTCAP,
+            output, lse, query_rows + query * WIDTH, drafts + row_set // share * (DRAFTS * 2 * WIDTH),
+            tl.program_id(0) % (DRAFTS + 1), scaling, cap, WIDTH, WIDTH_PAD, DRAFTS, SOFTCAP,
         )
-    if TAIL and candidates > hot:
-        mean, tail_lse = _tail(
-            masses + query * (3 * spans),
-            code_sums + query * spans * RANK,
-            split_masses + query * (2 * FETCHES),
-            split_code_sums + query * FETCHES * RANK,
-            slope + row_set * (RANK * WIDTH),
-            intercept + row_set * WIDTH,
-            tl.cdiv(count, SPAN).to(tl.int32),
-            spans,
-            FETCHES,
-            WIDTH,
-            WIDTH_PAD,
-            RANK,
-            RANK_CHUNK,
-            CODE_CHUNK,
-            FETCH_CHUNK,
-            SPANS_PAD,
-            FETCHES_PAD,
-        )
-        # The residents' share of the total mass is the sigmoid of the log-masses' difference.
-        kept = 1.0 / (1.0 + tl.exp(tl.minimum(tail_lse - lse, 80.0)))
-        output = output * kept + mean * (1.0 - kept)
-        lse = lse - tl.log(tl.maximum(kept, 1e-37))
+    # fmt: on
+    if TAIL:
+        output, lse = _add_tail(output, lse, mean, tail_lse)
     if SINKS:
         sink = tl.load(sinks + query).to(tl.float32)
         output = output / (1.0 + tl.exp(tl.minimum(sink - lse, 80.0)))

@@ -65,8 +65,8 @@ def store_weighed(
     masses,
     code_sums,
     codes,
-    split,
-    splits,
+    entry,
+    entries,
     peak,
     mass,
     code_sum,
@@ -75,41 +75,29 @@ def store_weighed(
     RANK: tl.constexpr,
     RANK_PAD: tl.constexpr,
 ):
-    """Store the sums of ``weigh_rows_by_codes``; pointers are the set's own."""
+    """Store the sums of ``weigh_rows_by_codes`` as one of the entries; pointers are the set's own."""
     member = tl.arange(0, ROWS)
     query_mask = member < QUERIES
-    tl.store(masses + member * (2 * splits) + split, peak, mask=query_mask)
-    tl.store(masses + member * (2 * splits) + splits + split, mass, mask=query_mask)
-    target = code_sums + split * RANK
-    store_code_sums(target, splits * RANK, code_sum, mass, codes, QUERIES, ROWS, RANK, RANK_PAD)
+    tl.store(masses + member * (2 * entries) + entry, peak, mask=query_mask)
+    tl.store(masses + member * (2 * entries) + entries + entry, mass, mask=query_mask)
+    target = code_sums + entry * RANK
+    store_code_sums(target, entries * RANK, code_sum, mass, codes, QUERIES, ROWS, RANK, RANK_PAD)
 
 
 @triton.jit
 def attend_rows(
     queries,
-    rows,
-    row,
-    inside,
+    key,
+    value,
     counts,
     scaling,
     cap,
     peak,
     total,
     output,
-    WIDTH: tl.constexpr,
-    WIDTH_PAD: tl.constexpr,
     SOFTCAP: tl.constexpr,
 ):
-    """Update largest logit, sum of weights and weighted sum with rows; pointers are the set's own.
-
-    Args:
-        row, inside: numbers of the rows from ``rows`` on, and whether they exist; counts: whether to attend.
-    """
-    dim = tl.arange(0, WIDTH_PAD)[None, :]
-    place = rows + row[:, None] * (2 * WIDTH) + dim
-    mask = inside[:, None] & (dim < WIDTH)
-    key = tl.load(place, mask=mask, other=0.0)
-    value = tl.load(place + WIDTH, mask=mask, other=0.0)
+    """Update largest logit, sum of weights and weighted sum with rows ``[n, WIDTH_PAD]`` that ``counts``."""
     logit = tl.dot(queries, tl.trans(key), input_precision="ieee") * scaling
     if SOFTCAP:
         logit = soft_cap(logit, cap)

@@ -125,7 +125,7 @@ def _quantise(
 def quantise_rows(
     key: Tensor, value: Tensor, into: StoredRows, first: int = 0, position: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """See the reference; ``into.rows`` may be in pinned host memory. The last dimensions are contiguous."""
+    """See the reference; the GPU can write ``into.rows``. The last dimensions are contiguous."""
     heads, length, width = key.shape
     assert into.scales is not None
     back = torch.empty(2, heads, length, width, dtype=key.dtype, device=key.device)

@@ -1,4 +1,4 @@
-"""The same in one launch: the GPU reads the rows from pinned host memory itself.
+"""The same in one launch: the GPU reads the rows from host memory itself.
 
 The grid is fixed, as the host does not know the counts: ``sets · min(C / 4, 64)`` programs. Each takes four
 rows at a time up to the set's count, so up to 256 rows of a set are in flight, and an idle program costs one
@@ -24,59 +24,52 @@ _PROGRAMS = 64
 
 
 @triton.jit
-def replace_some(
+def load_stored(
     store,
     factors,
     channels,
     groups,
     head,
     context,
-    plan_token,
-    plan_slot,
-    rows,
-    slot_token,
-    resident,
-    entry,
+    token,
     inside,
+    part,
+    mask,
+    rows,
     ROW: tl.constexpr,
-    ROW_PAD: tl.constexpr,
     FORMAT: tl.constexpr,
     SCALE_TOKENS: tl.constexpr,
 ):
-    """Copy the rows of plan entries into their slots; return the slots, the new and the replaced tokens.
+    """Return the columns ``part`` ``[1, n]`` of tokens' stored rows, in the type that ``rows`` points to.
 
-    ``store``, ``factors`` and ``channels`` are of all KV heads (``StoredRows.parts``), all other pointers are
-    the set's own; ``rows`` points to its first hot slot. A row has ROW elements.
+    ``store``, ``factors`` and ``channels`` are of all KV heads (``StoredRows.parts``); a row has ROW numbers.
     """
-    part = tl.arange(0, ROW_PAD)[None, :]
-    token = tl.load(plan_token + entry, mask=inside, other=0).to(tl.int64)
-    slot = tl.load(plan_slot + entry, mask=inside, other=0).to(tl.int64)
-    mask = inside[:, None] & (part < ROW)
     if FORMAT == PLAIN_ROWS:
-        row = tl.load(store + head * context * ROW + token[:, None] * ROW + part, mask=mask)
-    else:
-        numbers = load_rows(
-            store + head * context * (ROW + 4),
-            factors + head * context * (ROW // 2 + 2),
-            channels + head * groups * (2 * ROW),
-            token,
-            token,
-            inside,
-            part,
-            mask,
-            ROW // 2,
-            FORMAT,
-            SCALE_TOKENS,
-        )
-        row = rounded_for(numbers, rows)
-    leaving = tl.load(slot_token + slot, mask=inside, other=0)
-    tl.store(rows + slot[:, None] * ROW + part, row, mask=mask)
+        return tl.load(store + head * context * ROW + token[:, None] * ROW + part, mask=mask, other=0.0)
+    numbers = load_rows(
+        store + head * context * (ROW + 4),
+        factors + head * context * (ROW // 2 + 2),
+        channels + head * groups * (2 * ROW),
+        token,
+        token,
+        inside,
+        part,
+        mask,
+        ROW // 2,
+        FORMAT,
+        SCALE_TOKENS,
+    )
+    return rounded_for(numbers, rows)
+
+
+@triton.jit
+def take_slots(slot_token, resident, slot, token, leaving, inside):
+    """Note which tokens are in the slots now; pointers are the set's own."""
     tl.store(resident + leaving, 0, mask=inside)
     tl.store(resident + token, 1, mask=inside)
     # Several threads may load the same ``leaving``; all must have read it before it is overwritten.
     tl.debug_barrier()
     tl.store(slot_token + slot, token, mask=inside)
-    return slot, token, leaving
 
 
 @triton.jit
@@ -104,33 +97,31 @@ def _replace(
 ):
     row_set = tl.program_id(1).to(tl.int64)
     count = tl.load(plan_count + row_set)
+    plan_token += row_set * hot
+    plan_slot += row_set * hot
+    slot_token += row_set * hot
+    resident += row_set * context
+    rows += (row_set * (recent + hot) + recent) * ROW
+    part = tl.arange(0, ROW_PAD)[None, :]
     first = tl.program_id(0) * ROWS
     while first < count:
         entry = first + tl.arange(0, ROWS)
-        replace_some(
-            store,
-            factors,
-            channels,
-            groups,
-            row_set // share,
-            context,
-            plan_token + row_set * hot,
-            plan_slot + row_set * hot,
-            rows + (row_set * (recent + hot) + recent) * ROW,
-            slot_token + row_set * hot,
-            resident + row_set * context,
-            entry,
-            entry < count,
-            ROW,
-            ROW_PAD,
-            FORMAT,
-            SCALE_TOKENS,
-        )
+        inside = entry < count
+        token = tl.load(plan_token + entry, mask=inside, other=0).to(tl.int64)
+        slot = tl.load(plan_slot + entry, mask=inside, other=0).to(tl.int64)
+        mask = inside[:, None] & (part < ROW)
+        row = load_stored(
+            store, factors, channels, groups, row_set // share, context, token, inside, part, mask, rows,
+            ROW, FORMAT, SCALE_TOKENS,
+        )  # fmt: skip
+        leaving = tl.load(slot_token + slot, mask=inside, other=0)
+        tl.store(rows + slot[:, None] * ROW + part, row, mask=mask)
+        take_slots(slot_token, resident, slot, token, leaving, inside)
         first += programs * ROWS
 
 
 def replace_rows(residents: Residents, plan: FetchPlan, store: StoredRows) -> None:
-    """See the reference; ``store`` is in pinned host memory if the residents are on a GPU."""
+    """See the reference; ``store`` is in host memory that the GPU can read."""
     heads, context = store.rows.shape[:2]
     row = residents.rows[0, 0].numel()
     sets, hot = plan.token.shape

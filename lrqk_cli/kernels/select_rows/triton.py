@@ -1,5 +1,5 @@
-"""The same in three launches; programs of the first take up to 1,024 tokens of a set, of the others 2,048
-tokens or slots.
+"""The same in three launches; programs of the first take up to 1,024 tokens of a set at once, of the others
+2,048 tokens or slots.
 
 1. ``bin_tokens`` computes bins and their histogram, first within a program and then by integer atomics, whose
    order does not matter. Reads the logits (8 MiB at 8 sets, N 4, 64K tokens, from the L2 cache); writes 2
@@ -29,10 +29,10 @@ from lrqk_cli.memory.scratch import BINS, SELECT_BLOCK, blocks_of
 
 # Masses that a program sums at once, of some spans for all queries, and the most of these spans.
 _MASSES, _MASS_CHUNK = 4096, 256
-# Logits per program of ``bin_tokens``, the most and the fewest tokens that they are of, and its warps; how
-# many programs should share the device.
+# Logits of a block of ``bin_tokens``, the most and the fewest tokens that they are of, and its warps; how
+# many programs should share the device, and how many run at once (on an H100, 6 per multiprocessor).
 _BIN_LOGITS, _BIN_BLOCK, _BIN_FEWEST, _BIN_WARPS = 8192, 1024, 256, 4
-_BIN_PROGRAMS = 128
+_BIN_PROGRAMS, _BIN_RESIDENT = 128, 792
 # Slots per program of ``count_missing``: with more, counting in bins would take registers from all programs.
 _COUNT_SLOTS = 1024
 
@@ -68,7 +68,9 @@ def bin_scores(
     block = min(_BIN_BLOCK, _BIN_LOGITS // queries_pad)
     while block > _BIN_FEWEST and sets * blocks_of(columns, block) < _BIN_PROGRAMS:
         block //= 2
-    bin_tokens[(blocks_of(columns, block), sets)](
+    programs = blocks_of(columns, block)
+    rounds = blocks_of(sets * programs, _BIN_RESIDENT)
+    bin_tokens[(blocks_of(programs, rounds), sets)](
         scores.logits,
         scores.masses,
         length,

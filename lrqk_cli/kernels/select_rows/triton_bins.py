@@ -36,14 +36,17 @@ def _log_masses(
 
 
 @triton.jit
-def count_bins(histogram, key, inside, BINS: tl.constexpr, BLOCK: tl.constexpr):
-    """Add the keys that are ``inside`` to a histogram in memory."""
-    # Keys crowd in few bins, so counting them in the program first leaves few atomic additions.
-    bins = tl.arange(0, BINS)
+def histogram_of(key, inside, BINS: tl.constexpr, BLOCK: tl.constexpr):
+    """Return how many of the keys that are ``inside`` are in each bin."""
     counted = tl.histogram(tl.where(inside, key, 0), BINS)
     # Padding was counted in bin 0.
-    counted -= tl.where(bins == 0, BLOCK - tl.sum(inside.to(tl.int32), 0), 0)
-    tl.atomic_add(histogram + bins, counted, mask=counted > 0, sem="relaxed")
+    return counted - tl.where(tl.arange(0, BINS) == 0, BLOCK - tl.sum(inside.to(tl.int32), 0), 0)
+
+
+@triton.jit
+def add_bins(histogram, counted, BINS: tl.constexpr):
+    """Add counts to a histogram in memory."""
+    tl.atomic_add(histogram + tl.arange(0, BINS), counted, mask=counted > 0, sem="relaxed")
 
 
 @triton.jit
@@ -54,6 +57,35 @@ def _bin(logits, log_mass, SUM: tl.constexpr, BINS: tl.constexpr, WIDTH: tl.cons
     lowest = tl.full([], _LOWEST, tl.float32).to(tl.int32, bitcast=True)
     above = tl.maximum(score.to(tl.int32, bitcast=True) - lowest, 0)
     return tl.minimum(above // WIDTH, BINS - 1)
+
+
+@triton.jit
+def _bin_block(
+    logits,
+    log_mass,
+    token_bin,
+    first,
+    candidates,
+    sink_tokens,
+    SUM: tl.constexpr,
+    BINS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Store the bins of a block of candidates; return their histogram."""
+    token = first + tl.arange(0, BLOCK)
+    inside = token < candidates
+    key = tl.where(token < sink_tokens, BINS - 1, _bin(logits, log_mass, SUM, BINS, WIDTH))
+    tl.store(token_bin + token, key.to(tl.int16), mask=inside)
+    return histogram_of(key, inside, BINS, BLOCK)
+
+
+@triton.jit
+def _load_logits(logits, first, candidates, columns, member, QUERIES: tl.constexpr, BLOCK: tl.constexpr):
+    """Load the logits of a block of tokens for all queries of a set."""
+    token = first + tl.arange(0, BLOCK)[None, :]
+    mask = (member < QUERIES) & (token < candidates)
+    return tl.load(logits + member * columns + token, mask=mask, other=float("-inf"))
 
 
 @triton.jit
@@ -77,27 +109,32 @@ def bin_tokens(
     SPAN: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Compute and count the bins of a block of candidates."""
-    block = tl.program_id(0)
+    """Compute and count the bins of blocks of candidates, in turns with the other programs of the set."""
+    first = tl.program_id(0) * BLOCK
     row_set = tl.program_id(1).to(tl.int64)
     tokens = tl.load(length) + 1
     candidates = tokens - recent
-    if (candidates <= hot) | (block.to(tl.int64) * BLOCK >= candidates):
+    if (candidates <= hot) | (first >= candidates):
         return
     logits += row_set * QUERIES * columns
     masses += row_set * QUERIES * 3 * blocks
     histogram += row_set * 2 * BINS
     used = tl.cdiv(tokens, SPAN).to(tl.int32)
-    token = block * BLOCK + tl.arange(0, BLOCK)
-    inside = token < candidates
-    # Load the logits before the masses, because the sum of the masses waits for all threads.
     member = tl.arange(0, QUERIES_PAD)[:, None]
-    token_mask = (member < QUERIES) & inside[None, :]
-    part = tl.load(logits + member * columns + token[None, :], mask=token_mask, other=float("-inf"))
+    token_bin += row_set * columns
+    # Load logits before the masses, because the sum of the masses waits for all threads.
+    part = _load_logits(logits, first, candidates, columns, member, QUERIES, BLOCK)
     log_mass = _log_masses(masses, used, blocks, QUERIES, QUERIES_PAD, CHUNK)
-    key = tl.where(token < sink_tokens, BINS - 1, _bin(part, log_mass, SUM, BINS, WIDTH))
-    tl.store(token_bin + row_set * columns + token, key.to(tl.int16), mask=inside)
-    if block == 0:
+    # Keys crowd in few bins, so counting them in the program first leaves few atomic additions.
+    counted = _bin_block(part, log_mass, token_bin, first, candidates, sink_tokens, SUM, BINS, WIDTH, BLOCK)
+    first += tl.num_programs(0) * BLOCK
+    while first < candidates:
+        part = _load_logits(logits, first, candidates, columns, member, QUERIES, BLOCK)
+        counted += _bin_block(
+            part, log_mass, token_bin, first, candidates, sink_tokens, SUM, BINS, WIDTH, BLOCK
+        )
+        first += tl.num_programs(0) * BLOCK
+    if tl.program_id(0) == 0:
         # The next launch counts the slots.
         tl.store(histogram + BINS + tl.arange(0, BINS), 0)
-    count_bins(histogram, key, inside, BINS, BLOCK)
+    add_bins(histogram, counted, BINS)

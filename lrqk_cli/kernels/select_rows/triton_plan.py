@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lrqk_cli.kernels.select_rows.triton_bins import count_bins
+from lrqk_cli.kernels.select_rows.triton_bins import add_bins, histogram_of
 
 
 @triton.jit
@@ -46,7 +46,7 @@ def count_missing(
         held = tl.load(slot_token + row_set * hot + slot, mask=exists, other=0).to(tl.int32)
         held_bin = tl.load(token_bin + held, mask=exists, other=0)
         tl.store(slot_bin + row_set * hot + slot, held_bin, mask=exists)
-        count_bins(histogram + BINS, held_bin.to(tl.int32), exists, BINS, SLOTS)
+        add_bins(histogram + BINS, histogram_of(held_bin.to(tl.int32), exists, BINS, SLOTS), BINS)
     else:
         bins = tl.arange(0, BINS)
         in_bin = tl.load(histogram + bins)
