@@ -90,9 +90,8 @@ class RowStore:
         self.on_device = on_device
         local = on_device or device.type == "cpu"
         self.is_pageable = False
-        managed = None
-        if device.type == "cuda" and fetched and not on_device and kernels.has_triton():
-            managed = empty_managed(shape, device)
+        may_be_managed = fetched and not on_device and kernels.has_triton()
+        managed = empty_managed(shape, device) if may_be_managed else None
         self._is_managed = managed is not None
         if on_device:
             self.rows = empty(shape, device)

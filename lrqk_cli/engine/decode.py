@@ -15,9 +15,6 @@ from lrqk_cli.engine.sampling import likeliest
 from lrqk_cli.memory.tensors import empty_staging
 from lrqk_cli.upstream import cache_argument
 
-# The first step compiles kernels, the second is captured, if it is of the same kind.
-_STEPS_TO_CAPTURE = 2
-
 
 class FixedStep:
     """A step of a fixed number of tokens: the newest token, and drafts after it in a verify step.
@@ -53,10 +50,10 @@ class FixedStep:
         self._likeliest = empty_staging(self._ahead, cache.device)
         # The token that the newest replay chose and wrote to ``_tokens``; None until the host has read it.
         self._chosen: int | None = None
-        self._steps = 0
         self._can_capture = True
-        # Whether the captured step chooses rows, and which of both kinds have run, so that they are compiled.
+        # Whether the captured step chooses rows.
         self._is_choosing = False
+        # Which of both kinds of steps have run, so that their kernels are compiled.
         self._kinds = set[bool]()
 
     @property
@@ -78,33 +75,32 @@ class FixedStep:
             self._tokens.copy_(torch.tensor(tokens), non_blocking=True)
         self._chosen = None
         cache = self._cache
-        is_first = False
-        if cache.has_device_steps and not cache.observers:
+        may_replay = cache.has_device_steps and not cache.observers
+        if may_replay:
             cache.prepare_step()
             cache.solve_soon()
-            is_first = self._steps == 0
-            self._steps += 1
             if self._is_choosing != cache.is_choosing:
                 self._graph = self._logits = None
-            may_capture = self._can_capture and self._steps >= _STEPS_TO_CAPTURE
-            if self._graph is None and may_capture and cache.is_choosing in self._kinds:
+            if self._graph is None and self._can_capture and cache.is_choosing in self._kinds:
                 self._capture()
             if self._graph is not None and self._logits is not None:
                 self._graph.replay()
                 cache.position.advance_host(1)
                 return self._logits
         # The text may outgrow the hot set in the middle of an answer, too late to compile a step's kernels.
+        is_first = may_replay and not self._kinds
         may_choose = not cache.holds_all(cache.context)
         warming_up = cache.warming_up() if is_first and may_choose else nullcontext()
         with cache.keeping_states(), warming_up:
             logits = newest_logits(self._model, cache, self._tokens, self._ahead)
+        if may_replay:
             self._kinds.add(cache.is_choosing)
         return logits
 
     def forget_graph(self) -> None:
         """Forget the captured step; later steps begin as the first ones did."""
         self._graph = self._logits = self._chosen = None
-        self._steps, self._can_capture = 0, True
+        self._can_capture = True
         self._kinds.clear()
 
     def chosen(self, logits: Tensor) -> list[int] | None:

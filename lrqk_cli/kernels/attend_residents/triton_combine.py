@@ -39,9 +39,8 @@ def _tail(
     peaks = tl.load(split_masses + entry, mask=inside, other=float("-inf"))
     masses = tl.load(split_masses + ENTRIES + entry, mask=inside, other=0.0)
     value = tl.load(intercept + column, mask=(column < WIDTH) & exists, other=0.0)
-    highest = tl.max(peaks, 0)
     # Without a tail, subtracting minus infinity from itself would give NaN.
-    peak = tl.where(exists, highest, 0.0)
+    peak = tl.where(exists, tl.max(peaks, 0), 0.0)
     weight = tl.exp(peaks - peak)
     masses *= weight
     mass = tl.sum(masses, 0)
