@@ -23,7 +23,7 @@ from lrqk_cli.model_spec import ModelSpec
 
 
 class _CopyStreams(NamedTuple):
-    """One stream per direction, so that neither waits for the other."""
+    """One stream per direction, so that neither waits for the other, and both go before what computes."""
 
     to_host: torch.cuda.Stream
     to_device: torch.cuda.Stream
@@ -31,7 +31,7 @@ class _CopyStreams(NamedTuple):
 
 @cache
 def _copy_streams(device: torch.device) -> _CopyStreams:
-    return _CopyStreams(torch.cuda.Stream(device), torch.cuda.Stream(device))
+    return _CopyStreams(torch.cuda.Stream(device, priority=-1), torch.cuda.Stream(device, priority=-1))
 
 
 def side_by_side(key: Tensor, value: Tensor, parts: int) -> Tensor:

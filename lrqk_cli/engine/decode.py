@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.engine.sampling import likeliest
+from lrqk_cli.memory.managed import freeing_later
 from lrqk_cli.memory.tensors import empty_staging
 from lrqk_cli.upstream import cache_argument
 
@@ -123,8 +124,11 @@ class FixedStep:
         shared = self.other and self.other._graph
         try:
             # Another thread may copy rows to the disk meanwhile; only this thread's calls are captured.
-            with torch.cuda.graph(
-                graph, pool=shared.pool() if shared else None, capture_error_mode="thread_local"
+            with (
+                freeing_later(),
+                torch.cuda.graph(
+                    graph, pool=shared.pool() if shared else None, capture_error_mode="thread_local"
+                ),
             ):
                 logits = newest_logits(self._model, self._cache, self._tokens, self._ahead)
                 chosen = torch.stack([likeliest(row) for row in logits])

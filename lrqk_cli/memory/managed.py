@@ -9,8 +9,12 @@ stay on the host, it is read across the link as pinned memory is; docs/experimen
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from threading import RLock
 from typing import Any
 
 import torch
@@ -18,10 +22,19 @@ from torch import Tensor
 
 from lrqk_cli.memory.accounting import TensorShape
 
+# Guards the two below. A collection of garbage may free memory within any call, so the lock lets it in.
+_lock = RLock()
+# How many captures of graphs are under way, and what to free after the last.
+_captures = 0
+_waiting = list[tuple[Any, Any, int]]()
+
 
 class _RefusalError(Exception):
     """The driver has refused a call."""
 
+
+# The environment variable that turns managed memory off, with 0.
+_VARIABLE = "LRQK_MANAGED_MEMORY"
 
 # What calls raise where the driver or its bindings are older, or lack a function.
 _FAILURES = (_RefusalError, ImportError, AttributeError, RuntimeError, TypeError)
@@ -31,8 +44,9 @@ def has_managed(device: torch.device) -> bool:
     """Return whether CPU and GPU can use managed memory at the same time, and calls for it are there.
 
     The package ``cuda-bindings`` has them; torch's CUDA builds bring it. Windows and WSL have no such memory.
+    ``LRQK_MANAGED_MEMORY=0`` says that there is none, for a driver that has trouble with it.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or os.environ.get(_VARIABLE) == "0":
         return False
     try:
         driver = import_module("cuda.bindings.driver")
@@ -67,12 +81,31 @@ def empty_managed(shape: TensorShape, device: torch.device) -> Tensor | None:
     return rows
 
 
+@contextmanager
+def freeing_later() -> Iterator[None]:
+    """Free what is dropped meanwhile at the end: freeing waits for the device, which spoils a capture."""
+    global _captures
+    with _lock:
+        _captures += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _captures -= 1
+            while _waiting and not _captures:
+                _free(*_waiting.pop())
+
+
 def _free(driver: Any, context: Any, address: int) -> None:
     """Free managed memory when nothing reads it any more. Any thread may be the last to have used it."""
-    driver.cuCtxPushCurrent(context)
-    driver.cuCtxSynchronize()
-    driver.cuMemFree(address)
-    driver.cuCtxPopCurrent()
+    with _lock:
+        if _captures:
+            _waiting.append((driver, context, address))
+            return
+        driver.cuCtxPushCurrent(context)
+        driver.cuCtxSynchronize()
+        driver.cuMemFree(address)
+        driver.cuCtxPopCurrent()
 
 
 def _allocate(driver: Any, size: int, device: int, stream: int) -> int:

@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 from lrqk_cli.config import AttentionMode, GenerationConfig, KvDtype, LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import ModelError
+from lrqk_cli.memory.accounting import TensorShape
+from lrqk_cli.memory.managed import empty_managed
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.loading import load, resolve
 from lrqk_cli.models.support import spec_from_config
@@ -148,6 +150,7 @@ def test_a_constraint_chooses_from_the_logits_of_replayed_steps() -> None:
     for capture in (True, False):
         with Engine(model, spec, LrqkConfig(hot=40, top_k=16, recent=8, rank=8), context=200) as engine:
             engine._decoder._plain._can_capture &= capture
+            engine.uses_lookup = False  # verify steps are captured by themselves
             list(engine.prefill(random_tokens(150, seed=1).tolist()))
             constraint = Allowed(known, range(0, known, 3))
             steps = list(engine.generate(GenerationConfig(max_new_tokens=24), (), constraint, 2))
@@ -156,6 +159,25 @@ def test_a_constraint_chooses_from_the_logits_of_replayed_steps() -> None:
         assert all(token % 3 == 0 for token in constraint.accepted)
         answers.append([(step.token, step.logprobs) for step in steps])
     assert answers[0] == answers[1]
+
+
+def test_memory_that_is_dropped_within_a_capture_does_not_spoil_it() -> None:
+    model = tiny_model("llama").to("cuda")
+    spec = spec_from_config(model.config, "tiny")
+    rows = [empty_managed(TensorShape((1000,), "float32"), torch.device("cuda"))]
+    if rows[0] is None:
+        pytest.skip("needs managed memory")
+
+    def drop(*_: object) -> None:
+        if torch.cuda.is_current_stream_capturing():
+            rows.clear()
+
+    model.register_forward_pre_hook(drop)
+    with Engine(model, spec, LrqkConfig(hot=40, top_k=16, recent=8, rank=8), context=200) as engine:
+        list(engine.prefill(random_tokens(150, seed=1).tolist()))
+        list(engine.generate(GenerationConfig(max_new_tokens=5), ()))
+        assert engine._decoder.is_captured
+    assert not rows
 
 
 def test_a_replayed_step_that_computes_no_numbers_is_an_error() -> None:

@@ -5,7 +5,7 @@ import ctypes
 import gc
 import sys
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,6 +135,27 @@ def test_memory_is_freed_with_the_last_view(monkeypatch: pytest.MonkeyPatch) -> 
     assert not driver.memory
 
 
+def test_memory_that_is_dropped_within_a_capture_is_freed_after_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver()
+    use(monkeypatch, driver)
+    rows = [managed.empty_managed(SHAPE, CUDA) for _ in range(2)]
+    driver.calls = []
+    with managed.freeing_later():
+        with suppress(RuntimeError), managed.freeing_later():
+            rows.pop()
+            raise RuntimeError("the capture failed")
+        thread = threading.Thread(target=rows.clear)
+        thread.start()
+        thread.join()
+        gc.collect()
+        assert not driver.calls
+        assert len(driver.memory) == 2
+    assert [name for name, *_ in driver.calls] == ["push", "wait for all", "free", "pop"] * 2
+    assert not driver.memory
+
+
 @pytest.mark.parametrize("refused", ["advise", "prefetch", "wait"])
 def test_where_the_driver_refuses_nothing_is_kept(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(refused=refused)
@@ -167,6 +188,17 @@ def test_without_memory_for_both_there_is_none(driver: Any, monkeypatch: pytest.
     use(monkeypatch, driver)
     assert not managed.has_managed(CUDA)
     assert managed.empty_managed(SHAPE, CUDA) is None
+
+
+def test_a_variable_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    use(monkeypatch, driver)
+    monkeypatch.setenv("LRQK_MANAGED_MEMORY", "0")
+    assert not managed.has_managed(CUDA)
+    assert managed.empty_managed(SHAPE, CUDA) is None
+    assert not driver.calls
+    monkeypatch.setenv("LRQK_MANAGED_MEMORY", "1")
+    assert managed.has_managed(CUDA)
 
 
 def test_a_cpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """The same in one launch of few programs, for managed memory, see ``memory.managed``.
 
 CUDA's own copies of managed memory either wait on the CPU or, with addresses of the device, hold up other
-kernels. A program has 16 KiB on the way at a time, so eight keep the link busy (49 GB/s across PCIe 5), and
-leave the other multiprocessors to what runs beside. Bytes: those of the rows, once.
+kernels. A program has 64 KiB on the way at a time, so two keep the link busy, and leave the other
+multiprocessors to what runs beside. Bytes: those of the rows, once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from lrqk_cli.memory.scratch import blocks_of
 
 # Programs; words that one copies at once, and its warps.
-_PROGRAMS, _BLOCK, _WARPS = 8, 4096, 4
+_PROGRAMS, _BLOCK, _WARPS = 2, 16384, 16
 
 
 @triton.jit
