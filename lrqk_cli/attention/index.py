@@ -8,9 +8,9 @@ from torch import Tensor
 from lrqk_cli import kernels
 from lrqk_cli.attention.projection import QueryCodes
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.kernels.buffers import Projected
 from lrqk_cli.kernels.codes import largest_code, unpack_codes
 from lrqk_cli.memory import accounting
-from lrqk_cli.memory.activations import SCORE_CHUNK
 from lrqk_cli.memory.tensors import empty
 from lrqk_cli.model_spec import ModelSpec
 
@@ -67,16 +67,9 @@ class LowRankIndex:
     def total_scores(
         self, query: QueryCodes, length: int, *, scaling: float, softcap: float | None
     ) -> Tensor:
-        """Return the sum over all queries of the softmax of their logits, ``[sets, length]``.
-
-        Computes the logits of one chunk of tokens at a time, so memory allows many queries.
-        """
-        starts = range(0, length, SCORE_CHUNK)
-        parts = [slice(start, min(start + SCORE_CHUNK, length)) for start in starts]
-        lse = torch.stack([self._logits(query, part, scaling, softcap).logsumexp(-1) for part in parts])
-        lse = lse.logsumexp(0).unsqueeze(-1)
-        scores = [torch.exp(self._logits(query, part, scaling, softcap) - lse).sum(1) for part in parts]
-        return torch.cat(scores, 1)
+        """Return the sum over all queries of the softmax of their logits, ``[sets, length]``."""
+        projected = Projected(query.codes * self.scale, query.offset)
+        return kernels.total_scores(projected, self.codes, length, scaling=scaling, softcap=softcap)
 
     def _logits(self, query: QueryCodes, tokens: slice, scaling: float, softcap: float | None) -> Tensor:
         projected = query.codes * self.scale

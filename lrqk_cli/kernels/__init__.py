@@ -14,9 +14,9 @@ not wait for the device, and no shape depends on data, so a CUDA graph can captu
 the length and the experts on the host.)
 
 The prefill and plain steps use ``attend``, ``merge`` and ``encode_codes``; the prefill also uses
-``sum_products``, and for rows in managed memory ``copy_to_host`` and ``copy_from_host``; plain steps use
-``proxy_logits``, ``group_scores`` and ``plan_fetches``. Packing weights uses ``fit_scales`` and
-``fit_scales_and_minima``.
+``sum_products`` and ``total_scores``, and for rows in managed memory ``copy_to_host`` and ``copy_from_host``;
+plain steps use ``proxy_logits``, ``group_scores`` and ``plan_fetches``. Packing weights uses ``fit_scales``
+and ``fit_scales_and_minima``.
 """
 
 from lrqk_cli.kernels.append_token import append_token as append_token
@@ -46,6 +46,7 @@ from lrqk_cli.kernels.rotate import rotate as rotate
 from lrqk_cli.kernels.score_tokens import score_tokens as score_tokens
 from lrqk_cli.kernels.select_rows import select_rows as select_rows
 from lrqk_cli.kernels.sum_products import sum_products as sum_products
+from lrqk_cli.kernels.total_scores import total_scores as total_scores
 from lrqk_cli.kernels.twins import has_triton as has_triton
 from lrqk_cli.kernels.unpack_rows import unpack_rows as unpack_rows
 from lrqk_cli.kernels.weigh_tokens import weigh_tokens as weigh_tokens

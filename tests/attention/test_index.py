@@ -8,6 +8,7 @@ import torch
 from lrqk_cli.attention.index import LowRankIndex
 from lrqk_cli.attention.projection import QueryCodes, make_projector
 from lrqk_cli.config import LrqkConfig
+from lrqk_cli.kernels.total_scores import reference
 from lrqk_cli.model_spec import ModelSpec
 
 HEADS, WIDTH, TOKENS = 2, 8, 60
@@ -101,7 +102,7 @@ def test_bytes_are_those_of_the_tensors(bits: int, row: int) -> None:
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_total_scores_are_sums_of_softmaxes(softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the chunks."""
-    monkeypatch.setattr("lrqk_cli.attention.index.SCORE_CHUNK", 7)
+    monkeypatch.setattr(reference, "SCORE_CHUNK", 7)
     random = torch.Generator().manual_seed(5)
     index = LowRankIndex(spec(), LrqkConfig(rank=WIDTH), 128, CPU)
     rebuild(index, torch.randn(HEADS, TOKENS, WIDTH, generator=random))

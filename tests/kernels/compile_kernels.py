@@ -134,6 +134,9 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype, kv_dtyp
     operation("sum_products")(members, members, shift, shift)
     operation("sum_products")(members, members)
     operation("encode_codes")(torch.empty(shape.sets, 64, shape.rank), torch.ones(1, 1, 1), codes[:, :64])
+    for queries in (shape.queries, 32 * shape.queries):
+        newest = Projected.empty(shape.sets, queries, shape.rank, CPU)
+        operation("total_scores")(newest, codes, shape.length, scaling=scaling)
 
 
 def run_packed(width: int, names: tuple[str, str, str], dtype: torch.dtype) -> None:

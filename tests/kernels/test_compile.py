@@ -18,8 +18,9 @@ CAPABILITY, SHARED = 86, 101_376
 KERNELS = {
     "_append", "_copy", "_dequantise", "_encode", "_fit_scales", "_fit_scales_and_minima", "_fixed_point",
     "_gated_gemv", "_gemv", "_merge", "_normalise", "_packed_experts_gemv", "_packed_gated_gemv",
-    "_packed_gemv", "_quantise", "_replace", "_rotate", "_score", "_sum_products", "_unpack_rows",
-    "_weigh_block", "attend_split", "bin_tokens", "combine_splits", "count_missing", "list_fetches",
+    "_packed_gemv", "_quantise", "_replace", "_rotate", "_score", "_sum_masses", "_sum_products",
+    "_sum_shares", "_unpack_rows", "_weigh_block", "attend_split", "bin_tokens", "combine_splits",
+    "count_missing", "list_fetches",
 }  # fmt: skip
 
 

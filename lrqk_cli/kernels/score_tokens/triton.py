@@ -61,18 +61,10 @@ def _interleave(high, low, LENGTH: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _load_queries(
-    query_codes,
-    offset,
-    codes,
-    dim,
-    members,
-    scaling,
-    ROWS: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_PAD: tl.constexpr,
+def load_query_parts(
+    query_codes, offset, codes, dim, members, scaling, ROWS: tl.constexpr, RANK: tl.constexpr
 ):
-    """Return queries' codes over their units, ``[dim, 2 · ROWS]`` in two parts in turns, units and centres.
+    """Return queries' codes over their units, ``[dim, ROWS]`` in two parts, the units and centres.
 
     A logit is the product of a tile of codes with the parts, times the unit, plus the centre.
     """
@@ -86,7 +78,7 @@ def _load_queries(
     total = tl.sum(high.to(tl.float32) + low.to(tl.float32) * (1.0 / 2048.0), 0) * unit
     centre = tl.load(offset + member, mask=member < members, other=0.0)
     centre = (centre + true_codes(tl.zeros_like(total), total, codes)) * scaling
-    return _interleave(high, low, RANK_PAD, ROWS), true_codes(unit, 0.0, codes) * scaling, centre
+    return high, low, true_codes(unit, 0.0, codes) * scaling, centre
 
 
 @triton.jit
@@ -104,7 +96,7 @@ def _load_outside(resident, token, start, candidates):
 
 @triton.jit
 def _logits(tile, parts, unit, centre, cap, BLOCK: tl.constexpr, ROWS: tl.constexpr, SOFTCAP: tl.constexpr):
-    """Return the predicted logits ``[BLOCK, ROWS]`` of a tile of codes; see ``_load_queries``."""
+    """Return the predicted logits ``[BLOCK, ROWS]`` of a tile of codes; see ``load_query_parts``."""
     high, low = _apart(tl.dot(tile, parts.to(tile.dtype), input_precision="tf32"), BLOCK, ROWS)
     logit = high * unit[None, :] + (low * (unit * (1.0 / 2048.0))[None, :] + centre[None, :])
     return soft_cap(logit, cap) if SOFTCAP else logit
@@ -209,9 +201,10 @@ def _score(
     query = row_set * QUERIES + tl.program_id(0) * PART
     members = tl.minimum(QUERIES - tl.program_id(0) * PART, PART)
     dim = word_dimensions(RANK) if WORDS else code_dimensions(codes, RANK, RANK_PAD)
-    parts, unit, centre = _load_queries(
-        query_codes + query * RANK, offset + query, codes, dim, members, scaling, ROWS, RANK, RANK_PAD
+    high, low, unit, centre = load_query_parts(
+        query_codes + query * RANK, offset + query, codes, dim, members, scaling, ROWS, RANK
     )
+    parts = _interleave(high, low, RANK_PAD, ROWS)
     logits += (query + tl.arange(0, ROWS)[None, :]) * columns + first
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     # Sum over tokens only at the end: a sum across threads costs more than the products of a tile.
