@@ -23,7 +23,10 @@ from lrqk_cli.model_spec import ModelSpec
 
 
 class _CopyStreams(NamedTuple):
-    """One stream per direction, so that neither waits for the other, and both go before what computes."""
+    """One stream per direction, so that neither waits for the other.
+
+    Kernels that copy (``kernels.copy_rows``) go before those that compute, which may fill the device.
+    """
 
     to_host: torch.cuda.Stream
     to_device: torch.cuda.Stream

@@ -16,8 +16,11 @@ STREAM_ROWS = 8192
 FLASH_WIDTH = 256
 # Logits that plain attention holds at a time, in float32: 64 MiB (``kernels.attend.reference``).
 PLAIN_LOGITS = 1 << 24
-# Queries that seed a hot set, and the tokens whose logits exist at a time (``attention``).
+# Tokens of a row set whose queries seed its hot set (``attention.lrqk_layer``); tokens that are indexed at a
+# time, or whose logits exist at a time where no kernel scores (``kernels.total_scores``).
 SEED_QUERIES, SCORE_CHUNK = 32, 8192
+# Of the kernel that scores: tokens of a program; the sides of its tiles, and the most bytes of codes in one.
+SCORE_SPAN, _SCORE_SIDES, _SCORE_BYTES = 1024, (16, 64), 16384
 # Copies of a chunk's codes while an index is built: raw, scaled, rounded and clipped.
 _INDEXING_COPIES = 4
 # Copies of K and V of a block of tokens while they become codes without Triton.
@@ -167,11 +170,34 @@ def finish_prefill_bytes(spec: ModelSpec, config: LrqkConfig, context: int) -> i
         return 0
     sets, rank = accounting.row_sets(spec, config), accounting.index_rank(spec, config)
     queries = SEED_QUERIES * spec.num_heads if config.hot_policy == "sticky" else spec.num_heads
-    # Logits of a chunk with their copies; its codes in float32; scores of all tokens and their sorting.
+    # Logits of a chunk with their copies, and its codes in float32; scores of all tokens and their sorting.
     tokens = min(SCORE_CHUNK, context)
     seeding = 3 * queries * tokens * _FLOAT + 2 * sets * tokens * rank * _FLOAT
+    if side := score_side(rank, is_floating=config.index_bits == 16):
+        seeding = max(seeding, _score_bytes(sets, queries, context, side))
     seeding += sets * context * (3 * _FLOAT + 2 * ITEM_BYTES["int64"])
     return max(_indexing_bytes(spec, config, context), seeding)
+
+
+def score_side(rank: int, *, is_floating: bool) -> int:
+    """Return the queries, and the tokens, of a tile of ``kernels.total_scores``; 0 for the reference alone.
+
+    Larger tiles would not fit in the shared memory of a program.
+
+    Args:
+        is_floating: codes are not integers, so a tile has them in float32 instead of float16.
+    """
+    width = max(16, 1 << (rank - 1).bit_length())
+    shortest, longest = _SCORE_SIDES
+    side = min(longest, _SCORE_BYTES // (width * (_FLOAT if is_floating else 2)))
+    return side if side >= shortest else 0
+
+
+def _score_bytes(sets: int, queries: int, context: int, side: int) -> int:
+    """Return the bytes of the sums of ``kernels.total_scores``: of each group of queries, and of spans."""
+    groups = sets * -(-queries // (sets * side))
+    # Sums of the spans, and what their log-sum-exp takes.
+    return (groups * context + 3 * queries * -(-context // SCORE_SPAN)) * _FLOAT
 
 
 def _indexing_bytes(spec: ModelSpec, config: LrqkConfig, rows: int) -> int:

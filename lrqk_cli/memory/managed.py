@@ -24,8 +24,8 @@ from lrqk_cli.memory.accounting import TensorShape
 
 # Guards the two below. A collection of garbage may free memory within any call, so the lock lets it in.
 _lock = RLock()
-# How many captures of graphs are under way, and what to free after the last.
-_captures = 0
+# The captures of graphs that are under way, and what to free after the last.
+_captures = set[object]()
 _waiting = list[tuple[Any, Any, int]]()
 
 
@@ -33,8 +33,8 @@ class _RefusalError(Exception):
     """The driver has refused a call."""
 
 
-# The environment variable that turns managed memory off, with 0.
-_VARIABLE = "LRQK_MANAGED_MEMORY"
+# The environment variable that turns managed memory off, and the words that do.
+_VARIABLE, _OFF = "LRQK_MANAGED_MEMORY", {"0", "false", "no", "off"}
 
 # What calls raise where the driver or its bindings are older, or lack a function.
 _FAILURES = (_RefusalError, ImportError, AttributeError, RuntimeError, TypeError)
@@ -46,7 +46,7 @@ def has_managed(device: torch.device) -> bool:
     The package ``cuda-bindings`` has them; torch's CUDA builds bring it. Windows and WSL have no such memory.
     ``LRQK_MANAGED_MEMORY=0`` says that there is none, for a driver that has trouble with it.
     """
-    if device.type != "cuda" or os.environ.get(_VARIABLE) == "0":
+    if device.type != "cuda" or os.environ.get(_VARIABLE, "").strip().lower() in _OFF:
         return False
     try:
         driver = import_module("cuda.bindings.driver")
@@ -84,20 +84,24 @@ def empty_managed(shape: TensorShape, device: torch.device) -> Tensor | None:
 @contextmanager
 def freeing_later() -> Iterator[None]:
     """Free what is dropped meanwhile at the end: freeing waits for the device, which spoils a capture."""
-    global _captures
-    with _lock:
-        _captures += 1
+    capture = object()
     try:
+        with _lock:
+            _captures.add(capture)
         yield
     finally:
         with _lock:
-            _captures -= 1
+            _captures.discard(capture)
             while _waiting and not _captures:
-                _free(*_waiting.pop())
+                _free(*_waiting[-1])
+                _waiting.pop()
 
 
 def _free(driver: Any, context: Any, address: int) -> None:
-    """Free managed memory when nothing reads it any more. Any thread may be the last to have used it."""
+    """Free managed memory when nothing reads it any more, and no graph is captured.
+
+    Any thread may be the last to have used it.
+    """
     with _lock:
         if _captures:
             _waiting.append((driver, context, address))

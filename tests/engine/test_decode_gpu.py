@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from lrqk_cli.config import AttentionMode, GenerationConfig, KvDtype, LrqkConfig
 from lrqk_cli.engine.generate import Engine
 from lrqk_cli.errors import ModelError
+from lrqk_cli.memory import managed
 from lrqk_cli.memory.accounting import TensorShape
-from lrqk_cli.memory.managed import empty_managed
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.loading import load, resolve
 from lrqk_cli.models.support import spec_from_config
@@ -164,7 +164,7 @@ def test_a_constraint_chooses_from_the_logits_of_replayed_steps() -> None:
 def test_memory_that_is_dropped_within_a_capture_does_not_spoil_it() -> None:
     model = tiny_model("llama").to("cuda")
     spec = spec_from_config(model.config, "tiny")
-    rows = [empty_managed(TensorShape((1000,), "float32"), torch.device("cuda"))]
+    rows = [managed.empty_managed(TensorShape((1000,), "float32"), torch.device("cuda"))]
     if rows[0] is None:
         pytest.skip("needs managed memory")
 
@@ -174,10 +174,12 @@ def test_memory_that_is_dropped_within_a_capture_does_not_spoil_it() -> None:
 
     model.register_forward_pre_hook(drop)
     with Engine(model, spec, LrqkConfig(hot=40, top_k=16, recent=8, rank=8), context=200) as engine:
+        engine.uses_lookup = False  # the capture of a verify step would be the first
         list(engine.prefill(random_tokens(150, seed=1).tolist()))
         list(engine.generate(GenerationConfig(max_new_tokens=5), ()))
         assert engine._decoder.is_captured
     assert not rows
+    assert not managed._waiting
 
 
 def test_a_replayed_step_that_computes_no_numbers_is_an_error() -> None:

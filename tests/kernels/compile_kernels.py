@@ -134,9 +134,12 @@ def run_step(shape: Shape, codes_dtype: torch.dtype, dtype: torch.dtype, kv_dtyp
     operation("sum_products")(members, members, shift, shift)
     operation("sum_products")(members, members)
     operation("encode_codes")(torch.empty(shape.sets, 64, shape.rank), torch.ones(1, 1, 1), codes[:, :64])
-    for queries in (shape.queries, 32 * shape.queries):
-        newest = Projected.empty(shape.sets, queries, shape.rank, CPU)
-        operation("total_scores")(newest, codes, shape.length, scaling=scaling)
+
+
+def run_seeding(rank: int, dtype: torch.dtype) -> None:
+    """Launch what scores all tokens for the newest queries."""
+    shape = Shape(3000, context=4096, heads=1, queries=128, rank=rank)
+    operation("total_scores")(*make_index(shape, dtype), shape.length, scaling=0.1)
 
 
 def run_packed(width: int, names: tuple[str, str, str], dtype: torch.dtype) -> None:
@@ -185,6 +188,9 @@ def main() -> None:
         for kv_dtype in KV_DTYPES:
             run_step(shape, codes, torch.bfloat16, kv_dtype)
             run_segment(shape, kv_dtype)
+    for rank in (64, 128, 256):
+        for codes in (torch.uint8, torch.int8, torch.bfloat16):
+            run_seeding(rank, codes)
     for width, names in PACKED:
         run_packed(width, names, torch.bfloat16)
     sys.stdout.write(json.dumps(shared))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,17 +13,20 @@ from torch import Tensor
 from lrqk_cli.kernels.buffers import Projected
 from lrqk_cli.kernels.codes import unpack_codes
 from lrqk_cli.kernels.total_scores import reference
+from lrqk_cli.memory import activations
 
 kernel = pytest.importorskip("lrqk_cli.kernels.total_scores.triton", reason="Triton is not installed")
 
 SHAPES = [
     Shape(0, context=40, rank=32, queries=3),
     Shape(63, context=64, rank=64, queries=64, heads=1),
-    Shape(64, context=70, rank=16, queries=65),
+    Shape(64, context=70, rank=20, queries=65),
     Shape(1023, context=1100, rank=5, queries=17, heads=1),
     Shape(1500, context=1537, rank=64, queries=130, heads=2),
     Shape(2047, context=2048, rank=80, queries=9, heads=1),
     Shape(700, context=701, rank=128, queries=33, heads=1),
+    Shape(90, context=100, rank=256, queries=40, heads=1),
+    Shape(90, context=100, rank=576, queries=10, heads=1),
 ]
 LARGE = Shape(70_000, context=1 << 17, rank=64, queries=224, heads=2)
 
@@ -87,3 +91,24 @@ def test_tokens_far_below_the_others_have_a_score(device: str) -> None:
     found = scores(kernel, projected, codes, 1101, None, device)
     assert_same(found, oracle(projected, codes, 1101, None).float(), rtol=2e-3, atol=1e-6)
     assert_same(found.sum(1), torch.full((shape.sets,), 20.0), rtol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here")
+def test_its_tensors_are_within_the_planned_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = Shape(1499, context=1500, rank=200, queries=70, heads=2)
+    projected, codes = make_index(shape, torch.uint8)
+    sizes, empty = list[int](), torch.empty
+
+    def counted(*size: int, **options: Any) -> Tensor:
+        sizes.append(math.prod(size) * 4)
+        return empty(*size, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.torch, "empty", counted)
+        scores(kernel, projected, codes, 1500, None, "cpu")
+    side = activations.score_side(200, is_floating=False)
+    planned = activations._score_bytes(shape.sets, shape.sets * shape.queries, 1500, side)
+    spans, groups = 2, 3
+    assert side == 32
+    assert sizes == [shape.sets * shape.queries * spans * 4, groups * shape.sets * 1500 * 4]
+    assert sum(sizes) <= planned <= sum(sizes) + 2 * sizes[0]

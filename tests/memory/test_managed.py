@@ -89,6 +89,7 @@ class OlderDriver(Driver):
 
 def use(monkeypatch: pytest.MonkeyPatch, driver: Any) -> None:
     """Let the device be a CUDA device with that driver; without one, the package is not there."""
+    monkeypatch.delenv("LRQK_MANAGED_MEMORY", raising=False)
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
     stream = SimpleNamespace(synchronize=lambda: None, cuda_stream=77)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
@@ -190,10 +191,11 @@ def test_without_memory_for_both_there_is_none(driver: Any, monkeypatch: pytest.
     assert managed.empty_managed(SHAPE, CUDA) is None
 
 
-def test_a_variable_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("word", ["0", "false", "Off", " no"])
+def test_a_variable_turns_it_off(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
     use(monkeypatch, driver)
-    monkeypatch.setenv("LRQK_MANAGED_MEMORY", "0")
+    monkeypatch.setenv("LRQK_MANAGED_MEMORY", word)
     assert not managed.has_managed(CUDA)
     assert managed.empty_managed(SHAPE, CUDA) is None
     assert not driver.calls

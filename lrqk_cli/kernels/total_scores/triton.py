@@ -1,9 +1,9 @@
 """The same in two launches: the log-sum-exp of each query's logits, then the sums of their softmax.
 
-A program takes a span of tokens of a set, and up to 64 queries. No logit is stored, so both launches compute
-all of them, from codes as tensor cores take them and queries in two parts (see ``score_tokens``). Bytes at
-8 sets, N 128, r 64 in 4 bits, 64K tokens: the index four times, from the L2 cache but for the first (16 MiB),
-and the sums of each group of queries (4·sets·n, 2 MiB each).
+A program takes a span of tokens of a set, and up to 64 queries, fewer for ranks above 128. No logit is
+stored, so both launches compute all of them, from codes as tensor cores take them and queries in two parts
+(see ``score_tokens``). Bytes at 8 sets, N 128, r 64 in 4 bits, 64K tokens: the index four times, from the L2
+cache but for the first (16 MiB), and the sums of each group of queries (4·sets·n, 2 MiB each).
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from torch import Tensor
 from lrqk_cli.kernels.buffers import Projected
 from lrqk_cli.kernels.primitives import code_dimensions, code_width, exponential, load_codes, soft_cap
 from lrqk_cli.kernels.score_tokens.triton import load_query_parts
+from lrqk_cli.kernels.total_scores import reference
+from lrqk_cli.memory.activations import SCORE_SPAN, score_side
 from lrqk_cli.memory.scratch import blocks_of
-
-# The most queries of a program; tokens of its tiles, and of its span.
-_ROWS, _BLOCK, _SPAN = 64, 64, 1024
 
 
 @triton.jit
@@ -146,13 +145,15 @@ def _sum_shares(
 def total_scores(
     projected: Projected, codes: Tensor, length: int, *, scaling: float, softcap: float | None = None
 ) -> Tensor:
-    """See the reference."""
+    """See the reference; ranks whose tiles are too large for shared memory are left to it."""
     sets, queries, rank = projected.codes.shape
-    rows = min(_ROWS, max(16, triton.next_power_of_2(queries)))
-    spans, groups = blocks_of(length, _SPAN), blocks_of(queries, rows)
-    inputs = projected.codes.contiguous(), projected.offset.float().contiguous(), codes
-    shape = {"ROWS": rows, "RANK": rank, "RANK_PAD": code_width(rank), "SPAN": _SPAN, "BLOCK": _BLOCK}
-    options = {**shape, "SOFTCAP": softcap is not None, "num_warps": 4}
+    side = score_side(rank, is_floating=codes.is_floating_point())
+    if not side:
+        return reference.total_scores(projected, codes, length, scaling=scaling, softcap=softcap)
+    spans, groups = blocks_of(length, SCORE_SPAN), blocks_of(queries, side)
+    inputs = projected.codes.float().contiguous(), projected.offset.float().contiguous(), codes
+    tile = {"ROWS": side, "RANK": rank, "RANK_PAD": code_width(rank), "SPAN": SCORE_SPAN, "BLOCK": side}
+    options = {**tile, "SOFTCAP": softcap is not None, "num_warps": 4}
     lse = torch.empty(sets, queries, spans, device=codes.device)
     grid, cap = (spans, groups, sets), softcap or 1.0
     _sum_masses[grid](*inputs, lse, codes.shape[1], length, queries, spans, scaling, cap, **options)
