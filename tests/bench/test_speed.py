@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tiny import random_tokens, tiny_model
 from lrqk_cli.attention import cache
 from lrqk_cli.bench.modes import named_modes
 from lrqk_cli.bench.speed import measure as measuring
-from lrqk_cli.bench.speed.measure import SpeedSubject, measure
+from lrqk_cli.bench.speed.measure import SpeedSubject, measure, warm_up_tokens
 from lrqk_cli.bench.speed.plan import SpeedPlan
 from lrqk_cli.bench.speed.results import SpeedResult
 from lrqk_cli.bench.speed.runners import EagerRunner, open_runner
@@ -20,6 +21,7 @@ from lrqk_cli.bench.text import synthetic_tokens
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.errors import OutOfMemoryError, UsageError
 from lrqk_cli.memory import accounting
+from lrqk_cli.memory.activations import stream_rows
 from lrqk_cli.memory.roofline import Bandwidth
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models.support import spec_from_config
@@ -140,6 +142,13 @@ def test_any_other_failure_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "open_runner", fail)
     with pytest.raises(RuntimeError, match="broken"):
         run(PLAN)
+
+
+@pytest.mark.parametrize("segment", [512, 2048, 8192, 20_000])
+def test_a_gpu_has_merged_chunks_in_every_way_before_a_figure_is_taken(segment: int) -> None:
+    earlier = warm_up_tokens(segment, torch.device("cuda")) - segment
+    assert math.ceil(earlier / stream_rows(segment)) >= 3
+    assert warm_up_tokens(segment, torch.device("cpu")) == 2 * segment
 
 
 def test_a_prompt_leaves_the_models_limit_room_for_the_answer() -> None:

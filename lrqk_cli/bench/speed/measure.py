@@ -15,6 +15,7 @@ from lrqk_cli.bench.speed.runners import EAGER, open_runner, release
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory import probe
 from lrqk_cli.memory.accounting import dtype_name
+from lrqk_cli.memory.activations import stream_rows
 from lrqk_cli.memory.cap import memory_cap
 from lrqk_cli.memory.estimate import estimate
 from lrqk_cli.memory.exhaustion import is_out_of_memory
@@ -23,8 +24,6 @@ from lrqk_cli.model_spec import ModelSpec
 
 # A decode step runs eagerly, the next one is captured, and further ones are replayed.
 _WARM_UP_STEPS = 4
-# Two, so that a segment also attends to rows of an earlier one.
-_WARM_UP_SEGMENTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,8 @@ def _measure_one(
     on_progress(f"{label}: warming up")
     context = head.prompt_tokens + plan.answer_tokens
     with open_runner(head.mode, subject.model, subject.spec, config, context) as runner:
-        runner.run(prompt[: _WARM_UP_SEGMENTS * runner.segment], min(_WARM_UP_STEPS, plan.new_tokens))
+        first = warm_up_tokens(runner.segment, torch.device(subject.model.device))
+        runner.run(prompt[:first], min(_WARM_UP_STEPS, plan.new_tokens))
         runs = []
         for number in range(1, plan.repeat + 1):
             on_progress(f"{label}: run {number} of {plan.repeat}")
@@ -101,6 +101,15 @@ def _measure_one(
         result = replace(with_figures(head, runs, runner.memory()), note=runner.note)
         result = _with_memory(result, subject, config, context)
     return _with_roofline(result, subject, config, plan)
+
+
+def warm_up_tokens(segment: int, device: torch.device) -> int:
+    """Return how much of a text is read first, so that the figures of the whole text compile nothing.
+
+    Two segments, so that the second also attends to rows of the first. On a GPU the last one attends to three
+    chunks of rows, since the merges of two, and of a third, are kernels of their own.
+    """
+    return 2 * segment + (2 * stream_rows(segment) if device.type == "cuda" else 0)
 
 
 def _with_memory(result: SpeedResult, subject: SpeedSubject, config: LrqkConfig, context: int) -> SpeedResult:
