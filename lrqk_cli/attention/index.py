@@ -62,19 +62,18 @@ class LowRankIndex:
 
     def logits(self, query: QueryCodes, length: int, *, scaling: float, softcap: float | None) -> Tensor:
         """Return the predicted logits ``[sets, N, length]`` of the first ``length`` tokens."""
-        return self._logits(query, slice(0, length), scaling, softcap)
+        codes = self.codes[:, :length]
+        return kernels.proxy_logits(*self._projected(query), codes, scaling=scaling, softcap=softcap)
 
     def total_scores(
         self, query: QueryCodes, length: int, *, scaling: float, softcap: float | None
     ) -> Tensor:
         """Return the sum over all queries of the softmax of their logits, ``[sets, length]``."""
-        projected = Projected(query.codes * self.scale, query.offset)
+        projected = self._projected(query)
         return kernels.total_scores(projected, self.codes, length, scaling=scaling, softcap=softcap)
 
-    def _logits(self, query: QueryCodes, tokens: slice, scaling: float, softcap: float | None) -> Tensor:
-        projected = query.codes * self.scale
-        codes = self.codes[:, tokens]
-        return kernels.proxy_logits(projected, query.offset, codes, scaling=scaling, softcap=softcap)
+    def _projected(self, query: QueryCodes) -> Projected:
+        return Projected(query.codes * self.scale, query.offset)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return the sums ``[sets, N, r]`` of the first n tokens' codes, weighted by ``[sets, N, n]``."""

@@ -13,11 +13,6 @@ def tile_rows(queries: int) -> int:
     return next(rows for rows in (8, 16, 32) if queries <= rows)
 
 
-def code_width(rank: int) -> int:
-    """Return the width of the tiles of ``load_codes``; a tensor-core product has at least 16 terms."""
-    return max(16, 1 << (rank - 1).bit_length())
-
-
 @triton.jit
 def _load_part(matrix, member, rows, column, WIDTH: tl.constexpr):
     """Load a tile of a matrix; rows beyond ``rows`` repeat the last, columns beyond ``WIDTH`` are zero."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from lrqk_cli.config import KvDtype, LrqkConfig
 from lrqk_cli.memory import accounting
 from lrqk_cli.memory.accounting import ITEM_BYTES, SCALE_TOKENS, TensorShape
+from lrqk_cli.memory.scratch import blocks_of, code_width
 from lrqk_cli.model_spec import ModelSpec
 
 # Rows per transfer when the store is streamed, at least (``attention.host_store``).
@@ -187,17 +188,16 @@ def score_side(rank: int, *, is_floating: bool) -> int:
     Args:
         is_floating: codes are not integers, so a tile has them in float32 instead of float16.
     """
-    width = max(16, 1 << (rank - 1).bit_length())
     shortest, longest = _SCORE_SIDES
-    side = min(longest, _SCORE_BYTES // (width * (_FLOAT if is_floating else 2)))
+    side = min(longest, _SCORE_BYTES // (code_width(rank) * (_FLOAT if is_floating else 2)))
     return side if side >= shortest else 0
 
 
 def _score_bytes(sets: int, queries: int, context: int, side: int) -> int:
     """Return the bytes of the sums of ``kernels.total_scores``: of each group of queries, and of spans."""
-    groups = sets * -(-queries // (sets * side))
+    groups = sets * blocks_of(queries, sets * side)
     # Sums of the spans, and what their log-sum-exp takes.
-    return (groups * context + 3 * queries * -(-context // SCORE_SPAN)) * _FLOAT
+    return (groups * context + 3 * queries * blocks_of(context, SCORE_SPAN)) * _FLOAT
 
 
 def _indexing_bytes(spec: ModelSpec, config: LrqkConfig, rows: int) -> int:

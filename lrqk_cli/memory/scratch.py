@@ -30,6 +30,11 @@ def blocks_of(count: int, size: int) -> int:
     return -(-count // size)
 
 
+def code_width(rank: int) -> int:
+    """Return the width of a tile of index codes; a tensor-core product has at least 16 terms."""
+    return max(16, 1 << (rank - 1).bit_length())
+
+
 def score_span(sets: int, columns: int) -> int:
     """Return how many tokens of a row set one program of ``score_tokens`` scores and sums up."""
     tokens = blocks_of(columns, max(1, _SCORE_PROGRAMS // sets))

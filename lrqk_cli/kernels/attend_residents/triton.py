@@ -29,9 +29,9 @@ from lrqk_cli.kernels.buffers import Fetch, Residents, Tail
 from lrqk_cli.kernels.dequantise_rows.triton import row_format
 from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.launch_scratch import AttendScratch
-from lrqk_cli.kernels.primitives import code_width, tile_rows
+from lrqk_cli.kernels.primitives import tile_rows
 from lrqk_cli.memory.accounting import SCALE_TOKENS
-from lrqk_cli.memory.scratch import FETCH_ROWS, blocks_of, fetch_splits, split_rows
+from lrqk_cli.memory.scratch import FETCH_ROWS, blocks_of, code_width, fetch_splits, split_rows
 
 # Elements of K, of V, and of code sums of spans that a program of the first launch loads at once; elements
 # that the second merges.

@@ -22,7 +22,6 @@ from lrqk_cli.kernels.buffers import Projected, TokenScores
 from lrqk_cli.kernels.primitives import (
     TRITON_RELEASE,
     code_dimensions,
-    code_width,
     exponential,
     load_codes,
     opaque,
@@ -37,7 +36,7 @@ from lrqk_cli.kernels.score_tokens.triton_tiles import (
     tile_of_words,
     word_dimensions,
 )
-from lrqk_cli.memory.scratch import SCORE_TILE, blocks_of
+from lrqk_cli.memory.scratch import SCORE_TILE, blocks_of, code_width
 
 # The most bytes of a tile's codes as operands; larger tiles spill registers.
 _TILE_BYTES = 8192

@@ -14,11 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import Projected
-from lrqk_cli.kernels.primitives import code_dimensions, code_width, exponential, load_codes, soft_cap
+from lrqk_cli.kernels.primitives import code_dimensions, exponential, load_codes, soft_cap
 from lrqk_cli.kernels.score_tokens.triton import load_query_parts
 from lrqk_cli.kernels.total_scores import reference
 from lrqk_cli.memory.activations import SCORE_SPAN, score_side
-from lrqk_cli.memory.scratch import blocks_of
+from lrqk_cli.memory.scratch import blocks_of, code_width
 
 
 @triton.jit
