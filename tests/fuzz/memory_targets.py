@@ -6,6 +6,7 @@ import gc
 import io
 import queue
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -100,7 +101,12 @@ class Memory:
         return self._case(Scarce(_drawn(rng, points)), scene)
 
     def _case(self, scarce: Scarce, scene: int) -> str:
+        before = set(threading.enumerate())
         answer = self._take(scarce, scene)
+        # Rich tells the thread of a display to end, and does not wait for it.
+        while started := [thread for thread in threading.enumerate() if thread not in before]:
+            started.pop().join()
+        gc.collect()  # of a loop and its commands, which have each other
         # Where the command ends, the rest of it does too.
         has_ended = answer == _ENDED and scene > 0
         assert has_ended or scarce.alive == 0, f"{scarce.alive:,} bytes of tensors are alive at the end"
@@ -108,7 +114,7 @@ class Memory:
 
     def _take(self, scarce: Scarce, scene: int) -> str:
         self._begin(scene)
-        # So that only what is really held stays alive.
+        # What a line leaves in a cycle counts as held until the end.
         gc.disable()
         try:
             if scene == 0:
