@@ -29,6 +29,11 @@ class AdjustableCache(RewindableCache):
     _steps: dict[int, DeviceStep]
     _tracker: AttentionTracker | None
 
+    @property
+    def has_device_steps(self) -> bool:
+        """Whether decode steps keep their lengths on the device, so that a graph may be captured."""
+        return bool(self._steps)
+
     def adjust(self, config: LrqkConfig) -> None:
         """Change ``top_k`` or ``tail`` from the next step on. Captured graphs become invalid.
 
@@ -40,6 +45,15 @@ class AdjustableCache(RewindableCache):
         self.settle()
         if self.config.attention != "lrqk":
             return
+        before = self.config
+        try:
+            self._put_in_force(config)
+        except BaseException:  # an interrupt too: layers and steps must agree
+            self._put_in_force(before)
+            raise
+
+    def _put_in_force(self, config: LrqkConfig) -> None:
+        self._forget_steps()
         self.config = config
         for layer in self.lrqk_layers:
             layer.adjust(config)
@@ -48,10 +62,16 @@ class AdjustableCache(RewindableCache):
     def track_sources(self, wanted: bool) -> None:
         """Start or stop summing attention weights at the next prompt. Captured graphs become invalid."""
         self.settle()
-        self._tracker = AttentionTracker(self.spec, self.context, self.device) if wanted else None
-        for number, layer in enumerate(self.attention_layers):
-            layer.token_attention = None if self._tracker is None else self._tracker.weights.get(number)
+        self._forget_steps()
+        self._track(None)
+        if wanted:
+            self._track(AttentionTracker(self.spec, self.context, self.device))
         self._make_steps()
+
+    def _track(self, tracker: AttentionTracker | None) -> None:
+        self._tracker = tracker
+        for number, layer in enumerate(self.attention_layers):
+            layer.token_attention = None if tracker is None else tracker.weights.get(number)
 
     @property
     def source_weights(self) -> list[float] | None:
@@ -63,20 +83,24 @@ class AdjustableCache(RewindableCache):
 
         Captured graphs become invalid. Call ``allocate_hot_sets`` before the first token.
         """
-        self._steps = {}
-        if self._state is not None:
-            self._state.forget_scratch()
+        self._forget_steps()
         self.config = config
         for layer in self.lrqk_layers:
             layer.release_hot_set(config)
 
     def allocate_hot_sets(self) -> None:
-        """Take memory for the hot sets that were released; do nothing if none was."""
-        released = [layer.hot for layer in self.lrqk_layers if layer.hot.is_released]
-        for hot in released:
-            hot.allocate(self.config)
-        if released:
+        """Take memory for hot sets that were released, and for steps if there was none for them before."""
+        for layer in self.lrqk_layers:
+            if layer.hot.is_released:
+                layer.hot.allocate(self.config)
+        if not self._steps:
             self._make_steps()
+
+    def _forget_steps(self) -> None:
+        """Free what device steps have; until others are made, steps are plain ones."""
+        self._steps = {}
+        if self._state is not None:
+            self._state.forget_scratch()
 
     def _make_steps(self) -> None:
         if self._state is None or any(layer.hot.is_released for layer in self.lrqk_layers):
@@ -87,6 +111,10 @@ class AdjustableCache(RewindableCache):
             if layer.attends
         }
         self._refresh_steps()
+
+    def _clear_scratch(self) -> None:
+        if self._state is not None:
+            self._state.clear_scratch()
 
     def _refresh_steps(self) -> None:
         for step in self._steps.values():

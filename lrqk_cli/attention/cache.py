@@ -48,6 +48,7 @@ class LrqkCache(AdjustableCache):
         attention_layers: one per decoder layer; ``lrqk_layers``: those with an index.
         is_pageable: rows are in host memory that no kernel can read, so steps are plain ones.
         before_overwrite: called with a number of tokens before rows beyond it may be overwritten.
+        is_torn: a step or a rewind has ended between two layers; rewind or reset before the next call.
         observers: by layer number, a callback for each decode step. Its arguments are the queries
             ``[KV, G, 1, d]``, the model's parameters, and the output ``[KV, G, 1, d]``. At the call the
             residents are those of the step, and ``position`` does not count its token. Eager steps only.
@@ -83,6 +84,7 @@ class LrqkCache(AdjustableCache):
         self.before_overwrite: Callable[[int], None] = lambda _: None
         self._restoring: Restoring | None = None
         self._is_prefilling = self._ends_prefill = self._is_verifying = self._warms_up = False
+        self.is_torn = False
         self._early = EarlySolves()
         self.is_pageable = are_pageable(self.attention_layers)
         has_steps = has_device_steps(spec, config, device) and not self.is_pageable
@@ -152,6 +154,7 @@ class LrqkCache(AdjustableCache):
         else:
             if number == self._first:
                 self.prepare_step()
+                self.is_torn = True
             # Only layers with an index are given drafts; others take one token.
             step = self._steps.get(number, layer.attend_token)
             output = step(query, key, value, params)
@@ -161,6 +164,7 @@ class LrqkCache(AdjustableCache):
             if is_step and self._state is not None and not self._state.is_choosing:
                 self._state.count_demands(self.config)
             self.position.advance(1 if self._is_verifying else tokens)
+            self.is_torn = False
         return output
 
     @contextmanager
@@ -299,6 +303,8 @@ class LrqkCache(AdjustableCache):
             layer.reset()
         for state in self.states:
             state.reset()
+        self._clear_scratch()
+        self.is_torn = False
 
     def restore(self, blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
         """Restore an empty cache from files, see ``Restoring``; rows arrive in the background.
@@ -321,8 +327,3 @@ class LrqkCache(AdjustableCache):
         if self._restoring is not None:
             self._restoring.complete()
             self._restoring = None
-
-    @property
-    def has_device_steps(self) -> bool:
-        """Whether decode steps keep their lengths on the device, so that a graph may be captured."""
-        return bool(self._steps)

@@ -42,6 +42,7 @@ class DeviceState:
         self.row_sets = torch.zeros(spec.num_layers, dtype=torch.int64, device=self._device)
         self._fixed_space = fixed_space
         self._spec = spec
+        self._selects: list[SelectScratch] = []
         # Layers run one after the other, so layers of one shape share their scratch.
         self.attend_scratch = cache(self._attend_scratch)
         self.lrqk_scratch = cache(self._lrqk_scratch)
@@ -56,6 +57,12 @@ class DeviceState:
         """Free what steps share; steps that are made from now on take it anew."""
         self.attend_scratch.cache_clear()
         self.lrqk_scratch.cache_clear()
+        self._selects.clear()
+
+    def clear_scratch(self) -> None:
+        """Clear what a step has counted that ended between two of its launches."""
+        for select in self._selects:
+            select.histogram.zero_()
 
     def take_totals(self) -> list[list[int]]:
         """Return the rows demanded and fetched in each layer since the last call. Waits for the device."""
@@ -86,9 +93,11 @@ class DeviceState:
         self, sets: int, rank: int, hot: int, context: int, tail_rank: int | None, tokens: int
     ) -> tuple[Projected, TokenScores, SelectScratch, FetchPlan]:
         queries = tokens * self._spec.num_heads // sets
-        return (
+        made = (
             Projected.empty(sets, queries, rank, self._device),
             TokenScores.empty(sets, queries, context, self._device, tail_rank=tail_rank),
             SelectScratch.empty(sets, hot, context, self._device),
             FetchPlan.empty(sets, hot, self._device),
         )
+        self._selects.append(made[2])
+        return made

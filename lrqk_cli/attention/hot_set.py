@@ -194,9 +194,12 @@ class HotSet:
         Args:
             slot_token: the tokens in the slots at that time; the first ``filled`` of each set were in use.
         """
-        before = self.slot_token.clone()
-        self.slot_token.copy_(slot_token)
-        self._refetch((self.slot_token != before) & (self.slot_token >= 0), store)
+        wanted = slot_token.to(self.slot_token)
+        lost = (wanted != self.slot_token) & (wanted >= 0)
+        # Empty until the rows are there, so that the next rewind after an interrupt fetches them.
+        self.slot_token.masked_fill_(lost, -1)
+        self._refetch(lost, wanted, store)
+        self.slot_token.copy_(wanted)
         self.resident.zero_()
         self.resident.scatter_(1, self.slot_token[:, :filled], True)
         first = max(0, length - self.recent.size)
@@ -204,18 +207,18 @@ class HotSet:
             self.recent.append(first, key, value)
             first += key.shape[1]
 
-    def _refetch(self, lost: Tensor, store: RowStore) -> None:
-        """Fetch the rows of the slots in ``lost``, bool ``[sets, C]``, by their entries in ``slot_token``."""
+    def _refetch(self, lost: Tensor, wanted: Tensor, store: RowStore) -> None:
+        """Fetch the rows of the slots in ``lost``, bool ``[sets, C]``; ``wanted`` has their tokens."""
         sets, hot = lost.shape
         slot = lost.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
         plan = FetchPlan.empty(sets, hot, self.rows.device)
         plan.slot.copy_(slot)
-        plan.token.copy_(self.slot_token.gather(1, slot))
+        plan.token.copy_(wanted.gather(1, slot))
         plan.counts.copy_(lost.sum(1))
         plan.leaving.copy_(lost)
         store.await_writes()
         # The mask is wrong now where a token changed its slot; the caller rebuilds it.
-        store.fetch(self.residents, plan)
+        store.fetch(self.residents._replace(slot_token=wanted), plan)
 
     def resident_rows(self, length: int) -> tuple[Tensor, Tensor]:
         """Return K and V ``[sets, n, d]`` of all residents: the recent window, then the hot slots."""

@@ -120,9 +120,10 @@ class LrqkLayer(FullLayer):
 
     def adjust(self, config: LrqkConfig) -> None:
         """Change the configuration from the next step on; see ``LrqkCache.adjust``."""
+        tail = self.tail
         if config.tail != self.config.tail:
-            self.tail = ValueTail(self.spec, config, self.store.device) if config.tail != "none" else None
-        self.config = config
+            tail = ValueTail(self.spec, config, self.store.device) if config.tail != "none" else None
+        self.config, self.tail = config, tail
         self._step = PlainStep(config, self.position, *self._parts)
         self.fit_tail()
 

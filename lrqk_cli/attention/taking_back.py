@@ -24,6 +24,7 @@ class RewindableCache(StatefulCache):
     attention_layers: Sequence[AttentionLayer]
     lrqk_layers: Sequence[LrqkLayer]
     before_overwrite: Callable[[int], None]
+    is_torn: bool
     _early: EarlySolves
     _rewind_points: WeakSet[CacheRewindPoint]
     _order: Iterator[int]
@@ -34,6 +35,10 @@ class RewindableCache(StatefulCache):
 
     def _complete_restoring(self) -> None:
         """Wait for what is restored from files."""
+        raise NotImplementedError
+
+    def _clear_scratch(self) -> None:
+        """Clear what a step has left that was not completed."""
         raise NotImplementedError
 
     def _refresh_steps(self) -> None:
@@ -66,12 +71,15 @@ class RewindableCache(StatefulCache):
         self._early.close()
         self.before_overwrite(point.length)
         self._rewind_points -= {other for other in self._rewind_points if other.number > point.number}
+        self.is_torn = True
         self.position.set(point.length)
         for layer, layer_point in zip(self.attention_layers, point.layers, strict=True):
             layer.rewind(layer_point, point.length)
         for state, state_point in zip(self.states, point.states, strict=True):
             state.rewind(state_point)
+        self._clear_scratch()
         self._refresh_steps()
+        self.is_torn = False
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens, exactly, if ``is_croppable``; transformers' protocol.

@@ -12,6 +12,7 @@ from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.engine.decode import Decoder
 from lrqk_cli.engine.events import MemoryUse
+from lrqk_cli.engine.memory_use import memory_use
 from lrqk_cli.engine.prefill import LEAST_SEGMENT
 from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory.accounting import dtype_name, hot_slots
@@ -33,6 +34,8 @@ class AdjustableEngine:
     least_hot: int
     cache: LrqkCache
     _decoder: Decoder
+    _weight_bytes: int
+    _budget_bytes: int
 
     @property
     def segment(self) -> int:
@@ -46,7 +49,7 @@ class AdjustableEngine:
 
     def memory(self) -> MemoryUse:
         """Return the bytes in use now."""
-        raise NotImplementedError
+        return memory_use(self.cache, self._weight_bytes, self._budget_bytes)
 
     def adjust(self, config: LrqkConfig) -> None:
         """Put another ``top_k`` or ``tail`` in force from the next step on.
@@ -55,14 +58,14 @@ class AdjustableEngine:
             UsageError: another setting would change, which needs a new cache; the message names it.
         """
         config = replace(config, segment=self.segment)
+        self._decoder.forget_graphs()
         self.cache.adjust(config)
         self.config = config
-        self._decoder.forget_graphs()
 
     def track_sources(self, wanted: bool) -> None:
         """Switch the tracking of attention weights on or off; see ``source_weights``."""
-        self.cache.track_sources(wanted)
         self._decoder.forget_graphs()
+        self.cache.track_sources(wanted)
 
     def source_weights(self) -> list[float] | None:
         """Return each token's attention weight since the newest prompt; None while tracking is off.

@@ -139,8 +139,9 @@ class FixedStep:
             self._is_choosing = self._cache.is_choosing
         except RuntimeError:
             self._can_capture = False
-        # Capturing runs no kernel, so undo what the host has counted.
-        position.length, position.pending = length, pending
+        finally:
+            # Capturing runs no kernel, so undo what the host has counted.
+            position.length, position.pending = length, pending
 
 
 class DraftSource(Protocol):

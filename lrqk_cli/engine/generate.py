@@ -17,11 +17,10 @@ from lrqk_cli.attention.restoring import OpenPart
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.adjusting import AdjustableEngine
 from lrqk_cli.engine.decode import Decoder, forward
-from lrqk_cli.engine.events import FinishReason, MemoryUse, PrefillProgress, Step
+from lrqk_cli.engine.events import FinishReason, PrefillProgress, Step
 from lrqk_cli.engine.failures import compute_errors
 from lrqk_cli.engine.fusion import fused
 from lrqk_cli.engine.lookup import Lookup
-from lrqk_cli.engine.memory_use import memory_use
 from lrqk_cli.engine.prefill import check_prompt, check_room, default_segment, run_segments
 from lrqk_cli.engine.rewind_points import EngineRewindPoint
 from lrqk_cli.engine.sampling import Sampler, TokenConstraint, checked, sampler_for
@@ -142,11 +141,18 @@ class Engine(AdjustableEngine):
             OutOfMemoryError: memory runs out. After this and any other failure the engine is empty.
         """
         with self._computing():
-            self._decoder.drop_drafts()
-            self.cache.rewind(point.cache)
-            del self._tokens[point.length :]
-            self._lookup.cut(point.length)
-            self.logits = None if point.logits is None else point.logits.to(self.device)
+            try:
+                self._rewind(point)
+            except KeyboardInterrupt:  # not between two layers
+                self._rewind(point)
+                raise
+
+    def _rewind(self, point: EngineRewindPoint) -> None:
+        self._decoder.drop_drafts()
+        self.cache.rewind(point.cache)
+        del self._tokens[point.length :]
+        self._lookup.cut(point.length)
+        self.logits = None if point.logits is None else point.logits.to(self.device)
 
     def restore(self, tokens: Sequence[int], blocks: Sequence[OpenPart], states: Sequence[OpenPart]) -> None:
         """Begin an empty engine with tokens that were read before; see ``LrqkCache.restore``.
@@ -224,7 +230,7 @@ class Engine(AdjustableEngine):
             sampler = sampler_for(generation, self.device, constraint, top_logprobs)
             self.cache.counters.take()
             is_step, start = bool(self._waiting()), time.perf_counter()
-            logits = self.next_logits()
+            logits = self._next_logits()
             for count in range(1, limit + 1):
                 token = self._choose(sampler, logits)
                 if is_step:
@@ -247,18 +253,22 @@ class Engine(AdjustableEngine):
                 if waiting == [token]:
                     logits = self.logits = self._decoder.step(token, drafts)
                 else:  # the caller has used the engine since
-                    logits = self.next_logits()
+                    logits = self._next_logits()
                 if is_captured:
                     yield Step(token, None, stats, sampler.logprobs)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Reset the engine after a failure, of which layers may stand apart; otherwise settle the drafts."""
+        """Reset the engine after what leaves layers apart: a failure, or an interrupt within a step.
+
+        An interrupted segment is read again from its beginning.
+        """
         try:
             with compute_errors():
                 yield
-        except Exception:
-            self.reset()
+        except BaseException as error:
+            if isinstance(error, Exception) or self.cache.is_torn:
+                self.reset()
             raise
         finally:
             self._decoder.settle()
@@ -281,7 +291,12 @@ class Engine(AdjustableEngine):
 
         Raises:
             UsageError: there is no prompt to continue.
+            ModelError, OutOfMemoryError: see ``generate``.
         """
+        with self._computing():
+            return self._next_logits()
+
+    def _next_logits(self) -> Tensor:
         waiting = self._waiting()
         if len(waiting) == 1:
             self.logits = self._decoder.step(waiting[0])
@@ -299,10 +314,6 @@ class Engine(AdjustableEngine):
     def layer_misses(self) -> list[float]:
         """Return the miss rate of each layer that has demanded rows."""
         return self.cache.counters.layer_misses()
-
-    def memory(self) -> MemoryUse:
-        """Return the bytes in use now."""
-        return memory_use(self.cache, self._weight_bytes, self._budget_bytes)
 
     def _waiting(self) -> list[int]:
         """Return the tokens that the model has not read yet."""

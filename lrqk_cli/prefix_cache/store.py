@@ -25,6 +25,8 @@ _BLOCK, _STATE, _PART = ".block", ".state", ".part"
 _ROOT = "r"
 # A part file of a process that still runs is younger.
 _ABANDONED_AFTER_S = 3600.0
+# A file that is younger may follow one that was published while the folder was read.
+_SETTLED_AFTER_S = 60.0
 # Without a limit, the cache takes this share of the disk space that is free without it.
 _FREE_SHARE = 0.25
 
@@ -246,7 +248,8 @@ class PrefixStore:
             found = [key for key in followers[open_keys.pop()] if key not in reached]
             reached.update(found)
             open_keys += found
-        return self.delete(file for file in files if file.key not in reached)
+        settled = time.time() - _SETTLED_AFTER_S
+        return self.delete(file for file in files if file.key not in reached and file.used < settled)
 
     def _delete(self, keys: set[str], files: list[StoredFile]) -> int:
         """Delete the files of chains, and all chains that begin with them; return the freed bytes."""

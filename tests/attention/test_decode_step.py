@@ -93,20 +93,52 @@ def test_the_device_counts_what_it_fetches() -> None:
     assert ours.counters.take().rows_wanted == 0
 
 
-@pytest.mark.parametrize(("kind", "changes"), [("dense", {}), ("lrqk", {}), ("lrqk", {"index_bits": 4})])
-def test_the_kernels_serve_a_step_as_their_references_do(
-    kind: str, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let steps on the CPU run the kernels, not their references."""
     pytest.importorskip("triton")
     if torch.cuda.is_available():
         pytest.skip("kernels read the CPU's memory in Triton's interpreter only")
+    for name in ("append_token", "score_tokens", "select_rows", "replace_rows", "attend_residents"):
+        kernel = getattr(import_module(f"lrqk_cli.kernels.{name}.triton"), name)
+        monkeypatch.setattr(kernels, name, kernel)
+
+
+@pytest.mark.parametrize(("kind", "changes"), [("dense", {}), ("lrqk", {}), ("lrqk", {"index_bits": 4})])
+def test_the_kernels_serve_a_step_as_their_references_do(
+    kind: str, changes: dict[str, object], request: pytest.FixtureRequest
+) -> None:
     lengths, params = [60, 1, 1, 1], AttentionParams(0.25)
 
     def steps() -> Tensor:
         return play(make_cache(kind, on_device=True, **changes), lengths, params)
 
     expected = steps()
-    for name in ("append_token", "score_tokens", "select_rows", "replace_rows", "attend_residents"):
-        kernel = getattr(import_module(f"lrqk_cli.kernels.{name}.triton"), name)
-        monkeypatch.setattr(kernels, name, kernel)
+    request.getfixturevalue("interpreted")
     torch.testing.assert_close(steps(), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("launch", ["count_missing", "list_fetches"])
+@pytest.mark.parametrize("way", ["rewind", "reset"])
+def test_a_step_that_ends_between_launches_leaves_no_counts(launch: str, way: str) -> None:
+    """Else the next step would fetch more rows than it lists, by undefined numbers of tokens."""
+    params = AttentionParams(0.25)
+
+    def outputs(*, fails: bool) -> Tensor:
+        cache = make_cache("lrqk", on_device=True)
+        play(cache, [60, 1], params)
+        point = cache.rewind_point()
+        if fails:
+            module = import_module("lrqk_cli.kernels.select_rows.triton")
+            full = patch.object(module, launch, {})  # has no launch for any grid
+            with full, pytest.raises(KeyError):
+                play(cache, [1], params, seed=1)
+        if way == "reset":
+            cache.reset()
+            play(cache, [60, 1], params)
+        else:
+            cache.rewind(point)
+        return play(cache, [1, 1, 1], params, seed=2)
+
+    assert torch.equal(outputs(fails=True), outputs(fails=False))

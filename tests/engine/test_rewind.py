@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 from unittest.mock import patch
 
@@ -17,6 +17,7 @@ from tiny import random_tokens, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lrqk_cli.attention.hot_set import HotSet
 from lrqk_cli.attention.rewind_points import LrqkRewindPoint
 from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
 from lrqk_cli.engine.decode import FixedStep
@@ -185,6 +186,72 @@ def test_the_state_itself_is_the_same_bit_for_bit() -> None:
         after = (*parts, layer.index.codes[:, :length])  # type: ignore[attr-defined]
         for old, new in zip(before, after, strict=True):
             assert torch.equal(old, new)
+
+
+def interrupted_refetch(call: int) -> Callable[..., None]:
+    """Return a method of ``HotSet`` that fetches, and that a user interrupts at a call."""
+    refetch, calls = HotSet._refetch, count(1)
+
+    def refetch_or_not(*arguments: Any) -> None:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        refetch(*arguments)
+
+    return refetch_or_not
+
+
+def wrong_rows(engine: Engine) -> int:
+    """Count the hot slots whose row is not that of their token."""
+    wrong = 0
+    for layer in engine.cache.lrqk_layers:
+        hot, rows = layer.hot, layer.store.rows
+        for head, slots in enumerate(hot.slot_token):
+            filled = (slots >= 0).nonzero().flatten()
+            found = hot.rows[head, hot.recent.size + filled]
+            wrong += int((found != rows[head, slots[filled]]).flatten(1).any(1).sum())
+    return wrong
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_interrupted_rewind_is_completed(call: int) -> None:
+    found = []
+    for is_interrupted in (False, True):
+        with new_engine("llama", "lrqk") as engine:
+            take(engine, Turn(1, 100, 6))
+            point = engine.rewind_point()
+            take(engine, Turn(2, 130, 30))
+            if is_interrupted:
+                interrupted = patch.object(HotSet, "_refetch", interrupted_refetch(call))
+                with interrupted, pytest.raises(KeyboardInterrupt):
+                    engine.rewind(point)
+            else:
+                engine.rewind(point)
+            assert engine.length == point.length
+            assert engine.cache.position.length <= point.length
+            assert wrong_rows(engine) == 0
+            found.append(probe(engine))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_after_an_interrupted_rewind_of_a_cache_an_earlier_point_has_its_rows(call: int) -> None:
+    with new_engine("llama", "lrqk") as engine:
+        take(engine, Turn(1, 100, 6))
+        early = engine.rewind_point()
+        take(engine, Turn(2, 80, 26))
+        late = engine.rewind_point()
+        take(engine, Turn(3, 130, 30))
+        interrupted = patch.object(HotSet, "_refetch", interrupted_refetch(call))
+        with interrupted, pytest.raises(KeyboardInterrupt):
+            engine.cache.rewind(late.cache)
+        assert engine.cache.is_torn
+        engine.rewind(early)
+        assert not engine.cache.is_torn
+        assert wrong_rows(engine) == 0
+        take(engine, Turn(4, 20, 4))
+        found = probe(engine)
+    expected = fresh("llama", "lrqk", [Turn(1, 100, 6), Turn(4, 20, 4)])
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
 
 
 def test_the_next_token_follows_a_rewind_point_without_another_prefill() -> None:

@@ -12,9 +12,9 @@ from tiny import random_tokens, tiny_model
 from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
-from lrqk_cli.config import LrqkConfig
+from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.generate import Engine
-from lrqk_cli.errors import UnsupportedModelError
+from lrqk_cli.errors import OutOfMemoryError, UnsupportedModelError
 from lrqk_cli.memory import accounting
 from lrqk_cli.models.support import spec_from_config
 
@@ -69,6 +69,35 @@ def test_an_interrupted_step_leaves_no_trace(family: str) -> None:
         with patch.object(LrqkCache, "attend", interrupted_at(1)), pytest.raises(KeyboardInterrupt):
             engine.next_logits()
         assert torch.equal(engine.next_logits(), other.next_logits())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_step_that_is_interrupted_between_layers_empties_the_engine(family: str) -> None:
+    """The first layers have moved a row from the recent window into the hot set, which a repeat would not."""
+    greedy, model = GenerationConfig(max_new_tokens=3), tiny_model(family)
+    with new_engine(model) as engine, new_engine(model) as other:
+        layers = sum(kind != "none" for kind in engine.spec.layer_kinds)
+        list(engine.prefill(PROMPT))
+        interrupted = patch.object(LrqkCache, "attend", interrupted_at(layers + 2))
+        with interrupted, pytest.raises(KeyboardInterrupt):
+            list(engine.generate(greedy, stop_ids=()))
+        assert (engine.length, engine.cache.position.length, engine.logits) == (0, 0, None)
+        found = []
+        for each in (engine, other):
+            list(each.prefill(PROMPT))
+            found.append([step.token for step in each.generate(greedy, stop_ids=())])
+        assert found[0] == found[1]
+        assert torch.equal(engine.next_logits(), other.next_logits())
+
+
+def test_a_failure_of_a_single_step_empties_the_engine() -> None:
+    with new_engine(tiny_model("llama")) as engine:
+        list(engine.prefill(PROMPT))
+        engine.append(5)
+        failing = patch.object(LrqkCache, "attend", side_effect=torch.OutOfMemoryError("CUDA out of memory."))
+        with failing, pytest.raises(OutOfMemoryError):
+            engine.next_logits()
+        assert engine.length == 0
 
 
 @pytest.mark.parametrize("family", HYBRIDS)

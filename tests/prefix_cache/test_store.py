@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from cached import ROOT, add, chain_of
@@ -175,6 +176,21 @@ def test_a_chain_that_has_lost_a_block_is_deleted(store):
     assert store.prune() >= 4 * SIZE
     assert {file.path.name for file in store.files() if file.block is not None} == {first.name}
     assert not [file for file in store.files() if file.is_state]
+
+
+def test_a_block_that_came_while_the_folder_was_read_stays(store):
+    """Another process publishes a block and the next one; a look at the folder may see only the second."""
+    _, second, third = put(store, chain_of(TEXT, [10, 20, 30]), time.time())
+    state = store.state_path(third.key, "some")
+    put_file(state, time.time())
+    scan = PrefixStore._scan
+
+    def without_first(self, endings):
+        return (file for file in scan(self, endings) if file.block is None or not file.block.is_first)
+
+    with patch.object(PrefixStore, "_scan", without_first):
+        assert store.prune() == 0
+    assert {second.name, third.name, state.name} <= names(store)
 
 
 def test_what_is_removed_takes_with_it_what_needs_it(store):
