@@ -125,9 +125,34 @@ class ChatSession:
             raise
         self._go_on_in(journal)
 
-    def _go_on_in(self, journal: Journal) -> None:
+    @contextmanager
+    def beginning(self, title: str | None) -> Iterator[None]:
+        """Record another conversation in a session of its own, at the end, if nothing fails.
+
+        The session so far stays as it is. A chat that records nothing still does not.
+
+        Args:
+            title: of the first document, for its name.
+
+        Raises:
+            LrqkError: no session can be begun.
+        """
+        if self._journal is None:
+            yield
+            return
+        journal = SessionStore().open(title=title)
+        try:
+            yield
+        except BaseException:
+            journal.close()
+            raise
+        self._go_on_in(journal, is_new=True)
+
+    def _go_on_in(self, journal: Journal, *, is_new: bool = False) -> None:
         before, self._journal = self._journal, journal
-        self._has_recorded = self._is_named = True
+        self._has_recorded = self._is_named = not is_new
+        if is_new:
+            self.saved = None
         if before is not None:
             # All turns are recorded already. Whatever fails now, Ctrl-C included, must not let the chat go
             # back to its conversation, which would then be recorded in place of the other one.

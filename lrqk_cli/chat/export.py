@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from lrqk_cli.chat import printable
 from lrqk_cli.chat.archive import Archive, SavedDocument, SavedExchange
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry, Exchange
+from lrqk_cli.chat.report import source_reports
+from lrqk_cli.chat.summary import sources_line
 
 ENDINGS = {
     "length": "The answer stopped at the limit of new tokens.",
@@ -85,6 +87,9 @@ def _markdown(model: str, system: str | None, entries: Sequence[str | Exchange |
             parts.append(entry.answer.text.strip())
             if ending := ENDINGS.get(entry.answer.finish_reason):
                 parts.append(f"*{ending}*")
+        if isinstance(entry, Exchange) and entry.sources is not None:
+            line = sources_line(entry.sources)
+            parts.append(f"*{line}*" if line else "")
     return printable.printable("\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -92,6 +97,8 @@ def _messages(exchange: Exchange | SavedExchange) -> list[dict[str, object]]:
     found: list[dict[str, object]] = [{"role": "user", "content": exchange.question}]
     if (answer := exchange.answer) is not None:
         found.append({"role": "assistant", "content": answer.text, "finish_reason": answer.finish_reason})
+        if isinstance(exchange, Exchange) and exchange.sources is not None:
+            found[-1]["sources"] = source_reports(exchange.sources)
     return found
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from lrqk_cli.chat.conversation import DocumentEntry
 from lrqk_cli.chat.events import DocumentUse, PageSpan
 from lrqk_cli.documents.document import format_numbers
 from lrqk_cli.errors import ContextLengthError
@@ -40,6 +42,12 @@ def check_fit(
     message = f"The text needs {needed:,} tokens{kept}, but the context holds {context:,}."
     what_fits = _what_fits(needed + room - context, documents, pages)
     raise ContextLengthError(message, f"{what_fits}{_where_all_fits(needed + room, limit)}.")
+
+
+def check_entries(needed: int, room: int, context: int, limit: int, entries: Sequence[DocumentEntry]) -> None:
+    """Do so for documents of a conversation that the user could leave out; see ``check_fit``."""
+    pages = [replace(span, document=index) for index, entry in enumerate(entries) for span in entry.pages]
+    check_fit(needed, room, context, limit, [entry.use for entry in entries], pages)
 
 
 def _what_fits(over: int, documents: Sequence[DocumentUse], pages: Sequence[PageSpan]) -> str:

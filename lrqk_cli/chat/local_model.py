@@ -11,7 +11,7 @@ from typing import get_args
 from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.chat import Chat
 from lrqk_cli.chat.chat_model import OpenChat
-from lrqk_cli.chat.fitting import check_fit
+from lrqk_cli.chat.fitting import check_entries
 from lrqk_cli.chat.opening import ModelRequest, look_up, open_session, texts_of
 from lrqk_cli.chat.own_servers import OwnServer, find_server
 from lrqk_cli.chat.protocols import DocumentLike, OpeningView
@@ -78,8 +78,8 @@ class LocalModel:
     ) -> AbstractContextManager[OpenChat]:
         """Let a running server answer, or load the model, see ``open_session``."""
         if self.uses_server:
-            texts = [*texts_of(documents), *said]
-            server, reason = find_server(self.request, texts, system, generation, questions)
+            texts = texts_of(documents)
+            server, reason = find_server(self.request, texts, system, generation, questions, said)
             if server is not None:
                 return _opened_at(server, self.name, documents, system, generation, view)
             if reason:
@@ -88,16 +88,16 @@ class LocalModel:
 
     def check(self, saved: Archive, standing: Chat, view: OpeningView) -> None:
         """Look the model up and plan its settings, as if the standing one were released."""
-        texts, in_use = [*texts_of(saved.documents), *saved.said], standing.status().memory
+        about = texts_of(saved.documents), saved.system, saved.generation
         if self.uses_server:
-            server, _ = find_server(self.request, texts, saved.system, saved.generation, None)
+            server, _ = find_server(self.request, *about, None, saved.said)
             if server is not None:
                 return
-        found = look_up(self.request, texts, saved.system, saved.generation, view, in_use=in_use)
+        found = look_up(self.request, *about, view, None, saved.said, standing.status().memory)
         # Unlike one that is opened again: another model should not be taken where no question has room.
         needed = saved.restore(found.prompt).length_with("")
         limit = found.placement.spec.max_context
-        check_fit(needed, saved.generation.max_new_tokens or 1, found.plan.context, limit, [], [])
+        check_entries(needed, saved.generation.max_new_tokens or 1, found.plan.context, limit, [])
 
 
 @contextmanager

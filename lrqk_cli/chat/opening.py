@@ -10,6 +10,8 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.chat.chat_model import OpenChat
+from lrqk_cli.chat.conversation import Conversation
+from lrqk_cli.chat.fitting import check_entries
 from lrqk_cli.chat.keeping import CacheChoice, kept_documents
 from lrqk_cli.chat.protocols import ChatFormat, DocumentLike, OpeningView
 from lrqk_cli.chat.session import Session
@@ -95,6 +97,7 @@ class Prospect:
     Attributes:
         placement: its device and budget.
         prompt: its chat format.
+        needed: tokens of the text, the questions and their answers.
         plan: settings and context.
         least_context: tokens to which the context may shrink where memory runs out; None for none fewer.
     """
@@ -103,6 +106,7 @@ class Prospect:
     placement: Placement
     tokenizer: PreTrainedTokenizerBase
     prompt: ChatPrompt
+    needed: int
     plan: Plan
     least_context: int | None
 
@@ -114,12 +118,13 @@ def look_up(
     generation: GenerationConfig,
     view: OpeningView,
     questions: Sequence[str] | None = None,
+    said: Sequence[str] = (),
     in_use: MemoryUse | None = None,
 ) -> Prospect:
     """Find a model and choose its settings, without loading its weights; see ``open_session``.
 
     Args:
-        texts: the texts in the context before the questions.
+        texts: those of the documents.
         in_use: memory of the loaded model that this one replaces.
     """
     with view.pulling(request.name) as report:
@@ -134,10 +139,10 @@ def look_up(
     if files.has_other_parts(source):
         view.note("Only the language model of this checkpoint is loaded: lrqk reads no pictures.")
     prompt = ChatPrompt(tokenizer, system, thinks=generation.thinks)
-    needed = needed_tokens(prompt, texts, questions, generation)
+    needed = needed_tokens(prompt, texts, questions, generation, said)
     plan = _choose(request, placement, needed, grows=questions is None)
     least = min(context_of(needed), plan.context) if request.context is None else None
-    return Prospect(source, placement, tokenizer, prompt, plan, least)
+    return Prospect(source, placement, tokenizer, prompt, needed, plan, least)
 
 
 @contextmanager
@@ -157,13 +162,16 @@ def open_session(
     model's limit. ``said`` are earlier questions and answers, which the context has to hold too.
 
     Raises:
+        ContextLengthError: the documents leave no room for an answer.
         UsageError: the model's limit is below the requested context, or there are no threads.
         ModelError: the model cannot be fetched or loaded, or is not supported.
         OutOfMemoryError: it does not fit; if the plan shows that, nothing has been fetched or loaded.
     """
     began = time.perf_counter()
     with ExitStack() as stack:
-        found = look_up(request, [*texts_of(documents), *said], system, generation, view, questions)
+        found = look_up(request, texts_of(documents), system, generation, view, questions, said)
+        if found.needed > found.plan.context and not said:
+            _check_documents(found, documents, generation)
         threads = use_threads(request.threads)
         plan, placement, tokenizer = found.plan, found.placement, found.tokenizer
         view.planned(plan)
@@ -205,6 +213,16 @@ def open_session(
         seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))
         opened = partial(OpenSession, tokenizer=tokenizer, source_id=files_id)
         yield opened(session, request.name, plan, seconds, threads, identify)
+
+
+def _check_documents(
+    found: Prospect, documents: Sequence[DocumentLike], generation: GenerationConfig
+) -> None:
+    """Refuse documents that leave no room for an answer, as the session would once the model is loaded."""
+    conversation = Conversation(found.prompt)
+    entries = [conversation.add_document(document) for document in documents]
+    room, limit = generation.max_new_tokens or 1, found.placement.spec.max_context
+    check_entries(conversation.length_with(""), room, found.plan.context, limit, entries)
 
 
 def texts_of(documents: Sequence[DocumentLike]) -> list[str]:
@@ -277,10 +295,16 @@ def needed_tokens(
     texts: Sequence[str],
     questions: Sequence[str] | None,
     generation: GenerationConfig,
+    said: Sequence[str] = (),
 ) -> int:
-    """Return the tokens of a conversation with these questions, or with one question not known yet."""
+    """Return the tokens of a conversation with these questions, or with one question not known yet.
+
+    Args:
+        texts: those of the documents; ``said``: earlier questions, each with its answer.
+    """
     asked = [""] if questions is None else questions
-    text = sum(len(prompt.text(part)) for part in (*texts, *asked))
+    text = sum(len(prompt.text(part)) for part in (*texts, *said, *asked))
+    text += len(said) // 2 * (len(prompt.between()) + len(prompt.answered()))
     turn = len(prompt.between()) + len(prompt.closing()) + (generation.max_new_tokens or _ANSWER_TOKENS)
     # Only the last answer has its reasoning beside it.
     marks = prompt.reasoning

@@ -91,12 +91,13 @@ def find_server(
     system: str | None,
     generation: GenerationConfig,
     questions: Sequence[str] | None,
+    said: Sequence[str] = (),
 ) -> tuple[OwnServer | None, str]:
     """Return a running server that answers as a model would that this process loads.
 
     Args:
         request: for the model that would be loaded.
-        texts: the texts in the context before the questions; see ``open_session`` for the others.
+        texts: those of the documents; see ``open_session`` for the others.
 
     Returns:
         The server, or None and, if there is a server of the model, why it does not do.
@@ -104,7 +105,7 @@ def find_server(
     if not (servers := _running_servers()):
         return None, ""
     model = _source_id(request.name)
-    needed = needed_tokens(EstimatedFormat(system), texts, questions, generation)
+    needed = needed_tokens(EstimatedFormat(system), texts, questions, generation, said)
     reason = ""
     for server in servers:
         if server.said.source_id == model:

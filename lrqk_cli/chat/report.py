@@ -156,7 +156,7 @@ def build_report(
             {"path": document.path, "pages": document.pages, "tokens": document.tokens}
             for document in documents
         ],
-        "sources": _source_reports(answer.sources),
+        "sources": source_reports(answer.sources),
         "timing": {
             "load_s": load_s,
             "prefill_tokens": timing.prefill_tokens,
@@ -187,7 +187,8 @@ def _memory_report(memory: MemoryUse) -> MemoryReport:
     }
 
 
-def _source_reports(sources: AnswerSources | None) -> list[SourceReport] | None:
+def source_reports(sources: AnswerSources | None) -> list[SourceReport] | None:
+    """Return the sources of an answer; None if they were not asked for."""
     if sources is None:
         return None
     return [

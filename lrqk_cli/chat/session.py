@@ -21,7 +21,7 @@ from lrqk_cli.chat.events import (
     TextDelta,
     Timing,
 )
-from lrqk_cli.chat.fitting import check_fit
+from lrqk_cli.chat.fitting import check_entries
 from lrqk_cli.chat.protocols import DocumentLike
 from lrqk_cli.chat.sources import find_sources
 from lrqk_cli.config import GenerationConfig, LrqkConfig
@@ -193,7 +193,7 @@ class Session(Chat):
         needed, room = len(conversation.tokens), 0
         if leaves_room:
             needed, room = conversation.length_with(""), generation.max_new_tokens or 1
-        check_fit(needed, room, self.engine.context, self.max_context, [], [])
+        check_entries(needed, room, self.engine.context, self.max_context, [])
 
     def _forget(self, entry: Entry) -> None:
         self._context_sync.forget(self.conversation, entry)
@@ -208,11 +208,8 @@ class Session(Chat):
         """Refuse ``needed`` tokens that do not fit; name the part of ``removable`` documents that would."""
         if removable is None and not self.conversation.exchanges:
             removable = [entry for entry in self.conversation.entries if isinstance(entry, DocumentEntry)]
-        uses = [entry.use for entry in removable or ()]
-        entries = enumerate(removable or ())
-        pages = [replace(span, document=index) for index, entry in entries for span in entry.pages]
         room = self.generation.max_new_tokens or 1
-        check_fit(needed, room, self.engine.context, self.max_context, uses, pages)
+        check_entries(needed, room, self.engine.context, self.max_context, removable or ())
         if needed > self._trained_context and not self._warned:
             self._warned = True
             yield Notice(

@@ -30,6 +30,7 @@ _CELLS = 60
 _MOST_CHARACTERS = 200
 # Tokens on each side of a passage's middle: enough for a whole passage even at one character a token.
 _NEIGHBOURS = 160
+_HEADER, _FOOTER = re.compile(r'<document title="[^"\n]*">\n'), "</document>"
 # The mark at the start of a page does not belong to its first sentence.
 _SENTENCE_END = re.compile(r"\A\[[^\]\n]*\]\n|[.!?][\"'”’)\]]*\s+|\n\s*\n")
 
@@ -130,8 +131,11 @@ def _passage(tokens: Sequence[int], place: _Place, sums: Sequence[float], stream
     begin, end = max(place.start, middle - _NEIGHBOURS), min(place.end, middle + _NEIGHBOURS)
     pieces = [stream.push(token) for token in tokens[begin:end]]
     pieces.append(stream.flush())
-    ends = [*accumulate(map(len, pieces))]
-    return sentence_at("".join(pieces), ends[middle - begin] - 1)
+    ends, text = [*accumulate(map(len, pieces))], "".join(pieces)
+    # A document without pages is a place with its header and its footer.
+    mark = _HEADER.match(text)
+    first = mark.end() if mark is not None else 0
+    return sentence_at(text[first:].partition(_FOOTER)[0], ends[middle - begin] - 1 - first)
 
 
 def sentence_at(text: str, position: int) -> str:

@@ -1,11 +1,13 @@
-"""Settings, plans and answers, each in one line of text."""
+"""Settings, plans, answers and their sources, each in one line of text."""
 
 from __future__ import annotations
 
-from lrqk_cli.chat.events import Answer
+from lrqk_cli.chat.events import Answer, AnswerSources, DocumentUse, SourcePage
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.memory.plan import Plan
 from lrqk_cli.memory.units import format_bytes
+
+_MOST_NAMED = 3
 
 
 def settings_label(config: LrqkConfig) -> str:
@@ -49,3 +51,23 @@ def statistics_line(answer: Answer, attention: str = "") -> str:
     if answer.memory is not None:
         parts.append(f"{answer.memory.device} peak {format_bytes(answer.memory.peak_device_bytes)}")
     return " · ".join(parts)
+
+
+def sources_line(sources: AnswerSources) -> str:
+    """Return the best pages in one line, by document; empty without sources."""
+    places = dict[DocumentUse, list[str]]()
+    for source in sources.pages[:_MOST_NAMED]:
+        places.setdefault(source.document, []).append(f"{_page(source)} ({source.share:.0%})")
+    named = [document.title + "".join(parts) for document, parts in places.items()]
+    return f"Sources: {'; '.join(named)}" if named else ""
+
+
+def source_label(source: SourcePage) -> str:
+    """Return a document's title and the page."""
+    return source.document.title + _page(source)
+
+
+def _page(source: SourcePage) -> str:
+    """Return the page label after a document's title."""
+    label = "" if source.page is None else f", page {source.page}"
+    return f"{label}, read by OCR" if source.by_ocr else label

@@ -155,10 +155,10 @@ def _config(
         AlsPenalties,
         _paper_option(
             "--als-penalties",
-            "Penalty weights of als for Q, K, the new token and the tokens on the GPU.",
+            "Penalty weights of als for Q, K, the new token and the tokens on the GPU. (default: 1,1,1,1)",
             "W,W,W,W",
             parse_penalties,
-            show_default="1,1,1,1",
+            show_default=False,
         ),
     ] = _DEFAULT.als.penalties,
 ) -> LrqkConfig:

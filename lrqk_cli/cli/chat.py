@@ -16,6 +16,7 @@ from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.locations import Location, locate, split_variable
+from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 from lrqk_cli.terminal.console import stderr_console
 
@@ -74,6 +75,11 @@ def chat(
     debug: options.Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Chat about documents; with --prompt or --prompts-file, print answers and exit."""
+    if no_history and (session is not None or continue_):
+        raise UsageError(
+            "--no-history records nothing, and --session and --continue record the conversation.",
+            "Leave one of them out, as a variable and in the config file too.",
+        )
     if endpoint is not None:
         chosen: ChatModel = endpoints.model_at(context, endpoint, model)
     else:

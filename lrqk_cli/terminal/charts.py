@@ -57,7 +57,8 @@ def statistics_view(ctx: CommandContext) -> RenderableType:
     table.add_row("model", ctx.model)
     table.add_row("context", f"{status.used:,}{most} tokens, {ctx.session.unread:,} to be read")
     if memory is not None:
-        threads = f", {ctx.threads} threads" if ctx.threads and memory.device == "cpu" else ""
+        noun = "thread" if ctx.threads == 1 else "threads"
+        threads = f", {ctx.threads} {noun}" if ctx.threads and memory.device == "cpu" else ""
         peak = format_bytes(memory.peak_device_bytes)
         table.add_row(memory.device, f"{device_memory(memory)}, peak {peak}{threads}")
         held = {"weights": memory.weight_bytes, "index": memory.index_bytes, "hot rows": memory.hot_bytes}

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, closing
 
-from lrqk_cli.chat.events import Message, ReasoningDelta, TextDelta
+from lrqk_cli.chat.events import Answer, Message, ReasoningDelta, TextDelta
+from lrqk_cli.chat.summary import sources_line
 from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.terminal.command_context import ChatEvent, ChatExit, CommandContext
@@ -17,7 +18,6 @@ from lrqk_cli.terminal.echo import hidden_typing
 from lrqk_cli.terminal.interrupts import Interrupts, LeaveAtOnce
 from lrqk_cli.terminal.line_reader import LineReader
 from lrqk_cli.terminal.markdown import MarkdownStream
-from lrqk_cli.terminal.sources_view import sources_line
 from lrqk_cli.terminal.streaming import (
     DeltaStream,
     PlainReasoning,
@@ -31,6 +31,7 @@ from lrqk_cli.terminal.toolbar import status_line
 _UNEXPECTED_HINT = "The conversation is as it was before. Please report this; --debug shows more of it."
 _STOPPED = "The answer was stopped. What is here of it stays in the conversation."
 _STOPPED_BEFORE = "Stopped before the answer began."
+_STOPPED_READING = "Stopped. The rest is read with your next question."
 _STOPPING = "Stopping after this step. Press Ctrl-C again to leave at once."
 
 
@@ -72,8 +73,6 @@ class Repl:
             self._succeeds(self._read)
         else:
             self._read()
-        if ctx.session.unread and self._interrupts():
-            view.note("Stopped. The rest is read with your first question.")
         view.note("Ask a question. /help lists the commands, Ctrl-D leaves.")
         while ctx.chat_exit is None:
             draft, ctx.draft = ctx.draft, None
@@ -92,6 +91,7 @@ class Repl:
         """Show the events of a session until they end; Ctrl-C stops them and keeps the answer so far."""
         began = time.monotonic()
         streams = DeltaStream(self._new_reasoning, self._new_stream)
+        has_ended = False
         with closing(events), self._interrupts, hidden_typing(), ExitStack() as bar, streams:
             update = None
             for event in events:
@@ -108,13 +108,24 @@ class Repl:
                 else:
                     bar.close()
                     streams.close()
-                    if event.finish_reason == "interrupted":
-                        self._ctx.view.note(_STOPPED if event.new_tokens else _STOPPED_BEFORE)
-                    self._ctx.view.statistics(event)
+                    has_ended = True
+                    self._tell_end(event)
                     if event.sources is not None and (line := sources_line(event.sources)):
                         self._ctx.view.note(line)
         if not self._interrupts():
             self._ctx.view.ring(time.monotonic() - began)
+        elif not has_ended and self._ctx.session.unread:
+            self._ctx.view.note(_STOPPED_READING)
+
+    def _tell_end(self, answer: Answer) -> None:
+        view = self._ctx.view
+        if answer.finish_reason != "interrupted":
+            view.statistics(answer)
+        elif answer.new_tokens or answer.reasoning:
+            view.note(_STOPPED)
+            view.statistics(answer)
+        else:
+            view.note(_STOPPED_BEFORE)
 
     def status(self, width: int) -> str:
         """Return the status line for a width in columns."""

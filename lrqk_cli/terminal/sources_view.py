@@ -6,10 +6,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lrqk_cli.chat.events import AnswerSources, DocumentUse, SourcePage
+from lrqk_cli.chat.events import AnswerSources
+from lrqk_cli.chat.summary import source_label
 from lrqk_cli.terminal.charts import levels_for, sparkline
-
-_MOST_NAMED = 3
 
 
 def sources_view(sources: AnswerSources, console: Console) -> RenderableType:
@@ -30,23 +29,3 @@ def sources_view(sources: AnswerSources, console: Console) -> RenderableType:
     for strip in sources.strips:
         strips.add_row(sparkline(strip.heat, levels), strip.document.title)
     return Group(table, Text(), strips)
-
-
-def sources_line(sources: AnswerSources) -> str:
-    """Return the best pages in one line, by document; empty without sources."""
-    places = dict[DocumentUse, list[str]]()
-    for source in sources.pages[:_MOST_NAMED]:
-        places.setdefault(source.document, []).append(f"{_page(source)} ({source.share:.0%})")
-    named = [document.title + "".join(parts) for document, parts in places.items()]
-    return f"Sources: {'; '.join(named)}" if named else ""
-
-
-def source_label(source: SourcePage) -> str:
-    """Return a document's title and the page."""
-    return source.document.title + _page(source)
-
-
-def _page(source: SourcePage) -> str:
-    """Return the page label after a document's title."""
-    label = "" if source.page is None else f", page {source.page}"
-    return f"{label}, read by OCR" if source.by_ocr else label

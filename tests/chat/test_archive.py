@@ -8,6 +8,7 @@ import pytest
 from fake_chat import FakePrompt
 
 from lrqk_cli.chat.archive import load, make_archive, save
+from lrqk_cli.chat.events import AnswerSources, SourcePage
 from lrqk_cli.chat.export import to_json, to_markdown
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.errors import UsageError
@@ -114,6 +115,18 @@ def test_json_is_a_list_of_messages(session):
         "document", "user", "assistant", "document", "user", "assistant",
     ]  # fmt: skip
     assert plain["messages"][5] == {"role": "assistant", "content": "Ye", "finish_reason": "interrupted"}
+
+
+def test_exports_name_the_sources_of_an_answer(session):
+    (use, _), (exchange, _) = session.documents, session.conversation.exchanges
+    exchange.sources = AnswerSources([SourcePage(use, 2, 0.731, "It is so.")], [])
+    written = to_markdown(session.conversation, "tiny")
+    assert "## Answer\n\nYes.\n\n*Sources: a.pdf, page 2 (73%)*\n\n*b.txt" in written
+    messages = json.loads(to_json(session.conversation, "tiny"))["messages"]
+    assert messages[2]["sources"] == [
+        {"document": use.path, "page": 2, "share": 0.731, "passage": "It is so.", "by_ocr": False}
+    ]
+    assert "sources" not in messages[5]
 
 
 def test_an_answer_keeps_its_tokens_where_the_tokenizer_is_the_same(session, tmp_path):

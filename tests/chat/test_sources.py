@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fake_chat import FakeDocument, FakeEngine, FakePrompt, FakeStream, new_session
@@ -11,6 +12,7 @@ from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.events import Answer, AnswerSources
 from lrqk_cli.chat.remote_answer import RemoteAnswer
 from lrqk_cli.chat.sources import find_sources, sentence_at
+from lrqk_cli.documents.document import Document, Page
 from lrqk_cli.endpoint.protocol import Chunk
 
 FIRST = "The plant is in Brannock. It employs 412 people. It was built in 1971. "
@@ -64,6 +66,15 @@ def test_an_even_look_however_long_counts_for_nothing_beside_a_peak():
     assert sum(weights[page.start : page.end]) > sum(weights[page.end :]) / 3
     sources = find_sources(weights, conversation, FakeStream)
     assert [(source.page, source.share) for source in sources.pages] == [(2, 1.0)]
+
+
+@pytest.mark.parametrize("words", ["<document", "Hallgrave", "</document>"])
+def test_a_passage_has_no_marks_of_the_document(words):
+    text = SECOND.strip()
+    conversation = conversation_about(Document(Path("b.txt"), "b.txt", (Page(None, text),)))  # type: ignore[arg-type]
+    (source,) = find(conversation, (words, 2.0)).pages
+    expected = "He lives in Oxmere." if words == "</document>" else "The chairman is Tobin Hallgrave."
+    assert source.passage == expected
 
 
 def test_sinks_outside_the_documents_do_not_count():

@@ -260,6 +260,14 @@ def test_a_text_beyond_the_context_ends_in_6_before_anything_is_read(chat, docum
     fails_with(result, 6, "context holds 256", "% of notes.txt")
 
 
+@pytest.mark.parametrize("flags", [("--ctx", "256"), ()], ids=["asked", "of the model"])
+def test_a_text_beyond_the_context_is_refused_before_the_model_is_loaded(chat, tmp_path, flags, monkeypatch):
+    monkeypatch.setattr("lrqk_cli.models.loading.load", lambda *_, **__: pytest.fail("it was loaded"))
+    file = tmp_path / "notes.txt"
+    file.write_text("The plant employs 412 people. " * 2000)
+    fails_with(chat("--file", file, "--prompt", "How much?", *flags), 6, "context holds", "% of notes.txt")
+
+
 def test_the_pages_that_would_fit_are_named_and_do_fit(chat, shared_data):
     file = shared_data / "pdfs" / "pdflatex-4-pages.pdf"
     result = chat("--file", file, "--prompt", "What?", "--ctx", "4k")

@@ -126,6 +126,8 @@ def test_without_a_session_questions_of_the_command_line_are_not_recorded(chat, 
     [
         (("--continue", "--prompt", "x"), "no session"),
         (("--continue", "--session", "a", "--prompt", "x"), "Choose one"),
+        (("--no-history", "--session", "a", "--prompt", "x"), "records nothing"),
+        (("--no-history", "--continue"), "records nothing"),
         (("--session", "../a", "--prompt", "x"), "not the name"),
         (("--session", "a", "--prompts-file", "questions.txt"), "one conversation"),
     ],

@@ -257,6 +257,30 @@ def test_a_stopped_answer_says_so_on_the_screen_and_in_what_is_written(tmp_path)
         assert '"interrupted"' in (tmp_path / "work" / name).read_text()
 
 
+@pytest.mark.usefixtures("_ctrl_c")
+def test_a_document_whose_reading_is_stopped_is_read_with_the_next_question(tmp_path, monkeypatch):
+    talk, whole = Talk(), tmp_path / "b.txt"
+    whole.write_text("text " * 100)
+    read = talk.engine.prefill
+
+    def stop_at_first(*arguments: object, **named: object) -> Generator[PrefillProgress, None, None]:
+        for number, progress in enumerate(read(*arguments, **named)):  # type: ignore[arg-type]
+            if not number:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield progress
+
+    talk.say("First?")
+    monkeypatch.setattr(talk.engine, "prefill", stop_at_first)
+    shown = talk.say(f"/file {whole}")
+    assert "Stopped. The rest is read with your next question." in shown
+    assert talk.ctx.session.unread
+    shown = talk.say("Second?")
+    assert "Stopped before the answer began." in shown
+    assert " in · " not in shown
+    monkeypatch.setattr(talk.engine, "prefill", read)
+    assert " in · " in talk.say("Third?")
+
+
 @pytest.mark.parametrize("word", ["/quit", "/exit", "/bye", "quit", "exit", "Bye", " exit "])
 def test_words_that_leave(word):
     talk = Talk()

@@ -245,7 +245,7 @@ def test_ctrl_c_stops_reading_and_the_rest_is_read_with_the_question(start):
     terminal.wait(r"Reading .* (8|24)/803")
     terminal.type("\x03")
     terminal.wait("Stopping after this step")
-    terminal.wait("The rest is read with your first question")
+    terminal.wait("The rest is read with your next question")
     terminal.idle()
     assert "Reading" not in terminal.text()
     terminal.type("\x04")
@@ -292,7 +292,7 @@ def test_a_stopped_chat_gives_the_terminal_back_and_goes_on_without_echo(start):
     terminal.wait(r"(?s)stopped.*Reading .* \d+/803")
     assert not terminal.child.getecho()
     terminal.type("\x03")
-    terminal.wait("The rest is read with your first question")
+    terminal.wait("The rest is read with your next question")
     terminal.idle()
     terminal.type("\x04")
     assert terminal.end() == 0

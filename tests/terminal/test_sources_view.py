@@ -1,13 +1,12 @@
-"""Sources of an answer as a table on the terminal, and as one line."""
+"""Sources of an answer as a table on the terminal."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 from lrqk_cli.chat.events import AnswerSources, DocumentUse, SourcePage, Strip
 from lrqk_cli.terminal.console import CleanConsole
-from lrqk_cli.terminal.sources_view import sources_line, sources_view
+from lrqk_cli.terminal.sources_view import sources_view
 
 
 def shown(sources: AnswerSources, **options: object) -> str:
@@ -29,19 +28,5 @@ def test_the_view_fits_80_columns_and_steers_no_terminal():
     assert r"employs 4\x1b[2J12 people." in " ".join(view.split())
 
 
-def test_without_documents_the_view_says_so_and_the_line_is_empty():
+def test_without_documents_the_view_says_so():
     assert "no documents" in shown(AnswerSources([], []))
-    assert sources_line(AnswerSources([], [])) == ""
-
-
-def test_the_line_names_the_best():
-    page = SourcePage(DocumentUse("a.pdf", "a.pdf", 2, 0, 90), 2, 1.0, "It employs 412 people.")
-    assert sources_line(AnswerSources([page], [])) == "Sources: a.pdf, page 2 (100%)"
-    scan = replace(page, by_ocr=True)
-    assert sources_line(AnswerSources([scan], [])) == "Sources: a.pdf, page 2, read by OCR (100%)"
-
-
-def test_the_line_names_each_document_once():
-    first, second = DocumentUse("a.pdf", "a.pdf", 9, 0, 5), DocumentUse("b", "b", 0, 5, 9)
-    pages = [SourcePage(first, 4, 0.5, ""), SourcePage(second, None, 0.3, ""), SourcePage(first, 2, 0.2, "")]
-    assert sources_line(AnswerSources(pages, [])) == "Sources: a.pdf, page 4 (50%), page 2 (20%); b (30%)"

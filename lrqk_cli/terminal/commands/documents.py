@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
+from lrqk_cli.chat.events import DocumentUse, PageSpan
 from lrqk_cli.documents import PageSelection
 from lrqk_cli.documents.document import format_numbers
 from lrqk_cli.documents.locations import DocumentUrl, Location, locate
@@ -90,9 +92,16 @@ def _pages(ctx: CommandContext, argument: str) -> None:
         ctx.pages = None if argument == "all" else PageSelection.parse(argument)
         ctx.say(f"/file reads {f'pages {ctx.pages}' if ctx.pages else 'all pages'} from now on.")
         return
-    spans, documents = ctx.session.page_spans, ctx.session.documents
-    if not spans:
+    spans = ctx.session.page_spans
+    if ctx.pages is not None:
+        ctx.say(f"/file reads pages {ctx.pages}; /pages all changes that.")
+    elif not spans:
         raise UsageError("No document has pages.", "Add one with /file PATH.")
+    if spans:
+        ctx.view.console.print(_table_of_pages(spans, ctx.session.documents))
+
+
+def _table_of_pages(spans: Sequence[PageSpan], documents: Sequence[DocumentUse]) -> Table:
     names_scans = any(span.by_ocr for span in spans)
     table = make_table("Document", "Pages", "Tokens a page", *["Pages by OCR"] * names_scans)
     for index, use in enumerate(documents):
@@ -102,7 +111,7 @@ def _pages(ctx: CommandContext, argument: str) -> None:
             numbers = format_numbers([span.page for span in own])
             scans = format_numbers([span.page for span in own if span.by_ocr])
             table.add_row(use.title, numbers, f"{min(sizes):,} to {max(sizes):,}", *[scans] * names_scans)
-    ctx.view.console.print(table)
+    return table
 
 
 def make_table(*headings: str) -> Table:

@@ -60,14 +60,18 @@ def _load(ctx: CommandContext, argument: str) -> None:
     path, name = _file_of(argument), one_path(argument).name
     if path is None and archive.saved_path(name).is_file() and not _is_session(name):
         path = archive.saved_path(name)  # by an earlier version, or by a chat that could not go on
-    if path is not None:
-        _adopt(ctx, archive.load(path))
-        ctx.own_files = frozenset()
-        own(ctx, path)
-        return
     ctx.record()  # a turn that could not be written before is not left behind
-    with ctx.chat_session.switching(name) as saved:
+    if path is None:
+        with ctx.chat_session.switching(name) as saved:
+            _adopt(ctx, saved)
+        return
+    saved, before = archive.load(path), ctx.chat_session.name
+    with ctx.chat_session.beginning(saved.documents[0].title if saved.documents else None):
         _adopt(ctx, saved)
+    ctx.own_files = frozenset()
+    own(ctx, path)
+    if before is not None:
+        ctx.say(f"The session {before} stays as it was; this conversation is recorded in another one.")
 
 
 def _is_session(name: str) -> bool:

@@ -12,13 +12,14 @@ from tempfile import NamedTemporaryFile, mkdtemp
 from rich.text import Text
 
 from lrqk_cli.chat.events import SourcePage
+from lrqk_cli.chat.summary import source_label
 from lrqk_cli.errors import UsageError
 from lrqk_cli.terminal.command_context import CommandContext
 from lrqk_cli.terminal.commands.registry import Command
 from lrqk_cli.terminal.echo import hidden_typing
 from lrqk_cli.terminal.graphics import canvas_of, show_picture, with_marks
 from lrqk_cli.terminal.graphics_query import Graphics, is_multiplexed, query_graphics
-from lrqk_cli.terminal.sources_view import source_label, sources_view
+from lrqk_cli.terminal.sources_view import sources_view
 
 
 def _sources(ctx: CommandContext, argument: str) -> None:
@@ -111,7 +112,8 @@ def _source_number(ctx: CommandContext, argument: str) -> SourcePage:
     exchanges = ctx.session.conversation.exchanges
     sources = exchanges[-1].sources if exchanges else None
     if sources is None or not sources.pages:
-        raise UsageError("The newest answer has no sources.", "Type /sources on, and ask again.")
+        hint = "Ask again." if ctx.session.notes_sources else "Type /sources on, and ask again."
+        raise UsageError("The newest answer has no sources.", hint)
     if not argument.isdecimal() or not 1 <= int(argument) <= len(sources.pages):
         raise UsageError(f"There is no source {argument}.", f"Type a number up to {len(sources.pages)}.")
     return sources.pages[int(argument) - 1]
