@@ -239,6 +239,9 @@ class GenerationConfig:
         require(self.temperature >= 0.0, "`temperature` cannot be negative.")
         require(0.0 < self.top_p <= 1.0, "`top_p` must be above 0 and at most 1.")
         require(self.sample_top_k >= 0, "`sample_top_k` cannot be negative.")
-        require(self.repetition_penalty > 0.0, "`repetition_penalty` must be positive.")
+        # Beyond these the logits of some models overflow.
+        require(
+            0.01 <= self.repetition_penalty <= 100.0, "`repetition_penalty` must be between 0.01 and 100."
+        )
         require(self.think is None or self.think >= 0, "`think` cannot be negative.", "0 switches it off.")
         require(self.seed is None or -(2**63) <= self.seed < 2**64, "`seed` must fit in 64 bits.")

@@ -66,6 +66,12 @@ def test_numbers_of_sampling_are_finite(name, value):
         GenerationConfig(**{name: value})
 
 
+@pytest.mark.parametrize("penalty", [-1.0, 0.0, 5e-324, 1e-38, 0.009, 101.0, 1e308])
+def test_a_penalty_that_no_logit_withstands_is_refused(penalty):
+    with pytest.raises(UsageError, match="between 0.01 and 100"):
+        GenerationConfig(repetition_penalty=penalty)
+
+
 @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
 def test_a_seed_fits_in_64_bits(seed):
     with pytest.raises(UsageError, match="64 bits"):
