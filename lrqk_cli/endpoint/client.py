@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +15,8 @@ import httpx2
 
 from lrqk_cli.connections import connection_failure, is_local
 from lrqk_cli.endpoint.failures import broken, failure_in_stream, not_understood, refusal, unreachable
-from lrqk_cli.endpoint.protocol import Chunk, ServedModel, read_chunk, read_models
+from lrqk_cli.endpoint.loop_thread import LoopThread
+from lrqk_cli.endpoint.protocol import Chunk, ServedModel, read_chunk, read_json, read_models
 from lrqk_cli.errors import UsageError
 
 # Seconds in which a connection is made, and in which a server lists its models.
@@ -22,8 +24,8 @@ _CONNECT_S = 10.0
 _LIST_S = 30.0
 # Bytes of a list of models, or of a refusal.
 _MOST_BYTES = 4 << 20
-# Seconds after which it is looked again whether the user has stopped the answer.
-_POLL_S = 0.05
+# Characters of an answer with its reasoning: the longest contexts hold about as many.
+_MOST_CHARACTERS = 4 << 20
 _DONE = "[DONE]"
 
 
@@ -59,16 +61,11 @@ class EndpointClient:
         Raises:
             EndpointError: it cannot be reached, refuses the key, or speaks another protocol.
         """
-        with self._failures(), asyncio.Runner() as runner:
-            # Ctrl-C may be raised within a task, and is passed on from here; the loop would call it lost.
-            runner.get_loop().set_exception_handler(lambda *_: None)
-            response, body = runner.run(self._list())
+        with self._failures(), LoopThread() as thread:
+            response, body = thread.result(self._list())
         if not response.is_success:
             raise refusal(response.status_code, _text(body), response.headers, self.url)
-        try:
-            models = read_models(json.loads(body))
-        except (ValueError, RecursionError):
-            models = None
+        models = read_models(read_json(body))
         if models is None:
             raise not_understood(self.url)
         self.listed = models
@@ -89,9 +86,9 @@ class EndpointClient:
         return httpx2.AsyncClient(timeout=timeout, transport=transport, **self._settings)
 
     def stream(self, body: Mapping[str, Any], cancelled: Callable[[], bool]) -> Iterator[Chunk]:
-        """Yield the parts of an answer as they come.
+        """Yield the parts of an answer as they come; one that does not end has its end by length.
 
-        If ``cancelled``, yield those that are here, and close the connection.
+        If ``cancelled``, close the connection: what has not been yielded is dropped.
 
         Args:
             body: the fields of a chat completion, without ``stream``.
@@ -101,43 +98,43 @@ class EndpointClient:
             UsageError: it refuses a field.
             EndpointError: it cannot be reached, refuses the key, is busy or fails, or the stream breaks.
         """
-        # A coroutine can be cancelled while it waits for the server; a blocking read cannot.
-        with self._failures(), asyncio.Runner() as runner:
-            events = asyncio.Queue[str | None]()
-            loop = runner.get_loop()
-            # Ctrl-C may be raised within a task, and is passed on from here; the loop would call it lost.
-            loop.set_exception_handler(lambda *_: None)
-            reader = loop.create_task(self._read(body, events))
-            try:
-                while True:
-                    data = runner.run(_next(events, reader, cancelled))
-                    if data == _DONE or (data is None and cancelled()):
-                        return
-                    if data is None:
-                        raise broken(self.url)
-                    yield self._chunk(data)
-            finally:
-                runner.run(_leave(reader))
+        room = _MOST_CHARACTERS
+        with self._failures(), LoopThread() as thread:
+            # Each event is read when the one before it has been used, so a quick server has to wait.
+            events = self._events(body)
+            while not cancelled():
+                data = thread.result_unless(cancelled, _next(events))
+                if data is None or data == _DONE:
+                    return
+                chunk = self._chunk(data)
+                room -= len(chunk.text) + len(chunk.reasoning)
+                if room < 0:
+                    yield replace(chunk, end="length")
+                    return
+                yield chunk
 
-    async def _read(self, body: Mapping[str, Any], events: asyncio.Queue[str | None]) -> None:
-        """Put the data of all events into a queue, and None at the end of the stream."""
+    async def _events(self, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
+        """Yield the data of all events; whoever reads on after the last one finds the stream broken."""
         fields = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        # A lone surrogate, as in a name that is no text, has no bytes in UTF-8, but an escape in JSON.
+        content = json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        headers = {"Content-Type": "application/json"}
+        url = f"{self.url}/chat/completions"
         async with (
             self._client() as client,
-            client.stream("POST", f"{self.url}/chat/completions", json=fields) as response,
+            client.stream("POST", url, content=content, headers=headers) as response,
         ):
             if not response.is_success:
                 text = _text(await _body(response))
                 raise refusal(response.status_code, text, response.headers, self.url)
+            # Streams of events are UTF-8, and Python may have no such text as the server names.
+            response.encoding = "utf-8"
             async for event in httpx2.EventSource(response):
-                events.put_nowait(event.data)
-        events.put_nowait(None)
+                yield event.data
+        raise broken(self.url)
 
     def _chunk(self, data: str) -> Chunk:
-        try:
-            plain = json.loads(data)
-        except (ValueError, RecursionError):
-            plain = None
+        plain = read_json(data)
         if not isinstance(plain, dict):
             raise not_understood(self.url)
         if plain.get("error"):
@@ -173,31 +170,9 @@ def _text(body: bytes) -> str:
     return body.decode("utf-8", "replace")
 
 
-async def _next(
-    events: asyncio.Queue[str | None], reader: asyncio.Task[None], cancelled: Callable[[], bool]
-) -> str | None:
-    """Return the data of the next event; None at the end of the stream, or if the user stops it.
-
-    Raises:
-        Exception: whatever the reader raises, after all events before it.
-    """
-    while events.empty() and not reader.done() and not cancelled():
-        getter = asyncio.ensure_future(events.get())
-        await asyncio.wait({getter, reader}, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
-        if getter.done():
-            return getter.result()
-        getter.cancel()
-    if not events.empty():
-        return events.get_nowait()
-    if reader.done():
-        reader.result()
-    return None
-
-
-async def _leave(reader: asyncio.Task[None]) -> None:
-    """Close the connection; what fails now changes nothing."""
-    reader.cancel()
-    await asyncio.gather(reader, return_exceptions=True)
+async def _next(events: AsyncGenerator[str, None]) -> str:
+    # The loop closes those generators at its end that have begun within it.
+    return await anext(events)
 
 
 def _base(url: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from lrqk_cli.endpoint.protocol import read_json
 from lrqk_cli.errors import ContextLengthError, LrqkError, ModelError, UsageError
 
 # Characters of a server's own words that are shown.
 _MOST_WORDS = 400
+# Digits of the seconds in which one may ask again: those of a day have five.
+_MOST_DIGITS = 5
 # How servers name a prompt that is too long: OpenAI, lrqk and llama-cpp-python; llama-server.
 _TOO_LONG = ("context_length_exceeded", "exceed_context_size_error")
 # vLLM and SGLang have no code for it.
@@ -31,10 +33,7 @@ def refusal(status: int, body: str, headers: Mapping[str, str], url: str) -> Lrq
         body: of the answer, usually JSON.
         url: the endpoint, for the message.
     """
-    try:
-        plain = json.loads(body)
-    except ValueError:
-        plain = None
+    plain = read_json(body)
     # A page of a proxy says nothing that helps.
     said, kinds = _read(plain) if isinstance(plain, dict) else ("", ())
     return _failure(status, said, kinds, url, headers.get("retry-after", ""))
@@ -87,7 +86,8 @@ def _failure(status: int | None, said: str, kinds: tuple[str, ...], url: str, re
     if status == 413:
         return ContextLengthError(f"The server at {url} takes no request of this size.", _SHORTEN)
     if status == 429:
-        when = f" in {retry_after} seconds" if retry_after.isdecimal() else " later"
+        is_time = retry_after.isdecimal() and len(retry_after) <= _MOST_DIGITS
+        when = f" in {retry_after} seconds" if is_time else " later"
         return EndpointError(f"The server at {url} has too much to do{because}", f"Ask again{when}.")
     if (status is not None and 400 <= status < 500) or _INVALID in kinds:
         return UsageError(f"The server at {url} refuses the request{because}", "Leave out what it names.")

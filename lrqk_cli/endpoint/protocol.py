@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 # Who owns the models of ``lrqk serve``.
 _OWN = "lrqk"
+# No count, and no time in seconds, is as large.
+_TOO_LARGE = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,19 @@ class Chunk:
     details: Mapping[str, Any]
 
 
+def read_json(text: str | bytes) -> object:
+    """Read what a server says, None if it is no JSON; numbers that are not finite, or too large, are null."""
+    try:
+        return json.loads(
+            text,
+            parse_int=partial(_number, int),
+            parse_float=partial(_number, float),
+            parse_constant=lambda _: None,
+        )
+    except (ValueError, RecursionError):
+        return None
+
+
 def read_models(plain: object) -> list[ServedModel] | None:
     """Read the answer of ``/models``; None if it is no list of models."""
     entries = plain.get("data") if isinstance(plain, dict) else None
@@ -97,6 +114,11 @@ def seconds_of(plain: Mapping[str, Any], name: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
         return None
     return float(value)
+
+
+def _number(kind: Callable[[str], float], digits: str) -> float | None:
+    # Python refuses to read an integer of thousands of digits, but not a float.
+    return kind(digits) if abs(float(digits)) < _TOO_LARGE else None
 
 
 def _context(entry: Mapping[str, Any]) -> int | None:
