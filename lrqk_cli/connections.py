@@ -1,4 +1,4 @@
-"""Addresses of this machine, and why a connection to another one failed."""
+"""Addresses of this machine, keys of servers, and why a connection failed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ def is_local(host: str | None) -> bool:
         return ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_key(text: str) -> bool:
+    """Whether a text can be a key: it is sent in a header, with a blank before it."""
+    return text.isascii() and text.isprintable() and text.split() == [text]
 
 
 def connection_failure(error: Exception) -> str:

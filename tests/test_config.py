@@ -68,7 +68,7 @@ def test_numbers_of_sampling_are_finite(name, value):
 
 @pytest.mark.parametrize("penalty", [-1.0, 0.0, 5e-324, 1e-38, 0.009, 101.0, 1e308])
 def test_a_penalty_that_no_logit_withstands_is_refused(penalty):
-    with pytest.raises(UsageError, match="between 0.01 and 100"):
+    with pytest.raises(UsageError, match=r"between 0\.01 and 100"):
         GenerationConfig(repetition_penalty=penalty)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from lrqk_cli.cli import options
 from lrqk_cli.cli.attention_options import ATTENTION_OPTIONS
+from lrqk_cli.connections import is_key
 from lrqk_cli.errors import UsageError, flag
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _key() -> str | None:
     for name in _KEY_VARIABLES:
         # Several keys are those that a server of lrqk takes; any of them will do.
         if keys := os.environ.get(name, "").split():
-            if not (keys[0].isascii() and keys[0].isprintable()):
+            if not is_key(keys[0]):
                 raise UsageError(f"The variable {name} holds no key.", "Correct or unset it.")
             return keys[0]
     return None

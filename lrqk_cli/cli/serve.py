@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_opti
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_bytes, parse_integer
 from lrqk_cli.config import GenerationConfig
-from lrqk_cli.connections import is_local
+from lrqk_cli.connections import is_key, is_local
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
@@ -38,7 +38,8 @@ _LIMITS = ReadLimits()
 _NEEDED = ("fastapi", "llguidance", "uvicorn", "multipart", "prometheus_client")
 # Seconds in which running answers may come to their end.
 _GRACE_S = 3
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+# Connections that wait until the server takes them.
+_BACKLOG = 128
 # Files that a client may have uploaded at a time.
 _MOST_FILES = 1000
 
@@ -107,11 +108,7 @@ def serve(
         raise UsageError(f"There is no port {port}.", "Choose one from 1024 to 65535, or 0 for a free one.")
     if max_queue < 1 or max_body < 1:
         raise UsageError("--max-queue and --max-body must be at least 1.", "Leave them out.")
-    if not is_local(host) and not api_key:
-        raise UsageError(
-            f"Whoever reaches {host} could read the documents of all others.",
-            "Add --api-key, or leave --host out to serve this machine alone.",
-        )
+    _check_keys(api_key, host)
     from lrqk_cli.chat.keeping import CacheChoice
     from lrqk_cli.chat.opening import ModelRequest, open_session
     from lrqk_cli.chat.own_servers import Announcement, settings_of
@@ -132,12 +129,15 @@ def serve(
         weights,
         CacheChoice(not no_cache, cache_size),
     )
-    with open_session(request, [], None, GenerationConfig(), view) as opened:
+    # Loading takes long, so a port that is taken is found before.
+    with (
+        _listening(host, port) as listening,
+        open_session(request, [], None, GenerationConfig(), view) as opened,
+    ):
         limits = ReadLimits(read_timeout, read_memory)
-        hosts = _LOCAL_NAMES if is_local(host) else ()
-        service = _service(opened, limits, api_key, max_body, max_queue, hosts)
-        announcement = partial(
-            Announcement,
+        service = _service(opened, limits, api_key, max_body, max_queue, host)
+        announcement = Announcement(
+            f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/v1",
             token=service.token,
             model=service.model,
             context=service.context,
@@ -145,12 +145,40 @@ def serve(
             source_id=opened.source_id or "",
             settings=settings_of(request),
         )
-        _run(service, host, port, announcement, view)
+        _run(service, listening, announcement, view)
 
 
 def _check_installed() -> None:
     if any(find_spec(name) is None for name in _NEEDED):
         raise UsageError("The server's libraries are not installed.", "Run: pip install 'lrqk[serve]'")
+
+
+def _check_keys(keys: Sequence[str], host: str) -> None:
+    if not is_local(host) and not keys:
+        raise UsageError(
+            f"Whoever reaches {host} could read the documents of all others.",
+            "Add --api-key, or leave --host out to serve this machine alone.",
+        )
+    if not all(map(is_key, keys)):
+        raise UsageError(
+            "No client could send one of the keys of --api-key.",
+            "Use letters, digits and signs of ASCII, without blanks.",
+        )
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket for clients, who wait until the server takes their connections.
+
+    Raises:
+        UsageError: the address is taken, or not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise UsageError(
+            f"Nothing can listen on {host}, port {port}: {reason_of(error)}.", "Choose another --port."
+        ) from None
 
 
 def _service(
@@ -159,7 +187,7 @@ def _service(
     keys: Sequence[str],
     max_body: int,
     max_queue: int,
-    hosts: Sequence[str],
+    host: str,
 ) -> Service:
     import logging
 
@@ -182,40 +210,28 @@ def _service(
         keys=keys,
         token=secrets.token_urlsafe(32),
         max_body=max_body,
-        hosts=hosts,
+        is_local=is_local(host),
     )
 
 
-def _run(
-    service: Service, host: str, port: int, announcement: Callable[[str], Announcement], view: View
-) -> None:
-    """Serve until the user ends it; ``announcement`` is made of the address."""
+def _run(service: Service, listening: socket.socket, announcement: Announcement, view: View) -> None:
+    """Serve until the user ends it."""
     import uvicorn
 
     from lrqk_cli.chat.own_servers import announced
     from lrqk_cli.server.app import create_app
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        service.worker.close()
-        raise UsageError(
-            f"Nothing can listen on {host}, port {port}: {reason_of(error)}.", "Choose another --port."
-        ) from None
     config = uvicorn.Config(
         create_app(service), log_level="warning", timeout_graceful_shutdown=_GRACE_S, server_header=False
     )
-    shown = f"[{host}]" if family == socket.AF_INET6 else host
-    url = f"http://{shown}:{listening.getsockname()[1]}/v1"
     try:
         with ExitStack() as stack:
-            sockets = [stack.enter_context(listening)]
+            sockets = [listening]
             try:
-                sockets.append(stack.enter_context(announced(announcement(url))))
+                sockets.append(stack.enter_context(announced(announcement)))
             except LrqkError as error:
                 view.note(f"'lrqk chat' finds this server with --endpoint alone: {error.message}")
-            view.note(f"Serving {service.model} at {url}. Ctrl-C ends it.")
+            view.note(f"Serving {service.model} at {announcement.url}. Ctrl-C ends it.")
             _ending(service.worker)(config).run(sockets=sockets)
     finally:
         service.worker.close()

@@ -35,7 +35,7 @@ from lrqk_cli.server.protocol import (
     Usage,
 )
 from lrqk_cli.server.vocabulary import Vocabulary
-from lrqk_cli.server.worker import Finished, Job, JobEvent, Queued
+from lrqk_cli.server.worker import EngineWorker, Finished, Job, JobEvent, Queued
 
 _END = "data: [DONE]\n\n"
 
@@ -72,10 +72,12 @@ class Completion:
 
     Args:
         model: the name of the model.
+        worker: answers the job.
         vocabulary: tells the tokens of log probabilities.
     """
 
     model: str
+    worker: EngineWorker
     job: Job
     reception: Reception
     vocabulary: Vocabulary
@@ -96,7 +98,7 @@ class Completion:
                 if isinstance(event, TextDelta) and event.logprobs is not None:
                     noted.append(event.logprobs)
         finally:
-            self.job.is_cancelled.set()
+            self.worker.cancel(self.job)
         raise AssertionError("A job ends with its answer or a failure.")
 
     async def stream(self, *, includes_usage: bool, shows_progress: bool) -> AsyncGenerator[str, None]:
@@ -135,7 +137,7 @@ class Completion:
                 raise
             yield f"data: {body_of(error).model_dump_json()}\n\n"
         finally:
-            self.job.is_cancelled.set()
+            self.worker.cancel(self.job)
 
     def _completion(self, end: Finished, noted: Sequence[TokenLogprobs]) -> ChatCompletion | TextCompletion:
         logprobs = chat_logprobs(noted, self.vocabulary) if self._tells_logprobs else None

@@ -14,12 +14,20 @@ from lrqk_cli.errors import (
     UsageError,
 )
 from lrqk_cli.server.protocol import Failure, FailureBody
-from lrqk_cli.server.uploads import NoSuchFileError, TooManyFilesError
+from lrqk_cli.server.uploads import NoSuchFileError, NotStoredError, TooManyFilesError
 from lrqk_cli.server.worker import BusyError, ClosingError
 
 
 class UnauthorisedError(LrqkError):
     """The request has no valid key."""
+
+
+class UnknownHostError(LrqkError):
+    """The request calls the server by a name that is not of this machine."""
+
+
+class ForeignPageError(LrqkError):
+    """The request comes from a web page of another server."""
 
 
 class BodyTooLargeError(LrqkError):
@@ -35,15 +43,21 @@ _KINDS: dict[type[LrqkError], tuple[int, str, str | None]] = {
     ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
     DocumentError: (400, "invalid_request_error", "unreadable_document"),
     UsageError: (400, "invalid_request_error", None),
+    UnknownHostError: (400, "invalid_request_error", "unknown_host"),
     UnauthorisedError: (401, "invalid_request_error", "invalid_api_key"),
+    ForeignPageError: (403, "invalid_request_error", "foreign_origin"),
     NoSuchFileError: (404, "invalid_request_error", "file_not_found"),
     UnknownModelError: (404, "invalid_request_error", "model_not_found"),
     BodyTooLargeError: (413, "invalid_request_error", "body_too_large"),
     TooManyFilesError: (409, "invalid_request_error", "too_many_files"),
     BusyError: (429, "rate_limit_error", "queue_full"),
     ClosingError: (503, "server_error", "closing"),
+    NotStoredError: (503, "server_error", "not_stored"),
     OutOfMemoryError: (503, "server_error", "out_of_memory"),
 }
+
+# That of a chat names commands that clients do not have.
+_CONTEXT_HINT = "Leave out messages or documents, or start the server with a larger --ctx."
 
 
 def response_of(
@@ -70,9 +84,9 @@ def status_of(error: LrqkError) -> int:
 def body_of(error: LrqkError, param: str | None = None) -> FailureBody:
     """Return the body of a failure."""
     _, kind, code = _kind(error)
-    return FailureBody(
-        error=Failure(message=f"{error.message} {error.hint}".strip(), type=kind, param=param, code=code)
-    )
+    hint = _CONTEXT_HINT if isinstance(error, ContextLengthError) else error.hint
+    message = f"{error.message} {hint}".strip()
+    return FailureBody(error=Failure(message=message, type=kind, param=param, code=code))
 
 
 def _kind(error: LrqkError) -> tuple[int, str, str | None]:

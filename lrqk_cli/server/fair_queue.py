@@ -19,7 +19,8 @@ class FairQueue(Generic[_Item]):
     All methods may be called from any thread.
 
     Args:
-        limit: the most items that wait.
+        limit: the most items that wait; an owner of whom none waits may add one in any case, so that nobody
+            takes all places.
     """
 
     def __init__(self, limit: int) -> None:
@@ -40,7 +41,8 @@ class FairQueue(Generic[_Item]):
             QueueFullError: too many items wait, or the queue is closed.
         """
         with self._changed:
-            if self._count >= self._limit or self._is_closed:
+            is_full = self._count >= self._limit and owner in self._waiting
+            if is_full or self._is_closed:
                 raise QueueFullError
             self._waiting.setdefault(owner, deque()).append(item)
             self._count += 1
@@ -59,6 +61,17 @@ class FairQueue(Generic[_Item]):
                 self._waiting[owner] = items
             self._count -= 1
             return item
+
+    def remove(self, owner: str, item: _Item) -> None:
+        """Remove an item if it still waits."""
+        with self._changed:
+            items = self._waiting.get(owner)
+            if items is None or item not in items:
+                return
+            items.remove(item)
+            if not items:
+                del self._waiting[owner]
+            self._count -= 1
 
     def close(self) -> list[_Item]:
         """Let ``take`` return None from now on; return the items that waited."""

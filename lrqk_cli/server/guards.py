@@ -1,7 +1,8 @@
-"""Refuses requests before their bodies are read: those without a key, and those that are too large."""
+"""Refuses requests before their bodies are read: of foreign web pages, without a key, or too large."""
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from hashlib import sha256
@@ -11,11 +12,61 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lrqk_cli.connections import is_local
 from lrqk_cli.errors import LrqkError
-from lrqk_cli.server.failures import BodyTooLargeError, UnauthorisedError, response_of, status_of
+from lrqk_cli.server.failures import (
+    BodyTooLargeError,
+    ForeignPageError,
+    UnauthorisedError,
+    UnknownHostError,
+    response_of,
+    status_of,
+)
 
 # What needs no key: it tells only that there is a server.
 _OPEN = frozenset({"/health"})
+_PORT = re.compile(r":\d*$")
+# What browsers say of a request that no page of another server has made.
+_OWN_SITES = ("same-origin", "none")
+
+
+class PageGuard:
+    """An ASGI middleware: a web page reaches the server only if it comes from there.
+
+    Browsers let any page send some requests without asking, such as uploads, and name the page's origin.
+
+    Args:
+        is_local: clients may only use names of this machine. A page could otherwise let its own name point
+            here, and be of the same origin then.
+    """
+
+    def __init__(self, app: ASGIApp, is_local: bool) -> None:
+        self._app = app
+        self._is_local = is_local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and (error := self._fault(Headers(scope=scope))) is not None:
+            await _refusal(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _fault(self, headers: Headers) -> LrqkError | None:
+        host = headers.get("host", "").lower()
+        name = _PORT.sub("", host).strip("[]")
+        if self._is_local and not is_local(name):
+            return UnknownHostError(
+                f"This server is not called '{name[:80]}'.", "Call it localhost, or by its address."
+            )
+        origin = headers.get("origin")
+        # Without the scheme: a proxy before the server may add encryption.
+        is_foreign = origin is not None and origin.lower().partition("://")[2] != host
+        if is_foreign or headers.get("sec-fetch-site", "none") not in _OWN_SITES:
+            return ForeignPageError(
+                "The request comes from a web page of another origin.",
+                "Ask from a program, or from a page that this address serves.",
+            )
+        return None
 
 
 class KeyGuard:

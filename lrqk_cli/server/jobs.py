@@ -36,7 +36,7 @@ def chat_completion(
     dialogue = dialogue_of(body.messages, service.files, owner)
     constraint = _constraint(service, body)
     job = _job(service, metrics, body, owner, dialogue, reception, constraint, top)
-    return Completion(service.model, job, reception, service.vocabulary)
+    return Completion(service.model, service.worker, job, reception, service.vocabulary)
 
 
 def text_completion(
@@ -49,7 +49,7 @@ def text_completion(
     """
     text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
     job = _job(service, metrics, body, owner, text, reception, None, body.logprobs)
-    return Continuation(service.model, job, reception, service.vocabulary)
+    return Continuation(service.model, service.worker, job, reception, service.vocabulary)
 
 
 def _constraint(service: Service, body: ChatRequest) -> GrammarConstraint | None:

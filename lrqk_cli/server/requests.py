@@ -9,8 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# With a limit a text is also checked for characters that UTF-8 does not have.
 _Text = Annotated[str, Field(max_length=1 << 26)]
 _Prompt = Annotated[str, Field(min_length=1, max_length=1 << 26)]
+# A literal would be a truth value too.
+_One = Annotated[int, Field(ge=1, le=1)]
+_Zero = Annotated[float, Field(ge=0, le=0)]
 
 
 class _Request(BaseModel):
@@ -27,9 +31,9 @@ class TextPart(_Request):
 class FileReference(_Request):
     """A document: an uploaded one, or its content as a data URL or in base64."""
 
-    file_id: str | None = None
+    file_id: _Text | None = None
     file_data: str | None = None
-    filename: str | None = None
+    filename: _Text | None = None
 
 
 class FilePart(_Request):
@@ -62,7 +66,7 @@ class Message(_Request):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: _Text | list[_Part] | None = None
-    name: str | None = None
+    name: _Text | None = None
     refusal: None = None
     reasoning_content: _Text | None = None
 
@@ -91,7 +95,7 @@ class NamedSchema(_Request):
 
     name: Annotated[str, Field(max_length=64)]
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    description: str | None = None
+    description: _Text | None = None
     strict: bool | None = None
 
 
@@ -120,20 +124,20 @@ class Extension(_Request):
 class SampledRequest(_Request):
     """What all requests for text have in common."""
 
-    model: str
+    model: _Text
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, strict=False)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10, strict=False)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    n: Literal[1] | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    user: str | None = None
+    stop: _Text | Annotated[list[_Text], Field(max_length=16)] | None = None
+    n: _One | None = None
+    frequency_penalty: _Zero | None = None
+    presence_penalty: _Zero | None = None
+    user: _Text | None = None
     lrqk: Extension = Extension()
 
 
@@ -147,8 +151,8 @@ class ChatRequest(SampledRequest):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    safety_identifier: str | None = None
-    metadata: dict[str, str] | None = None
+    safety_identifier: _Text | None = None
+    metadata: dict[_Text, _Text] | None = None
     store: Literal[False] | None = None
 
 
@@ -156,7 +160,7 @@ class TextRequest(SampledRequest):
     """The body of ``/v1/completions``."""
 
     prompt: _Prompt | Annotated[list[_Prompt], Field(min_length=1, max_length=1)]
-    best_of: Literal[1] | None = None
+    best_of: _One | None = None
     echo: Literal[False] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     suffix: None = None

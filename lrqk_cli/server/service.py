@@ -23,7 +23,7 @@ class Service:
         keys: the keys of clients; empty if nobody needs one.
         token: see ``KeyGuard``.
         max_body: bytes of a request.
-        hosts: names by which clients may call the server; empty for any.
+        is_local: see ``PageGuard``.
     """
 
     model: str
@@ -35,5 +35,5 @@ class Service:
     keys: Sequence[str] = ()
     token: str = ""
     max_body: int = 256 << 20
-    hosts: Sequence[str] = ()
+    is_local: bool = False
     began: int = field(default_factory=lambda: int(time.time()))

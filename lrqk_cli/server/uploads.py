@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from lrqk_cli.documents import Document, read_documents
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.errors import DocumentError, LrqkError
+from lrqk_cli.system_errors import reason_of
 
 # Documents within messages are known again by their content; so many are kept for each owner.
 _INLINE = 32
-# A longer name is cut from its beginning, so that its ending stays.
-_NAME_CHARACTERS = 120
+# A longer name is cut from its beginning, so that its ending stays; systems allow 255 bytes.
+_NAME_BYTES = 240
 
 
 class NoSuchFileError(LrqkError):
@@ -27,6 +28,13 @@ class NoSuchFileError(LrqkError):
 
 class TooManyFilesError(LrqkError):
     """The owner has as many files as allowed."""
+
+
+class NotStoredError(LrqkError):
+    """The system refuses to keep an upload while it is read."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(f"The server cannot take the upload: {reason_of(reason)}.", "Try again later.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +74,18 @@ class UploadedFiles:
 
         Raises:
             DocumentError: it cannot be read; the hint says why.
+            NotStoredError: the system does not let it be stored meanwhile.
             TooManyFilesError: the owner has too many.
         """
         with self._lock:
-            if len(self._files.get(owner, ())) >= self._most:
-                raise TooManyFilesError(
-                    f"There are {self._most:,} files already.", "Delete those that are not needed any more."
-                )
+            self._check_room(owner)
         document = self.inline(owner, name, content)
         file = UploadedFile(
             f"file-{secrets.token_hex(12)}", document.title, len(content), int(time.time()), purpose, document
         )
         with self._lock:
+            # Others may have come while this one was read.
+            self._check_room(owner)
             self._files.setdefault(owner, {})[file.id] = file
         return file
 
@@ -114,9 +122,10 @@ class UploadedFiles:
 
         Raises:
             DocumentError: it cannot be read.
+            NotStoredError: the system does not let it be stored meanwhile.
         """
         name = _plain(name)
-        key = hashlib.sha256(name.encode("utf-8", "replace") + b"\0" + content).hexdigest()
+        key = hashlib.sha256(name.encode() + b"\0" + content).hexdigest()
         with self._lock:
             known = self._inline.setdefault(owner, OrderedDict())
             if (document := known.get(key)) is not None:
@@ -130,11 +139,21 @@ class UploadedFiles:
                 known.popitem(last=False)
         return document
 
+    def _check_room(self, owner: str) -> None:
+        """Refuse a further file; the caller holds the lock."""
+        if len(self._files.get(owner, ())) >= self._most:
+            raise TooManyFilesError(
+                f"There are {self._most:,} files already.", "Delete those that are not needed any more."
+            )
+
     def _read(self, name: str, content: bytes) -> Document:
-        with tempfile.TemporaryDirectory(prefix="lrqk-") as folder:
-            path = Path(folder) / name
-            path.write_bytes(content)
-            (document,) = read_documents([path], limits=self._limits)
+        try:
+            with tempfile.TemporaryDirectory(prefix="lrqk-") as folder:
+                path = Path(folder) / name
+                path.write_bytes(content)
+                (document,) = read_documents([path], limits=self._limits)
+        except OSError as error:
+            raise NotStoredError(error) from None
         return document
 
 
@@ -145,7 +164,8 @@ def _plain(name: str) -> str:
         DocumentError: nothing is left of it.
     """
     last = PureWindowsPath(PurePosixPath(name).name).name
-    last = "".join(character for character in last if character.isprintable())[-_NAME_CHARACTERS:].strip(". ")
+    last = "".join(character for character in last if character.isprintable())
+    last = last.encode()[-_NAME_BYTES:].decode("utf-8", "ignore").strip(". ")
     if not last:
         raise DocumentError("The file has no name.", "Send it with a name, whose ending tells its format.")
     return last

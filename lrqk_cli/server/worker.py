@@ -73,7 +73,7 @@ class Job:
         stops: texts that end the answer.
         notes_sources: the answer comes with its sources.
         constraint, top_logprobs: see ``Session.ask``.
-        is_cancelled: set by anybody who does not want the answer any more.
+        is_cancelled: its answer is not wanted any more; see ``EngineWorker.cancel``.
     """
 
     owner: str
@@ -94,7 +94,7 @@ class EngineWorker:
 
     Args:
         session: nobody else may use it meanwhile.
-        limit: jobs that may wait.
+        limit: jobs that may wait; see ``FairQueue``.
         plain: the format of texts that the model goes on with.
         report: called with the traceback of a failure that nobody expected.
     """
@@ -133,6 +133,11 @@ class EngineWorker:
             self.queue.put(job.owner, job)
         except QueueFullError:
             raise BusyError("Too many requests wait.", "Ask again later.") from None
+
+    def cancel(self, job: Job) -> None:
+        """End a job that nobody wants any more: its place in the queue is free, its answer stops."""
+        job.is_cancelled.set()
+        self.queue.remove(job.owner, job)
 
     def close(self) -> None:
         """Stop the running answer within a step, and answer nothing more; all that wait fail."""

@@ -274,13 +274,16 @@ def test_a_session_goes_on_with_it_and_without(run, server: Server, tiny_model: 
         (["--host", "0.0.0.0"], "--api-key"),
         (["--port", "70000"], "70000"),
         (["--max-queue", "0"], "--max-queue"),
+        (["--api-key", "schlüssel"], "--api-key"),
+        (["--api-key", "good", "--api-key", " mine"], "--api-key"),
+        (["--api-key", "mine\t"], "--api-key"),
+        (["--api-key", ""], "--api-key"),
     ],
 )
 def test_what_would_be_unsafe_or_senseless_is_refused_at_once(run, options: list[str], word: str) -> None:
     fails_with(run("serve", "--model", "nowhere", *options), 2, word)
 
 
-def test_a_port_that_is_taken_is_named(run, server: Server, tiny_model: Path) -> None:
+def test_a_port_that_is_taken_is_named_before_a_model_is_loaded(run, server: Server) -> None:
     port = server.address.rpartition(":")[2]
-    result = run("serve", "--model", tiny_model, "--port", port, "--quiet", "--ctx", "512")
-    fails_with(result, 2, port)
+    fails_with(run("serve", "--model", "nowhere", "--port", port), 2, port)

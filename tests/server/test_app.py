@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from lrqk_cli.server.worker import EngineWorker
 pytestmark = pytest.mark.short
 
 Make = Callable[..., TestClient]
+TEXT = {"type": "text", "text": "x"}
 
 
 class SlowEngine(FakeEngine):
@@ -230,12 +232,25 @@ def test_a_stranger_gets_nothing_and_one_key_sees_nothing_of_another(make: Make)
         (asking("x", tools=[{}]), 400, "tools"),
         (asking("x", temperature=-1), 400, "temperature"),
         (asking("x", temperature=float("1e400")), 400, "temperature"),
+        (asking("x", temperature=True), 400, "temperature: Input should be a valid number"),
+        (asking("x", n=True), 400, "n: Input should be a valid integer"),
+        (asking("x", frequency_penalty=False), 400, "frequency_penalty"),
+        (asking("x", repetition_penalty=1e-38), 400, "repetition_penalty: Input should be greater"),
+        (asking("x", stop=["y", 1]), 400, "stop.1: Input should be a valid string."),
+        (
+            asking([{"type": "image_url", "image_url": {"url": "x"}}]),
+            400,
+            "content.0: The type 'image_url' is",
+        ),
+        (asking([{"text": "x"}]), 400, "messages.0.content.0: Field 'type' required."),
+        (asking([{"type": "file", "file": {"file_id": 5}}]), 400, "messages.0.content.0.file.file_id: Input"),
+        (asking([{"type": "file", "file": {"name": "x"}}]), 400, "messages.0.content.0.file.name: Extra"),
         (asking("x", max_tokens=5, max_completion_tokens=6), 400, "differ"),
         (asking("x", response_format={"type": "xml"}), 400, "response_format"),
         (asking("x", top_logprobs=2), 400, "needs logprobs"),
         (asking(), 400, "messages"),
         (asking("x", "y"), 400, "end with a question"),
-        (asking("x" * 2000), 400, "2,00"),
+        (asking("x" * 2000), 400, "holds 1,000. Leave out messages or documents, or start the server with"),
         ([], 400, "body"),
     ],
 )
@@ -248,6 +263,42 @@ def test_a_request_that_cannot_be_answered_says_why(make: Make, body: Any, statu
     assert answer.status_code == status
     assert word in answer.json()["error"]["message"]
     assert ask(client, "Still there?")["choices"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"model": "\ud800"},
+        {"stop": "\ud800"},
+        {"stop": ["\ud800"]},
+        {"user": "\ud800"},
+        {"safety_identifier": "\ud800"},
+        {"metadata": {"\ud800": "x"}},
+        {"metadata": {"x": "\ud800"}},
+        {"\ud800": "x"},
+        asking([{"type": "\ud800"}]),
+        asking([{"type": "file", "file": {"file_id": "\ud800"}}]),
+        asking([{"type": "file", "file": {"file_data": "YQ==", "filename": "\ud800.txt"}}, TEXT]),
+        asking([{"type": "document", "title": "\ud800", "sections": []}, TEXT]),
+    ],
+)
+def test_half_a_character_is_refused_wherever_it_stands(make: Make, field: dict[str, Any]) -> None:
+    client = make()
+    content = json.dumps(asking("x") | field)  # with half of a pair as an escape sequence
+    answer = client.post(
+        "/v1/chat/completions", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_a_broken_upload_is_refused_in_one_sentence(make: Make) -> None:
+    for boundary in ("", "; boundary=a"):
+        headers = {"Content-Type": f"multipart/form-data{boundary}"}
+        answer = make().post("/v1/files", content=b"--", headers=headers)
+        assert answer.status_code == 400
+        message = answer.json()["error"]["message"]
+        assert message.endswith(".")
+        assert ".." not in message
 
 
 def test_a_failure_within_a_stream_is_an_event_of_it(make: Make, reported: Reported) -> None:
@@ -321,9 +372,44 @@ def test_too_much_is_refused_before_it_is_read(make: Make) -> None:
 
 
 def test_a_page_with_a_name_of_its_own_reaches_nothing(make: Make) -> None:
-    client = make(hosts=("localhost",))
-    assert client.get("/v1/models").status_code == 200
-    assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 400
+    client = make(is_local=True)
+    for host in ("localhost:8080", "LOCALHOST", "127.0.0.1:8080", "127.0.0.2", "[::1]:8080", "[::1]"):
+        assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+    for host in ("evil.example", "localhost.evil.example:8080", "localhost:80:80", "10.0.0.1", ""):
+        refused = client.get("/v1/models", headers={"Host": host})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unknown_host")
+    assert make().get("/v1/models", headers={"Host": "server.example"}).status_code == 200
+
+
+@pytest.mark.parametrize("options", [{"is_local": True}, {"keys": ("mine",)}])
+def test_a_page_of_another_origin_reaches_nothing(make: Make, options: dict[str, Any]) -> None:
+    client = make(**options)
+    client.headers |= {"Authorization": "Bearer mine", "Host": "localhost:8080"}
+
+    def upload(**headers: str) -> Any:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return client.post("/v1/files", files={"file": ("a.txt", b"text")}, headers=given)
+
+    for headers in (
+        {"Origin": "https://evil.example", "Sec_Fetch_Site": "cross-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://localhost:3000"},
+        {"Origin": "http://localhost"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ):
+        refused = upload(**headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "foreign_origin"), headers
+        for path in ("/v1/files", "/health", "/metrics", "/nowhere"):
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            assert client.get(path, headers=given).status_code == 403
+    assert client.get("/v1/files").json()["data"] == []
+    own = "http://localhost:8080"
+    for headers in ({}, {"Origin": own}, {"Origin": own, "Sec_Fetch_Site": "same-origin"}):
+        assert upload(**headers).status_code == 200
+    assert client.get("/v1/files", headers={"Sec-Fetch-Site": "none"}).status_code == 200
 
 
 @pytest.fixture
@@ -341,8 +427,8 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_owners_take_turns_and_a_full_queue_says_so(make: Make, slow: SlowEngine) -> None:
-    client = make(slow, limit=4, keys=("many", "one"))
+def test_owners_take_turns_and_a_full_queue_has_a_place_for_each(make: Make, slow: SlowEngine) -> None:
+    client = make(slow, limit=3, keys=("many", "one"))
 
     def waiting() -> int:
         found: int = client.get("/health").json()["waiting"]
@@ -355,10 +441,11 @@ def test_owners_take_turns_and_a_full_queue_says_so(make: Make, slow: SlowEngine
         threads.append(threading.Thread(target=ask, args=(client, name), kwargs={"key": key}))
         threads[-1].start()
         until(lambda number=number: slow.questions != [] and waiting() == number)  # type: ignore[misc]
-    refused = client.post(
-        "/v1/chat/completions", json=asking("Why?"), headers={"Authorization": "Bearer one"}
-    )
-    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    for key in ("many", "one"):
+        refused = client.post(
+            "/v1/chat/completions", json=asking("Why?"), headers={"Authorization": f"Bearer {key}"}
+        )
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     slow.go_on.set()
     for thread in threads:
         thread.join(20)
@@ -379,10 +466,8 @@ def test_a_stream_that_waits_says_how_many_are_answered_first(make: Make, slow: 
 
 
 @pytest.mark.parametrize("streams", [True, False])
-def test_a_client_that_leaves_the_queue_is_not_waited_for(
-    make: Make, slow: SlowEngine, streams: bool
-) -> None:
-    client = make(slow)
+def test_a_client_that_leaves_the_queue_leaves_its_place(make: Make, slow: SlowEngine, streams: bool) -> None:
+    client = make(slow, limit=1)
     first = threading.Thread(target=ask, args=(client, "First"))
     first.start()
     until(lambda: slow.questions != [])
@@ -406,10 +491,68 @@ def test_a_client_that_leaves_the_queue_is_not_waited_for(
         await asyncio.wait_for(client.app(scope, receive, send), 20)  # type: ignore[arg-type, call-arg]
 
     asyncio.run(leave())
-    slow.go_on.set()
+    assert client.get("/health").json()["waiting"] == 0
+    assert "lrqk_waiting_requests 0.0" in client.get("/metrics").text
+    threading.Timer(0.2, slow.go_on.set).start()
+    _, chunks, _ = stream(client, "Third", lrqk={"progress": True})
+    assert chunks[1]["lrqk"] == {"ahead": 1}
     first.join(20)
-    assert ask(client, "Third")["choices"]
     assert slow.questions == ["<First>", "<Third>"]
+
+
+def test_questions_do_not_wait_for_uploads_of_the_same_key(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, go_on, read = make(), threading.Event(), UploadedFiles.add
+
+    def held(*arguments: Any) -> Any:
+        assert go_on.wait(60)
+        return read(*arguments)
+
+    monkeypatch.setattr(UploadedFiles, "add", held)
+    with ThreadPoolExecutor(7) as pool:
+        files = [{"file": (f"{number}.txt", b"text")} for number in range(6)]
+        sent = [pool.submit(client.post, "/v1/files", files=each) for each in files]
+        try:
+            time.sleep(0.5)
+            assert pool.submit(ask, client, "Why?").result(20)["choices"]
+        finally:
+            go_on.set()
+        assert [each.result(60).status_code for each in sent] == [200] * 6
+
+
+class HeldVocabulary(FakeVocabulary):
+    """Checks schemas until it may go on."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.checks = 0
+
+    def constraint(self, schema: Any) -> Any:
+        self.checks += 1
+        assert self.go_on.wait(60)
+
+
+def test_costly_preparations_keep_neither_cheap_routes_nor_other_keys_waiting(make: Make) -> None:
+    vocabulary = HeldVocabulary()
+    client = make(vocabulary=vocabulary, limit=64, keys=("many", "one"))
+    one, costly = {"Authorization": "Bearer one"}, {"response_format": {"type": "json_object"}}
+
+    def look() -> None:
+        for path in ("/health", "/metrics", "/v1/models", "/v1/models/tiny", "/v1/files"):
+            assert client.get(path, headers=one).status_code == 200
+        assert client.get("/v1/files/none", headers=one).status_code == 404
+        assert ask(client, "Why?", key="one")["choices"]
+
+    with ThreadPoolExecutor(61) as pool:
+        asked = [pool.submit(ask, client, "Why?", key="many", **costly) for _ in range(60)]
+        try:
+            until(lambda: vocabulary.checks > 0)
+            time.sleep(0.5)
+            pool.submit(look).result(20)
+        finally:
+            vocabulary.go_on.set()
+        assert all(each.result(60)["choices"] for each in asked)
 
 
 def test_a_server_that_ends_leaves_nobody_waiting(slow: SlowEngine) -> None:
@@ -470,13 +613,36 @@ def test_metrics_count_tokens_and_ends(make: Make) -> None:
     assert "lrqk_waiting_requests 0.0" in text
 
 
+@pytest.mark.parametrize("size", [1, 100_000])  # in memory as it arrives, and on the disk
 def test_an_upload_that_the_disk_does_not_take_is_no_fault_of_the_client(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    client, upload = make(), {"file": ("notes.txt", b"The sky is blue. " * 100_000)}
+    client, upload = make(), {"file": ("notes.txt", b"The sky is blue. " * size)}
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.tempdir", "/proc/nonexistent")
         refused = client.post("/v1/files", files=upload, data={"purpose": "user_data"})
-    assert refused.status_code == 500
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_stored")
     assert "cannot take the upload: no such file" in refused.json()["error"]["message"]
     assert client.post("/v1/files", files=upload, data={"purpose": "user_data"}).status_code == 200
+
+
+@pytest.mark.parametrize("letter", ["x", "漢", "😀"])
+def test_a_long_name_keeps_its_ending(make: Make, letter: str) -> None:
+    sent = make().post("/v1/files", files={"file": (f"{letter * 300}.txt", b"The sky is blue.")})
+    assert sent.status_code == 200, sent.text
+    name = sent.json()["filename"]
+    assert name.endswith(f"{letter * 50}.txt")
+    assert len(name.encode()) <= 255
+
+
+def test_the_number_of_files_holds_for_uploads_at_the_same_time(make: Make) -> None:
+    client = make()  # with room for ten
+
+    def upload(number: int) -> int:
+        file = (f"{number}.txt", f"Text {number}.".encode())
+        return client.post("/v1/files", files={"file": file}).status_code
+
+    assert [upload(0) for _ in range(9)] == [200] * 9
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(upload, range(1, 5))) == [200, 409, 409, 409]
+    assert len(client.get("/v1/files").json()["data"]) == 10

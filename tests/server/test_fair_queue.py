@@ -36,10 +36,39 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room() -> None:
     queue.put("a", 1)
     queue.put("b", 2)
     with pytest.raises(QueueFullError):
-        queue.put("c", 3)
+        queue.put("b", 3)
     assert queue.take() == 1
-    queue.put("c", 3)
+    queue.put("b", 3)
     assert len(queue) == 2
+
+
+def test_an_owner_cannot_take_the_places_of_all() -> None:
+    queue = FairQueue[int](2)
+    queue.put("many", 1)
+    queue.put("many", 2)
+    queue.put("one", 3)
+    for owner in ("many", "one"):
+        with pytest.raises(QueueFullError):
+            queue.put(owner, 4)
+    assert [queue.take() for _ in range(3)] == [1, 3, 2]
+    queue.close()
+    with pytest.raises(QueueFullError):
+        queue.put("new", 5)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=30))
+def test_what_is_removed_is_not_taken_and_all_else_is(given_: list[tuple[str, bool]]) -> None:
+    queue = FairQueue[int](30)
+    for number, (owner, _) in enumerate(given_):
+        queue.put(owner, number)
+    for number, (owner, stays) in enumerate(given_):
+        if not stays:
+            queue.remove(owner, number)
+            queue.remove(owner, number)  # it is gone, and nothing happens
+    kept = [number for number, (_, stays) in enumerate(given_) if stays]
+    assert len(queue) == len(kept)
+    assert sorted(item for _ in kept if (item := queue.take()) is not None) == kept
+    assert len(queue) == 0
 
 
 def test_who_waits_for_an_item_gets_it_or_the_end() -> None:
