@@ -89,14 +89,9 @@ class ChatSession:
             self._journal.record(archive)
             self._has_recorded = self._is_named = True
             return name
-        journal = store.open(name, fresh=not replaces)
-        try:
-            journal.record(archive)
-        except BaseException:
-            journal.close()
-            raise
         before, was_named = self._journal, self._is_named
-        self._go_on_in(journal)
+        with self._going_on_in(store.open(name, fresh=not replaces)) as journal:
+            journal.record(archive)
         if before is not None and not was_named:
             with suppress(LrqkError):  # it is not there if nothing was recorded
                 store.remove(before.name)
@@ -114,16 +109,11 @@ class ChatSession:
         name = store.find(name).name
         if self._journal is not None and self._journal.name == name:
             raise UsageError(f"This is the session '{name}'.", "See what there is with /load alone.")
-        journal = store.open(name)
-        try:
+        with self._going_on_in(store.open(name)) as journal:
             archive = journal.archive()
             if archive is None:
                 raise UsageError(f"There is no session '{name}'.", "See what there is with /load alone.")
             yield archive
-        except BaseException:
-            journal.close()
-            raise
-        self._go_on_in(journal)
 
     @contextmanager
     def beginning(self, title: str | None) -> Iterator[None]:
@@ -140,15 +130,17 @@ class ChatSession:
         if self._journal is None:
             yield
             return
-        journal = SessionStore().open(title=title)
-        try:
+        with self._going_on_in(SessionStore().open(title=title), is_new=True):
             yield
+
+    @contextmanager
+    def _going_on_in(self, journal: Journal, *, is_new: bool = False) -> Iterator[Journal]:
+        """Record there from the end of this context on, if nothing fails in it; otherwise let go of it."""
+        try:
+            yield journal
         except BaseException:
             journal.close()
             raise
-        self._go_on_in(journal, is_new=True)
-
-    def _go_on_in(self, journal: Journal, *, is_new: bool = False) -> None:
         before, self._journal = self._journal, journal
         self._has_recorded = self._is_named = not is_new
         if is_new:

@@ -143,7 +143,7 @@ class Engine(AdjustableEngine):
         with self._computing():
             try:
                 self._rewind(point)
-            except KeyboardInterrupt:  # not between two layers
+            except KeyboardInterrupt:  # some layers are taken back; a rewind can be repeated
                 self._rewind(point)
                 raise
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import replace
-from itertools import count
-from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
+from failing import failing_at
 from made_rows import feed, two_layers
 
 from lrqk_cli.attention.cache import LrqkCache
@@ -42,14 +41,8 @@ def test_a_change_that_fails_leaves_the_settings_before(
     for each in (cache, other):
         feed(each, range(80))
         feed(each, [80])
-    real, calls = getattr(LrqkLayer, place), count(1)
-
-    def fail_once(*arguments: Any) -> Any:
-        if next(calls) == call:
-            raise failure
-        return real(*arguments)
-
-    with patch.object(LrqkLayer, place, fail_once), pytest.raises(type(failure)):
+    failing = failing_at(call, getattr(LrqkLayer, place), failure)
+    with patch.object(LrqkLayer, place, failing), pytest.raises(type(failure)):
         cache.adjust(replace(CONFIG, tail="none", top_k=4))
     assert [cache.config, *(layer.config for layer in cache.lrqk_layers)] == [CONFIG] * 3
     # The steps have the tails that later fits are for.

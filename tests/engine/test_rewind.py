@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import count, islice
+from itertools import islice
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
+from failing import failing_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import random_tokens, tiny_model
@@ -188,18 +189,6 @@ def test_the_state_itself_is_the_same_bit_for_bit() -> None:
             assert torch.equal(old, new)
 
 
-def interrupted_refetch(call: int) -> Callable[..., None]:
-    """Return a method of ``HotSet`` that fetches, and that a user interrupts at a call."""
-    refetch, calls = HotSet._refetch, count(1)
-
-    def refetch_or_not(*arguments: Any) -> None:
-        if next(calls) == call:
-            raise KeyboardInterrupt
-        refetch(*arguments)
-
-    return refetch_or_not
-
-
 def wrong_rows(engine: Engine) -> int:
     """Count the hot slots whose row is not that of their token."""
     wrong = 0
@@ -221,7 +210,7 @@ def test_an_interrupted_rewind_is_completed(call: int) -> None:
             point = engine.rewind_point()
             take(engine, Turn(2, 130, 30))
             if is_interrupted:
-                interrupted = patch.object(HotSet, "_refetch", interrupted_refetch(call))
+                interrupted = patch.object(HotSet, "_refetch", failing_at(call, HotSet._refetch))
                 with interrupted, pytest.raises(KeyboardInterrupt):
                     engine.rewind(point)
             else:
@@ -241,7 +230,7 @@ def test_after_an_interrupted_rewind_of_a_cache_an_earlier_point_has_its_rows(ca
         take(engine, Turn(2, 80, 26))
         late = engine.rewind_point()
         take(engine, Turn(3, 130, 30))
-        interrupted = patch.object(HotSet, "_refetch", interrupted_refetch(call))
+        interrupted = patch.object(HotSet, "_refetch", failing_at(call, HotSet._refetch))
         with interrupted, pytest.raises(KeyboardInterrupt):
             engine.cache.rewind(late.cache)
         assert engine.cache.is_torn

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
+from failing import failing_at
 from tiny import random_tokens, tiny_model
 from transformers import PreTrainedModel
 
@@ -27,20 +26,6 @@ def new_engine(model: PreTrainedModel) -> Engine:
     return Engine(model, spec_from_config(model.config, "tiny"), config, 200)
 
 
-def interrupted_at(call: int) -> Callable[..., Any]:
-    """Return a method of ``LrqkCache`` that attends, and that a user interrupts at a call."""
-    attend, calls = LrqkCache.attend, 0
-
-    def attend_or_not(*arguments: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise KeyboardInterrupt
-        return attend(*arguments)
-
-    return attend_or_not
-
-
 @pytest.mark.parametrize("family", HYBRIDS)
 @pytest.mark.parametrize("call", [1, 2])
 def test_an_interrupted_segment_is_read_again_from_the_states_before_it(family: str, call: int) -> None:
@@ -48,7 +33,7 @@ def test_an_interrupted_segment_is_read_again_from_the_states_before_it(family: 
     with new_engine(model) as engine, new_engine(model) as other:
         layers = sum(kind != "none" for kind in engine.spec.layer_kinds)
         with (
-            patch.object(LrqkCache, "attend", interrupted_at((call - 1) * layers + layers)),
+            patch.object(LrqkCache, "attend", failing_at((call - 1) * layers + layers, LrqkCache.attend)),
             pytest.raises(KeyboardInterrupt),
         ):
             list(engine.prefill(PROMPT))
@@ -66,7 +51,10 @@ def test_an_interrupted_step_leaves_no_trace(family: str) -> None:
         for each in (engine, other):
             list(each.prefill(PROMPT))
             each.append(5)
-        with patch.object(LrqkCache, "attend", interrupted_at(1)), pytest.raises(KeyboardInterrupt):
+        with (
+            patch.object(LrqkCache, "attend", failing_at(1, LrqkCache.attend)),
+            pytest.raises(KeyboardInterrupt),
+        ):
             engine.next_logits()
         assert torch.equal(engine.next_logits(), other.next_logits())
 
@@ -78,7 +66,7 @@ def test_a_step_that_is_interrupted_between_layers_empties_the_engine(family: st
     with new_engine(model) as engine, new_engine(model) as other:
         layers = sum(kind != "none" for kind in engine.spec.layer_kinds)
         list(engine.prefill(PROMPT))
-        interrupted = patch.object(LrqkCache, "attend", interrupted_at(layers + 2))
+        interrupted = patch.object(LrqkCache, "attend", failing_at(layers + 2, LrqkCache.attend))
         with interrupted, pytest.raises(KeyboardInterrupt):
             list(engine.generate(greedy, stop_ids=()))
         assert (engine.length, engine.cache.position.length, engine.logits) == (0, 0, None)
