@@ -25,6 +25,8 @@ speed() {
     local shape="--shape llama-3.1-8b --repeat 1 --new-tokens 64"
     report speed/8b-q4-headline $shape --weights q4 --modes lrqk --ctx 8k,64k,128k,256k
     report speed/8b-bf16-modes $shape --weights bf16 --modes lrqk,dense --ctx 8k,64k,128k,256k
+    report speed/8b-bf16-between --shape llama-3.1-8b --weights bf16 --modes lrqk,dense --ctx 16k,32k \
+        --repeat 2 --new-tokens 16
     report speed/8b-bf16-eager --shape llama-3.1-8b --weights bf16 --modes dense,dense-eager --ctx 64k \
         --repeat 1 --new-tokens 16
     python3 "$here/profile_steps.py" llama-3.1-8b --ctx 64k,256k >"$here/speed/profile-8b-q4.json"

@@ -58,7 +58,7 @@ def has_managed(device: torch.device) -> bool:
 
 
 def empty_managed(shape: TensorShape, device: torch.device) -> Tensor | None:
-    """Return a CPU tensor of zeros in managed memory that stays on the host, for a CUDA device.
+    """Return an uninitialised CPU tensor in managed memory that stays on the host, for a CUDA device.
 
     Kernels take it as they take pinned memory (``kernels.copy_rows``); torch's own copies would wait. None if
     there is none, see ``has_managed``, or if the driver finds not enough memory.
