@@ -49,6 +49,7 @@ class _Fragments:
 def page_text(page: Any) -> str:
     """The text of a ``pypdf.PageObject``, form fields and text boxes included; empty if none is visible."""
     box = page.cropbox
+    _leave_out_paths(page)
     fragments = _Fragments((float(box.left), float(box.bottom), float(box.right), float(box.top)))
     text: str = page.extract_text(visitor_text=fragments)
     # Repairs keep the length; if the lengths differ, fragments are missing, and the text stays as it is.
@@ -67,6 +68,18 @@ def page_text(page: Any) -> str:
     # A malformed annotation must not lose the page's text.
     except Exception:
         return text
+
+
+def _leave_out_paths(page: Any) -> None:
+    from lrqk_cli.documents.pdf_paths import leave_out_paths
+
+    try:
+        leave_out_paths(page)
+    except MemoryError:
+        raise
+    # As in ``pdf._open``. What is left only takes longer, and pypdf says what it cannot read.
+    except Exception:
+        return
 
 
 def _origin(cm: list[float], tm: list[float]) -> tuple[float, float]:

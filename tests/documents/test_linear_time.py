@@ -16,6 +16,7 @@ from lrqk_cli.documents import Document, Page
 from lrqk_cli.documents.hyphens import join_words
 from lrqk_cli.documents.normalise import normalise
 from lrqk_cli.documents.office import sniff_office
+from lrqk_cli.documents.pdf_paths import without_paths
 
 _MANY = 400_000
 _JOINER = "\u034f"
@@ -75,3 +76,12 @@ def test_html_is_told_in_linear_time(before: bytes) -> None:
 def test_delimiters_are_looked_for_in_linear_time(text: str) -> None:
     with quick():
         Document(Path("a"), "a", (Page(None, text),)).sections()
+
+
+@pytest.mark.parametrize(
+    "piece", [b"1 ", b"(", b"(a", b"\\(", b"((a) ", b"<4", b"/F ", b"1 m ", b"[", b"() "]
+)
+def test_paths_are_left_out_in_linear_time(piece: bytes) -> None:
+    with quick():
+        without_paths(piece * _MANY)
+        without_paths(b"(" + piece * _MANY)
