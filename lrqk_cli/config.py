@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Literal, get_args
 
 from lrqk_cli.errors import UsageError
@@ -176,6 +177,34 @@ class LrqkConfig:
             f"`kv_dtype` {self.kv_dtype} is for rows in host memory, and `dense` keeps them on the device.",
             "Choose another `attention`, or leave `kv_dtype` out.",
         )
+
+
+# What only LRQK reads, of the fields that have an option. Setting one asks for LRQK; ``lookup`` is a limit.
+SETTINGS_OF_LRQK = frozenset(
+    {"rank", "index_bits", "hot", "top_k", "recent", "tail", "solver", "grouping", "hot_policy", "als"}
+)
+# Settings, another one, and its values under which those are read.
+_CONDITIONS: tuple[tuple[frozenset[str], str, tuple[str, ...]], ...] = (
+    (SETTINGS_OF_LRQK | {"lookup"}, "attention", ("lrqk",)),
+    (frozenset({"kv_dtype"}), "attention", ("lrqk", "offload")),
+    (frozenset({"als"}), "solver", ("als",)),
+    (frozenset({"lookup"}), "solver", ("joint",)),
+    (frozenset({"hot", "lookup"}), "hot_policy", ("sticky",)),
+)
+
+
+def asks(config: LrqkConfig, name: str) -> bool:
+    """Whether a setting, such as ``top_k`` or ``als.init``, is not its default; ``lookup`` 0 asks nothing."""
+    read = attrgetter(name)
+    return read(config) != read(LrqkConfig()) and (name, read(config)) != ("lookup", 0)
+
+
+def missing_for(config: LrqkConfig, name: str) -> str:
+    """Return what a setting needs to act and the others lack, such as "`solver` als"; empty if it can act."""
+    for names, other, values in _CONDITIONS:
+        if name.partition(".")[0] in names and getattr(config, other) not in values:
+            return f"`{other}` {' or '.join(values)}"
+    return ""
 
 
 def full_attention(base: LrqkConfig) -> LrqkConfig:

@@ -14,8 +14,8 @@ class LrqkError(Exception):
         message: one sentence that names the request and its fault.
         hint: one sentence that names what to try instead; may be empty.
 
-    A message names a setting that Python and the command line share as Python does, between backticks; the
-    command line shows its option instead, see ``terminal.console``.
+    Both name a setting as Python does, between backticks; where they are shown it has the name that it has
+    there, see ``naming``.
     """
 
     exit_code: ClassVar[int] = 1
@@ -66,11 +66,6 @@ class ContextLengthError(LrqkError):
     """The text is longer than the context."""
 
     exit_code = 6
-
-
-def flag(name: str) -> str:
-    """Return the flag of a setting or a parameter, such as ``--top-k`` of ``top_k``."""
-    return f"--{name.replace('_', '-')}"
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "", *, is_long: bool = False) -> str:

@@ -29,7 +29,7 @@ TIERS = [
     {"models", "attention"},
     {"kernels"},
     {"memory", "telemetry", "prefix_cache"},
-    {"model_spec"},
+    {"model_spec", "naming"},
     {"config", "formats", "system_errors", "user_folders"},
     {"connections", "errors", "limited_process", "solver_pool", "upstream"},
 ]

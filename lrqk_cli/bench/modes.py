@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from operator import attrgetter
 
-from lrqk_cli.config import LrqkConfig, full_attention, paper_settings
+from lrqk_cli.config import LrqkConfig, full_attention, missing_for, paper_settings
 from lrqk_cli.memory import accounting
 from lrqk_cli.model_spec import ModelSpec
 
@@ -30,6 +31,12 @@ def named_modes(names: Iterable[str], config: LrqkConfig, context: int) -> dict[
         "offload": replace(config, attention="offload"),
     }
     return {name: known[name] for name in names}
+
+
+def acts_in(modes: Iterable[LrqkConfig], base: LrqkConfig, name: str) -> bool:
+    """Return whether one of the modes has a setting of ``base``, such as ``als.init``, and reads it."""
+    read = attrgetter(name)
+    return any(read(config) == read(base) and not missing_for(config, name) for config in modes)
 
 
 def everything_resident(config: LrqkConfig, context: int) -> LrqkConfig:

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lrqk_cli.bench.modes import named_modes
 from lrqk_cli.config import LrqkConfig
 from lrqk_cli.documents.limits import ReadLimits
-from lrqk_cli.errors import UsageError, flag
+from lrqk_cli.errors import UsageError
+from lrqk_cli.naming import flag
 
 if TYPE_CHECKING:
     from lrqk_cli.bench.planning import BenchPlan
     from lrqk_cli.bench.report import Report
 
 OnProgress = Callable[[str], None]
+# The options of a suite that reads a text of the user's.
+READING = frozenset({"read_memory", "read_timeout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,9 @@ class Suite(ABC):
 
     Attributes:
         known_modes: all modes that it can compare; ``default_modes``: those that it compares by default.
-        options: parameters of the command that this suite reads and some other suite does not. One that is in
-            no suite's set is for all suites, so ``refuse_idle`` never refuses it.
+        options: parameters of the command that this suite reads and some other suite does not, settings of
+            the attention too. One that is in no suite's set is for all suites, so ``refuse_idle`` never
+            refuses it.
         answer_tokens: tokens to reserve beside each context.
         asked: the options, with the names of all modes and tasks.
 

@@ -10,7 +10,8 @@ from lrqk_cli.bench.qa.suite import QaSuite
 from lrqk_cli.bench.ruler.suite import RulerSuite
 from lrqk_cli.bench.speed.suite import SpeedSuite
 from lrqk_cli.bench.suite import Suite
-from lrqk_cli.errors import UsageError, flag
+from lrqk_cli.errors import UsageError
+from lrqk_cli.naming import flag
 
 # ``SuiteName`` in ``cli.bench_options`` lists the names too.
 SUITES: dict[str, type[Suite]] = {

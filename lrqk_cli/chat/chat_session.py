@@ -181,7 +181,7 @@ def open_chat_session(
         LrqkError: another process has it open, or the database cannot be used.
     """
     if name is not None and continues:
-        raise UsageError("--session and --continue were both given.", "Choose one of them.")
+        raise UsageError("`session` and `continue` were both given.", "Choose one of them.")
     if name is None and not continues and not keeps:
         return ChatSession(None)
     store = SessionStore()

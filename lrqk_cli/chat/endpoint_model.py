@@ -80,7 +80,7 @@ class EndpointModel:
             where = f"The server at {self.client.url}"
             raise UsageError(
                 f"{where} has several models." if listed else f"{where} lists no model.",
-                f"Choose one with --model: {names}" if listed else "Name one with --model.",
+                f"Choose one with `model`: {names}" if listed else "Name one with `model`.",
             )
         if listed and all(model.is_lrqk for model in listed):
             raise UsageError(

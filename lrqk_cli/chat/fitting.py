@@ -41,7 +41,8 @@ def check_fit(
     kept = f" and {room:,} for the answer" if room > 1 else ""
     message = f"The text needs {needed:,} tokens{kept}, but the context holds {context:,}."
     what_fits = _what_fits(needed + room - context, documents, pages)
-    raise ContextLengthError(message, f"{what_fits}{_where_all_fits(needed + room, limit)}.")
+    undo = "" if documents else " `undo` takes back the last one."
+    raise ContextLengthError(message, f"{what_fits}{_where_all_fits(needed + room, limit)}.{undo}")
 
 
 def check_entries(needed: int, room: int, context: int, limit: int, entries: Sequence[DocumentEntry]) -> None:
@@ -53,7 +54,7 @@ def check_entries(needed: int, room: int, context: int, limit: int, entries: Seq
 def _what_fits(over: int, documents: Sequence[DocumentUse], pages: Sequence[PageSpan]) -> str:
     """Advise to leave out the last ``over`` tokens of the documents, counted in whole pages."""
     if not documents:
-        return "Forget questions with /undo, begin a new chat"
+        return "Leave out earlier questions or shorten this one"
     end = documents[-1].end
     whole = [document.title for document in documents if end - document.end >= over]
     index = len(whole)
@@ -68,22 +69,22 @@ def _what_fits(over: int, documents: Sequence[DocumentUse], pages: Sequence[Page
         noun = "page" if len(fitting) == 1 else "pages"
         parts.append(f"{noun} {numbers} of {cut.title}")
     if len(documents) == 1 and fitting:
-        return f"Only {parts[0]} would fit: try --pages {numbers}"
+        return f"Only {parts[0]} would fit: try `pages` {numbers}"
     if parts:
         return f"Only {' and '.join(parts)} would fit: leave out the rest"
     share = 1 - (over - (end - cut.end)) / cut.tokens
     if share <= 0:
-        return "Not even the question would fit: shorten it or lower --max-new-tokens"
+        return "Not even the question would fit: shorten it or lower `max_new_tokens`"
     much = f"About the first {share:.0%}" if share >= 0.01 else "Less than 1%"
     return f"{much} of {cut.title} would fit: shorten it"
 
 
 def _where_all_fits(total: int, limit: int) -> str:
-    """Complete the hint with the ``--ctx``, or the model of the catalog, that holds ``total`` tokens."""
+    """Complete the hint with the context, or the model of the catalog, that holds ``total`` tokens."""
     if total <= limit:
-        return f", or raise --ctx to {total}"
+        return f", or raise `context` to {total}"
     larger = [entry for entry in catalog().values() if entry.context >= total]
     if not larger:
         return "; no model of the catalog holds all of it"
     best = min(larger, key=lambda entry: (store.path(entry.alias) is None, entry.context))
-    return f", or choose --model {best.alias}, which holds {best.context:,} tokens"
+    return f", or choose `model` {best.alias}, which holds {best.context:,} tokens"

@@ -55,7 +55,7 @@ class LocalModel:
             if saved.endpoint is not None:
                 raise UsageError(
                     f"This conversation was held with {saved.model} at {saved.endpoint}.",
-                    f"Add --endpoint {saved.endpoint} to go on there, or --model to go on with a model here.",
+                    f"Add `endpoint` {saved.endpoint} to go on there, or `model` to go on with a model here.",
                 )
             request = replace(request, name=saved.model)
         kv_dtype = saved.attention.get("kv_dtype")
@@ -114,6 +114,6 @@ def _opened_at(
     client = EndpointClient(said.url, said.token, server.socket)
     model = ServedModel(said.model, said.context, is_lrqk=True)
     chat = RemoteChat(client, model, system, documents, generation)
-    view.note(f"The running server at {said.url} answers with {name}; --no-server loads it here instead.")
+    view.note(f"The running server at {said.url} answers with {name}; `no_server` loads it here instead.")
     # Without an endpoint, because the conversation is one with a model of this machine and may go on so.
     yield OpenChat(chat, name, None, time.perf_counter() - began, None, lambda: None)

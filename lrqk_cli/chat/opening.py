@@ -286,7 +286,7 @@ def _choose(request: ModelRequest, placement: Placement, needed: int, *, grows: 
         longest = placement.longest_context(min(needed, spec.max_context), request.wanted)
         raise OutOfMemoryError(
             f"Text and answer need {needed:,} tokens, and memory holds {longest:,} of them at most.",
-            "Choose fewer pages with --pages, a lower --max-new-tokens, or a smaller model.",
+            "Choose fewer pages with `pages`, a lower `max_new_tokens`, or a smaller model.",
         ) from None
 
 
@@ -320,7 +320,7 @@ def reserved_context(asked: int | None, spec: ModelSpec) -> int:
     """
     if asked is not None and asked > spec.max_context:
         raise UsageError(
-            f"--ctx {asked:,} is more than the {spec.max_context:,} tokens that {spec.name} allows.",
-            f"Leave --ctx out for the model's limit, or choose at most {spec.max_context}.",
+            f"`context` {asked:,} is more than the {spec.max_context:,} tokens that {spec.name} allows.",
+            f"Leave `context` out for the model's limit, or choose at most {spec.max_context}.",
         )
     return asked or spec.max_context

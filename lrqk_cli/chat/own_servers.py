@@ -23,7 +23,7 @@ from lrqk_cli.chat.estimated_format import EstimatedFormat
 from lrqk_cli.chat.opening import ModelRequest, needed_tokens
 from lrqk_cli.chat.private_files import make_private_folder, write_private
 from lrqk_cli.config import GenerationConfig, LrqkConfig
-from lrqk_cli.errors import LrqkError, UsageError, flag
+from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.models.fingerprint import source_id
 from lrqk_cli.models.resolving import resolve
 
@@ -121,7 +121,7 @@ def settings_of(request: ModelRequest) -> dict[str, Any]:
     attention: dict[str, Any] = {**asdict(LrqkConfig()), "attention": "auto"}
     for name, value in request.wanted.items():
         attention[name] = asdict(value) if name == "als" else value
-    als = {f"als_{name}": value for name, value in attention.pop("als").items()}
+    als = {f"als.{name}": value for name, value in attention.pop("als").items()}
     others = {
         "dtype": request.dtype or "auto",
         "weights": request.weights,
@@ -144,11 +144,11 @@ def _difference(said: Announcement, request: ModelRequest, needed: int, generati
     for name, value in settings_of(request).items():
         is_open = name in _LEFT_OPEN and not value
         if not is_open and value != said.settings.get(name):
-            return f"it was started with another {flag(name)}"
+            return f"it was started with another `{name}`"
     if generation.think:
-        return "a number of --think is for a model that lrqk loads itself"
+        return "a number of `think` is for a model that lrqk loads itself"
     if (request.context or 0) > said.context:
-        return f"it holds {said.context:,} tokens, and --ctx is {request.context:,}"
+        return f"it holds {said.context:,} tokens, and `context` is {request.context:,}"
     # Without --ctx a model that is loaded here would get a context that holds them, if it can.
     if request.context is None and said.context < min(needed, said.max_context):
         return f"it holds {said.context:,} tokens, and text and answers may need {needed:,}"
@@ -228,7 +228,7 @@ def _folder(*, makes: bool) -> Path:
     import platformdirs
 
     if not hasattr(socket, "AF_UNIX"):
-        raise UsageError("This system has no Unix sockets.", "Use --endpoint with the server's address.")
+        raise UsageError("This system has no Unix sockets.", "Use `endpoint` with the server's address.")
     try:
         with warnings.catch_warnings():
             # It warns of an unsafe XDG_RUNTIME_DIR and takes another folder, which is checked here as well.

@@ -75,7 +75,7 @@ class RemoteChat(Chat):
         if not self._model.is_lrqk:
             raise UsageError(
                 "Only lrqk's own engine knows the pages that an answer rests on.",
-                "Ask without --endpoint, or a server that 'lrqk serve' has started.",
+                "Ask without `endpoint`, or a server that 'lrqk serve' has started.",
             )
 
     def watch_reading(self, report: Callable[[PrefillProgress], None]) -> None:
@@ -168,7 +168,7 @@ class RemoteChat(Chat):
     def _tell_of_reasoning(self) -> Iterator[Remark]:
         if not self._told_of_reasoning:
             self._told_of_reasoning = True
-            yield Remark("The server lets its model reason; --think off does not change that.")
+            yield Remark("The server lets its model reason; `think` off does not change that.")
 
     def _check_added(self, entry: DocumentEntry) -> None:
         """Accept it: only the server knows what fits."""
@@ -195,6 +195,4 @@ class RemoteChat(Chat):
 def _check(generation: GenerationConfig) -> None:
     """Refuse a setting that no server would act on."""
     if generation.think is not None and generation.think > 0:
-        raise UsageError(
-            "A server limits the reasoning of its model itself.", "Switch it with --think on or off."
-        )
+        raise UsageError("A server limits the reasoning of its model itself.", "Choose `think` on or off.")

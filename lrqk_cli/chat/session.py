@@ -234,7 +234,7 @@ class Session(Chat):
                         is_asked_for = self.generation.thinks or isinstance(delta, TextDelta)
                         if not is_asked_for and not self._told_of_reasoning:
                             self._told_of_reasoning = True
-                            yield Remark("This model reasons in any case; --think off cannot change that.")
+                            yield Remark("This model reasons in any case; `think` off cannot change that.")
                         yield delta
                     if step.finish_reason is None and cancelled():
                         run.end = "interrupted"

@@ -142,7 +142,7 @@ def database_errors(path: Path) -> Iterator[None]:
 def damaged(path: Path) -> DamagedSessionsError:
     """Return the error of a database that is damaged."""
     return DamagedSessionsError(
-        f"The sessions in {path} are damaged.", "The next chat with --session keeps what can be read of them."
+        f"The sessions in {path} are damaged.", "The next chat with `session` keeps what can be read of them."
     )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _ATTEMPTS, _SHARE = 4, 0.9
 _PAGEABLE = (
     "Host memory cannot be pinned, so the GPU cannot read the KV rows there by itself: answers are the same, "
-    "and slower. A shorter --ctx, or a higher limit on locked memory (ulimit -l), avoids that."
+    "and slower. A shorter `context`, or a higher limit on locked memory (ulimit -l), avoids that."
 )
 
 

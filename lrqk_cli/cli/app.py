@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -12,10 +12,10 @@ from lrqk_cli import __version__
 from lrqk_cli.cli import bench, cache, chat, info, models, serve, sessions
 from lrqk_cli.cli.failures import EXIT_INTERRUPTED, EndingSignals, open_streams, report
 from lrqk_cli.cli.options import Debug, Invocation
-from lrqk_cli.cli.settings import config_path, load_defaults
+from lrqk_cli.cli.settings import config_path, load_defaults, unread_variables
 from lrqk_cli.memory.allocator import expand_segments
 from lrqk_cli.models.threads import wait_asleep
-from lrqk_cli.terminal.console import escape_unknown_characters
+from lrqk_cli.terminal.console import escape_unknown_characters, print_message, stderr_console
 from lrqk_cli.terminal.echo import restored_modes
 
 app = typer.Typer(
@@ -58,6 +58,8 @@ def root(
         typer.echo(context.get_help())
         raise typer.Exit
     commands = getattr(context.command, "commands", {})
+    for warning in unread_variables(_variables(context.command)):
+        print_message(stderr_console(), "Warning", "yellow", warning)
     options = {name: _option_names(command.params) for name, command in commands.items()}
     context.default_map = load_defaults(config_path(), options)
     for name, defaults in context.default_map.items():
@@ -65,6 +67,13 @@ def root(
             # The config file may give a single text where the option takes a list.
             if getattr(parameter, "multiple", False) and isinstance(defaults.get(parameter.name), str):
                 defaults[parameter.name] = [defaults[parameter.name]]
+
+
+def _variables(command: Any) -> Iterator[str]:
+    """Yield the variables of the options of a command, and of those below it."""
+    yield from (parameter.envvar for parameter in command.params if parameter.envvar)
+    for below in getattr(command, "commands", {}).values():
+        yield from _variables(below)
 
 
 def _option_names(parameters: Iterable[Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lrqk_cli.cli.options import option
+from lrqk_cli.cli.options import on_command_line, option
 from lrqk_cli.cli.values import parse_integer, parse_number, parse_penalties, parse_tokens
 from lrqk_cli.config import (
     AlsConfig,
@@ -23,8 +23,11 @@ from lrqk_cli.config import (
     LrqkConfig,
     SolverName,
     TailMode,
+    asks,
     default_top_k,
+    missing_for,
 )
+from lrqk_cli.errors import UsageError
 
 _option = partial(option, panel="Attention")
 _paper_option = partial(option, panel="The method of the LRQK paper, for comparison")
@@ -185,6 +188,11 @@ ATTENTION_OPTIONS = frozenset(_OPTIONS)
 ALS_OPTIONS = frozenset(name for name in _OPTIONS if name.startswith("als_"))
 
 
+def setting_of(option: str) -> str:
+    """Return the setting of an option's parameter: ``als.init`` of ``als_init``."""
+    return option.replace("als_", "als.") if option in ALS_OPTIONS else option
+
+
 class AttentionChoices:
     """The values of a command's attention options."""
 
@@ -210,6 +218,27 @@ class AttentionChoices:
         config = self.config
         said = {"als" if name in ALS_OPTIONS else name for name in self._values if self._is_said(name)}
         return {field.name: getattr(config, field.name) for field in fields(config) if field.name in said}
+
+    @property
+    def asked(self) -> list[str]:
+        """The options on the command line that ask for something, see ``config.asks``."""
+        config = self.config
+        given = on_command_line(self._context, self._values)
+        return [name for name in given if asks(config, setting_of(name))]
+
+    def refuse_idle(self) -> None:
+        """Refuse an option on the command line that another setting makes meaningless.
+
+        In a variable or the config file it may stand for runs in which it acts.
+
+        Raises:
+            UsageError: there is one, or the options contradict each other.
+        """
+        for name in map(setting_of, self.asked):
+            if missing := missing_for(self.config, name):
+                raise UsageError(
+                    f"`{name}` has no meaning without {missing}.", f"Add {missing}, or leave `{name}` out."
+                )
 
     def _is_said(self, name: str) -> bool:
         source = self._context.get_parameter_source(name)

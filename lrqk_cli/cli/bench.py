@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lrqk_cli.bench.modes import acts_in, named_modes
 from lrqk_cli.bench.suite import Suite, SuiteOptions
 from lrqk_cli.cli import bench_options, options
-from lrqk_cli.cli.attention_options import AttentionChoices, with_attention_options
+from lrqk_cli.cli.attention_options import (
+    ATTENTION_OPTIONS,
+    AttentionChoices,
+    setting_of,
+    with_attention_options,
+)
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.values import parse_names, parse_tokens
 from lrqk_cli.cli.variations import parse_variations
 from lrqk_cli.config import LrqkConfig, WeightChoice
 from lrqk_cli.documents.limits import ReadLimits
+from lrqk_cli.errors import UsageError
 from lrqk_cli.models.catalog import DEFAULT_MODEL
 from lrqk_cli.terminal.console import print_message, stderr_console, stdout_console
 
@@ -65,6 +72,7 @@ def bench(
     attention: AttentionChoices,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
     weights: options.Weights = "auto",
     offload_weights: options.OffloadWeights = False,
     output: bench_options.Format = "table",
@@ -78,10 +86,10 @@ def bench(
     from lrqk_cli.bench.suites import SUITES, refuse_idle
     from lrqk_cli.terminal.view import View
 
-    given = frozenset(options.on_command_line(context, context.params))
-    refuse_idle(suite, given)
+    given = frozenset(options.on_command_line(context, context.params.keys() - ATTENTION_OPTIONS))
     varied = partial(parse_variations, vary, top_k_follows="top_k" not in attention.said)
-    varied(attention.config)  # so that a wrong variation fails at once
+    variations = varied(attention.config)  # so that a wrong one fails at once
+    refuse_idle(suite, given.union(attention.asked, (name.partition("=")[0] for name in variations)))
     asked = SuiteOptions(
         contexts=tuple(parse_tokens(part) for part in ctx.split(",")),
         modes=parse_names(modes),
@@ -101,11 +109,12 @@ def bench(
         given=given,
     )
     chosen = SUITES[suite](asked)
+    _refuse_idle(attention, chosen, variations)
     if plot is not None:
         check_plot(plot)
     shape = bench_options.chosen_shape(chosen, shape)
     number_format = None if dtype == "auto" else dtype
-    target = _Target(model, shape, device, number_format, weights, vram, ram, offload_weights)
+    target = _Target(model, shape, device, number_format, threads, weights, vram, ram, offload_weights)
     view = View(stderr_console(), quiet)
     loaded, planned = _plan_and_load(target, chosen, attention.said, view)
     planned = replace(planned, varied=varied(planned.config))
@@ -113,6 +122,23 @@ def bench(
         measured = chosen.measure(loaded, planned, on_progress)
     name = model if shape is None else f"{shape} (random weights)"
     _show(measured, planned.config, loaded, name, output, plot)
+
+
+def _refuse_idle(attention: AttentionChoices, suite: Suite, variations: Mapping[str, LrqkConfig]) -> None:
+    """Refuse an option on the command line that acts in nothing that is measured.
+
+    Raises:
+        UsageError: there is one.
+    """
+    base, longest = attention.config, max(suite.asked.contexts)
+    measured = [*named_modes(suite.asked.modes, base, longest).values(), *variations.values()]
+    for name in map(setting_of, attention.asked):
+        if not acts_in(measured, base, name):
+            attention.refuse_idle()
+            raise UsageError(
+                f"`{name}` does nothing in the modes that --modes names.",
+                f"Add lrqk to --modes, or leave `{name}` out.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +149,7 @@ class _Target:
     shape: str | None
     device: str | None
     dtype: str | None
+    threads: int | None
     weights: WeightChoice
     vram: int | None
     ram: int | None
@@ -145,7 +172,7 @@ def _plan_and_load(
         from lrqk_cli.models.describe import describe_shape, describe_source
         from lrqk_cli.models.threads import use_threads
 
-        use_threads(None)
+        use_threads(target.threads)
         source = None if target.shape else files.fetched(loading.resolve(target.model), report)
         described = describe_source(source) if source else describe_shape(name)
         planned, placement = _plan(target, described, suite, wanted)

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from lrqk_cli.bench.suite import Suite
 from lrqk_cli.cli.options import model_option, option, output_option
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_tokens
-from lrqk_cli.errors import UsageError, flag
+from lrqk_cli.errors import UsageError
+from lrqk_cli.naming import flag
 
 Output = Literal["table", "md", "json", "csv"]
 SuiteName = Literal["speed", "ruler", "fidelity", "qa", "lookup"]

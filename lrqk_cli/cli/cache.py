@@ -39,10 +39,8 @@ def cache(
     if context.invoked_subcommand is None:
         list_entries(cache_size, as_json)
         return
-    options.refuse_before_command(context, {"cache_size": "--cache-size", "as_json": "--json"})
-    # The config file has one table for all commands of the cache.
-    table = context.default_map or {}
-    context.default_map = dict.fromkeys(("list", "show", "prune"), table)
+    flags = {"cache_size": "--cache-size", "as_json": "--json"}
+    options.pass_on(context, flags, ("list", "show", "prune"))
 
 
 @app.command("list")

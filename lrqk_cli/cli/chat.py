@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _GENERATION = GenerationConfig()
 _LIMITS = ReadLimits()
+_FOR_DOCUMENTS = {"fetch_size", "pages", "password", "read_memory", "read_timeout"}
 
 
 @with_attention_options()
@@ -84,12 +85,12 @@ def chat(
         chosen: ChatModel = endpoints.model_at(context, endpoint, model)
     else:
         warn_of_transformers()
-        from lrqk_cli.chat.keeping import CacheChoice
         from lrqk_cli.chat.local_model import LocalModel
         from lrqk_cli.chat.opening import ModelRequest
 
         number_format = None if dtype == "auto" else dtype
-        cache, wanted = CacheChoice(not no_cache, cache_size), attention.said
+        attention.refuse_idle()
+        cache, wanted = options.cache_choice(context, no_cache, cache_size), attention.said
         request = ModelRequest(
             model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, weights, cache
         )
@@ -100,6 +101,9 @@ def chat(
     limits = ReadLimits(read_timeout, read_memory, fetch_size)
     paths = _paths(context, file, files)
     asked = questions.read_asked(context, prompt, prompts_file, answers_file, paths, as_json)
+    if not paths:
+        idle = {"pages"} if asked is None else _FOR_DOCUMENTS  # /file reads within the same limits
+        options.refuse_without(context, idle, "a document")
 
     from lrqk_cli.documents import PageSelection
     from lrqk_cli.terminal.view import View
@@ -114,6 +118,7 @@ def chat(
     with chat_sessions.opened(context, session, continue_, documents, keeps=keeps, view=view) as kept:
         begun = chat_sessions.go_on(context, kept, chosen, system, generation)
         if asked is not None:
+            questions.refuse_unsampled(context, begun[2])
             with chat_sessions.conversation(kept, *begun, documents, view, asked.to_reserve()) as opened:
                 opened.session.note_sources(sources)
                 asked.answer(opened, view, partial(kept.record, opened))

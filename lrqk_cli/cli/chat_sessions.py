@@ -36,10 +36,10 @@ def opened(
     """Give the session of this chat, see ``open_chat_session``, and let go of it at the end."""
     from lrqk_cli.chat.chat_session import open_chat_session
 
-    if (name or continues) and options.on_command_line(context, {"prompts_file"}):
+    if (name or continues) and context.params["prompts_file"] is not None:
         raise UsageError(
             "A session is one conversation, and --prompts-file asks each question by itself.",
-            "Leave one of them out.",
+            "Leave one of them out, as a variable and in the config file too.",
         )
     title = documents[0].title if documents else None
     chat_session = open_chat_session(name, continues, title, keeps=keeps, warn=view.warn, note=view.note)

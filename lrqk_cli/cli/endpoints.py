@@ -10,7 +10,8 @@ import typer
 from lrqk_cli.cli import options
 from lrqk_cli.cli.attention_options import ATTENTION_OPTIONS
 from lrqk_cli.connections import is_key
-from lrqk_cli.errors import UsageError, flag
+from lrqk_cli.errors import UsageError
+from lrqk_cli.naming import flag
 
 if TYPE_CHECKING:
     from lrqk_cli.chat.chat_model import ChatModel

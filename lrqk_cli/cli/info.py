@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
@@ -16,7 +15,6 @@ from lrqk_cli.cli import footprint, options
 from lrqk_cli.cli.attention_options import ALS_OPTIONS, AttentionChoices, with_attention_options
 from lrqk_cli.cli.failures import warn_of_transformers
 from lrqk_cli.cli.footprint_view import print_card, print_footprint
-from lrqk_cli.errors import UsageError, flag
 from lrqk_cli.memory.accounting import dtype_name
 from lrqk_cli.memory.footprint import FootprintRequest
 from lrqk_cli.memory.units import format_bytes
@@ -71,6 +69,7 @@ def info(
 ) -> None:
     """Show this machine, or what a model needs (--model), or which models fit a card (--vram)."""
     warn_of_transformers()
+    attention.refuse_idle()
     config, wanted = attention.config, attention.said
     number_format = None if dtype == "auto" else dtype
     if model is not None:
@@ -80,30 +79,17 @@ def info(
         taken = footprint.of_model(asked)
         plain, show = asdict(taken), partial(print_footprint, taken)
     elif vram is not None:
-        _refuse_idle(context, {"ctx", "device"}, "--model")
+        options.refuse_without(context, {"ctx", "device"}, "--model")
         fitting = footprint.of_card(vram, ram, number_format, weights, wanted, may_offload=offload_weights)
         plain, show = asdict(fitting), partial(print_card, fitting)
     else:
-        _refuse_idle(context, context.params.keys() - _OF_THE_MACHINE, "--model or --vram")
+        options.refuse_without(context, context.params.keys() - _OF_THE_MACHINE, "--model or --vram")
         plain = {"machine": _machine(device), "models": _models()}
         show = partial(_print_machine, plain)
     if as_json:
         typer.echo(to_json(plain, indent=2))
     else:
         show(stdout_console())
-
-
-def _refuse_idle(context: typer.Context, names: Collection[str], missing: str) -> None:
-    """Raise if an option on the command line has no effect.
-
-    Raises:
-        UsageError: there is such an option.
-    """
-    for name in options.on_command_line(context, names):
-        raise UsageError(
-            f"{flag(name)} has no meaning without {missing}.",
-            f"Add {missing}, or leave {flag(name)} out.",
-        )
 
 
 def _machine(device: str | None) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def models(
     if context.invoked_subcommand is None:
         list_models(vram, ram, as_json)
     else:
-        options.refuse_before_command(context, {"vram": "--vram", "ram": "--ram", "as_json": "--json"})
+        flags = {"vram": "--vram", "ram": "--ram", "as_json": "--json"}
+        options.pass_on(context, flags, ("list",))
 
 
 @app.command("list")

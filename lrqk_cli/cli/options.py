@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lrqk_cli.cli.values import parse_bytes, parse_integer, parse_number, parse_tokens
 from lrqk_cli.config import WeightChoice
 from lrqk_cli.errors import UsageError
+from lrqk_cli.naming import flag
+
+if TYPE_CHECKING:
+    from lrqk_cli.chat.keeping import CacheChoice
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -190,17 +194,48 @@ def on_command_line(context: typer.Context, names: Collection[str]) -> list[str]
     return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
-def refuse_before_command(context: typer.Context, flags: Mapping[str, str]) -> None:
-    """Refuse options of a group of commands before the name of one of them.
+def refuse_without(context: typer.Context, names: Collection[str], missing: str) -> None:
+    """Refuse options that have no effect.
 
     Args:
-        flags: parameter -> its option.
+        missing: what they need.
 
     Raises:
         UsageError: there is one on the command line.
+    """
+    for name in on_command_line(context, names):
+        raise UsageError(
+            f"{flag(name)} has no meaning without {missing}.",
+            f"Add {missing}, or leave {flag(name)} out.",
+        )
+
+
+def cache_choice(context: typer.Context, no_cache: bool, cache_size: int | None) -> CacheChoice:
+    """Return whether documents are stored, by ``--no-cache`` and ``--cache-size``.
+
+    Raises:
+        UsageError: the size is on the command line, and nothing is stored.
+    """
+    from lrqk_cli.chat.keeping import CacheChoice
+
+    if no_cache and on_command_line(context, {"cache_size"}):
+        raise UsageError("--no-cache stores nothing, and --cache-size limits it.", "Leave one of them out.")
+    return CacheChoice(not no_cache, cache_size)
+
+
+def pass_on(context: typer.Context, flags: Mapping[str, str], commands: Collection[str]) -> None:
+    """Refuse options of a group of commands before the name of one of them, and pass on the config file's.
+
+    Args:
+        flags: parameter -> its option.
+        commands: those for which the group's table of the config file is too.
+
+    Raises:
+        UsageError: there is an option on the command line.
     """
     for name in on_command_line(context, flags):
         raise UsageError(
             f"{flags[name]} before {context.invoked_subcommand} has no meaning.",
             f"Put it behind {context.invoked_subcommand} if it is for that, or leave it out.",
         )
+    context.default_map = dict.fromkeys(commands, context.default_map or {})

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lrqk_cli.cli import options
+from lrqk_cli.config import GenerationConfig
 from lrqk_cli.documents.locations import STDIN, Location
 from lrqk_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from lrqk_cli.terminal.oneshot import QuestionSet
+
+_DEFAULT = GenerationConfig()
 
 
 def read_asked(
@@ -56,6 +60,19 @@ def read_asked(
     from lrqk_cli.terminal.oneshot import FollowUpQuestions
 
     return FollowUpQuestions([prompt.strip() for prompt in prompts], as_json)
+
+
+def refuse_unsampled(context: typer.Context, generation: GenerationConfig) -> None:
+    """Refuse limits of sampling where the likeliest token is taken. (In a chat /set may change that.)
+
+    Raises:
+        UsageError: there is one on the command line.
+    """
+    limits = {
+        name for name in ("sample_top_k", "top_p") if getattr(generation, name) != getattr(_DEFAULT, name)
+    }
+    if generation.temperature == 0:
+        options.refuse_without(context, limits, "a --temperature above 0")
 
 
 def _piped() -> str:

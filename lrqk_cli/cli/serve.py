@@ -77,7 +77,7 @@ MaxQueue = Annotated[int, _server_option("--max-queue", "Requests that may wait.
 
 @with_attention_options()
 def serve(
-    context: typer.Context,  # noqa: ARG001 - the options of the attention need it
+    context: typer.Context,
     *,
     model: options.Model = DEFAULT_MODEL,
     host: Host = "127.0.0.1",
@@ -109,7 +109,7 @@ def serve(
     if max_queue < 1 or max_body < 1:
         raise UsageError("--max-queue and --max-body must be at least 1.", "Leave them out.")
     _check_keys(api_key, host)
-    from lrqk_cli.chat.keeping import CacheChoice
+    attention.refuse_idle()
     from lrqk_cli.chat.opening import ModelRequest, open_session
     from lrqk_cli.chat.own_servers import Announcement, settings_of
     from lrqk_cli.terminal.view import View
@@ -127,7 +127,7 @@ def serve(
         attention.said,
         threads,
         weights,
-        CacheChoice(not no_cache, cache_size),
+        options.cache_choice(context, no_cache, cache_size),
     )
     # Loading takes long, so a port that is taken is found before.
     with (
@@ -176,8 +176,10 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
+        # Python repeats the address behind the system's words.
+        reason = reason_of(error).partition(" (while")[0]
         raise UsageError(
-            f"Nothing can listen on {host}, port {port}: {reason_of(error)}.", "Choose another --port."
+            f"Nothing can listen on {host}, port {port}: {reason}.", "Choose another --port."
         ) from None
 
 

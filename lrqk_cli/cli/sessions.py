@@ -50,9 +50,7 @@ def sessions(context: typer.Context, as_json: options.Json = False) -> None:
     if context.invoked_subcommand is None:
         list_sessions(as_json)
         return
-    options.refuse_before_command(context, {"as_json": "--json"})
-    # The config file has one table for all commands of sessions.
-    context.default_map = dict.fromkeys(("list", "show", "search"), context.default_map or {})
+    options.pass_on(context, {"as_json": "--json"}, ("list", "show", "search"))
 
 
 @app.command("list")

@@ -1,4 +1,6 @@
-"""The config file: TOML with one table per command, whose keys are the command's options.
+"""What sets options beside flags: variables, and the config file.
+
+The file is TOML with one table per command, whose keys are the command's options.
 
 .. code-block:: toml
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,27 @@ from lrqk_cli.system_errors import reason_of
 from lrqk_cli.user_folders import expanded, user_folder
 
 CONFIG_VARIABLE = "LRQK_CONFIG"
+_PREFIX = "LRQK_"
+# Variables that are no option's. The last two are of lrqk's tests.
+_OTHERS = (CONFIG_VARIABLE, "LRQK_CACHE_DIR", "LRQK_MANAGED_MEMORY", "LRQK_RECORD", "LRQK_TEST_DATA")
+
+
+def unread_variables(of_options: Iterable[str]) -> list[str]:
+    """Return a warning for each variable of lrqk's that nothing reads.
+
+    In the config file that is a failure; but other versions of lrqk may share the environment.
+
+    Args:
+        of_options: the variables of the options of all commands.
+    """
+    known = {name.removeprefix(_PREFIX) for name in (*of_options, *_OTHERS)}
+    set_here = {name.removeprefix(_PREFIX) for name in os.environ if name.startswith(_PREFIX)}
+    warnings = []
+    for name in sorted(set_here - known):
+        close = get_close_matches(name, sorted(known), 1)
+        hint = f"Did you mean {_PREFIX}{close[0]}?" if close else "'lrqk COMMAND --help' has the options."
+        warnings.append(f"The variable {_PREFIX}{name} sets no option. {hint}")
+    return warnings
 
 
 def config_path() -> Path:

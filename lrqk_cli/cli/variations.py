@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lrqk_cli.cli.values import parse_integer, parse_number, parse_tokens
-from lrqk_cli.config import LrqkConfig, default_top_k
+from lrqk_cli.config import LrqkConfig, asks, default_top_k, missing_for
 from lrqk_cli.errors import UsageError, did_you_mean
 
 
@@ -36,7 +36,7 @@ def parse_variations(
         top_k_follows: whether a variation of hot also sets top-k to its default.
 
     Raises:
-        UsageError: there is no such setting, or it cannot have such a value.
+        UsageError: there is no such setting, it cannot have such a value, or others make it meaningless.
     """
     settings = _settings(LrqkConfig)
     variations = {}
@@ -51,6 +51,9 @@ def parse_variations(
                 changed = replace(base, hot=parsed, top_k=default_top_k(parsed))
             else:
                 changed = _replaced(base, settings[name].path, parsed)
+            field = ".".join(settings[name].path[:2])
+            if asks(changed, field) and (missing := missing_for(changed, field)):
+                raise UsageError(f"`{field}` has no meaning without {missing}.", f"Add {missing}.")
             variations[f"{name}={value}"] = changed
     return variations
 

@@ -74,8 +74,8 @@ def fetch(url: DocumentUrl, limits: ReadLimits, on_bytes: OnBytes) -> FetchedFil
             return runner.run(_fetch(url, limits, on_bytes))
     except TimeoutError as error:
         raise DocumentError(
-            f"{url.shown} takes longer to fetch than --read-timeout allows, {limits.timeout:g} seconds.",
-            "Raise --read-timeout (LRQK_READ_TIMEOUT), or download it first.",
+            f"{url.shown} takes longer to fetch than `read_timeout` allows, {limits.timeout:g} seconds.",
+            "Raise `read_timeout`, or download it first.",
         ) from error
     except httpx2.ConnectTimeout as error:
         raise _unreachable(url, "it does not answer") from error
@@ -170,8 +170,8 @@ async def _body(url: DocumentUrl, response: httpx2.Response, limits: ReadLimits,
 
 def _too_large(url: DocumentUrl, limits: ReadLimits) -> DocumentError:
     return DocumentError(
-        f"{url.shown} is larger than --fetch-size allows, {format_bytes(limits.fetch_size)}.",
-        "Raise --fetch-size (LRQK_FETCH_SIZE), or download it first.",
+        f"{url.shown} is larger than `fetch_size` allows, {format_bytes(limits.fetch_size)}.",
+        "Raise `fetch_size`, or download it first.",
     )
 
 

@@ -56,7 +56,7 @@ def missing(path: Path) -> DocumentError:
     match = _URL.match(path.as_posix())
     if match is None:
         return DocumentError(
-            f"There is no file {name}.", "Check the path. A question is given with --prompt."
+            f"There is no file {name}.", "Check the path. A question is given with `prompt`."
         )
     scheme, rest = match["scheme"].lower(), shown_name(match["rest"])
     if scheme == "file":

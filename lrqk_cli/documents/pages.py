@@ -45,7 +45,7 @@ class PageSelection:
             pages = "1 page" if page_count == 1 else f"{page_count:,} pages"
             raise DocumentError(
                 f"Page {beyond} was asked for, but {title} has {pages}.",
-                f"Choose pages from 1 to {page_count} with --pages.",
+                f"Choose pages from 1 to {page_count} with `pages`.",
             )
         chosen: set[int] = set()
         for first, last in self.ranges:
@@ -70,24 +70,24 @@ def refuse_pages(pages: PageSelection | None, title: str) -> None:
     """
     if pages is not None:
         raise UsageError(
-            f"--pages {pages} was asked for, but {title} has no pages.",
-            "Leave --pages out, or give it with PDF files and slides only.",
+            f"`pages` {pages} was asked for, but {title} has no pages.",
+            "Leave `pages` out, or give it with PDF files and slides only.",
         )
 
 
 def _parse_range(part: str, text: str) -> tuple[int, int | None]:
     match = _RANGE.fullmatch(part)
     if match is None or not (match["first"] or match["last"]):
-        raise UsageError(f"--pages '{text}' names no pages.", _HINT)
+        raise UsageError(f"`pages` '{text}' names no pages.", _HINT)
     first = int(match["first"] or 1)
     last = int(match["last"]) if match["last"] else None
     if match["dash"] is None:
         last = first
     if first == 0 or last == 0:
-        raise UsageError(f"--pages '{text}' asks for page 0, but pages are counted from 1.", _HINT)
+        raise UsageError(f"`pages` '{text}' asks for page 0, but pages are counted from 1.", _HINT)
     if last is not None and last < first:
         raise UsageError(
-            f"--pages '{text}' has a range that runs backwards, from {first} to {last}.",
+            f"`pages` '{text}' has a range that runs backwards, from {first} to {last}.",
             f"Write {last}-{first}.",
         )
     return first, last

@@ -123,11 +123,11 @@ def _unlock(reader: PdfReader, source: SourceFile, password: Password) -> str:
     if given:
         raise DocumentError(
             f"{source.title} is encrypted, and the password is wrong.",
-            "Check --password or LRQK_PASSWORD.",
+            "Check `password`.",
         )
     raise DocumentError(
         f"{source.title} is encrypted, and no password was given.",
-        "Give its password with --password or LRQK_PASSWORD.",
+        "Give its password with `password`.",
     )
 
 

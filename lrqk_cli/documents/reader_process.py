@@ -120,7 +120,7 @@ class ReaderProcess:
         if "failed" in answer:
             raise DocumentError(
                 f"{source.title} cannot be read: its reader failed.",
-                "Please report it; --debug shows what happened.",
+                "Please report it. `debug` shows what happened.",
             ) from RuntimeError(answer["failed"])
         return answer
 
@@ -163,8 +163,8 @@ class ReaderProcess:
 def too_large(title: str, limits: ReadLimits) -> DocumentError:
     """The error of a file that needs more memory than the limit."""
     return DocumentError(
-        f"{title} takes more memory to read than --read-memory allows, {limits.memory / 2**20:,.0f} MiB.",
-        "Raise --read-memory (LRQK_READ_MEMORY) if you trust the file.",
+        f"{title} takes more memory to read than `read_memory` allows, {limits.memory / 2**20:,.0f} MiB.",
+        "Raise `read_memory` if you trust the file.",
     )
 
 
@@ -173,8 +173,8 @@ def _too_slow(title: str, done: int, scans: int, limits: ReadLimits) -> Document
     if scans:
         more += f", {_SECONDS_A_SCAN:g} for each of the {scans:,} that OCR read"
     return DocumentError(
-        f"{title} takes longer to read than --read-timeout allows, {limits.timeout:g} seconds{more}.",
-        "Raise --read-timeout (LRQK_READ_TIMEOUT) if you trust the file.",
+        f"{title} takes longer to read than `read_timeout` allows, {limits.timeout:g} seconds{more}.",
+        "Raise `read_timeout` if you trust the file.",
     )
 
 

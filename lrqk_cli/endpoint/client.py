@@ -187,6 +187,6 @@ def _base(url: str) -> str:
         raise UsageError(f"'{url}' is no address of a server.", "Write it as http://localhost:8000/v1.")
     if "@" in parts.netloc:
         raise UsageError(
-            "Others could see a key in the address of --endpoint.", "Set the variable LRQK_API_KEY instead."
+            "Others could see a key in the address of `endpoint`.", "Set the variable LRQK_API_KEY instead."
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"

@@ -18,11 +18,11 @@ _TOO_LONG = ("context_length_exceeded", "exceed_context_size_error")
 _TOO_LONG_WORDS = ("context length", "context size", "context window")
 # The kind of a failure that is the request's own, where it has no status because the stream had begun.
 _INVALID = "invalid_request_error"
-_SHORTEN = "Choose fewer pages with --pages, or a server with a longer context."
+_SHORTEN = "Choose fewer pages with `pages`, or a server with a longer context."
 
 
 class EndpointError(ModelError):
-    """The server behind ``--endpoint`` cannot be reached, refuses to answer, or fails."""
+    """The server behind ``endpoint`` cannot be reached, refuses to answer, or fails."""
 
 
 def refusal(status: int, body: str, headers: Mapping[str, str], url: str) -> LrqkError:
@@ -81,7 +81,7 @@ def _failure(status: int | None, said: str, kinds: tuple[str, ...], url: str, re
     if status == 404:
         return EndpointError(
             f"The server at {url} does not find what was asked for{because}",
-            "Check --model, and the address: it often ends in /v1.",
+            "Check `model`, and the address: it often ends in /v1.",
         )
     if status == 413:
         return ContextLengthError(f"The server at {url} takes no request of this size.", _SHORTEN)

@@ -26,5 +26,5 @@ def not_finite() -> ModelError:
     """Return the error of a model that computes infinities or NaN."""
     return ModelError(
         "The model computes values that are not finite numbers, so there is no answer.",
-        "Its weights or its configuration may be damaged; in float16, try --dtype float32 or bfloat16.",
+        "Its weights or its configuration may be damaged; in float16, try `dtype` float32 or bfloat16.",
     )

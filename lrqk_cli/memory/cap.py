@@ -37,12 +37,12 @@ def check_memory_cap(device: torch.device, size: int) -> None:
     """
     if device.type != "cuda":
         raise UsageError(
-            f"--memory-cap needs a CUDA device, and this runs on {device}.",
-            "Leave it out, or choose --device cuda.",
+            f"`memory_cap` needs a CUDA device, and this runs on {device}.",
+            "Leave it out, or choose `device` cuda.",
         )
     total = total_device_bytes(device)
     if size > total:
         raise UsageError(
-            f"--memory-cap is {size / 2**30:.1f} GiB, and {device} has {total / 2**30:.1f} GiB.",
+            f"`memory_cap` is {size / 2**30:.1f} GiB, and {device} has {total / 2**30:.1f} GiB.",
             "Lower it, or leave it out.",
         )

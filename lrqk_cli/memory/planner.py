@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lrqk_cli.config import LrqkConfig, default_top_k
-from lrqk_cli.errors import OutOfMemoryError, flag
+from lrqk_cli.config import SETTINGS_OF_LRQK, LrqkConfig, default_top_k
+from lrqk_cli.errors import OutOfMemoryError
 from lrqk_cli.memory.estimate import CPU_SEGMENT, estimate
 from lrqk_cli.memory.plan import SEGMENTS, Plan, PlanTask
 from lrqk_cli.model_spec import ModelSpec
@@ -25,11 +25,6 @@ LEAST_HOT = 1024
 _WORTHWHILE = 2
 # ``longest_context`` returns a multiple of this, or its limit ``most``.
 CONTEXT_STEP = 1024
-# Setting one of these asks for LRQK: each field of ``LrqkConfig`` that has an option and only LRQK reads. So
-# does ``kv_dtype`` in 8 bits, which full attention on the device cannot have.
-_OF_LRQK = frozenset(
-    {"rank", "index_bits", "hot", "top_k", "recent", "tail", "solver", "grouping", "hot_policy", "als"}
-)
 
 
 def plan(
@@ -154,7 +149,8 @@ def _choices(task: PlanTask) -> Iterator[Plan | None]:
         yield task.attempt("A CPU gets the default settings.", segment=CPU_SEGMENT)
         return
     mode = task.wanted.get("attention")
-    asks_for_lrqk = _OF_LRQK & task.wanted.keys() or task.wanted.get("kv_dtype", "bf16") != "bf16"
+    # Full attention on the device cannot have rows of 8 bits either.
+    asks_for_lrqk = SETTINGS_OF_LRQK & task.wanted.keys() or task.wanted.get("kv_dtype", "bf16") != "bf16"
     may_be_dense = mode == "dense" or (mode is None and not asks_for_lrqk)
     is_slow = mode is None and may_be_dense and _dense_is_slow(task)
     if may_be_dense and not is_slow:
@@ -259,18 +255,18 @@ def _nearest(task: PlanTask) -> str:
     """Return a hint: the longest context that fits, or another change that helps."""
     arguments = task.vram, task.ram, task.context, task.wanted
     longest = longest_context(task.spec, task.dtype, *arguments)
-    ways = [f"--ctx {longest} or less"] if longest else []
+    ways = [f"`context` {longest} or less"] if longest else []
     if _fits_in_8_bits(task):
-        ways.append("--kv-dtype int8, which takes half the host memory")
+        ways.append("`kv_dtype` int8, which takes half the host memory")
     if ways:
         return f"Choose {', or '.join(ways)}."
     if task.dtype == "float32" and (half := longest_context(task.spec, "bfloat16", *arguments)):
-        return f"Choose --dtype bfloat16, where --ctx {half} fits."
+        return f"Choose `dtype` bfloat16, where `context` {half} fits."
     if task.wanted and (free := longest_context(task.spec, task.dtype, *arguments[:3])):
-        return f"Leave {', '.join(map(flag, task.wanted))} out: then --ctx {free} fits."
+        return f"Leave {', '.join(f'`{name}`' for name in task.wanted)} out: then `context` {free} fits."
     if task.vram is None:
         return "Choose a smaller model."
-    return "Choose a smaller model, or use --offload-weights."
+    return "Choose a smaller model, or use `offload_weights`."
 
 
 def _fits_in_8_bits(task: PlanTask) -> bool:

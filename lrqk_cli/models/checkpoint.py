@@ -117,5 +117,5 @@ def check_quantisation(name: str, config: PreTrainedConfig, form: WeightForm | N
     raise ModelError(
         f"The weights of '{name}' are packed by {method} already, which lrqk does not "
         + ("read." if form is None else f"pack in {form}."),
-        "Use a GGUF file, or the checkpoint that it was made from with --weights q4.",
+        "Use a GGUF file, or the checkpoint that it was made from with `weights` q4.",
     )

@@ -45,14 +45,14 @@ class Description:
         if chosen in ("q8", "q4"):
             if not on_gpu:
                 raise UsageError(
-                    f"--weights {chosen} needs a CUDA GPU: a CPU computes with plain numbers here.",
-                    "Leave --weights out.",
+                    f"`weights` {chosen} needs a CUDA GPU: a CPU computes with plain numbers here.",
+                    "Leave `weights` out.",
                 )
             if chosen not in forms:
                 raise UsageError(
-                    f"The weights of '{spec.name}' cannot be packed as --weights {chosen} asks: they are "
+                    f"The weights of '{spec.name}' cannot be packed as `weights` {chosen} asks: they are "
                     "packed already, or of a layout that lrqk does not pack.",
-                    "Leave --weights out.",
+                    "Leave `weights` out.",
                 )
             return with_form(spec, chosen)
         if chosen == "bf16" or not on_gpu:

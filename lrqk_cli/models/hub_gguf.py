@@ -76,7 +76,7 @@ def fetch_tagged(wanted: HubFile, on_progress: OnProgress, room: int | None = No
         raise OutOfMemoryError(
             f"The weights of '{wanted}' take {files[name] / 2**30:.1f} GiB, and there are "
             f"{room / 2**30:.1f} GiB for them.",
-            "Choose a smaller file or model, or spread the weights over CPU memory with --offload-weights.",
+            "Choose a smaller file or model, or spread the weights over CPU memory with `offload_weights`.",
         )
     return fetch_file(HubRepository(wanted.repository), name, on_progress, total=files[name])
 

@@ -117,7 +117,7 @@ def load(
         spec = replace(spec, forms=stored_form(folder))
     spec = with_form(spec, form, experts_on_host=experts_on_host)
     if not offload_weights:
-        hint = "Use a smaller model, or spread the weights over CPU memory with --offload-weights."
+        hint = "Use a smaller model, or spread the weights over CPU memory with `offload_weights`."
         check_weights_fit(spec, dtype_name(dtype), str(device), room, hint)
     if not source.is_gguf:
         check_quantisation(source.name, config, form)

@@ -118,7 +118,7 @@ def build(
     spec = with_form(described, form, experts_on_host=experts_on_host)
     room = probe.free_device_bytes(device)
     accounting.check_weights_fit(
-        spec, accounting.dtype_name(dtype), str(device), room, "Choose a smaller --shape."
+        spec, accounting.dtype_name(dtype), str(device), room, "Choose a smaller `shape`."
     )
     with quiet_transformers():
         with torch.device("meta"):

@@ -86,7 +86,7 @@ def damaged_weights(name: str, tensor: str) -> ModelError:
     """Return the error of weights that are not finite numbers."""
     return ModelError(
         f"The weights of '{name}' are damaged: {tensor} holds values that are not finite numbers.",
-        "Fetch the model again; in float16, try --dtype float32 or bfloat16.",
+        "Fetch the model again; in float16, try `dtype` float32 or bfloat16.",
     )
 
 

@@ -166,4 +166,4 @@ class BackgroundWriter:
         self.failure = self.failure or reason
 
     def _fail_by_limit(self) -> None:
-        self.failure = "the cache would be larger than its limit, see --cache-size"
+        self.failure = "the cache would be larger than its limit, see `cache_size`"

@@ -13,6 +13,7 @@ from lrqk_cli.errors import (
     OutOfMemoryError,
     UsageError,
 )
+from lrqk_cli.naming import COMMAND_LINE, Surface
 from lrqk_cli.server.protocol import Failure, FailureBody
 from lrqk_cli.server.uploads import NoSuchFileError, NotStoredError, TooManyFilesError
 from lrqk_cli.server.worker import BusyError, ClosingError
@@ -56,8 +57,23 @@ _KINDS: dict[type[LrqkError], tuple[int, str, str | None]] = {
     OutOfMemoryError: (503, "server_error", "out_of_memory"),
 }
 
-# That of a chat names commands that clients do not have.
-_CONTEXT_HINT = "Leave out messages or documents, or start the server with a larger --ctx."
+# What a request may set has its field's name; a client sends the pages that it chooses.
+_FOR_CLIENTS = Surface(
+    {
+        **COMMAND_LINE.names,
+        "max_new_tokens": "max_tokens",
+        "pages": "pages",
+        "password": "",
+        "prompt": "",
+        "repetition_penalty": "repetition_penalty",
+        "sample_top_k": "top_k",
+        "seed": "seed",
+        "temperature": "temperature",
+        "think": "reasoning_effort",
+        "top_p": "top_p",
+    },
+    note="Options are given when the server starts.",
+)
 
 
 def response_of(
@@ -84,8 +100,7 @@ def status_of(error: LrqkError) -> int:
 def body_of(error: LrqkError, param: str | None = None) -> FailureBody:
     """Return the body of a failure."""
     _, kind, code = _kind(error)
-    hint = _CONTEXT_HINT if isinstance(error, ContextLengthError) else error.hint
-    message = f"{error.message} {hint}".strip()
+    message = f"{_FOR_CLIENTS.message(error.message)} {_FOR_CLIENTS.hint(error.hint)}".strip()
     return FailureBody(error=Failure(message=message, type=kind, param=param, code=code))
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import codecs
 import io
-import re
 import struct
 import sys
 import traceback
 from collections.abc import Iterable
-from dataclasses import fields
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -17,24 +15,11 @@ from rich.segment import Segment
 from rich.text import Text
 
 from lrqk_cli.chat.printable import printable
-from lrqk_cli.config import AlsConfig, GenerationConfig, LrqkConfig
 from lrqk_cli.memory.exhaustion import out_of_memory
+from lrqk_cli.naming import COMMAND_LINE, Surface
 from lrqk_cli.system_errors import refusal_of
 
-_NAMES = {field.name for kind in (LrqkConfig, GenerationConfig) for field in fields(kind)}
-_NAMES |= {f"als.{field.name}" for field in fields(AlsConfig)}
-# Settings that an ``LrqkError`` names in backticks, and their options. Other words in backticks come from
-# libraries.
-_FLAGS = {
-    "`context`": "--ctx",
-    "`threads`": "--threads",
-    "`read_timeout`": "--read-timeout",
-    "`read_memory`": "--read-memory",
-    "`fetch_size`": "--fetch-size",
-    **{f"`{name}`": "--" + re.sub("[._]", "-", name) for name in _NAMES},
-}
 _ESCAPING = "lrqk-escape"
-_SETTING = re.compile("|".join(map(re.escape, _FLAGS)))
 
 
 class CleanConsole(Console):
@@ -89,16 +74,11 @@ def print_message(console: Console, label: str, style: str, message: str) -> Non
     console.print(text, soft_wrap=not console.is_terminal)
 
 
-def with_flags(text: str) -> str:
-    """Return a message with settings in backticks replaced by their options, such as ``--top-k``."""
-    return _SETTING.sub(lambda match: _FLAGS[match[0]], text)
-
-
-def print_failure(console: Console, message: str, hint: str) -> None:
-    """Print ``Error: message`` and, if ``hint`` is not empty, ``Hint: hint``; see ``with_flags``."""
-    print_message(console, "Error", "bold red", with_flags(message))
-    if hint:
-        print_message(console, "Hint", "bold cyan", with_flags(hint))
+def print_failure(console: Console, message: str, hint: str, surface: Surface = COMMAND_LINE) -> None:
+    """Print ``Error: message`` and, if there is one, ``Hint: hint``, with the surface's names of settings."""
+    print_message(console, "Error", "bold red", surface.message(message))
+    if said := surface.hint(hint):
+        print_message(console, "Hint", "bold cyan", said)
 
 
 def print_traceback(console: Console, error: BaseException) -> None:
@@ -106,10 +86,13 @@ def print_traceback(console: Console, error: BaseException) -> None:
     console.print(Text("".join(traceback.format_exception(error))), soft_wrap=True, end="")
 
 
-def print_unexpected(console: Console, error: BaseException, hint: str) -> None:
+def print_unexpected(
+    console: Console, error: BaseException, hint: str, surface: Surface = COMMAND_LINE
+) -> None:
     """Print an unexpected failure as one sentence and a hint; those of memory and of files have their own."""
     if (known := out_of_memory(error) or refusal_of(error)) is not None:
-        print_failure(console, known.message, known.hint)
+        print_failure(console, known.message, known.hint, surface)
         return
     detail = str(error).strip().split("\n", 1)[0]
-    print_failure(console, f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}.", hint)
+    sentence = f"Unexpected {type(error).__name__}{': ' + detail if detail else ''}."
+    print_failure(console, sentence, hint, surface)

@@ -152,11 +152,11 @@ def _record(ctx: CommandContext, opened: OpenChat, chat_session: ChatSession) ->
 
 def _tell(error: BaseException, view: View) -> None:
     if isinstance(error, LrqkError):
-        print_failure(view.console, error.message, error.hint)
+        print_failure(view.console, error.message, error.hint, view.surface)
     elif isinstance(error, KeyboardInterrupt):
         view.note("Interrupted.")
     else:
-        print_unexpected(view.console, error, "")
+        print_unexpected(view.console, error, "", view.surface)
 
 
 def _rescue(saved: Archive, chat_session: ChatSession, view: View) -> None:

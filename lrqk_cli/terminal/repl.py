@@ -13,6 +13,7 @@ from lrqk_cli.errors import LrqkError
 from lrqk_cli.terminal.command_context import ChatEvent, ChatExit, CommandContext
 from lrqk_cli.terminal.commands import COMMANDS
 from lrqk_cli.terminal.commands.registry import is_command
+from lrqk_cli.terminal.commands.settings import IN_A_CHAT
 from lrqk_cli.terminal.console import print_failure, print_traceback, print_unexpected
 from lrqk_cli.terminal.echo import hidden_typing
 from lrqk_cli.terminal.interrupts import Interrupts, LeaveAtOnce
@@ -28,7 +29,7 @@ from lrqk_cli.terminal.streaming import (
 )
 from lrqk_cli.terminal.toolbar import status_line
 
-_UNEXPECTED_HINT = "The conversation is as it was before. Please report this; --debug shows more of it."
+_UNEXPECTED_HINT = "The conversation is as it was before. Please report this. `debug` shows more of it."
 _STOPPED = "The answer was stopped. What is here of it stays in the conversation."
 _STOPPED_BEFORE = "Stopped before the answer began."
 _STOPPED_READING = "Stopped. The rest is read with your next question."
@@ -39,7 +40,7 @@ class Repl:
     """Questions and answers until the user leaves.
 
     Args:
-        ctx: the state of the commands; the loop sets its ``show`` and ``cancelled``.
+        ctx: the state of the commands; the loop sets its ``show``, ``cancelled`` and ``view.surface``.
         reader: reads the input lines.
         debug: show the traceback of an unexpected failure.
     """
@@ -49,6 +50,7 @@ class Repl:
         self._reader = reader
         self._debug = debug
         self._interrupts = Interrupts(self._tell_stopping)
+        ctx.view.surface = IN_A_CHAT
         ctx.show = self.show
         ctx.cancelled = self._interrupts
 
@@ -164,11 +166,11 @@ class Repl:
         except KeyboardInterrupt:
             self._ctx.view.note("Interrupted. The conversation is as it was before.")
         except LrqkError as error:
-            print_failure(console, error.message, error.hint)
+            print_failure(console, error.message, error.hint, self._ctx.view.surface)
         except Exception as error:
             if self._debug:
                 print_traceback(console, error)
-            print_unexpected(console, error, _UNEXPECTED_HINT)
+            print_unexpected(console, error, _UNEXPECTED_HINT, self._ctx.view.surface)
         else:
             return True
         return False

@@ -26,6 +26,7 @@ from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.memory.plan import Plan
 from lrqk_cli.memory.units import format_bytes
 from lrqk_cli.models.progress import OnProgress, PullProgress
+from lrqk_cli.naming import COMMAND_LINE, Surface
 from lrqk_cli.terminal.console import print_message
 from lrqk_cli.terminal.live import SteadyLive
 from lrqk_cli.terminal.reading import LONG_S, ReadingAnnouncer
@@ -40,8 +41,8 @@ _READING: dict[ReadStage, str] = {"fetch": "Fetching", "read": "Opening", "recog
 _LOOKING_UP = "Looking up"
 _BYTE_STAGES = frozenset({"fetch", "join"})
 _ENDINGS = {
-    "length": "The answer stopped at --max-new-tokens.",
-    "context": "The answer stopped because the context is full. A larger --ctx holds more.",
+    "length": "The answer stopped at `max_new_tokens`.",
+    "context": "The answer stopped because the context is full. A larger `context` holds more.",
 }
 
 
@@ -96,12 +97,14 @@ class View:
 
     Attributes:
         attention: label of the settings in the statistics; empty until they are known.
+        surface: what settings are called where this is read.
     """
 
     def __init__(self, console: Console, quiet: bool = False, bell: bool = True) -> None:
         self.console = console
         self.quiet = quiet
         self.attention = ""
+        self.surface: Surface = COMMAND_LINE
         self._bell = bell
         self._bar_on_screen: SteadyLive | None = None
 
@@ -117,12 +120,13 @@ class View:
 
     def warn(self, message: str) -> None:
         """Print a warning; also when quiet."""
-        print_message(self.console, "Warning", "yellow", message)
+        print_message(self.console, "Warning", "yellow", self.surface.message(message))
 
     def note(self, message: str) -> None:
         """Print a less important message; not when quiet."""
         if not self.quiet:
-            self.console.print(Text(message, style="dim"), soft_wrap=not self.console.is_terminal)
+            text = Text(self.surface.message(message), style="dim")
+            self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def tell(self, event: Message) -> None:
         """Show a message of a conversation."""

@@ -43,14 +43,14 @@ def test_little_or_nothing_is_not_called_a_percentage(needed, context, start):
 
 
 def test_a_longer_context_is_advised_within_the_limit_only():
-    assert advice(4000, 1000, limit=4001).endswith(", or raise --ctx to 4001.")
-    assert "--ctx" not in advice(4000, 1000, limit=4000)
+    assert advice(4000, 1000, limit=4001).endswith(", or raise `context` to 4001.")
+    assert "`context`" not in advice(4000, 1000, limit=4000)
 
 
 def test_a_model_that_is_here_is_named_before_others():
     hint = advice(4000, 1000, limit=1000, pages=5)
     assert hint == (
-        "Only page 1 of tiny.md would fit: try --pages 1, or choose --model holds-9000, "
+        "Only page 1 of tiny.md would fit: try `pages` 1, or choose `model` holds-9000, "
         "which holds 9,000 tokens."
     )
     assert "holds-20000" in advice(12_000, 1000, limit=1000)
@@ -63,4 +63,7 @@ def test_where_no_known_model_holds_it_that_is_said():
 def test_without_documents_a_new_chat_is_advised():
     with pytest.raises(ContextLengthError) as refusal:
         check_fit(4000, 1, 1000, 8000, [], [])
-    assert refusal.value.hint == "Forget questions with /undo, begin a new chat, or raise --ctx to 4001."
+    assert refusal.value.hint == (
+        "Leave out earlier questions or shorten this one, or raise `context` to 4001. "
+        "`undo` takes back the last one."
+    )

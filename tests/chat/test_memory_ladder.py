@@ -121,7 +121,7 @@ def test_a_hot_set_that_the_context_does_not_fill_has_nothing_to_give() -> None:
         with Scarce(lambda call, _: call > 50, "torch"), pytest.raises(OutOfMemoryError) as caught:
             ask(session, "What is it?")
         assert engine.config.hot == SETTINGS.hot
-    assert "--ctx" in caught.value.hint
+    assert "`context`" in caught.value.hint
 
 
 def test_hot_sets_that_cannot_be_allocated_are_when_there_is_memory() -> None:

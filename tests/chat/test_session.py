@@ -131,7 +131,7 @@ def test_a_text_that_does_not_fit_is_refused_before_anything_goes_in(fake_engine
     assert "506 tokens" in refusal.value.message
     assert "holds 400" in refusal.value.message
     # "<[" + 3 pages of 100 + "]Q?>" + one token of the answer = 307; a fourth page is too much.
-    assert "--pages 3-5" in refusal.value.hint
+    assert "`pages` 3-5" in refusal.value.hint
 
 
 @pytest.mark.parametrize(("context", "fits"), [(56, False), (57, True)])
@@ -152,7 +152,7 @@ def test_the_pages_named_do_fit(fake_engine, fake_document, new_session):
         session = new_session(fake_engine(context=context), [fake_document("a.pdf", pages)])
         with pytest.raises(ContextLengthError) as refusal:
             list(session.ask("Q?"))
-        last = int(refusal.value.hint.split("--pages ")[1].split(",")[0].split("-")[-1])
+        last = int(refusal.value.hint.split("`pages` ")[1].split(",")[0].split("-")[-1])
         kept = new_session(fake_engine(context=context), [fake_document("a.pdf", pages[:last])])
         answer_of(kept.ask("Q?"))
         # Some tokens are kept for a longer header, so one page more is too much but for those.
@@ -189,7 +189,7 @@ def test_a_full_context_refuses_the_next_question_and_keeps_the_conversation(fak
     before = list(session.transcript)
     with pytest.raises(ContextLengthError) as refusal:
         list(session.ask("a longer question?"))
-    assert "new chat" in refusal.value.hint
+    assert "earlier questions" in refusal.value.hint
     assert session.transcript == before == engine.cached
 
 
@@ -201,7 +201,7 @@ def test_a_full_conversation_is_taken_up_and_a_question_taken_back_makes_room(fa
     session.adopt(saved.conversation.copy())
     with pytest.raises(ContextLengthError) as refusal:
         list(session.ask("D?"))
-    assert "/undo" in refusal.value.hint
+    assert "`undo`" in refusal.value.hint
     assert session.transcript == saved.transcript
     session.undo()
     assert answer_of(session.ask("E?")).text

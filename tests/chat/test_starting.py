@@ -106,7 +106,7 @@ def test_where_the_host_is_short_the_context_shrinks_as_far_as_the_text_allows(s
     assert len(set(card.tried)) == 1
     with pytest.raises(HostMemoryError) as caught:
         start(Card(10_000, rows=5000), 65_536, {}, least=5120)
-    assert "--ctx" in caught.value.hint
+    assert "`context`" in caught.value.hint
 
 
 def test_a_context_that_the_user_set_is_not_shorter(start) -> None:

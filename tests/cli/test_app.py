@@ -117,6 +117,30 @@ def test_a_bad_variable_is_named(run, monkeypatch):
     fails_with(run("chat", "--prompt", "x"), 2, "'many'", "LRQK_RANK")
 
 
+def test_a_variable_that_nothing_reads_is_named(run, monkeypatch):
+    for name in ("LRQK_TOPK", "LRQK_ZZZ", "LRQK_TEST_DATA", "LRQK_RECORD", "LRQK_LIMIT", "LRQK_YES"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("LRQK_API_KEY", "mine")
+    monkeypatch.setenv("LRQK_MANAGED_MEMORY", "0")
+    result = run("cache", "--json")
+    assert (result.code, json.loads(result.out)["entries"]) == (0, [])
+    assert result.err.splitlines() == [
+        "Warning: The variable LRQK_TOPK sets no option. Did you mean LRQK_TOP_K?",
+        "Warning: The variable LRQK_ZZZ sets no option. 'lrqk COMMAND --help' has the options.",
+    ]
+    for name in ("LRQK_TOPK", "LRQK_ZZZ"):
+        monkeypatch.delenv(name)
+    assert run("cache", "--json").err == ""
+
+
+def test_the_table_of_a_group_in_the_config_file_is_for_its_commands_too(run, monkeypatch, tmp_path):
+    file = tmp_path / "lrqk.toml"
+    file.write_text('[models]\nvram = "8GiB"\njson = true\n')
+    monkeypatch.setenv("LRQK_CONFIG", str(file))
+    assert run("models", "list").out == run("models").out
+    assert json.loads(run("models", "list").out)
+
+
 def test_a_bad_value_in_the_config_file_is_told_as_such(run, monkeypatch, tmp_path):
     file = tmp_path / "lrqk.toml"
     file.write_text('[chat]\nrank = "many"\n')

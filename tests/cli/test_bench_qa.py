@@ -89,7 +89,7 @@ def test_a_document_that_is_too_long_keeps_both_ends(tales, tiny_model):
 
 
 def test_documents_are_limited_and_differences_are_stated(qa, tales):
-    result = qa("--qa-data", tales, "--ctx", "1k", "--samples", 1, "--modes", "resident,dense")
+    result = qa("--qa-data", tales, "--ctx", "1k", "--samples", 1, "--modes", "lrqk,resident,dense")
     assert result.code == 0, result.err
     (resident,) = [line.split() for line in result.out.splitlines() if line.startswith("tales resident")]
     assert resident[:4] == ["tales", "resident", "1,024", "2"]

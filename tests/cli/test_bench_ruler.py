@@ -65,7 +65,11 @@ def test_a_haystack_is_read_within_limits(ruler, tmp_path):
     assert "essay.txt takes more memory to read than --read-memory allows" in result.err
 
 
-def test_table_csv_and_markdown(ruler, tmp_path):
+def test_table_csv_and_markdown(run, tiny_model, tmp_path):
+    def ruler(*options):
+        small = ("--samples", 2, "--model", tiny_model, "--quiet")
+        return run("bench", "--suite", "ruler", *small, *options)
+
     qa = tmp_path / "squad.json"
     qa.write_text(json.dumps(QA))
     arguments = ("--modes", "dense", "--tasks", "qa_1,vt", "--qa-data", qa, "--ctx", "1k")

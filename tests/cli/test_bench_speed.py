@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import lrqk_cli
 from lrqk_cli.bench import environment
@@ -108,9 +109,10 @@ def test_a_terminal_of_80_columns_holds_every_line_of_the_table(speed, monkeypat
     ]
 
 
-def test_the_papers_settings_with_and_without_its_hot_set(speed):
-    arguments = ("--ctx", 2200, "--new-tokens", 2, "--repeat", 1, "--output", "json")
-    report = json.loads(speed(*arguments, "--modes", "paper,paper-no-hit-miss").out)
+def test_the_papers_settings_with_and_without_its_hot_set(run, tiny_model):
+    arguments = (*SMALL, "--ctx", 2200, "--new-tokens", 2, "--repeat", 1, "--output", "json")
+    modes = ("--modes", "paper,paper-no-hit-miss")
+    report = json.loads(run("bench", "--model", tiny_model, *arguments, *modes).out)
     paper, without = report["results"]
     assert report["modes"]["paper-no-hit-miss"]["hot_policy"] == "refetch"
     assert paper["miss_rate"] < without["miss_rate"] == 1.0
@@ -134,7 +136,7 @@ def test_a_shape_is_measured_and_its_misses_are_called_unrepresentative(speed_of
 
 def test_a_shape_from_a_variable_yields_to_a_model_on_the_command_line(speed, monkeypatch):
     monkeypatch.setenv("LRQK_SHAPE", "no-such-shape")
-    assert speed("--modes", "dense").code == 0
+    assert speed("--modes", "lrqk").code == 0
 
 
 def test_the_plot_has_a_line_for_each_mode(speed, tmp_path):
@@ -182,6 +184,19 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(run, arguments, mess
     assert (result.code, result.out) == (2, "")
     assert message in result.err
     assert "Traceback" not in result.err
+
+
+def test_so_many_threads_compute_as_are_asked_for(speed_of_shape, monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        report = json.loads(speed_of_shape("--threads", 2, "--output", "json").out)
+        assert report["environment"]["threads"] == 2
+        monkeypatch.setenv("LRQK_THREADS", "0")
+        result = speed_of_shape()
+    finally:
+        torch.set_num_threads(before)
+    assert (result.code, result.out) == (2, "")
+    assert "--threads must be at least 1" in result.err
 
 
 def test_an_unknown_shape_and_a_text_for_a_shape_are_refused(run):

@@ -205,7 +205,7 @@ def test_bad_pages_end_in_2(chat, document):
 def test_a_limit_of_reading_ends_in_3_and_names_its_setting(
     chat, monkeypatch, document, flag, variable, value
 ):
-    fails_with(chat("--file", document, flag, value, "--prompt", "x"), 3, "notes.txt", flag, variable)
+    fails_with(chat("--file", document, flag, value, "--prompt", "x"), 3, "notes.txt", f"Raise {flag} if")
     monkeypatch.setenv(variable, value)
     fails_with(chat("--file", document, "--prompt", "x"), 3, "notes.txt", flag)
 

@@ -192,6 +192,20 @@ def test_ctrl_c_keeps_what_is_there_and_closes_the_connection(talk, server):
     assert contents == ["First?", "Ye", "Second?"]
 
 
+def test_a_failure_in_a_chat_names_what_can_be_typed_there(talk, document):
+    lines = ("/set temperature -1", "/set max-new-tokens 0", "/set think 30", "/pages 0", "/sources on")
+    shown = talk.say(*lines, "/pages 2", f"/file {document}", "/pages all", "/file nowhere.pdf")
+    assert "Error: /set temperature cannot be negative." in shown
+    assert "Error: /set max-new-tokens must be at least 1." in shown
+    assert "Hint: Choose /set think on or off." in shown
+    assert "Error: /pages '0' asks for page 0" in shown
+    assert f"Error: /pages 2 was asked for, but {document.name} has no pages." in shown
+    assert "Hint: Check the path.\n" in shown
+    assert "--temperature" not in shown
+    assert "--pages" not in shown
+    assert "Hint: Ask without --endpoint, or a server that 'lrqk serve' has started. Options are" in shown
+
+
 def test_what_only_an_engine_of_lrqk_knows_says_so(talk):
     shown = talk.say("/sources on", "/sources", "/set top-k 5", "/set rank", "/set", "/set think 30")
     assert shown.count("Only lrqk's own engine knows the pages") == 2

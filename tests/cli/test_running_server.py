@@ -91,7 +91,7 @@ def asking(model: object, *options: object) -> list[str]:
     ("options", "reason"),
     [
         (["--hot", "64"], "it was started with another --hot"),
-        (["--als-iterations", "5"], "it was started with another --als-iterations"),
+        (["--solver", "als", "--als-iterations", "5"], "it was started with another --solver"),
         (["--dtype", "float32"], "it was started with another --dtype"),
         (["--no-cache"], "it was started with another --no-cache"),
         (["--ctx", "3500"], "it holds 3,000 tokens, and --ctx is 3,500"),

@@ -286,4 +286,5 @@ def test_what_would_be_unsafe_or_senseless_is_refused_at_once(run, options: list
 
 def test_a_port_that_is_taken_is_named_before_a_model_is_loaded(run, server: Server) -> None:
     port = server.address.rpartition(":")[2]
-    fails_with(run("serve", "--model", "nowhere", "--port", port), 2, port)
+    result = run("serve", "--model", "nowhere", "--port", port)
+    fails_with(result, 2, f"Error: Nothing can listen on 127.0.0.1, port {port}: address already in use.\n")

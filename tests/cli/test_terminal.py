@@ -210,12 +210,12 @@ def test_a_conversation_that_fills_its_context_is_opened_again(tiny_model, run):
     terminal.at_prompt()
     assert "Error" not in terminal.seen
     terminal.child.send(f"{question}\r")
-    assert "/undo" in terminal.until("Hint: [^\r]*")
+    terminal.until("/undo takes back the last one")
     terminal.at_prompt()
     terminal.child.send("/undo\r")
     terminal.at_prompt()
     terminal.child.send("Who?\r")
-    terminal.until("stopped at --max-new-tokens")
+    terminal.until("stopped at /set max-new-tokens")
     terminal.at_prompt()
     terminal.child.send("/quit\r")
     assert terminal.end() == 0

@@ -31,13 +31,24 @@ def test_one_setting_changes_at_a_time():
         ("solver=als", "solver", "als"),
         ("grouping=head", "grouping", "head"),
         ("hot-policy=exact", "hot_policy", "exact"),
-        ("als-init=top", "als", AlsConfig(init="top")),
-        ("als-tolerance=0.5", "als", AlsConfig(tolerance=0.5)),
     ],
 )
 def test_values_read_as_their_options_do(text, name, value):
     (changed,) = parse_variations([text], BASE).values()
     assert changed == replace(BASE, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "als"),
+    [("als-init=top", AlsConfig(init="top")), ("als-tolerance=0.5", AlsConfig(tolerance=0.5))],
+)
+def test_what_only_one_solver_reads_is_varied_with_it(text, als):
+    base = replace(BASE, solver="als")
+    assert parse_variations([text], base) == {text: replace(base, als=als)}
+    with pytest.raises(UsageError, match="has no meaning without `solver` als"):
+        parse_variations([text], BASE)
+    als_default = parse_variations(["als-tolerance=0.01", "lookup=0"], base)
+    assert list(als_default.values()) == [base, replace(base, lookup=0)]
 
 
 def test_every_field_of_the_settings_can_be_varied():

@@ -134,15 +134,15 @@ def dripping(write: Callable[[bytes], object]) -> None:
 )
 def test_what_is_too_large_is_not_read_to_its_end(server: DocumentServer, served: Served) -> None:
     server.files["/a"] = served
-    with pytest.raises(DocumentError, match=r"/a is larger than --fetch-size allows, 97\.7 KiB\.") as caught:
+    with pytest.raises(DocumentError, match=r"/a is larger than `fetch_size` allows, 97\.7 KiB\.") as caught:
         read_documents([server.url("/a")], limits=SMALL)
-    assert "LRQK_FETCH_SIZE" in caught.value.hint
+    assert "`fetch_size`" in caught.value.hint
 
 
 def test_a_slow_server_is_left_also_if_something_comes(server: DocumentServer) -> None:
     server.files["/a"] = Served(dripping)
     began = time.monotonic()
-    with pytest.raises(DocumentError, match=r"/a takes longer to fetch than --read-timeout allows, 0\.5 sec"):
+    with pytest.raises(DocumentError, match=r"/a takes longer to fetch than `read_timeout` allows, 0\.5 sec"):
         read_documents([server.url("/a")], limits=ReadLimits(timeout=0.5))
     assert time.monotonic() - began < 5
 

@@ -223,7 +223,7 @@ def test_a_pattern_that_git_rejects_is_named_and_the_others_count(tmp_path: Path
 
 def test_a_pattern_that_is_never_done_ends_at_the_limit(tmp_path: Path) -> None:
     folder = tree(tmp_path / "papers", {".gitignore": "*a" * 30 + "*b\n", "a" * 200 + ".txt": "a"})
-    with pytest.raises(DocumentError, match=r"The folder .*papers takes longer .* --read-timeout"):
+    with pytest.raises(DocumentError, match=r"The folder .*papers takes longer .* `read_timeout`"):
         read_documents([folder], limits=ReadLimits(timeout=2.0))
 
 
@@ -235,4 +235,4 @@ def test_a_file_of_a_folder_that_hits_a_limit_does_not_cost_the_others(
     documents = read_documents([folder], limits=ReadLimits(timeout=2.0))
     assert [document.text for document in documents] == ["a", "z"]
     (warning,) = documents[0].warnings
-    assert warning.startswith("Left out: papers/m.pdf takes longer to read than --read-timeout allows")
+    assert warning.startswith("Left out: papers/m.pdf takes longer to read than `read_timeout` allows")

@@ -41,10 +41,10 @@ def test_a_page_that_takes_too_long_names_the_limit(make_page: MakePage) -> None
     assert path.stat().st_size < 100_000
     start = time.monotonic()
     with pytest.raises(
-        DocumentError, match=r"^page\.pdf takes longer .* --read-timeout .* 2 seconds\."
+        DocumentError, match=r"^page\.pdf takes longer .* `read_timeout` .* 2 seconds\."
     ) as caught:
         read_documents([path], limits=ReadLimits(timeout=2.0))
-    assert "LRQK_READ_TIMEOUT" in caught.value.hint
+    assert "`read_timeout`" in caught.value.hint
     assert time.monotonic() - start < 15.0
     assert children() == []
 
@@ -53,10 +53,10 @@ def test_a_page_that_takes_too_much_memory_names_the_limit(make_page: MakePage) 
     path = make_page(b"", notes=100_000)  # 6 GB of text
     assert path.stat().st_size < 2_000_000
     with pytest.raises(
-        DocumentError, match=r"^page\.pdf takes more memory .* --read-memory allows, 300 MiB\."
+        DocumentError, match=r"^page\.pdf takes more memory .* `read_memory` allows, 300 MiB\."
     ) as caught:
         read_documents([path], limits=ReadLimits(memory=300 * _MIB))
-    assert "LRQK_READ_MEMORY" in caught.value.hint
+    assert "`read_memory`" in caught.value.hint
     assert children() == []
 
 

@@ -42,7 +42,7 @@ def test_selected_numbers_are_ascending_and_each_once(text: str, numbers: list[i
     "text", ["", "a", "20-3", "0", "0-4", "-0", "-", "3,,4", "3-4-5", "3 4", "-3-", "1.5", "٣"]
 )
 def test_nonsense_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(UsageError, match="--pages") as caught:
+    with pytest.raises(UsageError, match="`pages`") as caught:
         PageSelection.parse(text)
     assert caught.value.hint
 

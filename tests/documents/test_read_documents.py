@@ -61,7 +61,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match=r"no file .*gone\.pdf") as caught:
         read_documents([tmp_path / "gone.pdf"])
     assert "Check the path" in caught.value.hint
-    assert "--prompt" in caught.value.hint
+    assert "`prompt`" in caught.value.hint
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")

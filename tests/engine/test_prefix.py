@@ -477,7 +477,7 @@ def test_a_text_above_the_limit_deletes_no_other(tmp_path: Path) -> None:
         for _ in engine.prefill(long):
             keeper.segment_done(is_end=engine.length == 500, expected_tokens=500, expected_seconds=1.0)
         keeper.writer.close()
-        assert "--cache-size" in str(keeper.take_failure())
+        assert "`cache_size`" in str(keeper.take_failure())
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 

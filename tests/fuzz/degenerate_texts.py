@@ -40,10 +40,13 @@ class DegenerateTexts:
         text = (text * count)[: max(1, count // len(text.encode()))]
         arguments = (
             *("chat", "--model", model, "--prompt", text, "--max-new-tokens", 4, "--temperature", 0),
-            *("--ctx", context, "--recent", _RECENT, "--hot", hot, "--top-k", max(1, hot // 4), *options),
+            *("--ctx", context, *options),
+        )
+        of_lrqk = (
+            *("--attention", "lrqk", "--recent", _RECENT, "--hot", hot, "--top-k", max(1, hot // 4)),
             *("--rank", rng.choice((4, 8)), "--solver", rng.choice(("joint", "als"))),
         )
-        found = lrqk(*arguments, "--attention", "lrqk")
+        found = lrqk(*arguments, *of_lrqk)
         if found.code == 0 and hot + _RECENT >= count + 100 and options == ("--dtype", "float32"):
             expected = lrqk(*arguments, "--attention", "dense")
             assert found.out == expected.out, (found.out, expected.out)

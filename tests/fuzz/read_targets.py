@@ -70,7 +70,7 @@ class Documents:
                 read_documents([path], password="x", limits=_LIMITS)
             except DocumentError as error:
                 # A busy machine may have stopped the first reading too early.
-                return "over a limit" if "--read-" in error.message else "refused"
+                return "over a limit" if "`read_" in error.message else "refused"
         return "read"
 
 

@@ -95,7 +95,7 @@ def test_a_refusal_names_a_context_that_fits(spec: ModelSpec, context: int, vram
         return
     with pytest.raises(OutOfMemoryError) as caught:
         planner.plan(spec, "bfloat16", context, vram, 64 * GIB)
-    if "--ctx" in caught.value.hint:
+    if "`context`" in caught.value.hint:
         nearest = int(caught.value.hint.split()[2])
         assert nearest < context
         assert planner.find(spec, "bfloat16", nearest, vram, 64 * GIB)
@@ -121,7 +121,7 @@ def test_rows_of_8_bits_are_offered_where_host_memory_is_short(vram: int | None)
     ram = 3 * exact // 4 if vram else planner.plan(spec, "bfloat16", 32_768, None, 64 * GIB).estimate.on_host
     with pytest.raises(OutOfMemoryError, match="host memory") as caught:
         planner.plan(spec, "bfloat16", 32_768, vram, ram - 1, wanted)
-    assert "--kv-dtype int8" in caught.value.hint
+    assert "`kv_dtype` int8" in caught.value.hint
     found = planner.plan(spec, "bfloat16", 32_768, vram, ram - 1, {**wanted, "kv_dtype": "int8"})
     assert found.config.kv_dtype == "int8"
     assert found.estimate.host_kv == exact * 260 // 512
@@ -131,7 +131,7 @@ def test_rows_of_8_bits_are_offered_where_host_memory_is_short(vram: int | None)
 def test_rows_of_8_bits_are_not_offered_where_they_do_not_help(wanted: dict[str, Any]) -> None:
     with pytest.raises(OutOfMemoryError) as caught:
         planner.plan(SPECS["qwen2.5-1.5b"], "bfloat16", 32_768, 2 * GIB, 1 << 20, wanted)
-    assert "--kv-dtype" not in caught.value.hint.split("Leave")[0]
+    assert "`kv_dtype`" not in caught.value.hint.split("Leave")[0]
 
 
 def test_who_asks_for_rows_of_8_bits_gets_rows_in_host_memory() -> None:
@@ -163,7 +163,7 @@ def test_weights_that_never_fit_leave_only_another_type_or_model() -> None:
     spec = PLAIN
     with pytest.raises(OutOfMemoryError) as caught:
         planner.plan(spec, "float32", 8192, 20 * GIB, 64 * GIB)
-    assert "--dtype bfloat16" in caught.value.hint
+    assert "`dtype` bfloat16" in caught.value.hint
     with pytest.raises(OutOfMemoryError) as caught:
         planner.plan(spec, "bfloat16", 8192, 8 * GIB, 64 * GIB)
     assert caught.value.hint.startswith("Choose a smaller model")
@@ -217,7 +217,7 @@ def test_experts_stay_in_host_memory_only_where_nothing_else_fits() -> None:
         planner.plan(MIXTURE, "bfloat16", 32768, 8 * GIB, small.host_weights - 1)
     with pytest.raises(OutOfMemoryError, match="device memory") as caught:
         planner.plan(replace(MIXTURE, may_offload=False), "bfloat16", 32768, 8 * GIB, 64 * GIB)
-    assert "--offload-weights" in caught.value.hint
+    assert "`offload_weights`" in caught.value.hint
 
 
 def test_room_for_more_text_moves_no_experts() -> None:

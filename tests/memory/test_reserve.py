@@ -65,7 +65,7 @@ def test_a_cpu_gets_the_defaults_and_counts_everything_as_host_memory() -> None:
     assert beyond is None
     with pytest.raises(OutOfMemoryError, match="host memory") as caught:
         planner.plan(LLAMA_3B, "float32", 131072, None, 8 * GIB)
-    assert caught.value.hint.startswith(("Choose --dtype", "Choose a smaller"))
+    assert caught.value.hint.startswith(("Choose `dtype`", "Choose a smaller"))
 
 
 def test_full_attention_gives_way_where_it_reads_more_than_twice_the_bytes() -> None:

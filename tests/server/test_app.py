@@ -250,7 +250,7 @@ def test_a_stranger_gets_nothing_and_one_key_sees_nothing_of_another(make: Make)
         (asking("x", top_logprobs=2), 400, "needs logprobs"),
         (asking(), 400, "messages"),
         (asking("x", "y"), 400, "end with a question"),
-        (asking("x" * 2000), 400, "holds 1,000. Leave out messages or documents, or start the server with"),
+        (asking("x" * 2000), 400, "holds 1,000. Leave out earlier questions or shorten this one, or raise"),
         ([], 400, "body"),
     ],
 )
@@ -334,6 +334,7 @@ def test_a_stream_that_fails_before_it_begins_has_the_status_of_its_failure(make
     ):
         answer = client.post("/v1/chat/completions", json={**body, "stream": True})
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+        assert not {"--max-new-tokens", "--think", "/undo"} & set(answer.json()["error"]["message"].split())
     text = {"model": "tiny", "prompt": "x" * 2000, "stream": True}
     assert client.post("/v1/completions", json=text).status_code == 400
     assert stream(client, "Still there?")[0] == "Yes."
@@ -579,6 +580,16 @@ def test_a_server_that_ends_leaves_nobody_waiting(slow: SlowEngine) -> None:
         post()
         assert ends[-1] == (503, "closing")
         assert client.get("/health").status_code == 500
+
+
+def test_a_document_that_is_too_long_is_refused_with_the_pages_that_fit(make: Make) -> None:
+    sections = [{"text": "x" * 600, "page": page} for page in (1, 2, 3)]
+    document = {"type": "document", "title": "a.pdf", "sections": sections}
+    answer = make().post("/v1/chat/completions", json=asking([document, TEXT]))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+    said = answer.json()["error"]["message"]
+    assert "Only page 1 of a.pdf would fit: try pages 1, or raise --ctx to" in said
+    assert said.endswith(" Options are given when the server starts.")
 
 
 def test_a_document_that_the_client_has_read_is_read_once_and_has_its_pages(make: Make) -> None:

@@ -160,7 +160,7 @@ def test_pages_are_shown_and_chosen(bench):
     bench.run("/pages all")
     bench.run("/file c.pdf")
     assert bench.read[-1] == (["c.pdf"], "None")
-    assert "--pages" in bench.fails("/pages x").message
+    assert "`pages`" in bench.fails("/pages x").message
     bench.ctx.session.add(FakeDocument("scan.pdf", ["1", "2"], first_page=8, by_ocr=True))
     heading, first, *_, scan = bench.run("/pages").splitlines()
     assert heading.endswith("Pages by OCR")

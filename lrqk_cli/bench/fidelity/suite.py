@@ -6,18 +6,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lrqk_cli.bench.collect import collect
-from lrqk_cli.bench.fidelity.cases import ALL_TASKS, TEXT, PromptInputs
+from lrqk_cli.bench.fidelity.cases import ALL_TASKS, QA, TEXT, PromptInputs
 from lrqk_cli.bench.qa.data import read_set
 from lrqk_cli.bench.report import Report
 from lrqk_cli.bench.ruler.suite import PROMPT_OPTIONS, prompt_facts, task_inputs
-from lrqk_cli.bench.ruler.tasks import check_tasks
-from lrqk_cli.bench.suite import OnProgress, Suite, SuiteOptions
+from lrqk_cli.bench.ruler.tasks import READ_BY, check_tasks, refuse_idle_inputs
+from lrqk_cli.bench.suite import READING, OnProgress, Suite, SuiteOptions
 from lrqk_cli.bench.text import file_name, text_tokens
-from lrqk_cli.errors import UsageError, flag
 
 if TYPE_CHECKING:
     from lrqk_cli.bench.planning import BenchPlan
     from lrqk_cli.models.loading import LoadedModel
+
+_READ_BY = {**READ_BY, "qa_data": (*READ_BY["qa_data"], QA), "text": (TEXT,)}
 
 
 class FidelitySuite(Suite):
@@ -26,12 +27,16 @@ class FidelitySuite(Suite):
     name = "fidelity"
     known_modes = ("lrqk", "resident", "paper")
     default_modes = ("lrqk", "resident")
-    options = PROMPT_OPTIONS | {"new_tokens", "text", "tasks", "samples", "turns", "vary", "layers"}
+    options = (
+        PROMPT_OPTIONS
+        | READING
+        | {"new_tokens", "text", "tasks", "samples", "turns", "vary", "layers", "plot"}
+    )
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)
         tasks = check_tasks(asked.tasks or (TEXT,), ALL_TASKS)
-        _refuse_idle(asked.given, tasks)
+        refuse_idle_inputs(asked.given, tasks, _READ_BY)
         self.asked = replace(self.asked, tasks=tasks)
         self._require_positive("new_tokens", "samples", "turns")
         # L-Eval's and LongBench's files hold one JSON object a line, those of RULER's tasks are one object.
@@ -69,18 +74,4 @@ class FidelitySuite(Suite):
             modes,
             table.chart(together),
             ended_by,
-        )
-
-
-def _refuse_idle(given: frozenset[str], tasks: tuple[str, ...]) -> None:
-    """Raise if an option has no effect on any of the tasks."""
-    idle, missing = frozenset[str](), ""
-    if tasks == (TEXT,):
-        idle, missing = PROMPT_OPTIONS, "a task of RULER or qa"
-    elif TEXT not in tasks:
-        idle, missing = frozenset({"text"}), "the task text"
-    for name in sorted(given & idle):
-        raise UsageError(
-            f"{flag(name)} has no meaning without {missing}.",
-            "Leave it out, or name one in --tasks.",
         )

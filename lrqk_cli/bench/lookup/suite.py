@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lrqk_cli.bench.collect import collect
 from lrqk_cli.bench.report import Report
-from lrqk_cli.bench.suite import OnProgress, Suite, SuiteOptions
+from lrqk_cli.bench.suite import READING, OnProgress, Suite, SuiteOptions
 from lrqk_cli.bench.text import file_name, read_texts, sentences
 from lrqk_cli.errors import UsageError
 from lrqk_cli.memory import accounting
@@ -25,7 +25,7 @@ class LookupSuite(Suite):
     name = "lookup"
     known_modes = ("lrqk", "resident")
     default_modes = ("lrqk",)
-    options = frozenset({"new_tokens", "haystack", "seed"})
+    options = READING | {"new_tokens", "haystack", "seed", "lookup"}
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)

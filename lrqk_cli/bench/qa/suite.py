@@ -21,7 +21,7 @@ class QaSuite(Suite):
     name = "qa"
     known_modes = ("lrqk", "resident", "paper", "dense", "offload")
     default_modes = ("lrqk", "dense")
-    options = frozenset({"qa_data", "samples", "vary"})
+    options = frozenset({"qa_data", "samples", "vary", "lookup", "plot"})
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)

@@ -9,8 +9,8 @@ from lrqk_cli.bench.collect import collect
 from lrqk_cli.bench.report import Facts, Report
 from lrqk_cli.bench.ruler.essay import Essay
 from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, read_qa
-from lrqk_cli.bench.ruler.tasks import TaskInputs, check_tasks
-from lrqk_cli.bench.suite import OnProgress, Suite, SuiteOptions
+from lrqk_cli.bench.ruler.tasks import TaskInputs, check_tasks, refuse_idle_inputs
+from lrqk_cli.bench.suite import READING, OnProgress, Suite, SuiteOptions
 from lrqk_cli.bench.text import file_name, read_texts
 from lrqk_cli.errors import UsageError
 
@@ -28,11 +28,13 @@ class RulerSuite(Suite):
     name = "ruler"
     known_modes = ("lrqk", "resident", "paper", "dense", "offload")
     default_modes = ("lrqk", "dense")
-    options = PROMPT_OPTIONS | {"tasks", "samples", "vary"}
+    options = PROMPT_OPTIONS | READING | {"tasks", "samples", "vary", "lookup", "plot"}
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)
-        self.asked = replace(self.asked, tasks=check_tasks(asked.tasks or ("all",)))
+        tasks = check_tasks(asked.tasks or ("all",))
+        refuse_idle_inputs(asked.given, tasks)
+        self.asked = replace(self.asked, tasks=tasks)
         self._require_positive("samples")
         self._sources = task_inputs(asked)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lrqk_cli.bench.ruler.counting import common_words, frequent_words_builder
@@ -12,8 +12,11 @@ from lrqk_cli.bench.ruler.questions import QA_FORMS, QaData, question_builder
 from lrqk_cli.bench.ruler.sample import Count, Sample, fill
 from lrqk_cli.bench.ruler.tracing import tracking_builder
 from lrqk_cli.errors import UsageError, did_you_mean
+from lrqk_cli.naming import flag
 
 TASKS: tuple[str, ...] = (*NEEDLE_TASKS, "vt", "cwe", "fwe", *QA_FORMS)
+# Option -> the tasks that read it. (Some hide nothing in a haystack, and are measured beside those that do.)
+READ_BY: dict[str, tuple[str, ...]] = {"haystack": TASKS, "qa_data": tuple(QA_FORMS), "seed": TASKS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,25 @@ def check_tasks(names: Sequence[str], known: tuple[str, ...] = TASKS) -> tuple[s
         if name not in known:
             raise UsageError(f"There is no task '{name}'.", did_you_mean(name, (*known, "all")))
     return tuple(names)
+
+
+def refuse_idle_inputs(
+    given: Collection[str], tasks: Sequence[str], read_by: Mapping[str, tuple[str, ...]] = READ_BY
+) -> None:
+    """Raise if an option on the command line is for other tasks only.
+
+    Args:
+        given: the options on the command line, by the names of their parameters.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for option in sorted(read_by.keys() & set(given)):
+        if not set(tasks) & set(read_by[option]):
+            raise UsageError(
+                f"{flag(option)} has no meaning for --tasks {','.join(tasks)}.",
+                f"Leave it out, or add one of {', '.join(read_by[option])}.",
+            )
 
 
 def reason_to_skip(task: str, sources: TaskInputs) -> str | None:

@@ -9,7 +9,7 @@ from lrqk_cli.bench.collect import collect
 from lrqk_cli.bench.modes import named_modes
 from lrqk_cli.bench.report import Report
 from lrqk_cli.bench.speed.plan import SpeedPlan
-from lrqk_cli.bench.suite import OnProgress, Suite, SuiteOptions
+from lrqk_cli.bench.suite import READING, OnProgress, Suite, SuiteOptions
 from lrqk_cli.bench.text import file_name, random_tokens, text_tokens
 from lrqk_cli.errors import UsageError
 
@@ -25,7 +25,7 @@ class SpeedSuite(Suite):
     name = "speed"
     known_modes = ("lrqk", "dense", "dense-eager", "offload", "paper", "paper-no-hit-miss")
     default_modes = ("lrqk", "dense")
-    options = frozenset({"new_tokens", "repeat", "text", "shape", "memory_cap"})
+    options = READING | {"new_tokens", "repeat", "text", "shape", "memory_cap", "plot"}
 
     def __init__(self, asked: SuiteOptions) -> None:
         super().__init__(asked)

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 
 from lrqk_cli.config import THINK_WORDS, GenerationConfig, LrqkConfig
 from lrqk_cli.errors import UsageError, did_you_mean
+from lrqk_cli.naming import COMMAND_LINE, Surface
 from lrqk_cli.terminal.command_context import ChatExit, CommandContext
 from lrqk_cli.terminal.commands.registry import Command
 
@@ -16,6 +17,16 @@ _WORDS = {"max-new-tokens": _NONE, "seed": _NONE, "think": THINK_WORDS}
 _NUMBERS = ("temperature", "top-p", "repetition-penalty")
 SAMPLING = tuple(field.name.replace("_", "-") for field in fields(GenerationConfig))
 HOT_SET = ("top-k", "tail")
+# What no command changes is an option.
+IN_A_CHAT = Surface(
+    {
+        **COMMAND_LINE.names,
+        **{name.replace("-", "_"): f"/set {name}" for name in (*SAMPLING, *HOT_SET)},
+        **{name: f"/{name}" for name in ("model", "pages", "undo")},
+        "prompt": "",
+    },
+    note="Options are given when a chat starts.",
+)
 _FIXED = tuple(name for field in fields(LrqkConfig) if (name := field.name.replace("_", "-")) not in HOT_SET)
 
 
