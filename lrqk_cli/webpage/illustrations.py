@@ -91,9 +91,10 @@ def documents_by_path(conversation: Conversation) -> dict[str, DocumentLike]:
 
 
 def excerpt(document: DocumentLike | None, page: int | None, passage: str) -> Excerpt:
-    """Return a passage within the text of its page."""
-    sections = document.sections() if document is not None else ()
-    text = " ".join(" ".join(section.text for section in sections if section.page == page).split())
+    """Return a passage within the text of its page, without the marks that a prompt has."""
+    sections = document.sections()[1:-1] if document is not None else ()
+    texts = [section.text.removeprefix(f"[Page {page}]\n") for section in sections if section.page == page]
+    text = " ".join(" ".join(texts).split())
     core = core_of(passage)
     place = text.find(core)
     if place < 0 or not core:

@@ -10,6 +10,7 @@ from fake_chat import FakeDocument, FakeEngine, FileDocument, new_session, repor
 
 from lrqk_cli.chat.conversation import Conversation
 from lrqk_cli.chat.session import Session
+from lrqk_cli.documents import Document, Page
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.webpage import illustrations
 from lrqk_cli.webpage.build import to_page
@@ -124,3 +125,10 @@ def test_a_conversation_without_sources_has_questions_and_answers() -> None:
     assert "A?" in parsed.text
     assert "Yes." in parsed.text
     assert "figure" not in parsed.tags
+
+
+@pytest.mark.parametrize(("page", "count"), [(None, 0), (3, 9)])
+def test_text_around_a_passage_has_no_marks_of_the_prompt(page: int | None, count: int) -> None:
+    document = Document("a.txt", "a.txt", (Page(page, "First words. The secret is 42. Last words."),), count)
+    found = illustrations.excerpt(document, page, "The secret is 42.")
+    assert found == illustrations.Excerpt("First words. ", "The secret is 42.", " Last words.")
