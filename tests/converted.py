@@ -37,6 +37,7 @@ class Conversion(NamedTuple):
         values: of the header, beside those that most families have.
         change: the tensors of a layer's parameter, by the file's names; None if only its name changes.
         counts_from_one: norms do so in the file, but not in the model; those of delta nets do so in both.
+        positions: tensors of the file that say how positions turn.
     """
 
     architecture: str
@@ -45,18 +46,20 @@ class Conversion(NamedTuple):
     values: Callable[[Any], Values]
     change: Callable[[Any, str, Tensor], Tensors | None]
     counts_from_one: bool = False
+    positions: Tensors | None = None
 
 
 def converted(
-    name: str, path: Path, kind: str | None = None, **others: str | None
+    conversion: str | Conversion, path: Path, kind: str | None = None, **others: str | None
 ) -> tuple[PreTrainedModel, Path]:
     """Return a model and a file that has it.
 
     Args:
-        name: one of ``CONVERSIONS``.
+        conversion: the name of one of ``CONVERSIONS``, or another one.
         kind, others: see ``write_gguf``; the model's matrices are rounded to ``kind`` first.
     """
-    conversion = CONVERSIONS[name]
+    if isinstance(conversion, str):
+        conversion = CONVERSIONS[conversion]
     model = tiny_model(conversion.model, **{**_WIDTHS, **conversion.sizes})
     generator = torch.Generator().manual_seed(1)
     for parameter, tensor in model.state_dict().items():
@@ -89,14 +92,12 @@ def _common_values(config: Any) -> Values:
 def _tensors(model: PreTrainedModel, conversion: Conversion) -> Iterator[tuple[str, Tensor]]:
     arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == conversion.architecture)
     names = get_tensor_name_map(arch, model.config.num_hidden_layers)
-    if conversion.architecture == "gemma4":
-        # A quarter of a full layer's head of 32 is rotated.
-        yield "rope_freqs.weight", torch.tensor([1.0] * 4 + [1e30] * 12)
+    yield from (conversion.positions or {}).items()
     for name, tensor in model.state_dict().items():
         layer = _LAYER.fullmatch(name)
         changed = None
         if layer is not None:
-            changed = _experts(layer[2], tensor) or conversion.change(model.config, layer[2], tensor)
+            changed = conversion.change(model.config, layer[2], tensor) or _experts(layer[2], tensor)
         if layer is not None and changed is not None:
             yield from ((f"blk.{layer[1]}.{part}", content) for part, content in changed.items())
         elif name != "lm_head.weight" or not model.config.tie_word_embeddings:
@@ -211,6 +212,32 @@ def _gemma4(config: Any, name: str, tensor: Tensor) -> Tensors | None:
     return {names[name]: tensor} if name in names else None
 
 
+def _gpt_oss_values(config: Any) -> Values:
+    rope = config.rope_parameters
+    return {
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
+        "attention.sliding_window": config.sliding_window,
+        "expert_count": config.num_local_experts,
+        "expert_feed_forward_length": config.intermediate_size,
+        "rope.freq_base": rope["rope_theta"],
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": rope["factor"],
+        "rope.scaling.original_context_length": rope["original_max_position_embeddings"],
+    }
+
+
+def _gpt_oss(_: Any, name: str, tensor: Tensor) -> Tensors | None:
+    """Return the tensors of experts: gate and up in turn, and all ``[experts, width, rows]``."""
+    found = re.fullmatch(r"mlp\.experts\.(gate_up|down)_proj(_bias)?", name)
+    if found is None:
+        return {"attn_sinks.weight": tensor} if name == "self_attn.sinks" else None
+    rows, end = (tensor, "bias") if found[2] else (tensor.mT, "weight")
+    if found[1] == "down":
+        return {f"ffn_down_exps.{end}": rows}
+    return {f"ffn_gate_exps.{end}": rows[:, ::2], f"ffn_up_exps.{end}": rows[:, 1::2]}
+
+
 def _lfm2_values(config: Any) -> Values:
     values = {
         "attention.head_count_kv": [
@@ -318,17 +345,22 @@ def _granite_values(config: Any) -> Values:
     }
 
 
+def interleaved(config: Any, name: str, tensor: Tensor) -> Tensors | None:
+    """Return queries and keys with the halves of each head interleaved, as those of Llama."""
+    found = re.fullmatch(r"self_attn\.([qk])_proj\.weight", name)
+    if found is None:
+        return None
+    heads = config.num_attention_heads if found[1] == "q" else config.num_key_value_heads
+    return {f"attn_{found[1]}.weight": tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)}
+
+
 def _granite(config: Any, name: str, tensor: Tensor) -> Tensors | None:
     if name == "shared_mlp.input_linear.weight":
         gate, up = tensor.chunk(2)
         return {"ffn_gate_shexp.weight": gate, "ffn_up_shexp.weight": up}
     if name == "block_sparse_moe.router.weight":
         return {"ffn_gate_inp.weight": tensor}
-    if found := re.fullmatch(r"self_attn\.([qk])_proj\.weight", name):
-        heads = config.num_attention_heads if found[1] == "q" else config.num_key_value_heads
-        interleaved = tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-        return {f"attn_{found[1]}.weight": interleaved}
-    return _mamba(config, name, tensor)
+    return interleaved(config, name, tensor) or _mamba(config, name, tensor)
 
 
 def _nemotron_values(config: Any) -> Values:
@@ -351,6 +383,8 @@ def _nemotron(config: Any, name: str, tensor: Tensor) -> Tensors | None:
 
 
 _DELTA_NET = {"linear_key_head_dim": 32, "linear_value_head_dim": 32, "head_dim": 32}
+# A quarter of a full layer's head of 32 is rotated.
+_GEMMA4_POSITIONS = {"rope_freqs.weight": torch.tensor([1.0] * 4 + [1e30] * 12)}
 _GEMMA4 = {"hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": _TOKENS}
 _GEMMA4_MIXTURE = {
     "hidden_size_per_layer_input": 0,
@@ -373,6 +407,13 @@ _YARN = {
     "original_max_position_embeddings": 256,
     "mscale": 0.5,
     "mscale_all_dim": 0.5,
+}
+_GPT_OSS_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "truncate": False,
 }
 _FALCON = {
     "mamba_d_ssm": 64,
@@ -398,12 +439,27 @@ CONVERSIONS = {
     "qwen3.5-moe": Conversion("qwen35moe", "qwen3.5-moe", _DELTA_NET, _delta_net_values, _tiled, True),
     "qwen3-next": Conversion("qwen3next", "qwen3-next", _DELTA_NET, _delta_net_values, _delta_net, True),
     "gemma4": Conversion(
-        "gemma4", "gemma4", {**_GEMMA4, "final_logit_softcapping": 30.0}, _gemma4_values, _gemma4
+        "gemma4",
+        "gemma4",
+        {**_GEMMA4, "final_logit_softcapping": 30.0},
+        _gemma4_values,
+        _gemma4,
+        positions=_GEMMA4_POSITIONS,
     ),
     "gemma4-shared": Conversion(
-        "gemma4", "gemma4-shared", {**_GEMMA4, "use_double_wide_mlp": True}, _gemma4_values, _gemma4
+        "gemma4",
+        "gemma4-shared",
+        {**_GEMMA4, "use_double_wide_mlp": True},
+        _gemma4_values,
+        _gemma4,
+        positions=_GEMMA4_POSITIONS,
     ),
-    "gemma4-moe": Conversion("gemma4", "gemma4", _GEMMA4_MIXTURE, _gemma4_values, _gemma4),
+    "gemma4-moe": Conversion(
+        "gemma4", "gemma4", _GEMMA4_MIXTURE, _gemma4_values, _gemma4, positions=_GEMMA4_POSITIONS
+    ),
+    "gpt-oss": Conversion(
+        "gpt-oss", "gpt-oss", {"head_dim": 32, "rope_parameters": _GPT_OSS_ROPE}, _gpt_oss_values, _gpt_oss
+    ),
     "lfm2": Conversion("lfm2", "lfm2", {"block_auto_adjust_ff_dim": False}, _lfm2_values, _lfm2),
     "lfm2-moe": Conversion("lfm2moe", "lfm2-moe", {}, _lfm2_values, _lfm2),
     "deepseek-v2": Conversion(

@@ -54,6 +54,7 @@ def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
     from transformers import PreTrainedConfig
 
     from lrqk_cli.models.gguf_families import FAMILIES
+    from lrqk_cli.models.gguf_families.supplements import supplements
     from lrqk_cli.models.gguf_reader import HeaderValues, lent_header
 
     index = read_index(file)
@@ -62,7 +63,9 @@ def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
     else:
         with lent_header(file):
             settings = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)[0]
-        settings |= index.expert_sizes()
+        # ``rope_parameters`` has it too.
+        settings.pop("rope_theta", None)
+        settings |= index.expert_sizes() | supplements(index.architecture, HeaderValues(file), settings)
     check_plausible(settings)
     return settings
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 _OF_LAYER = re.compile(r"blk\.\d+\.")
+# Frequencies of RoPE and their factors, which are in the configuration.
+_OF_POSITIONS = re.compile(r"rope_\w+\.weight|blk\.\d+\.attn_rot_embd\.\w+")
 _IN_LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+)")
 
 
@@ -44,7 +46,7 @@ class GgufSource:
         if family is not None:
             layout = family.layout(config, frozenset(_OF_LAYER.sub("", name) for name in held))
         self._processor = _processor(index.architecture, config) if family is None else None
-        self._changes = layout.changes
+        self._changes, self._spare = layout.changes, layout.spare
         _arrange(model, layout)
         experts = expert_parts(model, held)
         self._experts = {part.name: part.shape[0] for part in experts.values()}
@@ -75,6 +77,17 @@ class GgufSource:
             found.update(ends - found.keys())
         parts = Counter(part.name for part in self.parts.values())
         return tuple(name for name in model.state_dict() if found[name] < parts.get(name, 1))
+
+    def surplus(self) -> str | None:
+        """Return the first tensor of the file that the model has no place for; None if there is none."""
+        held = [tensor.name for tensor in self._tensors]
+        drafts = {layer[0] for name in held if ".nextn." in name and (layer := _OF_LAYER.match(name))}
+        for name in held:
+            layer = _OF_LAYER.match(name)
+            is_spare = layer is not None and (layer[0] in drafts or name[layer.end() :] in self._spare)
+            if name not in self._names and not is_spare and not _OF_POSITIONS.fullmatch(name):
+                return name
+        return None
 
     def formats(self, model: nn.Module) -> dict[str, PackedFormat]:
         """Return the formats of weights that can stay packed, by the model's names.

@@ -113,9 +113,15 @@ def device_of(places: Places, name: str) -> torch.device:
 
 
 def survey(index: GgufIndex, config: PreTrainedConfig) -> Survey:
-    """Return the survey of a file for the model of ``config``, from its index alone."""
+    """Return the survey of a file for the model of ``config``, from its index alone.
+
+    Raises:
+        ValueError: the file has a tensor that the model has no place for; without it answers would be wrong.
+    """
     skeleton = meta_model(config)
     source = GgufSource(index, skeleton, config)
+    if (name := source.surplus()) is not None:
+        raise ValueError(f"it has {name}, which the model of its header does not")
     formats = source.formats(skeleton)
     rows, sizes = Counter[str](), Counter[str]()
     for tensor, name in source.tensors():

@@ -64,9 +64,8 @@ def test_matrices_stay_packed(name: str, tmp_path: Path) -> None:
     found = loaded(file, tmp_path / "made", packed=True)
     plain = [path for path, module in found.named_modules() if type(module) in (nn.Linear, nn.Embedding)]
     assert {path.rpartition(".")[2] for path in plain} <= PLAIN
-    if not any(
-        path.endswith("kv_b_proj") for path in plain
-    ):  # blocks of keys in columns are rounded otherwise
+    # Blocks of keys or experts that the file has in columns are rounded otherwise.
+    if name != "gpt-oss" and not any(path.endswith("kv_b_proj") for path in plain):
         torch.testing.assert_close(logits(found), logits(model), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
         logits(found), logits(loaded(file, tmp_path / "plain", packed=False)), atol=1e-4, rtol=1e-4

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from lrqk_cli.models.gguf_families.base import GgufFamily
 from lrqk_cli.models.gguf_families.delta_nets import QWEN3_NEXT, QWEN35, QWEN35_MIXTURE
 from lrqk_cli.models.gguf_families.gemma4 import GEMMA4
+from lrqk_cli.models.gguf_families.gpt_oss import GPT_OSS
 from lrqk_cli.models.gguf_families.latent import DEEPSEEK2
 from lrqk_cli.models.gguf_families.lfm2 import LFM2, LFM2_MIXTURE
 from lrqk_cli.models.gguf_families.mamba import FALCON_H1, GRANITE_HYBRID, NEMOTRON_H
@@ -18,6 +19,7 @@ FAMILIES: Mapping[str, GgufFamily] = {
     "qwen35moe": QWEN35_MIXTURE,
     "qwen3next": QWEN3_NEXT,
     "gemma4": GEMMA4,
+    "gpt-oss": GPT_OSS,
     "lfm2": LFM2,
     "lfm2moe": LFM2_MIXTURE,
     "deepseek2": DEEPSEEK2,

@@ -18,6 +18,9 @@ Numbers: TypeAlias = np.ndarray[Any, Any]
 Change: TypeAlias = Callable[[Numbers], Numbers]
 Settings: TypeAlias = dict[str, Any]
 
+# What LongRoPE divides the frequencies of long texts by.
+LONG_FACTORS = "rope_factors_long.weight"
+
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
@@ -53,12 +56,14 @@ class GgufLayout:
         arrangements: the linear layers that are made of other matrices.
         parts: the weights of linear layers that are one matrix here, and in the file several tensors
             ``[heads, rows, width]``: the rows of a head in each, by its name. They do not stay packed.
+        spare: the tensors that a file may have although no layer needs them.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, Change] = field(default_factory=dict)
     arrangements: Mapping[str, Arrangement] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    spare: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +119,10 @@ def rope(header: HeaderValues, **others: Any) -> Settings:
         ValueError: positions are scaled in a way that is not read.
     """
     kind = header.get("rope.scaling.type", "none")
-    found: Settings = {"rope_type": "default", "rope_theta": header["rope.freq_base"], **others}
-    if kind == "none":
+    found: Settings = {"rope_type": "default", "rope_theta": header.get("rope.freq_base", 10_000.0), **others}
+    if kind == "none" and (factor := header.get("rope.scale_linear", 1.0)) != 1.0:  # files of 2023
+        return found | {"rope_type": "linear", "factor": factor}
+    if kind == "none" or (kind == "longrope" and LONG_FACTORS in header.shapes):  # see ``supplements``
         return found
     if kind not in ("linear", "yarn"):
         raise ValueError(f"RoPE scaling of the kind {kind} is not read")

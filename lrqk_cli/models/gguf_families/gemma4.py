@@ -10,6 +10,7 @@ from lrqk_cli.models.gguf_families.base import GgufFamily, GgufLayout, Settings,
 from lrqk_cli.models.gguf_reader import HeaderValues
 
 _NAMES = {"router.scale": "ffn_gate_inp.scale", "router.per_expert_scale": "ffn_down_exps.scale"}
+_KEYS_AND_VALUES = frozenset({"attn_k.weight", "attn_v.weight", "attn_k_norm.weight"})
 # Files divide the frequencies of dimensions that are not rotated by 1e30.
 _UNROTATED = 1e20
 
@@ -68,8 +69,9 @@ def _share_rotated(header: HeaderValues) -> float:
     return float(np.mean(header.numbers("rope_freqs.weight") < _UNROTATED))
 
 
-def _layout(_: Any, __: frozenset[str]) -> GgufLayout:
-    return GgufLayout(_NAMES)
+def _layout(config: Any, _: frozenset[str]) -> GgufLayout:
+    # Checkpoints have keys and values of layers that share those of another, and converters keep them.
+    return GgufLayout(_NAMES, spare=_KEYS_AND_VALUES if config.num_kv_shared_layers else frozenset())
 
 
 GEMMA4 = GgufFamily(_settings, _layout)

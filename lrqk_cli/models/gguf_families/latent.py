@@ -78,9 +78,9 @@ def _rope(header: HeaderValues) -> Settings:
 
 def _layout(config: Any, held: frozenset[str]) -> GgufLayout:
     names = {"mlp.gate.e_score_correction_bias": _ROUTER_BIAS}
-    if "attn_kv_b.weight" in held:  # an older file, which has the model's own matrix
-        return GgufLayout(names)
     parts = {"attn_k_b.weight": config.qk_nope_head_dim, "attn_v_b.weight": config.v_head_dim}
+    if "attn_kv_b.weight" in held:  # an older file, which has the model's own matrix
+        return GgufLayout(names, spare=frozenset(parts))
     return GgufLayout(
         names,
         {"attn_k_b.weight": lambda numbers: numbers.swapaxes(1, 2)},
