@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,9 @@ CASES = {
         torch.tensor(_FACTORS),
     ),
     "yarn": of_llama(_YARN),
+    "yarn, a factor of its own": of_llama({**_YARN, "attention_factor": 1.5})._replace(
+        values=lambda config: values(config, **{"rope.scaling.attn_factor": 1.5 / (1 + 0.1 * math.log(4.0))})
+    ),
     "linear": of_llama({"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}),
     "qwen2 yarn": Conversion("qwen2", "qwen2", {"rope_parameters": _YARN}, values, unchanged),
     "qwen3, another head": Conversion("qwen3", "qwen3", {}, values, unchanged),

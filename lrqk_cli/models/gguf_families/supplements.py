@@ -63,6 +63,10 @@ def supplements(architecture: str, header: HeaderValues, settings: Settings) -> 
 
 def _scaled(header: HeaderValues, parameters: Settings, turned: int, settings: Settings) -> Settings:
     """Return the parameters with the factors that a file has as tensors."""
+    attention = header.get("rope.scaling.attn_factor")
+    if parameters["rope_type"] == "yarn" and attention is not None:
+        # llama.cpp multiplies it with the factor that YaRN has by itself.
+        parameters = parameters | {"attention_factor": attention * (1 + 0.1 * math.log(parameters["factor"]))}
     held = [name for name in (_FACTORS, LONG_FACTORS, _SHORT_FACTORS) if name in header.shapes]
     if not held:
         return parameters
@@ -75,7 +79,7 @@ def _scaled(header: HeaderValues, parameters: Settings, turned: int, settings: S
         return parameters | _of_factors(factors[0], parameters["rope_theta"], settings)
     found = {"rope_type": "longrope", "long_factor": factors[0].tolist(), "short_factor": factors[1].tolist()}
     found["original_max_position_embeddings"] = header[_ORIGINAL]
-    if (attention := header.get("rope.scaling.attn_factor")) is not None:
+    if attention is not None:
         found["attention_factor"] = attention
     return parameters | found
 
