@@ -31,6 +31,8 @@ def write_gguf(
     kind: str | None = None,
     *,
     split: str | None = None,
+    added: Mapping[str, int] | None = None,
+    ends: Mapping[str, int] | None = None,
     **others: str | None,
 ) -> Path:
     """Write a file of an architecture with this vocabulary.
@@ -39,6 +41,8 @@ def write_gguf(
         values: of the header, by their keys without the architecture.
         kind: ggml's name of the type of matrices whose rows are long enough; None for plain numbers.
         split: llama.cpp's name of how text is split before it is encoded.
+        added: the types of tokens that follow this vocabulary.
+        ends: the ids of special tokens, by the names of their keys, beside those of this vocabulary.
         others: of matrices by these names, without their layer.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -54,7 +58,9 @@ def write_gguf(
     for key, value in values.items():
         add: Any = adders.get(type(value), writer.add_string)
         add(f"{architecture}.{key}", value)
-    _add_vocabulary(writer)
+    _add_vocabulary(writer, added or {})
+    for end, number in (ends or {}).items():
+        writer.add_uint32(f"tokenizer.ggml.{end}_token_id", number)
     if split is not None:
         writer.add_tokenizer_pre(split)
     for name, tensor in tensors:
@@ -77,15 +83,15 @@ def is_quantised(name: str, tensor: torch.Tensor) -> bool:
     return is_matrix and "gate_inp" not in name and "norm" not in name
 
 
-def _add_vocabulary(writer: Any) -> None:
+def _add_vocabulary(writer: Any, added: Mapping[str, int]) -> None:
     from gguf import TokenType
 
     tokens = VOCABULARY + PLAIN_ADDED
     kinds = [TokenType.CONTROL] * len(SPECIAL) + [TokenType.NORMAL] * (len(tokens) - len(SPECIAL))
     kinds[-len(PLAIN_ADDED) :] = [TokenType.USER_DEFINED] * len(PLAIN_ADDED)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
+    writer.add_token_list([*tokens, *added])
+    writer.add_token_types([*kinds, *added.values()])
     writer.add_token_merges(["! !", "? ?"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)

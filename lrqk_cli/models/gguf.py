@@ -90,7 +90,8 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
     from transformers import AutoConfig, GenerationConfig
 
     from lrqk_cli.models.gguf_families import FAMILIES
-    from lrqk_cli.models.gguf_reader import freed_header
+    from lrqk_cli.models.gguf_reader import HeaderValues, freed_header
+    from lrqk_cli.models.gguf_stops import stop_tokens
     from lrqk_cli.models.gguf_weights import survey
 
     settings = dict(config)
@@ -102,15 +103,20 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
             found = survey(index, target)
             if found.lacking and index.architecture in FAMILIES:
                 raise ValueError(f"it lacks {min(found.lacking)}")
-            plain = _unpacked(file, target, on_tensors) if found.lacking else None
+            # Before weights are unpacked, which takes minutes: it refuses what it cannot split.
             tokenizer = _tokenizer(file, index)
+            generation = GenerationConfig.from_model_config(target)
+            if not settings:
+                generation.eos_token_id = stop_tokens(HeaderValues(file)) or None
+            plain = _unpacked(file, target, on_tensors) if found.lacking else None
         # From here on only writing to the disk can fail.
         tokenizer.save_pretrained(folder)
         if plain is not None:
+            plain.generation_config = generation
             plain.save_pretrained(folder)
             return False
         target.save_pretrained(folder)
-        GenerationConfig.from_model_config(target).save_pretrained(folder)
+        generation.save_pretrained(folder)
     replace(index, weights=found.weights).save(folder / INDEX)
     return True
 
@@ -211,7 +217,7 @@ def _tokenizer(file: Path, index: GgufIndex) -> PreTrainedTokenizerBase:
     kind = PreTrainedTokenizerFast if index.architecture in FAMILIES else AutoTokenizer
     with lent_header(file):
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(file.parent), gguf_file=file.name)
-    split_as_named(tokenizer, HeaderValues(file).pre_tokenizer)
+    split_as_named(tokenizer, HeaderValues(file), file.name)
     return tokenizer
 
 

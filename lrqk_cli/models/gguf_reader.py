@@ -140,6 +140,22 @@ class HeaderValues:
         found: int | None = self._value(f"tokenizer.ggml.{kind}_token_id", None)
         return found
 
+    def tokens_of(self, kind: gguf.TokenType) -> dict[str, int]:
+        """Return the ids of the tokens of a type, by their texts."""
+        tokens: list[str] = self._value("tokenizer.ggml.tokens", [])
+        kinds: list[int] = self._value("tokenizer.ggml.token_type", [])
+        return {
+            token: number
+            for number, (token, own) in enumerate(zip(tokens, kinds, strict=False))
+            if own == kind
+        }
+
+    @property
+    def vocabulary_kind(self) -> str | None:
+        """Return the name of the kind of vocabulary, such as ``gpt2`` for bytes; None if there is none."""
+        found: str | None = self._value("tokenizer.ggml.model", None)
+        return found
+
     @property
     def pre_tokenizer(self) -> str | None:
         """Return the name of the way in which text is split before it is encoded; None if there is none."""

@@ -33,7 +33,7 @@ _MARKER = "lrqk.json"
 # Increased when the stored files change, so that models stored by an older version are pulled again.
 _FORMAT = 1
 # The same for prepared files of a user's own .gguf file, which need no new pull.
-_PREPARED_FORMAT = 4
+_PREPARED_FORMAT = 5
 _GGUF = "model.gguf"
 
 

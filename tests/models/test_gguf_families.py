@@ -10,7 +10,7 @@ import torch
 from converted import CONVERSIONS, converted
 from gguf_files import write_gguf
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models import gguf
@@ -92,24 +92,6 @@ def test_matrices_of_a_layer_that_is_one_in_the_model_keep_their_own_types(tmp_p
         "Q4_1",
     ]
     torch.testing.assert_close(logits(packed), logits(plain), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("split", "expected"),
-    [
-        ("glm4", ["It", "'s", " ", "123", "45", "一二", "!?\n"]),
-        ("deepseek-v3", ["It", "'s", " ", "123", "45", "一二", "!?\n"]),
-        ("deepseek-llm", ["It", "'", "s", " ", "12345", "一二", "!?", "\n"]),
-        ("no such", ["It", "'s", " 12345", "一二", "!?", "\n"]),
-    ],
-)
-def test_text_is_split_as_the_header_names_it(split: str, expected: list[str], tmp_path: Path) -> None:
-    _, file = converted("glm4-moe-lite", tmp_path / "tiny.gguf", split=split)
-    gguf.prepare(file, tmp_path, {}, lambda *_: None)
-    backend = PreTrainedTokenizerFast.from_pretrained(str(tmp_path)).backend_tokenizer
-    text = "It's 12345一二!?\n"
-    pieces = backend.pre_tokenizer.pre_tokenize_str(text)
-    assert [text[start:end] for _, (start, end) in pieces] == expected
 
 
 def test_a_scale_that_a_file_lacks_is_missed(tmp_path: Path) -> None:
