@@ -42,7 +42,7 @@ def write_gguf(
         kind: ggml's name of the type of matrices whose rows are long enough; None for plain numbers.
         split: llama.cpp's name of how text is split before it is encoded.
         added: the types of tokens that follow this vocabulary.
-        ends: the ids of special tokens, by the names of their keys, beside those of this vocabulary.
+        ends: the ids of special tokens, by the names of their keys, also in place of this vocabulary's.
         others: of matrices by these names, without their layer.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -59,7 +59,7 @@ def write_gguf(
         add: Any = adders.get(type(value), writer.add_string)
         add(f"{architecture}.{key}", value)
     _add_vocabulary(writer, added or {})
-    for end, number in (ends or {}).items():
+    for end, number in {"bos": 1, "eos": 2, "unknown": 0, "padding": 0, **(ends or {})}.items():
         writer.add_uint32(f"tokenizer.ggml.{end}_token_id", number)
     if split is not None:
         writer.add_tokenizer_pre(split)
@@ -93,8 +93,4 @@ def _add_vocabulary(writer: Any, added: Mapping[str, int]) -> None:
     writer.add_token_list([*tokens, *added])
     writer.add_token_types([*kinds, *added.values()])
     writer.add_token_merges(["! !", "? ?"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(0)
     writer.add_chat_template(CHATML)

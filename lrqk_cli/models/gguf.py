@@ -21,7 +21,7 @@ from lrqk_cli.models.sanity import check_plausible
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from lrqk_cli.models.gguf_weights import Survey
 
@@ -92,6 +92,7 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
     from lrqk_cli.models.gguf_families import FAMILIES
     from lrqk_cli.models.gguf_reader import HeaderValues, freed_header
     from lrqk_cli.models.gguf_stops import stop_tokens
+    from lrqk_cli.models.gguf_tokenizer import read_tokenizer
     from lrqk_cli.models.gguf_weights import survey
 
     settings = dict(config)
@@ -104,7 +105,7 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
             if found.lacking and index.architecture in FAMILIES:
                 raise ValueError(f"it lacks {min(found.lacking)}")
             # Before weights are unpacked, which takes minutes: it refuses what it cannot split.
-            tokenizer = _tokenizer(file, index)
+            tokenizer = read_tokenizer(file, index.architecture)
             generation = GenerationConfig.from_model_config(target)
             if not settings:
                 generation.eos_token_id = stop_tokens(HeaderValues(file)) or None
@@ -204,21 +205,6 @@ def spread(config: PreTrainedConfig, dtype: torch.dtype, max_memory: Mapping[Any
             "The weights do not fit into the memory of all devices together.", "Use a smaller model."
         )
     return found
-
-
-def _tokenizer(file: Path, index: GgufIndex) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    from lrqk_cli.models.gguf_families import FAMILIES
-    from lrqk_cli.models.gguf_families.splits import split_as_named
-    from lrqk_cli.models.gguf_reader import HeaderValues, lent_header
-
-    # AutoTokenizer asks for a configuration first, by transformers' own tables.
-    kind = PreTrainedTokenizerFast if index.architecture in FAMILIES else AutoTokenizer
-    with lent_header(file):
-        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(file.parent), gguf_file=file.name)
-    split_as_named(tokenizer, HeaderValues(file), file.name)
-    return tokenizer
 
 
 def _unpacked(file: Path, target: PreTrainedConfig, on_tensors: OnTensors) -> PreTrainedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -140,15 +141,17 @@ class HeaderValues:
         found: int | None = self._value(f"tokenizer.ggml.{kind}_token_id", None)
         return found
 
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The texts of the tokens, in the order of their ids."""
+        found: list[str] = self._value("tokenizer.ggml.tokens", [])
+        return found
+
     def tokens_of(self, kind: gguf.TokenType) -> dict[str, int]:
         """Return the ids of the tokens of a type, by their texts."""
-        tokens: list[str] = self._value("tokenizer.ggml.tokens", [])
         kinds: list[int] = self._value("tokenizer.ggml.token_type", [])
-        return {
-            token: number
-            for number, (token, own) in enumerate(zip(tokens, kinds, strict=False))
-            if own == kind
-        }
+        listed = enumerate(zip(self.tokens, kinds, strict=False))
+        return {token: number for number, (token, own) in listed if own == kind}
 
     @property
     def vocabulary_kind(self) -> str | None:
