@@ -106,6 +106,9 @@ class ModelSpec:
         head_dim: d.
         is_latent: multi-head latent attention: full layers have one KV head, whose row of a token is key and
             value at once, d numbers instead of 2d.
+        expanded_width: numbers of a token that a latent layer makes for its heads while it reads: queries,
+            keys and values that are not compressed; 0 without latent attention.
+        is_softcapped: attention limits its logits by a softcap.
         sliding_heads: KV heads and d of sliding layers, if other than those of full layers.
         row_owners: by layer, the number of the layer whose K and V it uses, its own or an earlier one; empty
             if all use their own.
@@ -140,6 +143,8 @@ class ModelSpec:
     packed: WeightBytes | None = None
     states: StateSize | None = None
     is_latent: bool = False
+    expanded_width: int = 0
+    is_softcapped: bool = False
     sliding_heads: HeadShape | None = None
     row_owners: tuple[int, ...] = ()
     forms: tuple[WeightBytes, ...] = ()

@@ -13,8 +13,8 @@ from lrqk_cli.model_spec import ModelSpec
 
 # Rows per transfer when the store is streamed, at least (``attention.host_store``).
 STREAM_ROWS = 8192
-# Numbers of a row, at most, with which torch's flash kernel attends on a GPU (``kernels.attend.library``).
-FLASH_WIDTH = 256
+# Numbers of a row with which torch's flash kernel attends on a GPU: multiples of the first up to the second.
+_FLASH_STEP, _FLASH_WIDTH = 8, 256
 # Logits that plain attention holds at a time, in float32: 64 MiB (``kernels.attend.reference``).
 PLAIN_LOGITS = 1 << 24
 # Tokens of a row set whose queries seed its hot set (``attention.lrqk_layer``); tokens that are indexed at a
@@ -76,58 +76,93 @@ def segment_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
     return tables + _ID_VECTORS * segment * ITEM_BYTES["int64"]
 
 
+def flash_takes(width: int) -> bool:
+    """Return whether torch's flash kernel attends on a GPU with heads of this size (``kernels.attend``)."""
+    return width % _FLASH_STEP == 0 and width <= _FLASH_WIDTH
+
+
 def attention_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: int, dtype: str) -> int:
     """Return the bytes of one layer's attention for a segment, without streamed rows.
 
     Args:
         segment: tokens of the segment.
-        earlier: tokens before it; if there are any, two outputs are merged.
+        earlier: tokens before it; if there are any, outputs are merged.
     """
+    phases = [0]
+    if "sliding" in spec.layer_kinds:
+        own = spec.of_sliding
+        phases.append(layer_bytes(own, config, segment, dtype) + _sliding_bytes(own, segment, dtype))
+    if spec.num_full_layers:
+        own_bytes = layer_bytes(spec, config, segment, dtype)
+        phases.append(own_bytes + _full_bytes(spec, config, segment, earlier, dtype))
+    return max(phases)
+
+
+def _sliding_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
+    """Return the bytes of attention in a window, but for those of any layer."""
+    item, rows = ITEM_BYTES[dtype], segment + (spec.sliding_window or 0)
+    queries = segment * spec.num_heads * spec.head_dim
+    # RoPE as below; the rows of the window, and those with the segment's.
+    joined = 2 * (rows + (spec.sliding_window or 0)) * spec.num_kv_heads * spec.head_dim * item
+    return max(4 * queries * item, joined + _plain_bytes(spec, segment, rows))
+
+
+def _full_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, earlier: int, dtype: str) -> int:
+    """Return the bytes of attention to all rows, but for those of any layer."""
     item = ITEM_BYTES[dtype]
     queries, keys = segment * spec.num_heads * spec.head_dim, segment * spec.num_kv_heads * spec.head_dim
     lse = 4 * segment * spec.num_heads * _FLOAT
+    is_plain = spec.is_softcapped or not flash_takes(spec.head_dim)
+    part = queries * (_FLOAT if is_plain else item)
     # RoPE holds a copy of the queries and three products.
     phases = [4 * queries * item]
     # Keys and values repeated for the group (on a CPU), the output, and the output in float32.
     phases.append(3 * queries * item + queries * _FLOAT)
+    # Of rows that are streamed, the output of every other chunk waits for a merge.
+    chunk = earlier if config.attention == "dense" else min(earlier, stream_rows(segment))
+    before = queries * _FLOAT + (part if chunk < earlier else 0)
     if earlier:
         # The merged output, those of two chunks and of the segment, and (on a CPU) a copy of the queries.
-        part = item if spec.head_dim <= FLASH_WIDTH else _FLOAT
-        phases.append(queries * _FLOAT + 3 * queries * part + queries * item)
+        phases.append(queries * _FLOAT + 3 * part + queries * item)
         # The output so far, while a chunk of the earlier keys is indexed.
-        phases.append(queries * _FLOAT + _indexing_bytes(spec, config, earlier))
-    if config.kv_dtype != "bf16" and spec.num_full_layers:
+        phases.append(before + _indexing_bytes(spec, config, earlier))
+    if is_plain:
+        phases.append(_plain_bytes(spec, segment, segment))
+        if earlier:
+            phases.append(before + _plain_bytes(spec, segment, chunk))
+    if config.kv_dtype != "bf16":
         phases.append(_QUANTISING_COPIES * 2 * keys * min(segment, SCALE_TOKENS) // segment * _FLOAT)
     if config.attention == "lrqk":
         # Where there is no Triton, Gram matrices are summed over float32: over the queries, of which a head's
         # are put together first, and then over shifted keys and values. All this beside the output.
         phases.append(2 * queries * _FLOAT + queries * item)
         phases.append(queries * _FLOAT + 3 * keys * _FLOAT)
-    if "sliding" in spec.layer_kinds:
-        phases.append(_plain_attention_bytes(spec, segment))
-    return layer_bytes(spec, config, segment, dtype) + lse + max(phases)
+    return lse + max(phases)
 
 
 def layer_bytes(spec: ModelSpec, config: LrqkConfig, segment: int, dtype: str) -> int:
     """Return the bytes that a segment needs in the attention of any layer.
 
     These are the residual and its norm; queries, keys and values; and rows to be written to the store, or
-    keys and values as they are read back, beside their codes.
+    keys and values as they are read back, beside their codes. Latent attention has its queries twice: to meet
+    compressed rows, and for keys of each head, which the model makes too.
     """
     queries, keys = segment * spec.num_heads * spec.head_dim, segment * spec.num_kv_heads * spec.head_dim
     codes = 0
     if config.kv_dtype != "bf16" and spec.num_full_layers:
         codes = accounting.row_store(spec, segment, dtype, config.kv_dtype).nbytes
-    return ITEM_BYTES[dtype] * (2 * segment * spec.hidden_size + queries + 4 * keys) + codes
+    of_heads = segment * spec.expanded_width
+    return ITEM_BYTES[dtype] * (2 * segment * spec.hidden_size + queries + 4 * keys + of_heads) + codes
 
 
-def _plain_attention_bytes(spec: ModelSpec, segment: int) -> int:
-    rows = segment + (spec.sliding_window or 0)
-    keys = 2 * rows * spec.num_kv_heads * spec.head_dim * _FLOAT
-    output = segment * spec.num_heads * spec.head_dim * _FLOAT
-    # Logits, masked logits and weights, of at least one query at a time.
-    logits = 3 * max(PLAIN_LOGITS, spec.num_heads * rows) * _FLOAT
-    return 2 * keys + output + logits
+def _plain_bytes(spec: ModelSpec, segment: int, rows: int) -> int:
+    """Return the bytes of ``kernels.attend.reference`` for a segment that attends to ``rows`` rows."""
+    keys = 2 * rows * spec.num_kv_heads * spec.head_dim
+    # Of a block of queries, one at least: logits, masked logits, weights; itself, a copy, and its output.
+    logits = min(max(PLAIN_LOGITS, spec.num_heads * rows), segment * spec.num_heads * rows)
+    block = logits // rows * spec.head_dim
+    output = segment * spec.num_heads * (spec.head_dim + 1)
+    return (keys + 3 * logits + 3 * block + output) * _FLOAT
 
 
 def mlp_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
@@ -173,7 +208,8 @@ def finish_prefill_bytes(spec: ModelSpec, config: LrqkConfig, context: int) -> i
     queries = SEED_QUERIES * spec.num_heads if config.hot_policy == "sticky" else spec.num_heads
     # Logits of a chunk with their copies, and its codes in float32; scores of all tokens and their sorting.
     tokens = min(SCORE_CHUNK, context)
-    seeding = 3 * queries * tokens * _FLOAT + 2 * sets * tokens * rank * _FLOAT
+    copies = 4 if spec.is_softcapped else 3
+    seeding = copies * queries * tokens * _FLOAT + 2 * sets * tokens * rank * _FLOAT
     if side := score_side(rank, is_floating=config.index_bits == 16):
         seeding = max(seeding, _score_bytes(sets, queries, context, side))
     seeding += sets * context * (3 * _FLOAT + 2 * ITEM_BYTES["int64"])

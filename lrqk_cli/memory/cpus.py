@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+from lrqk_cli.memory.control_groups import group_folders
 
 
 def usable_cpus() -> int:
@@ -15,18 +15,23 @@ def usable_cpus() -> int:
     return max(1, min(allowed, cpu_quota() or allowed))
 
 
-def cpu_quota(root: Path = _CGROUP) -> int | None:
-    """Return the CPUs that the control group may use, rounded up; None without a limit.
+def cpu_quota(root: Path | None = None, own: Path | None = None) -> int | None:
+    """Return the CPUs that the control group may use, and each around it, rounded up; None without a limit.
 
     Args:
-        root: mount point of the control groups, version 1 or 2.
+        root, own: see ``group_folders``.
     """
+    quotas = map(_quota_of, group_folders("cpu", root, own))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_of(folder: Path) -> int | None:
     try:
-        if (root / "cpu.max").exists():
-            quota, period = (root / "cpu.max").read_text().split()
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
         else:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text()
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
         return math.ceil(int(quota) / int(period)) if int(quota) > 0 else None
     except (OSError, ValueError):
         return None

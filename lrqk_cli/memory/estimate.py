@@ -95,9 +95,7 @@ def transient_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: st
     segment = min(config.segment or DEFAULT_SEGMENT, context)
     earlier = context - segment
     streamed = activations.stream_bytes(spec, config, earlier, dtype, segment)
-    attention = streamed + max(
-        activations.attention_bytes(each, config, segment, earlier, dtype) for each in (spec, spec.of_sliding)
-    )
+    attention = streamed + activations.attention_bytes(spec, config, segment, earlier, dtype)
     dense_part = max(
         activations.mlp_bytes(spec, segment, dtype), activations.norm_bytes(spec, segment, dtype)
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psutil
 
-_CGROUP = Path("/sys/fs/cgroup")
+from lrqk_cli.memory.control_groups import group_folders
+
 # What libraries and threads take from a plan to the first answer, of address space and of private memory:
 # about 260 and 160 MiB with a tiny model on two cores, more with more threads.
 _LIBRARY_SPACE, _LIBRARY_DATA = 512 << 20, 256 << 20
@@ -23,20 +24,24 @@ def free_host_bytes(*, keeps_libraries: bool = False) -> int:
     return max(0, min(room for room in rooms if room is not None))
 
 
-def group_room(root: Path = _CGROUP) -> int | None:
-    """Return the bytes that the control group may still take; None without a limit.
+def group_room(root: Path | None = None, own: Path | None = None) -> int | None:
+    """Return the bytes that the control group may still take, and each around it; None without a limit.
 
     What the system keeps of files, and would give up, does not count as taken.
 
     Args:
-        root: mount point of the control groups, version 1 or 2.
+        root, own: see ``group_folders``.
     """
+    rooms = map(_room_of, group_folders("memory", root, own))
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _room_of(folder: Path) -> int | None:
     try:
-        if (root / "memory.max").exists():
-            folder, limit, used, files = root, "memory.max", "memory.current", "inactive_file"
+        if (folder / "memory.max").exists():
+            limit, used, files = "memory.max", "memory.current", "inactive_file"
         else:
-            folder, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            files = "total_inactive_file"
+            limit, used, files = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
         most, taken = (int((folder / name).read_text()) for name in (limit, used))
         lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
         return most - taken + next(int(value) for name, value in lines if name == files)

@@ -108,7 +108,7 @@ def check_quantisation(name: str, config: PreTrainedConfig, form: WeightForm | N
         ModelError: the message names the method.
     """
     stated = getattr(config, "quantization_config", None)
-    if not stated:
+    if stated is None:
         return
     method = str(stated.get("quant_method") if isinstance(stated, dict) else stated.quant_method)
     method = method.rpartition(".")[2].lower().replace("_", "-")

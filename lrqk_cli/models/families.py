@@ -139,6 +139,8 @@ def read_plainly(config: Mapping[str, Any]) -> SimpleNamespace | None:
     if head_dim is None and family.windows != "listed" and config["hidden_size"] % heads == 0:
         # Qwen3 and the families that list their windows have their own default head sizes.
         head_dim = None if family.query_key_norms else config["hidden_size"] // heads
+    if config["model_type"] == "gemma2" and "attn_logit_softcapping" not in config:
+        return None
     rope = _rope(config)
     layers = _layers(config, family)
     if not _is_size(head_dim) or heads % config["num_key_value_heads"] or rope is None or layers is None:

@@ -17,7 +17,7 @@ from lrqk_cli.models.hub_gguf import fetch_tagged
 from lrqk_cli.models.progress import OnProgress, ignore_progress
 from lrqk_cli.models.quiet import quiet_transformers
 from lrqk_cli.models.resolving import ModelSource
-from lrqk_cli.models.sanity import check_plausible
+from lrqk_cli.models.sanity import check_plausible, ignore_kernels
 from lrqk_cli.models.support import spec_from_config, text_config
 
 if TYPE_CHECKING:
@@ -71,8 +71,23 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
         if prepared is None:
             return gguf.read_config(_path(source))
         # Without a prepared folder the header has to be read, which takes seconds.
-        return _plain_config(source, prepared)
-    return _plain_config(source, _config_folder(source))
+        return folder_config(source, prepared)
+    return folder_config(source, _config_folder(source))
+
+
+def folder_config(source: ModelSource, folder: Path) -> PreTrainedConfig:
+    """Return the configuration in a model's folder.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    from transformers import AutoConfig, PreTrainedConfig
+
+    with load_errors(source.name), quiet_transformers():
+        check_plausible(PreTrainedConfig.get_config_dict(str(folder))[0])
+        config: PreTrainedConfig = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        ignore_kernels(config)
+    return config
 
 
 def has_other_parts(source: ModelSource) -> bool:
@@ -136,15 +151,6 @@ def stored_form(folder: Path) -> tuple[WeightBytes, ...]:
     """Return the bytes of a prepared GGUF file's weights in their own types; empty if they were unpacked."""
     index = gguf.prepared_index(folder)
     return () if index is None or index.weights is None else (index.weights,)
-
-
-def _plain_config(source: ModelSource, folder: Path) -> PreTrainedConfig:
-    from transformers import AutoConfig, PreTrainedConfig
-
-    with load_errors(source.name), quiet_transformers():
-        check_plausible(PreTrainedConfig.get_config_dict(str(folder))[0])
-        config: PreTrainedConfig = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    return config
 
 
 def _config_folder(source: ModelSource) -> Path:

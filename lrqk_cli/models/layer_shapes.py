@@ -46,6 +46,17 @@ def is_latent(text: Any) -> bool:
     return bool(getattr(text, "kv_lora_rank", None))
 
 
+def expanded_width(text: Any) -> int:
+    """Return the numbers of a token that a layer of latent attention makes for its heads; 0 without it."""
+    if not is_latent(text):
+        return 0
+    own: int = text.qk_nope_head_dim
+    query = own + text.qk_rope_head_dim
+    # Queries as they are made and as they are rotated, keys, and what keys and values are made of.
+    width: int = 3 * query + own + text.v_head_dim
+    return width * int(text.num_attention_heads)
+
+
 def layer_configs(text: Any) -> tuple[Any, ...]:
     """Return the configuration of each layer if they differ, else the one of all."""
     return tuple(text.per_layer_config) if getattr(text, "is_heterogeneous", False) else (text,)

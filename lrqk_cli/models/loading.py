@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.config import WeightForm
-from lrqk_cli.errors import ModelError, UsageError
+from lrqk_cli.errors import LrqkError, ModelError, UsageError
 from lrqk_cli.memory.accounting import check_weights_fit, dtype_name
+from lrqk_cli.memory.exhaustion import memory_errors
 from lrqk_cli.model_spec import ModelSpec
 from lrqk_cli.models import gguf, store
 from lrqk_cli.models.checkpoint import check_quantisation, load_checkpoint
 from lrqk_cli.models.devices import choose_device, choose_dtype
-from lrqk_cli.models.files import folder_of, read_config, stored_form
+from lrqk_cli.models.files import folder_config, folder_of, read_config, stored_form
 from lrqk_cli.models.progress import OnProgress, ignore_progress
 from lrqk_cli.models.prompt import stop_ids
 from lrqk_cli.models.quiet import quiet_transformers
@@ -197,14 +198,17 @@ def _load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBas
     from transformers import AutoTokenizer
 
     try:
-        with quiet_transformers():
+        with memory_errors(), quiet_transformers():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 str(folder), trust_remote_code=False
             )
-        if tokenizer.encode("a", add_special_tokens=False):
-            return tokenizer
+            if tokenizer.encode("a", add_special_tokens=False):
+                return tokenizer
+    except LrqkError:
+        raise
     except Exception:  # the tokenizers library raises plain Exception
-        pass
+        # transformers asks the configuration for the tokenizer's class, so this may be what cannot be read.
+        folder_config(source, folder)
     raise ModelError(
         f"The model '{source.name}' has no tokenizer that can be read.",
         "Its folder needs tokenizer.json, or the files that its tokenizer class reads.",

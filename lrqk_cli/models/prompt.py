@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lrqk_cli.errors import UsageError
+from lrqk_cli.errors import ModelError, UsageError
 from lrqk_cli.models.plain_marks import break_mark, plain_marks
 from lrqk_cli.models.template import read_template
 
@@ -43,7 +43,7 @@ class ChatPrompt:
         counts_exactly: the tokens are those that the model reads.
 
     Raises:
-        ModelError: the template cannot be rendered.
+        ModelError: the template cannot be rendered, or there are several and none is the default.
         UsageError: ``thinks``, and the template has no reasoning.
     """
 
@@ -55,7 +55,7 @@ class ChatPrompt:
         self._tokenizer = tokenizer
         self.system = system
         self.thinks = thinks
-        self._template = str(tokenizer.get_chat_template()) if tokenizer.chat_template else PLAIN_TEMPLATE
+        self._template = _template_of(tokenizer)
         self._control_words = _control_words(tokenizer, self._template)
         text = read_template(self._template, tokenizer.special_tokens_map, self._control_words, thinks=thinks)
         if thinks and not text.can_think:
@@ -240,16 +240,37 @@ def stop_ids(
 
     They are the EOS ids of the generation config, the tokenizer's EOS, and the token with which the chat
     template ends an assistant's turn, if it is a control token.
+
+    Raises:
+        ModelError: the generation config names something else than tokens.
     """
-    ids: set[int] = set()
     eos = generation_config.eos_token_id if generation_config is not None else None
-    ids.update([eos] if isinstance(eos, int) else eos or ())
+    named = eos if isinstance(eos, list) else [eos]
+    if not all(token is None or isinstance(token, int) for token in named):
+        raise ModelError(
+            f"The model's settings for generation say that eos_token_id is {eos!r:.40}, which is no token.",
+            "Give it the number of a token, or a list of such numbers, in generation_config.json.",
+        )
+    ids = {token for token in named if token is not None}
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     if tokenizer.chat_template:
         end_of_turn = ChatPrompt(tokenizer).between()[:1]
         ids.update(token for token in end_of_turn if token in tokenizer.added_tokens_decoder)
     return frozenset(ids)
+
+
+def _template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the chat template; of several, the one that is called default."""
+    template: object = tokenizer.chat_template
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise ModelError(
+                f"None of the model's chat templates is the default one: {', '.join(sorted(template)):.80}.",
+                "Call the one to use 'default' in its tokenizer_config.json.",
+            )
+        template = template["default"]
+    return str(template) if template else PLAIN_TEMPLATE
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> dict[int, str]:

@@ -1,14 +1,17 @@
-"""Checks that the sizes of a configuration are plausible, before anything is built from it.
+"""Checks a configuration before anything is built from it: its sizes, and what it would have run.
 
-Libraries do not check: for 10^9 layers they make a long list. Imports neither torch nor transformers.
+Libraries do not check sizes: for 10^9 layers they make a long list. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lrqk_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Limits far above any model's sizes, and far below sizes that take noticeable time or memory.
 _MOST = {
@@ -49,7 +52,7 @@ _DTYPES = ("auto", "bfloat16", "float16", "half", "float32", "float", "float64",
 
 
 def check_plausible(config: Mapping[str, Any]) -> None:
-    """Refuse a configuration, or a part of one, with a size or a dtype that no model has.
+    """Refuse a configuration, or a part of one, with a size, a dtype or a packing that no model has.
 
     Leaves a list of sizes, one per layer, to ``check_supported``.
 
@@ -72,9 +75,23 @@ def check_plausible(config: Mapping[str, Any]) -> None:
         name = str(value).removeprefix("torch.")
         if value is not None and name not in _DTYPES and not name.startswith("float8_"):
             _refuse(key, value)
+    packed = config.get("quantization_config")
+    if packed is not None and not (isinstance(packed, Mapping) and packed.get("quant_method")):
+        _refuse("quantization_config", packed)
     for key, part in config.items():
         if isinstance(part, Mapping) and str(key).endswith("_config"):
             check_plausible(part)
+
+
+def ignore_kernels(config: PreTrainedConfig) -> None:
+    """Drop what a published configuration says about the code that computes attention and experts.
+
+    It may name a library that is not installed here, or a repository of code. lrqk replaces the attention,
+    and transformers chooses the rest for the machine.
+    """
+    # transformers hands these two on to the parts of the configuration.
+    config._attn_implementation = None
+    config._experts_implementation = None
 
 
 def _refuse(key: str, value: object) -> NoReturn:

@@ -35,6 +35,8 @@ _FORMAT = 1
 # The same for the files that are prepared from a GGUF file, which need no new pull.
 _PREPARED_FORMAT = 5
 _GGUF = "model.gguf"
+# The most bytes of a user's file name in the name of a folder: systems allow 255, and some are added.
+_LONGEST_STEM = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,8 @@ def _publish(ready: Path, folder: Path, identity: dict[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         outdated = ready.with_name("outdated")
+        # One is left if an earlier process ended after its own renaming, and before it cleaned up.
+        shutil.rmtree(outdated, ignore_errors=True)
         folder.rename(outdated)
     ready.rename(folder)
 
@@ -271,8 +275,10 @@ def _partial(entry: CatalogEntry) -> Path:
 
 
 def _gguf_folder(file: Path) -> Path:
-    key = hashlib.sha256(str(file).encode()).hexdigest()[:12]
-    return cache_root() / "gguf" / f"{file.stem}-{key}"
+    key = hashlib.sha256(os.fsencode(file)).hexdigest()[:12]
+    # Libraries write here that know no other names than UTF-8, so bytes that are not are left out.
+    stem = os.fsencode(file.stem)[:_LONGEST_STEM].decode("utf-8", "ignore")
+    return cache_root() / "gguf" / f"{stem}-{key}"
 
 
 @contextmanager

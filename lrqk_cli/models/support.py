@@ -21,6 +21,7 @@ from lrqk_cli.models.classes import causal_model_class, meta_model
 from lrqk_cli.models.failures import config_errors, refuse
 from lrqk_cli.models.layer_shapes import (
     declared,
+    expanded_width,
     head_shapes,
     intermediate_size,
     is_latent,
@@ -31,7 +32,7 @@ from lrqk_cli.models.layer_shapes import (
 from lrqk_cli.models.mixes import ON_LOAD, Matrix, experts_per_token, weight_bytes
 from lrqk_cli.models.positions import context_limit
 from lrqk_cli.models.quiet import quiet_transformers
-from lrqk_cli.models.sanity import check_plausible
+from lrqk_cli.models.sanity import check_plausible, ignore_kernels
 
 if TYPE_CHECKING:
     from torch import nn
@@ -127,6 +128,8 @@ def _spec(text: Any, name: str) -> ModelSpec:
         sliding_heads=None if shapes.get("sliding", shape) == shape else shapes["sliding"],
         row_owners=row_owners(text),
         is_latent=is_latent(text),
+        expanded_width=expanded_width(text),
+        is_softcapped=bool(declared(text, "attn_logit_softcapping")),
         forms=_forms(text, parameters, matrices),
     )
     if skeleton is not None:
@@ -210,6 +213,7 @@ def text_config(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedConfi
             check_plausible(config)
             with quiet_transformers():
                 config = AutoConfig.for_model(**config)
+            ignore_kernels(config)
         text: PreTrainedConfig = config.get_text_config(decoder=True)
         # A model with several parts has this key outside the text part.
         if (packed := getattr(config, "quantization_config", None)) is not None:

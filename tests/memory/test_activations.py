@@ -5,6 +5,7 @@ The CPU streams nothing, so what is compared is without the buffers of streams.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
 from lrqk_cli.config import AttentionMode, KvDtype, LrqkConfig
 from lrqk_cli.engine.prefill import run_segments
+from lrqk_cli.kernels.attend import library, reference
 from lrqk_cli.memory import accounting, activations
 from lrqk_cli.memory.estimate import transient_bytes
 from lrqk_cli.model_spec import ModelSpec
@@ -98,6 +100,63 @@ def test_sums_over_many_query_heads_take_no_more_than_is_stated(dtype: KvDtype) 
     beside = bytes_beside(spec, settings)
     segment, _ = measured(config, settings)
     assert 0.6 * stated <= segment <= stated + beside
+
+
+# Attention for which a GPU has no flash kernel: of full layers, but for the last.
+_PLAIN: dict[str, tuple[str, dict[str, int]]] = {
+    "softcap": ("gemma2", {}),
+    "softcap of a group": ("gemma2", {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 128}),
+    "wide heads": ("llama", {"head_dim": 264}),
+    "a group of wide heads": ("llama", {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 264}),
+    "odd heads": ("llama", {"head_dim": 12}),
+    "compressed rows": ("deepseek-v2", {"kv_lora_rank": 20}),
+    "a window": ("gemma3", {}),
+}
+
+
+@pytest.mark.parametrize("logits", [1 << 24, 1 << 14], ids=["at once", "in blocks"])
+@pytest.mark.parametrize("kv_dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("kind", _PLAIN)
+def test_plain_attention_takes_no_more_than_is_stated(
+    kind: str, kv_dtype: KvDtype, logits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, changes = _PLAIN[kind]
+    model = tiny_model(family, max_position_embeddings=CONTEXT, **changes).bfloat16()
+    spec = spec_from_config(model.config, "tiny")
+    if spec.is_latent and kv_dtype != "bf16":
+        pytest.skip("compressed rows have one type")
+    supports = library.supports
+
+    def as_on_a_gpu(query: torch.Tensor, **others: Any) -> bool:
+        width = query.shape[-1]
+        return width % 8 == 0 and width <= 256 and supports(query, **others)
+
+    monkeypatch.setattr(library, "supports", as_on_a_gpu)
+    for module in (activations, reference):
+        monkeypatch.setattr(module, "PLAIN_LOGITS", logits)
+    # Rows that are read back come in chunks on a CPU too.
+    monkeypatch.setattr(activations, "STREAM_ROWS", 256)
+    settings = LrqkConfig("offload", segment=SEGMENT, kv_dtype=kv_dtype)
+    if kv_dtype == "bf16":
+        settings = replace(settings, attention="dense")
+    phases = transient_bytes(spec, settings, CONTEXT, "bfloat16")
+    streamed = activations.stream_bytes(spec, settings, CONTEXT - SEGMENT, "bfloat16", SEGMENT)
+    if kv_dtype != "bf16":
+        chunk = activations.stream_rows(SEGMENT)
+        streamed -= accounting.row_store(spec, chunk, "bfloat16").nbytes
+    stated = max(phases["prefill_attention"] - streamed, phases["prefill_mlp"])
+    peak = max(measured_of(model, settings))
+    assert 0.7 * stated <= peak <= stated + bytes_beside(spec, settings)
+
+
+def test_scores_of_capped_logits_take_no_more_than_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gemma2", max_position_embeddings=CONTEXT).bfloat16()
+    spec = spec_from_config(model.config, "tiny")
+    settings = LrqkConfig(hot=128, top_k=32, rank=4, segment=SEGMENT)
+    for module in (activations, reference):
+        monkeypatch.setattr(module, "PLAIN_LOGITS", 1 << 14)
+    stated = transient_bytes(spec, settings, CONTEXT, "bfloat16")["settling"]
+    assert measured_of(model, settings)[1] <= stated + bytes_beside(spec, settings)
 
 
 SIZES = [(256, 96, 16, 4), (128, 256, 16, 4), (256, 256, 8, 2)]

@@ -13,7 +13,8 @@ from tiny import tiny_model
 
 from lrqk_cli.errors import ModelError, OutOfMemoryError, UnsupportedModelError, UsageError
 from lrqk_cli.models import catalog, devices, files
-from lrqk_cli.models.loading import choose_device, choose_dtype, load, load_spec, resolve
+from lrqk_cli.models.describe import describe
+from lrqk_cli.models.loading import choose_device, choose_dtype, load, load_spec, load_tokenizer, resolve
 from lrqk_cli.models.support import spec_from_config, with_form
 
 CPU = torch.device("cpu")
@@ -88,7 +89,9 @@ def test_a_gguf_file_loads_and_its_header_says_the_same(
     torch.testing.assert_close(loaded.model(tokens).logits, tiny_llama(tokens).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_the_text_part_of_a_multimodal_checkpoint_loads(tmp_path: Path, tiny_folder: Path):
+def _multimodal(
+    tmp_path: Path, tiny_folder: Path
+) -> tuple[Path, transformers.Gemma3ForConditionalGeneration]:
     text = {
         "vocab_size": 264,
         "hidden_size": 32,
@@ -113,7 +116,11 @@ def test_the_text_part_of_a_multimodal_checkpoint_loads(tmp_path: Path, tiny_fol
     whole.save_pretrained(folder)
     for file in tiny_folder.glob("*token*"):
         (folder / file.name).write_bytes(file.read_bytes())
+    return folder, whole
 
+
+def test_the_text_part_of_a_multimodal_checkpoint_loads(tmp_path: Path, tiny_folder: Path):
+    folder, whole = _multimodal(tmp_path, tiny_folder)
     loaded = load(resolve(str(folder)), CPU, torch.float32)
     assert type(loaded.model) is transformers.Gemma3ForCausalLM
     tokens = torch.arange(3, 60).unsqueeze(0)
@@ -210,8 +217,11 @@ def test_no_weights_and_no_tokenizer_are_plain_errors(tiny_folder: Path):
         ({"model_type": "unheard-of"}, "cannot be loaded"),
         ({"hidden_size": "wide"}, "hidden_size is 'wide'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"quantization_config": "x"}, "quantization_config is 'x'"),
+        ({"quantization_config": {}}, "quantization_config is {}"),
+        ({"quantization_config": {"quant_method": None}}, "quantization_config is {'quant_method': None}"),
     ],
-    ids=["remote code", "unknown kind", "wrong type", "no layers"],
+    ids=["remote code", "unknown kind", "wrong type", "no layers", "no map", "empty map", "no method"],
 )
 def test_a_config_that_cannot_be_used_is_a_plain_error(
     tiny_folder: Path, changes: dict[str, object], message: str
@@ -219,6 +229,55 @@ def test_a_config_that_cannot_be_used_is_a_plain_error(
     _change_config(tiny_folder, **changes)
     with pytest.raises(ModelError, match=message):
         load_spec(resolve(str(tiny_folder)))
+
+
+@pytest.mark.parametrize(
+    "kernels",
+    [
+        {"attn_implementation": "flash_attention_2"},
+        {"_attn_implementation": "flash_attention_2"},
+        {"attn_implementation": {"": "owner/kernel"}},
+        {"experts_implementation": "owner/kernel"},
+        {"_experts_implementation": "owner/kernel"},
+        {"attn_implementation": 7},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["llama", "granite"])
+def test_a_config_does_not_choose_the_code_that_attends(
+    tiny_folder: Path, kernels: dict[str, object], family: str
+):
+    # One family is described by its layout, the other by building the model without weights.
+    _change_config(tiny_folder, model_type=family, architectures=None)
+    source = resolve(str(tiny_folder))
+    expected, spec = load(source, CPU, torch.float32).model, load_spec(source)[1]
+    _change_config(tiny_folder, **kernels)
+    assert load_spec(source)[1] == describe(str(tiny_folder)).spec == spec
+    model = load(source, CPU, torch.float32).model
+    assert model.config._attn_implementation == expected.config._attn_implementation
+    tokens = torch.arange(3, 60).unsqueeze(0)
+    assert torch.equal(model(tokens).logits, expected(tokens).logits)
+
+
+def test_nor_does_that_of_a_multimodal_checkpoint(tmp_path: Path, tiny_folder: Path):
+    folder = _multimodal(tmp_path, tiny_folder)[0]
+    _change_config(folder, attn_implementation="owner/kernel")
+    assert load(resolve(str(folder)), CPU, torch.float32).model.config._attn_implementation == "sdpa"
+
+
+def test_a_tokenizer_is_not_blamed_for_a_config(tiny_folder: Path):
+    _change_config(tiny_folder, rms_norm_eps=None)
+    with pytest.raises(ModelError, match="'rms_norm_eps' expected float"):
+        load_tokenizer(resolve(str(tiny_folder)))
+
+
+def test_nor_for_a_lack_of_memory(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
+    with pytest.raises(OutOfMemoryError):
+        load_tokenizer(resolve(str(tiny_folder)))
 
 
 def test_a_config_that_is_no_json_is_a_plain_error(tiny_folder: Path):

@@ -209,6 +209,22 @@ def test_the_stop_tokens_come_from_settings_tokenizer_and_template(tokenizer: Pr
     assert stop_ids(tokenizer) == {0}
 
 
+@pytest.mark.parametrize("named", [2.0, "abc", [[2]], {"a": 2}], ids=str)
+def test_what_is_no_token_stops_no_answer(tokenizer: PreTrainedTokenizerFast, named: object):
+    with pytest.raises(ModelError, match="which is no token"):
+        stop_ids(tokenizer, GenerationConfig(eos_token_id=named))
+
+
+def test_of_several_templates_the_default_counts(tokenizer: PreTrainedTokenizerFast):
+    one = tokenizer.chat_template
+    pieces = ChatPrompt(tokenizer).closing()
+    tokenizer.chat_template = {"tool_use": "x", "default": one}
+    assert ChatPrompt(tokenizer).closing() == pieces
+    tokenizer.chat_template = {"tool_use": "x", "rag": one}
+    with pytest.raises(ModelError, match=r"default one: rag, tool_use\."):
+        ChatPrompt(tokenizer)
+
+
 @pytest.mark.parametrize(
     "text", ["plain", "naïve – 日本語 👩‍🚀!!", "line\n\n  indented", "\N{REPLACEMENT CHARACTER} kept"]
 )

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCa
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models import catalog, gguf, store
 from lrqk_cli.models.catalog import CatalogEntry
+from lrqk_cli.models.loading import load, resolve
 from lrqk_cli.models.progress import PullProgress, folder_bytes
 
 CPU = torch.device("cpu")
@@ -221,6 +222,42 @@ def test_what_belongs_to_a_users_gguf_is_made_once_and_again_when_the_file_chang
     assert store.prepare_gguf(tiny_gguf) == folder
     assert (folder / "gguf.json").stat().st_mtime_ns != first
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.usefixtures("no_preparing")
+def test_what_an_ended_process_left_does_not_stop_the_next(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path / "cache"))
+    folder = store.prepare_gguf(tiny_gguf)
+
+    def end(path: Path, **_: object) -> None:
+        if path.suffix == ".partial":
+            raise KeyboardInterrupt
+
+    os.utime(tiny_gguf, ns=(0, 0))
+    with monkeypatch.context() as ended:
+        ended.setattr("shutil.rmtree", end)
+        with pytest.raises(KeyboardInterrupt):
+            store.prepare_gguf(tiny_gguf)
+    os.utime(tiny_gguf, ns=(1, 1))
+    assert store.prepare_gguf(tiny_gguf) == folder == store.prepared_folder(tiny_gguf)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize(
+    "name",
+    [b"x" * 245, "\N{CYRILLIC SMALL LETTER ZHE}".encode() * 120, b"caf\xe9", b"\xff"],
+    ids=["long", "long in Cyrillic", "Latin 1", "no letter"],
+)
+def test_a_users_gguf_may_have_any_name(
+    name: bytes, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LRQK_CACHE_DIR", str(tmp_path / "cache"))
+    file = tiny_gguf.rename(tmp_path / os.fsdecode(name + b".gguf"))
+    assert load(resolve(str(file)), CPU, torch.float32).spec.num_heads == 4
+    assert store.prepared_folder(file) is not None
 
 
 @pytest.mark.usefixtures("no_preparing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrqk_cli.memory.activations import FLASH_WIDTH
+from lrqk_cli.memory.activations import flash_takes
 
 
 def supports(query: Tensor, *, softcap: float | None, causal: bool, window: int | None, total: int) -> bool:
@@ -16,9 +16,8 @@ def supports(query: Tensor, *, softcap: float | None, causal: bool, window: int 
         return False
     if query.device.type == "cpu":
         return True
-    width = query.shape[-1]
     half = query.dtype in (torch.float16, torch.bfloat16)
-    return query.device.type == "cuda" and half and width % 8 == 0 and width <= FLASH_WIDTH
+    return query.device.type == "cuda" and half and flash_takes(query.shape[-1])
 
 
 def attend(

@@ -35,6 +35,7 @@ def attend(
     """
     heads, group, length, width = query.shape
     total = key.shape[1]
+    key, value = key.float(), value.float()
     # Compute the logits of one block of queries at a time, to limit memory.
     block = max(1, PLAIN_LOGITS // max(1, heads * group * total)) if length else 1
     output = query.new_empty((heads, group, length, width), dtype=torch.float32)
@@ -44,19 +45,28 @@ def attend(
         # A causal block needs no key beyond its newest query, or before the window of its oldest query.
         last = total - length + stop if causal else total
         first = max(0, total - length + start + 1 - window) if causal and window else 0
-        keys = key[:, first:last].float().unsqueeze(1)
-        values = value[:, first:last].float().unsqueeze(1)
-        logits = query[:, :, start:stop].float() @ keys.mT * scaling
-        logits = soft_cap(logits, softcap)
+        visible = None
         if causal:
             visible = _visible(total - length + start, stop - start, first, last, window, query.device)
-            logits = logits.masked_fill(~visible, float("-inf"))
-        block_lse = logits.logsumexp(-1)
-        # Not by the log-sum-exp: where logits are large, it has lost the logarithm of the sum.
-        weights = logits.softmax(-1).masked_fill(block_lse.unsqueeze(-1) == float("-inf"), 0.0)
-        output[:, :, start:stop] = weights @ values
-        lse[:, :, start:stop] = block_lse
+        rows = query[:, :, start:stop].float(), key[:, first:last], value[:, first:last]
+        output[:, :, start:stop], lse[:, :, start:stop] = _attend_at_once(*rows, visible, scaling, softcap)
     return output, lse
+
+
+def _attend_at_once(
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, scaling: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Attend with ``query`` to the keys that ``visible``, ``[S, T]``, marks; all of them for None."""
+    rows = query.shape[1:3]
+    # The queries of a group become one longer sequence: torch would copy the keys for each of them.
+    logits = (query.flatten(1, 2) @ key.mT).unflatten(1, rows) * scaling
+    logits = soft_cap(logits, softcap)
+    if visible is not None:
+        logits = logits.masked_fill(~visible, float("-inf"))
+    lse = logits.logsumexp(-1)
+    # Not by the log-sum-exp: where logits are large, it has lost the logarithm of the sum.
+    weights = logits.softmax(-1).masked_fill(lse.unsqueeze(-1) == float("-inf"), 0.0)
+    return (weights.flatten(1, 2) @ value).unflatten(1, rows), lse
 
 
 def _visible(
