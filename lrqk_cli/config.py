@@ -174,7 +174,7 @@ class LrqkConfig:
         )
         require(
             self.kv_dtype == "bf16" or self.attention != "dense",
-            f"`kv_dtype` {self.kv_dtype} is for rows in host memory, and `dense` keeps them on the device.",
+            f"`kv_dtype` {self.kv_dtype} is for rows in host memory, and `attention` dense has none there.",
             "Choose another `attention`, or leave `kv_dtype` out.",
         )
 
@@ -265,12 +265,20 @@ class GenerationConfig:
             require(
                 math.isfinite(getattr(self, name)), f"`{name}` must be a finite number.", "Write it as 0.7."
             )
-        require(self.temperature >= 0.0, "`temperature` cannot be negative.")
-        require(0.0 < self.top_p <= 1.0, "`top_p` must be above 0 and at most 1.")
-        require(self.sample_top_k >= 0, "`sample_top_k` cannot be negative.")
+        require(
+            self.temperature >= 0.0, "`temperature` cannot be negative.", "Choose 0 or more, such as 0.7."
+        )
+        require(
+            0.0 < self.top_p <= 1.0,
+            "`top_p` must be above 0 and at most 1.",
+            "Choose a number such as 0.9; 1 switches it off.",
+        )
+        require(self.sample_top_k >= 0, "`sample_top_k` cannot be negative.", "0 switches it off.")
         # Beyond these the logits of some models overflow.
         require(
-            0.01 <= self.repetition_penalty <= 100.0, "`repetition_penalty` must be between 0.01 and 100."
+            0.01 <= self.repetition_penalty <= 100.0,
+            "`repetition_penalty` must be between 0.01 and 100.",
+            "Choose a number from 0.01 to 100, such as 1.1; 1 switches it off.",
         )
         require(self.think is None or self.think >= 0, "`think` cannot be negative.", "0 switches it off.")
         require(self.seed is None or -(2**63) <= self.seed < 2**64, "`seed` must fit in 64 bits.")

@@ -67,6 +67,7 @@ COMMAND_LINE = Surface(
         "context": "--ctx",
         # Others on the machine may see command lines.
         "password": "--password or LRQK_PASSWORD",
+        "file": "",
         "undo": "",
     }
 )

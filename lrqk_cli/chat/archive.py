@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -13,6 +13,7 @@ from lrqk_cli.chat.events import AnswerEnd, Reply
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.private_files import make_private_folder, write_private
 from lrqk_cli.chat.protocols import ChatFormat, DocumentLike
+from lrqk_cli.chat.saved_settings import read_settings
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason
 from lrqk_cli.errors import UsageError
@@ -74,6 +75,7 @@ class Archive:
         entries: documents and exchanges, in order.
         tokenizer: what identifies the tokenizer of the answers' tokens; None if there are none.
         endpoint: the address of the server that answered last; None for a model that lrqk loaded itself.
+        wanted: fields of ``LrqkConfig`` that the user set; the others are chosen anew when it goes on.
     """
 
     model: str
@@ -83,6 +85,7 @@ class Archive:
     entries: tuple[SavedDocument | SavedExchange, ...]
     tokenizer: str | None = None
     endpoint: str | None = None
+    wanted: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def documents(self) -> list[SavedDocument]:
@@ -132,6 +135,7 @@ def make_archive(
     config: LrqkConfig | None,
     tokenizer: str | None = None,
     endpoint: str | None = None,
+    wanted: Mapping[str, Any] | None = None,
 ) -> Archive:
     """Return a conversation in the form in which it is saved.
 
@@ -139,6 +143,7 @@ def make_archive(
         config: the settings in force; None if a server has its own.
         tokenizer: what identifies the conversation's tokenizer; None leaves out the answers' tokens.
         endpoint: the address of the server that answers.
+        wanted: the settings that the user set, by field of ``LrqkConfig``.
     """
     entries = list[SavedDocument | SavedExchange]()
     for entry in conversation.entries:
@@ -149,7 +154,8 @@ def make_archive(
             entries.append(SavedExchange(entry.question, entry.answer, tokens))
     system = conversation.prompt.system
     attention = asdict(config) if config is not None else {}
-    return Archive(model, system, generation, attention, tuple(entries), tokenizer, endpoint)
+    wanted = wanted or {}
+    return Archive(model, system, generation, attention, tuple(entries), tokenizer, endpoint, wanted)
 
 
 def saved_document(document: DocumentLike) -> SavedDocument:
@@ -247,7 +253,16 @@ def _read_archive(plain: dict[str, Any]) -> Archive:
         entries=tuple(_read_entry(entry) for entry in _objects(plain, "entries")),
         tokenizer=None if plain.get("tokenizer") is None else _of(str, plain, "tokenizer"),
         endpoint=None if plain.get("endpoint") is None else _of(str, plain, "endpoint"),
+        wanted=read_settings(_wanted(plain)),
     )
+
+
+def _wanted(plain: dict[str, Any]) -> dict[str, Any]:
+    if "wanted" in plain:
+        return _of(dict, plain, "wanted")
+    # Earlier versions wrote what was in force. Of that, nothing but the user chose the type of the rows.
+    kv_dtype = plain["attention"].get("kv_dtype", LrqkConfig().kv_dtype)
+    return {} if kv_dtype == LrqkConfig().kv_dtype else {"kv_dtype": kv_dtype}
 
 
 def _read_generation(plain: dict[str, Any]) -> GenerationConfig:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lrqk_cli.documents.locations import STDIN
 from lrqk_cli.errors import UsageError
 from lrqk_cli.system_errors import reason_of
 
@@ -33,25 +35,27 @@ class BatchQuestion:
 def read_questions(path: Path) -> list[BatchQuestion]:
     """Read a file with one question a line: a JSON object with ``prompt`` and optionally ``id``, or a text.
 
-    A text may be a JSON string. Empty lines are skipped.
+    A text may be a JSON string. Empty lines are skipped. The path ``-`` is standard input.
 
     Raises:
         UsageError: the file cannot be read, a line is broken JSON or has no question, or two lines have the
             same id.
     """
+    where = "standard input" if path == STDIN else str(path)
     try:
-        lines = _lines(path.read_text(encoding="utf-8-sig"))
+        data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+        lines = _lines(data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n"))
     except (OSError, UnicodeDecodeError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"The questions in {path} cannot be read: {reason}.", _HINT) from error
-    questions = [_question(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
+        raise UsageError(f"The questions in {where} cannot be read: {reason}.", _HINT) from error
+    questions = [_question(line, number, where) for number, line in enumerate(lines, 1) if line.strip()]
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            raise UsageError(f"Two questions of {path} have the id '{question.id}'.", "Give each its own.")
+            raise UsageError(f"Two questions of {where} have the id '{question.id}'.", "Give each its own.")
         seen.add(question.id)
     if not questions:
-        raise UsageError(f"There are no questions in {path}.", _HINT)
+        raise UsageError(f"There are no questions in {where}.", _HINT)
     return questions
 
 
@@ -60,18 +64,18 @@ def _lines(text: str) -> list[str]:
     return text.split("\n")
 
 
-def _question(line: str, number: int, path: Path) -> BatchQuestion:
+def _question(line: str, number: int, where: str) -> BatchQuestion:
     text = line.strip()
     try:
         said = json.loads(text) if text.startswith(("{", '"')) else text
     except ValueError:
         if text.startswith("{"):
-            raise UsageError(f"Line {number} of {path} is not valid JSON.", _HINT) from None
+            raise UsageError(f"Line {number} of {where} is not valid JSON.", _HINT) from None
         said = text  # plain text that begins with a quotation mark
     fields = said if isinstance(said, dict) else {"prompt": said}
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise UsageError(f"Line {number} of {path} has no question.", _HINT)
+        raise UsageError(f"Line {number} of {where} has no question.", _HINT)
     return BatchQuestion(str(fields.get("id", number)), prompt.strip(), {"id": number, **fields})
 
 

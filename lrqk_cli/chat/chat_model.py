@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.protocols import DocumentLike, OpeningView
@@ -54,14 +54,17 @@ class ChatModel(Protocol):
         """What the user calls it; empty for the only one of a server."""
 
     @property
-    def attention(self) -> str:
-        """The attention mode that the user set; ``auto`` leaves it open."""
+    def wanted(self) -> Mapping[str, Any]:
+        """The fields of ``LrqkConfig`` that the user set; of a server, those for a model of this machine."""
 
     def named(self, name: str, /) -> ChatModel:
         """Return a request for another model, with the same settings."""
 
-    def for_saved(self, saved: Archive, /, *, is_named: bool) -> ChatModel:
+    def for_saved(self, saved: Archive, /, *, is_named: bool, wanted: Mapping[str, Any]) -> ChatModel:
         """Return a request to go on with a saved conversation: for its model, unless the user named one.
+
+        Args:
+            wanted: its settings of the attention, and those that the user named in their place.
 
         Raises:
             UsageError: the conversation was held elsewhere, and the user has to say where it goes on.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lrqk_cli.chat.archive import Archive, make_archive, saved_document
 from lrqk_cli.chat.journal import Journal, SessionStore
@@ -27,6 +27,7 @@ class ChatSession:
 
     Attributes:
         saved: the conversation to go on with; None for a new one.
+        wanted: the settings that the user set for it, by field of ``LrqkConfig``.
     """
 
     def __init__(self, journal: Journal | None, *, is_named: bool = False) -> None:
@@ -34,6 +35,7 @@ class ChatSession:
         self._is_named = is_named
         self._has_recorded = False
         self.saved: Archive | None = journal.archive() if journal is not None else None
+        self.wanted: Mapping[str, Any] = {}
 
     @property
     def name(self) -> str | None:
@@ -66,10 +68,8 @@ class ChatSession:
         if self._journal is None or not (session.conversation.exchanges or self.name):
             return
         generation, tokenizer = session.generation, opened.tokenizer_id()
-        standing = session.conversation
-        self._journal.record(
-            make_archive(standing, opened.model, generation, session.config, tokenizer, opened.endpoint)
-        )
+        settings = generation, session.config, tokenizer, opened.endpoint, self.wanted
+        self._journal.record(make_archive(session.conversation, opened.model, *settings))
         self._has_recorded = True
 
     def save_as(self, name: str, archive: Archive, *, replaces: bool = False) -> str:

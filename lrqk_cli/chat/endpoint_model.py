@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lrqk_cli.chat.archive import Archive
 from lrqk_cli.chat.chat import Chat
@@ -29,15 +30,16 @@ class EndpointModel:
 
     client: EndpointClient
     name: str = ""
-    attention: str = field(default="auto", init=False)
+    wanted: Mapping[str, Any] = field(default_factory=dict)
 
     def named(self, name: str) -> EndpointModel:
         """Return a request for another model of the server."""
         return replace(self, name=name)
 
-    def for_saved(self, saved: Archive, *, is_named: bool) -> EndpointModel:
+    def for_saved(self, saved: Archive, *, is_named: bool, wanted: Mapping[str, Any]) -> EndpointModel:
         """See ``ChatModel``; a conversation of another place goes on with the model of this server."""
-        return self if is_named or saved.endpoint != self.client.url else self.named(saved.model)
+        name = self.name if is_named or saved.endpoint != self.client.url else saved.model
+        return replace(self, name=name, wanted=wanted)
 
     def choices(self) -> list[str]:
         """Return the names of the models that the server listed last."""

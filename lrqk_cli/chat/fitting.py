@@ -40,8 +40,11 @@ def check_fit(
         return
     kept = f" and {room:,} for the answer" if room > 1 else ""
     message = f"The text needs {needed:,} tokens{kept}, but the context holds {context:,}."
-    what_fits = _what_fits(needed + room - context, documents, pages)
-    undo = "" if documents else " `undo` takes back the last one."
+    if not documents and needed < min(room, context):  # it is the answer that takes the room
+        what_fits, undo = f"Lower `max_new_tokens` to {context - needed}", ""
+    else:
+        what_fits = _what_fits(needed + room - context, documents, pages)
+        undo = "" if documents else " `undo` takes back the last one."
     raise ContextLengthError(message, f"{what_fits}{_where_all_fits(needed + room, limit)}.{undo}")
 
 

@@ -68,11 +68,6 @@ class ModelRequest:
     weights: WeightChoice = "auto"
     cache: CacheChoice = field(default_factory=CacheChoice)
 
-    @property
-    def attention(self) -> str:
-        """The attention mode that the user set; ``auto`` leaves it to the planner."""
-        return str(self.wanted.get("attention", "auto"))
-
 
 @dataclass(frozen=True, slots=True)
 class OpenSession(OpenChat):

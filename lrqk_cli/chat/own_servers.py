@@ -45,6 +45,7 @@ class Announcement:
         context: tokens that it holds; ``max_context``: the most that its model can.
         source_id: what identifies the model's files, see ``fingerprint.source_id``.
         settings: what it was started with, see ``settings_of``.
+        reasons: whether the model can reason.
         version: of lrqk.
     """
 
@@ -55,6 +56,7 @@ class Announcement:
     max_context: int
     source_id: str
     settings: Mapping[str, Any]
+    reasons: bool
     version: str = __version__
 
 

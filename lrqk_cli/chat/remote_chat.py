@@ -20,6 +20,7 @@ from lrqk_cli.engine.events import PrefillProgress
 from lrqk_cli.errors import UsageError
 
 _DEFAULTS = GenerationConfig()
+_NO_REASONING = "Leave `think` off, or choose a model that reasons."
 
 
 class RemoteChat(Chat):
@@ -47,10 +48,10 @@ class RemoteChat(Chat):
         documents: Sequence[DocumentLike],
         generation: GenerationConfig,
     ) -> None:
-        _check(generation)
-        super().__init__(EstimatedFormat(system, generation.thinks), documents, generation)
         self._client = client
         self._model = model
+        self._check(generation)
+        super().__init__(EstimatedFormat(system, generation.thinks), documents, generation)
         self._told_of_reasoning = False
         # Tokens by the server's count, and by ours, after the last answer.
         self._counted = (0, 0)
@@ -113,14 +114,16 @@ class RemoteChat(Chat):
             answer = run.result(is_stopped=cancelled())
             self._keep(exchange, answer)
             yield answer
-        except Exception:
+        except Exception as error:
             if exchange in self.conversation.entries:
                 self.conversation.cut(exchange)
+            if isinstance(error, UsageError) and drawn.thinks and "reasoning" in error.message:
+                error.hint = _NO_REASONING  # the server names a field that nobody has typed
             raise
 
     def set_generation(self, generation: GenerationConfig) -> None:
         """See ``Chat``."""
-        _check(generation)
+        self._check(generation)
         super().set_generation(generation)
 
     def adjust(self, config: LrqkConfig) -> None:  # noqa: ARG002
@@ -180,7 +183,16 @@ class RemoteChat(Chat):
         *,
         leaves_room: bool,  # noqa: ARG002
     ) -> None:
-        _check(generation)
+        self._check(generation)
+
+    def _check(self, generation: GenerationConfig) -> None:
+        """Refuse a setting on which the server would not act."""
+        if generation.think is not None and generation.think > 0:
+            raise UsageError(
+                "A server limits the reasoning of its model itself.", "Choose `think` on or off."
+            )
+        if generation.thinks and self._model.reasons is False:
+            raise UsageError(f"The model {self._model.name} does not reason.", _NO_REASONING)
 
     def _forget(self, entry: Entry) -> None:
         self.conversation.cut(entry)
@@ -190,9 +202,3 @@ class RemoteChat(Chat):
 
     def _start_again(self) -> None:
         self._counted = (0, 0)
-
-
-def _check(generation: GenerationConfig) -> None:
-    """Refuse a setting that no server would act on."""
-    if generation.think is not None and generation.think > 0:
-        raise UsageError("A server limits the reasoning of its model itself.", "Choose `think` on or off.")

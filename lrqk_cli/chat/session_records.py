@@ -11,6 +11,7 @@ from typing import Any
 
 from lrqk_cli.chat.archive import Archive, SavedDocument, SavedExchange, SavedSection, read_archive
 from lrqk_cli.chat.printable import to_json
+from lrqk_cli.chat.saved_settings import plain_settings
 from lrqk_cli.chat.session_database import damaged, has_index
 from lrqk_cli.errors import UsageError
 
@@ -36,7 +37,8 @@ def head_of(archive: Archive) -> str:
     """Return JSON of all but the entries."""
     names = "model", "system", "attention", "tokenizer", "endpoint"
     plain = {name: getattr(archive, name) for name in names}
-    return to_json({**plain, "generation": asdict(archive.generation)})
+    settings = {"generation": asdict(archive.generation), "wanted": plain_settings(archive.wanted)}
+    return to_json({**plain, **settings})
 
 
 def row_of(entry: SavedDocument | SavedExchange) -> EntryRow:

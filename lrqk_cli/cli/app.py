@@ -99,10 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             # Outside click's standalone mode an early typer.Exit is returned as its code.
             code = app(args=arguments, prog_name="lrqk", standalone_mode=False, obj=invocation) or 0
             if code == EXIT_INTERRUPTED:
-                code = report(KeyboardInterrupt(), invocation.debug)
+                code = report(KeyboardInterrupt(), invocation)
             sys.stdout.flush()
         except Exception as error:
-            code = report(signals.raised or error, invocation.debug)
+            code = report(signals.raised or error, invocation)
         except (KeyboardInterrupt, SystemExit) as error:
-            code = report(error, invocation.debug)
+            code = report(error, invocation)
     sys.exit(code)

@@ -196,8 +196,18 @@ def setting_of(option: str) -> str:
 class AttentionChoices:
     """The values of a command's attention options."""
 
-    def __init__(self, context: typer.Context, values: Mapping[str, Any]) -> None:
+    def __init__(
+        self, context: typer.Context, values: Mapping[str, Any], said: Collection[str] | None = None
+    ) -> None:
         self._context = context
+        self._given = frozenset(on_command_line(context, values))
+        self._said = set(filter(self._is_said, values) if said is None else said)
+        if values.get("attention") == "auto":
+            self._said.discard("attention")
+        if values.get("attention") == "dense" and "kv_dtype" not in self._given:
+            # It waits for runs with rows in host memory.
+            values = {**values, "kv_dtype": _DEFAULT.kv_dtype}
+            self._said.discard("kv_dtype")
         self._values = values
 
     @property
@@ -213,18 +223,31 @@ class AttentionChoices:
     def said(self) -> dict[str, Any]:
         """The fields of ``config`` that the user set: by a flag, a variable or the config file.
 
-        ``--attention auto`` sets none.
+        ``--attention auto`` sets none. Whether they contradict each other is left to ``config``.
         """
-        config = self.config
-        said = {"als" if name in ALS_OPTIONS else name for name in self._values if self._is_said(name)}
-        return {field.name: getattr(config, field.name) for field in fields(config) if field.name in said}
+        said = {name: self._values[name] for name in self._said - ALS_OPTIONS}
+        if self._said & ALS_OPTIONS:
+            said["als"] = AlsConfig(**{name.removeprefix("als_"): self._values[name] for name in ALS_OPTIONS})
+        return {field.name: said[field.name] for field in fields(LrqkConfig) if field.name in said}
 
     @property
     def asked(self) -> list[str]:
         """The options on the command line that ask for something, see ``config.asks``."""
         config = self.config
-        given = on_command_line(self._context, self._values)
-        return [name for name in given if asks(config, setting_of(name))]
+        return [name for name in sorted(self._given) if asks(config, setting_of(name))]
+
+    def going_on(self, kept: Mapping[str, Any]) -> AttentionChoices:
+        """Return the choices for a conversation that goes on: its own, and those of the command line.
+
+        Args:
+            kept: what was ``said`` for it so far.
+        """
+        own = {name: value for name, value in kept.items() if name != "als"}
+        if als := kept.get("als"):
+            own |= {f"als_{field.name}": getattr(als, field.name) for field in fields(als)}
+        given = {name: self._values[name] for name in self._given}
+        defaults = {name: parameter.default for name, parameter in _OPTIONS.items()}
+        return AttentionChoices(self._context, {**defaults, **own, **given}, own.keys() | given.keys())
 
     def refuse_idle(self) -> None:
         """Refuse an option on the command line that another setting makes meaningless.
@@ -236,13 +259,15 @@ class AttentionChoices:
         """
         for name in map(setting_of, self.asked):
             if missing := missing_for(self.config, name):
+                verb = "Choose" if missing.split("`")[1] in self._given else "Add"
                 raise UsageError(
-                    f"`{name}` has no meaning without {missing}.", f"Add {missing}, or leave `{name}` out."
+                    f"`{name}` has no meaning without {missing}.",
+                    f"{verb} {missing}, or leave `{name}` out.",
                 )
 
     def _is_said(self, name: str) -> bool:
         source = self._context.get_parameter_source(name)
-        return source is not None and source.name != "DEFAULT" and self._values[name] != "auto"
+        return source is not None and source.name != "DEFAULT"
 
 
 def with_attention_options(without: Collection[str] = ()) -> Callable[[Command], Command]:

@@ -81,7 +81,7 @@ def chat(
             "--no-history records nothing, and --session and --continue record the conversation.",
             "Leave one of them out, as a variable and in the config file too.",
         )
-    if endpoint is not None:
+    if endpoint:
         chosen: ChatModel = endpoints.model_at(context, endpoint, model)
     else:
         warn_of_transformers()
@@ -89,7 +89,8 @@ def chat(
         from lrqk_cli.chat.opening import ModelRequest
 
         number_format = None if dtype == "auto" else dtype
-        attention.refuse_idle()
+        if session is None and not continue_:  # otherwise its settings count too
+            attention.refuse_idle()
         cache, wanted = options.cache_choice(context, no_cache, cache_size), attention.said
         request = ModelRequest(
             model, device, number_format, offload_weights, ctx, vram, ram, wanted, threads, weights, cache
@@ -113,10 +114,11 @@ def chat(
         view.note("All questions have been answered.")
         return
     read = partial(_read_documents, password=password, limits=limits, view=view)
-    documents = read(paths, PageSelection.parse(pages) if pages is not None else None)
+    waits = not options.on_command_line(context, {"pages"})
+    documents = read(paths, PageSelection.parse(pages, waits=waits) if pages is not None else None)
     keeps = asked is None and not no_history
     with chat_sessions.opened(context, session, continue_, documents, keeps=keeps, view=view) as kept:
-        begun = chat_sessions.go_on(context, kept, chosen, system, generation)
+        begun = chat_sessions.go_on(context, kept, chosen, attention, system, generation)
         if asked is not None:
             questions.refuse_unsampled(context, begun[2])
             with chat_sessions.conversation(kept, *begun, documents, view, asked.to_reserve()) as opened:

@@ -42,8 +42,8 @@ Prompt = Annotated[
     list[str],
     _answer_option(
         "--prompt",
-        "Ask this, print the answer and exit; repeat it for follow-up questions. Without it, a piped "
-        "text is the question, and on a terminal a chat starts.",
+        "Ask this, print the answer and exit; repeat it for follow-up questions, - for standard input. "
+        "Without it, a piped text is the question, and on a terminal a chat starts.",
         "TEXT",
     ),
 ]
@@ -52,7 +52,7 @@ PromptsFile = Annotated[
     _answer_option(
         "--prompts-file",
         "Ask each question of this file separately: one a line, as text or as a JSON object with "
-        "prompt and id.",
+        "prompt and id; - for standard input.",
         "PATH",
     ),
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lrqk_cli.cli import options
+from lrqk_cli.cli.attention_options import AttentionChoices
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.errors import LrqkError, UsageError
 
@@ -58,15 +59,26 @@ def go_on(
     context: typer.Context,
     chat_session: ChatSession,
     model: ChatModel,
+    attention: AttentionChoices,
     system: str | None,
     generation: GenerationConfig,
 ) -> tuple[ChatModel, str | None, GenerationConfig]:
-    """Return the model and the settings to go on with: those of the session, unless a flag names others."""
+    """Return the model and the settings to go on with: those of the session, unless a flag names others.
+
+    Raises:
+        UsageError: a flag would not act beside them, or contradicts one.
+    """
     saved = chat_session.saved
     if saved is None:
+        if not context.params["endpoint"]:
+            attention.refuse_idle()
+        chat_session.wanted = model.wanted
         return model, system, generation
+    attention = attention.going_on(saved.wanted)
+    attention.refuse_idle()
     given = options.on_command_line(context, {"model", "system"} | _GENERATION)
-    model = model.for_saved(saved, is_named="model" in given)
+    model = model.for_saved(saved, is_named="model" in given, wanted=attention.said)
+    chat_session.wanted = model.wanted
     system = system if "system" in given else saved.system
     named = {field: getattr(generation, field) for field in _GENERATION & set(given)}
     generation = replace(saved.generation, **named)

@@ -21,7 +21,8 @@ Endpoint = Annotated[
     options.model_option(
         "--endpoint",
         "Let a server answer that speaks the OpenAI protocol, such as http://localhost:8000. --model names "
-        "one of its models, and LRQK_API_KEY or OPENAI_API_KEY holds its key.",
+        "one of its models, and LRQK_API_KEY or OPENAI_API_KEY holds its key. An empty text asks none, "
+        "whatever a variable or the config file says.",
         "URL",
     ),
 ]
@@ -56,8 +57,8 @@ def model_at(context: typer.Context, url: str, model: str) -> ChatModel:
 
     Args:
         context: of the command; tells which options were given.
-        model: the value of ``--model``, which counts if it was given on the command line, or where
-            ``--endpoint`` was: elsewhere it may be that of a model to load.
+        model: the value of ``--model``, which counts if it was given on the command line: in a variable or
+            the config file it is that of a model to load.
 
     Raises:
         UsageError: the address is none, or an option was given that would not act.
@@ -65,13 +66,13 @@ def model_at(context: typer.Context, url: str, model: str) -> ChatModel:
     for name in options.on_command_line(context, _OF_THIS_PROCESS):
         raise UsageError(
             f"{flag(name)} is for a model that lrqk loads itself, and --endpoint asks a server.",
-            f"Leave {flag(name)} out, or set it where the server is started.",
+            f"Leave {flag(name)} out"
+            + ("." if name == "no_server" else ", or set it where the server is started."),
         )
     from lrqk_cli.chat.endpoint_model import EndpointModel
     from lrqk_cli.endpoint.client import EndpointClient
 
-    source = context.get_parameter_source
-    is_named = source("model") == source("endpoint") or options.on_command_line(context, {"model"})
+    is_named = options.on_command_line(context, {"model"})
     return EndpointModel(EndpointClient(url, _key()), model if is_named else "")
 
 

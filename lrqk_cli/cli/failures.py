@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,8 +15,10 @@ from typing import Any
 
 import typer
 
-from lrqk_cli.errors import LrqkError, ModelError, OutOfMemoryError
+from lrqk_cli.cli.options import Invocation
+from lrqk_cli.errors import LrqkError, ModelError, OutOfMemoryError, UsageError
 from lrqk_cli.memory.exhaustion import is_out_of_memory
+from lrqk_cli.naming import COMMAND_LINE
 from lrqk_cli.terminal.console import (
     print_failure,
     print_message,
@@ -38,6 +41,7 @@ _ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "
 _PUT_OFF_S = 0.05
 # Seconds in which a process that a signal ends puts things in order.
 _LOST_S = 5.0
+_FLAG = re.compile("--[a-z][a-z-]*")
 _HELP_HINT = "Run the command with --help to see what it takes."
 _DEBUG_HINT = "Run it again with --debug to see the traceback, and please report it."
 
@@ -163,10 +167,10 @@ def warn_of_transformers() -> None:
         print_message(stderr_console(), "Warning", "yellow", warning)
 
 
-def report(error: BaseException, debug: bool) -> int:
-    """Print the failure that ended the run, with ``debug`` its traceback too; return the exit code."""
+def report(error: BaseException, invocation: Invocation) -> int:
+    """Print the failure that ended the run, in debug mode its traceback too; return the exit code."""
     console = stderr_console()
-    if debug:
+    if invocation.debug:
         print_traceback(console, error)
     if isinstance(error, KeyboardInterrupt | SystemExit):
         # A signal comes at any moment, also when the cursor has just been hidden.
@@ -182,7 +186,8 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, OSError):
         _flush_stdout()
     if isinstance(error, LrqkError):
-        print_failure(console, error.message, error.hint or _HELP_HINT * (error.exit_code == EXIT_USAGE))
+        hint = error.hint or _HELP_HINT * (error.exit_code == EXIT_USAGE)
+        print_failure(console, " ".join([error.message, *_origins(error, invocation.context)]), hint)
         return error.exit_code
     if isinstance(error, CommandLineError):
         print_failure(console, *_explain_usage(error))
@@ -192,7 +197,7 @@ def report(error: BaseException, debug: bool) -> int:
         sentence = f"The installed transformers cannot be used: {detail}."
         print_failure(console, sentence, f"Run: pip install '{requirement()}'")
         return ModelError.exit_code
-    print_unexpected(console, error, "" if debug else _DEBUG_HINT)
+    print_unexpected(console, error, "" if invocation.debug else _DEBUG_HINT)
     return OutOfMemoryError.exit_code if is_out_of_memory(error) else EXIT_UNEXPECTED
 
 
@@ -221,11 +226,27 @@ def _explain_usage(error: Exception) -> tuple[str, str]:
     message += "" if message.endswith((".", "?", ")")) else "."
     context = getattr(error, "ctx", None)
     parameter = getattr(error, "param", None)
-    source = context.get_parameter_source(parameter.name) if context and parameter else None
-    origin = {"ENVIRONMENT": f"variable {getattr(parameter, 'envvar', '')}", "DEFAULT_MAP": "config file"}
-    if source is not None and source.name in origin:
-        message += f" It comes from the {origin[source.name]}."
+    if context and parameter and (origin := _origin(context, parameter)):
+        message += f" It comes from the {origin}."
     command = context.command_path if context else "lrqk"
     cause = error.__cause__
     hint = cause.hint if isinstance(cause, LrqkError) else f"Run '{command} --help' to see what there is."
     return message, hint
+
+
+def _origins(error: LrqkError, context: typer.Context | None) -> list[str]:
+    """Return a sentence for each option in a failure that a variable or the config file has set."""
+    if context is None:
+        return []
+    said = f"{error.message} {error.hint if isinstance(error, UsageError) else ''}"
+    flags = dict.fromkeys(_FLAG.findall(COMMAND_LINE.message(said)))
+    options = {flag: parameter for parameter in context.command.params for flag in parameter.opts}
+    found = {flag: _origin(context, options[flag]) for flag in flags if flag in options}
+    return [f"{flag} comes from the {origin}." for flag, origin in found.items() if origin]
+
+
+def _origin(context: Any, parameter: Any) -> str:
+    """Return where the value of an option comes from, if not from the command line; else an empty text."""
+    source = context.get_parameter_source(parameter.name)
+    known = {"ENVIRONMENT": f"variable {parameter.envvar}", "DEFAULT_MAP": "config file"}
+    return known.get(source.name, "") if source is not None else ""

@@ -64,14 +64,22 @@ memory_size = partial(option, metavar="SIZE", parse=parse_bytes, panel="Memory")
 
 
 def _set_debug(context: typer.Context, debug: bool) -> bool:
-    context.ensure_object(Invocation).debug |= debug
+    invocation = context.ensure_object(Invocation)
+    invocation.debug |= debug
+    invocation.context = context
     return debug
 
 
 class Invocation:
-    """The state of the whole run: ``debug`` shows tracebacks."""
+    """The state of the whole run.
+
+    Attributes:
+        debug: show tracebacks.
+        context: of the command, once it is known.
+    """
 
     debug = False
+    context: typer.Context | None = None
 
 
 Debug = Annotated[
@@ -219,7 +227,10 @@ def cache_choice(context: typer.Context, no_cache: bool, cache_size: int | None)
     from lrqk_cli.chat.keeping import CacheChoice
 
     if no_cache and on_command_line(context, {"cache_size"}):
-        raise UsageError("--no-cache stores nothing, and --cache-size limits it.", "Leave one of them out.")
+        raise UsageError(
+            "--no-cache stores nothing, and --cache-size limits it.",
+            "Leave one of them out, as a variable and in the config file too.",
+        )
     return CacheChoice(not no_cache, cache_size)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lrqk_cli.terminal.oneshot import QuestionSet
 
 _DEFAULT = GenerationConfig()
+# A question that is read from standard input.
+_FROM_STDIN = "-"
 
 
 def read_asked(
@@ -39,17 +41,20 @@ def read_asked(
     if prompts_file is not None:
         if prompts:
             raise UsageError("--prompt and --prompts-file were both given.", "Choose one of them.")
+        if prompts_file == STDIN:
+            _refuse_shared(files, "Give the questions in a file.")
         return _from_file(prompts_file, answers_file)
-    if answers_file is not None:
+    if options.on_command_line(context, {"answers_file"}):
         raise UsageError("--answers-file needs --prompts-file.", "Print a single answer to a file with >.")
     prompts = _whole_prompts(context, prompts)
     if not prompts and not sys.stdin.isatty():
-        if STDIN in files:
-            raise UsageError(
-                "The document and the question cannot both come from standard input.",
-                "Give the question with --prompt.",
-            )
-        prompts = [_piped()]
+        prompts = [_FROM_STDIN]
+    if _FROM_STDIN in prompts:
+        _refuse_shared(files, "Give the question with --prompt.")
+        if prompts.count(_FROM_STDIN) > 1:
+            raise UsageError("Only one question can come from standard input.", "Write the others out.")
+        piped = _piped()
+        prompts = [piped if prompt == _FROM_STDIN else prompt for prompt in prompts]
     if not prompts:
         if as_json or STDIN in files or not sys.stdout.isatty():
             reason = "--json prints answers" if as_json else "A chat needs a terminal on both sides"
@@ -73,6 +78,11 @@ def refuse_unsampled(context: typer.Context, generation: GenerationConfig) -> No
     }
     if generation.temperature == 0:
         options.refuse_without(context, limits, "a --temperature above 0")
+
+
+def _refuse_shared(files: Sequence[Location], hint: str) -> None:
+    if STDIN in files:
+        raise UsageError("The document and the question cannot both come from standard input.", hint)
 
 
 def _piped() -> str:

@@ -144,6 +144,7 @@ def serve(
             max_context=opened.session.max_context,
             source_id=opened.source_id or "",
             settings=settings_of(request),
+            reasons=service.worker.reasons,
         )
         _run(service, listening, announcement, view)
 

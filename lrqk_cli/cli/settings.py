@@ -25,6 +25,8 @@ from lrqk_cli.user_folders import expanded, user_folder
 
 CONFIG_VARIABLE = "LRQK_CONFIG"
 _PREFIX = "LRQK_"
+# Of a variable that may have been meant: names such as VERSION and SESSION have much in common.
+_LIKENESS = 0.8
 # Variables that are no option's. The last two are of lrqk's tests.
 _OTHERS = (CONFIG_VARIABLE, "LRQK_CACHE_DIR", "LRQK_MANAGED_MEMORY", "LRQK_RECORD", "LRQK_TEST_DATA")
 
@@ -41,7 +43,7 @@ def unread_variables(of_options: Iterable[str]) -> list[str]:
     set_here = {name.removeprefix(_PREFIX) for name in os.environ if name.startswith(_PREFIX)}
     warnings = []
     for name in sorted(set_here - known):
-        close = get_close_matches(name, sorted(known), 1)
+        close = get_close_matches(name, sorted(known), 1, _LIKENESS)
         hint = f"Did you mean {_PREFIX}{close[0]}?" if close else "'lrqk COMMAND --help' has the options."
         warnings.append(f"The variable {_PREFIX}{name} sets no option. {hint}")
     return warnings

@@ -17,18 +17,20 @@ class PageSelection:
 
     Attributes:
         ranges: first and last page, both included; last is None for "to the end".
+        waits: it is for documents with pages alone; others are read whole, and not refused.
     """
 
     ranges: tuple[tuple[int, int | None], ...]
+    waits: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> PageSelection:
+    def parse(cls, text: str, *, waits: bool = False) -> PageSelection:
         """Read ``3-20,25``; ``3-`` and ``-20`` are open at one end.
 
         Raises:
             UsageError: the text names no pages.
         """
-        return cls(tuple(_parse_range(part, text) for part in text.split(",")))
+        return cls(tuple(_parse_range(part, text) for part in text.split(",")), waits)
 
     def __str__(self) -> str:
         """The selection as ``parse`` reads it."""
@@ -66,9 +68,9 @@ def refuse_pages(pages: PageSelection | None, title: str) -> None:
     """Refuse a page selection for a document without pages.
 
     Raises:
-        UsageError: ``pages`` is a selection.
+        UsageError: ``pages`` is a selection that does not wait.
     """
-    if pages is not None:
+    if pages is not None and not pages.waits:
         raise UsageError(
             f"`pages` {pages} was asked for, but {title} has no pages.",
             "Leave `pages` out, or give it with PDF files and slides only.",

@@ -123,7 +123,7 @@ def _unlock(reader: PdfReader, source: SourceFile, password: Password) -> str:
     if given:
         raise DocumentError(
             f"{source.title} is encrypted, and the password is wrong.",
-            "Check `password`.",
+            "Check the password. Type `file` again." if callable(password) else "Check `password`.",
         )
     raise DocumentError(
         f"{source.title} is encrypted, and no password was given.",

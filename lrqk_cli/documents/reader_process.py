@@ -77,6 +77,7 @@ class ReaderProcess:
             "suffix": source.declared_suffix,
             "charset": source.charset,
             "pages": None if options.pages is None else str(options.pages),
+            "waits": options.pages is not None and options.pages.waits,
             "asks": callable(options.password),
             "password": None if callable(options.password) else options.password,
         }

@@ -93,7 +93,7 @@ def read_documents(
     Raises:
         DocumentError: a URL cannot be fetched, a file is missing, damaged, encrypted, not text or without
             text, a folder has nothing to read, a document ends before a selected page, or a limit is hit.
-        UsageError: ``pages`` is set, and a document has no pages.
+        UsageError: ``pages`` is set and does not wait, and a document has no pages.
     """
     limits = limits or ReadLimits()
     left_out: dict[Path, list[str]] = {}

@@ -117,7 +117,7 @@ class _Worker:
     def _read(self, request: Message, data: bytes) -> Message:
         declared, pages = (request["suffix"], request["charset"]), request["pages"]
         source = _source(request["read"], request["title"], data, *declared)
-        selection = None if pages is None else PageSelection.parse(pages)
+        selection = None if pages is None else PageSelection.parse(pages, waits=request["waits"])
         password: Password = self._ask if request["asks"] else request["password"]
         options = ReadOptions(selection, password, self._tell, self._tell_scan, self.memory)
         document = read_source(source, options)

@@ -21,11 +21,13 @@ class ServedModel:
     Attributes:
         context: the most tokens of its context; None if the server does not say.
         is_lrqk: ``lrqk serve`` serves it, which takes documents as such and tells more of its answers.
+        reasons: whether it can reason; None if the server does not say.
     """
 
     name: str
     context: int | None
     is_lrqk: bool
+    reasons: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def read_models(plain: object) -> list[ServedModel] | None:
     if not isinstance(entries, list):
         return None
     return [
-        ServedModel(entry["id"], _context(entry), entry.get("owned_by") == _OWN)
+        ServedModel(entry["id"], _context(entry), entry.get("owned_by") == _OWN, _reasons(entry))
         for entry in entries
         if isinstance(entry, dict) and isinstance(entry.get("id"), str)
     ]
@@ -125,6 +127,11 @@ def _context(entry: Mapping[str, Any]) -> int | None:
     """Return the context of a model, as lrqk names it, vLLM and SGLang, or llama-server."""
     named = count_of(entry, "context_length") or count_of(entry, "max_model_len")
     return named or count_of(_object(entry, "meta"), "n_ctx") or None
+
+
+def _reasons(entry: Mapping[str, Any]) -> bool | None:
+    reasons = entry.get("reasons")
+    return reasons if isinstance(reasons, bool) else None
 
 
 def _usage(plain: Mapping[str, Any]) -> TokenUsage | None:

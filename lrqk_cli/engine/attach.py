@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lrqk_cli.attention.cache import LrqkCache
 from lrqk_cli.attention.hook import attached
-from lrqk_cli.config import LrqkConfig
+from lrqk_cli.config import LrqkConfig, require
 from lrqk_cli.models.support import spec_from_config
 
 
@@ -36,7 +36,11 @@ def attach(
     Raises:
         UnsupportedModelError: the model needs a feature that the engine does not implement.
         OutOfMemoryError: the KV rows do not fit in host memory.
+        UsageError: ``context`` is below 1.
     """
+    require(
+        context is None or context > 0, "`context` must be at least 1.", "Leave it out for the model's limit."
+    )
     spec = spec_from_config(model.config, type(model).__name__)
     with attached(model):
         cache = LrqkCache(

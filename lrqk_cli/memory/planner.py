@@ -263,7 +263,7 @@ def _nearest(task: PlanTask) -> str:
     if task.dtype == "float32" and (half := longest_context(task.spec, "bfloat16", *arguments)):
         return f"Choose `dtype` bfloat16, where `context` {half} fits."
     if task.wanted and (free := longest_context(task.spec, task.dtype, *arguments[:3])):
-        return f"Leave {', '.join(f'`{name}`' for name in task.wanted)} out: then `context` {free} fits."
+        return f"Without {', '.join(f'`{name}`' for name in task.wanted)}, `context` {free} fits."
     if task.vram is None:
         return "Choose a smaller model."
     return "Choose a smaller model, or use `offload_weights`."

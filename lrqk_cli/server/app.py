@@ -214,7 +214,12 @@ async def _resumed(first: str, rest: AsyncGenerator[str, None]) -> AsyncIterator
 
 
 def _entry_of_model(service: Service) -> listings.ModelEntry:
-    return listings.ModelEntry(id=service.model, created=service.began, context_length=service.context)
+    return listings.ModelEntry(
+        id=service.model,
+        created=service.began,
+        context_length=service.context,
+        reasons=service.worker.reasons,
+    )
 
 
 def _entry_of_file(file: UploadedFile) -> listings.FileEntry:

@@ -8,13 +8,14 @@ from pydantic import BaseModel
 
 
 class ModelEntry(BaseModel):
-    """The model that is served."""
+    """The model that is served; ``reasons`` if it can do so before it answers."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["lrqk"] = "lrqk"
     context_length: int
+    reasons: bool
 
 
 class ModelList(BaseModel):

@@ -1,6 +1,7 @@
 """The requests of the OpenAI protocol, as far as this server knows them.
 
-A field that would not act is refused; fields that only label a request may be sent.
+A field that would not act is refused; fields that only label a request may be sent. Settings of an answer
+have the bounds of ``GenerationConfig``, so that a server refuses nothing that a chat takes.
 """
 
 from __future__ import annotations
@@ -127,12 +128,12 @@ class SampledRequest(_Request):
     model: _Text
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: _Text | Annotated[list[_Text], Field(max_length=16)] | None = None
     n: _One | None = None
     frequency_penalty: _Zero | None = None
@@ -145,7 +146,7 @@ class ChatRequest(SampledRequest):
     """The body of ``/v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     response_format: _Form | None = None
     logprobs: bool | None = None

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 
+# Fields that clients send, and the only value of each that asks for nothing.
+_ONLY = {
+    "best_of": "1",
+    "echo": "false",
+    "frequency_penalty": "0",
+    "n": "1",
+    "presence_penalty": "0",
+    "store": "false",
+    "suffix": "null",
+    "tools": "an empty list",
+}
 # Characters of a client's word that are repeated.
 _MOST_WORD = 80
 
@@ -19,7 +30,7 @@ def invalid_field(error: RequestValidationError) -> tuple[str, str]:
     """
     faults = [(_place(fault, error.body), fault) for fault in error.errors()]
     place, fault = max(faults, key=lambda each: len(each[0]))
-    return ".".join(place), _words(fault)
+    return ".".join(place), _words(fault, place)
 
 
 def _place(fault: Mapping[str, Any], value: Any) -> list[str]:
@@ -36,7 +47,11 @@ def _place(fault: Mapping[str, Any], value: Any) -> list[str]:
     return place
 
 
-def _words(fault: Mapping[str, Any]) -> str:
+def _words(fault: Mapping[str, Any], place: Sequence[str]) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "This field is not supported"
+    if place and place[0] in _ONLY and not fault["type"].endswith("_type"):
+        return f"This is not supported, only {_ONLY[place[0]]} is"
     if fault["type"] == "union_tag_invalid":
         given, known = fault["ctx"]["tag"], fault["ctx"]["expected_tags"]
         return f"The type '{given[:_MOST_WORD]}' is not supported, only {known} are"

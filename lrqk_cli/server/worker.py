@@ -14,7 +14,7 @@ from lrqk_cli.chat.events import Answer, ReasoningDelta, TextDelta
 from lrqk_cli.chat.protocols import ChatFormat
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.engine.events import PrefillProgress
-from lrqk_cli.errors import LrqkError
+from lrqk_cli.errors import LrqkError, UsageError
 from lrqk_cli.memory.exhaustion import out_of_memory
 from lrqk_cli.server.dialogue import Dialogue, continued
 from lrqk_cli.server.fair_queue import FairQueue, QueueFullError
@@ -97,6 +97,9 @@ class EngineWorker:
         limit: jobs that may wait; see ``FairQueue``.
         plain: the format of texts that the model goes on with.
         report: called with the traceback of a failure that nobody expected.
+
+    Attributes:
+        reasons: whether the model can reason before it answers.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class EngineWorker:
         self._running: Job | None = None
         self._is_closing = False
         prompt = session.conversation.prompt
+        self.reasons = _reasons(prompt)
         self._prompt_of: Callable[[str | None], ChatFormat] = lru_cache(_PROMPTS)(prompt.with_system)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -200,3 +204,11 @@ class EngineWorker:
         if standing.prompt is self._plain:
             standing = Conversation(self._prompt_of(job.dialogue.system))
         return continued(standing, job.dialogue, self._prompt_of), job.dialogue.question
+
+
+def _reasons(prompt: ChatFormat) -> bool:
+    try:
+        prompt.with_thinking(True)
+    except UsageError:
+        return False
+    return True

@@ -108,10 +108,11 @@ class CommandContext:
         session, config = self.session, self.config
         conversation, generation = session.conversation.copy(), session.generation
         notes_sources, pages, own_files = session.notes_sources, self.pages, self.own_files
+        wanted = self.chat_session.wanted
 
         def restore() -> None:
             self.draft = self.chat_exit = None
-            self.pages, self.own_files = pages, own_files
+            self.pages, self.own_files, self.chat_session.wanted = pages, own_files, wanted
             session.generation = generation
             session.restore(conversation)
             session.note_sources(notes_sources)
@@ -127,9 +128,8 @@ class CommandContext:
     def archive(self, tokenizer: str | None = None) -> Archive:
         """Return the conversation as it is saved; ``tokenizer`` see ``make_archive``."""
         session = self.session
-        return make_archive(
-            session.conversation, self.model, session.generation, self.config, tokenizer, self.endpoint
-        )
+        settings = session.generation, self.config, tokenizer, self.endpoint, self.chat_session.wanted
+        return make_archive(session.conversation, self.model, *settings)
 
     def say(self, text: str | Text = "") -> None:
         """Print a line of a command's output."""

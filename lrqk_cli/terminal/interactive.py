@@ -129,7 +129,7 @@ def _make_context(
         model.named(name).check(saved, session, view)
 
     return CommandContext(
-        attention=model.attention,
+        attention=str(model.wanted.get("attention", "auto")),
         session=opened.session,
         model=opened.model,
         view=view,

@@ -10,6 +10,7 @@ from refused import fails_with
 from lrqk_cli import __version__
 from lrqk_cli.cli import app as app_module
 from lrqk_cli.cli.failures import report
+from lrqk_cli.cli.options import Invocation
 from lrqk_cli.errors import LrqkError
 from lrqk_cli.terminal.console import escape_unknown_characters
 
@@ -180,7 +181,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(run, monkeypatch, where):
 
 
 def test_an_unexpected_failure_is_one_sentence_too(capfd):
-    code = report(ZeroDivisionError("division by zero"), debug=False)
+    code = report(ZeroDivisionError("division by zero"), Invocation())
     error = capfd.readouterr().err
     assert code == 1
     assert error.startswith("Error: Unexpected ZeroDivisionError: division by zero.\nHint: ")
@@ -201,7 +202,7 @@ def test_a_failure_of_any_command_ends_in_its_code(run, monkeypatch, failure):
 
 
 def test_a_closed_pipe_is_quiet(capfd):
-    assert report(BrokenPipeError(), debug=False) == 1
+    assert report(BrokenPipeError(), Invocation()) == 1
     assert capfd.readouterr().err == ""
 
 

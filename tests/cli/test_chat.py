@@ -95,6 +95,25 @@ def test_a_piped_question_is_the_same_as_prompt(chat, document):
     assert piped.out == chat("--file", document, "--prompt", "How much?").out
 
 
+def test_a_question_is_piped_where_a_minus_stands(chat, document):
+    first = "--prompt", "Who?"
+    expected = chat(document, *first, "--prompt", "And then?")
+    assert expected.out
+    assert chat(document, *first, "--prompt", "-", stdin="And then?\n").out == expected.out
+    fails_with(chat(document, "--prompt", "-", "--prompt", "-", stdin="Who?"), 2, "Only one question")
+    fails_with(chat("-", "--prompt", "-", stdin="Who?"), 2, "The document and the question cannot both come")
+    fails_with(chat(document, "--prompt", "-"), 2, "The question is empty.")
+
+
+def test_questions_are_piped_where_a_minus_stands(chat, document):
+    lines = 'Who?\n{"prompt": "Where?", "id": "w"}\n'
+    result = chat(document, "--prompts-file", "-", stdin=lines)
+    assert result.code == 0, result.err
+    assert [json.loads(line)["id"] for line in result.out.splitlines()] == [1, "w"]
+    fails_with(chat("-", "--prompts-file", "-", stdin=lines), 2, "cannot both come from standard input")
+    fails_with(chat("--prompts-file", "-", stdin="{"), 2, "Line 1 of standard input is not valid JSON.")
+
+
 def test_a_piped_document_is_the_same_as_a_file(chat, tmp_path, monkeypatch, document):
     piped = chat("--file", "-", "--prompt", "How much?", "--json", stdin=WORDS * 10)
     assert piped.code == 0, piped.err

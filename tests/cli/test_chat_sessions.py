@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from refused import fails_with
 
-from lrqk_cli.chat.archive import Archive, SavedExchange
+from lrqk_cli.chat.archive import Archive, SavedExchange, archive_json, read_archive
 from lrqk_cli.chat.chat_session import ChatSession, open_chat_session
 from lrqk_cli.chat.journal import Journal, SessionStore
-from lrqk_cli.config import GenerationConfig
-from lrqk_cli.errors import LrqkError
+from lrqk_cli.config import GenerationConfig, LrqkConfig
+from lrqk_cli.errors import LrqkError, UsageError
 
 WORDS = "The revenue of the year was 48.2 million, and the plant at Brannock employs 412 people. "
 QUESTIONS = ("How much?", "Who works there?", "Where is that?")
@@ -57,6 +58,59 @@ def test_a_conversation_keeps_the_type_of_its_rows(chat, document):
     (exact,) = answers(chat("--session", "talk", "--kv-dtype", "bf16", "--json", *asks(QUESTIONS[2])))
     assert exact["attention"]["kv_dtype"] == "bf16"
     assert exact["timing"]["prefill_tokens"] > 60
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": "dense"},
+        {"rank": 32, "hot": 1024},
+        {"solver": "als", "als-iterations": 3, "als-penalties": "1,2,1,1"},
+        {"kv-dtype": "int8", "attention": "offload"},
+    ],
+)
+def test_a_conversation_keeps_the_settings_that_its_user_set(chat, document, options):
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    (first,) = answers(chat(document, *words, "--session", "talk", "--json", *asks(QUESTIONS[0])))
+    for question in QUESTIONS[1:]:
+        (found,) = answers(chat("--session", "talk", "--json", *asks(question)))
+        assert found["attention"] == first["attention"]
+
+
+def test_the_command_line_sets_others_for_a_conversation(chat, document):
+    held = "--rank", "32", "--solver", "als", "--als-init", "top", "--kv-dtype", "int8"
+    assert chat(document, *held, "--session", "talk", *asks(QUESTIONS[0])).code == 0
+    again = "--session", "talk", "--json", *asks(QUESTIONS[1])
+    (found,) = answers(chat(*again, "--als-iterations", "4"))
+    assert (found["attention"]["als"]["init"], found["attention"]["als"]["iterations"]) == ("top", 4)
+    fails_with(chat(*again, "--solver", "joint", "--als-iterations", "5"), 2, "--solver als")
+    (found,) = answers(chat(*again, "--attention", "dense"))
+    assert (found["attention"]["attention"], found["attention"]["kv_dtype"]) == ("dense", "bf16")
+    fails_with(chat(*again, "--rank", "16"), 2, "--rank has no meaning without --attention lrqk")
+    (found,) = answers(chat(*again, "--attention", "auto"))
+    assert (found["attention"]["attention"], found["attention"]["rank"]) == ("lrqk", 32)
+
+
+def test_what_nobody_set_is_chosen_anew(chat, document):
+    for words in ((document, "--recent", "32"), ()):
+        assert chat(*words, "--session", "talk", *asks(QUESTIONS[0])).code == 0
+        saved = SessionStore().archive("talk")
+        assert (saved.wanted, saved.attention["hot"]) == ({"recent": 32, "segment": 32}, LrqkConfig().hot)
+
+
+def test_settings_of_a_conversation_that_cannot_be_had_are_named(chat, document):
+    assert chat(document, "--attention", "offload", "--session", "talk", *asks(QUESTIONS[0])).code == 0
+    result = chat("--session", "talk", "--ram", "100KiB", *asks(QUESTIONS[1]))
+    fails_with(result, 5, "The conversation was held with --attention offload", "such as --attention auto.")
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"rank": "x"}, {"rank": 3}, {"ranks": 3}, {"als": {"init": 3}}, {"tail": "long"}, []]
+)
+def test_damaged_settings_of_a_conversation_are_refused(wanted):
+    plain = json.loads(archive_json(Archive("tiny", None, GenerationConfig(), {}, ())))
+    with pytest.raises(UsageError, match="It is damaged"):
+        read_archive({**plain, "wanted": wanted}, "It", "")
 
 
 def test_a_new_chat_offers_the_last_conversation(monkeypatch, tmp_path):

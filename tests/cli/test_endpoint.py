@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from fake_chat import FakeEngine, FakePlain, new_session
 from fake_vocabulary import FakeVocabulary
+from refused import fails_with
 from scripted_server import STOP, WAIT, YES, ScriptedServer
 from talk import Talk
 
@@ -88,6 +89,37 @@ def test_a_document_stands_first_in_a_prompt_that_only_grows(run, server, docume
     report = json.loads(result.out.splitlines()[0])
     assert (report["answer"], report["prompt_tokens"], report["new_tokens"]) == ("Yes.", 70, 3)
     assert (report["attention"], report["plan"], report["memory"]) == (None, None, None)
+
+
+def test_reasoning_that_a_server_does_not_offer_is_refused_in_words_of_the_chat(run, server, lrqk_server):
+    asked = "--think", "on", "--prompt", "Well?"
+    hint = "Hint: Leave --think off, or choose a model that reasons."
+    fails_with(run("chat", "--endpoint", lrqk_server[1], *asked), 2, "The model tiny does not reason.", hint)
+    refusal = '{"error": {"message": "reasoning_effort is not a field."}}'
+    server.refusal = 400, refusal, {}
+    fails_with(run("chat", "--endpoint", server.url, *asked), 2, "reasoning_effort is not a field.", hint)
+
+
+@pytest.mark.parametrize("way", ["variable", "file"])
+def test_an_endpoint_that_always_holds_can_be_left_out_once(run, server, monkeypatch, tmp_path, way):
+    server.models = {"data": [{"id": "small"}]}
+    if way == "variable":
+        monkeypatch.setenv("LRQK_ENDPOINT", server.url)
+        monkeypatch.setenv("LRQK_MODEL", "no-such-model")
+    else:
+        file = tmp_path / "lrqk.toml"
+        file.write_text(f'[chat]\nendpoint = "{server.url}"\nmodel = "no-such-model"\n')
+        monkeypatch.setenv("LRQK_CONFIG", str(file))
+    assert run("chat", "--prompt", "Well?").out == "Yes.\n"
+    assert [body["model"] for body in server.asked] == ["small"]
+    fails_with(run("chat", "--endpoint", "", "--prompt", "Well?"), 4, "no-such-model")
+    fails_with(run("chat", "--endpoint", "", "--rank", "x", "--prompt", "Well?"), 2, "'x'")
+    assert len(server.asked) == 1
+
+
+def test_no_server_beside_an_endpoint_is_only_left_out(run, server):
+    result = run("chat", "--endpoint", server.url, "--no-server", "--prompt", "Well?")
+    fails_with(result, 2, "Hint: Leave --no-server out.\n")
 
 
 def test_it_needs_no_torch_and_takes_the_key_from_the_environment(server, tmp_path):

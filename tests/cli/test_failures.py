@@ -11,6 +11,7 @@ import pytest
 
 from lrqk_cli.cli import failures
 from lrqk_cli.cli.failures import EndingSignals, report
+from lrqk_cli.cli.options import Invocation
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ def test_a_signal_that_ends_the_process_puts_it_in_order(number: str) -> None:
     finally:
         signal.signal(chosen, before)
     assert put_in_order
-    assert report(end.value, debug=False) == report(signals.raised, debug=False) == 128 + chosen
+    assert report(end.value, Invocation()) == report(signals.raised, Invocation()) == 128 + chosen
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a Unix system")

@@ -62,6 +62,85 @@ def test_a_variable_and_the_config_file_may_wait_for_runs_in_which_they_act(run,
     fails_with(run(*asked, "--als-init", "top"), 4, "no-such-model")
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LRQK_PAGES": "1"},
+        {"LRQK_ANSWERS_FILE": "answers.jsonl"},
+        {"LRQK_KV_DTYPE": "int8", "LRQK_ATTENTION": "dense"},
+    ],
+)
+@pytest.mark.parametrize("way", ["variable", "file"])
+def test_what_is_idle_in_a_variable_or_the_config_file_is_no_failure(
+    run, monkeypatch, tmp_path, variables, way
+):
+    document, file = tmp_path / "notes.txt", tmp_path / "lrqk.toml"
+    document.write_text("Something.")
+    keys = {name.removeprefix("LRQK_").lower(): value for name, value in variables.items()}
+    lines = [f'{name} = "{value}"' for name, value in keys.items()]
+    file.write_text("\n".join(["[chat]", *lines]))
+    for name, value in {"LRQK_CONFIG": str(file)}.items() if way == "file" else variables.items():
+        monkeypatch.setenv(name, value)
+    fails_with(run("chat", *NOWHERE, document, "--prompt", "Who?"), 4, "no-such-model")
+
+
+def test_pages_of_a_variable_are_chosen_where_there_are_some(run, monkeypatch, tmp_path):
+    from fake_chat import REPORT
+
+    monkeypatch.setenv("LRQK_PAGES", "40")
+    words = "Page 40 was asked for", "--pages comes from the variable LRQK_PAGES."
+    fails_with(run("chat", *NOWHERE, REPORT, "--prompt", "Who?"), 3, words[0])
+    monkeypatch.setenv("LRQK_PAGES", "none")
+    fails_with(run("chat", *NOWHERE, REPORT, "--prompt", "Who?"), 2, words[1])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words", "reason"),
+    [
+        ("LRQK_THINK", "on", (), "--think"),
+        ("LRQK_CTX", "1m", (), "--ctx"),
+        ("LRQK_NO_CACHE", "1", ("--cache-size", "1GiB"), "--no-cache"),
+        ("LRQK_ATTENTION", "dense", ("--kv-dtype", "int8"), "--attention"),
+        ("LRQK_TOP_K", "5000", ("--hot", "1000"), "--top-k"),
+    ],
+)
+def test_a_value_that_cannot_be_says_where_it_comes_from(
+    run, tiny_model, monkeypatch, tmp_path, variable, value, words, reason
+):
+    asked = "chat", "--model", tiny_model, *words, "--prompt", "Who?"
+    monkeypatch.setenv(variable, value)
+    fails_with(run(*asked), 2, f"{reason} comes from the variable {variable}.\n")
+    monkeypatch.delenv(variable)
+    file = tmp_path / "lrqk.toml"
+    file.write_text(f'[chat]\n{reason.removeprefix("--")} = "{value}"\n')
+    monkeypatch.setenv("LRQK_CONFIG", str(file))
+    fails_with(run(*asked), 2, f"{reason} comes from the config file.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("--attention", "dense", "--rank", 32), "Choose --attention lrqk, or leave --rank out."),
+        (("--hot-policy", "exact", "--hot", 64), "Choose --hot-policy sticky, or leave --hot out."),
+        (("--temperature", -1), "Choose 0 or more, such as 0.7."),
+        (("--repetition-penalty", 0), "Choose a number from 0.01 to 100, such as 1.1; 1 switches it off."),
+        (("--attention", "dense", "--kv-dtype", "int8"), "Choose another --attention, or leave"),
+    ],
+)
+def test_a_hint_says_what_can_be_done(run, arguments, hint):
+    result = run("chat", *NOWHERE, *arguments, "--prompt", "Who?")
+    fails_with(result, 2, f"Hint: {hint}")
+    assert "`" not in result.err
+
+
+def test_a_variable_that_is_only_a_little_like_another_is_not_taken_for_it(run, monkeypatch):
+    monkeypatch.setenv("LRQK_VERSION", "1")
+    monkeypatch.setenv("LRQK_TOPK", "1")
+    shown = run("models").err
+    assert "LRQK_VERSION sets no option. 'lrqk COMMAND --help' has the options." in shown
+    assert "LRQK_TOPK sets no option. Did you mean LRQK_TOP_K?" in shown
+
+
 @pytest.mark.parametrize("command", ["chat", "serve"])
 def test_a_size_of_a_cache_that_is_off_is_refused(run, command):
     result = run(command, *NOWHERE, "--no-cache", "--cache-size", "1GiB")

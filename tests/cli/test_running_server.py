@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from fake_chat import FakeEngine, FakePlain, new_session
 from fake_vocabulary import FakeVocabulary
+from refused import fails_with
 from scripted_server import ScriptedServer
 from talk import Talk
 
@@ -65,7 +66,7 @@ def server(tiny_model, tmp_path_factory, monkeypatch) -> Iterator[Announced]:
     service = Service("tiny", 3000, worker, files, FakeVocabulary(), keys=("theirs",), token="of its user")
     model, settings = source_id(resolve(request.name)), settings_of(request)
     HeldEngine.go_on.set()
-    with announced(Announcement(URL, service.token, "tiny", 3000, 4096, model, settings)) as listening:
+    with announced(Announcement(URL, service.token, "tiny", 3000, 4096, model, settings, False)) as listening:
         running = uvicorn.Server(uvicorn.Config(create_app(service), log_level="warning"))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -104,6 +105,32 @@ def test_what_a_server_would_answer_otherwise_is_answered_here(run, server, opti
     assert f"The running server at {URL} is not used: {reason}." in shown
     assert "answers with" not in shown
     assert server.engine.length == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--temperature", "3"],
+        ["--repetition-penalty", "50"],
+        ["--temperature", "1", "--sample-top-k", str(10**12)],
+        ["--seed", str(2**64 - 1)],
+    ],
+)
+def test_a_server_takes_what_a_chat_takes(run, server, options):
+    result = run(*asking(server.request.name, *options))
+    assert (result.code, result.out) == (0, "Yes.\n"), result.err
+    assert f"The running server at {URL} answers with" in result.err
+
+
+def test_reasoning_of_a_model_that_has_none_is_refused_at_once(run, server):
+    fails_with(run(*asking(server.request.name, "--think", "on")), 2, "does not reason.", "Leave --think off")
+    talk = Talk()
+    with LocalModel(server.request).open([], None, GenerationConfig(8), talk.ctx.view) as opened:
+        talk.ctx = replace(talk.ctx, session=opened.session)
+        shown = talk.say("/set think on", "Well?", "/set think")
+    assert "Leave /set think off, or choose a model that reasons." in shown
+    assert shown.strip().endswith("think off")
+    assert talk.questions == ["Well?"]
 
 
 def test_another_model_and_no_server_ask_nobody(run, server, tmp_path):

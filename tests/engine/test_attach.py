@@ -182,3 +182,12 @@ def test_a_segment_that_is_interrupted_between_layers_leaves_no_codes_of_its_tok
         for key, _ in layer.store.stream(0, 105):
             layer.index.write(0, layer.projector.project_keys(key))
         assert torch.equal(found, layer.index.codes[:, :105])
+
+
+@pytest.mark.parametrize("context", [-1, 0])
+def test_a_context_that_is_none_is_refused(context: int) -> None:
+    with (
+        pytest.raises(UsageError, match="`context` must be at least 1"),
+        attach(tiny_model("llama"), context=context),
+    ):
+        pass

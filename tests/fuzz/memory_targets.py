@@ -25,6 +25,7 @@ from lrqk_cli.chat.chat_session import open_chat_session
 from lrqk_cli.chat.events import Answer
 from lrqk_cli.chat.opening import ModelRequest, OpenSession, open_session
 from lrqk_cli.cli.failures import report
+from lrqk_cli.cli.options import Invocation
 from lrqk_cli.config import GenerationConfig
 from lrqk_cli.documents import Document, read_documents
 from lrqk_cli.engine import adjusting, prefix
@@ -276,7 +277,7 @@ def _view(err: io.StringIO) -> View:
 def _refused(error: Exception, scarce: Scarce) -> str:
     """Return how the command would have ended; it must be for want of memory."""
     scarce.lift()  # what the command held is free
-    if report(error, debug=False) != OutOfMemoryError.exit_code:
+    if report(error, Invocation()) != OutOfMemoryError.exit_code:
         raise error
     return _ENDED
 

@@ -229,7 +229,9 @@ def test_a_stranger_gets_nothing_and_one_key_sees_nothing_of_another(make: Make)
         (asking("x") | {"model": "other"}, 404, "'tiny' only"),
         (asking("x", n=2), 400, "n:"),
         (asking("x", logit_bias={"5": 1}), 400, "logit_bias"),
-        (asking("x", tools=[{}]), 400, "tools"),
+        (asking("x", tools=[{}]), 400, "tools: This is not supported, only an empty list is."),
+        (asking("x", frequency_penalty=1), 400, "frequency_penalty: This is not supported, only 0 is."),
+        (asking("x", logit_bias={"1": 5}), 400, "logit_bias: This field is not supported."),
         (asking("x", temperature=-1), 400, "temperature"),
         (asking("x", temperature=float("1e400")), 400, "temperature"),
         (asking("x", temperature=True), 400, "temperature: Input should be a valid number"),
@@ -244,7 +246,11 @@ def test_a_stranger_gets_nothing_and_one_key_sees_nothing_of_another(make: Make)
         ),
         (asking([{"text": "x"}]), 400, "messages.0.content.0: Field 'type' required."),
         (asking([{"type": "file", "file": {"file_id": 5}}]), 400, "messages.0.content.0.file.file_id: Input"),
-        (asking([{"type": "file", "file": {"name": "x"}}]), 400, "messages.0.content.0.file.name: Extra"),
+        (
+            asking([{"type": "file", "file": {"name": "x"}}]),
+            400,
+            "content.0.file.name: This field is not",
+        ),
         (asking("x", max_tokens=5, max_completion_tokens=6), 400, "differ"),
         (asking("x", response_format={"type": "xml"}), 400, "response_format"),
         (asking("x", top_logprobs=2), 400, "needs logprobs"),
@@ -657,3 +663,10 @@ def test_the_number_of_files_holds_for_uploads_at_the_same_time(make: Make) -> N
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(upload, range(1, 5))) == [200, 409, 409, 409]
     assert len(client.get("/v1/files").json()["data"]) == 10
+
+
+def test_an_answer_that_is_too_long_for_the_context_is_to_be_shorter(make: Make) -> None:
+    client = make()
+    said = client.post("/v1/chat/completions", json=asking("x", max_tokens=5000)).json()["error"]["message"]
+    assert "Lower max_tokens to 997, or raise --ctx to 5003. Options are given" in said
+    ask(client, "x", max_tokens=997)

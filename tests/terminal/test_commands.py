@@ -393,7 +393,7 @@ def test_a_source_that_cannot_be_drawn_is_shown_as_text(bench, monkeypatch):
     bench.run("/sources on")
     bench.ask("A?")
     assert "no source 2" in bench.fails("/sources --show 2").message
-    assert bench.run("/sources --show") == f"b.txt\n[ {pages[0]} ]\n"
+    assert bench.run("/sources --show") == f"b.txt\n{pages[0]}\n"
     bench.ctx.session.add(FakeDocument("c.pdf", ["It rained. Hale employs 97 people."]))
     bench.engine.looks_at = "97"
     bench.ask("And Hale?")

@@ -125,6 +125,16 @@ def test_a_session_that_another_chat_has_open_is_left_to_it():
     assert questions_of("talk") == ["First?"]
 
 
+def test_settings_of_the_attention_that_were_typed_are_recorded_and_stay_with_their_session():
+    with Talk() as talk:
+        talk.say("First?", "/save talk", "/set top-k 100", "/set tail none", "/set tail both")
+        assert SessionStore().archive("talk").wanted == {"top_k": 100, "tail": "none"}
+    with Talk() as talk:
+        talk.say("/set top-k 50", "Second?", "/save other", "/load talk", "Third?")
+        assert SessionStore().archive("talk").wanted == {"top_k": 100, "tail": "none"}
+        assert SessionStore().archive("other").wanted == {"top_k": 50}
+
+
 def test_a_named_conversation_is_recorded_from_then_on():
     with Talk() as talk:
         talk.say("First?", "/save talk", "Second?")

@@ -8,12 +8,15 @@ import signal
 import time
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from fake_chat import FakeEngine
+from pypdf import PdfWriter
 from talk import Script, Talk
 
 from lrqk_cli.config import GenerationConfig
+from lrqk_cli.documents import read_documents
 from lrqk_cli.engine.events import PrefillProgress, Step
 from lrqk_cli.terminal import repl
 from lrqk_cli.terminal.commands import COMMANDS
@@ -369,3 +372,22 @@ def test_a_file_that_is_no_conversation_is_refused(text, tmp_path):
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "work" / "pipe.json")
     assert "pipe.json is not a file." in Talk().say("/load pipe.json")
+
+
+def test_a_document_that_is_refused_says_what_to_type(tmp_path):
+    text, locked = tmp_path / "notes.txt", tmp_path / "locked.pdf"
+    text.write_text("Something.")
+    writer = PdfWriter()
+    writer.add_blank_page(100, 100)
+    writer.encrypt("right")
+    writer.write(locked)
+    talk = Talk()
+    talk.ctx.read_documents = partial(_read_with, password=lambda _: "wrong")
+    assert "Hint: Type /pages all, and then /file again.\n" in talk.say("/pages 1", f"/file {text}")
+    shown = talk.say("/pages all", f"/file {text}", f"/file {locked}")
+    assert "the password is wrong.\nHint: Check the password. Type /file again.\n" in shown
+    assert talk.titles == ["a.pdf", "notes.txt"]
+
+
+def _read_with(paths, pages, password):
+    return read_documents(paths, pages=pages, password=password)

@@ -69,7 +69,12 @@ def _shortened(word: str) -> str:
 
 
 def _file(ctx: CommandContext, argument: str) -> None:
-    documents = ctx.read_documents(split_locations(argument), ctx.pages)
+    places = split_locations(argument)
+    try:
+        documents = ctx.read_documents(places, ctx.pages)
+    except UsageError as error:
+        error.hint = "Type /pages all, and then /file again."
+        raise
     for entry in [ctx.session.add(document) for document in documents]:
         ctx.say(f"Added {entry.use.title}, {entry.use.size}.")
     ctx.show(ctx.session.read(ctx.cancelled))

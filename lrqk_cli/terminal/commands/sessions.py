@@ -81,6 +81,7 @@ def _is_session(name: str) -> bool:
 def _adopt(ctx: CommandContext, saved: Archive) -> None:
     session = ctx.session
     session.adopt(saved.restore(session.conversation.prompt, ctx.tokenizer_id()), saved.generation)
+    ctx.chat_session.wanted = saved.wanted
     entries = len(session.documents), len(session.conversation.exchanges)
     ctx.say("Loaded. Documents: {:,}, questions: {:,}.".format(*entries))
     if saved.model != ctx.model:

@@ -22,7 +22,7 @@ IN_A_CHAT = Surface(
     {
         **COMMAND_LINE.names,
         **{name.replace("-", "_"): f"/set {name}" for name in (*SAMPLING, *HOT_SET)},
-        **{name: f"/{name}" for name in ("model", "pages", "undo")},
+        **{name: f"/{name}" for name in ("file", "model", "pages", "undo")},
         "prompt": "",
     },
     note="Options are given when a chat starts.",
@@ -78,6 +78,7 @@ def _change(ctx: CommandContext, name: str, text: str) -> None:
         ctx.session.set_generation(replace(ctx.session.generation, **change))  # type: ignore[arg-type]
     elif ctx.config is not None:
         ctx.session.adjust(replace(ctx.config, **change))  # type: ignore[arg-type]
+        ctx.chat_session.wanted = {**ctx.chat_session.wanted, **change}
 
 
 def _value(ctx: CommandContext, name: str) -> object:
