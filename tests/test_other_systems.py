@@ -67,7 +67,7 @@ def test_what_needs_unix_says_so_or_is_left_out(tmp_path: Path) -> None:
         from lrqk_cli.terminal.graphics_query import query_graphics
         from lrqk_cli.terminal.line_reader import open_history
 
-        said = Announcement("http://localhost:1/v1", "t", "tiny", 9, 9, "", {})
+        said = Announcement("http://localhost:1/v1", "t", "tiny", 9, 9, "", {}, False)
         with pytest.raises(UsageError, match="no Unix sockets"), announced(said):
             pass
         assert _running_servers() == []
