@@ -13,7 +13,7 @@ from lrqk_cli.chat.events import AnswerEnd, Reply
 from lrqk_cli.chat.printable import to_json
 from lrqk_cli.chat.private_files import make_private_folder, write_private
 from lrqk_cli.chat.protocols import ChatFormat, DocumentLike
-from lrqk_cli.chat.saved_settings import read_settings
+from lrqk_cli.chat.saved_settings import read_settings, read_value
 from lrqk_cli.config import GenerationConfig, LrqkConfig
 from lrqk_cli.engine.events import FinishReason
 from lrqk_cli.errors import UsageError
@@ -266,18 +266,9 @@ def _wanted(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_generation(plain: dict[str, Any]) -> GenerationConfig:
-    read = dict[str, Any]()
     plain = {"think": 0, **plain}  # earlier versions did not write it
-    for name, kind in get_type_hints(GenerationConfig).items():
-        kinds = get_args(kind) or (kind,)
-        value = plain[name]
-        # JSON has one kind of number, and some writers write 1.0 as 1.
-        if float in kinds and type(value) is int:
-            value = float(value)
-        if type(value) not in kinds:
-            raise TypeError(f"'{name}' has a value of a wrong kind")
-        read[name] = value
-    return GenerationConfig(**read)
+    kinds = get_type_hints(GenerationConfig)
+    return GenerationConfig(**{name: read_value(name, plain[name], kind) for name, kind in kinds.items()})
 
 
 def _read_entry(plain: dict[str, Any]) -> SavedDocument | SavedExchange:

@@ -1,4 +1,4 @@
-"""Settings of the attention as JSON keeps them."""
+"""Settings as JSON keeps them."""
 
 from __future__ import annotations
 
@@ -31,17 +31,22 @@ def _fields(kind: type, plain: Mapping[str, Any]) -> dict[str, Any]:
     kinds = get_type_hints(kind)
     if unknown := plain.keys() - kinds:
         raise ValueError(f"'{min(unknown)}' is no setting")
-    return {name: _read(name, value, kinds[name]) for name, value in plain.items()}
+    return {name: read_value(name, value, kinds[name]) for name, value in plain.items()}
 
 
-def _read(name: str, value: Any, kind: Any) -> Any:
+def read_value(name: str, value: Any, kind: Any) -> Any:
+    """Return the value of a setting, from JSON's types to ``kind``, the type of its field.
+
+    Raises:
+        TypeError, ValueError: it has another type.
+    """
     if kind in (AlsConfig, AlsPenalties) and isinstance(value, dict):
         return kind(**_fields(kind, value))
-    # JSON has one kind of number, and some writers write 1.0 as 1.
-    if kind is float and type(value) is int:
-        value = float(value)
     is_literal = get_origin(kind) is Literal
     kinds = {type(choice) for choice in get_args(kind)} if is_literal else set(get_args(kind) or (kind,))
+    # JSON has one kind of number, and some writers write 1.0 as 1.
+    if float in kinds and type(value) is int:
+        value = float(value)
     if type(value) not in kinds:
         raise TypeError(f"'{name}' has a value of a wrong kind")
     return value

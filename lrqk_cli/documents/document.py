@@ -10,6 +10,8 @@ from lrqk_cli.documents.locations import Location
 
 _BETWEEN_PAGES = "\n\n"
 _NO_TEXT = "(no text on this page)"
+# What a prompt has ahead of a page.
+PAGE_MARK = "[Page {}]\n"
 _DELIMITER = re.compile(r"<(?=\s*(?:/\s*)?document\b)", re.IGNORECASE)
 _PAGE_MARK = re.compile(r"^([ \t]*)\[(Page [0-9]+)\]", re.IGNORECASE | re.MULTILINE)
 # Small models repeat entities such as &quot; in answers, so look-alikes replace the delimiters.
@@ -132,4 +134,4 @@ def _page_section(page: Page) -> str:
     if page.number is None:
         return f"{text}\n"
     text = _PAGE_MARK.sub(r"\1(\2)", text)
-    return f"[Page {page.number}]\n{text or _NO_TEXT}\n\n"
+    return f"{PAGE_MARK.format(page.number)}{text or _NO_TEXT}\n\n"

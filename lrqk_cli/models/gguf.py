@@ -65,7 +65,7 @@ def _settings(file: Path, _: FileVersion) -> dict[str, Any]:
             settings = PreTrainedConfig.get_config_dict(str(file.parent), gguf_file=file.name)[0]
         # ``rope_parameters`` has it too.
         settings.pop("rope_theta", None)
-        settings |= index.expert_sizes() | supplements(index.architecture, HeaderValues(file), settings)
+        settings |= index.expert_sizes() | supplements(HeaderValues(file), settings)
     check_plausible(settings)
     return settings
 
@@ -105,10 +105,11 @@ def prepare(file: Path, folder: Path, config: Mapping[str, Any], on_tensors: OnT
             if found.lacking and index.architecture in FAMILIES:
                 raise ValueError(f"it lacks {min(found.lacking)}")
             # Before weights are unpacked, which takes minutes: it refuses what it cannot split.
-            tokenizer = read_tokenizer(file, index.architecture)
+            header = HeaderValues(file)
+            tokenizer = read_tokenizer(file, header)
             generation = GenerationConfig.from_model_config(target)
             if not settings:
-                generation.eos_token_id = stop_tokens(HeaderValues(file)) or None
+                generation.eos_token_id = stop_tokens(header) or None
             plain = _unpacked(file, target, on_tensors) if found.lacking else None
         # From here on only writing to the disk can fail.
         tokenizer.save_pretrained(folder)

@@ -93,18 +93,19 @@ class HeaderValues:
     """The values in a header under the name of its architecture, and the shapes of the tensors.
 
     Attributes:
+        architecture: its name.
         shapes: the shape of each tensor, rows first, by its name.
     """
 
     def __init__(self, file: Path) -> None:
         index = read_index(file)
         self._reader = header_of(file)
-        self._architecture = index.architecture
+        self.architecture = index.architecture
         self.shapes = {tensor.name: tensor.shape for tensor in index.tensors}
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of ``<architecture>.<key>``; ``default`` if there is none."""
-        return self._value(f"{self._architecture}.{key}", default)
+        return self._value(f"{self.architecture}.{key}", default)
 
     def __getitem__(self, key: str) -> Any:
         """Return the value of ``<architecture>.<key>``.

@@ -20,8 +20,8 @@ _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": 
 _NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
-def read_tokenizer(file: Path, architecture: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer in a GGUF file's header.
+def read_tokenizer(file: Path, header: HeaderValues) -> PreTrainedTokenizerBase:
+    """Return the tokenizer in the header of a GGUF file.
 
     Raises:
         ModelError: it is not known how the tokenizer splits text.
@@ -29,10 +29,9 @@ def read_tokenizer(file: Path, architecture: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     # AutoTokenizer asks for a configuration first, by transformers' own tables.
-    kind = PreTrainedTokenizerFast if architecture in FAMILIES else AutoTokenizer
+    kind = PreTrainedTokenizerFast if header.architecture in FAMILIES else AutoTokenizer
     with lent_header(file):
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(file.parent), gguf_file=file.name)
-    header = HeaderValues(file)
     if header.vocabulary_kind == "gpt2":
         tokenizer = _with_own_tokens(tokenizer, header)
     split_as_named(tokenizer, header, file.name)
@@ -53,10 +52,10 @@ def _with_own_tokens(tokenizer: PreTrainedTokenizerBase, header: HeaderValues) -
     added = {
         number: special for kind, special in _ADDED.items() for number in header.tokens_of(kind).values()
     }
-    parts: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    found = {entry["id"]: entry["content"] for entry in parts["added_tokens"]}
+    found = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
     if found == {number: texts[number] for number in added}:
         return tokenizer
+    parts: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary: dict[str, int] = parts["model"]["vocab"]
     parts["model"]["vocab"] = {
         texts[number] if number in added else token: number for token, number in vocabulary.items()

@@ -10,6 +10,7 @@ from pathlib import Path
 from lrqk_cli.chat.conversation import Conversation, DocumentEntry
 from lrqk_cli.chat.events import SourcePage
 from lrqk_cli.chat.protocols import DocumentLike
+from lrqk_cli.documents.document import PAGE_MARK
 from lrqk_cli.documents.drawing import WEB_CANVAS, Canvas, Mark, PageDrawing, can_draw, core_of
 from lrqk_cli.documents.limits import ReadLimits
 from lrqk_cli.documents.reader_process import ReaderProcess
@@ -93,7 +94,9 @@ def documents_by_path(conversation: Conversation) -> dict[str, DocumentLike]:
 def excerpt(document: DocumentLike | None, page: int | None, passage: str) -> Excerpt:
     """Return a passage within the text of its page, without the marks that a prompt has."""
     sections = document.sections()[1:-1] if document is not None else ()
-    texts = [section.text.removeprefix(f"[Page {page}]\n") for section in sections if section.page == page]
+    texts = [
+        section.text.removeprefix(PAGE_MARK.format(page)) for section in sections if section.page == page
+    ]
     text = " ".join(" ".join(texts).split())
     core = core_of(passage)
     place = text.find(core)

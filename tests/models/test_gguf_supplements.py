@@ -237,31 +237,21 @@ def test_a_linear_factor_may_have_its_old_name(tmp_path: Path) -> None:
     assert (found["rope_type"], found["factor"]) == ("linear", 4.0)
 
 
-def test_gemma3_of_27b_scales_by_the_width_of_its_embeddings(tmp_path: Path) -> None:
-    header = {
-        "block_count": 62,
-        "embedding_length": 80,
-        "attention.head_count": 4,
-        "attention.head_count_kv": 2,
-    }
-    header |= {"context_length": 2048, "feed_forward_length": 96, "attention.key_length": 16}
-    header |= {"attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 1000000.0}
+def bare(path: Path, architecture: str, **others: Any) -> Path:
+    """Return a file with little more than a header."""
+    sizes = {"block_count": 2, "context_length": 2048, "embedding_length": 80, "feed_forward_length": 96}
+    heads = {"attention.head_count": 4, "attention.head_count_kv": 2}
     tensors = [("token_embd.weight", torch.zeros(264, 80))]
-    file = write_gguf(tmp_path / "tiny.gguf", "gemma3", header, tensors)
+    return write_gguf(path / "tiny.gguf", architecture, {**sizes, **heads, **others}, tensors)
+
+
+def test_gemma3_of_27b_scales_by_the_width_of_its_embeddings(tmp_path: Path) -> None:
+    own = {"block_count": 62, "attention.key_length": 16, "attention.layer_norm_rms_epsilon": 1e-6}
+    file = bare(tmp_path, "gemma3", **own, **{"rope.freq_base": 1000000.0})
     assert gguf.read_config(file).query_pre_attn_scalar == 20
 
 
 def test_starcoder2_has_the_base_and_the_window_of_its_header(tmp_path: Path) -> None:
-    header = {
-        "block_count": 2,
-        "embedding_length": 64,
-        "attention.head_count": 4,
-        "attention.head_count_kv": 2,
-    }
-    header |= {"context_length": 2048, "feed_forward_length": 96, "attention.layer_norm_epsilon": 1e-5}
-    header |= {"rope.freq_base": 999999.0, "attention.sliding_window": 1024}
-    file = write_gguf(
-        tmp_path / "tiny.gguf", "starcoder2", header, [("token_embd.weight", torch.zeros(264, 64))]
-    )
-    found = gguf.read_config(file)
+    own = {"attention.layer_norm_epsilon": 1e-5, "attention.sliding_window": 1024}
+    found = gguf.read_config(bare(tmp_path, "starcoder2", **own, **{"rope.freq_base": 999999.0}))
     assert (found.rope_parameters["rope_theta"], found.sliding_window) == (999999.0, 1024)

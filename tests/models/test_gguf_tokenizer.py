@@ -9,6 +9,7 @@ from gguf import TokenType
 from gguf_files import PLAIN_ADDED, VOCABULARY, write_gguf
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lrqk_cli.models.gguf_reader import HeaderValues
 from lrqk_cli.models.gguf_tokenizer import read_tokenizer
 
 pytestmark = pytest.mark.short
@@ -31,7 +32,7 @@ def tokenizer(tmp_path: Path) -> PreTrainedTokenizerBase:
         added=dict(zip(ADDED, kinds, strict=True)),
         ends={"bos": ADDED[BEGIN], "eos": ADDED[END]},
     )
-    read_tokenizer(file, "deepseek2").save_pretrained(tmp_path / "saved")
+    read_tokenizer(file, HeaderValues(file)).save_pretrained(tmp_path / "saved")
     found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tmp_path / "saved")
     return found
 

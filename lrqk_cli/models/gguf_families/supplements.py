@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ _WINDOWS = frozenset({"phi3", "starcoder2"})
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
 
 
-def supplements(architecture: str, header: HeaderValues, settings: Settings) -> Settings:
+def supplements(header: HeaderValues, settings: Settings) -> Settings:
     """Return what transformers' settings of a file lack, to replace theirs.
 
     Raises:
@@ -31,7 +30,7 @@ def supplements(architecture: str, header: HeaderValues, settings: Settings) -> 
     """
     if header.get("rope.freq_base") is None and header.get("rope.dimension_count") is None:
         return {}  # positions are learned, or there is no attention
-    found: Settings = {}
+    found, architecture = Settings(), header.architecture
     if (width := header.get("attention.key_length")) is not None:
         found["head_dim"] = width
     width = width or settings.get("head_dim") or settings["hidden_size"] // settings["num_attention_heads"]
@@ -49,7 +48,7 @@ def supplements(architecture: str, header: HeaderValues, settings: Settings) -> 
         if (original := header.get(_ORIGINAL)) is not None:
             found["original_max_position_embeddings"] = original
     if architecture in _LARGEST_GEMMA:
-        found |= _gemma(architecture, header, settings, width)
+        found |= _gemma(header, settings, width)
     if architecture == "gemma3":
         found["rope_parameters"] = {
             "full_attention": found["rope_parameters"],
@@ -111,10 +110,10 @@ def _llama3_factors(count: int, base: float, parameters: Settings) -> Numbers:
     return np.asarray(1 / ((1 - share) / factor + share))
 
 
-def _gemma(architecture: str, header: HeaderValues, settings: Settings, width: int) -> Settings:
-    is_largest = settings["num_hidden_layers"] == _LARGEST_GEMMA[architecture]
+def _gemma(header: HeaderValues, settings: Settings, width: int) -> Settings:
+    is_largest = settings["num_hidden_layers"] == _LARGEST_GEMMA[header.architecture]
     scale = settings["hidden_size"] // settings["num_attention_heads"] if is_largest else width
-    found: dict[str, Any] = {"query_pre_attn_scalar": scale}
+    found: Settings = {"query_pre_attn_scalar": scale}
     for name in ("attn_logit_softcapping", "final_logit_softcapping"):
         if (cap := header.get(name)) is not None:
             found[name] = cap
