@@ -19,8 +19,8 @@ CHATML = (
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 PLAIN_ADDED = ["<think>", "</think>", "<tool_call>"]
-# All tokens but those of ``PLAIN_ADDED``, which follow them.
-VOCABULARY = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "!!", "??"]
+# All tokens but those of ``PLAIN_ADDED``, which follow them. No merges lead to the last one.
+VOCABULARY = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "!!", "??", "!?!"]
 
 
 def write_gguf(

@@ -53,3 +53,22 @@ def test_control_tokens_alone_are_special(tokenizer: PreTrainedTokenizerBase) ->
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     assert {BEGIN, END, "<|im_end|>"} <= special
     assert not special & {USER, "  ", "<think>"}
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        *((name, ["!?!"]) for name in ("llama-bpe", "falcon3", "lfm2", "minicpm5", "tekken", "youtu")),
+        *((name, ["!", "?", "!"]) for name in ("qwen2", "glm4", "gpt-4o", "smollm", None)),
+    ],
+)
+def test_a_piece_that_is_a_token_is_taken_whole_where_the_model_does(
+    split: str | None, expected: list[str], tmp_path: Path
+) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", "llama", {}, [], split=split)
+    made = read_tokenizer(file, HeaderValues(file))
+    made.save_pretrained(tmp_path / "saved")
+    for tokenizer in (made, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        assert tokenizer.tokenize("!?!") == expected
+        assert tokenizer.tokenize("!!") == ["!!"]
+        assert tokenizer.tokenize("!?!!") == ["!", "?", "!!"]

@@ -92,10 +92,17 @@ _SPLITS: Mapping[str, Sequence[str]] = {
     "viking": (r" ?[^(\s|.,!?…。，、।۔،)]+", r"\p{N}"),
 }
 _BY_NAME = {name: splits for names, splits in _SPLITS.items() for name in names.split()}
+# Names whose pieces are one token each where the vocabulary has it, whatever merges lead to.
+_WHOLE_FIRST = {
+    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "minicpm5",
+    "tekken", "youtu",
+}  # fmt: skip
 
 
 def split_as_named(tokenizer: PreTrainedTokenizerBase, header: HeaderValues, file: str) -> None:
     """Let a byte-level tokenizer split text as the header of its file names it; others split by themselves.
+
+    The name also says whether a piece that is a token is taken whole.
 
     Raises:
         ModelError: it is not known what the name means.
@@ -111,3 +118,4 @@ def split_as_named(tokenizer: PreTrainedTokenizerBase, header: HeaderValues, fil
     splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in _BY_NAME[name]]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
+    tokenizer.backend_tokenizer.model.ignore_merges = name in _WHOLE_FIRST
