@@ -11,7 +11,8 @@ such steps, and ``replace_rows_by_host`` those that a GPU cannot read. The model
 ``rms_norm``, ``rotate``, ``gemv`` and ``gated_gemv``, and with packed weights ``fixed_point``,
 ``packed_gemv``, ``packed_gated_gemv``, ``packed_experts_gemv`` and ``unpack_rows``. Their Triton kernels do
 not wait for the device, and no shape depends on data, so a CUDA graph can capture them. (The references read
-the length and the experts on the host.)
+the length and the experts on the host.) Most are dependent launches where a GPU has such, see
+``dependent_launch``.
 
 The prefill and plain steps use ``attend``, ``merge`` and ``encode_codes``; the prefill also uses
 ``sum_products`` and ``total_scores``, and for rows in managed memory ``copy_to_host`` and ``copy_from_host``;

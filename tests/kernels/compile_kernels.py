@@ -1,16 +1,19 @@
 """Compile the kernels of a decode step for a GPU that need not be there, at the shapes of common models.
 
-Run as a program with a compute capability such as 86; prints the shared memory of each kernel in bytes.
+Run as a program with a compute capability such as 86. Prints of each kernel its shared memory in bytes,
+whether it is a dependent launch, and whether it waits for the launch before it touches any memory. With
+``briefly`` as second argument, it compiles for a part of the shapes.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import triton
@@ -61,14 +64,34 @@ class AbsentGpu:
         return 0
 
 
-def compile_only(shared: dict[str, int]) -> None:
+class Compiled(TypedDict):
+    shared: int
+    is_dependent: bool
+    waits_first: bool
+
+
+def waits_first(ptx: str) -> bool:
+    """Return whether programs wait for the launch before them, and have touched no memory till then."""
+    before, waits, _ = ptx.partition("griddepcontrol.wait")
+    return (
+        bool(waits) and re.search(r"\b(ld|st|atom|red)\.global|cp\.async|launch_dependents", before) is None
+    )
+
+
+def compile_only(compiled: dict[str, Compiled]) -> None:
     """Let every launch end with the compilation, and note what it takes."""
     launch = JITFunction.run
 
     def run(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         kernel = launch(self, *args, grid=grid, warmup=True, **options)
-        name = self.fn.__name__
-        shared[name] = max(shared.get(name, 0), kernel.metadata.shared)
+        made: Compiled = {
+            "shared": kernel.metadata.shared,
+            "is_dependent": getattr(kernel.metadata, "launch_pdl", False),
+            "waits_first": waits_first(kernel.asm["ptx"]),
+        }
+        earlier = compiled.setdefault(self.fn.__name__, made)
+        earlier["shared"] = max(earlier["shared"], made["shared"])
+        earlier["waits_first"] &= made["waits_first"]
         return kernel
 
     JITFunction.run = run
@@ -176,12 +199,21 @@ def run_segment(shape: Shape, kv_dtype: KvDtype) -> None:
 
 
 def main() -> None:
-    shared: dict[str, int] = {}
+    compiled: dict[str, Compiled] = {}
     triton.runtime.driver.set_active(AbsentGpu(int(sys.argv[1])))
-    compile_only(shared)
-    # By itself, because other indexes need more of it.
+    compile_only(compiled)
     run_step(*SHAPES[0], torch.bfloat16, "bf16")
-    shared["_score of packed codes"] = shared["_score"]
+    if sys.argv[2:] == ["briefly"]:
+        run_segment(SHAPES[0][0], "int8")
+        run_packed(*PACKED[0], torch.bfloat16)
+    else:
+        # By itself, because other indexes need more shared memory.
+        compiled["_score of packed codes"] = compiled["_score"].copy()
+        run_all()
+    sys.stdout.write(json.dumps(compiled))
+
+
+def run_all() -> None:
     for shape, codes in SHAPES:
         for dtype in (torch.bfloat16, torch.float16):
             run_step(shape, codes, dtype, "bf16")
@@ -193,7 +225,6 @@ def main() -> None:
             run_seeding(rank, codes)
     for width, names in PACKED:
         run_packed(width, names, torch.bfloat16)
-    sys.stdout.write(json.dumps(shared))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 from lrqk_cli.kernels.append_token.triton_rows import append_pending, append_row, store_row
 from lrqk_cli.kernels.buffers import Drafts, IndexMaps, Projected, Residents, StoredRows
 from lrqk_cli.kernels.codes import largest_code
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.primitives import rounded_code
 from lrqk_cli.kernels.quantise_rows.triton import quantise_rows
 
@@ -130,6 +131,7 @@ def _append(
     TOP: tl.constexpr,
     STORES: tl.constexpr,
 ):
+    await_launch_before()
     member = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     mean += row_set // share * WIDTH
@@ -231,5 +233,6 @@ def append_token(
         TOP=largest_code(codes.dtype) or 0,
         STORES=store.scales is None,
         num_warps=4,
+        **DEPENDENT,
     )
     return key, value

@@ -26,6 +26,7 @@ from torch import Tensor
 from lrqk_cli.kernels.attend_residents.triton_combine import combine_splits
 from lrqk_cli.kernels.attend_residents.triton_split import attend_split
 from lrqk_cli.kernels.buffers import Fetch, Residents, Tail
+from lrqk_cli.kernels.dependent_launch import DEPENDENT
 from lrqk_cli.kernels.dequantise_rows.triton import row_format
 from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.launch_scratch import AttendScratch
@@ -191,6 +192,7 @@ def attend_residents(
         **sizes,
         num_warps=4,
         num_stages=3 if query.element_size() == 2 else 2,
+        **DEPENDENT,
     )
     beside = _Beside(query, drafts, sinks, scaling, softcap or 1.0)
     _combine(scratch, parts, beside, fetched.counts, length, out, out_lse, fixed, hot, splits, sizes)
@@ -240,4 +242,5 @@ def _combine(
         PLANES=0 if fixed is None else planes_in(fixed),
         **sizes,
         num_warps=4,
+        **DEPENDENT,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lrqk_cli.kernels.dependent_launch import await_launch_before
 from lrqk_cli.kernels.fixed_point.triton import store_fixed
 from lrqk_cli.kernels.primitives import soft_cap
 
@@ -199,6 +200,7 @@ def combine_splits(
     PLANES: tl.constexpr,
 ):
     """Merge the splits of one query by their log-sum-exps; then add drafts and tail, then apply the sinks."""
+    await_launch_before()
     row_set = tl.program_id(1).to(tl.int64)
     query = row_set * QUERIES + tl.program_id(0)
     count = tl.load(length) + 1

@@ -14,6 +14,7 @@ from lrqk_cli.kernels.attend_residents.triton_rows import (
     weigh_rows_by_codes,
 )
 from lrqk_cli.kernels.attend_residents.triton_tail import sum_spans
+from lrqk_cli.kernels.dependent_launch import await_launch_before
 from lrqk_cli.kernels.replace_rows.triton import load_stored, take_slots
 
 
@@ -195,6 +196,7 @@ def attend_split(
     The first ``FETCHES`` splits are the fetched rows, the last of them the first rows; those without a row
     write nothing. The other splits skip the slots that fetched rows take.
     """
+    await_launch_before()
     split = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     count = tl.load(length) + 1

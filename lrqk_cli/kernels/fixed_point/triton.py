@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.formats import UNIT
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.fixed_point.reference import planes_in
 
 _UNITS = 8
@@ -43,6 +44,7 @@ def store_fixed(numbers, out, units, unit, PLANES: tl.constexpr, UNITS: tl.const
 
 @triton.jit
 def _fixed_point(row, out, units, PLANES: tl.constexpr, UNITS: tl.constexpr):
+    await_launch_before()
     unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     row += tl.program_id(1) * units * 32
     out += tl.program_id(1) * units * (8 * PLANES + 3)
@@ -56,5 +58,5 @@ def fixed_point(out: Tensor, row: Tensor) -> None:
     units = row.shape[-1] // UNIT
     vectors = row.numel() // row.shape[-1]
     _fixed_point[(triton.cdiv(units, _UNITS), vectors)](
-        row, out, units, PLANES=planes_in(out), UNITS=_UNITS, num_warps=1
+        row, out, units, PLANES=planes_in(out), UNITS=_UNITS, num_warps=1, **DEPENDENT
     )

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.gated_gemv.reference import Activation
 from lrqk_cli.kernels.gemv.triton import CHUNK, rows_of_program
 from lrqk_cli.kernels.primitives import activated, dot_rows
@@ -23,6 +24,7 @@ def _gated_gemv(
     CHUNK: tl.constexpr,
     SILU: tl.constexpr,
 ):
+    await_launch_before()
     member = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     gated = dot_rows(gate, member, rows, row, WIDTH, ROWS, CHUNK)
     scaled = dot_rows(up, member, rows, row, WIDTH, ROWS, CHUNK)
@@ -45,4 +47,5 @@ def gated_gemv(gate: Tensor, up: Tensor, row: Tensor, out: Tensor, *, activation
         CHUNK=min(CHUNK, triton.next_power_of_2(width)),
         SILU=activation == "silu",
         num_warps=4,
+        **DEPENDENT,
     )

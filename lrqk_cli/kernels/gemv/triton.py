@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.primitives import dot_rows, store_sum
 
 # Numbers of a row that a program takes at once. A program takes four short rows.
@@ -40,6 +41,7 @@ def _gemv(
     BIASES: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
 ):
+    await_launch_before()
     program = tl.program_id(0)
     is_first = program < programs_0
     is_last = program >= programs_0 + programs_1
@@ -90,4 +92,5 @@ def gemv(
         BIASES=sum((bias is not None) << number for number, bias in enumerate(biases)),
         HAS_RESIDUAL=residual is not None,
         num_warps=4,
+        **DEPENDENT,
     )

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.formats import UNIT
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.triton import ROWS, arguments, format_code, tiling
@@ -32,6 +33,7 @@ def _packed_experts_gemv(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
+    await_launch_before()
     # Adjacent programs take the same rows, so several vectors with the same expert read its rows once.
     number = tl.program_id(0) % count
     expert = tl.load(chosen + number)
@@ -70,4 +72,5 @@ def packed_experts_gemv(
         ROWS=ROWS,
         CHUNK=chunk,
         num_warps=warps,
+        **DEPENDENT,
     )

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.formats import UNIT
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.gated_gemv.reference import Activation
 from lrqk_cli.kernels.packed import PackedMatrix
@@ -36,6 +37,7 @@ def _packed_gated_gemv(
     CHUNK: tl.constexpr,
     SILU: tl.constexpr,
 ):
+    await_launch_before()
     number = tl.program_id(0) % count
     vector += number * vector_stride
     out += number * rows
@@ -83,4 +85,5 @@ def packed_gated_gemv(
         CHUNK=chunk,
         SILU=activation == "silu",
         num_warps=warps,
+        **DEPENDENT,
     )

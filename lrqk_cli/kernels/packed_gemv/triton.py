@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.formats import UNIT, PackedFormat
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.packed import PackedMatrix
 from lrqk_cli.kernels.packed_gemv.triton_dot import dot_packed_rows
@@ -120,6 +121,7 @@ def _packed_gemv(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
+    await_launch_before()
     # Adjacent programs take the same rows, so several vectors read them once from the memory.
     number = tl.program_id(0) % count
     program = tl.program_id(0) // count
@@ -183,4 +185,5 @@ def packed_gemv(
         ROWS=ROWS,
         CHUNK=chunk,
         num_warps=warps,
+        **DEPENDENT,
     )

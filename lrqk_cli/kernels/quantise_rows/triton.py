@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import StoredRows
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.dequantise_rows.triton import INT8_ROWS, rounded_for, row_format, value_of_code
 from lrqk_cli.memory.accounting import SCALE_TOKENS
 
@@ -93,6 +94,7 @@ def _quantise(
     HAS_POSITION: tl.constexpr,
     SCALE_TOKENS: tl.constexpr,
 ):
+    await_launch_before()
     number = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1).to(tl.int64)
     row = number
@@ -148,5 +150,6 @@ def quantise_rows(
         HAS_POSITION=position is not None,
         SCALE_TOKENS=SCALE_TOKENS,
         num_warps=1,
+        **DEPENDENT,
     )
     return back[0], back[1]

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.fixed_point.reference import planes_in
 from lrqk_cli.kernels.fixed_point.triton import store_fixed
 
@@ -23,6 +24,7 @@ def _normalise(
     ROUNDS_FIRST: tl.constexpr,
     PLANES: tl.constexpr,
 ):
+    await_launch_before()
     start = tl.program_id(0).to(tl.int64) * width
     dim = tl.arange(0, WIDTH_PAD)
     inside = dim < width
@@ -66,4 +68,5 @@ def rms_norm(
         ROUNDS_FIRST=rounds_first,
         PLANES=0 if fixed is None else planes_in(fixed),
         num_warps=min(16, max(1, width_pad // 512)),
+        **DEPENDENT,
     )

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
+
 
 @triton.jit
 def _rotate(
@@ -23,6 +25,7 @@ def _rotate(
     HALF: tl.constexpr,
     HALF_PAD: tl.constexpr,
 ):
+    await_launch_before()
     head = tl.program_id(0)
     token = tl.program_id(1)
     tokens = tl.num_programs(1)
@@ -64,4 +67,5 @@ def rotate(
         HALF=width // 2,
         HALF_PAD=triton.next_power_of_2(width // 2),
         num_warps=1,
+        **DEPENDENT,
     )

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import Projected, TokenScores
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.primitives import (
     TRITON_RELEASE,
     code_dimensions,
@@ -185,8 +186,8 @@ def _score(
     SOFTCAP: tl.constexpr,
     SUMS: tl.constexpr,
 ):
-    span = tl.program_id(1)
-    row_set = tl.program_id(2).to(tl.int64)
+    await_launch_before()
+    span, row_set = tl.program_id(1), tl.program_id(2).to(tl.int64)
     first = span.to(tl.int64) * SPAN
     count = tl.load(length) + 1
     if first >= count:
@@ -296,4 +297,5 @@ def score_tokens(
         SUMS=out.code_sums is not None,
         num_warps=1,
         num_stages=1,
+        **DEPENDENT,
     )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lrqk_cli.config import Aggregate
 from lrqk_cli.kernels.buffers import FetchPlan, Residents, TokenScores
+from lrqk_cli.kernels.dependent_launch import DEPENDENT
 from lrqk_cli.kernels.launch_scratch import SelectScratch
 from lrqk_cli.kernels.select_rows.reference import bin_width, highest_score
 from lrqk_cli.kernels.select_rows.triton_bins import bin_tokens
@@ -70,6 +71,7 @@ def bin_scores(
         block //= 2
     programs = blocks_of(columns, block)
     rounds = blocks_of(sets * programs, _BIN_RESIDENT)
+    # Not a dependent launch: its few programs would crowd on the multiprocessors that are free first.
     bin_tokens[(blocks_of(programs, rounds), sets)](
         scores.logits,
         scores.masses,
@@ -116,6 +118,7 @@ def list_fetches_by_bins(
         BLOCK=SELECT_BLOCK,
         SLOTS=_COUNT_SLOTS,
         num_warps=8,
+        **DEPENDENT,
     )
     list_fetches[(token_blocks + slot_blocks, sets)](
         scratch.token_bin,
@@ -135,4 +138,5 @@ def list_fetches_by_bins(
         BLOCK=SELECT_BLOCK,
         TOKEN_BLOCKS_PAD=triton.next_power_of_2(token_blocks),
         num_warps=8,
+        **DEPENDENT,
     )

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from lrqk_cli.kernels.buffers import LOWEST_SCORE
+from lrqk_cli.kernels.dependent_launch import await_launch_before
 from lrqk_cli.kernels.primitives import exponential
 
 _LOWEST = tl.constexpr(LOWEST_SCORE)
@@ -110,6 +111,7 @@ def bin_tokens(
     CHUNK: tl.constexpr,
 ):
     """Compute and count the bins of blocks of candidates, in turns with the other programs of the set."""
+    await_launch_before()
     first = tl.program_id(0) * BLOCK
     row_set = tl.program_id(1).to(tl.int64)
     tokens = tl.load(length) + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lrqk_cli.kernels.dependent_launch import await_launch_before
 from lrqk_cli.kernels.select_rows.triton_bins import add_bins, histogram_of
 
 
@@ -32,6 +33,7 @@ def count_missing(
     SLOTS: tl.constexpr,
 ):
     """Find the edge, and count the tokens of a block to fetch; or count the bins of some ``SLOTS``."""
+    await_launch_before()
     program = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     candidates = tl.load(length) + 1 - recent
@@ -153,6 +155,7 @@ def list_fetches(
     TOKEN_BLOCKS_PAD: tl.constexpr,
 ):
     """List the tokens of a block to fetch, or the slots of a block to take."""
+    await_launch_before()
     block = tl.program_id(0)
     row_set = tl.program_id(1).to(tl.int64)
     candidates = tl.load(length) + 1 - recent

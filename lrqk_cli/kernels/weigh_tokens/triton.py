@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrqk_cli.kernels.buffers import Residents
+from lrqk_cli.kernels.dependent_launch import DEPENDENT, await_launch_before
 from lrqk_cli.kernels.primitives import soft_cap
 from lrqk_cli.memory.scratch import blocks_of
 
@@ -37,6 +38,7 @@ def _weigh_block(
     BLOCK: tl.constexpr,
     SOFTCAP: tl.constexpr,
 ):
+    await_launch_before()
     row_set = tl.program_id(1).to(tl.int64)
     newest = tl.load(length)
     candidates = tl.maximum(newest + 1 - recent, 0)
@@ -93,4 +95,5 @@ def weigh_tokens(
         BLOCK=block,
         SOFTCAP=softcap is not None,
         num_warps=4,
+        **DEPENDENT,
     )
