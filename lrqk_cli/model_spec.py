@@ -108,6 +108,8 @@ class ModelSpec:
             value at once, d numbers instead of 2d.
         expanded_width: numbers of a token that a latent layer makes for its heads while it reads: queries,
             keys and values that are not compressed; 0 without latent attention.
+        per_layer_width: numbers of a token that the model makes ahead for all layers together, beside its
+            embedding (Gemma 4's per-layer inputs); 0 without any.
         is_softcapped: attention limits its logits by a softcap.
         sliding_heads: KV heads and d of sliding layers, if other than those of full layers.
         row_owners: by layer, the number of the layer whose K and V it uses, its own or an earlier one; empty
@@ -144,6 +146,7 @@ class ModelSpec:
     states: StateSize | None = None
     is_latent: bool = False
     expanded_width: int = 0
+    per_layer_width: int = 0
     is_softcapped: bool = False
     sliding_heads: HeadShape | None = None
     row_owners: tuple[int, ...] = ()

@@ -30,6 +30,7 @@ _ITEMS = {
     "decode_scratch": "Scratch of decode steps",
     "logits": "Logits",
     "prefill_attention": "Prefill: attention",
+    "prefill_inputs": "Prefill: inputs of layers",
     "prefill_mlp": "Prefill: MLP",
     "prefill_state": "Prefill: recurrence",
     "settling": "Building the index",

@@ -71,9 +71,20 @@ def stream_bytes(spec: ModelSpec, config: LrqkConfig, rows: int, dtype: str, seg
 
 
 def segment_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
-    """Return the bytes that a segment needs in every layer: embeddings, RoPE tables, ids and positions."""
-    tables = segment * (spec.hidden_size + 2 * spec.head_dim) * ITEM_BYTES[dtype]
-    return tables + _ID_VECTORS * segment * ITEM_BYTES["int64"]
+    """Return the bytes that a segment needs in every layer.
+
+    These are embeddings, RoPE tables, ids and positions, and inputs that are made for all layers together.
+    """
+    numbers = spec.hidden_size + 2 * spec.head_dim + spec.per_layer_width
+    return segment * (numbers * ITEM_BYTES[dtype] + _ID_VECTORS * ITEM_BYTES["int64"])
+
+
+def per_layer_bytes(spec: ModelSpec, segment: int, dtype: str) -> int:
+    """Return the bytes of making a segment's inputs for all layers together, beside these inputs.
+
+    A projection of the embeddings is normalised in float32: its input, and squares or the output.
+    """
+    return segment * spec.per_layer_width * (ITEM_BYTES[dtype] + 2 * _FLOAT)
 
 
 def flash_takes(width: int) -> bool:

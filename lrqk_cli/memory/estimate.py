@@ -106,6 +106,7 @@ def transient_bytes(spec: ModelSpec, config: LrqkConfig, context: int, dtype: st
         finishing += activations.stream_bytes(spec, config, context, dtype)
         finishing += standing + activations.layer_bytes(spec, config, segment, dtype)
     return {
+        "prefill_inputs": standing + activations.per_layer_bytes(spec, segment, dtype),
         "prefill_attention": standing + attention,
         "prefill_mlp": standing + dense_part,
         "prefill_state": 0

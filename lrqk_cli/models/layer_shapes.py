@@ -57,6 +57,11 @@ def expanded_width(text: Any) -> int:
     return width * int(text.num_attention_heads)
 
 
+def per_layer_width(text: Any) -> int:
+    """Return the numbers of a token's inputs to all layers, beside its embedding; 0 without such inputs."""
+    return int(getattr(text, "hidden_size_per_layer_input", 0) or 0) * int(text.num_hidden_layers)
+
+
 def layer_configs(text: Any) -> tuple[Any, ...]:
     """Return the configuration of each layer if they differ, else the one of all."""
     return tuple(text.per_layer_config) if getattr(text, "is_heterogeneous", False) else (text,)

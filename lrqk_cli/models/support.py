@@ -27,6 +27,7 @@ from lrqk_cli.models.layer_shapes import (
     is_latent,
     layer_configs,
     layer_kinds,
+    per_layer_width,
     row_owners,
 )
 from lrqk_cli.models.mixes import ON_LOAD, Matrix, experts_per_token, weight_bytes
@@ -129,6 +130,7 @@ def _spec(text: Any, name: str) -> ModelSpec:
         row_owners=row_owners(text),
         is_latent=is_latent(text),
         expanded_width=expanded_width(text),
+        per_layer_width=per_layer_width(text),
         is_softcapped=bool(declared(text, "attn_logit_softcapping")),
         forms=_forms(text, parameters, matrices),
     )

@@ -214,3 +214,18 @@ def test_recurrences_take_no_more_than_is_stated(family: str) -> None:
     reading, _ = measured_of(model, settings)
     stated = max(phases[name] for name in ("prefill_attention", "prefill_mlp", "prefill_state")) + 2 * states
     assert 0.6 * stated <= reading <= stated
+
+
+@pytest.mark.parametrize("width", [8, 256, 2048])
+@pytest.mark.parametrize("family", ["gemma4", "gemma4-shared"])
+def test_inputs_of_layers_take_no_more_than_is_stated(family: str, width: int) -> None:
+    changes = {"max_position_embeddings": CONTEXT, "hidden_size_per_layer_input": width}
+    model = tiny_model(family, **changes).bfloat16()
+    spec = spec_from_config(model.config, "tiny")
+    assert spec.per_layer_width == width * spec.num_layers
+    settings = LrqkConfig("dense", segment=SEGMENT)
+    phases = transient_bytes(spec, settings, CONTEXT, "bfloat16")
+    stated = max(phases.values())
+    assert (stated == phases["prefill_inputs"]) == (width == 2048)
+    peak = max(measured_of(model, settings))
+    assert 0.6 * stated <= peak <= stated + bytes_beside(spec, settings)
