@@ -11,11 +11,13 @@ import triton
 import triton.language as tl
 
 from lrqk_cli.kernels.primitives import TRITON_RELEASE
+from lrqk_cli.memory.machine import driver_version
 
 # The oldest release of Triton with which this was measured.
 _RELEASE = (3, 6)
-# The compute capability that has such launches: H100, and RTX 50 series.
-_CAPABILITY = 90
+# The compute capability that has such launches (H100, and RTX 50 series), and NVIDIA's driver that captures
+# them in graphs, of CUDA 12.3.
+_CAPABILITY, _DRIVER = 90, 545
 
 
 def _has_dependent_launches() -> bool:
@@ -26,9 +28,14 @@ def _has_dependent_launches() -> bool:
         target = triton.runtime.driver.active.get_current_target()
     except RuntimeError:
         return False  # there is no GPU
+    driver = driver_version() or "0"
     capabilities = [torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count())]
     found = [10 * major + minor for major, minor in capabilities]
-    return bool(target.backend == "cuda" and min([target.arch, *found]) >= _CAPABILITY)
+    return (
+        target.backend == "cuda"
+        and min([target.arch, *found]) >= _CAPABILITY
+        and int(driver.partition(".")[0]) >= _DRIVER
+    )
 
 
 _IS_DEPENDENT = tl.constexpr(_has_dependent_launches())

@@ -28,8 +28,10 @@ from lrqk_cli.config import KvDtype
 from lrqk_cli.kernels.buffers import Fetch, FetchPlan, Projected, StoredRows
 from lrqk_cli.kernels.fixed_point.reference import empty_fixed
 from lrqk_cli.kernels.launch_scratch import AttendScratch, SelectScratch
+from lrqk_cli.memory import machine
 
 CPU = torch.device("cpu")
+DRIVER = "580.159.04"
 # Llama 3.1 8B, Qwen2.5 0.5B, Gemma 3 270M, and an odd one.
 SHAPES = [
     (Shape(3000, context=4096, heads=1, queries=4, width=128, rank=64, hot=1024, recent=64), torch.uint8),
@@ -201,6 +203,7 @@ def run_segment(shape: Shape, kv_dtype: KvDtype) -> None:
 def main() -> None:
     compiled: dict[str, Compiled] = {}
     triton.runtime.driver.set_active(AbsentGpu(int(sys.argv[1])))
+    machine.driver_version = lambda: DRIVER
     compile_only(compiled)
     run_step(*SHAPES[0], torch.bfloat16, "bf16")
     if sys.argv[2:] == ["briefly"]:
