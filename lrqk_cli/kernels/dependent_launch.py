@@ -47,8 +47,8 @@ DEPENDENT: dict[str, bool] = {"launch_pdl": True} if _IS_DEPENDENT.value else {}
 def await_launch_before():
     """Wait until the launch before has ended, so that its results can be read; then let the next one start.
 
-    This is the first statement of each kernel that is launched so, of each kernel before it too: what ended
-    has then waited itself, so that all earlier launches have ended as well.
+    Every kernel that is launched so begins with it. So when the launch before has ended, it has waited for
+    its own predecessor, and all earlier launches have ended too.
     """
     if _IS_DEPENDENT:
         tl.extra.cuda.gdc_wait()
