@@ -33,6 +33,7 @@ def write_gguf(
     split: str | None = None,
     added: Mapping[str, int] | None = None,
     ends: Mapping[str, int] | None = None,
+    begins: bool | None = None,
     **others: str | None,
 ) -> Path:
     """Write a file of an architecture with this vocabulary.
@@ -43,6 +44,7 @@ def write_gguf(
         split: llama.cpp's name of how text is split before it is encoded.
         added: the types of tokens that follow this vocabulary.
         ends: the ids of special tokens, by the names of their keys, also in place of this vocabulary's.
+        begins: whether a text begins with the token of ``bos``; None for a header that does not say so.
         others: of matrices by these names, without their layer.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -61,6 +63,8 @@ def write_gguf(
     _add_vocabulary(writer, added or {})
     for end, number in {"bos": 1, "eos": 2, "unknown": 0, "padding": 0, **(ends or {})}.items():
         writer.add_uint32(f"tokenizer.ggml.{end}_token_id", number)
+    if begins is not None:
+        writer.add_add_bos_token(begins)
     if split is not None:
         writer.add_tokenizer_pre(split)
     for name, tensor in tensors:

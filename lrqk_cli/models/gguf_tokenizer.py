@@ -64,9 +64,13 @@ def _with_own_tokens(tokenizer: PreTrainedTokenizerBase, header: HeaderValues) -
         {"id": number, "content": texts[number], "special": special, **_PLAIN}
         for number, special in sorted(added.items())
     ]
+    # It has the old number of the token that begins a text; the flags below make another.
+    parts["post_processor"] = None
     named = {name: header.token(kind) for name, kind in _NAMED.items()}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(parts)),
         chat_template=tokenizer.chat_template,
+        add_bos_token=tokenizer.add_bos_token,
+        add_eos_token=tokenizer.add_eos_token,
         **{name: texts[number] for name, number in named.items() if number is not None},
     )

@@ -72,3 +72,17 @@ def test_a_piece_that_is_a_token_is_taken_whole_where_the_model_does(
         assert tokenizer.tokenize("!?!") == expected
         assert tokenizer.tokenize("!!") == ["!!"]
         assert tokenizer.tokenize("!?!!") == ["!", "?", "!!"]
+
+
+@pytest.mark.parametrize("begins", [True, False, None])
+def test_a_text_begins_with_the_token_of_the_file(begins: bool | None, tmp_path: Path) -> None:
+    added = {BEGIN: TokenType.CONTROL}
+    file = write_gguf(
+        tmp_path / "tiny.gguf", "deepseek2", {}, [], split="deepseek-v3", added=added,
+        ends={"bos": FIRST}, begins=begins,
+    )  # fmt: skip
+    made = read_tokenizer(file, HeaderValues(file))
+    made.save_pretrained(tmp_path / "saved")
+    for tokenizer in (made, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        plain = tokenizer.encode("!!", add_special_tokens=False)
+        assert tokenizer.encode("!!") == ([FIRST, *plain] if begins else plain)
