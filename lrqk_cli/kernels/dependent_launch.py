@@ -28,14 +28,11 @@ def _has_dependent_launches() -> bool:
         target = triton.runtime.driver.active.get_current_target()
     except RuntimeError:
         return False  # there is no GPU
-    driver = driver_version() or "0"
     capabilities = [torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count())]
     found = [10 * major + minor for major, minor in capabilities]
-    return (
-        target.backend == "cuda"
-        and min([target.arch, *found]) >= _CAPABILITY
-        and int(driver.partition(".")[0]) >= _DRIVER
-    )
+    if target.backend != "cuda" or min([target.arch, *found]) < _CAPABILITY:
+        return False
+    return int((driver_version() or "0").partition(".")[0]) >= _DRIVER
 
 
 _IS_DEPENDENT = tl.constexpr(_has_dependent_launches())

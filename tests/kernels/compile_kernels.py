@@ -73,11 +73,10 @@ class Compiled(TypedDict):
 
 
 def waits_first(ptx: str) -> bool:
-    """Return whether programs wait for the launch before them, and have touched no memory till then."""
+    """Return whether programs wait for the launch before them: all, and before they touch any memory."""
     before, waits, _ = ptx.partition("griddepcontrol.wait")
-    return (
-        bool(waits) and re.search(r"\b(ld|st|atom|red)\.global|cp\.async|launch_dependents", before) is None
-    )
+    touches = r"\b(ld|st|atom|red)\.[\w.:]*global|cp\.async|launch_dependents|\b(bra|ret)\b"
+    return bool(waits) and re.search(touches, before) is None
 
 
 def compile_only(compiled: dict[str, Compiled]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-triton = pytest.importorskip("triton", reason="Triton is not installed")
-TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from lrqk_cli.kernels.primitives import TRITON_RELEASE
 
 # Compute capability, and bytes of shared memory that a program may have: RTX 30 series (and 40). Larger cards
 # have more of it.
@@ -58,7 +59,7 @@ def test_kernels_compile_within_the_shared_memory() -> None:
     assert not any(kernel["is_dependent"] or kernel["waits_first"] for kernel in found.values())
 
 
-@pytest.mark.skipif(TRITON < (3, 6), reason="not before Triton 3.6")
+@pytest.mark.skipif(TRITON_RELEASE < (3, 6), reason="not before Triton 3.6")
 def test_dependent_launches_wait_before_they_touch_memory() -> None:
     found = compiled(str(DEPENDENT_CAPABILITY), "briefly")
     assert {name for name, kernel in found.items() if not kernel["is_dependent"]} == INDEPENDENT
