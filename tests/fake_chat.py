@@ -143,6 +143,7 @@ class FakePrompt:
     """
 
     counts_exactly: ClassVar[bool] = True
+    continues_text: ClassVar[bool] = False
 
     system: str | None = None
     marks: ReasoningMarks | None = None
@@ -178,7 +179,7 @@ class FakePrompt:
     def opening(self) -> list[int]:
         return list(map(ord, (self.system or "") + "<"))
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, after: Sequence[int] = ()) -> list[int]:
         return list(map(ord, text))
 
     def spells(self, tokens: Sequence[int], text: str) -> bool:
@@ -197,11 +198,14 @@ class FakePlain(PlainText):
     def __init__(self) -> None:
         pass
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, after: Sequence[int] = ()) -> list[int]:
         return [*map(ord, text)]
 
 
 class FakeStream:
+    def __init__(self, after: Sequence[int] = ()) -> None:
+        pass
+
     def push(self, token: int) -> str:
         return chr(token)
 

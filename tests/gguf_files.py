@@ -21,6 +21,12 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 PLAIN_ADDED = ["<think>", "</think>", "<tool_call>"]
 # All tokens but those of ``PLAIN_ADDED``, which follow them. No merges lead to the last one.
 VOCABULARY = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "!!", "??", "!?!"]
+# Of a SentencePiece vocabulary: bytes, words that merges lead to, and runs of one character.
+PIECES = [
+    *("<unk>", "<s>", "</s>"),
+    *(f"<0x{byte:02X}>" for byte in range(256)),
+    *("▁Hi", "Hi", "▁▁", "▁▁▁▁", "\n\n", "▁", "\n", *"abcdefghijklmnopqrstuvwxyzHIN[]/:<>|.?!"),
+]
 
 
 def write_gguf(
@@ -74,6 +80,48 @@ def write_gguf(
             writer.add_tensor(name, numbers)
         else:
             writer.add_tensor(name, quantised(own, numbers), raw_dtype=GGMLQuantizationType[own])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_pieces(
+    path: Path,
+    architecture: str,
+    *,
+    added: Mapping[str, int] | None = None,
+    kind: str = "llama",
+    template: str | None = None,
+    **flags: bool,
+) -> Path:
+    """Write a file without weights, with a tiny SentencePiece vocabulary.
+
+    Args:
+        added: the types of tokens that follow ``PIECES``.
+        kind: of the vocabulary.
+        flags: of the header, such as ``add_space_prefix``.
+    """
+    from gguf import GGUFWriter, TokenType
+
+    tokens = [*PIECES, *(added or {})]
+    kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256]
+    kinds += [TokenType.NORMAL] * (len(PIECES) - len(kinds))
+    writer = GGUFWriter(str(path), architecture)
+    writer.add_name("tiny")
+    writer.add_tokenizer_model(kind)
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(number) for number in range(len(tokens))])
+    writer.add_token_types([*kinds, *(added or {}).values()])
+    for end, number in {"unknown": 0, "bos": 1, "eos": 2}.items():
+        writer.add_uint32(f"tokenizer.ggml.{end}_token_id", number)
+    for name, flag in flags.items():
+        writer.add_bool(f"tokenizer.ggml.{name}", flag)
+    if kind == "gemma4":
+        writer.add_token_merges(["H i"])
+    if template is not None:
+        writer.add_chat_template(template)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

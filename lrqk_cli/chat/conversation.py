@@ -105,7 +105,9 @@ class Conversation:
 
     def turn(self, question: str) -> list[int]:
         """Return the tokens that a question would add, up to the start of its answer."""
-        return [*self._begin(), *self.prompt.text(question), *self.prompt.closing()]
+        begin = self._begin()
+        asked = self.prompt.text(question, begin or self.tokens)
+        return [*begin, *asked, *self.prompt.closing()]
 
     def length_with(self, question: str) -> int:
         """Return the number of tokens that the conversation would have with a question."""
@@ -119,7 +121,7 @@ class Conversation:
         first, pages = len(self.tokens), list[PageSpan]()
         for section in document.sections():
             section_start = len(self.tokens)
-            self.tokens += self.prompt.text(section.text)
+            self.tokens += self.prompt.text(section.text, self.tokens)
             if section.page is not None:
                 end = len(self.tokens)
                 pages.append(PageSpan(index, section.page, section_start, end, section.by_ocr))

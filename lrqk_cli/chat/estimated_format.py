@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lrqk_cli.models.unmarked import UnmarkedFormat
@@ -18,6 +19,7 @@ class EstimatedFormat(UnmarkedFormat):
     thinks: bool = False
     reasoning: None = None
     counts_exactly: bool = False
+    continues_text: bool = False
 
     def with_system(self, system: str | None) -> EstimatedFormat:
         """Return the same format with another system text."""
@@ -31,6 +33,6 @@ class EstimatedFormat(UnmarkedFormat):
         """Stand for the system text."""
         return self.text(self.system or "")
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, after: Sequence[int] = ()) -> list[int]:  # noqa: ARG002
         """Return about as many tokens as the text has."""
         return [0] * -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)

@@ -133,6 +133,8 @@ def look_up(
         view.note(f"Weights of the types {', '.join(kinds)} are unpacked into 16 bits: no kernel reads them.")
     if files.has_other_parts(source):
         view.note("Only the language model of this checkpoint is loaded: lrqk reads no pictures.")
+    if not tokenizer.chat_template:
+        view.note("This model has no chat template: it is shown lines of 'User:' and 'Assistant:' instead.")
     prompt = ChatPrompt(tokenizer, system, thinks=generation.thinks)
     needed = needed_tokens(prompt, texts, questions, generation, said)
     plan = _choose(request, placement, needed, grows=questions is None)
@@ -202,7 +204,7 @@ def open_session(
             stop_ids=loaded.stop_ids,
             trained_context=loaded.spec.trained_context,
             max_context=loaded.spec.max_context,
-            new_stream=lambda: Detokenizer(tokenizer),
+            new_stream=partial(Detokenizer, tokenizer),
             keeper=stack.enter_context(kept),
         )
         seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))

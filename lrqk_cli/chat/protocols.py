@@ -63,6 +63,10 @@ class ChatFormat(Protocol):
     def counts_exactly(self) -> bool:
         """Whether there are as many tokens as the model reads, and not about as many."""
 
+    @property
+    def continues_text(self) -> bool:
+        """Whether an answer goes on with the text, and does not begin one of its own."""
+
     def with_system(self, system: str | None, /) -> ChatFormat:
         """Return the same format with another system text."""
 
@@ -76,8 +80,8 @@ class ChatFormat(Protocol):
     def opening(self) -> list[int]:
         """Everything before the first user content, the system text included."""
 
-    def text(self, text: str, /) -> list[int]:
-        """Encode untrusted text."""
+    def text(self, text: str, after: Sequence[int] = (), /) -> list[int]:
+        """Encode untrusted text that follows the tokens ``after``."""
 
     def closing(self) -> list[int]:
         """From the end of a user content to where the answer begins."""

@@ -142,6 +142,11 @@ class HeaderValues:
         found: int | None = self._value(f"tokenizer.ggml.{kind}_token_id", None)
         return found
 
+    def tokenizer_flag(self, name: str) -> bool | None:
+        """Return a switch of the tokenizer, such as ``add_bos_token``; None if the header does not say."""
+        found: bool | None = self._value(f"tokenizer.ggml.{name}", None)
+        return found
+
     @cached_property
     def tokens(self) -> list[str]:
         """The texts of the tokens, in the order of their ids."""

@@ -195,13 +195,13 @@ def _load_gguf(
 
 
 def _load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    # A model's own class would replace the splitting that was prepared for a file's vocabulary.
+    kind = PreTrainedTokenizerFast if source.is_gguf else AutoTokenizer
     try:
         with memory_errors(), quiet_transformers():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                str(folder), trust_remote_code=False
-            )
+            tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(folder), trust_remote_code=False)
             if tokenizer.encode("a", add_special_tokens=False):
                 return tokenizer
     except LrqkError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lrqk_cli.errors import UsageError
@@ -22,7 +23,7 @@ class PlainText(UnmarkedFormat):
     system = None
     thinks = False
     reasoning = None
-    counts_exactly = True
+    counts_exactly = continues_text = True
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -47,7 +48,7 @@ class PlainText(UnmarkedFormat):
             raise UsageError("A text without a chat format has no reasoning.", "Ask in a conversation.")
         return self
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, after: Sequence[int] = ()) -> list[int]:  # noqa: ARG002
         """Encode a text, with the tokens that the tokenizer puts around one, such as BOS."""
         return list(self._tokenizer.encode(encodable(text)))
 

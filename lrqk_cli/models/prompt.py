@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lrqk_cli.errors import ModelError, UsageError
+from lrqk_cli.models.pieces import PieceEncoder
 from lrqk_cli.models.plain_marks import break_mark, plain_marks
 from lrqk_cli.models.template import read_template
 
@@ -22,6 +24,9 @@ PLAIN_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
+
+# Tokens before a text that may change how its first one is decoded: those of one character.
+_NEIGHBOURS = 4
 
 
 class ChatPrompt:
@@ -41,18 +46,20 @@ class ChatPrompt:
     Attributes:
         reasoning: how the model marks reasoning; None if it does not reason.
         counts_exactly: the tokens are those that the model reads.
+        continues_text: an answer goes on with the text; here it begins one.
 
     Raises:
         ModelError: the template cannot be rendered, or there are several and none is the default.
         UsageError: ``thinks``, and the template has no reasoning.
     """
 
-    counts_exactly = True
+    counts_exactly, continues_text = True, False
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, system: str | None = None, *, thinks: bool = False
     ) -> None:
         self._tokenizer = tokenizer
+        self._pieces = PieceEncoder(tokenizer)
         self.system = system
         self.thinks = thinks
         self._template = _template_of(tokenizer)
@@ -69,14 +76,15 @@ class ChatPrompt:
         self._around_system_text = {*self._control(start), *self._control(middle)}
         self._closing = self._control(text.closing)
         self._answered = self._control(text.answered)
-        self._between = self._control(text.between)
+        self._between = self._control(self._pieces.before_text(text.between))
         self._opening = self._bos()
-        if system is None:
-            self._opening += self._control(text.before)
-        elif text.around_system is None:
-            self._opening += self._control(text.before) + self.text(system + "\n\n")
-        else:
-            self._opening += self._control(start) + self.text(system) + self._control(middle)
+        before = text.before if system is None or text.around_system is None else start
+        self._opening += self._pieces.control(self._pieces.before_text(before))
+        if system is not None and text.around_system is None:
+            self._opening += self.text(system + "\n\n", self._opening)
+        elif system is not None:
+            self._opening += self.text(system, self._opening)
+            self._opening += self._control(self._pieces.before_text(middle))
 
     def with_system(self, system: str | None) -> ChatPrompt:
         """Return the same format with another system text."""
@@ -121,28 +129,26 @@ class ChatPrompt:
         """From the end of an answer, its end tag included, to where the next user content begins."""
         return list(self._between)
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, after: Sequence[int] = ()) -> list[int]:
         """Encode untrusted text; text that looks like a control token becomes ordinary tokens.
 
         Text that looks like a plain-text turn mark of the template gets an invisible character. Lone
         surrogates, which stand for undecodable bytes and which no tokenizer takes, become U+FFFD.
+
+        Args:
+            after: the tokens that it follows; the last one says whether a vocabulary that begins a text with
+                a blank is to do so.
         """
         text = encodable(text)
         if self._marks is not None:
             text = self._marks.sub(break_mark, text)
-        pieces, start = [], 0
-        for word in self._control_words.finditer(text) if self._control_words else ():
-            # Encode the halves of the word separately: neither is a control token.
-            pieces.append(text[start : word.start() + 1])
-            start = word.start() + 1
-        pieces.append(text[start:])
-        encode = self._tokenizer.encode
-        return [
-            token
-            for piece in pieces
-            if piece
-            for token in encode(piece, add_special_tokens=False, split_special_tokens=True)
-        ]
+        # Encode the halves of a control word separately: neither is a control token.
+        words = self._control_words.finditer(text) if self._control_words else ()
+        cuts = [0, *(word.start() + 1 for word in words), len(text)]
+        tokens, goes_on = list[int](), self._pieces.goes_on(after)
+        for start, end in pairwise(cuts):
+            tokens += self._pieces.text(text[start:end], goes_on=goes_on or start > 0)
+        return tokens
 
     def marked_stream(self) -> Detokenizer:
         """Return a decoder that shows control tokens too: the marks of reasoning may be such."""
@@ -181,8 +187,8 @@ class ChatPrompt:
         return [bos] if self._tokenizer.encode("a")[:1] == [bos] else []
 
     def _control(self, piece: str) -> list[int]:
-        tokens: list[int] = self._tokenizer.encode(piece, add_special_tokens=False) if piece else []
-        return tokens
+        """Encode a piece of the template behind text."""
+        return self._pieces.control(piece, goes_on=True)
 
 
 def encodable(text: str) -> str:
@@ -194,16 +200,21 @@ class Detokenizer:
     """Decodes generated ids to text one by one; leaves out special tokens unless it ``shows_special`` ones.
 
     Holds text back while its last character is incomplete: a character may take several tokens.
+
+    Args:
+        after: tokens whose text goes on; without any, vocabularies that begin a text with a blank lose it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, shows_special: bool = False) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, after: Sequence[int] = (), *, shows_special: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._shows_special = shows_special
-        self._ids: list[int] = []
+        self._ids = [*after[-_NEIGHBOURS:]]
         # Tokens before _read have been returned. Tokens from _context on are decoded again with each new one,
         # because the text of a token may depend on its neighbours.
         self._context = 0
-        self._read = 0
+        self._read = len(self._ids)
 
     def push(self, token: int) -> str:
         """Add one token; return the newly complete text, which may be empty."""

@@ -33,7 +33,7 @@ _MARKER = "lrqk.json"
 # Increased when the stored files change, so that models stored by an older version are pulled again.
 _FORMAT = 1
 # The same for the files that are prepared from a GGUF file, which need no new pull.
-_PREPARED_FORMAT = 6
+_PREPARED_FORMAT = 7
 _GGUF = "model.gguf"
 # The most bytes of a user's file name in the name of a folder: systems allow 255, and some are added.
 _LONGEST_STEM = 200

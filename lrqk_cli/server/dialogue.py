@@ -88,6 +88,6 @@ def _append(conversation: Conversation, part: _Part) -> None:
         return
     question, answer = part
     exchange = conversation.add_question(question)
-    tokens = conversation.prompt.text(answer)
+    tokens = conversation.prompt.text(answer, conversation.prompt.answered())
     conversation.finish(exchange, tokens)
     exchange.answer = Reply(answer, "stop", len(tokens))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -27,7 +28,7 @@ class Letters:
     def between(self) -> list[int]:
         return self.text("<end><user>")
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, after: Sequence[int] = ()) -> list[int]:
         return [ord(letter) for letter in text]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ class Characters:
     def closing(self) -> list[int]:
         return [3]
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, after: Sequence[int] = ()) -> list[int]:
         return [ord(letter) for letter in text]
 
 

@@ -36,7 +36,7 @@ class Folding(FakePrompt):
     def with_system(self, system):
         return Folding(system)
 
-    def text(self, text):
+    def text(self, text, after=()):
         return super().text(text.upper())
 
 

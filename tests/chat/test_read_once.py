@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -49,11 +49,12 @@ class Format:
     reasoning: None = None
     thinks: bool = False
     counts_exactly: bool = True
+    continues_text: bool = False
 
     def opening(self) -> list[int]:
         return [1, *encode(self.system or "")]
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, after: Sequence[int] = ()) -> list[int]:
         return encode(text)
 
     def closing(self) -> list[int]:
@@ -110,7 +111,7 @@ class Chat:
             stop_ids=(),
             trained_context=10_000,
             max_context=10_000,
-            new_stream=Stream,  # type: ignore[arg-type]
+            new_stream=lambda _: Stream(),  # type: ignore[arg-type]
             keeper=self.keeper,
         )
 

@@ -30,7 +30,7 @@ def steering_model(tiny_model, monkeypatch):
     made = session.Session.__init__
 
     def make(self, *arguments, **settings):
-        made(self, *arguments, **{**settings, "new_stream": Stream})
+        made(self, *arguments, **{**settings, "new_stream": lambda _: Stream()})
 
     monkeypatch.setattr(session.Session, "__init__", make)
     return tiny_model

@@ -40,7 +40,7 @@ def test_a_cap_holds_and_is_lifted_again():
             torch.empty(256 << 20, dtype=torch.uint8, device=device)
         torch.empty(16 << 20, dtype=torch.uint8, device=device)
     torch.empty(256 << 20, dtype=torch.uint8, device=device)
-    with pytest.raises(UsageError, match="--memory-cap is"):
+    with pytest.raises(UsageError, match="`memory_cap` is"):
         cap.check_memory_cap(device, 1 << 50)
     link, memory = probe.link_bandwidth(device), probe.memory_bandwidth(device)
     assert link is not None

@@ -9,13 +9,15 @@ import pytest
 from converted import converted
 from gguf_files import write_gguf
 from tokenizers import Regex, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models import gguf
 from lrqk_cli.models.gguf_families import splits
 from lrqk_cli.models.gguf_reader import HeaderValues
+from lrqk_cli.models.gguf_tokenizer import read_tokenizer
+from lrqk_cli.models.loading import load_tokenizer, resolve
 
 # Both tables and the reader of headers are transformers' own way of doing it.
 pytestmark = pytest.mark.short
@@ -38,7 +40,7 @@ def pieces(tokenizer: PreTrainedTokenizerBase, text: str = TEXT) -> list[str]:
 
 def split_by(name: str | None, tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTrainedTokenizerBase:
     file = write_gguf(folder / "tiny.gguf", "llama", {}, [], split=name)
-    splits.split_as_named(tokenizer, HeaderValues(file), file.name)
+    splits.split_as_named(tokenizer.backend_tokenizer, HeaderValues(file), file.name)
     return tokenizer
 
 
@@ -130,11 +132,8 @@ def test_a_prepared_tokenizer_keeps_the_splitting(
     name: str, mixture_gguf: Callable[..., Path], tmp_path: Path
 ) -> None:
     files = [mixture_gguf(split=name), converted("glm4-moe-lite", tmp_path / "own.gguf", split=name)[1]]
-    for number, file in enumerate(files):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        gguf.prepare(file, folder, {}, lambda *_: None)
-        assert "12345" not in "|".join(pieces(AutoTokenizer.from_pretrained(str(folder))))
+    for file in files:
+        assert "12345" not in "|".join(pieces(load_tokenizer(resolve(str(file)))))
 
 
 def test_an_unknown_splitting_is_refused_before_any_work(
@@ -155,9 +154,24 @@ def test_an_unknown_splitting_is_refused_before_any_work(
     assert not list((tmp_path / "made").iterdir())
 
 
-def test_vocabularies_of_characters_are_not_split(
-    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "architecture", "same"),
+    [
+        ("qwen2", "qwen2", True),
+        ("qwen35", "llama", True),
+        (None, "qwen2", True),
+        ("llama-bpe", "llama", False),
+    ],
+)
+def test_accents_are_composed_where_the_model_does(
+    name: str | None, architecture: str, same: bool, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(HeaderValues, "vocabulary_kind", "llama")
-    before = pieces(tokenizer)
-    assert pieces(split_by("no such", tokenizer, tmp_path)) == before
+    file = write_gguf(tmp_path / "tiny.gguf", architecture, {}, [], split=name)
+    tokenizer = read_tokenizer(file, HeaderValues(file))
+    assert (tokenizer.encode("cafe\u0301") == tokenizer.encode("caf\u00e9")) is same
+
+
+def test_files_of_qwen_that_are_older_than_names_are_split_as_its_model_does(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", "qwen2", {}, [])
+    found = pieces(read_tokenizer(file, HeaderValues(file)))
+    assert found == ["It", "'s", " MyWord", " ", "1", "2", "3", "4", "5", "一二a", "!?\n\n", "I", "'LL"]

@@ -70,7 +70,8 @@ def lookup_prompt(text: str, seed: int, prompt: ChatPrompt, room: int) -> Lookup
     words = text.split(" ")
     while len(words) >= 2 * _PASSAGE_WORDS:
         document = _with_table(words, seed)
-        head = [*prompt.opening(), *prompt.text(INTRODUCTION + document)]
+        opening = prompt.opening()
+        head = [*opening, *prompt.text(INTRODUCTION + document, opening)]
         asked = [
             (question, [*asked_tokens(question.text, prompt), *prompt.text(question.opening)])
             for question in _questions(words, document)

@@ -52,11 +52,12 @@ def document_prompt(
         room_after: returns the tokens to leave free after a question.
     """
     asked = [question_tokens(question, prompt) for question in document.questions]
-    start = [*prompt.opening(), *prompt.text(INTRODUCTION)]
+    opening = prompt.opening()
+    start = [*opening, *prompt.text(INTRODUCTION, opening)]
     longest = max(
         len(tokens) + room_after(question) for tokens, question in zip(asked, document.questions, strict=True)
     )
-    room, text = context - len(start) - longest, prompt.text(document.text)
+    room, text = context - len(start) - longest, prompt.text(document.text, start)
     if room < min(_LEAST_TOKENS, len(text)):
         return None
     is_cut = len(text) > room

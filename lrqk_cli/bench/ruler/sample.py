@@ -75,9 +75,6 @@ def fill(build: Build, count: Count, context: int, fewest: int, most: int | None
 
 def encode(prompt: ChatPrompt, sample: Sample) -> list[int]:
     """Return the tokens of a sample: the user turn, the assistant's tag and the answer prefix."""
-    return [
-        *prompt.opening(),
-        *prompt.text(sample.prompt_text),
-        *prompt.closing(),
-        *prompt.text(sample.answer_prefix),
-    ]
+    opening, closing = prompt.opening(), prompt.closing()
+    asked, answer = prompt.text(sample.prompt_text, opening), prompt.text(sample.answer_prefix, closing)
+    return [*opening, *asked, *closing, *answer]

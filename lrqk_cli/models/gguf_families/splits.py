@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tokenizers import Regex, pre_tokenizers
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from lrqk_cli.errors import ModelError
 from lrqk_cli.models.gguf_reader import HeaderValues
@@ -97,19 +96,28 @@ _WHOLE_FIRST = {
     "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "minicpm5",
     "tekken", "youtu",
 }  # fmt: skip
+# Names of models whose tokenizer.json composes accents first; llama.cpp does not.
+_COMPOSED = {"qwen2", "qwen35"}
+# Architectures whose files are split so if they are older than names.
+_UNNAMED = {"qwen2": "qwen2", "qwen2moe": "qwen2"}
+# Names with which llama.cpp begins a text with BOS unless a header says otherwise.
+BOS_FIRST = frozenset(
+    {
+        *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+        "tekken",
+    }
+)
 
 
-def split_as_named(tokenizer: PreTrainedTokenizerBase, header: HeaderValues, file: str) -> None:
-    """Let a byte-level tokenizer split text as the header of its file names it; others split by themselves.
+def split_as_named(tokenizer: Tokenizer, header: HeaderValues, file: str) -> None:
+    """Let a byte-level tokenizer split text as the header of its file names it.
 
-    The name also says whether a piece that is a token is taken whole.
+    The name also says whether a piece that is a token is taken whole, and whether accents are composed.
 
     Raises:
         ModelError: it is not known what the name means.
     """
-    if header.vocabulary_kind != "gpt2":
-        return
-    name = header.pre_tokenizer or "default"
+    name = header.pre_tokenizer or _UNNAMED.get(header.architecture, "default")
     if name not in _BY_NAME:
         raise ModelError(
             f"'{file}' splits text in a way that lrqk does not know, by the name of {name[:80]!r}.",
@@ -117,5 +125,6 @@ def split_as_named(tokenizer: PreTrainedTokenizerBase, header: HeaderValues, fil
         )
     splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in _BY_NAME[name]]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
-    tokenizer.backend_tokenizer.model.ignore_merges = name in _WHOLE_FIRST
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
+    tokenizer.normalizer = normalizers.NFC() if name in _COMPOSED else None
+    tokenizer.model.ignore_merges = name in _WHOLE_FIRST
