@@ -143,7 +143,6 @@ class FakePrompt:
     """
 
     counts_exactly: ClassVar[bool] = True
-    continues_text: ClassVar[bool] = False
 
     system: str | None = None
     marks: ReasoningMarks | None = None
@@ -185,6 +184,9 @@ class FakePrompt:
     def spells(self, tokens: Sequence[int], text: str) -> bool:
         return "".join(map(chr, tokens)) == text
 
+    def goes_on(self, tokens: Sequence[int]) -> bool:
+        return False
+
     def closing(self) -> list[int]:
         return [ord(">")]
 
@@ -203,7 +205,7 @@ class FakePlain(PlainText):
 
 
 class FakeStream:
-    def __init__(self, after: Sequence[int] = ()) -> None:
+    def __init__(self, goes_on: bool = False) -> None:
         pass
 
     def push(self, token: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def write_pieces(
     architecture: str,
     *,
     added: Mapping[str, int] | None = None,
+    pieces: Sequence[str] | None = None,
     kind: str = "llama",
     template: str | None = None,
     **flags: bool,
@@ -100,12 +101,13 @@ def write_pieces(
 
     Args:
         added: the types of tokens that follow ``PIECES``.
+        pieces: in their place, by the same types.
         kind: of the vocabulary.
         flags: of the header, such as ``add_space_prefix``.
     """
     from gguf import GGUFWriter, TokenType
 
-    tokens = [*PIECES, *(added or {})]
+    tokens = [*(pieces or PIECES), *(added or {})]
     kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256]
     kinds += [TokenType.NORMAL] * (len(PIECES) - len(kinds))
     writer = GGUFWriter(str(path), architecture)

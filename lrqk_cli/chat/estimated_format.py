@@ -19,7 +19,6 @@ class EstimatedFormat(UnmarkedFormat):
     thinks: bool = False
     reasoning: None = None
     counts_exactly: bool = False
-    continues_text: bool = False
 
     def with_system(self, system: str | None) -> EstimatedFormat:
         """Return the same format with another system text."""
@@ -32,6 +31,10 @@ class EstimatedFormat(UnmarkedFormat):
     def opening(self) -> list[int]:
         """Stand for the system text."""
         return self.text(self.system or "")
+
+    def goes_on(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002
+        """Only the server knows."""
+        return False
 
     def text(self, text: str, after: Sequence[int] = ()) -> list[int]:  # noqa: ARG002
         """Return about as many tokens as the text has."""

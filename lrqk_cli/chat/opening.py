@@ -204,7 +204,7 @@ def open_session(
             stop_ids=loaded.stop_ids,
             trained_context=loaded.spec.trained_context,
             max_context=loaded.spec.max_context,
-            new_stream=partial(Detokenizer, tokenizer),
+            new_stream=lambda goes_on: Detokenizer(tokenizer, goes_on=goes_on),
             keeper=stack.enter_context(kept),
         )
         seconds, identify = time.perf_counter() - began, cache(partial(tokenizer_id, tokenizer))

@@ -63,10 +63,6 @@ class ChatFormat(Protocol):
     def counts_exactly(self) -> bool:
         """Whether there are as many tokens as the model reads, and not about as many."""
 
-    @property
-    def continues_text(self) -> bool:
-        """Whether an answer goes on with the text, and does not begin one of its own."""
-
     def with_system(self, system: str | None, /) -> ChatFormat:
         """Return the same format with another system text."""
 
@@ -82,6 +78,9 @@ class ChatFormat(Protocol):
 
     def text(self, text: str, after: Sequence[int] = (), /) -> list[int]:
         """Encode untrusted text that follows the tokens ``after``."""
+
+    def goes_on(self, tokens: Sequence[int], /) -> bool:
+        """Whether text behind these tokens begins with no blank of the vocabulary's own."""
 
     def closing(self) -> list[int]:
         """From the end of a user content to where the answer begins."""

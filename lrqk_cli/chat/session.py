@@ -51,7 +51,7 @@ class Session(Chat):
         stop_ids: tokens that end an answer.
         trained_context: tokens the model was trained on; a longer text gives one warning.
         max_context: the most tokens that a context of this model holds; also an attribute.
-        new_stream: makes a decoder for the tokens that follow others.
+        new_stream: makes a decoder for tokens that go on with a text, or do not.
         keeper: restores and keeps documents; None for neither.
     """
 
@@ -65,7 +65,7 @@ class Session(Chat):
         stop_ids: Collection[int],
         trained_context: int,
         max_context: int,
-        new_stream: Callable[[Sequence[int]], Detokenizer],
+        new_stream: Callable[[bool], Detokenizer],
         keeper: PrefixKeeper | None = None,
     ) -> None:
         super().__init__(prompt, documents, generation)
@@ -149,8 +149,7 @@ class Session(Chat):
             if not is_kept:
                 self.conversation.cut(exchange)
             drawn = generation or self.generation
-            ahead = self.conversation.tokens if self.conversation.prompt.continues_text else ()
-            stream = self._new_stream(ahead)
+            stream = self._new_stream(self.conversation.prompt.goes_on(self.conversation.tokens))
             run = AnswerRun(self.engine, self.conversation, drawn, self.stop_ids, stream, constraint)
             if is_kept and not (cancelled() or self.unread):
                 yield from self._generate(exchange, run, cancelled, top_logprobs, told)

@@ -36,13 +36,13 @@ _SENTENCE_END = re.compile(r"\A\[[^\]\n]*\]\n|[.!?][\"'”’)\]]*\s+|\n\s*\n")
 
 
 def find_sources(
-    weights: Sequence[float], conversation: Conversation, new_stream: Callable[[Sequence[int]], Detokenizer]
+    weights: Sequence[float], conversation: Conversation, new_stream: Callable[[bool], Detokenizer]
 ) -> AnswerSources:
     """Attribute an answer to the pages of the conversation's documents.
 
     Args:
         weights: attention weights, one a token of the conversation.
-        new_stream: makes a decoder for the tokens that follow others.
+        new_stream: makes a decoder for tokens that go on with a text, or do not.
     """
     places = _places(conversation)
     read = [place for place in places if place.end <= len(weights)]
@@ -64,7 +64,7 @@ def find_sources(
             documents[best.place.document],
             best.place.page,
             share,
-            _passage(conversation.tokens, best.place, sums, new_stream(())),
+            _passage(conversation.tokens, best.place, sums, new_stream(False)),
             best.place.by_ocr,
         )
         for share, best in _best_pages(found)

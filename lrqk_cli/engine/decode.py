@@ -126,6 +126,7 @@ class FixedStep:
             # Another thread may copy rows to the disk meanwhile; only this thread's calls are captured.
             with (
                 freeing_later(),
+                torch.cuda.device(self._tokens.device),
                 torch.cuda.graph(
                     graph, pool=shared.pool() if shared else None, capture_error_mode="thread_local"
                 ),

@@ -58,9 +58,9 @@ class PackedMatrix:
         return part.view(self.rows, self.format.scales, self.width // UNIT)
 
     @property
-    def is_cuda(self) -> bool:
-        """Return whether the matrix is on a CUDA device."""
-        return self.data.is_cuda
+    def device(self) -> torch.device:
+        """Return the device that the matrix is on."""
+        return self.data.device
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +113,7 @@ def on_host(matrix: PackedMatrix) -> PackedMatrix:
     Raises:
         OutOfMemoryError: the host memory cannot be allocated or pinned.
     """
-    copy = empty_host_matrix(matrix.format, matrix.rows, matrix.width, pinned=matrix.is_cuda)
+    copy = empty_host_matrix(matrix.format, matrix.rows, matrix.width, pinned=matrix.device.type == "cuda")
     copy.data.copy_(matrix.data)
     return copy
 

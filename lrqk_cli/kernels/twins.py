@@ -7,6 +7,7 @@ from functools import cache, wraps
 from importlib.util import find_spec
 from typing import ParamSpec, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 _Arguments = ParamSpec("_Arguments")
@@ -37,7 +38,10 @@ def with_triton(
     def operation(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         first = args[0]
         tensor = cast(Tensor, first[0] if isinstance(first, tuple) else first)
-        chosen = twin() if tensor.is_cuda and has_triton() else reference
-        return chosen(*args, **kwargs)
+        if not (tensor.device.type == "cuda" and has_triton()):
+            return reference(*args, **kwargs)
+        # Triton launches on the current device, which need not be that of the arguments.
+        with torch.cuda.device(tensor.device):
+            return twin()(*args, **kwargs)
 
     return operation

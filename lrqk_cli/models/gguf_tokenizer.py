@@ -36,7 +36,7 @@ def read_tokenizer(file: Path, header: HeaderValues) -> PreTrainedTokenizerBase:
             str(file.parent), gguf_file=file.name
         )
     parts: dict[str, Any] = json.loads(found.backend_tokenizer.to_str())
-    # It has the number that transformers found for the token that begins a text; the flags make another.
+    # It begins texts with the number that transformers has found for BOS; add_bos_token makes another below.
     parts["post_processor"] = None
     is_byte_level = header.vocabulary_kind == "gpt2"
     parts = _with_own_tokens(parts, header) if is_byte_level else with_own_pieces(parts, header)

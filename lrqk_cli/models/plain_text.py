@@ -23,7 +23,7 @@ class PlainText(UnmarkedFormat):
     system = None
     thinks = False
     reasoning = None
-    counts_exactly = continues_text = True
+    counts_exactly = True
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -51,6 +51,10 @@ class PlainText(UnmarkedFormat):
     def text(self, text: str, after: Sequence[int] = ()) -> list[int]:  # noqa: ARG002
         """Encode a text, with the tokens that the tokenizer puts around one, such as BOS."""
         return list(self._tokenizer.encode(encodable(text)))
+
+    def goes_on(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002
+        """An answer always goes on with the text."""
+        return True
 
     def opening(self) -> list[int]:
         """Nothing."""

@@ -25,9 +25,6 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
 
-# Tokens before a text that may change how its first one is decoded: those of one character.
-_NEIGHBOURS = 4
-
 
 class ChatPrompt:
     """The pieces of a model's chat template as token ids.
@@ -46,14 +43,13 @@ class ChatPrompt:
     Attributes:
         reasoning: how the model marks reasoning; None if it does not reason.
         counts_exactly: the tokens are those that the model reads.
-        continues_text: an answer goes on with the text; here it begins one.
 
     Raises:
         ModelError: the template cannot be rendered, or there are several and none is the default.
         UsageError: ``thinks``, and the template has no reasoning.
     """
 
-    counts_exactly, continues_text = True, False
+    counts_exactly = True
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, system: str | None = None, *, thinks: bool = False
@@ -79,9 +75,9 @@ class ChatPrompt:
         self._between = self._control(self._pieces.before_text(text.between))
         self._opening = self._bos()
         before = text.before if system is None or text.around_system is None else start
-        self._opening += self._pieces.control(self._pieces.before_text(before))
+        self._opening += self._pieces.first(self._pieces.before_text(before))
         if system is not None and text.around_system is None:
-            self._opening += self.text(system + "\n\n", self._opening)
+            self._opening += self.text(f"{system}\n\n", self._opening)
         elif system is not None:
             self._opening += self.text(system, self._opening)
             self._opening += self._control(self._pieces.before_text(middle))
@@ -136,8 +132,7 @@ class ChatPrompt:
         surrogates, which stand for undecodable bytes and which no tokenizer takes, become U+FFFD.
 
         Args:
-            after: the tokens that it follows; the last one says whether a vocabulary that begins a text with
-                a blank is to do so.
+            after: the tokens that it follows; see ``goes_on``.
         """
         text = encodable(text)
         if self._marks is not None:
@@ -145,10 +140,14 @@ class ChatPrompt:
         # Encode the halves of a control word separately: neither is a control token.
         words = self._control_words.finditer(text) if self._control_words else ()
         cuts = [0, *(word.start() + 1 for word in words), len(text)]
-        tokens, goes_on = list[int](), self._pieces.goes_on(after)
+        tokens, goes_on = list[int](), self.goes_on(after)
         for start, end in pairwise(cuts):
-            tokens += self._pieces.text(text[start:end], goes_on=goes_on or start > 0)
+            tokens += self._pieces.text(text[start:end], blank=start == 0 and not goes_on)
         return tokens
+
+    def goes_on(self, tokens: Sequence[int]) -> bool:
+        """Return whether text behind these tokens begins with no blank of the vocabulary's own."""
+        return self._pieces.goes_on(tokens)
 
     def marked_stream(self) -> Detokenizer:
         """Return a decoder that shows control tokens too: the marks of reasoning may be such."""
@@ -163,7 +162,7 @@ class ChatPrompt:
         known, control = len(self._tokenizer), self._turn_tokens()
         if any(not 0 <= token < known or token in control for token in tokens):
             return False
-        stream = Detokenizer(self._tokenizer)
+        stream = Detokenizer(self._tokenizer, goes_on=self.goes_on(self._answered))
         return "".join([*map(stream.push, tokens), stream.flush()]) == text
 
     def _turn_tokens(self) -> set[int]:
@@ -188,7 +187,7 @@ class ChatPrompt:
 
     def _control(self, piece: str) -> list[int]:
         """Encode a piece of the template behind text."""
-        return self._pieces.control(piece, goes_on=True)
+        return self._pieces.further(piece)
 
 
 def encodable(text: str) -> str:
@@ -202,15 +201,17 @@ class Detokenizer:
     Holds text back while its last character is incomplete: a character may take several tokens.
 
     Args:
-        after: tokens whose text goes on; without any, vocabularies that begin a text with a blank lose it.
+        goes_on: the tokens go on with a text: a first blank is a part of it, and not the one that some
+            vocabularies begin a text with.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, after: Sequence[int] = (), *, shows_special: bool = False
+        self, tokenizer: PreTrainedTokenizerBase, *, goes_on: bool = False, shows_special: bool = False
     ) -> None:
         self._tokenizer = tokenizer
         self._shows_special = shows_special
-        self._ids = [*after[-_NEIGHBOURS:]]
+        # Any text ahead will do, but for one whose last character could be joined by a token.
+        self._ids: list[int] = tokenizer.encode("a", add_special_tokens=False) if goes_on else []
         # Tokens before _read have been returned. Tokens from _context on are decoded again with each new one,
         # because the text of a token may depend on its neighbours.
         self._context = 0

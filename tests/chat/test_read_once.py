@@ -49,13 +49,15 @@ class Format:
     reasoning: None = None
     thinks: bool = False
     counts_exactly: bool = True
-    continues_text: bool = False
 
     def opening(self) -> list[int]:
         return [1, *encode(self.system or "")]
 
     def text(self, text: str, after: Sequence[int] = ()) -> list[int]:
         return encode(text)
+
+    def goes_on(self, tokens: Sequence[int]) -> bool:
+        return False
 
     def closing(self) -> list[int]:
         return [92]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator
 from dataclasses import dataclass, field
-from functools import partial
 
 import pytest
 import torch
@@ -77,7 +76,7 @@ def templated(template: Thinking, said: str, thinks: bool) -> tuple[NotingEngine
         stop_ids=stop_ids(tokenizer),
         trained_context=5000,
         max_context=5000,
-        new_stream=partial(Detokenizer, tokenizer),
+        new_stream=lambda goes_on: Detokenizer(tokenizer, goes_on=goes_on),
     )
     return engine, session, tokenizer
 
@@ -303,7 +302,7 @@ def test_a_real_engine_goes_on_as_if_the_reasoning_had_never_been():
             stop_ids=(),
             trained_context=512,
             max_context=512,
-            new_stream=partial(Detokenizer, tokenizer),
+            new_stream=lambda goes_on: Detokenizer(tokenizer, goes_on=goes_on),
         )
         for _ in range(2):
             answer = answer_of(session.ask("How many?"))

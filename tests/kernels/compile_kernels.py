@@ -92,7 +92,8 @@ def compile_only(compiled: dict[str, Compiled]) -> None:
         }
         earlier = compiled.setdefault(self.fn.__name__, made)
         earlier["shared"] = max(earlier["shared"], made["shared"])
-        earlier["waits_first"] &= made["waits_first"]
+        for flag in ("is_dependent", "waits_first"):
+            earlier[flag] &= made[flag]
         return kernel
 
     JITFunction.run = run

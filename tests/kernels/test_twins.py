@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import getclosurevars, signature
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lrqk_cli import kernels
 from lrqk_cli.kernels import twins
@@ -39,8 +42,19 @@ def test_every_folder_with_triton_chooses() -> None:
 def test_the_twin_serves_a_gpu_with_triton(
     is_cuda: bool, installed: bool, in_tuple: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    current = [0]
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        current.append(chosen.index)
+        yield
+        current.pop()
+
     monkeypatch.setattr(twins, "has_triton", lambda: installed)
-    tensor = SimpleNamespace(is_cuda=is_cuda)
-    operation = with_triton(lambda _: "reference", lambda: lambda _: "twin")
+    monkeypatch.setattr(twins.torch.cuda, "device", device)
+    tensor = SimpleNamespace(device=torch.device("cuda:1" if is_cuda else "cpu"))
+    operation = with_triton(lambda _: ("reference", 0), lambda: lambda _: ("twin", current[-1]))
     chosen = operation((tensor, None) if in_tuple else tensor)
-    assert chosen == ("twin" if is_cuda and installed else "reference")
+    # Triton takes the current device, so it has to be that of the arguments.
+    assert chosen == (("twin", 1) if is_cuda and installed else ("reference", 0))
+    assert current == [0]

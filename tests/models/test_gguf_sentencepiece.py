@@ -133,7 +133,44 @@ def test_a_control_word_in_a_text_gets_no_blank_within(tmp_path: Path) -> None:
 
 def test_a_text_that_goes_on_keeps_its_blank(tmp_path: Path) -> None:
     tokenizer = read(tmp_path)
-    ahead, said = (tokenizer.encode(text, add_special_tokens=False) for text in ("a:", "Hi é Hi"))
-    for after, expected in (((), "Hi é Hi"), (ahead, " Hi é Hi")):
-        stream = Detokenizer(tokenizer, after)
+    said = tokenizer.encode("Hi é Hi", add_special_tokens=False)
+    for goes_on, expected in ((False, "Hi é Hi"), (True, " Hi é Hi")):
+        stream = Detokenizer(tokenizer, goes_on=goes_on)
         assert "".join([*map(stream.push, said), stream.flush()]) == expected
+
+
+def test_a_character_that_is_cut_is_one_unknown_one(tmp_path: Path) -> None:
+    tokenizer = read(tmp_path)
+    stream = Detokenizer(tokenizer, goes_on=True)
+    assert (stream.push(PIECES.index("<0xF0>")), stream.flush()) == ("", "\N{REPLACEMENT CHARACTER}")
+
+
+@pytest.mark.parametrize("added", [{}, {"[INST]": CONTROL}])
+@pytest.mark.parametrize("text", ["Hi", " Hi", "   a: Hi", "\nHi", "\n\nHi", "Hi </s> <s>"])
+@pytest.mark.parametrize("template", [MISTRAL, ZEPHYR, MISTRAL.replace("[I]", "[INST]")])
+def test_text_keeps_the_blanks_that_it_begins_with(
+    template: str, text: str, added: dict[str, int], tmp_path: Path
+) -> None:
+    tokenizer = read(tmp_path, template=template, added=added)
+    prompt = ChatPrompt(tokenizer)
+    opening, closing = prompt.opening(), prompt.closing()
+    tokens = [*opening, *prompt.text(text, opening), *closing]
+    messages = [{"role": "user", "content": text}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # Control words are none in a text, and no token is made of a line's end of each.
+    if "</s>" not in text and not (template is ZEPHYR and text[0] == "\n"):
+        expected = tokenizer.encode(rendered, add_special_tokens=False)
+        assert spelled(tokens, tokenizer) == spelled(expected, tokenizer)
+    # A line of an answer begins with no blank of the vocabulary's own.
+    answer = prompt.text(text, closing)
+    stream = Detokenizer(tokenizer, goes_on=prompt.goes_on(closing))
+    assert "".join([*map(stream.push, answer), stream.flush()]) == text
+    assert prompt.spells(answer, text)
+
+
+def test_no_token_lies_behind_the_vocabulary(tmp_path: Path) -> None:
+    pieces = [piece.replace("<s>", "<begin>") for piece in PIECES]
+    tokenizer = read(tmp_path, pieces=pieces)
+    assert len(tokenizer) == len(PIECES)
+    assert tokenizer.bos_token == "<begin>"
+    assert max(tokenizer.encode("a<s>a")) < len(PIECES)

@@ -15,14 +15,20 @@ from lrqk_cli.models.gguf_reader import HeaderValues
 _BLANK = "▁"
 # Control tokens of Phi-3 after which blanks are no part of the text: all but these.
 _KEEP_BLANKS = {"<unk>", "<s>", "<|endoftext|>"}
-# Mistral's tokenizers with this control token put a blank at the start of a text alone, as transformers does
-# with every vocabulary; earlier ones and all others of the kind also behind control tokens.
+# Mistral's tokenizers with this control token put a blank at the start of a text alone; earlier ones, and all
+# others of the kind, also behind control tokens. transformers reads every file as if it were of the former.
 _ONLY_AT_START = "[INST]"
+_GEMMA = {"gemma", "gemma2", "gemma3"}
 _RUNS = f"{_BLANK}\n\t"
 
 
 def with_own_pieces(parts: dict[str, Any], header: HeaderValues) -> dict[str, Any]:
-    """Return a tokenizer's parts with the merges and the added tokens of its model."""
+    """Return a tokenizer's parts with the merges and the added tokens of its model.
+
+    transformers adds tokens such as ``<s>`` behind a vocabulary without them; no model has rows for these.
+    """
+    known = len(header.tokens)
+    parts["added_tokens"] = [token for token in parts["added_tokens"] if token["id"] < known]
     if header.architecture == "phi3":
         for token in parts["added_tokens"]:
             token["rstrip"] = token["content"] not in _KEEP_BLANKS
@@ -36,7 +42,7 @@ def with_own_pieces(parts: dict[str, Any], header: HeaderValues) -> dict[str, An
 
 def mend_blanks(tokenizer: Tokenizer, header: HeaderValues) -> None:
     """Let a tokenizer put a blank ahead of text where its model does, and none where its header says so."""
-    if header.vocabulary_kind != "llama" or header.architecture.startswith("gemma"):
+    if header.vocabulary_kind != "llama" or header.architecture in _GEMMA:
         return
     has_blank = header.tokenizer_flag("add_space_prefix") is not False
     if has_blank and _ONLY_AT_START in header.tokens_of(TokenType.CONTROL):

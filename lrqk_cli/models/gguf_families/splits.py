@@ -98,7 +98,7 @@ _WHOLE_FIRST = {
 }  # fmt: skip
 # Names of models whose tokenizer.json composes accents first; llama.cpp does not.
 _COMPOSED = {"qwen2", "qwen35"}
-# Architectures whose files are split so if they are older than names.
+# The name to take, by architecture, for files that are older than names.
 _UNNAMED = {"qwen2": "qwen2", "qwen2moe": "qwen2"}
 # Names with which llama.cpp begins a text with BOS unless a header says otherwise.
 BOS_FIRST = frozenset(
