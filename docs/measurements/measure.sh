@@ -3,9 +3,11 @@
 #
 #     docs/measurements/measure.sh BOOK QA_FOLDER GROUP...
 #
-# BOOK is a long text; QA_FOLDER has the five sets of questions. Groups: speed, lookup, cards, hybrid, gpt-oss,
+# BOOK is a long text; QA_FOLDER has the five sets of questions. Groups: speed, kv, lookup, cards, hybrid, gpt-oss,
 # recurrence, mixture (they need the GPU for themselves, one run after the other; recurrence needs flash-linear-attention, and
-# hybrid must not have it), peaks (bytes only), quality, qa (several processes at once). QWEN and SMOL name the models. CUDA_VISIBLE_DEVICES and taskset let two groups run on two GPUs of a machine.
+# hybrid must not have it), peaks (bytes only), quality, qa (several processes at once). QWEN and SMOL name the
+# models. CUDA_VISIBLE_DEVICES and taskset let two groups run on two GPUs of a machine. On an H200 speed takes
+# some nine minutes, lookup three.
 set -euo pipefail
 
 book=$(realpath "$1") questions=$(realpath "$2")
@@ -30,7 +32,10 @@ speed() {
     report speed/8b-bf16-eager --shape llama-3.1-8b --weights bf16 --modes dense,dense-eager --ctx 64k \
         --repeat 1 --new-tokens 16
     python3 "$here/profile_steps.py" llama-3.1-8b --ctx 64k,256k >"$here/speed/profile-8b-q4.json"
-    local form
+}
+
+kv() {
+    local form shape="--shape llama-3.1-8b --repeat 1 --new-tokens 64"
     for form in bf16 int8 fp8; do
         report speed/kv-8b-$form $shape --weights q4 --modes lrqk --ctx 64k,128k --kv-dtype $form
         report speed/kv-1b-$form --shape llama-3.2-1b --weights bf16 --modes lrqk --ctx 64k,128k \
@@ -132,7 +137,7 @@ export -f report
 export here lrqk
 for group in "$@"; do
     case $group in
-    speed | lookup | cards | hybrid | gpt-oss | recurrence | mixture | peaks) $group ;;
+    speed | kv | lookup | cards | hybrid | gpt-oss | recurrence | mixture | peaks) $group ;;
     quality | qa) $group | xargs -P "${PROCESSES:-8}" -I{} bash -c 'report {}' ;;
     *) echo "unknown group $group" >&2 && exit 2 ;;
     esac
