@@ -465,7 +465,7 @@ def test_a_stream_that_waits_says_how_many_are_answered_first(make: Make, slow: 
     first = threading.Thread(target=ask, args=(client, "a"))
     first.start()
     until(lambda: slow.questions != [])
-    threading.Timer(0.2, slow.go_on.set).start()
+    threading.Timer(2, slow.go_on.set).start()
     text, chunks, _ = stream(client, "b", lrqk={"progress": True})
     assert text == "Yes indeed."
     assert [chunk["lrqk"] for chunk in chunks if "ahead" in chunk.get("lrqk", {})] == [{"ahead": 1}]
@@ -500,7 +500,7 @@ def test_a_client_that_leaves_the_queue_leaves_its_place(make: Make, slow: SlowE
     asyncio.run(leave())
     assert client.get("/health").json()["waiting"] == 0
     assert "lrqk_waiting_requests 0.0" in client.get("/metrics").text
-    threading.Timer(0.2, slow.go_on.set).start()
+    threading.Timer(2, slow.go_on.set).start()
     _, chunks, _ = stream(client, "Third", lrqk={"progress": True})
     assert chunks[1]["lrqk"] == {"ahead": 1}
     first.join(20)
