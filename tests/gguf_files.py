@@ -80,10 +80,7 @@ def write_gguf(
             writer.add_tensor(name, numbers)
         else:
             writer.add_tensor(name, quantised(own, numbers), raw_dtype=GGMLQuantizationType[own])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _write(writer)
     return path
 
 
@@ -124,11 +121,15 @@ def write_pieces(
         writer.add_token_merges(["H i"])
     if template is not None:
         writer.add_chat_template(template)
+    _write(writer)
+    return path
+
+
+def _write(writer: Any) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def is_quantised(name: str, tensor: torch.Tensor) -> bool:

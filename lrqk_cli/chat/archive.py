@@ -124,7 +124,7 @@ class Archive:
             if is_same and entry.tokens is not None and prompt.spells(entry.tokens, text):
                 conversation.finish(exchange, entry.tokens)
             else:
-                conversation.finish(exchange, prompt.text(text, prompt.answered()) if text else [])
+                conversation.finish(exchange, prompt.text(text, prompt.answered()))
         return conversation
 
 

@@ -17,7 +17,6 @@ _ENDS = frozenset(
 )
 # Gemma's vocabulary has this one as a tag of HTML, user defined.
 _CONTROL_ENDS = _ENDS | {"</s>"}
-_GEMMA4_END = "<eos>"
 # In gpt-oss these end an answer, and <|end|> a message within it, such as its reasoning.
 _MESSAGE_END, _ANSWER_ENDS = "<|end|>", frozenset({"<|return|>", "<|call|>"})
 
@@ -31,7 +30,8 @@ def stop_tokens(header: HeaderValues) -> list[int]:
     control, own = (header.tokens_of(kind) for kind in (TokenType.CONTROL, TokenType.USER_DEFINED))
     ends = {text: number for text, number in own.items() if text in _ENDS}
     if header.vocabulary_kind == "gemma4":  # the end of a text is an ordinary token there
-        ends |= {text: n for text, n in header.tokens_of(TokenType.NORMAL).items() if text == _GEMMA4_END}
+        normal = header.tokens_of(TokenType.NORMAL)
+        ends |= {text: normal[text] for text in normal.keys() & {"<eos>"}}
     ends |= {text: number for text, number in control.items() if text in _CONTROL_ENDS}
     named = [number for kind in ("eos", "eot", "eom") if (number := header.token(kind)) is not None]
     found = dict.fromkeys([*named, *sorted(ends.values())])

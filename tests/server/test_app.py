@@ -434,20 +434,30 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def waiting(client: TestClient) -> int:
+    count: int = client.get("/health").json()["waiting"]
+    return count
+
+
+def go_on_once_one_waits(client: TestClient, slow: SlowEngine) -> None:
+    """Let the engine answer, from another thread, as soon as a second question waits."""
+
+    def run() -> None:
+        until(lambda: waiting(client) == 1)
+        slow.go_on.set()
+
+    threading.Thread(target=run).start()
+
+
 def test_owners_take_turns_and_a_full_queue_has_a_place_for_each(make: Make, slow: SlowEngine) -> None:
     client = make(slow, limit=3, keys=("many", "one"))
-
-    def waiting() -> int:
-        found: int = client.get("/health").json()["waiting"]
-        return found
-
     threads = []
     for number, (key, name) in enumerate(
         [("many", "1"), ("many", "2"), ("many", "3"), ("many", "4"), ("one", "a")]
     ):
         threads.append(threading.Thread(target=ask, args=(client, name), kwargs={"key": key}))
         threads[-1].start()
-        until(lambda number=number: slow.questions != [] and waiting() == number)  # type: ignore[misc]
+        until(lambda number=number: slow.questions != [] and waiting(client) == number)  # type: ignore[misc]
     for key in ("many", "one"):
         refused = client.post(
             "/v1/chat/completions", json=asking("Why?"), headers={"Authorization": f"Bearer {key}"}
@@ -465,7 +475,7 @@ def test_a_stream_that_waits_says_how_many_are_answered_first(make: Make, slow: 
     first = threading.Thread(target=ask, args=(client, "a"))
     first.start()
     until(lambda: slow.questions != [])
-    threading.Timer(2, slow.go_on.set).start()
+    go_on_once_one_waits(client, slow)
     text, chunks, _ = stream(client, "b", lrqk={"progress": True})
     assert text == "Yes indeed."
     assert [chunk["lrqk"] for chunk in chunks if "ahead" in chunk.get("lrqk", {})] == [{"ahead": 1}]
@@ -498,9 +508,9 @@ def test_a_client_that_leaves_the_queue_leaves_its_place(make: Make, slow: SlowE
         await asyncio.wait_for(client.app(scope, receive, send), 20)  # type: ignore[arg-type, call-arg]
 
     asyncio.run(leave())
-    assert client.get("/health").json()["waiting"] == 0
+    assert waiting(client) == 0
     assert "lrqk_waiting_requests 0.0" in client.get("/metrics").text
-    threading.Timer(2, slow.go_on.set).start()
+    go_on_once_one_waits(client, slow)
     _, chunks, _ = stream(client, "Third", lrqk={"progress": True})
     assert chunks[1]["lrqk"] == {"ahead": 1}
     first.join(20)

@@ -91,22 +91,16 @@ _SPLITS: Mapping[str, Sequence[str]] = {
     "viking": (r" ?[^(\s|.,!?…。，、।۔،)]+", r"\p{N}"),
 }
 _BY_NAME = {name: splits for names, splits in _SPLITS.items() for name in names.split()}
-# Names whose pieces are one token each where the vocabulary has it, whatever merges lead to.
-_WHOLE_FIRST = {
-    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "minicpm5",
-    "tekken", "youtu",
+# Names with which llama.cpp begins a text with BOS unless a header says otherwise.
+BOS_FIRST = {
+    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken",
 }  # fmt: skip
+# Names whose pieces are one token each where the vocabulary has it, whatever merges lead to.
+_WHOLE_FIRST = BOS_FIRST | {"minicpm5", "youtu"}
 # Names of models whose tokenizer.json composes accents first; llama.cpp does not.
 _COMPOSED = {"qwen2", "qwen35"}
 # The name to take, by architecture, for files that are older than names.
 _UNNAMED = {"qwen2": "qwen2", "qwen2moe": "qwen2"}
-# Names with which llama.cpp begins a text with BOS unless a header says otherwise.
-BOS_FIRST = frozenset(
-    {
-        *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
-        "tekken",
-    }
-)
 
 
 def split_as_named(tokenizer: Tokenizer, header: HeaderValues, file: str) -> None:
